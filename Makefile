@@ -1,0 +1,37 @@
+# Patchbay's commands. Each sets up what it needs; a second run is fast.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check interop lock clean
+
+help:                 ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## .venv with everything that development and the demonstration need
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+demo: setup           ## the main job: four carriers call an agent through the gateway
+	$(BIN)/patchbay demo
+
+test: setup           ## every test of our own
+	$(BIN)/python -m pytest
+
+check: setup          ## ruff, mypy --strict, the import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: setup           ## pins anew what pyproject.toml bounds (needs uv: pip install uv)
+	uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 --all-extras --group dev \
+		--no-emit-index-url --no-emit-find-links -o requirements.lock pyproject.toml
+
+clean:                ## removes what the other commands made
+	rm -rf $(VENV) .venv-interop build demo-output .mypy_cache .pytest_cache .ruff_cache

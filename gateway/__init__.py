@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Patchbay: the self-hosted telephony edge for voice agents."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Agents: which exist, which instance is free, how to speak to it."""
