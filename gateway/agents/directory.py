@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Which agents exist, and which one a call is for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from gateway.config import AgentSettings, Settings
+from gateway.errors import CallEnd, Endings
+
+_FEWEST_NATIONAL_DIGITS = 7
+
+
+class Directory:
+    """The agents and the table of called numbers, as configured."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._agents = {agent.service_host: agent for agent in settings.agents}
+        self._numbers = {_digits(route.number): route.agent for route in settings.numbers}
+
+    @property
+    def agents(self) -> Iterable[AgentSettings]:
+        """Every agent there is."""
+        return self._agents.values()
+
+    def agent(self, service_host: str, region: str) -> AgentSettings:
+        """The agent AGENT.ORG, asked for in `region`. Raises CallEnd: unknown_agent, wrong_region."""
+        agent = self._agents.get(service_host)
+        if agent is None:
+            raise CallEnd(Endings.unknown_agent, f"no agent {service_host} is configured")
+        if agent.region != region:
+            raise CallEnd(Endings.wrong_region, f"{service_host} is not in {region}")
+        return agent
+
+    def named(self, names: Iterable[str], region: str) -> AgentSettings | None:
+        """The one agent that all the names name, None where there are none.
+
+        Raises CallEnd: bad_request where two disagree, and as `agent` does.
+        """
+        different = sorted(set(names))
+        if len(different) > 1:
+            raise CallEnd(Endings.bad_request, f"two agents are named: {' and '.join(different)}")
+        return self.agent(different[0], region) if different else None
+
+    def called(self, number: str | None, region: str) -> AgentSettings:
+        """The agent behind a called number; the last resort, where nothing named one.
+
+        Raises CallEnd: bad_request where no number is known, unknown_agent where none is configured for it.
+        """
+        if number is None:
+            raise CallEnd(
+                Endings.bad_request, "no agent is named: neither path, query nor parameter has AGENT.ORG"
+            )
+        service_host = self._numbers.get(_digits(number)) or self._by_national_number(number)
+        if service_host is None:
+            raise CallEnd(
+                Endings.unknown_agent, "no agent is named, and none is configured for the called number"
+            )
+        return self.agent(service_host, region)
+
+    def _by_national_number(self, number: str) -> str | None:
+        """Exotel writes 0… for +91… (carriers.md §5.2): the one number that ends with these digits."""
+        if not number.startswith("0"):
+            return None
+        national = _digits(number).lstrip("0")
+        if len(national) < _FEWEST_NATIONAL_DIGITS:
+            return None
+        found = {agent for digits, agent in self._numbers.items() if digits.endswith(national)}
+        return found.pop() if len(found) == 1 else None
+
+
+def _digits(number: str) -> str:
+    """A number without its plus sign, which Plivo leaves out (carriers.md §4.4), and without punctuation."""
+    return re.sub(r"\D", "", number)

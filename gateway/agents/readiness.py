@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Which instances can take a caller now (agent-container.md, `GET /readyz`).
+
+Every instance is asked at an interval, off the calls' path, so that choosing one costs a call nothing.
+An instance that has no such route (Pipecat's development runner) counts as ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from enum import IntEnum
+from http import HTTPStatus
+
+import aiohttp
+import structlog
+
+log = structlog.get_logger(__name__)
+
+PROBE_INTERVAL_S = 2.0
+PROBE_TIMEOUT_S = 2.0
+STARTING_PROBE_INTERVAL_S = 0.25
+
+
+class Readiness(IntEnum):
+    """How much an instance is wanted for the next caller; the smaller, the more."""
+
+    READY = 0
+    UNKNOWN = 1
+    STARTING = 2
+    UNREACHABLE = 3
+
+
+class Probes:
+    """The readiness of every instance, as last seen."""
+
+    def __init__(self, instances: Iterable[str]) -> None:
+        self._seen = dict.fromkeys(instances, Readiness.UNKNOWN)
+        self._http: aiohttp.ClientSession | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begins to ask."""
+        timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)
+        self._http = aiohttp.ClientSession(timeout=timeout, auto_decompress=False)
+        self._watch = asyncio.create_task(self._watch_all())
+
+    async def stop(self) -> None:
+        """Stops asking."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        if self._http is not None:
+            await self._http.close()
+
+    def readiness(self, instance: str) -> Readiness:
+        """As last seen."""
+        return self._seen.get(instance, Readiness.UNKNOWN)
+
+    def unreachable(self, instance: str) -> None:
+        """A caller found it so; the next probe may find otherwise."""
+        self._note(instance, Readiness.UNREACHABLE)
+
+    async def wait_until_started(self, instance: str) -> None:
+        """Returns once an instance that said it is not ready no longer does; the caller bounds the wait."""
+        while self._seen[instance] is Readiness.STARTING:
+            await asyncio.sleep(STARTING_PROBE_INTERVAL_S)
+            await self._probe(instance)
+
+    async def _watch_all(self) -> None:
+        while True:
+            await asyncio.gather(*map(self._probe, self._seen))
+            await asyncio.sleep(PROBE_INTERVAL_S)
+
+    async def _probe(self, instance: str) -> None:
+        assert self._http is not None
+        try:
+            async with self._http.get(f"{instance}/readyz", allow_redirects=False) as answer:
+                refused = answer.status == HTTPStatus.SERVICE_UNAVAILABLE
+                self._note(instance, Readiness.STARTING if refused else Readiness.READY)
+        except aiohttp.ClientConnectorError:
+            self._note(instance, Readiness.UNREACHABLE)
+        except (aiohttp.ClientError, TimeoutError):
+            self._note(instance, Readiness.UNKNOWN)  # somebody is there, but does not answer as HTTP should
+
+    def _note(self, instance: str, readiness: Readiness) -> None:
+        if self._seen[instance] is not readiness:
+            log.info("instance", instance=instance, readiness=readiness.name.lower())
+        self._seen[instance] = readiness

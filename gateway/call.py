@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The story of a call.
+
+    prove the caller → read the opening → route to an agent → admit the session →
+    connect an instance → relay → end, with one reason
+
+`Call.tell` is that story, top to bottom. Everything that can happen to a call is a step or a branch of
+it; what runs per frame is in gateway/media/. A step that refuses raises the entry of the table of
+endings (gateway/errors.py); what interrupts a step from outside goes through the call's `Fate`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from urllib.parse import quote
+
+import structlog
+
+from gateway.agents.directory import Directory
+from gateway.agents.readiness import Probes
+from gateway.config import AgentSettings, Settings
+from gateway.errors import CallEnd, Endings
+from gateway.fate import Fate
+from gateway.media import frames
+from gateway.media.dial import dial
+from gateway.media.ends import Gone, end_of_agent, end_of_carrier
+from gateway.media.leg import Leg
+from gateway.media.relay import Relay, RelayLimits
+from gateway.media.upgrade import Upgrade
+from gateway.sessions.lifecycle import State
+from gateway.sessions.session import CallFacts, Outcome, Places, Traffic
+from gateway.sessions.store import AtCapacity, Store, StoreFailed
+from gateway.target import Target, read_target
+from serializers.dialect import Dialect, DialectError
+from serializers.events import Start
+from serializers.opening import SERVICE_HOST_PARAMETERS, Opening
+from serializers.registry import DIALECTS
+
+log = structlog.get_logger(__name__)
+
+END_WRITE_TIMEOUT_S = 1.0
+"""How long an ended call waits for its end to be written; the store goes on trying without it."""
+
+
+class Switchboard:
+    """What every call needs, and the calls that are running in this process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        directory: Directory,
+        probes: Probes,
+        *,
+        new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """`new_id` makes session ids, `now` gives Unix seconds."""
+        self.settings = settings
+        self.store = store
+        self.directory = directory
+        self.probes = probes
+        self.new_id = new_id
+        self.now = now
+        self.region_codes = frozenset(region.code for region in settings.regions)
+        self.draining = False
+        self.calls: set[Call] = set()
+
+    async def serve(self, upgrade: Upgrade) -> None:
+        """Carries one call, from its upgrade to its end."""
+        call = Call(self, upgrade)
+        self.calls.add(call)
+        try:
+            await call.run()
+        finally:
+            self.calls.discard(call)
+
+
+class Call:
+    """One call: what is known of it so far."""
+
+    def __init__(self, board: Switchboard, upgrade: Upgrade) -> None:
+        self._board = board
+        self._limits = board.settings.limits
+        self._upgrade = upgrade
+        self.fate = Fate()
+        self.session_id = board.new_id()
+        self._log = log.bind(session=self.session_id)
+        self._leg: Leg | None = None
+        self._agent_leg: Leg | None = None
+        self._relay: Relay | None = None
+        self._admitted = False
+        self._began_at = board.now()
+        self._first_sound_at: float | None = None
+        upgrade.on_gone = self._carrier_gone
+        upgrade.on_shutdown = lambda: self.fate.decide(CallEnd(Endings.draining, "the time to drain is over"))
+
+    async def run(self) -> None:
+        """Tells the story and sees to its end. Raises nothing."""
+        try:
+            end = await self.tell()
+        except CallEnd as refusal:
+            end = refusal
+        except Exception:  # noqa: BLE001 - the edge of the call's task: it ends this call and no other
+            self._log.exception("internal error")
+            end = CallEnd(Endings.internal_error)
+        await self._finish(end)
+
+    async def tell(self) -> CallEnd:
+        """The story. Returns the end of a call that was relayed; raises CallEnd for every other."""
+        target = self._prove_caller()
+        dialect = DIALECTS.get(target.carrier)
+        start = None
+        if dialect is None or target.named:  # what can be refused before the upgrade is
+            agent = self._route(target, start)
+            self._check_token(agent, target)
+        async with self.fate.interrupting():
+            if dialect is not None:  # a client without a dialect is answered once its agent is there
+                self._accept()
+                start = await self._read_opening(dialect)
+                agent = self._route(target, start)
+                self._check_token(agent, target)
+            async with self._admitted_to(agent, target, start) as instance:
+                agent_leg = await self._connect(agent, instance, target)
+        carrier_leg = self._leg or self._accept()
+        return await self._couple(carrier_leg, agent_leg, agent, dialect)
+
+    # The steps, in their order
+
+    def _prove_caller(self) -> Target:
+        """Who calls, and for whom, as far as the URL says it."""
+        upgrade = self._upgrade
+        if upgrade.fault:
+            raise CallEnd(Endings.bad_request, upgrade.fault)
+        if self._board.draining:
+            raise CallEnd(Endings.draining)
+        target = read_target(
+            upgrade.url,
+            upgrade.header("Host"),
+            carriers=DIALECTS.keys(),
+            regions=self._board.region_codes,
+            region=self._board.settings.server.region,
+            max_body_bytes=self._limits.max_body_bytes,
+        )
+        self._log = self._log.bind(carrier=target.carrier, region=target.region)
+        return target
+
+    def _accept(self) -> Leg:
+        self._leg = self._upgrade.accept(
+            opening_bytes=self._limits.max_opening_bytes,
+            early_bytes=self._limits.max_early_bytes,
+            on_gone=self._carrier_gone,
+        )
+        return self._leg
+
+    async def _read_opening(self, dialect: Dialect) -> Start:
+        """The carrier's own account of the call (carriers.md §8.1)."""
+        assert self._leg is not None
+        opening = Opening(dialect)
+        start = None
+        try:
+            async with asyncio.timeout(self._limits.start_timeout):
+                while start is None:
+                    start = opening.feed(await self._leg.receive())
+        except TimeoutError:
+            words = f"no start message within {self._limits.start_timeout:g} s"
+            raise CallEnd(Endings.bad_opening, words) from None
+        except DialectError as error:
+            raise CallEnd(Endings.bad_opening, str(error)) from None
+        self._leg.hold(self._limits.max_message_bytes)
+        self._log = self._log.bind(call_id=start.call_id, stream_id=start.stream_id)
+        return start
+
+    def _route(self, target: Target, start: Start | None) -> AgentSettings:
+        """The agent: named by path, query or parameter (public-api.md), else the called number's."""
+        names = list(target.named)
+        if start is not None:
+            names += [start.parameters[key] for key in SERVICE_HOST_PARAMETERS if start.parameters.get(key)]
+        directory = self._board.directory
+        named = directory.named(names, target.region)
+        return named or directory.called(start.to_number if start else None, target.region)
+
+    def _check_token(self, agent: AgentSettings, target: Target) -> None:
+        self._log = self._log.bind(agent=agent.service_host, organization=agent.organization)
+        if agent.websocket_auth == "token":
+            raise CallEnd(
+                Endings.unauthorized, f"{agent.service_host} wants a token, and this one is not ours"
+            )
+
+    @asynccontextmanager
+    async def _admitted_to(
+        self, agent: AgentSettings, target: Target, start: Start | None
+    ) -> AsyncIterator[str]:
+        """Takes a place and gives its instance; what goes wrong inside counts against that instance."""
+        probes = self._board.probes
+        facts = CallFacts(
+            session_id=self.session_id,
+            agent=agent.service_host,
+            organization=agent.organization,
+            region=target.region,
+            carrier=target.carrier,
+            call_id=start.call_id if start else None,
+            stream_id=start.stream_id if start else None,
+            from_number=start.from_number if start else None,
+            to_number=start.to_number if start else None,
+        )
+        places = Places(
+            instances=tuple((instance, probes.readiness(instance)) for instance in agent.instances),
+            per_instance=agent.sessions_per_instance,
+            max_instances=agent.max_agents,
+        )
+        try:
+            instance = await self._board.store.admit(facts, places, self._board.now())
+        except AtCapacity as full:
+            raise CallEnd(Endings.at_capacity, f"{full.taken} of {full.limit} places are taken") from None
+        except StoreFailed as error:
+            raise CallEnd(Endings.store_failed, str(error)) from None
+        self._admitted = True
+        self._log = self._log.bind(instance=instance)
+        try:
+            yield instance
+        except CallEnd as end:
+            if end.ending is Endings.agent_unreachable:
+                probes.unreachable(instance)
+            raise
+
+    async def _connect(self, agent: AgentSettings, instance: str, target: Target) -> Leg:
+        """The agent's /ws (agent-container.md), once the instance is ready."""
+        timeout_s = self._limits.agent_connect_timeout
+        query = f"?body={quote(target.body, safe='')}" if target.body else ""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._board.probes.wait_until_started(instance)
+                self._agent_leg = await dial(
+                    f"ws{instance.removeprefix('http')}/ws{query}",
+                    {"x-daily-session-id": self.session_id},
+                    max_message_bytes=self._limits.max_message_bytes,
+                    early_bytes=self._limits.max_early_bytes,
+                    on_gone=self._agent_gone,
+                )
+        except TimeoutError:
+            raise CallEnd(Endings.agent_start_timeout, f"no answer within {timeout_s:g} s") from None
+        return self._agent_leg
+
+    async def _couple(
+        self, carrier_leg: Leg, agent_leg: Leg, agent: AgentSettings, dialect: Dialect | None
+    ) -> CallEnd:
+        """Relays until somebody ends it."""
+        self._relay = Relay(
+            carrier_leg,
+            agent_leg,
+            dialect=dialect,
+            limits=RelayLimits(
+                max_duration_s=agent.max_session_duration,
+                idle_s=agent.idle_timeout,
+                stall_s=self._limits.stall_timeout,
+                close_s=self._limits.close_timeout,
+                max_message_bytes=self._limits.max_message_bytes,
+            ),
+            on_first_sound=self._note_first_sound,
+        )
+        self._board.store.started(self.session_id, self._board.now())
+        self._relay.start()
+        self.fate.hand_over(self._relay.end)
+        return await self._relay.ended
+
+    # The end
+
+    async def _finish(self, end: CallEnd) -> None:
+        """Writes the one end down, frees the place, tells whoever is still there, says it in one line."""
+        await self._record(end)
+        if self._relay is not None:
+            await self._relay.closed
+        else:
+            if self._agent_leg is not None:
+                code = frames.INTERNAL_ERROR if end.ending.failed else frames.NORMAL_CLOSURE
+                self._agent_leg.close(code, end.words)
+            if self._leg is not None:
+                self._leg.close(end.ending.close_code, end.words)
+            elif end.ending.status is not None:
+                self._upgrade.refuse(end)
+        self._say(end)
+
+    async def _record(self, end: CallEnd) -> None:
+        if not self._admitted:
+            return
+        ending = end.ending
+        well = State.ENDED if self._relay is not None else State.CANCELED
+        outcome = Outcome(
+            state=State.FAILED if ending.failed else well,
+            ended_at=self._board.now(),
+            reason=ending.code,
+            side=ending.side,
+            detail=end.words,
+            close_code=ending.close_code,
+            traffic=self._traffic(),
+            first_agent_sound_at=self._first_sound_at,
+        )
+        written = self._board.store.ended(self.session_id, outcome)
+        await asyncio.wait([written], timeout=END_WRITE_TIMEOUT_S)
+
+    def _traffic(self) -> Traffic:
+        carrier, agent = self._leg, self._agent_leg
+        return Traffic(
+            frames_in=carrier.walker.frames if carrier else 0,
+            bytes_in=carrier.walker.bytes if carrier else 0,
+            frames_out=agent.walker.frames if agent else 0,
+            bytes_out=agent.walker.bytes if agent else 0,
+        )
+
+    def _say(self, end: CallEnd) -> None:
+        """The one line from which an operator knows what happened and whose fault it was."""
+        traffic = self._traffic()
+        say = self._log.error if end.ending is Endings.internal_error else self._log.info
+        say(
+            "call ended"
+            if self._relay is not None
+            else "call refused"
+            if not self._admitted
+            else "call not begun",
+            reason=end.ending.code,
+            side=str(end.ending.side),
+            words=end.words,
+            seconds=round(self._board.now() - self._began_at, 3),
+            frames_in=traffic.frames_in,
+            frames_out=traffic.frames_out,
+        )
+
+    # What the legs report before they are coupled
+
+    def _carrier_gone(self, gone: Gone) -> None:
+        self.fate.decide(end_of_carrier(gone))
+
+    def _agent_gone(self, gone: Gone) -> None:
+        self.fate.decide(end_of_agent(gone))
+
+    def _note_first_sound(self) -> None:
+        self._first_sound_at = self._board.now()

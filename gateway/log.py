@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Logs: one structured line an event, on standard error, written off the event loop.
+
+A pipe that nobody empties must not stop a call, so lines go through a bounded queue to a thread; when it
+is full they are dropped, and how many were is said once there is room.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sys
+from logging.handlers import QueueHandler, QueueListener
+from typing import Any
+
+import structlog
+
+MAX_WAITING_LINES = 10_000
+_QUIET = ("websockets", "uvicorn.error", "uvicorn.access", "asyncio")
+
+
+class _Dropping(QueueHandler):
+    """Puts records into the queue as long as there is room."""
+
+    dropped = 0
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        return record  # never pickled: the thread is ours
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            self.queue.put_nowait(record)
+        except queue.Full:
+            self.dropped += 1
+            return
+        if self.dropped:
+            dropped, self.dropped = self.dropped, 0
+            logging.getLogger(__name__).warning(
+                "%d log lines were dropped: standard error is blocked", dropped
+            )
+
+
+def start_logging(log_format: str, level: str) -> QueueListener:
+    """Sets up structlog and the standard library's logging alike; `stop()` of the result writes what waits.
+
+    `log_format`: "json", "console", or "auto", which is console on a terminal and JSON otherwise.
+    """
+    console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=True,
+    )
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(ensure_ascii=False)
+    )
+    final: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    if not console:
+        final.append(structlog.processors.format_exc_info)
+    writer = logging.StreamHandler(sys.stderr)
+    writer.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[*final, renderer])
+    )
+    lines: queue.Queue[logging.LogRecord] = queue.Queue(MAX_WAITING_LINES)
+    root = logging.getLogger()
+    root.handlers = [_Dropping(lines)]
+    root.setLevel(level.upper())
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    listener = QueueListener(lines, writer)
+    listener.start()
+    return listener

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Connects an agent's socket: our client side of the second hop (agent-container.md, `WS /ws`)."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Mapping
+
+from websockets.client import ClientProtocol
+from websockets.uri import WebSocketURI, parse_uri
+
+from gateway.errors import CallEnd, Endings
+from gateway.media.ends import Gone
+from gateway.media.leg import Leg
+
+MAX_HEAD_BYTES = 65536
+_END_OF_HEAD = b"\r\n\r\n"
+
+
+async def dial(
+    url: str,
+    headers: Mapping[str, str],
+    *,
+    max_message_bytes: int,
+    early_bytes: int,
+    on_gone: Callable[[Gone], None],
+) -> Leg:
+    """Opens `url` (ws or wss) as an agent's leg that is held already.
+
+    Waits as long as it takes: the caller bounds it. Raises CallEnd(agent_unreachable) where nobody listens
+    or the answer is not 101. `on_gone` is called once if the agent leaves before the leg is coupled.
+    """
+    uri = parse_uri(url)
+    loop = asyncio.get_running_loop()
+    try:
+        transport, handshake = await loop.create_connection(
+            lambda: _Handshake(uri, headers),
+            uri.host,
+            uri.port,
+            ssl=ssl.create_default_context() if uri.secure else None,
+        )
+    except OSError as error:
+        raise CallEnd(
+            Endings.agent_unreachable, f"connecting to {_where(uri)} failed: {_words(error)}"
+        ) from None
+    try:
+        early = await handshake.done
+    except BaseException:
+        transport.abort()
+        raise
+    leg = Leg(
+        transport, client=True, opening_bytes=max_message_bytes, early_bytes=early_bytes, on_gone=on_gone
+    )
+    leg.hold(max_message_bytes)
+    transport.resume_reading()
+    if early:
+        leg.data_received(early)
+    return leg
+
+
+class _Handshake(asyncio.Protocol):
+    """Sends the upgrade request, waits for its answer. `done` gives the bytes that came behind the answer."""
+
+    def __init__(self, uri: WebSocketURI, headers: Mapping[str, str]) -> None:
+        # No extensions: what is passed on must be readable by a carrier that negotiated none.
+        self._protocol = ClientProtocol(uri, extensions=None)
+        self._request = self._protocol.connect()
+        self._request.headers.update(headers)
+        self._where = _where(uri)
+        self._head = b""
+        self.done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
+        self._protocol.send_request(self._request)
+        transport.write(b"".join(self._protocol.data_to_send()))
+
+    def data_received(self, data: bytes) -> None:
+        self._head += data
+        head, end, early = self._head.partition(_END_OF_HEAD)
+        if end:
+            self._judge(head + end, early)
+        elif len(self._head) > MAX_HEAD_BYTES:
+            self._fail("answered with more than an HTTP head")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail("closed the connection without an answer")
+
+    def _judge(self, head: bytes, early: bytes) -> None:
+        status = head.split(b" ", 2)[1:2]
+        if head.startswith(b"HTTP/1.1 ") and status and status[0] != b"101":
+            self._fail(f"answered {status[0][:3].decode('ascii', 'replace')} instead of 101")
+            return
+        # Only the head is shown to the package: behind it the frames are ours.
+        self._protocol.receive_data(head)
+        if self._protocol.handshake_exc is not None:
+            self._fail(f"did not answer as a WebSocket server: {self._protocol.handshake_exc}")
+        elif not self.done.done():
+            self._transport.pause_reading()  # until the leg is there to read
+            self.done.set_result(early)
+
+    def _fail(self, words: str) -> None:
+        if not self.done.done():
+            self.done.set_exception(CallEnd(Endings.agent_unreachable, f"{self._where} {words}"))
+
+
+def _where(uri: WebSocketURI) -> str:
+    return f"{uri.host}:{uri.port}"
+
+
+def _words(error: OSError) -> str:
+    return (error.strerror or str(error) or type(error).__name__).lower()

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What a far end's leaving means for the call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.errors import CallEnd, Endings
+from gateway.media import frames
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """How a far end left. `code` is its close code, ABNORMAL where there was no close frame.
+
+    `offence`: the close code that is due to a far end that broke the protocol, else None.
+    """
+
+    code: int
+    reason: str = ""
+    offence: int | None = None
+
+    @property
+    def clean(self) -> bool:
+        """Whether it left as one leaves."""
+        return self.code in (frames.NORMAL_CLOSURE, frames.GOING_AWAY, frames.NO_STATUS)
+
+    @property
+    def words(self) -> str:
+        """What it said, for the operator; nothing where it said nothing."""
+        if self.offence is not None:
+            return self.reason
+        if self.code == frames.ABNORMAL:
+            return ""
+        if self.code == frames.NO_STATUS:
+            return "closed without a code"
+        return f"closed with {self.code}" + (f": {self.reason}" if self.reason else "")
+
+
+LOST = Gone(frames.ABNORMAL)
+"""The connection was lost."""
+
+
+def end_of_carrier(gone: Gone) -> CallEnd:
+    """The call's end where the carrier's side left first."""
+    if gone.offence == frames.MESSAGE_TOO_BIG:
+        ending = Endings.too_large
+    elif gone.offence is not None:
+        ending = Endings.carrier_protocol_error
+    else:
+        ending = Endings.caller_hangup if gone.clean else Endings.carrier_lost
+    return CallEnd(ending, gone.words)
+
+
+def end_of_agent(gone: Gone) -> CallEnd:
+    """The call's end where the agent's side left first."""
+    if gone.offence is not None:
+        ending = Endings.agent_protocol_error
+    elif gone.clean:
+        ending = Endings.agent_ended
+    else:
+        ending = Endings.agent_lost if gone.code == frames.ABNORMAL else Endings.agent_failed
+    return CallEnd(ending, gone.words)

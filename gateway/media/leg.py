@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A leg: one WebSocket side of a call, from its handshake until it is coupled to the other.
+
+While a leg stands alone it speaks for itself: it answers pings, notices a close, and shows messages to
+whoever reads its opening. The data frames that come are kept as they came, to be passed on
+byte for byte once there is somebody to pass them to. The relay (gateway/media/relay.py) then takes the
+transport over, and this object is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from gateway.media import frames
+from gateway.media.ends import LOST, Gone
+from gateway.media.frames import FrameError, Walker
+
+HIGH_WATER_BYTES = 65536
+"""Unsent bytes at which a leg pauses the other: more than a second of sound at 100 messages a second."""
+
+
+class Leg(asyncio.Protocol):
+    """One WebSocket connection that is not coupled yet.
+
+    `client`: we are the client of it (the agent's leg), so what we send is masked and what comes is not.
+    `opening_bytes`: the most that may come while messages are read. `early_bytes`: the most that is kept
+    afterwards; reading pauses there. `on_gone` is called once, when the far end has left.
+    """
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        *,
+        client: bool,
+        opening_bytes: int,
+        early_bytes: int,
+        on_gone: Callable[[Gone], None],
+    ) -> None:
+        self.transport = transport
+        self.client = client
+        self.walker = Walker(masked=not client, max_payload=opening_bytes, look_below=frames.LOOK_AT_ALL)
+        self._early_bytes = early_bytes
+        self._on_gone: Callable[[Gone], None] | None = on_gone
+        self._kept: list[bytes] = []
+        self._kept_bytes = 0
+        self._fragments: list[bytes] = []
+        self._binary = False  # the message that the fragments belong to
+        self._messages: deque[str | bytes] | None = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        transport.set_protocol(self)
+
+    async def receive(self) -> str | bytes:
+        """The next whole message; bytes for a binary one. For one reader, who bounds the wait."""
+        assert self._messages is not None, "the leg is held already"
+        while not self._messages:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self._messages.popleft()
+
+    def hold(self, max_message_bytes: int) -> None:
+        """From here on messages are kept unread, until a relay takes them."""
+        self._messages = None
+        self.walker.max_payload = max_message_bytes
+
+    def take(self) -> bytes:
+        """Every data frame that has come so far, as it came; the relay's first words to the other leg."""
+        kept = b"".join(self._kept)
+        self._kept.clear()
+        self._on_gone = None
+        return kept
+
+    def close(self, code: int, reason: str) -> None:
+        """Says goodbye and closes; for a leg that is not coupled. Never waits, may be called again."""
+        self._on_gone = None
+        if not self.transport.is_closing():
+            self.transport.write(frames.build_close(code, reason, masked=self.client))
+            self.transport.close()
+
+    # What the transport says
+
+    def data_received(self, data: bytes) -> None:
+        if self._on_gone is None:
+            return
+        try:
+            chunk = self.walker.feed(data)
+            for frame in self.walker.seen:
+                self._take_frame(chunk, frame)
+        except FrameError as error:
+            self._gone(Gone(frames.ABNORMAL, error.reason, offence=error.close_code))
+        self.walker.seen.clear()
+        if self._messages is None and self._kept_bytes + self.walker.held > self._early_bytes:
+            self.transport.pause_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._gone(LOST)
+
+    def _take_frame(self, chunk: bytes, frame: frames.Seen) -> None:
+        if frame.opcode == frames.CLOSE:
+            code, reason = frames.read_close(frames.payload(chunk, frame))
+            self._gone(Gone(code, reason))
+        elif frame.opcode == frames.PING:
+            self.transport.write(frames.build(frames.PONG, frames.payload(chunk, frame), masked=self.client))
+        elif frame.opcode != frames.PONG:
+            self._kept.append(chunk[frame.start : frame.end])
+            self._kept_bytes += frame.end - frame.start
+            if self._messages is not None:
+                self._take_fragment(chunk, frame)
+
+    def _take_fragment(self, chunk: bytes, frame: frames.Seen) -> None:
+        assert self._messages is not None
+        if self._kept_bytes > self.walker.max_payload:
+            raise FrameError(
+                frames.MESSAGE_TOO_BIG, f"opening is larger than {self.walker.max_payload} bytes"
+            )
+        if frame.opcode != frames.CONTINUATION:
+            self._binary = frame.opcode == frames.BINARY
+        self._fragments.append(frames.payload(chunk, frame))
+        if frame.first & frames.FIN:
+            data = b"".join(self._fragments)
+            self._fragments.clear()
+            try:
+                self._messages.append(data if self._binary else data.decode())
+            except UnicodeDecodeError:
+                raise FrameError(frames.NOT_UTF8, "text message is not UTF-8") from None
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
+
+    def _gone(self, gone: Gone) -> None:
+        if self._on_gone is not None:
+            on_gone, self._on_gone = self._on_gone, None
+            on_gone(gone)

@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The relay: two legs coupled byte for byte.
+
+What a leg reads is written to the other as it came. Both hops run from client to server in the same
+direction, so a masked frame stays valid untouched, and pings, pongs and closes reach the far end, which
+answers them itself. The walker keeps the frame boundaries, so that a frame of our own can stand between
+two, and reports the few frames worth a look: control frames and short ones, where `stop` is.
+
+`Side.data_received` is the hot path: it runs once per chunk of sound and makes no task, no await and no
+object besides the chunk. Whatever happens once per call is in `Relay`.
+
+Back-pressure instead of queues: while one leg cannot write, the other is not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.errors import CallEnd, Ending, Endings
+from gateway.media import frames
+from gateway.media.ends import LOST, Gone, end_of_agent, end_of_carrier
+from gateway.media.frames import FrameError, Seen
+from gateway.media.leg import Leg
+from serializers.dialect import Dialect
+
+LOOK_BELOW_BYTES = 320
+"""Shorter than 20 ms of sound in any dialect, longer than any carrier's `stop` (carriers.md §2-5)."""
+
+IDLE_CHECKS = 8
+"""How often silence is looked for within the time it is allowed: an end comes at most an eighth late."""
+
+_NO_BYTES = b""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayLimits:
+    """What a relay waits for at most, in seconds, and bears at most, in bytes."""
+
+    max_duration_s: float
+    idle_s: float
+    stall_s: float
+    close_s: float
+    max_message_bytes: int
+
+
+class Side(asyncio.Protocol):
+    """One leg while it is coupled: what it reads goes to `other`."""
+
+    __slots__ = (
+        "client",
+        "close_seen",
+        "close_sent",
+        "lost",
+        "other",
+        "relay",
+        "stall",
+        "transport",
+        "walker",
+        "write_other",
+    )
+
+    other: Side
+
+    def __init__(self, relay: Relay, leg: Leg) -> None:
+        self.relay = relay
+        self.transport = leg.transport
+        self.walker = leg.walker
+        self.client = leg.client
+        self.close_seen = False  # the far end has sent its close frame
+        self.close_sent = False  # it has been sent one, the other side's or ours
+        self.lost = False
+        self.stall: asyncio.TimerHandle | None = None
+
+    def couple(self, other: Side) -> None:
+        self.other = other
+        self.write_other = other.transport.write
+
+    # The hot path
+
+    def data_received(self, data: bytes) -> None:
+        walker = self.walker
+        try:
+            data = walker.feed(data)
+        except FrameError as error:
+            self.relay.broken(self, error)
+            return
+        if walker.seen and not (data := self.relay.look(self, data)):
+            return
+        self.write_other(data)
+
+    # Back-pressure: these are called when this leg's unsent bytes cross the marks
+
+    def pause_writing(self) -> None:
+        self.other.transport.pause_reading()
+        self.stall = asyncio.get_running_loop().call_later(
+            self.relay.limits.stall_s, self.relay.end, CallEnd(self.relay.stalled(self))
+        )
+
+    def resume_writing(self) -> None:
+        if self.stall is not None:
+            self.stall.cancel()
+            self.stall = None
+        self.other.resume_reading()
+
+    # The end of the leg
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        if self.stall is not None:
+            self.stall.cancel()
+        self.relay.gone(self)
+
+    def resume_reading(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def send_close(self, code: int, reason: str) -> None:
+        """A close frame of ours, where one may stand; without one the far end still sees the socket close."""
+        if not self.close_sent and self.other.walker.at_boundary and not self.transport.is_closing():
+            self.transport.write(frames.build_close(code, reason, masked=self.client))
+        self.close_sent = True
+
+    def close_transport(self) -> None:
+        if self.stall is not None:
+            self.transport.abort()  # it does not read: what is unsent would keep the socket open for ever
+        else:
+            self.transport.close()
+
+
+class Relay:
+    """The coupling of a carrier's leg and an agent's, from `start` to the one end in `ended`."""
+
+    def __init__(
+        self,
+        carrier: Leg,
+        agent: Leg,
+        *,
+        dialect: Dialect | None,
+        limits: RelayLimits,
+        on_first_sound: Callable[[], None],
+    ) -> None:
+        """`dialect` None: any client's own language, not to be looked into."""
+        self._loop = asyncio.get_running_loop()
+        self.limits = limits
+        self._dialect = dialect
+        self._on_first_sound: Callable[[], None] | None = on_first_sound
+        self._legs = carrier, agent
+        self.carrier = Side(self, carrier)
+        self.agent = Side(self, agent)
+        self.carrier.couple(self.agent)
+        self.agent.couple(self.carrier)
+        self.ended: asyncio.Future[CallEnd] = self._loop.create_future()
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._heard_bytes = -1
+        self._stopped = False  # the carrier has said that it will close
+
+    def start(self) -> None:
+        """Couples the legs: the opening and the early words go first, then everything as it comes."""
+        early, greeting = (leg.take() for leg in self._legs)
+        del self._legs
+        for side in (self.carrier, self.agent):
+            side.walker.max_payload = self.limits.max_message_bytes
+            side.walker.look_below = 0
+            side.transport.set_protocol(side)
+        if self._dialect is not None:
+            self.carrier.walker.look_below = LOOK_BELOW_BYTES
+        self.agent.walker.look_below = frames.LOOK_AT_ALL  # until its first sound
+        self.agent.transport.write(early)
+        if greeting:  # the agent spoke first; it has been walked already, so only its sound is missing here
+            self.carrier.transport.write(greeting)
+            self._first_sound()
+        for side in (self.carrier, self.agent):
+            side.resume_reading()
+        self._after("duration", self.limits.max_duration_s, self._too_long)
+        self._watch_idle(None)
+
+    def end(self, end: CallEnd) -> None:
+        """Ends the call from here: both far ends are told, and have `close_s` to answer."""
+        if self._decide(end):
+            ending = end.ending
+            self.carrier.send_close(ending.close_code, end.words)
+            self.agent.send_close(
+                frames.NORMAL_CLOSURE if not ending.failed else frames.INTERNAL_ERROR, end.words
+            )
+            self._pass_nothing()
+            self.answered()
+
+    # What the legs report
+
+    def look(self, side: Side, data: bytes) -> bytes:
+        """Looks at the frames that the walker reports; what may pass on is returned."""
+        seen = side.walker.seen[:]
+        side.walker.seen.clear()
+        for frame in seen:
+            if frame.opcode == frames.CLOSE:
+                return self._close_came(side, data, frame)
+            if frame.opcode <= frames.BINARY:
+                if side is self.agent:
+                    self._look_for_sound(data, frame)
+                else:
+                    self._look_for_stop(data, frame)
+        return data
+
+    def broken(self, side: Side, error: FrameError) -> None:
+        """A far end broke the protocol: what came before passes, then both are told."""
+        if side.walker.seen:
+            error.passing = self.look(side, error.passing)
+        side.write_other(error.passing)
+        side.send_close(error.close_code, error.reason)
+        self.end(self._end_of(side, Gone(frames.ABNORMAL, error.reason, offence=error.close_code)))
+
+    def stalled(self, side: Side) -> Ending:
+        """Whose fault it is that `side` does not take what it is sent."""
+        return Endings.agent_stalled if side is self.agent else Endings.carrier_stalled
+
+    def gone(self, side: Side) -> None:
+        """A far end's socket is closed."""
+        if self.closed.done():
+            return
+        self.end(self._end_of(side, LOST))
+        self._pass_nothing()
+        self.answered()
+
+    # How it ends
+
+    def _close_came(self, side: Side, data: bytes, frame: Seen) -> bytes:
+        """Passes a legal close on as it is, with what stood before it; what follows it is void (§5.5.1)."""
+        try:
+            code, reason = frames.read_close(frames.payload(data, frame))
+        except FrameError as error:
+            error.passing = data[: frame.start]
+            side.walker.stop()
+            self.broken(side, error)
+            return _NO_BYTES
+        side.close_seen = True
+        passing = data[: frame.start if side.other.close_sent else frame.end]
+        side.other.close_sent = True
+        side.transport.set_protocol(_Closing(self, side))
+        self._decide(self._end_of(side, Gone(code, reason)))
+        self.answered()
+        return passing
+
+    def _end_of(self, side: Side, gone: Gone) -> CallEnd:
+        if side is self.agent:
+            return end_of_agent(gone)
+        if self._stopped and gone is LOST:
+            return CallEnd(Endings.caller_hangup, "the stream was stopped")
+        return end_of_carrier(gone)
+
+    def _decide(self, end: CallEnd) -> bool:
+        """Whether this is the call's end: the first one is."""
+        if self.ended.done():
+            return False
+        self.ended.set_result(end)
+        self._cancel_timers()
+        self._after("close", self.limits.close_s, self._finish)
+        return True
+
+    def _pass_nothing(self) -> None:
+        """What still comes is read for its close only."""
+        for side in (self.carrier, self.agent):
+            if not side.transport.is_closing():
+                side.transport.set_protocol(_Closing(self, side))
+                side.transport.resume_reading()
+
+    def answered(self) -> None:
+        """A far end has closed or left. Finishes once each has had and sent a close frame, or has left."""
+        if all(side.lost or (side.close_seen and side.close_sent) for side in (self.carrier, self.agent)):
+            self._loop.call_soon(self._finish)  # what is being passed on is written first
+
+    def _finish(self) -> None:
+        """Closes both sockets; nobody is waited for any longer."""
+        if self.closed.done():
+            return
+        self.closed.set_result(None)
+        self._cancel_timers()
+        for side in (self.carrier, self.agent):
+            if not side.lost:
+                side.send_close(frames.NORMAL_CLOSURE, "")
+                side.close_transport()
+                # A far end that does not read what is left to say would hold its socket for ever.
+                self._loop.call_later(self.limits.close_s, side.transport.abort)
+
+    # What is watched
+
+    def _too_long(self) -> None:
+        self.end(CallEnd(Endings.max_duration, f"{self.limits.max_duration_s:g} s"))
+
+    def _watch_idle(self, deadline: float | None) -> None:
+        """Runs IDLE_CHECKS times in the silence allowed; compares counts that the walker keeps anyway."""
+        now = self._loop.time()
+        heard = self.carrier.walker.bytes
+        if deadline is None or heard != self._heard_bytes or self.agent.stall is not None:
+            deadline = now + self.limits.idle_s
+            self._heard_bytes = heard
+        if now >= deadline:
+            self.end(CallEnd(Endings.idle_timeout, f"nothing came for {self.limits.idle_s:g} s"))
+            return
+        self._after("idle", self.limits.idle_s / IDLE_CHECKS, self._watch_idle, deadline)
+
+    def _after(self, name: str, seconds: float, do: Callable[..., None], *args: object) -> None:
+        self._timers[name] = self._loop.call_later(seconds, do, *args)
+
+    def _cancel_timers(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    def _look_for_stop(self, data: bytes, frame: Seen) -> None:
+        if self._dialect is not None and self._dialect.event_of(frames.payload(data, frame)) == "stop":
+            # The close follows at once; where none comes the agent is not left to wait, for it ends only with
+            # its socket (carriers.md §8.2).
+            self._stopped = True
+            self._after("stop", self.limits.close_s, lambda: self.end(self._end_of(self.carrier, LOST)))
+
+    def _look_for_sound(self, data: bytes, frame: Seen) -> None:
+        if self._dialect is None or (
+            self._dialect.event_of(frames.payload(data, frame)) in self._dialect.agent_sound_events
+        ):
+            self._first_sound()
+
+    def _first_sound(self) -> None:
+        self.agent.walker.look_below = 0
+        if self._on_first_sound is not None:
+            on_first_sound, self._on_first_sound = self._on_first_sound, None
+            on_first_sound()
+
+
+class _Closing(asyncio.Protocol):
+    """A side whose call has ended: reads on for the far end's close, passes nothing."""
+
+    def __init__(self, relay: Relay, side: Side) -> None:
+        self._relay = relay
+        self._side = side
+        side.walker.look_below = 0
+
+    def data_received(self, data: bytes) -> None:
+        side = self._side
+        if side.close_seen:
+            return
+        try:
+            data = side.walker.feed(data)
+        except FrameError:
+            side.close_seen = True  # it will not say anything better
+        for frame in side.walker.seen:
+            side.close_seen |= frame.opcode == frames.CLOSE
+        side.walker.seen.clear()
+        self._relay.answered()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._side.lost = True
+        self._relay.gone(self._side)
+
+    def pause_writing(self) -> None:
+        """Nothing is written any more."""

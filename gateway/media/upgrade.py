@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The upgrade: where uvicorn hands a socket over to the media plane.
+
+uvicorn takes a class as `ws=`. On an Upgrade request it makes one object of it, calls `connection_made`,
+feeds it the request's head, rebuilt from what it parsed, and makes it the transport's protocol. None of
+that is promised, so the range of uvicorn is pinned and a test watches the hand-over.
+
+The object decides nothing: it parses the request, starts whatever `serve_call` the application put into
+its lifespan state, and lets that accept or refuse. An accepted socket is a `Leg` and nothing of
+uvicorn's any more, but it stays in uvicorn's books until the call has ended, so that a stop waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+from urllib.parse import SplitResult, urlsplit
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+
+from gateway.errors import CallEnd, Endings
+from gateway.media.ends import LOST, Gone
+from gateway.media.leg import Leg
+
+SERVE_CALL = "serve_call"
+"""The key of the lifespan state that holds the application's `ServeCall`."""
+
+MAX_EARLY_BYTES = 65536
+"""What a client may send before it has its 101, which it should not (RFC 6455 §4.1)."""
+
+
+class Upgrade(asyncio.Protocol):
+    """A request to become a WebSocket, not answered yet."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._loop = _loop or asyncio.get_running_loop()
+        self._connections: set[Any] = server_state.connections
+        self._tasks = server_state.tasks
+        self._serve_call: ServeCall = app_state[SERVE_CALL]
+        self._handshake = ServerProtocol()
+        self._early: list[bytes] = []
+        self.request: Request | None = None
+        self.fault = ""
+        """What is wrong with the request itself, in words; empty where it could be read."""
+        self.answered = False
+        self.on_gone: Callable[[Gone], None] | None = None
+        """Set by whoever serves the call: the client has left before it had its answer."""
+        self.on_shutdown: Callable[[], None] | None = None
+        """Set by whoever serves the call: the server stops now and waits for nobody."""
+
+    @property
+    def url(self) -> SplitResult:
+        """The request target, split."""
+        assert self.request is not None
+        return urlsplit(self.request.path)
+
+    def header(self, name: str) -> str:
+        """A request header; several of one name are joined with commas, a missing one is empty."""
+        assert self.request is not None
+        return ", ".join(self.request.headers.get_all(name))
+
+    def accept(self, *, opening_bytes: int, early_bytes: int, on_gone: Callable[[Gone], None]) -> Leg:
+        """Answers 101. Raises CallEnd(bad_request) where the handshake is not a WebSocket's."""
+        assert self.request is not None
+        response = self._handshake.accept(self.request)
+        if response.status_code != 101:
+            words = (response.body or b"").decode().partition("\n")[0]
+            raise CallEnd(Endings.bad_request, words.removeprefix("Failed to open a WebSocket connection: "))
+        self._send(response)
+        leg = Leg(
+            self.transport,
+            client=False,
+            opening_bytes=opening_bytes,
+            early_bytes=early_bytes,
+            on_gone=on_gone,
+        )
+        self.transport.resume_reading()
+        if self._early:
+            leg.data_received(b"".join(self._early))
+        return leg
+
+    def refuse(self, end: CallEnd) -> None:
+        """Answers with the HTTP status of the ending, its code and its words as JSON; closes."""
+        if self.answered or self.transport.is_closing():
+            return
+        ending = end.ending
+        assert ending.status is not None, f"{ending.code} is no answer to an upgrade"
+        response = self._handshake.reject(
+            ending.status, json.dumps({"error": end.words, "code": ending.code})
+        )
+        del response.headers["Content-Type"]
+        response.headers["Content-Type"] = "application/json"
+        if ending.retry_after is not None:
+            response.headers["Retry-After"] = str(ending.retry_after)
+        self._send(response)
+        self.transport.close()
+
+    # What uvicorn and the transport say
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.transport = transport
+        self._connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self.request is not None:
+            self._early.append(data)
+            if sum(map(len, self._early)) > MAX_EARLY_BYTES:
+                self.transport.pause_reading()
+            return
+        self._handshake.receive_data(data)
+        events = self._handshake.events_received()
+        if events:
+            self.request = cast(Request, events[0])
+        else:  # uvicorn's parser took it, so it is not cut off but has too much of something
+            self.fault = str(self._handshake.handshake_exc)
+            self._handshake = ServerProtocol()
+            self.request = Request("/", Headers())
+        task = self._loop.create_task(self._serve())
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.on_gone is not None and not self.answered:
+            self.on_gone(LOST)
+
+    def shutdown(self) -> None:
+        """uvicorn stops and wants its connections closed."""
+        if self.on_shutdown is not None:
+            self.on_shutdown()
+
+    async def _serve(self) -> None:
+        await self._serve_call(self)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._connections.discard(self)
+        self._tasks.discard(task)
+        if not self.answered and not self.transport.is_closing():
+            self.transport.abort()
+
+    def _send(self, response: Response) -> None:
+        self.answered = True
+        self._handshake.send_response(response)
+        self.transport.write(b"".join(self._handshake.data_to_send()))
+
+
+ServeCall = Callable[[Upgrade], Awaitable[None]]
+"""Tells the story of one call, from its upgrade to its end; answers every upgrade, raises nothing."""

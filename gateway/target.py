@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What the URL of a media socket says (public-api.md, "Media sockets").
+
+wss://[{region}.]{host}/ws/{carrier|generic}[/{AGENT.ORG}][/{token}][?serviceHost=AGENT.ORG][&body=…]
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from urllib.parse import SplitResult, parse_qs, unquote
+
+from gateway.errors import CallEnd, Endings
+
+GENERIC = "generic"
+SERVICE_HOST = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?")
+_MOST_SEGMENTS = 4  # ws, carrier, agent, token
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`named`: every agent the URL names, as AGENT.ORG. `body`: base64 of the JSON for the agent, or None."""
+
+    carrier: str
+    region: str
+    named: tuple[str, ...]
+    token: str | None
+    body: str | None
+
+
+def read_target(
+    url: SplitResult,
+    host: str,
+    *,
+    carriers: Collection[str],
+    regions: Collection[str],
+    region: str,
+    max_body_bytes: int,
+) -> Target:
+    """Reads a media socket's URL and its Host header. `region` is the gateway's own.
+
+    Raises CallEnd: not_found for another path, bad_request or too_large for what cannot be read.
+    """
+    segments = [unquote(part) for part in url.path.split("/")[1:]]
+    if len(segments) < 2 or segments[0] != "ws":
+        raise CallEnd(Endings.not_found, "media sockets are under /ws/{carrier}")
+    carrier, rest = segments[1], [part for part in segments[2:] if part]
+    if carrier != GENERIC and carrier not in carriers:
+        raise CallEnd(
+            Endings.not_found, f"no such carrier; there are {', '.join([*sorted(carriers), GENERIC])}"
+        )
+    named = []
+    if rest and SERVICE_HOST.fullmatch(rest[0]):
+        named.append(rest.pop(0))
+    if len(rest) > 1 or len(segments) > _MOST_SEGMENTS + 1:
+        raise CallEnd(Endings.not_found, "a media socket's path is /ws/{carrier}/{AGENT.ORG}/{token}")
+    query = parse_qs(url.query, keep_blank_values=True)
+    for service_host in query.get("serviceHost", []):
+        if not SERVICE_HOST.fullmatch(service_host):
+            raise CallEnd(Endings.bad_request, "serviceHost is not of the form AGENT.ORG")
+        named.append(service_host)
+    return Target(
+        carrier=carrier,
+        region=_region_of(host, regions) or region,
+        named=tuple(named),
+        token=rest[0] if rest else None,
+        body=_read_body(query.get("body", []), max_body_bytes),
+    )
+
+
+def _region_of(host: str, regions: Collection[str]) -> str | None:
+    """The region that the first label of a host name is, as in eu-central.api.example.com."""
+    label, dot, _ = host.lower().partition(".")
+    return label if dot and label in regions else None
+
+
+def _read_body(values: list[str], max_bytes: int) -> str | None:
+    """The one body, checked, in the one spelling of base64 that agents read."""
+    if not values:
+        return None
+    if len(values) > 1:
+        raise CallEnd(Endings.bad_request, "body is given twice")
+    try:
+        # A plus sign that was not percent-encoded has become a space on the way.
+        text = base64.b64decode(
+            values[0].replace(" ", "+").replace("-", "+").replace("_", "/"), validate=True
+        )
+    except (binascii.Error, ValueError):
+        raise CallEnd(Endings.bad_request, "body is not base64") from None
+    if len(text) > max_bytes:
+        raise CallEnd(Endings.too_large, f"body has {len(text)} bytes of JSON, {max_bytes} are allowed")
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        raise CallEnd(Endings.bad_request, "body is not base64 of JSON") from None
+    return base64.b64encode(text).decode()
