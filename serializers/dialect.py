@@ -3,19 +3,28 @@
 
 from __future__ import annotations
 
+import json
 from typing import Protocol
 
 from serializers.events import AgentEvent, CarrierEvent, Start
 
 
 class DialectError(ValueError):
-    """A message that is not of the dialect. `str()` says what is wrong with it, in one sentence, without its data."""
+    """A message that is not of the dialect.
+
+    `str()` says what is wrong with it in one clause, without the message's data.
+    """
 
 
 class Dialect(Protocol):
     """One carrier's vocabulary. Pure: text in, events out, and back; every failure is a DialectError.
 
     "carrier" messages are those the carrier sends, "agent" messages those it is sent.
+
+    Reading is loose, writing exact. What an event leaves open is written as the carrier usually says it
+    (`connected`'s version, the track "inbound"); what only the sender can know (ids, sequence, chunk,
+    timestamp) must be given where the documents show it. What the dialect has no field for is left out.
+    An event the dialect has no word for, `Unknown` among them, is a DialectError.
     """
 
     name: str
@@ -30,6 +39,9 @@ class Dialect(Protocol):
     says_stop: bool
     """Whether the end of the call is announced before the close."""
 
+    agent_sound_events: frozenset[str]
+    """The `event` of those agent messages that carry sound: {"media"}, Plivo {"playAudio"}."""
+
     def read_carrier(self, message: str | bytes) -> CarrierEvent:
         """What the carrier's message means; loose where carriers are loose."""
 
@@ -41,3 +53,15 @@ class Dialect(Protocol):
 
     def write_agent(self, event: AgentEvent, start: Start) -> str:
         """The event as the carrier wants to be sent it on the stream of `start`."""
+
+    def event_of(self, payload: bytes) -> str | None:
+        """The message's `event`, whether or not the dialect knows it; None where there is none. Never raises.
+
+        For those who only want to know what passes by: cheaper than reading, and more forgiving.
+        """
+        try:
+            message = json.loads(payload.decode())
+        except (ValueError, RecursionError):
+            return None
+        event = message.get("event") if isinstance(message, dict) else None
+        return event if isinstance(event, str) else None

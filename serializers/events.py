@@ -22,11 +22,15 @@ NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class AudioFormat:
-    """How sound is coded on one direction of a call. `sample_rate` is in Hz."""
+    """How sound is coded on one direction of a call.
+
+    `sample_rate` is in Hz; `big_endian` turns the bytes of "linear16" round (carriers.md §3.3).
+    """
 
     encoding: Encoding = "mulaw"
     sample_rate: int = 8000
     channels: int = 1
+    big_endian: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +54,17 @@ class Start:
     from_number: str | None = None
     to_number: str | None = None
     audio: AudioFormat = AudioFormat()
-    parameters: Mapping[str, str] = field(default=NO_PARAMETERS)
+    parameters: Mapping[str, str] = field(default_factory=lambda: NO_PARAMETERS)
     tracks: tuple[str, ...] = ("inbound",)
     sequence: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """A piece of sound. `payload` is coded as the call's AudioFormat says; `timestamp_ms` as the carrier counts."""
+    """A piece of sound, coded as the call's AudioFormat says.
+
+    `timestamp_ms` is as the carrier counts: from the stream's start, Plivo's samples from 1970.
+    """
 
     payload: bytes
     track: Track | None = None
@@ -68,10 +75,15 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Dtmf:
-    """Digits: one from a carrier (`0-9*#A-D`); one or more towards Plivo, the only one that takes them."""
+    """Digits: one from a carrier (`0-9*#A-D`); one or more towards Plivo, the only one that takes them.
+
+    `timestamp_ms`: when, since 1970, from Telnyx and Plivo; `duration_ms`: how long, from Exotel.
+    """
 
     digits: str
     sequence: int | None = None
+    timestamp_ms: int | None = None
+    duration_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +95,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """Carrier to agent: playback passed the mark of this name, or a clear threw it away (carriers.md §2.3)."""
+    """Carrier to agent: playback passed the mark, or a clear threw it away (carriers.md §2.3)."""
 
     name: str
     sequence: int | None = None

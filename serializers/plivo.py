@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Plivo audio streaming (carriers.md §4.2, §4.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import quote
+
+from serializers import formats, wire
+from serializers.dialect import Dialect, DialectError
+from serializers.events import (
+    AgentEvent,
+    AudioFormat,
+    CarrierEvent,
+    Clear,
+    Cleared,
+    Dtmf,
+    Encoding,
+    Error,
+    Mark,
+    Media,
+    Played,
+    Start,
+    Stop,
+    Unknown,
+)
+
+_ENCODINGS: dict[Encoding, str] = {"mulaw": "audio/x-mulaw", "linear16": "audio/x-l16"}
+
+
+class Plivo(Dialect):
+    """camelCase but for `extra_headers`; sequence and chunk are numbers, timestamps texts."""
+
+    name = "plivo"
+    frame_ms = 20
+    says_connected = False
+    says_stop = False
+    agent_sound_events = frozenset({"playAudio"})
+
+    def read_carrier(self, message: str | bytes) -> CarrierEvent:  # noqa: PLR0911 - one an event
+        said = wire.read_object(message)
+        sequence = wire.optional_integer(said, "sequenceNumber")
+        match event := wire.event_name(said):
+            case "start":
+                return _read_start(said, sequence)
+            case "media":
+                media = wire.child(said, "media")
+                return Media(
+                    wire.payload(media),
+                    track=formats.read_track(media),
+                    chunk=wire.optional_integer(media, "chunk"),
+                    timestamp_ms=wire.optional_integer(media, "timestamp"),
+                    sequence=sequence,
+                )
+            case "dtmf":
+                dtmf = wire.child(said, "dtmf")
+                when = wire.optional_integer(dtmf, "timestamp")
+                return Dtmf(wire.text(dtmf, "digit"), sequence, timestamp_ms=when)
+            case "playedStream":
+                return Played(wire.text(said, "name"), sequence)
+            case "clearedAudio":
+                return Cleared(sequence)
+            case "stop":  # not among the documented events, but Plivo's own pre-flight sends it (§4.2)
+                return Stop(wire.optional_text(said, "reason"), sequence)
+            case "error" | "playFailed":  # undocumented; Plivo's own code reads them (§4.2)
+                return Error(title=event, detail=wire.optional_text(said, "reason"))
+            case _:
+                return Unknown(event)
+
+    def read_agent(self, message: str | bytes) -> AgentEvent:
+        said = wire.read_object(message)
+        match event := wire.event_name(said):
+            case "playAudio":
+                return Media(wire.payload(wire.child(said, "media")))
+            case "checkpoint":
+                return Mark(wire.text(said, "name"))
+            case "clearAudio":
+                return Clear()
+            case "sendDTMF":
+                return Dtmf(wire.text(said, "dtmf"))
+            case _:
+                return Unknown(event)
+
+    def write_carrier(self, event: CarrierEvent, start: Start) -> str:
+        message: dict[str, object]
+        stream = {"streamId": start.stream_id}
+        match event:
+            case Start():
+                message = {**_start(event), **_extra_headers(event.parameters)}
+            case Media():
+                message = {
+                    "event": "media",
+                    "sequenceNumber": _sequence(event),
+                    **stream,
+                    "media": {
+                        "track": event.track or "inbound",
+                        "timestamp": str(wire.known_integer(event.timestamp_ms, "the timestamp")),
+                        "chunk": wire.known_integer(event.chunk, "the chunk number"),
+                        "payload": wire.base64_text(event.payload),
+                    },
+                    **_extra_headers(start.parameters),
+                }
+            case Dtmf():
+                when = {} if event.timestamp_ms is None else {"timestamp": str(event.timestamp_ms)}
+                message = {
+                    "event": "dtmf",
+                    "sequenceNumber": _sequence(event),
+                    **stream,
+                    "dtmf": {"track": "inbound", "digit": wire.digits(event.digits), **when},
+                    **_extra_headers(start.parameters),
+                }
+            case Played():
+                message = {
+                    "event": "playedStream",
+                    "sequenceNumber": _sequence(event),
+                    **stream,
+                    "name": wire.known_text(event.name, "the checkpoint's name"),
+                }
+            case Cleared():
+                message = {"event": "clearedAudio", "sequenceNumber": _sequence(event), **stream}
+            case _:
+                raise DialectError(f"Plivo never says {type(event).__name__}")
+        return wire.write_object(message)
+
+    def write_agent(self, event: AgentEvent, start: Start) -> str:
+        match event:
+            case Media():
+                media = {
+                    "contentType": formats.write_encoding(start.audio, _ENCODINGS),
+                    "sampleRate": start.audio.sample_rate,
+                    "payload": wire.base64_text(event.payload),
+                }
+                return wire.write_object({"event": "playAudio", "media": media})
+            case Mark():
+                name = wire.known_text(event.name, "the checkpoint's name")
+                return wire.write_object({"event": "checkpoint", "streamId": start.stream_id, "name": name})
+            case Clear():
+                return wire.write_object({"event": "clearAudio", "streamId": start.stream_id})
+            case Dtmf():
+                return wire.write_object({"event": "sendDTMF", "dtmf": wire.digits(event.digits, None)})
+            case _:
+                raise DialectError(f"Plivo has no word for {type(event).__name__}")
+
+
+def _sequence(event: Media | Dtmf | Played | Cleared | Start) -> int:
+    return wire.known_integer(event.sequence, "the sequence number")
+
+
+def _extra_headers(parameters: Mapping[str, str]) -> dict[str, str]:
+    """`k=v;k2=v2` with what the form needs quoted; nothing where there are no parameters."""
+    if not parameters:
+        return {}
+    if "" in parameters:
+        raise DialectError("a custom parameter has no name")
+    try:
+        pairs = [f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in parameters.items()]
+    except UnicodeEncodeError:
+        raise DialectError("a custom parameter holds half a character") from None
+    return {"extra_headers": ";".join(pairs)}
+
+
+def _read_start(said: wire.Json, sequence: int | None) -> Start:
+    start = wire.child(said, "start")
+    # Plivo tells neither caller nor callee; the answer document may have put them here.
+    parameters = wire.parameters(said.get("extra_headers"))
+    audio = wire.optional_child(start, "mediaFormat")
+    return Start(
+        call_id=wire.text(start, "callId"),
+        stream_id=wire.text(start, "streamId"),
+        account_id=wire.optional_text(start, "accountId"),
+        from_number=parameters.get("from_number"),
+        to_number=parameters.get("to_number"),
+        audio=AudioFormat(
+            formats.read_encoding(wire.optional_text(audio, "encoding")),
+            formats.read_rate(audio, "sampleRate"),
+        ),
+        parameters=parameters,
+        tracks=formats.read_tracks(start),
+        sequence=sequence,
+    )
+
+
+def _start(event: Start) -> dict[str, object]:
+    return {
+        "event": "start",
+        "sequenceNumber": _sequence(event),
+        "start": {
+            "callId": wire.known_text(event.call_id, "the call id"),
+            "streamId": wire.known_text(event.stream_id, "the stream id"),
+            "accountId": wire.known_text(event.account_id, "the account id"),
+            "tracks": list(event.tracks),
+            "mediaFormat": {
+                "encoding": formats.write_encoding(formats.mono(event.audio), _ENCODINGS),
+                "sampleRate": event.audio.sample_rate,
+            },
+        },
+    }
+
+
+DIALECT = Plivo()

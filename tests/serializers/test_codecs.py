@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Codecs against the values of ITU-T G.711, and resampling piece by piece."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import struct
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serializers.codecs import Resampler, decode, encode
+from serializers.dialect import DialectError
+from serializers.events import AudioFormat
+
+MULAW, ALAW, LINEAR = AudioFormat("mulaw"), AudioFormat("alaw"), AudioFormat("linear16")
+NETWORK = AudioFormat("linear16", 16000, big_endian=True)
+
+
+def pcm(*samples: int) -> bytes:
+    return struct.pack(f"<{len(samples)}h", *samples)
+
+
+def samples(sound: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(sound) // 2}h", sound)
+
+
+def tone(hz: int, rate: int, count: int) -> bytes:
+    return pcm(*(round(8000 * math.sin(2 * math.pi * hz * n / rate)) for n in range(count)))
+
+
+@pytest.mark.parametrize(
+    ("audio", "byte", "sample"),
+    [
+        (MULAW, 0xFF, 0),
+        (MULAW, 0x7F, 0),
+        (MULAW, 0x80, 32124),
+        (MULAW, 0x00, -32124),
+        (MULAW, 0xFE, 8),
+        (MULAW, 0x7E, -8),
+        (ALAW, 0xD5, 8),
+        (ALAW, 0x55, -8),
+        (ALAW, 0xAA, 32256),
+        (ALAW, 0x2A, -32256),
+    ],
+)
+def test_known_values(audio, byte, sample):
+    assert samples(decode(bytes([byte]), audio)) == (sample,)
+
+
+@pytest.mark.parametrize("audio", [MULAW, ALAW])
+def test_every_code_comes_back(audio):
+    every = bytes(range(256))
+    again = encode(decode(every, audio), audio)
+    differing = {code for code, came in zip(every, again, strict=True) if code != came}
+    assert differing <= {0x7F}  # μ-law has two zeros, and says the positive one
+
+
+@given(st.lists(st.integers(-32768, 32767), max_size=200))
+def test_companding_keeps_speech_recognisable(values):
+    for audio in (MULAW, ALAW):
+        heard = samples(decode(encode(pcm(*values), audio), audio))
+        assert len(heard) == len(values)
+        for meant, got in zip(values, heard, strict=True):
+            assert abs(meant - got) <= max(abs(meant) / 16, 16) + 644  # steps of G.711; 644 where it clips
+
+
+@given(st.lists(st.integers(-32768, 32767), max_size=200))
+def test_linear_sound_stays_as_it_is(values):
+    assert decode(pcm(*values), LINEAR) == encode(pcm(*values), LINEAR) == pcm(*values)
+    assert decode(struct.pack(f">{len(values)}h", *values), NETWORK) == pcm(*values)
+    assert encode(pcm(*values), NETWORK) == struct.pack(f">{len(values)}h", *values)
+
+
+@pytest.mark.parametrize("encoding", ["g722", "opus", "amr-wb"])
+def test_codecs_that_are_not_spoken_here(encoding):
+    with pytest.raises(DialectError, match=encoding):
+        decode(b"\0\0", AudioFormat(encoding))
+    with pytest.raises(DialectError, match=encoding):
+        encode(b"\0\0", AudioFormat(encoding))
+
+
+def test_half_a_sample_is_refused():
+    for refused in (
+        lambda: decode(b"\0", LINEAR),
+        lambda: encode(b"\0", LINEAR),
+        lambda: encode(b"\0", MULAW),
+        lambda: Resampler(8000, 16000).feed(b"\0"),
+    ):
+        with pytest.raises(DialectError, match="half a sample"):
+            refused()
+
+
+@given(st.binary(), st.sampled_from([MULAW, ALAW, LINEAR, NETWORK, AudioFormat("opus")]))
+def test_no_sound_raises_anything_else(sound, audio):
+    for code in (decode, encode):
+        with contextlib.suppress(DialectError):
+            code(sound, audio)
+
+
+RATES = [8000, 16000, 24000]
+
+
+@pytest.mark.parametrize("from_hz", RATES)
+@pytest.mark.parametrize("to_hz", RATES)
+def test_a_second_stays_a_second_and_a_tone_its_pitch(from_hz, to_hz):
+    heard = samples(Resampler(from_hz, to_hz).feed(tone(440, from_hz, from_hz)))
+    assert abs(len(heard) - to_hz) <= to_hz // from_hz + 1
+    rising = sum(1 for before, now in itertools.pairwise(heard) if before < 0 <= now)
+    assert 438 <= rising <= 441
+    assert 7700 <= max(heard) <= 8001
+
+
+@given(
+    st.sampled_from(RATES),
+    st.sampled_from([*RATES, 22050]),
+    st.lists(st.integers(0, 400), max_size=8),
+)
+def test_pieces_sound_like_the_whole(from_hz, to_hz, cuts):
+    whole = tone(300, from_hz, 400)
+    edges = [0, *sorted(cuts), 400]
+    resampler = Resampler(from_hz, to_hz)
+    pieces = [resampler.feed(whole[2 * begin : 2 * end]) for begin, end in itertools.pairwise(edges)]
+    assert b"".join(pieces) == Resampler(from_hz, to_hz).feed(whole)
+
+
+@pytest.mark.parametrize(("from_hz", "to_hz"), [(0, 8000), (8000, -1), (8000, 7999)])
+def test_rates_that_are_none(from_hz, to_hz):
+    with pytest.raises(DialectError, match="rate"):
+        Resampler(from_hz, to_hz)
+
+
+def test_the_import_is_silent():
+    """The standard audioop warns of its own end when it is first imported."""
+    command = [sys.executable, "-W", "error", "-c", "import serializers.codecs"]
+    assert subprocess.run(command, check=True, capture_output=True, timeout=30).stderr == b""

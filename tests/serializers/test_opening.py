@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""How a stream opens, and how it must not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from serializers.dialect import DialectError
+from serializers.events import Connected, Media, Played, Start
+from serializers.opening import SERVICE_HOST_PARAMETERS, Opening
+from serializers.registry import DIALECTS
+
+CARRIERS = sorted(DIALECTS)
+WITH_CONNECTED = [name for name in CARRIERS if DIALECTS[name].says_connected]
+
+
+def said(carrier, event, calls):
+    return DIALECTS[carrier].write_carrier(event, calls[carrier])
+
+
+def assert_refused(opening, message, because):
+    with pytest.raises(DialectError, match=because):
+        opening.feed(message)
+
+
+@pytest.mark.parametrize("carrier", WITH_CONNECTED)
+def test_connected_then_start(carrier, calls):
+    opening = Opening(DIALECTS[carrier])
+    assert opening.feed(said(carrier, Connected(), calls)) is None
+    assert opening.feed(said(carrier, calls[carrier], calls)) == calls[carrier]
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_start_alone(carrier, calls):
+    assert Opening(DIALECTS[carrier]).feed(said(carrier, calls[carrier], calls)) == calls[carrier]
+
+
+def test_plivo_begins_with_start_or_not_at_all():
+    assert_refused(Opening(DIALECTS["plivo"]), '{"event":"connected"}', "unknown event came before `start`")
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize(
+    ("event", "because"),
+    [
+        (Media(b"\xff", chunk=1, timestamp_ms=20, sequence=2), "`media` came before `start`"),
+        (Played("a", 2), "`played` came before `start`"),
+    ],
+)
+def test_nothing_comes_before_start(carrier, event, because, calls):
+    assert_refused(Opening(DIALECTS[carrier]), said(carrier, event, calls), because)
+    opening = Opening(DIALECTS[carrier])
+    if DIALECTS[carrier].says_connected:
+        opening.feed(said(carrier, Connected(), calls))
+    assert_refused(opening, said(carrier, event, calls), because)
+
+
+@pytest.mark.parametrize("carrier", WITH_CONNECTED)
+def test_a_stream_has_two_messages_to_say_who_it_is(carrier, calls):
+    opening = Opening(DIALECTS[carrier])
+    opening.feed(said(carrier, Connected(), calls))
+    assert_refused(opening, said(carrier, Connected(), calls), "twice")
+    opening = Opening(DIALECTS[carrier])
+    opening.feed(said(carrier, Connected(), calls))
+    assert_refused(opening, '{"event":"hello"}', "unknown event came before `start`")
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize(
+    ("message", "because"),
+    [
+        ("hello", "not JSON"),
+        ("", "not JSON"),
+        ("[]", "not a JSON object"),
+        ("{}", "`event` is missing"),
+        ('{"event":"start"}', "is missing"),
+        ('{"event":"start","start":{}}', "is missing"),
+        ('{"event":"start","start":null}', "is missing"),
+        (b'{"event":"connected"}', "binary"),
+        (b"", "binary"),
+    ],
+)
+def test_what_is_no_opening(carrier, message, because):
+    assert_refused(Opening(DIALECTS[carrier]), message, because)
+
+
+@pytest.mark.parametrize(
+    ("carrier", "where", "key"),
+    [
+        ("twilio", "start", "callSid"),
+        ("twilio", "start", "streamSid"),
+        ("telnyx", "start", "call_control_id"),
+        ("telnyx", "top", "stream_id"),
+        ("plivo", "start", "callId"),
+        ("plivo", "start", "streamId"),
+        ("exotel", "start", "call_sid"),
+    ],
+)
+@pytest.mark.parametrize("value", [None, "", [], {}, True])
+def test_a_start_without_its_ids(carrier, where, key, value, calls):
+    message = json.loads(said(carrier, calls[carrier], calls))
+    (message if where == "top" else message["start"])[key] = value
+    assert_refused(Opening(DIALECTS[carrier]), json.dumps(message), f"`{key}` is")
+
+
+def test_exotel_says_its_stream_at_the_top_or_within(calls):
+    message = json.loads(said("exotel", calls["exotel"], calls))
+    del message["stream_sid"]
+    assert Opening(DIALECTS["exotel"]).feed(json.dumps(message)) == calls["exotel"]
+    message["start"].pop("stream_sid")
+    assert_refused(Opening(DIALECTS["exotel"]), json.dumps(message), "`stream_sid` is missing")
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_a_stream_of_another_carrier(carrier, calls):
+    for other in CARRIERS:
+        if {carrier, other} == {"twilio", "exotel"}:
+            continue  # Exotel is known to speak camelCase, and then tells what Twilio tells
+        if carrier != other:
+            with pytest.raises(DialectError):
+                Opening(DIALECTS[carrier]).feed(said(other, calls[other], calls))
+
+
+def test_a_stream_opens_once(calls):
+    opening = Opening(DIALECTS["twilio"])
+    opening.feed(said("twilio", calls["twilio"], calls))
+    assert_refused(opening, said("twilio", calls["twilio"], calls), "open already")
+
+
+def test_parameters_that_name_the_agent(calls):
+    start = Start("c", "s", parameters={"serviceHost": "b.acme", "_pipecatCloudServiceHost": "a.acme"})
+    named = [start.parameters[name] for name in SERVICE_HOST_PARAMETERS if name in start.parameters]
+    assert named == ["a.acme", "b.acme"]
