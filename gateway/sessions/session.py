@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What is said about a session: its call, where it may run, how it ended, and the record of it all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.errors import Side
+from gateway.sessions.lifecycle import TERMINAL, LifecycleError, State
+
+
+@dataclass(frozen=True, slots=True)
+class CallFacts:
+    """The call a session is for, as it is known when the session is admitted.
+
+    `session_id`: a UUID. `agent`: the service host, "support.acme". `carrier`: as in the path, "twilio".
+    `call_id`, `stream_id`, `from_number`, `to_number`: the carrier's own, None where it says none.
+    """
+
+    session_id: str
+    agent: str
+    organization: str
+    region: str
+    carrier: str
+    call_id: str | None
+    stream_id: str | None
+    from_number: str | None
+    to_number: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the sessions of an agent may run.
+
+    `instances`: URL and rank of each instance; rank 0 is ready, a larger one is less wanted.
+    `per_instance`: sessions at once on one instance. `max_instances`: instances in use at once.
+    """
+
+    instances: tuple[tuple[str, int], ...]
+    per_instance: int
+    max_instances: int
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """WebSocket messages and their payload bytes: "in" from the carrier, "out" to it."""
+
+    frames_in: int = 0
+    bytes_in: int = 0
+    frames_out: int = 0
+    bytes_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a session ended; made once, when it is over.
+
+    `state`: a terminal state; LifecycleError for another. `ended_at`, `first_agent_sound_at`: Unix seconds.
+    `reason`, `side`, `close_code`: of an entry of the table of endings. `detail`: a clause for the operator.
+    """
+
+    state: State
+    ended_at: float
+    reason: str
+    side: Side
+    detail: str
+    close_code: int
+    traffic: Traffic
+    first_agent_sound_at: float | None
+
+    def __post_init__(self) -> None:
+        if self.state not in TERMINAL:
+            raise LifecycleError(State.ENDING, self.state)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """All that the store keeps of one session. Times are Unix seconds; None is "not yet" or "never".
+
+    `owner`: the id of the worker process that carries it. `instance`: the URL of the agent's instance.
+    The traffic of a session that is not over, or whose worker was lost, is 0: it is counted at its end.
+    """
+
+    session_id: str
+    agent: str
+    organization: str
+    region: str
+    carrier: str
+    instance: str
+    owner: str
+    call_id: str | None
+    stream_id: str | None
+    from_number: str | None
+    to_number: str | None
+    state: State
+    created_at: float
+    started_at: float | None
+    first_agent_sound_at: float | None
+    ended_at: float | None
+    frames_in: int
+    bytes_in: int
+    frames_out: int
+    bytes_out: int
+    reason: str | None
+    side: Side | None
+    detail: str | None
+    close_code: int | None
+
+    @property
+    def active(self) -> bool:
+        """Whether the session still holds its place."""
+        return self.state not in TERMINAL

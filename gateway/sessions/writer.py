@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The one thread that owns the SQLite connection, and commits what waits as one group."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from gateway.sessions.store import StoreFailed
+
+log = structlog.get_logger(__name__)
+
+# Operations come from the event loop through a queue. The thread takes all that wait and commits them as one
+# transaction: under load one commit serves many, and with none to share it nobody waits for company.
+#
+# Every operation writes with one statement, or with several of which each may be repeated. SQLite undoes a
+# failing statement by itself, so an operation that fails for its own reason spoils no other, and savepoints
+# are not needed. What fails for the file's reason (locked, full, read-only, broken) fails the whole group,
+# and what then happens depends on the kind:
+#
+#   ASK   somebody waits for the answer, and a late one is worthless: fails with the group
+#   OWE   the truth about a session that is there: kept, in order, and tried again until it is written
+#   READ  needs no lock: done by itself after the group, so it sees what was asked for before it
+#
+# What is owed needs no limit of its own in memory. It is written before whatever came after it, so while any
+# of it is left nobody is admitted, and each session that was admitted owes two writes or a withdrawal.
+
+GROUP_LIMIT: Final = 512
+"""Operations in one transaction: it holds the file's write lock, which other workers wait for."""
+
+FIRST_PAUSE_S: Final = 0.1
+LONGEST_PAUSE_S: Final = 2.0
+"""Between two tries to write what is owed, when nothing else happens; each is twice the one before."""
+
+OWN_FAULT: Final = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.ProgrammingError,
+    sqlite3.InterfaceError,
+    sqlite3.NotSupportedError,
+)
+"""Errors of SQLite that are an operation's own."""
+
+T = TypeVar("T")
+Answer = tuple[asyncio.Future[Any], object, Exception | None]
+
+
+class Kind(Enum):
+    """What becomes of an operation when the file fails it."""
+
+    ASK = auto()
+    OWE = auto()
+    READ = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    kind: Kind
+    run: Callable[[sqlite3.Connection], object]
+    future: asyncio.Future[Any]
+
+
+class Writer:
+    """Runs operations on a connection of its own thread. Its methods belong to one event loop."""
+
+    def __init__(self, name: str, connect: Callable[[], sqlite3.Connection], close_s: float) -> None:
+        """`name`: of the file, for sentences. `connect`: may raise StoreFailed. `close_s`: see `close`."""
+        self._name = name
+        self._connect = connect
+        self._close_s = close_s
+        self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()  # None: the end
+        self._deadline: float | None = None  # set in the thread, when it came to the end
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._opened: asyncio.Future[None]
+        self._gone: asyncio.Future[None]
+        self._takes = False
+
+    # In the event loop.
+
+    async def open(self) -> None:
+        """Starts the thread and opens the file. Raises StoreFailed, with nothing left running."""
+        if self._thread is not None:
+            raise StoreFailed(f"the session store {self._name} was opened already")
+        self._loop = asyncio.get_running_loop()
+        self._opened = self._loop.create_future()
+        self._gone = self._loop.create_future()
+        self._thread = threading.Thread(target=self._work, name="session-store", daemon=True)
+        self._thread.start()
+        try:
+            await self._opened
+        except asyncio.CancelledError:
+            self._queue.put(None)
+            raise
+        self._takes = True
+
+    def submit(self, kind: Kind, run: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        """Queues an operation. Its future may be left alone: a failure in it is then not complained of."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(_seen)
+        if self._takes:
+            self._queue.put(Work(kind, run, future))
+        else:
+            future.set_exception(StoreFailed(f"the session store {self._name} is not open"))
+        return future
+
+    async def close(self) -> None:
+        """Writes what waits and is owed, then ends the thread; bounded by `close_s` and one busy wait."""
+        if self._thread is None:
+            return
+        if self._takes:
+            self._takes = False
+            self._queue.put(None)
+        await asyncio.shield(self._gone)
+        self._thread.join()  # it has said its last word
+
+    # In the thread.
+
+    def _work(self) -> None:
+        try:
+            connection = self._connect()
+        except Exception as failure:  # noqa: BLE001 - the edge of the thread: whoever opens is told
+            self._answer([(self._opened, None, failure), (self._gone, None, None)])
+            return
+        try:
+            self._answer([(self._opened, None, None)])
+            self._serve(connection)
+        finally:
+            connection.close()
+            self._takes = False  # it was still true only if the thread itself failed
+            self._fail(self._take(0, None), StoreFailed(f"the session store {self._name} has stopped"))
+            self._answer([(self._gone, None, None)])
+
+    def _serve(self, connection: sqlite3.Connection) -> None:
+        owed: list[Work] = []
+        pause: float | None = None
+        failure: StoreFailed | None
+        while self._deadline is None or (owed and time.monotonic() < self._deadline):
+            batch = self._take(pause if self._deadline is None else FIRST_PAUSE_S, GROUP_LIMIT)
+            writes = owed + [work for work in batch if work.kind is not Kind.READ]
+            failure = self._commit(connection, writes) if writes else None
+            if failure is None:
+                if pause is not None:
+                    self._say(log.info, "session_store_recovered", written=len(owed))
+                owed, pause = [], None
+            else:
+                # Whoever came while the file did not answer gets the same answer, not a wait of its own.
+                late = self._take(0, None)
+                batch += late
+                writes += [work for work in late if work.kind is not Kind.READ]
+                self._fail([work for work in writes if work.kind is Kind.ASK], failure)
+                owed = [work for work in writes if work.kind is Kind.OWE]
+                if pause is None:
+                    self._say(log.error, "session_store_failed", error=str(failure), owed=len(owed))
+                pause = min(pause * 2, LONGEST_PAUSE_S) if pause else FIRST_PAUSE_S
+            self._answer([self._run(connection, work) for work in batch if work.kind is Kind.READ])
+        if owed and failure:
+            self._say(log.error, "session_store_lost_writes", error=str(failure), lost=len(owed))
+            self._fail(owed, failure)
+
+    def _take(self, wait_s: float | None, limit: int | None) -> list[Work]:
+        """What waits, up to `limit`; waits `wait_s` for the first, None for ever."""
+        taken: list[Work] = []
+        try:
+            while limit is None or len(taken) < limit:
+                work = self._queue.get(timeout=0 if taken else wait_s)
+                if work is None:
+                    self._deadline = time.monotonic() + self._close_s
+                    break
+                taken.append(work)
+        except queue.Empty:
+            pass
+        return taken
+
+    def _commit(self, connection: sqlite3.Connection, writes: list[Work]) -> StoreFailed | None:
+        """Runs a group as one transaction and answers it; or leaves the file and all futures as they were."""
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            answers = [
+                self._run(connection, work)
+                for work in writes
+                if work.kind is Kind.OWE or not work.future.cancelled()
+            ]
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back(connection)
+            return StoreFailed(f"the session store {self._name} does not answer: {error}")
+        self._answer(answers)
+        return None
+
+    def _roll_back(self, connection: sqlite3.Connection) -> None:
+        if not connection.in_transaction:  # some errors roll back by themselves
+            return
+        try:
+            connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            self._say(log.error, "session_store_rollback_failed", error=str(error))
+
+    def _run(self, connection: sqlite3.Connection, work: Work) -> Answer:
+        """The answer of one operation. Raises sqlite3.Error where it is the file's, in a transaction."""
+        try:
+            return work.future, work.run(connection), None
+        except sqlite3.Error as error:
+            if work.kind is not Kind.READ and not (
+                isinstance(error, OWN_FAULT) and connection.in_transaction
+            ):
+                raise
+            failure: Exception = StoreFailed(f"the session store {self._name} refused: {error}")
+        except Exception as error:  # noqa: BLE001 - the edge of one operation: it ends that, not the thread
+            failure = error
+        if work.kind is Kind.OWE:
+            self._say(log.error, "session_store_write_refused", error=str(failure))
+        return work.future, None, failure
+
+    def _fail(self, works: list[Work], failure: StoreFailed) -> None:
+        # Each its own exception: they are raised in different tasks.
+        self._answer([(work.future, None, StoreFailed(str(failure))) for work in works])
+
+    def _say(self, how: Callable[..., object], event: str, **facts: object) -> None:
+        # From the loop: a log that cannot be written must not end the thread.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(partial(how, event, **facts))
+
+    def _answer(self, answers: list[Answer]) -> None:
+        if not answers:
+            return
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody is left to be told
+            self._loop.call_soon_threadsafe(_deliver, answers)
+
+
+def _deliver(answers: list[Answer]) -> None:
+    for future, value, failure in answers:
+        if future.done():  # cancelled meanwhile
+            continue
+        if failure is None:
+            future.set_result(value)
+        else:
+            future.set_exception(failure)
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The life cycle of a session: its table, its ends, its picture."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import product
+
+import pytest
+
+from gateway.sessions import lifecycle
+from gateway.sessions.lifecycle import (
+    INITIAL,
+    TERMINAL,
+    TRANSITIONS,
+    LifecycleError,
+    State,
+    check,
+    mermaid,
+    over,
+)
+
+STEPS = {
+    ("created", "starting"),
+    ("created", "canceled"),
+    ("created", "failed"),
+    ("starting", "running"),
+    ("starting", "canceled"),
+    ("starting", "failed"),
+    ("running", "ending"),
+    ("running", "failed"),
+    ("ending", "ended"),
+    ("ending", "failed"),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), list(product(State, State)))
+def test_a_session_takes_the_steps_of_the_table_and_no_other(old: State, new: State) -> None:
+    if (old, new) in STEPS:
+        check(old, new)
+    else:
+        with pytest.raises(LifecycleError, match=f"a session that is {old} cannot become {new}"):
+            check(old, new)
+
+
+def test_the_table_speaks_of_every_state() -> None:
+    assert set(TRANSITIONS) == set(State)
+
+
+def test_a_session_that_is_over_stays_so() -> None:
+    assert {"ended", "failed", "canceled"} == TERMINAL
+    assert not any(TRANSITIONS[state] for state in TERMINAL)
+
+
+def test_every_state_can_be_reached_and_left_towards_an_end() -> None:
+    reached = set(INITIAL)
+    for _ in State:
+        reached |= {new for state in reached for new in TRANSITIONS[state]}
+    assert reached == set(State)
+    finishing = set(TERMINAL)
+    for _ in State:
+        finishing |= {state for state in State if finishing & set(TRANSITIONS[state])}
+    assert finishing == set(State)
+
+
+def test_whatever_is_not_over_can_fail_because_a_process_can_die_at_any_time() -> None:
+    assert all(State.FAILED in TRANSITIONS[state] for state in State if state not in TERMINAL)
+
+
+@pytest.mark.parametrize(
+    ("ran", "wanted", "is_over_as"),
+    [
+        (True, State.ENDED, State.ENDED),
+        (True, State.CANCELED, State.ENDED),
+        (True, State.FAILED, State.FAILED),
+        (False, State.ENDED, State.CANCELED),
+        (False, State.CANCELED, State.CANCELED),
+        (False, State.FAILED, State.FAILED),
+    ],
+)
+def test_the_end_of_a_session_fits_whether_it_ran(ran: bool, wanted: State, is_over_as: State) -> None:
+    assert over(ran, wanted) is is_over_as
+    check(State.ENDING if ran else State.STARTING, is_over_as)
+
+
+@pytest.mark.parametrize("state", [state for state in State if state not in TERMINAL])
+def test_no_session_ends_in_the_middle_of_its_life(state: State) -> None:
+    with pytest.raises(LifecycleError):
+        over(True, state)
+
+
+def test_the_diagram_has_every_step_once_and_nothing_else() -> None:
+    first, *lines = mermaid().splitlines()
+    assert first == "stateDiagram-v2"
+    drawn = [line.split(":")[0].strip() for line in lines]
+    assert len(drawn) == len(set(drawn))
+    assert set(drawn) == (
+        {f"{old} --> {new}" for old, new in STEPS}
+        | {f"[*] --> {state}" for state in INITIAL}
+        | {f"{state} --> [*]" for state in TERMINAL}
+    )
+
+
+def test_the_module_prints_the_diagram() -> None:
+    printed = subprocess.run(
+        [sys.executable, "-m", lifecycle.__name__], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert printed.stdout == mermaid() + "\n"

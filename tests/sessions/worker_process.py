@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A worker in a process of its own: reads commands as lines of JSON, answers each with a line.
+
+`python worker_process.py OWNER_ID [HOST]`; with HOST it claims to be on that machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+from gateway.errors import Side
+from gateway.sessions.lifecycle import State
+from gateway.sessions.owner import Owner
+from gateway.sessions.session import CallFacts, Outcome, Places, Traffic
+from gateway.sessions.sqlite import SqliteStore
+from gateway.sessions.store import AtCapacity
+
+NOW = 1000.0
+
+
+class Worker:
+    def __init__(self, owner: Owner) -> None:
+        self.owner = owner
+        self.store: SqliteStore
+        self.running: dict[str, str] = {}  # instance by session
+
+    async def open(self, path: str) -> str:
+        self.store = SqliteStore(Path(path), self.owner)
+        await self.store.open()
+        return "open"
+
+    async def close(self) -> str:
+        await self.store.close()
+        return "closed"
+
+    async def arrive(self, calls: int, instances: int, per_instance: int, max_instances: int) -> Any:
+        """So many calls at once; answers the instances of those admitted, and how many were refused."""
+        urls = tuple((f"http://127.0.0.1:{8000 + n}", 0) for n in range(instances))
+        places = Places(urls, per_instance, max_instances)
+        admitted = [
+            given for given in await asyncio.gather(*(self._call(places) for _ in range(calls))) if given
+        ]
+        return {"admitted": admitted, "refused": calls - len(admitted)}
+
+    async def hang_up(self) -> int:
+        """Ends all; answers how many."""
+        outcome = Outcome(State.ENDED, NOW, "caller_hangup", Side.CALLER, "", 1000, Traffic(), None)
+        await asyncio.gather(*(self.store.ended(session_id, outcome) for session_id in self.running))
+        ended = len(self.running)
+        self.running.clear()
+        return ended
+
+    async def beat(self, now: float) -> float:
+        await self.store.beat(now)
+        return now
+
+    async def _call(self, places: Places) -> str | None:
+        session_id = str(uuid.uuid4())
+        facts = CallFacts(session_id, "support.acme", "acme", "us-west", "plivo", None, None, None, None)
+        try:
+            self.running[session_id] = await self.store.admit(facts, places, NOW)
+        except AtCapacity:
+            return None
+        await self.store.started(session_id, NOW)
+        return self.running[session_id]
+
+
+async def main() -> None:
+    owner = Owner.of_this_process(sys.argv[1])
+    if sys.argv[2]:
+        owner = dataclasses.replace(owner, host=sys.argv[2])
+    worker = Worker(owner)
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        command = json.loads(line)
+        answer = await getattr(worker, command.pop("do"))(**command)
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
