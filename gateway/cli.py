@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The `patchbay` command. Heavy modules are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gateway import __version__
+from gateway.simulator.commands import agent, call, demo
+
+if TYPE_CHECKING:
+    from gateway.config import Settings
+
+app = typer.Typer(
+    name="patchbay",
+    help="Patchbay: the self-hosted telephony edge for voice agents.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        envvar="PATCHBAY_CONFIG",
+        metavar="FILE",
+        help="The TOML file. Without one, the environment and the defaults alone.",
+    ),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"patchbay {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Patchbay: the self-hosted telephony edge for voice agents."""
+
+
+@app.command()
+def serve(config: ConfigFile = None) -> None:
+    """Run the gateway until SIGTERM, then let running calls finish."""
+    settings = _settings(config)
+    from gateway.server import run  # noqa: PLC0415
+
+    raise typer.Exit(run(settings))
+
+
+@app.command()
+def check(config: ConfigFile = None) -> None:
+    """Print the resolved configuration with secrets hidden, or everything that is wrong with it."""
+    settings = _settings(config)
+    from gateway.config.text import render  # noqa: PLC0415
+
+    typer.echo(render(settings), nl=False)
+
+
+def _settings(config: Path | None) -> Settings:
+    """The settings; where they cannot be used, every problem goes to stderr and the command ends with 1."""
+    from gateway.config import ConfigError, load  # noqa: PLC0415 - pydantic is slow to import
+
+    try:
+        return load(config, os.environ)
+    except ConfigError as error:
+        count = len(error.problems)
+        typer.echo(f"The configuration has {count} problem{'s' if count > 1 else ''}:", err=True)
+        for problem in error.problems:
+            typer.echo(f"  {problem}", err=True)
+        raise typer.Exit(1) from None
+
+
+app.command()(call)
+app.command()(agent)
+app.command()(demo)
+
+
+def main() -> None:
+    """The entry point of the `patchbay` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

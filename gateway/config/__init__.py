@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The configuration: the settings model, and reading it from a file and the environment."""
+
+from gateway.config.model import (
+    AgentSettings,
+    Limits,
+    NumberRoute,
+    Organization,
+    Region,
+    Server,
+    Settings,
+    StoreSettings,
+)
+from gateway.config.problems import ConfigError, Problem
+from gateway.config.sources import load
+
+__all__ = [
+    "AgentSettings",
+    "ConfigError",
+    "Limits",
+    "NumberRoute",
+    "Organization",
+    "Problem",
+    "Region",
+    "Server",
+    "Settings",
+    "StoreSettings",
+    "load",
+]

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The settings model: every value an operator can set, with its unit, its default and its bounds.
+
+It reads nothing by itself: `gateway.config.load` gives it the file and the environment. The
+descriptions are the text of docs/configuration.md. Names, limits and regions follow public-api.md
+("Media sockets", "Management").
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from gateway.config import values
+from gateway.config.checks import CROSS_CHECK, findings
+
+Whole = Annotated[int, BeforeValidator(values.no_boolean)]
+Seconds = Annotated[float, BeforeValidator(values.no_boolean), Field(allow_inf_nan=False)]
+Wait = Annotated[Seconds, Field(gt=0, le=3600)]
+Label = Annotated[str, AfterValidator(values.label)]
+PublicKey = Annotated[str, AfterValidator(values.public_key)]
+PrivateKey = Annotated[SecretStr, AfterValidator(values.private_key)]
+InstanceUrl = Annotated[str, AfterValidator(values.instance_url)]
+
+
+class Table(BaseModel):
+    """What all tables share: they do not change, and know no key but their own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Server(Table):
+    """`[server]`: the port, and the process behind it."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
+    port: Whole = Field(
+        default=7860,
+        ge=0,
+        le=65535,
+        description="Port for HTTP and media sockets alike; 0 takes any free one.",
+    )
+    public_url: Annotated[str, AfterValidator(values.public_url)] | None = Field(
+        default=None,
+        description="The http(s) URL under which carriers reach this gateway. Signatures are over it, and it "
+        "is never guessed from a request.",
+    )
+    region: Label = Field(
+        default="us-west",
+        description="The region of a host name that names none, and of agents that name none.",
+    )
+    workers: Whole = Field(default=1, ge=1, le=1024, description="Processes that share the port.")
+    relay_batch_ms: float = Field(
+        default=2.0,
+        ge=0,
+        le=20,
+        description="Milliseconds that sound may be held back under load, so that more of it is passed on at "
+        "a time; nothing is held back while the process has little to do. 0 never does.",
+    )
+    drain_timeout: Seconds = Field(
+        default=7200.0,
+        ge=0,
+        le=86400,
+        description="Seconds that running calls get to finish after SIGTERM.",
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto",
+        description="How log lines look; `auto` is `console` on a terminal and `json` otherwise.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least important line that is logged."
+    )
+
+
+class StoreSettings(Table):
+    """`[store]`: what outlives a process."""
+
+    url: Annotated[str, AfterValidator(values.store_url)] = Field(
+        default="sqlite:///patchbay.db",
+        description="Where sessions are kept: `sqlite:///FILE`, relative to the working directory, or "
+        "`sqlite:////ABSOLUTE/FILE`. All workers share it.",
+    )
+
+    @property
+    def path(self) -> Path:
+        """The SQLite file, relative to the working directory unless the URL has four slashes."""
+        return Path(self.url.removeprefix(values.SQLITE))
+
+
+class Region(Table):
+    """`[[regions]]`: a place that agents are in."""
+
+    code: Label = Field(description="The region's label in host names, as in `eu-central.api.example.com`.")
+    display_name: str = Field(min_length=1, description="The region's name for people.")
+
+
+def contract_regions() -> list[Region]:
+    """The four regions of public-api.md ("Management"), which stand where none is configured."""
+    return [
+        Region(code="us-west", display_name="US West (Oregon)"),
+        Region(code="us-east", display_name="US East (Virginia)"),
+        Region(code="eu-central", display_name="Europe (Frankfurt)"),
+        Region(code="ap-south", display_name="Asia Pacific (Mumbai)"),
+    ]
+
+
+class Organization(Table):
+    """`[[organizations]]`: who owns agents, and the keys that prove it."""
+
+    name: Label = Field(description="The organisation's name, the second half of a service host.")
+    public_keys: list[PublicKey] = Field(
+        default_factory=list, description="Keys (`pk_…`) that may start sessions of its agents."
+    )
+    private_keys: list[PrivateKey] = Field(
+        default_factory=list,
+        description="Keys (`sk_…`, or personal tokens `pcc_pat_…`) that may do everything. Never printed.",
+    )
+
+
+class AgentSettings(Table):
+    """`[[agents]]`: an agent, and the instances that run it."""
+
+    name: Annotated[str, AfterValidator(values.agent_name)] = Field(
+        description="2 to 54 characters: small letters, digits and inner hyphens. Unique within its "
+        "organisation, over all regions."
+    )
+    organization: Label = Field(
+        description="The organisation that owns it; one of `[[organizations]]` if any are listed."
+    )
+    region: Annotated[str, BeforeValidator(values.empty_for_none)] = Field(
+        default="",
+        description="The region it is in, and the only one it is reached through. Left out: the server's.",
+    )
+    instances: list[InstanceUrl] = Field(
+        default_factory=lambda: ["http://127.0.0.1:8080"],
+        min_length=1,
+        description="http(s) URLs of the running copies, each a scheme, a host and a port.",
+    )
+    sessions_per_instance: Whole = Field(
+        default=1, ge=1, description="Sessions that one instance runs at the same time."
+    )
+    min_agents: Whole = Field(
+        default=0,
+        ge=0,
+        description="Instances to keep ready; no more than `max_agents`. Told to clients as it is.",
+    )
+    max_agents: Whole = Field(default=50, ge=1, description="Instances that may be in use at the same time.")
+    max_session_duration: Whole = Field(
+        default=7200,
+        ge=1,
+        le=14400,
+        description="Seconds after which a session is ended. The hosted service takes 60 to 14400.",
+    )
+    websocket_auth: Literal["none", "token"] = Field(
+        default="none", description="Whether a media socket must bring a token of ours: `token`, or `none`."
+    )
+    idle_timeout: Seconds = Field(
+        default=30.0,
+        gt=0,
+        le=14400,
+        description="Seconds of silence from the carrier's socket that end a call.",
+    )
+
+    @property
+    def service_host(self) -> str:
+        """`AGENT.ORG`, by which carriers name the agent, as in "support.acme"."""
+        return f"{self.name}.{self.organization}"
+
+
+class NumberRoute(Table):
+    """`[[numbers]]`: the agent that answers a called number when the call names none."""
+
+    number: Annotated[str, AfterValidator(values.phone_number)] = Field(
+        description="The called number in E.164 form, as in `+15559876543`."
+    )
+    agent: str = Field(description="The service host `AGENT.ORG` of an agent in `[[agents]]`.")
+
+
+class Limits(Table):
+    """`[limits]`: how long the gateway waits, and how much it takes."""
+
+    start_timeout: Wait = Field(
+        default=10.0, description="Seconds a carrier has, from the upgrade on, to send its opening messages."
+    )
+    agent_connect_timeout: Wait = Field(
+        default=15.0, description="Seconds an agent has to accept the socket of a new session."
+    )
+    stall_timeout: Wait = Field(
+        default=10.0, description="Seconds a side may stop reading before the call is ended."
+    )
+    close_timeout: Wait = Field(default=2.0, description="Seconds to wait for the other side's close frame.")
+    max_message_bytes: Whole = Field(
+        default=1048576, ge=1, description="Bytes of the longest message relayed."
+    )
+    max_opening_bytes: Whole = Field(
+        default=65536, ge=1, description="Bytes of all that a carrier may send before its call is routed."
+    )
+    max_body_bytes: Whole = Field(
+        default=4096, ge=1, description="Bytes of JSON in the query's `body`, decoded."
+    )
+    max_early_bytes: Whole = Field(
+        default=262144,
+        ge=1,
+        description="Bytes of sound kept for each side while the other is being connected.",
+    )
+
+
+class Settings(BaseSettings):
+    """All settings. A value of this class is consistent: what it refers to exists, once."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    server: Server = Field(default_factory=Server)
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    regions: list[Region] = Field(default_factory=contract_regions)
+    organizations: list[Organization] = Field(default_factory=list)
+    agents: list[AgentSettings] = Field(default_factory=list)
+    numbers: list[NumberRoute] = Field(default_factory=list)
+    limits: Limits = Field(default_factory=Limits)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what the caller gives: `load` merges file and environment, lists item by item, before."""
+        return (init_settings,)
+
+    @field_validator("regions")
+    @classmethod
+    def _four_for_none(cls, regions: list[Region]) -> list[Region]:
+        return regions or contract_regions()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        region = {"region": self.server.region}
+        agents = [agent if agent.region else agent.model_copy(update=region) for agent in self.agents]
+        object.__setattr__(self, "agents", agents)  # the model is frozen from here on
+        found = [
+            InitErrorDetails(
+                type=PydanticCustomError(CROSS_CHECK, "{words}", {"words": words}), loc=loc, input=None
+            )
+            for loc, words in findings(self.model_dump())
+        ]
+        if found:
+            raise ValidationError.from_exception_data("Settings", found, hide_input=True)
+        return self

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What is wrong with a configuration: each problem with its place, in words that repeat no value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pydantic_core import ErrorDetails
+
+from gateway.config import schema
+from gateway.config.checks import Location
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem.
+
+    `place`: a path such as `agents[1].max_agents`, an environment variable's name, or the file's.
+    `message`: words that complete the sentence "`place`: …". `where`: more about the place, such as
+    "patchbay.toml, line 12"; empty where nothing is known.
+    """
+
+    place: str
+    message: str
+    where: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.place} ({self.where}): {self.message}" if self.where else f"{self.place}: {self.message}"
+        )
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. `problems`: all that is known to be wrong, at least one."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def words(location: Location, error: ErrorDetails) -> str:
+    """One of pydantic's errors in our words."""
+    match error["type"]:
+        case "missing":
+            return "is missing"
+        case "extra_forbidden":
+            known = schema.fields(schema.at(location[:-1])) or {}
+            return f"is not a known key: {schema.suggestion(str(location[-1]), known)}"
+        case "model_type" | "model_attributes_type":
+            return "must be a table of keys and values"
+        case "list_type":
+            if schema.fields(schema.item(schema.at(location))) is not None:
+                return f"must be a list of tables, each under a header [[{location[-1]}]]"
+            return "must be a list"
+    return error["msg"].removeprefix("Value error, ").replace("Input should", "must")

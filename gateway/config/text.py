@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Settings as TOML text, every secret hidden: what `patchbay check` prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import SecretStr
+
+from gateway.config.model import Settings
+
+HIDDEN = "**********"
+
+
+def render(settings: Settings) -> str:
+    """The resolved settings, defaults included, as a TOML document with secrets replaced by stars."""
+    return "\n\n".join(_tables(settings.model_dump())) + "\n"
+
+
+def _tables(tables: Mapping[str, Any]) -> Iterator[str]:
+    for name, content in tables.items():
+        if isinstance(content, list):
+            yield from (_table(f"[[{name}]]", row) for row in content)
+        else:
+            yield _table(f"[{name}]", content)
+
+
+def _table(header: str, row: Mapping[str, Any]) -> str:
+    return "\n".join([header, *(_entry(key, value) for key, value in row.items())])
+
+
+def _entry(key: str, value: Any) -> str:
+    return f"# {key} is not set" if value is None else f"{key} = {literal(value)}"
+
+
+def literal(value: Any) -> str:
+    """A value as TOML writes it."""
+    match value:
+        case SecretStr():
+            return literal(HIDDEN)
+        case list():
+            return f"[{', '.join(literal(each) for each in value)}]"
+        case float():
+            return f"{value:g}" if value.is_integer() and value < 1e6 else repr(value)
+        case str():
+            # JSON's strings are TOML's, but for the one control character that JSON leaves bare.
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
+    return str(value)

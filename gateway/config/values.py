@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The rules for single values of the configuration: names, numbers, keys and URLs.
+
+Each takes a value, gives it back in its one form, and raises ValueError with words that complete the
+sentence "agents[0].name: …". No message repeats a key, nor a URL, which may hold a password.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import SecretStr
+
+SQLITE = "sqlite:///"
+AGENT_NAME_LENGTH = 54
+LABEL_LENGTH = 63  # a region is a DNS label in front of the public host (RFC 1035 §2.3.4)
+
+_AGENT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])")  # public-api.md, "Management"
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+_KEY = re.compile(r"[!-~]+")
+_URL = re.compile(r"[!-~]+")
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
+
+
+def no_boolean(value: object) -> object:
+    """Refuses true and false, which would otherwise pass as 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+def empty_for_none(value: object) -> object:
+    """A null, which JSON can say and TOML cannot, means the same as a key left out."""
+    return "" if value is None else value
+
+
+def agent_name(value: str) -> str:
+    """An agent's name (public-api.md, "Management")."""
+    if len(value) > AGENT_NAME_LENGTH or not _AGENT_NAME.fullmatch(value):
+        raise ValueError(
+            f"must be 2 to {AGENT_NAME_LENGTH} small letters, digits and hyphens, no hyphen first or last"
+        )
+    return value
+
+
+def label(value: str) -> str:
+    """The name of an organisation or a region: no dots, because a dot parts AGENT.ORG and REGION.HOST."""
+    if len(value) > LABEL_LENGTH or not _LABEL.fullmatch(value):
+        raise ValueError(
+            f"must be 1 to {LABEL_LENGTH} small letters, digits and hyphens, no hyphen first or last"
+        )
+    return value
+
+
+def phone_number(value: str) -> str:
+    """A telephone number in E.164 form."""
+    if not _E164.fullmatch(value):
+        raise ValueError("must be a number in E.164 form: + and 7 to 15 digits, as in +15559876543")
+    return value
+
+
+def public_key(value: str) -> str:
+    """A key that starts with pk_ (public-api.md, "Keys")."""
+    return _key(value, ("pk_",), "pk_")
+
+
+def private_key(value: SecretStr) -> SecretStr:
+    """A key that starts with sk_, or a personal token, pcc_pat_ (public-api.md, "Keys")."""
+    _key(value.get_secret_value(), ("sk_", "pcc_pat_"), "sk_ or pcc_pat_")
+    return value
+
+
+def _key(value: str, prefixes: tuple[str, ...], words: str) -> str:
+    if value in prefixes or not value.startswith(prefixes) or not _KEY.fullmatch(value):
+        raise ValueError(f"must start with {words}, go on, and hold no spaces")
+    return value
+
+
+def public_url(value: str) -> str:
+    """The URL under which carriers reach the gateway, without a slash at its end."""
+    _http_url(value)
+    return value.rstrip("/")
+
+
+def instance_url(value: str) -> str:
+    """An instance's scheme, host and port, without a slash at its end."""
+    if _http_url(value).path not in ("", "/"):
+        raise ValueError("must end after the host and port: the gateway adds the path")
+    return value.rstrip("/")
+
+
+def _http_url(value: str) -> SplitResult:
+    if not _URL.fullmatch(value):
+        raise ValueError("must be a URL without spaces, as in http://127.0.0.1:8080")
+    if any(mark in value for mark in "?#@\\"):
+        raise ValueError("must be a URL without a query, a fragment, or a user name")
+    try:
+        parts = urlsplit(value)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("must be a URL with a valid host, and a port from 1 to 65535 if any") from None
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("must be a URL that starts with http:// or https://")
+    if not host or not _HOST.fullmatch(host) or port == 0 or parts.netloc.endswith(":"):
+        raise ValueError("must be a URL with a valid host, and a port from 1 to 65535 if any")
+    return parts
+
+
+def store_url(value: str) -> str:
+    """A URL of the one kind of store there is: sqlite:///FILE."""
+    if not value.startswith(SQLITE):
+        raise ValueError("must start with sqlite:/// (SQLite is the only store so far)")
+    file = value.removeprefix(SQLITE)
+    if file == ":memory:":
+        raise ValueError("must name a file: a database in memory cannot be shared by workers")
+    if not file or file.endswith("/") or "\0" in file:
+        raise ValueError("must name a file, as in sqlite:///patchbay.db")
+    if "?" in file or "#" in file:
+        raise ValueError("must be a file name alone, without ? or #")
+    return value

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A configuration file to write, and the problems a configuration has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from gateway.config import ConfigError, Problem, Settings, load
+
+FULL = """\
+[server]
+host = "0.0.0.0"
+port = 8000
+public_url = "https://voice.example.com/"
+region = "eu-central"
+workers = 2
+
+[store]
+url = "sqlite:////var/lib/patchbay.db"
+
+[[organizations]]
+name = "acme"
+public_keys = ["pk_acme"]
+private_keys = ["sk_acme-secret", "pcc_pat_acme-secret"]
+
+[[agents]]
+name = "support"
+organization = "acme"
+instances = ["http://10.0.0.5:8080/", "https://[::1]:8443"]
+max_agents = 2
+websocket_auth = "token"
+
+[[agents]]
+name = "reception"
+organization = "acme"
+region = "us-west"
+idle_timeout = 0.5
+
+[[numbers]]
+number = "+15559876543"
+agent = "support.acme"
+
+[limits]
+start_timeout = 2
+"""
+
+
+@pytest.fixture
+def full() -> str:
+    return FULL
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes a file's text, and gives its path."""
+
+    def file(text: str) -> Path:
+        path = tmp_path / "patchbay.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return file
+
+
+@pytest.fixture
+def read(write: Callable[[str], Path]) -> Callable[..., Settings]:
+    """The settings of a file's text and an environment."""
+
+    def settings(text: str = "", environ: Mapping[str, str] | None = None) -> Settings:
+        return load(write(text), environ or {})
+
+    return settings
+
+
+@pytest.fixture
+def problems(read: Callable[..., Settings]) -> Callable[..., tuple[Problem, ...]]:
+    """What is wrong with a file's text and an environment, which must be something."""
+
+    def found(text: str = "", environ: Mapping[str, str] | None = None) -> tuple[Problem, ...]:
+        with pytest.raises(ConfigError) as caught:
+            read(text, environ)
+        assert caught.value.problems
+        return caught.value.problems
+
+    return found

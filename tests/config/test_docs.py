@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The configuration reference is what the model makes, and its example works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.config import Settings
+from gateway.config_docs import EXAMPLE, document
+
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+
+
+def test_the_page_is_what_the_model_makes() -> None:
+    assert PAGE.read_text(encoding="utf-8") == document(), "run: python -m gateway.config_docs > " + str(PAGE)
+
+
+def test_every_key_is_described() -> None:
+    page = document()
+    for name, inner in Settings.model_json_schema()["$defs"].items():
+        for key, field in inner["properties"].items():
+            assert field.get("description"), f"{name}.{key}"
+            assert f"| `{key}` |" in page
+
+
+def test_the_example_works(read: Callable[..., Settings]) -> None:
+    settings = read(EXAMPLE)
+    assert [agent.service_host for agent in settings.agents] == ["support.acme", "reception.acme"]
