@@ -4,14 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check interop lock clean
+.PHONY: help setup demo test check interop bench bench-quick lock clean
 
 help:                 ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## .venv with everything that development and the demonstration need
 
-$(VENV)/.ready: requirements.lock pyproject.toml
+$(VENV)/.ready: requirements.lock pyproject.toml setup.py gateway/media/_accelerator.c
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
@@ -28,6 +28,12 @@ check: setup          ## ruff, mypy --strict, the import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: setup          ## the relay beside nginx and haproxy, three rounds, under 15 minutes
+	$(BIN)/python -m benchmarks full
+
+bench-quick: setup    ## the same in short, under two minutes
+	$(BIN)/python -m benchmarks quick
 
 lock: setup           ## pins anew what pyproject.toml bounds (needs uv: pip install uv)
 	uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 --all-extras --group dev \

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Runs the bench: `python -m benchmarks full` (under 15 minutes) or `quick` (under two).
+
+Writes RESULTS.md, results.jsonl and a picture. README.md tells what is measured and how.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from benchmarks import contenders, machine, measurements, picture, report
+from benchmarks.bench import Bench, Plan
+from benchmarks.load import Load, build
+from benchmarks.processes import DidNotStartError, free_ports, raise_file_limit
+from benchmarks.results import Result
+
+HERE = Path(__file__).resolve().parent
+PICTURE = HERE.parent / "docs" / "performance.png"
+FIRST_PORT = 18300
+FILES_WANTED = 8192  # open files: two sockets a call, and some
+
+
+def bench_of(
+    plan: Plan, load: Load, ports: list[int], selected: str, record: Callable[[Result], None]
+) -> Bench:
+    """A bench with every contender whose name holds `selected`; nginx is always there."""
+    agent_port = load.agent_port
+    variants = [variant for variant in contenders.VARIANTS if selected in variant.name]
+    gateways = {v.name: contenders.patchbay(v, ports.pop(), agent_port) for v in variants}
+    single = (contenders.PYTHON, contenders.ACCELERATED)
+    pairs = [(name, name + contenders.TWO_WORKERS) for name in single]
+    plain = [contenders.direct(agent_port), contenders.haproxy(ports.pop(), agent_port)]
+    return Bench(
+        plan=plan,
+        load=load,
+        nginx=contenders.nginx(ports.pop(), agent_port),
+        others=[c for c in plain if selected in c.name]
+        + [c for name, c in gateways.items() if not name.endswith(contenders.TWO_WORKERS)],
+        gateways=[gateways[name] for name in single if name in gateways],
+        pairs=[
+            (gateways[one], gateways[two].on(machine.CORES[:2]))
+            for one, two in pairs
+            if {one, two} <= gateways.keys()
+        ],
+        naive=contenders.naive(ports.pop(), agent_port),
+        record=record,
+    )
+
+
+def told(result: Result) -> str:
+    """One line of progress."""
+    if result.value is not None:
+        return f"{result.kind} {result.name}: {result.value:g}"
+    if result.report is None:
+        return f"{result.kind} {result.name} {result.calls}: failed: {result.error}"
+    run = result.report
+    if not run.sent:
+        return (
+            f"{result.kind} {result.name} {result.calls}: {run.open_cpu_us_per_call:.0f} us CPU a set-up,"
+            f" p99 {run.set_up_us.p99 / 1000:.1f} ms"
+        )
+    return (
+        f"{result.kind} {result.name} {result.calls}: {run.cpu_per_million:.2f} us CPU a message,"
+        f" p99 {run.latency_us.p99 / 1000:.2f} ms{'' if run.kept_up else ', did not keep up'}"
+    )
+
+
+def execute(plan: Plan, out: Path, picture_file: Path | None, selected: str) -> None:
+    """Measures and writes the report. Raises DidNotStartError when nginx or the load does not run."""
+    results: list[Result] = []
+    began = time.monotonic()
+    ports = free_ports(FIRST_PORT, len(contenders.VARIANTS) + 4)
+    with (
+        tempfile.TemporaryDirectory(prefix="patchbay-bench-") as name,
+        (out / "results.jsonl").open("w") as raw,
+    ):
+        load = Load(build(Path(name)), ports.pop(0), contenders.LOAD_CORE)
+
+        def record(result: Result) -> None:
+            results.append(result)
+            print(result.line(), file=raw, flush=True)
+            seconds = time.monotonic() - began
+            print(f"{seconds:4.0f} s  round {result.round + 1}  {told(result)}", file=sys.stderr)
+
+        bench = bench_of(plan, load, ports, selected, record)
+        try:
+            finished = measurements.measure(bench)
+        finally:
+            load.close()
+    head = report.Head(
+        command="python -m benchmarks " + shlex.join(sys.argv[1:]),
+        machine=machine.description(),
+        plan=plan,
+        seconds=time.monotonic() - began,
+        finished=finished,
+        unavailable=bench.unavailable,
+    )
+    text = report.written(head, results)
+    (out / "RESULTS.md").write_text(text)
+    if picture_file:
+        picture.draw(results, picture_file)
+    print(text)
+
+
+def stop(_number: int, _frame: FrameType | None) -> None:
+    """Ends on SIGTERM as on Ctrl-C: every process the bench started is ended on the way out."""
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("plan", choices=("full", "quick"))
+    parser.add_argument("--install", action="store_true", help="as root: install missing tools with apt-get")
+    parser.add_argument("--out", type=Path, default=HERE, help="directory of RESULTS.md and results.jsonl")
+    parser.add_argument("--picture", type=Path, help="PNG to draw (full: docs/performance.png)")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="only contenders whose name holds TEXT, and nginx"
+    )
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, stop)
+    plan = measurements.FULL if arguments.plan == "full" else measurements.QUICK
+    try:
+        machine.find_tools(install=arguments.install)
+        if len(machine.CORES) < 2:
+            raise machine.MissingToolsError("two cores are needed: one for the contender, one for the load")
+        if raise_file_limit() < FILES_WANTED:
+            raise machine.MissingToolsError(f"{FILES_WANTED} open files are needed: raise `ulimit -Hn`")
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        picture_file = arguments.picture or (PICTURE if plan.sweep else None)
+        execute(plan, arguments.out, picture_file, arguments.only)
+    except (machine.MissingToolsError, DidNotStartError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        print(f"bench: {' '.join(error.cmd)} failed", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

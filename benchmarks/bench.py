@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What every measurement needs at hand: the plan, the contenders, the load, and where results go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from benchmarks.contenders import LOAD_CORE, PROXY_CORE, Contender, accelerator_runs, status
+from benchmarks.load import Load, Report
+from benchmarks.machine import CORES
+from benchmarks.processes import DidNotStartError, process_tree
+from benchmarks.results import Kind, Result
+
+
+class OutOfTimeError(Exception):
+    """The plan's time is used up; what was measured so far stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured: `window_s` per run, `budget_s` for all, both in seconds.
+
+    `levels`: numbers of calls for everybody. `limits`: whether the most calls and the highest set-up rate are
+    searched. `sweep`: further numbers of calls for the picture.
+    """
+
+    rounds: int
+    window_s: float
+    levels: tuple[int, ...]
+    budget_s: float
+    limits: bool
+    sweep: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Bench:
+    """One execution of a plan."""
+
+    plan: Plan
+    load: Load
+    nginx: Contender
+    others: Sequence[Contender]  # measured at every level
+    gateways: Sequence[Contender]  # Patchbay with one worker and nothing held back
+    pairs: Sequence[tuple[Contender, Contender]]  # one worker, two workers
+    naive: Contender
+    record: Callable[[Result], None]
+    began: float = field(default_factory=time.monotonic)
+    unavailable: dict[str, str] = field(default_factory=dict)  # contender: why it is not measured
+    guesses: dict[tuple[Kind, str], float] = field(
+        default_factory=dict
+    )  # where to begin the search of a limit
+
+    @contextmanager
+    def running(self, contender: Contender) -> Iterator[list[int]]:
+        """Starts a contender and gives its processes.
+
+        Raises OutOfTimeError, and DidNotStartError for one that did not start, now or earlier.
+        """
+        if time.monotonic() - self.began > self.plan.budget_s:
+            raise OutOfTimeError
+        if contender.name in self.unavailable:
+            raise DidNotStartError(self.unavailable[contender.name])
+        try:
+            with contender.running() as pids:
+                if contender.accelerated and not accelerator_runs(status(contender.port)):
+                    raise DidNotStartError("no accelerator: /status names none")
+                yield pids
+        except DidNotStartError as error:
+            self.unavailable[contender.name] = str(error)
+            raise
+
+    def run(
+        self,
+        contender: Contender,
+        calls: int,
+        pids: Sequence[int],
+        *options: str,
+        window_s: float | None = None,
+    ) -> Report | None:
+        """One run against a contender that runs, with a load that polls on a core of its own."""
+        seconds = self.plan.window_s if window_s is None else window_s
+        report = self.load.run(
+            contender.url, calls, pids, seconds=seconds, options=(*contender.load_options, *options)
+        )
+        return self._complete(report, pids)
+
+    def run_sharing(self, contender: Contender, calls: int, pids: Sequence[int]) -> Report | None:
+        """One run with a load that sleeps when it has nothing to do.
+
+        Polling, it would take one of two workers' cores on a machine that has no third.
+        """
+        if len(CORES) > 2:
+            cores = {CORES[2]}
+        elif len(contender.cores) > 1:
+            cores = {PROXY_CORE, LOAD_CORE}
+        else:
+            cores = {LOAD_CORE}
+        report = self.load.run(
+            contender.url,
+            calls,
+            pids,
+            seconds=self.plan.window_s,
+            spin=False,
+            cores=cores,
+            options=contender.load_options,
+        )
+        return self._complete(report, pids)
+
+    def _complete(self, report: Report | None, pids: Sequence[int]) -> Report | None:
+        """The report, unless a process came or went meanwhile: its CPU would be missing."""
+        if report and pids and process_tree(pids[0]) != list(pids):
+            self.load.last_error = "a process of the contender was started or lost during the run"
+            return None
+        return report
+
+    def keep(self, kind: Kind, round_: int, contender: Contender, calls: int, report: Report | None) -> None:
+        """Records a run that has no neighbours."""
+        error = "" if report else self.load.last_error
+        self.record(Result(kind, round_, contender.name, calls, report, error=error))

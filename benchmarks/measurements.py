@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What is measured, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from benchmarks.bench import Bench, OutOfTimeError, Plan
+from benchmarks.contenders import COUPLING, Contender
+from benchmarks.load import Report
+from benchmarks.processes import DidNotStartError
+from benchmarks.results import Kind, Result
+from benchmarks.search import ladder, largest
+
+FULL = Plan(
+    rounds=3,
+    window_s=1.2,
+    levels=(200, 500),
+    budget_s=845,
+    limits=True,
+    sweep=(50, 100, 350, 700),
+)
+QUICK = Plan(rounds=1, window_s=0.7, levels=(200, 500), budget_s=104, limits=False)
+
+CALL_SIZES = ladder(20, 3000, 1.05)  # calls
+RATE_SIZES = ladder(20, 4000, 1.1)  # calls a second
+SET_UP_RATE_TARGET = 300  # calls a second
+SET_UP_P99_US = 100_000
+RATE_RUN_S = 1.5
+HOLD_S = 0.5  # how long a call lasts while the set-up rate is sought
+SET_UP_PACE = 150  # calls a second at which the CPU of a set-up is measured: no queue builds up
+SET_UP_CALLS = 300
+SETTLE_S = 0.5  # for what is done behind the call, its record above all
+FEW, MANY = 200, 1000  # calls
+FRAME_MS = 20
+SWEEP_WINDOW_S = 1.0
+MOST_CALLS_WINDOW_S = 1.5  # long enough for the queue of a core that is 2 % too full to pass 20 ms
+HOPELESS_P99_US = 60_000  # a failure this clear gets no second try
+MESSAGES_PER_CALL = 2 * 1000 // FRAME_MS  # relayed in a second
+
+# Size and processes to: the report, whether it was good, whether a failure is worth a second try.
+Attempt = Callable[[int, Sequence[int]], tuple[Report | None, bool, bool]]
+
+
+def measure(bench: Bench) -> bool:
+    """Everything the plan asks for; whether its time sufficed. Figures come first, the picture last."""
+    try:
+        for round_ in range(bench.plan.rounds):
+            levels(bench, round_)
+            set_up_cpu(bench, round_)
+            if not bench.plan.limits:
+                set_up_at_target(bench, round_)
+            workers(bench, round_)
+            many_calls(bench, round_)
+        if bench.plan.limits:
+            for round_ in range(bench.plan.rounds):
+                most_calls(bench, round_)
+                set_up_rate(bench, round_)
+            sweep(bench)
+            workers_most(bench)
+    except OutOfTimeError:
+        return False
+    return True
+
+
+def levels(bench: Bench, round_: int) -> None:
+    """Everybody at every level of calls, each between two measurements of nginx.
+
+    The neighbours make the drift of a noisy machine cancel: a ratio is to the mean of the two.
+    """
+    for calls in bench.plan.levels:
+        with bench.running(bench.nginx) as nginx_pids:
+            before = bench.run(bench.nginx, calls, nginx_pids)
+            for contender in bench.others:
+                if calls != FEW and contender.name.endswith(COUPLING):
+                    continue  # asked for at one level only
+                with suppress(DidNotStartError), bench.running(contender) as pids:
+                    report = bench.run(contender, calls, pids)
+                    error = "" if report else bench.load.last_error
+                    after = bench.run(bench.nginx, calls, nginx_pids)
+                    neighbours = (before, after)
+                    bench.record(
+                        Result(Kind.LOAD, round_, contender.name, calls, report, neighbours, error=error)
+                    )
+                    guess_most_calls(bench, contender.name, report)
+                    before = after
+            guess_most_calls(bench, bench.nginx.name, before)
+
+
+def guess_most_calls(bench: Bench, name: str, report: Report | None) -> None:
+    """Where to begin the search of the most calls: where the core would be nearly full."""
+    if report and report.cpu_per_million:
+        full = 1e6 / (report.cpu_per_million * MESSAGES_PER_CALL)
+        bench.guesses[Kind.MOST_CALLS, name] = 0.9 * full
+
+
+def set_up_cpu(bench: Bench, round_: int) -> None:
+    """CPU per call from its TCP connection to its first message back, with the work done behind the call."""
+    for contender in (bench.nginx, *bench.gateways):
+        with suppress(DidNotStartError), bench.running(contender) as pids:
+            # What only the first call of a process pays is not the price of a call.
+            bench.run(contender, 20, pids, "--rate", "100", "--hold", "0.1", window_s=0)
+            options = ("--rate", str(SET_UP_PACE), "--settle", str(SETTLE_S))
+            report = bench.run(contender, SET_UP_CALLS, pids, *options, window_s=0)
+            bench.keep(Kind.SET_UP, round_, contender, SET_UP_CALLS, report)
+            if report and report.open_cpu_us_per_call:
+                guess = 0.6e6 / report.open_cpu_us_per_call
+                bench.guesses.setdefault((Kind.SET_UP_RATE, contender.name), guess)
+
+
+def many_calls(bench: Bench, round_: int) -> None:
+    """The cost of a message among five times as many calls, with as many messages and with five times."""
+    slow = ("--interval-ms", str(FRAME_MS * MANY // FEW))
+    for contender in (bench.nginx, *bench.gateways):
+        with suppress(DidNotStartError), bench.running(contender) as pids:
+            bench.keep(Kind.FEW, round_, contender, FEW, bench.run(contender, FEW, pids))
+            bench.keep(Kind.MANY_SLOW, round_, contender, MANY, bench.run(contender, MANY, pids, *slow))
+            bench.keep(Kind.MANY, round_, contender, MANY, bench.run(contender, MANY, pids))
+
+
+def workers(bench: Bench, round_: int) -> None:
+    """The cost of a message with one worker and with two that have twice the calls."""
+    for one, two in bench.pairs:
+        for contender, calls in ((one, FEW), (two, 2 * FEW)):
+            with suppress(DidNotStartError), bench.running(contender) as pids:
+                report = bench.run_sharing(contender, calls, pids)
+                bench.keep(Kind.WORKERS, round_, contender, calls, report)
+
+
+def set_up_at_target(bench: Bench, round_: int) -> None:
+    """The set-up rate that is asked for, without a search of the highest."""
+    options = ("--rate", str(SET_UP_RATE_TARGET), "--hold", str(HOLD_S))
+    calls = int(SET_UP_RATE_TARGET * RATE_RUN_S)
+    for contender in bench.gateways:
+        with suppress(DidNotStartError), bench.running(contender) as pids:
+            report = bench.run(contender, calls, pids, *options, window_s=0)
+            bench.keep(Kind.SET_UP_RATE, round_, contender, calls, report)
+
+
+def find_limit(
+    bench: Bench, kind: Kind, round_: int, contender: Contender, sizes: Sequence[int], attempt: Attempt
+) -> None:
+    """Searches the largest good size and records it with its run.
+
+    The contender is started afresh for each attempt, since an overload may leave traces.
+    """
+    good_reports: dict[int, Report | None] = {}
+
+    def good(size: int) -> bool:
+        for _ in range(2):
+            with bench.running(contender) as pids:
+                report, held, worth_another = attempt(size, pids)
+            if held:
+                good_reports[size] = report
+            if held or not worth_another:
+                return held
+        return False
+
+    guess = bench.guesses.get((kind, contender.name), sizes[len(sizes) // 2])
+    found = largest(sizes, guess, good)
+    if found is None:
+        bench.record(Result(kind, round_, contender.name, 0, None, value=0, error=bench.load.last_error))
+        return
+    bench.guesses[kind, contender.name] = found
+    bench.record(Result(kind, round_, contender.name, found, good_reports[found], value=found))
+
+
+def judged(report: Report | None) -> tuple[Report | None, bool, bool]:
+    """Whether a run with media kept up, and whether it failed so narrowly that it is worth another try."""
+    if report is None:
+        return None, False, False
+    return report, report.kept_up, report.latency_us.p99 < HOPELESS_P99_US
+
+
+def most_calls(bench: Bench, round_: int) -> None:
+    """The most calls one core carries with the round trip's p99 within 20 ms."""
+
+    def attempt(contender: Contender) -> Attempt:
+        return lambda calls, pids: judged(bench.run(contender, calls, pids, window_s=MOST_CALLS_WINDOW_S))
+
+    for contender in (bench.nginx, *bench.gateways):
+        with suppress(DidNotStartError):
+            find_limit(bench, Kind.MOST_CALLS, round_, contender, CALL_SIZES, attempt(contender))
+
+
+def workers_most(bench: Bench) -> None:
+    """The most calls of two workers when they and the load share all cores; one round, it takes long."""
+
+    def attempt(contender: Contender) -> Attempt:
+        return lambda calls, pids: judged(bench.run_sharing(contender, calls, pids))
+
+    for one, two in bench.pairs:
+        guess = bench.guesses.get((Kind.MOST_CALLS, one.name))
+        if guess:
+            bench.guesses[Kind.WORKERS_MOST, two.name] = 1.3 * guess
+        with suppress(DidNotStartError):
+            find_limit(bench, Kind.WORKERS_MOST, 0, two, CALL_SIZES, attempt(two))
+
+
+def set_up_rate(bench: Bench, round_: int) -> None:
+    """The most calls a second that one core sets up, and ends again, with the set-up's p99 within 100 ms."""
+
+    def attempt(contender: Contender) -> Attempt:
+        def at(rate: int, pids: Sequence[int]) -> tuple[Report | None, bool, bool]:
+            options = ("--rate", str(rate), "--hold", str(HOLD_S))
+            report = bench.run(contender, int(rate * RATE_RUN_S), pids, *options, window_s=0)
+            held = report is not None and report.set_up_us.p99 <= SET_UP_P99_US
+            return report, held, report is not None
+
+        return at
+
+    for contender in bench.gateways:
+        with suppress(DidNotStartError):
+            find_limit(bench, Kind.SET_UP_RATE, round_, contender, RATE_SIZES, attempt(contender))
+
+
+def sweep(bench: Bench) -> None:
+    """Cost and delay at growing numbers of calls, until a contender no longer keeps up."""
+    sizes = sorted({*bench.plan.sweep, *bench.plan.levels})
+    relays = [c for c in bench.others if not c.name.endswith(COUPLING)]
+    for contender in (bench.nginx, *relays, bench.naive):
+        with suppress(DidNotStartError), bench.running(contender) as pids:
+            for calls in sizes:
+                report = bench.run(contender, calls, pids, window_s=SWEEP_WINDOW_S)
+                bench.keep(Kind.SWEEP, 0, contender, calls, report)
+                _, kept_up, narrowly = judged(report)
+                if not (kept_up or narrowly):
+                    break

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Starts, pins and ends the processes that a measurement needs; every wait has a limit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+START_LIMIT_S = 15.0
+STOP_LIMIT_S = 2.0
+QUIET_S = 0.3  # a server is up when its processes have done nothing for so long
+POLL_S = 0.03
+
+
+class DidNotStartError(Exception):
+    """A process ended or stayed silent when it should have begun to listen; the text says what it printed."""
+
+
+def raise_file_limit() -> int:
+    """Allows this process and its children as many open files as the system lets it; returns that number."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+@contextlib.contextmanager
+def on_cores(cores: Collection[int]) -> Iterator[None]:
+    """Processes started inside inherit these cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def pin(pids: Collection[int], cores: Collection[int]) -> None:
+    """Moves every thread of running processes to these cores."""
+    for pid in pids:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), cores)
+
+
+def process_tree(root: int) -> list[int]:
+    """`root` and all its descendants that live, eldest first."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended meanwhile
+        if fields[0] != "Z":
+            parents[int(stat.parent.name)] = int(fields[1])
+    tree = [root]
+    for pid in tree:  # grows while it is walked
+        tree += [child for child, parent in parents.items() if parent == pid]
+    return tree
+
+
+def free_ports(first: int, count: int) -> list[int]:
+    """Ports nobody listens on, from `first` upwards.
+
+    They lie below the range the kernel gives to outgoing connections: thousands of these come and go here,
+    and one of them could hold the port that a restarted process wants back.
+    """
+    found: list[int] = []
+    for port in range(first, first + 1000):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == count:
+            return found
+    raise DidNotStartError(f"no {count} free ports from {first} on")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Asks a process to stop, and after STOP_LIMIT_S ends it and its children, each by its own id."""
+    if process.poll() is not None:
+        return
+    pids = process_tree(process.pid)
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait(STOP_LIMIT_S)
+
+
+def answers(port: int, path: str | None = None) -> bool:
+    """Whether something listens on the port and, where a path is given, answers it with 200."""
+    try:
+        if path is None:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        else:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=1).close()
+    except (OSError, urllib.error.URLError):
+        return False
+    return True
+
+
+def cpu_ticks(pids: Sequence[int]) -> int:
+    """CPU time of processes so far, in the kernel's ticks (10 ms)."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks
+
+
+def settled(root: int, give_up: float) -> list[int]:
+    """The processes of a server once they do nothing and become no more, or at the time `give_up`.
+
+    The first answer may come from one worker while another still starts, and would be missing in the figures.
+    """
+    pids, ticks, since = process_tree(root), -1, time.monotonic()
+    while time.monotonic() < min(since + QUIET_S, give_up):
+        now = process_tree(root)
+        if now != pids or cpu_ticks(now) > ticks + 1:
+            pids, ticks, since = now, cpu_ticks(now), time.monotonic()
+        time.sleep(POLL_S)
+    return pids
+
+
+@contextlib.contextmanager
+def listening(
+    command: Sequence[str],
+    port: int,
+    *,
+    cores: Collection[int],
+    environment: Mapping[str, str],
+    log: Path,
+    ready_path: str | None = None,
+) -> Iterator[list[int]]:
+    """Runs a server on `cores` and gives its process ids once it answers on `port`.
+
+    Raises DidNotStartError with the last line it printed when it does not within START_LIMIT_S.
+    """
+    with log.open("wb") as output, on_cores(cores):
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **environment},
+        )
+    try:
+        give_up = time.monotonic() + START_LIMIT_S
+        while not answers(port, ready_path):
+            if process.poll() is not None or time.monotonic() > give_up:
+                said = log.read_text(errors="replace").strip().rpartition("\n")[2]
+                raise DidNotStartError(f"{Path(command[0]).name} did not begin to serve: {said or 'no word'}")
+            time.sleep(POLL_S)
+        yield settled(process.pid, give_up)
+    finally:
+        end(process)
