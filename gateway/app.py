@@ -25,6 +25,7 @@ from gateway.api.health import health_routes
 from gateway.call import Switchboard
 from gateway.config import Settings
 from gateway.errors import Endings
+from gateway.media.batching import Batching
 from gateway.media.upgrade import SERVE_CALL
 from gateway.sessions.connect import open_store
 from gateway.sessions.owner import STALE_S, Owner
@@ -50,12 +51,15 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Starlette, Switchbo
     await _beat(store)
     keeper = asyncio.create_task(_keep(store))
     await probes.start()
+    batching = Batching(settings.server.relay_batch_ms / 1000)
+    batching.start()
     # What lives by now lives on: the collector need not look at it again while calls are carried.
     gc.collect()
     gc.freeze()
     try:
         yield _application(board), board
     finally:
+        batching.stop()
         keeper.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await keeper

@@ -126,8 +126,11 @@ class Call:
                 self._check_token(agent, target)
             async with self._admitted_to(agent, target, start) as instance:
                 agent_leg = await self._connect(agent, instance, target)
-        carrier_leg = self._leg or self._accept()
-        return await self._couple(carrier_leg, agent_leg, agent, dialect)
+        if self._leg is None:
+            self._accept()
+            await asyncio.sleep(0)  # its 101 is on its way before anything else is
+        assert self._leg is not None
+        return await self._couple(self._leg, agent_leg, agent, dialect)
 
     # The steps, in their order
 

@@ -31,6 +31,7 @@ from gateway.app import running
 from gateway.call import Switchboard
 from gateway.config import Settings
 from gateway.log import start_logging
+from gateway.media import accelerator
 from gateway.media.upgrade import Upgrade
 from gateway.sessions.store import StoreFailed
 
@@ -60,7 +61,11 @@ def run(settings: Settings) -> int:
         with port:
             address = "{}:{}".format(*port.getsockname()[:2])
             log.info(
-                "patchbay", address=address, workers=settings.server.workers, agents=len(settings.agents)
+                "patchbay",
+                address=address,
+                workers=settings.server.workers,
+                agents=len(settings.agents),
+                accelerator="c" if accelerator.ACTIVE else "python",
             )
             if settings.server.workers == 1:
                 status = _serve(settings, port)

@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from gateway import __version__
 from gateway.call import Switchboard
+from gateway.media import accelerator
 from gateway.sessions.store import StoreFailed
 
 
@@ -32,6 +33,7 @@ def health_routes(board: Switchboard) -> list[Route]:
             "region": board.settings.server.region,
             "regions": sorted(board.region_codes),
             "agents": len(board.settings.agents),
+            "accelerator": "c" if accelerator.ACTIVE else "python",
             "workers": board.settings.server.workers,
             "draining": board.draining,
             "calls": len(board.calls),

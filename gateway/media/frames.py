@@ -19,6 +19,8 @@ try:
 except ImportError:  # the package was built without a compiler
     from websockets.utils import apply_mask
 
+from gateway.media.accelerator import Counters
+
 CONTINUATION: Final = 0x0
 TEXT: Final = 0x1
 BINARY: Final = 0x2
@@ -69,7 +71,7 @@ class Seen(NamedTuple):
         return self.first & 0x0F
 
 
-class Walker:
+class Walker(Counters):
     """Follows one direction of a WebSocket connection from frame to frame.
 
     `masked`: whether the frames come from a client. `max_payload`: bytes a message may have.
@@ -77,29 +79,19 @@ class Walker:
     `frames` counts data frames, `bytes` everything that was fed.
     """
 
-    __slots__ = (
-        "_fragmented",
-        "_key_bytes",
-        "_left",
-        "_mask_bit",
-        "_message_bytes",
-        "_rest",
-        "bytes",
-        "frames",
-        "look_below",
-        "max_payload",
-        "seen",
-    )
+    __slots__ = ("_fragmented", "_key_bytes", "_mask_bit", "_message_bytes", "_rest", "seen")
 
     def __init__(self, *, masked: bool, max_payload: int, look_below: int = 0) -> None:
+        self.masked = masked
         self.max_payload = max_payload
         self.look_below = look_below
         self.frames = 0
         self.bytes = 0
+        self.left = 0  # payload bytes still to come of a long frame whose header has passed
+        self.simple = True  # nothing is held back, no message is open: the fast case may go on from here
         self.seen: list[Seen] = []  # the caller takes them out after each feed
         self._mask_bit = MASKED if masked else 0
         self._key_bytes = 4 if masked else 0
-        self._left = 0  # payload bytes still to come of a long frame whose header has passed
         self._rest = _NO_BYTES  # held back: part of a header, or of a short frame
         self._fragmented = False  # between the first and the last frame of a message
         self._message_bytes = 0  # of the fragments so far
@@ -107,7 +99,7 @@ class Walker:
     @property
     def at_boundary(self) -> bool:
         """Whether a frame of our own may follow what has been passed on."""
-        return self._left == 0
+        return self.left == 0
 
     @property
     def held(self) -> int:
@@ -116,8 +108,9 @@ class Walker:
 
     def stop(self) -> None:
         """Forgets what was to come: the caller passes nothing on after the frame it was last shown."""
-        self._left = 0
+        self.left = 0
         self._rest = _NO_BYTES
+        self.simple = False
 
     def feed(self, chunk: bytes) -> bytes:
         """What may be passed on now: nearly always `chunk` itself.
@@ -129,7 +122,7 @@ class Walker:
             chunk = self._rest + chunk
             self._rest = _NO_BYTES
         size = len(chunk)
-        start = self._left
+        start = self.left
         while start < size:
             body = start + 2 + self._key_bytes
             if body > size:
@@ -160,10 +153,12 @@ class Walker:
                 self._message_bytes = self._message_bytes + length if self._fragmented else 0
             start = end
         else:
-            self._left = start - size
+            self.left = start - size
+            self.simple = not self._fragmented
             return chunk
-        self._left = 0
+        self.left = 0
         self._rest = chunk[start:]
+        self.simple = False
         return chunk[:start]
 
     def _judge(self, chunk: bytes, start: int, first: int, length: int) -> None:

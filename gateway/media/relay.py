@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from gateway.errors import CallEnd, Ending, Endings
 from gateway.media import frames
+from gateway.media.direct import Direct
 from gateway.media.ends import LOST, Gone, end_of_agent, end_of_carrier
 from gateway.media.frames import FrameError, Seen
 from gateway.media.leg import Leg
@@ -62,20 +63,17 @@ class Side(asyncio.Protocol):
     )
 
     other: Side
+    write_other: Callable[[bytes], None]
 
     def __init__(self, relay: Relay, leg: Leg) -> None:
         self.relay = relay
-        self.transport = leg.transport
+        self.transport: asyncio.Transport | Direct = leg.transport
         self.walker = leg.walker
         self.client = leg.client
         self.close_seen = False  # the far end has sent its close frame
         self.close_sent = False  # it has been sent one, the other side's or ours
         self.lost = False
         self.stall: asyncio.TimerHandle | None = None
-
-    def couple(self, other: Side) -> None:
-        self.other = other
-        self.write_other = other.transport.write
 
     # The hot path
 
@@ -149,8 +147,7 @@ class Relay:
         self._legs = carrier, agent
         self.carrier = Side(self, carrier)
         self.agent = Side(self, agent)
-        self.carrier.couple(self.agent)
-        self.agent.couple(self.carrier)
+        self.carrier.other, self.agent.other = self.agent, self.carrier
         self.ended: asyncio.Future[CallEnd] = self._loop.create_future()
         self.closed: asyncio.Future[None] = self._loop.create_future()
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -160,11 +157,19 @@ class Relay:
     def start(self) -> None:
         """Couples the legs: the opening and the early words go first, then everything as it comes."""
         early, greeting = (leg.take() for leg in self._legs)
-        del self._legs
-        for side in (self.carrier, self.agent):
+        sides = self.carrier, self.agent
+        transports = [leg.transport for leg in self._legs]
+        if all(map(Direct.possible, transports)):
+            for side, transport in zip(sides, transports, strict=True):
+                side.transport = Direct(self._loop, transport)
+        for side in sides:
+            side.write_other = side.other.transport.write
             side.walker.max_payload = self.limits.max_message_bytes
             side.walker.look_below = 0
             side.transport.set_protocol(side)
+            if isinstance(side.transport, Direct) and isinstance(side.other.transport, Direct):
+                side.transport.pump_to(side.other.transport, side.walker)
+        del self._legs
         if self._dialect is not None:
             self.carrier.walker.look_below = LOOK_BELOW_BYTES
         self.agent.walker.look_below = frames.LOOK_AT_ALL  # until its first sound
@@ -172,7 +177,7 @@ class Relay:
         if greeting:  # the agent spoke first; it has been walked already, so only its sound is missing here
             self.carrier.transport.write(greeting)
             self._first_sound()
-        for side in (self.carrier, self.agent):
+        for side in sides:
             side.resume_reading()
         self._after("duration", self.limits.max_duration_s, self._too_long)
         self._watch_idle(None)

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The relay's fast case in C: a chunk that holds nothing but plain frames of sound goes from one socket
+ * to the other without a Python object being made for it.
+ *
+ * Whatever is not plain (a control frame, a short frame to look at, a fragment, half a header, an error, a
+ * socket that does not take all) is handed to the Python code beside this file exactly as it was read, with no
+ * state changed. So there is one implementation of every rule, in Python, and this file cannot disagree
+ * with it: it only knows when there is nothing to decide.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <errno.h>
+#include <structmember.h>
+#include <sys/socket.h>
+
+enum { CHUNK_BYTES = 65536, FIN_TEXT = 0x81, FIN_BINARY = 0x82, MASKED = 0x80 };
+
+/* All calls share it: the interpreter's lock is held from recv to send. */
+static unsigned char chunk[CHUNK_BYTES];
+
+/* ---- Counters: what gateway/media/frames.py's Walker keeps, where both languages can reach it ---- */
+
+typedef struct {
+    PyObject_HEAD
+    long long left;        /* payload bytes still to come of a frame whose header has passed */
+    long long frames;      /* data frames so far */
+    long long bytes;       /* bytes fed so far */
+    long long max_payload; /* payload bytes a message may have */
+    long long look_below;  /* shorter data frames are to be looked at */
+    char masked;           /* whether the frames come from a client */
+    char simple;           /* whether nothing is held back and no message is open */
+} Counters;
+
+static PyMemberDef counters_members[] = {
+    {"left", T_LONGLONG, offsetof(Counters, left), 0, NULL},
+    {"frames", T_LONGLONG, offsetof(Counters, frames), 0, NULL},
+    {"bytes", T_LONGLONG, offsetof(Counters, bytes), 0, NULL},
+    {"max_payload", T_LONGLONG, offsetof(Counters, max_payload), 0, NULL},
+    {"look_below", T_LONGLONG, offsetof(Counters, look_below), 0, NULL},
+    {"masked", T_BOOL, offsetof(Counters, masked), 0, NULL},
+    {"simple", T_BOOL, offsetof(Counters, simple), 0, NULL},
+    {NULL},
+};
+
+static PyTypeObject CountersType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "gateway.media._accelerator.Counters",
+    .tp_basicsize = sizeof(Counters),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .tp_doc = "The state of a Walker that the fast case needs.",
+    .tp_members = counters_members,
+    .tp_new = PyType_GenericNew,
+};
+
+/* Whether the chunk is all plain frames (RFC 6455 section 5.2); only then it is counted. */
+static int
+walk(Counters *w, const unsigned char *data, long long size)
+{
+    if (!w->simple)
+        return 0;
+    const int key = w->masked ? 4 : 0, mask_bit = w->masked ? MASKED : 0;
+    long long position = w->left, frames = 0;
+    while (position < size) {
+        const unsigned char *head = data + position;
+        const long long here = size - position;
+        if (here < 2 + key || (head[0] != FIN_TEXT && head[0] != FIN_BINARY))
+            return 0;
+        long long length = head[1] ^ mask_bit, head_bytes = 2 + key;
+        if (length == 126 && here >= 4 + key) {
+            length = head[2] << 8 | head[3];
+            head_bytes += 2;
+        } else if (length > 125) {
+            return 0;
+        }
+        if (length < w->look_below || length > w->max_payload)
+            return 0;
+        position += head_bytes + length;
+        frames++;
+    }
+    w->left = position - size;
+    w->frames += frames;
+    w->bytes += size;
+    return 1;
+}
+
+/* ---- Pump: reads one socket, writes the other ---- */
+
+typedef struct {
+    PyObject_HEAD
+    Counters *walker;
+    PyObject *on_chunk;  /* called with bytes that Python must deal with; b"" at the end of the stream */
+    PyObject *on_unsent; /* called with bytes that are through, but that the other socket did not take */
+    int source, sink;    /* descriptors */
+    char direct;         /* whether the fast case may be used at all now */
+} Pump;
+
+static PyObject *
+pump_ready(Pump *self, PyObject *Py_UNUSED(ignored))
+{
+    const ssize_t size = recv(self->source, chunk, CHUNK_BYTES, MSG_DONTWAIT);
+    if (size < 0 && (errno == EAGAIN || errno == EINTR))
+        Py_RETURN_NONE;
+    if (size <= 0)
+        return PyObject_CallFunction(self->on_chunk, "y#", "", (Py_ssize_t)0);
+    if (!self->direct || !walk(self->walker, chunk, size))
+        return PyObject_CallFunction(self->on_chunk, "y#", chunk, (Py_ssize_t)size);
+    ssize_t sent = send(self->sink, chunk, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent == size)
+        Py_RETURN_NONE;
+    if (sent < 0) /* also where the socket is broken: its own reading side finds that out */
+        sent = 0;
+    return PyObject_CallFunction(self->on_unsent, "y#", chunk + sent, (Py_ssize_t)(size - sent));
+}
+
+static int
+pump_init(Pump *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"walker", "source", "sink", "on_chunk", "on_unsent", NULL};
+    PyObject *walker, *on_chunk, *on_unsent;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!iiOO", names, &CountersType, &walker, &self->source,
+                                     &self->sink, &on_chunk, &on_unsent))
+        return -1;
+    Py_XSETREF(self->walker, (Counters *)Py_NewRef(walker));
+    Py_XSETREF(self->on_chunk, Py_NewRef(on_chunk));
+    Py_XSETREF(self->on_unsent, Py_NewRef(on_unsent));
+    self->direct = 1;
+    return 0;
+}
+
+static int
+pump_traverse(Pump *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->walker);
+    Py_VISIT(self->on_chunk);
+    Py_VISIT(self->on_unsent);
+    return 0;
+}
+
+static int
+pump_clear(Pump *self)
+{
+    Py_CLEAR(self->walker);
+    Py_CLEAR(self->on_chunk);
+    Py_CLEAR(self->on_unsent);
+    return 0;
+}
+
+static void
+pump_dealloc(Pump *self)
+{
+    PyObject_GC_UnTrack(self);
+    pump_clear(self);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyMethodDef pump_methods[] = {
+    {"ready", (PyCFunction)pump_ready, METH_NOARGS, "The source is readable: passes on what can be passed on."},
+    {NULL},
+};
+
+static PyMemberDef pump_members[] = {
+    {"direct", T_BOOL, offsetof(Pump, direct), 0, "Whether plain frames may skip Python."},
+    {NULL},
+};
+
+static PyTypeObject PumpType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "gateway.media._accelerator.Pump",
+    .tp_basicsize = sizeof(Pump),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_doc = "Pump(walker, source, sink, on_chunk, on_unsent): one direction of a relay.",
+    .tp_new = PyType_GenericNew,
+    .tp_init = (initproc)pump_init,
+    .tp_dealloc = (destructor)pump_dealloc,
+    .tp_traverse = (traverseproc)pump_traverse,
+    .tp_clear = (inquiry)pump_clear,
+    .tp_methods = pump_methods,
+    .tp_members = pump_members,
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_accelerator",
+    .m_doc = "The relay's fast case.",
+    .m_size = -1,
+};
+
+PyMODINIT_FUNC
+PyInit__accelerator(void)
+{
+    PyObject *m = PyModule_Create(&module);
+    if (m == NULL || PyModule_AddType(m, &CountersType) < 0 || PyModule_AddType(m, &PumpType) < 0) {
+        Py_XDECREF(m);
+        return NULL;
+    }
+    return m;
+}

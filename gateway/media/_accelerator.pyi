@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The relay's fast case in C; see _accelerator.c."""
+
+from collections.abc import Callable
+
+class Counters:
+    left: int
+    frames: int
+    bytes: int
+    max_payload: int
+    look_below: int
+    masked: bool
+    simple: bool
+
+class Pump:
+    direct: bool
+    def __init__(
+        self,
+        walker: Counters,
+        source: int,
+        sink: int,
+        on_chunk: Callable[[bytes], None],
+        on_unsent: Callable[[bytes], None],
+    ) -> None: ...
+    def ready(self) -> None: ...

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A coupled leg's socket without a transport of the event loop's between it and the relay.
+
+With the accelerator, a relay whose two sockets are plain TCP takes them out of their transports: the loop
+only says that a socket is readable, and the accelerator's `Pump` reads it and writes the other. `Direct`
+is what remains of a transport: it does for a `Side` what a transport does, whenever the pump cannot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from gateway.media import accelerator
+from gateway.media.accelerator import Pump
+from gateway.media.leg import HIGH_WATER_BYTES
+
+if TYPE_CHECKING:
+    from gateway.media.frames import Walker
+
+LOW_WATER_BYTES = HIGH_WATER_BYTES // 4
+_MOST_BYTES = 65536
+
+
+class Direct:
+    """A stream socket for one `asyncio.Protocol`; the part of `asyncio.Transport` that a relay uses."""
+
+    __slots__ = (
+        "_closing",
+        "_fed_by",
+        "_loop",
+        "_passing",
+        "_paused",
+        "_protocol",
+        "_pump",
+        "_reading",
+        "_socket",
+        "_unsent",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
+        """Takes the socket out of `transport`, for which that must be `possible`."""
+        fd = os.dup(transport.get_extra_info("socket").fileno())
+        self._socket = socket.socket(fileno=fd)
+        transport.pause_reading()
+        transport.close()  # closes its own descriptor; the connection lives on in ours
+        self._loop = loop
+        self._protocol = asyncio.Protocol()
+        self._pump: Pump | None = None
+        self._passing = False  # the protocol lets the pump pass plain frames by it
+        self._fed_by: Direct | None = None  # whose pump writes here
+        self._unsent = bytearray()
+        self._reading = False
+        self._paused = False  # the protocol has been told to stop writing
+        self._closing = False
+
+    @staticmethod
+    def possible(transport: asyncio.Transport) -> bool:
+        """Whether a transport's socket can be taken out of it now."""
+        return (
+            accelerator.ACTIVE
+            and transport.get_extra_info("sslcontext") is None
+            and not transport.is_closing()
+            and transport.get_write_buffer_size() == 0
+        )
+
+    def pump_to(self, other: Direct, walker: Walker) -> None:
+        """Lets plain frames go straight to `other`, until there is another protocol."""
+        self._pump = Pump(walker, self._socket.fileno(), other._socket.fileno(), self._received, other._queue)
+        self._passing = True
+        other._fed_by = self
+
+    # What asyncio.Transport does
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """From now on `protocol` is told everything; the pump passes nothing by it any more."""
+        assert isinstance(protocol, asyncio.Protocol)
+        self._protocol = protocol
+        self._passing = False
+        if self._pump is not None:
+            self._pump.direct = False
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def resume_reading(self) -> None:
+        if not self._reading and not self._closing:
+            assert self._pump is not None
+            self._reading = True
+            self._loop.add_reader(self._socket.fileno(), self._pump.ready)
+
+    def pause_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._socket.fileno())
+
+    def write(self, data: bytes) -> None:
+        if self._closing or not data:
+            return
+        if not self._unsent:
+            try:
+                sent = self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError:
+                return  # broken: its reading side says so
+            data = data[sent:]
+        if data:
+            self._queue(data)
+
+    def close(self) -> None:
+        """Closes once what is unsent has been sent."""
+        if self._closing:
+            return
+        self.pause_reading()
+        self._closing = True
+        if not self._unsent:
+            self._loop.call_soon(self._close)
+
+    def abort(self) -> None:
+        """Closes now."""
+        self.pause_reading()
+        self._closing = True
+        if self._unsent:
+            self._unsent.clear()
+            self._loop.remove_writer(self._socket.fileno())
+        self._loop.call_soon(self._close)
+
+    # What the loop and the pump say
+
+    def _received(self, data: bytes) -> None:
+        """What the pump does not pass on by itself; nothing at the end of the stream."""
+        if data:
+            self._protocol.data_received(data)
+        else:
+            self.abort()
+
+    def _queue(self, data: bytes) -> None:
+        """Keeps what the socket did not take until it does."""
+        if self._closing:
+            return
+        if not self._unsent:
+            self._loop.add_writer(self._socket.fileno(), self._send_on)
+            self._steer_feed(direct=False)  # what comes meanwhile must queue behind it
+        self._unsent += data
+        if len(self._unsent) > HIGH_WATER_BYTES and not self._paused:
+            self._paused = True
+            self._protocol.pause_writing()
+
+    def _send_on(self) -> None:
+        try:
+            sent = self._socket.send(self._unsent, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.abort()
+            return
+        del self._unsent[:sent]
+        if self._paused and len(self._unsent) <= LOW_WATER_BYTES:
+            self._paused = False
+            self._protocol.resume_writing()
+        if not self._unsent:
+            self._loop.remove_writer(self._socket.fileno())
+            self._steer_feed(direct=True)
+            if self._closing:
+                self._close()
+
+    def _steer_feed(self, *, direct: bool) -> None:
+        feed = self._fed_by
+        if feed is not None and feed._pump is not None:
+            feed._pump.direct = direct and feed._passing
+
+    def _close(self) -> None:
+        if self._socket.fileno() < 0:
+            return
+        self._socket.close()
+        self._pump = None
+        self._fed_by = None
+        self._protocol.connection_lost(None)

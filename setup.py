@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The one thing pyproject.toml cannot say: the accelerator is built where there is a compiler, and not missed elsewhere."""
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension("gateway.media._accelerator", ["gateway/media/_accelerator.c"], extra_compile_args=["-O2"], optional=True)
+    ]
+)
