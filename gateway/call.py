@@ -125,12 +125,11 @@ class Call:
                 agent = self._route(target, start)
                 self._check_token(agent, target)
             async with self._admitted_to(agent, target, start) as instance:
-                agent_leg = await self._connect(agent, instance, target)
+                await self._connect(agent, instance, target)
         if self._leg is None:
             self._accept()
             await asyncio.sleep(0)  # its 101 is on its way before anything else is
-        assert self._leg is not None
-        return await self._couple(self._leg, agent_leg, agent, dialect)
+        return await self._couple(agent, dialect)
 
     # The steps, in their order
 
@@ -231,7 +230,7 @@ class Call:
                 probes.unreachable(instance)
             raise
 
-    async def _connect(self, agent: AgentSettings, instance: str, target: Target) -> Leg:
+    async def _connect(self, agent: AgentSettings, instance: str, target: Target) -> None:
         """The agent's /ws (agent-container.md), once the instance is ready."""
         timeout_s = self._limits.agent_connect_timeout
         query = f"?body={quote(target.body, safe='')}" if target.body else ""
@@ -247,15 +246,14 @@ class Call:
                 )
         except TimeoutError:
             raise CallEnd(Endings.agent_start_timeout, f"no answer within {timeout_s:g} s") from None
-        return self._agent_leg
 
-    async def _couple(
-        self, carrier_leg: Leg, agent_leg: Leg, agent: AgentSettings, dialect: Dialect | None
-    ) -> CallEnd:
+    async def _couple(self, agent: AgentSettings, dialect: Dialect | None) -> CallEnd:
         """Relays until somebody ends it."""
+        assert self._leg is not None
+        assert self._agent_leg is not None
         self._relay = Relay(
-            carrier_leg,
-            agent_leg,
+            self._leg,
+            self._agent_leg,
             dialect=dialect,
             limits=RelayLimits(
                 max_duration_s=agent.max_session_duration,
@@ -266,6 +264,7 @@ class Call:
             ),
             on_first_sound=self._note_first_sound,
         )
+        self._leg = self._agent_leg = None  # their sockets are the relay's now
         self._board.store.started(self.session_id, self._board.now())
         self._relay.start()
         self.fate.hand_over(self._relay.end)
@@ -307,13 +306,10 @@ class Call:
         await asyncio.wait([written], timeout=END_WRITE_TIMEOUT_S)
 
     def _traffic(self) -> Traffic:
-        carrier, agent = self._leg, self._agent_leg
-        return Traffic(
-            frames_in=carrier.walker.frames if carrier else 0,
-            bytes_in=carrier.walker.bytes if carrier else 0,
-            frames_out=agent.walker.frames if agent else 0,
-            bytes_out=agent.walker.bytes if agent else 0,
-        )
+        if self._relay is not None:
+            return Traffic(*self._relay.traffic)
+        heard = self._leg.walker if self._leg else None
+        return Traffic(frames_in=heard.frames, bytes_in=heard.bytes) if heard else Traffic()
 
     def _say(self, end: CallEnd) -> None:
         """The one line from which an operator knows what happened and whose fault it was."""

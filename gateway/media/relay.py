@@ -193,6 +193,12 @@ class Relay:
             self._pass_nothing()
             self.answered()
 
+    @property
+    def traffic(self) -> tuple[int, int, int, int]:
+        """Data frames and bytes from the carrier, and from the agent."""
+        heard, said = self.carrier.walker, self.agent.walker
+        return heard.frames, heard.bytes, said.frames, said.bytes
+
     # What the legs report
 
     def look(self, side: Side, data: bytes) -> bytes:

@@ -49,7 +49,7 @@ class Upgrade(asyncio.Protocol):
         self._connections: set[Any] = server_state.connections
         self._tasks = server_state.tasks
         self._serve_call: ServeCall = app_state[SERVE_CALL]
-        self._handshake = ServerProtocol()
+        self._handshake: ServerProtocol | None = ServerProtocol()
         self._early: list[bytes] = []
         self.request: Request | None = None
         self.fault = ""
@@ -74,6 +74,7 @@ class Upgrade(asyncio.Protocol):
     def accept(self, *, opening_bytes: int, early_bytes: int, on_gone: Callable[[Gone], None]) -> Leg:
         """Answers 101. Raises CallEnd(bad_request) where the handshake is not a WebSocket's."""
         assert self.request is not None
+        assert self._handshake is not None
         response = self._handshake.accept(self.request)
         if response.status_code != 101:
             words = (response.body or b"").decode().partition("\n")[0]
@@ -89,6 +90,10 @@ class Upgrade(asyncio.Protocol):
         self.transport.resume_reading()
         if self._early:
             leg.data_received(b"".join(self._early))
+        # The call keeps this object to its end: what only the handshake needed is let go.
+        self._early.clear()
+        self._handshake = self.request = None
+        del self.transport
         return leg
 
     def refuse(self, end: CallEnd) -> None:
@@ -97,6 +102,7 @@ class Upgrade(asyncio.Protocol):
             return
         ending = end.ending
         assert ending.status is not None, f"{ending.code} is no answer to an upgrade"
+        assert self._handshake is not None
         response = self._handshake.reject(
             ending.status, json.dumps({"error": end.words, "code": ending.code})
         )
@@ -114,7 +120,7 @@ class Upgrade(asyncio.Protocol):
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if self.request is not None:
+        if self.request is not None or self._handshake is None:
             self._early.append(data)
             if sum(map(len, self._early)) > MAX_EARLY_BYTES:
                 self.transport.pause_reading()
@@ -146,11 +152,12 @@ class Upgrade(asyncio.Protocol):
     def _done(self, task: asyncio.Task[None]) -> None:
         self._connections.discard(self)
         self._tasks.discard(task)
-        if not self.answered and not self.transport.is_closing():
+        if not self.answered:
             self.transport.abort()
 
     def _send(self, response: Response) -> None:
         self.answered = True
+        assert self._handshake is not None
         self._handshake.send_response(response)
         self.transport.write(b"".join(self._handshake.data_to_send()))
 

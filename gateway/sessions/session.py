@@ -43,7 +43,7 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """WebSocket messages and their payload bytes: "in" from the carrier, "out" to it."""
+    """WebSocket data frames, and bytes with their heads: "in" from the carrier, "out" to it."""
 
     frames_in: int = 0
     bytes_in: int = 0
