@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INTEROP := .venv-interop
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check interop bench bench-quick lock clean
@@ -29,6 +30,14 @@ check: setup          ## ruff, mypy --strict, the import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+interop: setup $(INTEROP)/.ready ## other people's bots, in an environment of their own, called through the gateway
+	$(BIN)/python -m pytest tests/interop
+
+$(INTEROP)/.ready: tests/interop/requirements.lock
+	$(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/interop/requirements.lock
+	@touch $@
+
 bench: setup          ## the relay beside nginx and haproxy, three rounds, under 15 minutes
 	$(BIN)/python -m benchmarks full
 
@@ -38,6 +47,8 @@ bench-quick: setup    ## the same in short, under two minutes
 lock: setup           ## pins anew what pyproject.toml bounds (needs uv: pip install uv)
 	uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 --all-extras --group dev \
 		--no-emit-index-url --no-emit-find-links -o requirements.lock pyproject.toml
+	uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 \
+		--no-emit-index-url --no-emit-find-links -o tests/interop/requirements.lock tests/interop/requirements.in
 
 clean:                ## removes what the other commands made
-	rm -rf $(VENV) .venv-interop build demo-output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(INTEROP) build demo-output .mypy_cache .pytest_cache .ruff_cache

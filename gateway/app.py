@@ -91,7 +91,6 @@ async def _keep(store: Store) -> None:
 async def _beat(store: Store) -> None:
     try:
         await store.beat(time.time())
-        for session in await store.reap(time.time()):
-            log.warning("session of a dead worker", session=session.session_id, reason="gateway_lost")
+        await store.reap(time.time())
     except StoreFailed as error:
         log.warning("store", error=str(error))

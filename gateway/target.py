@@ -54,7 +54,9 @@ def read_target(
             Endings.not_found, f"no such carrier; there are {', '.join([*sorted(carriers), GENERIC])}"
         )
     named = []
-    if rest and SERVICE_HOST.fullmatch(rest[0]):
+    if rest and "." in rest[0]:
+        if not SERVICE_HOST.fullmatch(rest[0]):
+            raise CallEnd(Endings.bad_request, "the path names an agent that is not of the form AGENT.ORG")
         named.append(rest.pop(0))
     if len(rest) > 1 or len(segments) > _MOST_SEGMENTS + 1:
         raise CallEnd(Endings.not_found, "a media socket's path is /ws/{carrier}/{AGENT.ORG}/{token}")

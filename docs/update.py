@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Rewrites the parts of the documentation that are made from the code.
+
+They stand between `<!-- NAME -->` and `<!-- /NAME -->`. Run `python docs/update.py` after a change of the
+table of endings or of the life cycle; tests/test_docs.py says when that was forgotten.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from gateway.errors import ENDINGS, Ending
+from gateway.sessions.lifecycle import mermaid
+
+DOCS = Path(__file__).parent
+
+_PART = re.compile(r"(<!-- (?P<name>[a-z]+) -->\n).*?(<!-- /(?P=name) -->)", re.DOTALL)
+_HEAD = ("Code", "Side", "Before the upgrade", "On a socket", "Session", "In words")
+
+
+def endings() -> str:
+    """The table of endings, in Markdown."""
+    rows = [_HEAD, ("---",) * len(_HEAD), *map(_row, ENDINGS.values())]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def lifecycle() -> str:
+    """The diagram of the life cycle, as a Mermaid block."""
+    return f"```mermaid\n{mermaid()}\n```"
+
+
+PARTS: Mapping[str, Callable[[], str]] = {"endings": endings, "lifecycle": lifecycle}
+"""By the name in the markers."""
+
+
+def updated(page: str) -> str:
+    """The page with its made parts made anew. Raises KeyError for a marker that nothing is made for."""
+    return _PART.sub(lambda part: f"{part[1]}{PARTS[part['name']]()}\n{part[3]}", page)
+
+
+def _row(ending: Ending) -> tuple[str, ...]:
+    status = "none" if ending.status is None else str(ending.status)
+    if ending.status is not None and ending.retry_after is not None:
+        status += f", Retry-After: {ending.retry_after}"
+    end = "failed" if ending.failed else "ended"
+    return f"`{ending.code}`", str(ending.side), status, str(ending.close_code), end, ending.sentence
+
+
+def main() -> None:
+    """Rewrites the pages that are behind, and names them."""
+    for path in sorted(DOCS.rglob("*.md")):
+        page = path.read_text(encoding="utf-8")
+        if (new := updated(page)) != page:
+            path.write_text(new, encoding="utf-8")
+            print(path)
+
+
+if __name__ == "__main__":
+    main()

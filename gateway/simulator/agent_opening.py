@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Which carrier an agent is talking to, told by the opening as Pipecat tells it (carriers.md §8.1). Pure.
+
+Written apart from `serializers`, so that the demonstration agent is a witness of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def as_object(message: str) -> dict[str, Any] | None:
+    """The JSON object of a text message; None if it is none."""
+    try:
+        value = json.loads(message)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def carrier_of(opening: dict[str, Any]) -> str | None:
+    """The carrier whose `start` this message is; None if it is nobody's."""
+    start = opening.get("start")
+    if not isinstance(start, dict):
+        return None
+    is_start = opening.get("event") == "start"
+    if is_start and _has(start, "streamSid", "callSid"):
+        return "twilio"
+    if _has(opening, "stream_id") and _has(start, "call_control_id"):
+        return "telnyx"
+    if _has(start, "streamId", "callId"):
+        return "plivo"
+    if is_start and _has(start, "stream_sid", "call_sid", "account_sid"):
+        return "exotel"
+    return None
+
+
+def _has(fields: dict[str, Any], *names: str) -> bool:
+    return all(fields.get(name) for name in names)

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""`patchbay demo`: a gateway, an agent, and a call from every carrier."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from gateway.simulator.calling import place_calls
+from gateway.simulator.habits import HABITS
+from gateway.simulator.plan import CallPlan, CallReport
+from gateway.simulator.processes import LOOPBACK, StartError, free_port, running
+from gateway.simulator.tables import calls_table, troubles
+from gateway.simulator.wav import WavError, read_speech, write_wav
+
+SESSIONS = 10
+AGENT = "echo.demo"
+DIGITS = "12#"
+COLUMNS = 80
+"""The width where no terminal says how many columns there are."""
+
+CONFIG = """\
+[server]
+host = "{host}"
+port = {port}
+public_url = "http://{host}:{port}"
+
+[store]
+url = "sqlite:///{store}"
+
+[[organizations]]
+name = "demo"
+
+[[agents]]
+name = "echo"
+organization = "demo"
+region = "us-west"
+instances = ["http://{host}:{agent_port}"]
+sessions_per_instance = {sessions}
+"""
+
+
+def run_demo(out: Path, *, stay: bool) -> int:
+    """The whole demonstration. `stay`: remain up until Ctrl-C. Returns the exit status."""
+    console = Console() if sys.stdout.isatty() else Console(width=COLUMNS)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="patchbay-demo-") as scratch:
+            return asyncio.run(_demonstrate(out, Path(scratch), console, stay=stay))
+    except KeyboardInterrupt:
+        return 0 if stay else 1
+    except (StartError, WavError) as error:
+        _say(console, str(error), "red")
+    except OSError as error:
+        _say(console, f"{error.filename or out}: {error.strerror}", "red")
+    return 1
+
+
+async def _demonstrate(out: Path, scratch: Path, console: Console, *, stay: bool) -> int:
+    agent_port, port = free_port(), free_port()
+    config = scratch / "patchbay.toml"
+    config.write_text(
+        CONFIG.format(
+            host=LOOPBACK, port=port, agent_port=agent_port, store=scratch / "patchbay.db", sessions=SESSIONS
+        )
+    )
+    agent = ["agent", "--host", LOOPBACK, "--port", str(agent_port), "--sessions", str(SESSIONS)]
+    async with (
+        running("the agent", agent, f"http://{LOOPBACK}:{agent_port}/readyz", out / "agent.log"),
+        running(
+            "the gateway",
+            ["serve", "--config", str(config)],
+            f"http://{LOOPBACK}:{port}/readyz",
+            out / "gateway.log",
+        ),
+    ):
+        _say(console, f"The gateway is on {LOOPBACK}:{port}, the agent {AGENT} on {LOOPBACK}:{agent_port}.")
+        speech = read_speech("caller")
+        url = f"ws://{LOOPBACK}:{port}"
+        plans = [
+            CallPlan(url, carrier, speech.pcm, speech.sample_rate, agent=AGENT, digits=DIGITS)
+            for carrier in HABITS
+        ]
+        reports = await place_calls(plans, console)
+        failed = _show(reports, out, console)
+        if stay:
+            await _stay(url, console)
+    return 1 if failed else 0
+
+
+def _show(reports: Sequence[CallReport], out: Path, console: Console) -> bool:
+    """The table, the recordings, the pictures. Returns whether a call failed."""
+    console.print(
+        calls_table(reports, "A call from every carrier, through the gateway to the agent and back")
+    )
+    for report in reports:
+        write_wav(out / f"{report.carrier}-caller.wav", report.said, report.sample_rate)
+        write_wav(out / f"{report.carrier}-heard.wav", report.heard, report.sample_rate)
+    _say(console, f"Recordings: {out}/CARRIER-caller.wav (said), {out}/CARRIER-heard.wav (heard)")
+    _say(console, _draw(reports, out))
+    words = troubles(reports) + [
+        f"{report.carrier}: the caller heard nothing"
+        for report in reports
+        if not report.failed and not report.heard_ms
+    ]
+    for line in words:
+        _say(console, line, "red")
+    return any(report.failed or not report.heard_ms for report in reports)
+
+
+def _draw(reports: Sequence[CallReport], out: Path) -> str:
+    try:
+        from gateway.simulator.picture import draw_call  # noqa: PLC0415 - matplotlib is optional
+    except ImportError:
+        return 'Pictures: none, for want of matplotlib (pip install "patchbay[demo]")'
+    for report in reports:
+        if report.heard:
+            draw_call(report, out / f"{report.carrier}.png")
+    return f"Pictures: {out}/CARRIER.png"
+
+
+async def _stay(url: str, console: Console) -> None:
+    _say(console, "\nStill up. Call it yourself from another terminal:")
+    _say(console, f"  patchbay call {url} --carrier twilio --agent {AGENT} --out reply.wav")
+    _say(console, f"  patchbay call {url} --carrier plivo --agent {AGENT} --digits '*#' --calls 5")
+    _say(console, "Ctrl-C ends it.")
+    await asyncio.Event().wait()
+
+
+def _say(console: Console, words: str, style: str | None = None) -> None:
+    """A line as it is, for people who copy it: neither wrapped nor coloured by its content."""
+    console.print(words, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What the relay does once per chunk of sound: nothing that it could leave out. Nothing here is timed."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import socket
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from gateway.errors import CallEnd, Endings
+from gateway.media import accelerator, frames
+from gateway.media.batching import Batching
+from gateway.media.direct import Direct
+from gateway.media.ends import Gone
+from gateway.media.leg import Leg
+from gateway.media.relay import Relay, RelayLimits
+from serializers.registry import DIALECTS
+
+FRAMES = 10_000
+LIMITS = RelayLimits(max_duration_s=60, idle_s=60, stall_s=10, close_s=1, max_message_bytes=1 << 20)
+MOST_BYTES_KEPT = 4096
+"""Of all the frames together: a few grown lists and cached integers, and nothing per frame."""
+
+MEDIA = (
+    b'{"event":"media","sequenceNumber":"4","media":{"track":"inbound","chunk":"2","timestamp":"5","payload":"%s"},'
+    b'"streamSid":"MZ00000000000000000000000000000001"}'
+) % base64.b64encode(bytes(160))
+SOUND = {masked: frames.build(frames.TEXT, MEDIA, masked=masked) for masked in (True, False)}
+
+
+class Unread:
+    """A dialect that must not be asked anything."""
+
+    agent_sound_events = frozenset({"media"})
+
+    def event_of(self, payload: bytes) -> str | None:
+        raise AssertionError(f"sound was looked into: {payload[:40]!r}")
+
+
+class Sink:
+    """A transport that counts what it is given and keeps none of it."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def write(self, data: bytes) -> None:
+        self.bytes += len(data)
+
+
+class Wires:
+    """A relay between two real connections, and their far ends."""
+
+    def __init__(self, relay: Relay, carrier: socket.socket, agent: socket.socket) -> None:
+        self.relay = relay
+        self.carrier = carrier
+        self.agent = agent
+
+
+def no_report(_: Gone) -> None:
+    """Nobody leaves in these tests before they end."""
+
+
+@pytest.fixture
+def far_ends() -> Iterator[list[socket.socket]]:
+    sockets: list[socket.socket] = []
+    yield sockets
+    for one in sockets:
+        one.close()
+
+
+@pytest.fixture(params=["c", "python"])
+async def wires(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, far_ends: list[socket.socket]
+) -> AsyncIterator[Callable[..., Any]]:
+    """Makes a running relay; both with the accelerator and without."""
+    if request.param == "c":
+        assert accelerator.ACTIVE, "the accelerator was not built: a compiler and Python's headers are needed"
+    monkeypatch.setattr(accelerator, "ACTIVE", request.param == "c")
+    made: list[Relay] = []
+
+    async def make(dialect: Any = DIALECTS["twilio"]) -> Wires:
+        loop = asyncio.get_running_loop()
+        legs = []
+        for client in (False, True):
+            near, far = socket.socketpair()
+            far_ends.append(far)
+            far.setblocking(False)
+            transport, _ = await loop.create_connection(asyncio.Protocol, sock=near)
+            leg = Leg(transport, client=client, opening_bytes=1 << 16, early_bytes=1 << 16, on_gone=no_report)
+            leg.hold(1 << 20)
+            legs.append(leg)
+        relay = Relay(*legs, dialect=dialect, limits=LIMITS, on_first_sound=lambda: None)
+        relay.start()
+        made.append(relay)
+        return Wires(relay, *far_ends[-2:])
+
+    yield make
+    for relay in made:
+        relay._finish()
+        for side in (relay.carrier, relay.agent):
+            side.transport.abort()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+async def read(sock: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    async with asyncio.timeout(20):
+        while len(data) < size:
+            part = await asyncio.get_running_loop().sock_recv(sock, 65536)
+            assert part, "the relay closed"
+            data += part
+    return bytes(data)
+
+
+async def test_the_python_path_keeps_nothing_and_makes_no_task(wires: Any, monkeypatch: Any) -> None:
+    relay = (await wires()).relay
+    monkeypatch.setattr(relay, "_dialect", Unread())
+    side = relay.carrier
+    sink = Sink()
+    side.write_other = sink.write
+    chunk = SOUND[True]
+    for _ in range(100):  # what is made once is made now
+        side.data_received(chunk)
+    tasks = len(asyncio.all_tasks())
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for _ in range(FRAMES):
+        side.data_received(chunk)
+    after, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert side.walker.frames == FRAMES + 100
+    assert sink.bytes == len(chunk) * (FRAMES + 100)
+    assert peak - before < MOST_BYTES_KEPT
+    assert after - before < MOST_BYTES_KEPT
+    assert len(asyncio.all_tasks()) == tasks
+
+
+async def test_a_chunk_of_whole_frames_is_passed_on_itself(wires: Any) -> None:
+    relay = (await wires()).relay
+    passed: list[bytes] = []
+    relay.carrier.write_other = passed.append
+    chunk = SOUND[True] * 3
+    relay.carrier.data_received(chunk)
+    assert passed[0] is chunk
+
+
+async def test_the_accelerator_makes_no_object_at_all(wires: Any, far_ends: list[socket.socket]) -> None:
+    wired = await wires(Unread())
+    side = wired.relay.carrier
+    if not isinstance(side.transport, Direct):
+        return  # the Python path has its own test
+    pump = side.transport._pump
+    assert pump is not None
+    wired.carrier.send(SOUND[True])
+    pump.ready()
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for _ in range(FRAMES):
+        wired.carrier.send(SOUND[True])
+        pump.ready()
+        wired.agent.recv(65536)
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert side.walker.frames == FRAMES + 1
+    assert after - before < MOST_BYTES_KEPT
+
+
+@pytest.mark.parametrize("held_back", [False, True], ids=["at once", "held back"])
+async def test_every_byte_arrives_in_order_both_ways(wires: Any, held_back: bool) -> None:
+    wired = await wires()
+    batching = Batching(0.002, cpu=iter(range(1_000_000)).__next__)  # a processor that is always busy
+    if held_back:
+        batching.look()
+        assert batching.resting
+    loop = asyncio.get_running_loop()
+    says = {
+        masked: b"".join(
+            frames.build(
+                frames.TEXT, b'{"event":"media","n":"%06d","pad":"%s"}' % (n, b"x" * (n % 700)), masked=masked
+            )
+            for n in range(2_000)
+        )
+        for masked in (True, False)
+    }
+
+    async def send(sock: socket.socket, data: bytes) -> None:
+        for start in range(0, len(data), 977):  # pieces that respect no boundary
+            await loop.sock_sendall(sock, data[start : start + 977])
+
+    heard = await asyncio.gather(
+        read(wired.agent, len(says[True])),
+        read(wired.carrier, len(says[False])),
+        send(wired.carrier, says[True]),
+        send(wired.agent, says[False]),
+    )
+    batching.stop()
+    assert heard[0] == says[True]
+    assert heard[1] == says[False]
+    assert wired.relay.traffic == (2_000, len(says[True]), 2_000, len(says[False]))
+
+
+async def test_a_frame_of_ours_stands_between_two_of_theirs(wires: Any) -> None:
+    """A call that is ended while a frame is half passed on gets no close frame in the middle of it."""
+    wired = await wires()
+    loop = asyncio.get_running_loop()
+    half = SOUND[True][: len(SOUND[True]) // 2]
+    await loop.sock_sendall(wired.carrier, half)
+    assert await read(wired.agent, len(half)) == half
+    wired.relay.end(CallEnd(Endings.max_duration))
+    wired.relay._finish()
+    async with asyncio.timeout(5):
+        assert await loop.sock_recv(wired.agent, 65536) == b"", "the agent's socket just closes"
+        closed = await loop.sock_recv(wired.carrier, 65536)
+    assert closed[:4] == bytes((frames.FIN | frames.CLOSE, len(closed) - 2)) + (1000).to_bytes(2, "big")

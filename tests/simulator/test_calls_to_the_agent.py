@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Calls that reach the demonstration agent (agent-container.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
+
+from gateway.simulator.carrier import place_call
+from gateway.simulator.plan import CallReport
+from gateway.simulator.wav import Recording
+
+PATIENCE_S = 20.0
+
+
+async def test_the_caller_is_greeted_and_hears_its_own_words_again(
+    agent: Callable[..., Any], plan: Callable[..., Any]
+) -> None:
+    async with agent() as host:
+        plans = [
+            plan(f"ws://{host}/ws", carrier, answer_wait=5.0, quiet=0.8)
+            for carrier in ("twilio", "telnyx", "plivo", "exotel")
+        ]
+        for report in await asyncio.gather(*(place_call(one) for one in plans)):
+            assert_greeted_and_repeated(report)
+
+
+def assert_greeted_and_repeated(report: CallReport) -> None:
+    assert report.error is None
+    assert not report.complaints
+    assert report.marks == ("greeting",)
+    assert report.lost_frames == 0
+    assert report.delay_p50_ms is not None
+    assert report.setup_ms is not None
+    assert report.heard_ms > 0
+    assert (report.close_code, report.ended_by) == (1000, "caller")
+
+
+@pytest.mark.parametrize("carrier", ["twilio", "exotel"])
+async def test_what_is_heard_is_what_was_said(
+    carrier: str, agent: Callable[..., Any], plan: Callable[..., Any]
+) -> None:
+    async with agent(greets=False) as host:
+        report = await place_call(plan(f"ws://{host}/ws", carrier))
+    spoken = report.said.strip(b"\0")
+    assert len(spoken) > 3000
+    assert spoken in report.heard
+    assert abs(len(report.said) - len(report.heard)) < 2 * 8 * 100  # both directions span the call
+
+
+async def test_star_interrupts_the_agent(agent: Callable[..., Any], plan: Callable[..., Any]) -> None:
+    async with agent(greets=False, delay=0.5) as host:
+        report = await place_call(plan(f"ws://{host}/ws", "plivo", digits="*"))
+    assert [event.kind for event in report.events].count("clear") == 1
+    assert report.lost_frames is None or report.lost_frames > 0
+
+
+async def test_star_and_hash_end_the_call(agent: Callable[..., Any], plan: Callable[..., Any]) -> None:
+    async with agent() as host:
+        report = await place_call(plan(f"ws://{host}/ws", "twilio", digits="12#*#"))
+    assert (report.close_code, report.ended_by, report.error) == (1000, "far side", None)
+
+
+async def test_a_stranger_gets_everything_back_at_once(agent: Callable[..., Any]) -> None:
+    async with agent() as host, connect(f"ws://{host}/ws?body=eyJhIjoxfQ==") as stranger:
+        messages: list[str | bytes] = ["hello", b"\x00\x01", '{"event":"media"}', "[]", b""]
+        for message in messages:
+            await stranger.send(message)
+            assert await _next(stranger) == message
+
+
+async def test_an_opening_of_nobody_is_given_back_whole(agent: Callable[..., Any]) -> None:
+    async with agent() as host, connect(f"ws://{host}/ws") as stranger:
+        await stranger.send('{"event":"connected"}')
+        await stranger.send('{"event":"start","start":{}}')
+        assert await _next(stranger) == '{"event":"connected"}'
+        assert await _next(stranger) == '{"event":"start","start":{}}'
+
+
+async def test_an_opening_that_makes_no_sense_is_refused_in_words(agent: Callable[..., Any]) -> None:
+    start = {"streamSid": "MZ1", "callSid": "CA1", "mediaFormat": {"encoding": "audio/x-unheard-of"}}
+    async with agent() as host, connect(f"ws://{host}/ws") as carrier:
+        await carrier.send(json.dumps({"event": "start", "start": start}))
+        await asyncio.wait_for(carrier.wait_closed(), PATIENCE_S)
+    assert carrier.close_code == 1008
+    assert carrier.close_reason
+
+
+async def test_a_message_it_cannot_read_does_not_end_the_call(
+    agent: Callable[..., Any], word: Recording
+) -> None:
+    start = {"streamId": "s", "callId": "c"}
+    async with agent() as host, connect(f"ws://{host}/ws") as carrier:
+        await carrier.send(json.dumps({"event": "start", "start": start}))
+        await carrier.send("nonsense")
+        await carrier.send('{"event":"dtmf","dtmf":{"digit":"*"}}')
+        messages = [json.loads(await _next(carrier))]
+        while messages[-1]["event"] != "clearAudio":
+            messages.append(json.loads(await _next(carrier)))
+    assert carrier.close_code == 1000
+
+
+async def test_no_more_calls_than_sessions(agent: Callable[..., Any]) -> None:
+    async with agent(sessions=1) as host, aiohttp.ClientSession() as http:
+        assert await _status(http, f"http://{host}/readyz") == 200
+        async with connect(f"ws://{host}/ws") as first:
+            assert await _status(http, f"http://{host}/readyz") == 503
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(f"ws://{host}/ws")
+            assert refused.value.response.status_code == 503
+            await first.send("still here")
+            assert await _next(first) == "still here"
+        assert await _status(http, f"http://{host}/livez") == 200
+        async with asyncio.timeout(PATIENCE_S):
+            while await _status(http, f"http://{host}/readyz") != 200:
+                pass
+
+
+async def test_it_starts_no_bots(agent: Callable[..., Any]) -> None:
+    async with (
+        agent() as host,
+        aiohttp.ClientSession() as http,
+        http.post(f"http://{host}/bot", json={}) as answer,
+    ):
+        assert answer.status == 501
+        assert "/ws" in (await answer.json())["error"]
+
+
+async def _next(connection: ClientConnection) -> str | bytes:
+    return await asyncio.wait_for(connection.recv(), PATIENCE_S)
+
+
+async def _status(http: aiohttp.ClientSession, url: str) -> int:
+    async with http.get(url) as answer:
+        return answer.status

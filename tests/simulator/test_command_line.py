@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""`patchbay call` and `patchbay agent` as the processes people start, and the picture that the demo draws."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.simulator.carrier import place_call
+from gateway.simulator.processes import PATCHBAY, StartError, free_port, running
+from gateway.simulator.wav import Recording, read_wav, write_wav
+
+PATIENCE_S = 30.0
+
+
+async def run(*arguments: str) -> tuple[int | None, str]:
+    """The command's exit status and everything it said."""
+    process = await asyncio.create_subprocess_exec(
+        *PATCHBAY,
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    return process.returncode, said.decode()
+
+
+async def test_two_calls_to_the_agent(tmp_path: Path, word: Recording) -> None:
+    write_wav(tmp_path / "word.wav", word.pcm, word.sample_rate)
+    port = free_port()
+    agent = ["agent", "--port", str(port), "--sessions", "2", "--delay", "0.1", "--no-greeting"]
+    async with running("the agent", agent, f"http://127.0.0.1:{port}/readyz", tmp_path / "agent.log"):
+        options = ["--carrier", "exotel", "--calls", "2", "--wav", str(tmp_path / "word.wav")]
+        status, said = await run(
+            "call", f"ws://127.0.0.1:{port}/ws", *options, "--out", str(tmp_path / "reply.wav")
+        )
+    assert status == 0, said
+    assert "2 good, 0 bad" in said
+    for name in ("reply-1.wav", "reply-2.wav"):
+        assert read_wav(tmp_path / name).seconds > 1
+
+
+async def test_a_call_that_is_refused_fails_in_words(tmp_path: Path) -> None:
+    status, said = await run("call", f"ws://127.0.0.1:{free_port()}", "--carrier", "plivo")
+    assert status == 1
+    assert "plivo: could not connect: Connection refused" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--wav", __file__], "is no WAV file"),
+        (["--digits", "12x"], "no telephone has the keys x"),
+    ],
+)
+async def test_a_call_that_cannot_be_made_fails_in_words(options: list[str], words: str) -> None:
+    status, said = await run("call", "ws://127.0.0.1:1", *options)
+    assert status == 1
+    assert words in said
+
+
+async def test_a_process_that_cannot_start_says_why(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"(?s)the agent ended with status .*its log ends.*no-such-option"):
+        async with running(
+            "the agent", ["agent", "--no-such-option"], "http://127.0.0.1:1/", tmp_path / "log"
+        ):
+            pytest.fail("it is not running")
+
+
+async def test_the_picture_of_a_call(
+    tmp_path: Path, agent: Callable[..., Any], plan: Callable[..., Any]
+) -> None:
+    pytest.importorskip("matplotlib")
+    from gateway.simulator.picture import draw_call  # noqa: PLC0415 - optional, and slow to import
+
+    async with agent() as host:
+        report = await place_call(plan(f"ws://{host}/ws", "twilio", answer_wait=5.0, digits="1*"))
+    draw_call(report, tmp_path / "twilio.png")
+    assert (tmp_path / "twilio.png").read_bytes().startswith(b"\x89PNG")
