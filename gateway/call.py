@@ -94,6 +94,7 @@ class Call:
         self._agent_leg: Leg | None = None
         self._relay: Relay | None = None
         self._admitted = False
+        self._goodbye: tuple[int, str] | None = None  # what who left first said; the other is told the same
         self._began_at = board.now()
         self._first_sound_at: float | None = None
         upgrade.on_gone = self._carrier_gone
@@ -126,9 +127,9 @@ class Call:
                 self._check_token(agent, target)
             async with self._admitted_to(agent, target, start) as instance:
                 await self._connect(agent, instance, target)
-        if self._leg is None:
-            self._accept()
-            await asyncio.sleep(0)  # its 101 is on its way before anything else is
+            if self._leg is None:
+                self._accept()
+                await asyncio.sleep(0)  # its 101 is on its way before anything else is
         return await self._couple(agent, dialect)
 
     # The steps, in their order
@@ -280,9 +281,11 @@ class Call:
         else:
             if self._agent_leg is not None:
                 code = frames.INTERNAL_ERROR if end.ending.failed else frames.NORMAL_CLOSURE
-                self._agent_leg.close(code, end.words)
+                self._agent_leg.close(*self._goodbye or (code, end.words))
+            if self._leg is None and self._agent_leg is not None and self._upgrade.waits:
+                self._accept()  # as its agent has accepted: it is told by a close what the agent was told by one
             if self._leg is not None:
-                self._leg.close(end.ending.close_code, end.words)
+                self._leg.close(*self._goodbye or (end.ending.close_code, end.words))
             elif end.ending.status is not None:
                 self._upgrade.refuse(end)
         self._say(end)
@@ -332,10 +335,15 @@ class Call:
     # What the legs report before they are coupled
 
     def _carrier_gone(self, gone: Gone) -> None:
-        self.fate.decide(end_of_carrier(gone))
+        self._gone(gone, end_of_carrier(gone))
 
     def _agent_gone(self, gone: Gone) -> None:
-        self.fate.decide(end_of_agent(gone))
+        self._gone(gone, end_of_agent(gone))
+
+    def _gone(self, gone: Gone, end: CallEnd) -> None:
+        if self.fate.end is None and gone.said:
+            self._goodbye = gone.code, gone.reason
+        self.fate.decide(end)
 
     def _note_first_sound(self) -> None:
         self._first_sound_at = self._board.now()

@@ -12,9 +12,11 @@
 #include <Python.h>
 #include <errno.h>
 #include <structmember.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
-enum { CHUNK_BYTES = 65536, FIN_TEXT = 0x81, FIN_BINARY = 0x82, MASKED = 0x80 };
+enum { CHUNK_BYTES = 65536, EVENTS_AT_ONCE = 256, FIN_TEXT = 0x81, FIN_BINARY = 0x82, MASKED = 0x80 };
 
 /* All calls share it: the interpreter's lock is held from recv to send. */
 static unsigned char chunk[CHUNK_BYTES];
@@ -84,19 +86,31 @@ walk(Counters *w, const unsigned char *data, long long size)
     return 1;
 }
 
+/* ---- Sources: the sockets that pumps read, all behind one descriptor of the event loop's ---- */
+
+/* The loop watches one epoll descriptor instead of every socket: what it does for each descriptor that is
+ * ready costs as much as reading it. */
+typedef struct {
+    PyObject_HEAD
+    int epoll;
+} Sources;
+
 /* ---- Pump: reads one socket, writes the other ---- */
 
 typedef struct {
     PyObject_HEAD
+    Sources *sources;
     Counters *walker;
     PyObject *on_chunk;  /* called with bytes that Python must deal with; b"" at the end of the stream */
     PyObject *on_unsent; /* called with bytes that are through, but that the other socket did not take */
     int source, sink;    /* descriptors */
     char direct;         /* whether the fast case may be used at all now */
+    char reading;        /* whether the source is watched */
 } Pump;
 
+/* The source is readable: passes on what can be passed on. NULL where Python raised. */
 static PyObject *
-pump_ready(Pump *self, PyObject *Py_UNUSED(ignored))
+pump_run(Pump *self)
 {
     const ssize_t size = recv(self->source, chunk, CHUNK_BYTES, MSG_DONTWAIT);
     if (size < 0 && (errno == EAGAIN || errno == EINTR))
@@ -113,24 +127,35 @@ pump_ready(Pump *self, PyObject *Py_UNUSED(ignored))
     return PyObject_CallFunction(self->on_unsent, "y#", chunk + sent, (Py_ssize_t)(size - sent));
 }
 
-static int
-pump_init(Pump *self, PyObject *args, PyObject *kwargs)
+static PyObject *
+pump_resume(Pump *self, PyObject *Py_UNUSED(ignored))
 {
-    static char *names[] = {"walker", "source", "sink", "on_chunk", "on_unsent", NULL};
-    PyObject *walker, *on_chunk, *on_unsent;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!iiOO", names, &CountersType, &walker, &self->source,
-                                     &self->sink, &on_chunk, &on_unsent))
-        return -1;
-    Py_XSETREF(self->walker, (Counters *)Py_NewRef(walker));
-    Py_XSETREF(self->on_chunk, Py_NewRef(on_chunk));
-    Py_XSETREF(self->on_unsent, Py_NewRef(on_unsent));
-    self->direct = 1;
-    return 0;
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = self};
+    if (!self->reading) {
+        if (epoll_ctl(self->sources->epoll, EPOLL_CTL_ADD, self->source, &event))
+            return PyErr_SetFromErrno(PyExc_OSError);
+        self->reading = 1;
+    }
+    Py_RETURN_NONE;
 }
+
+static PyObject *
+pump_pause(Pump *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->reading) {
+        self->reading = 0;
+        if (epoll_ctl(self->sources->epoll, EPOLL_CTL_DEL, self->source, NULL))
+            return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
+static int pump_init(Pump *self, PyObject *args, PyObject *kwargs);
 
 static int
 pump_traverse(Pump *self, visitproc visit, void *arg)
 {
+    Py_VISIT(self->sources);
     Py_VISIT(self->walker);
     Py_VISIT(self->on_chunk);
     Py_VISIT(self->on_unsent);
@@ -140,6 +165,11 @@ pump_traverse(Pump *self, visitproc visit, void *arg)
 static int
 pump_clear(Pump *self)
 {
+    if (self->reading) { /* whoever owned it forgot to: the kernel must not point here any more */
+        self->reading = 0;
+        epoll_ctl(self->sources->epoll, EPOLL_CTL_DEL, self->source, NULL);
+    }
+    Py_CLEAR(self->sources);
     Py_CLEAR(self->walker);
     Py_CLEAR(self->on_chunk);
     Py_CLEAR(self->on_unsent);
@@ -155,12 +185,14 @@ pump_dealloc(Pump *self)
 }
 
 static PyMethodDef pump_methods[] = {
-    {"ready", (PyCFunction)pump_ready, METH_NOARGS, "The source is readable: passes on what can be passed on."},
+    {"resume", (PyCFunction)pump_resume, METH_NOARGS, "Reads from now on."},
+    {"pause", (PyCFunction)pump_pause, METH_NOARGS, "Reads no more; to be called before the source is closed."},
     {NULL},
 };
 
 static PyMemberDef pump_members[] = {
     {"direct", T_BOOL, offsetof(Pump, direct), 0, "Whether plain frames may skip Python."},
+    {"reading", T_BOOL, offsetof(Pump, reading), READONLY, "Whether the source is read."},
     {NULL},
 };
 
@@ -169,7 +201,7 @@ static PyTypeObject PumpType = {
     .tp_name = "gateway.media._accelerator.Pump",
     .tp_basicsize = sizeof(Pump),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-    .tp_doc = "Pump(walker, source, sink, on_chunk, on_unsent): one direction of a relay.",
+    .tp_doc = "Pump(sources, walker, source, sink, on_chunk, on_unsent): one direction of a relay.",
     .tp_new = PyType_GenericNew,
     .tp_init = (initproc)pump_init,
     .tp_dealloc = (destructor)pump_dealloc,
@@ -178,6 +210,84 @@ static PyTypeObject PumpType = {
     .tp_methods = pump_methods,
     .tp_members = pump_members,
 };
+
+static int
+sources_init(Sources *self, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    self->epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (self->epoll < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    return 0;
+}
+
+static void
+sources_dealloc(Sources *self)
+{
+    if (self->epoll > 0)
+        close(self->epoll);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyObject *
+sources_fileno(Sources *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromLong(self->epoll);
+}
+
+/* Runs every pump whose source is readable. An exception of one is reported and ends nobody else's turn. */
+static PyObject *
+sources_ready(Sources *self, PyObject *Py_UNUSED(ignored))
+{
+    struct epoll_event events[EVENTS_AT_ONCE];
+    const int count = epoll_wait(self->epoll, events, EVENTS_AT_ONCE, 0);
+    for (int i = 0; i < count; i++) /* one pump's end may be another's: none may go away meanwhile */
+        Py_INCREF((PyObject *)events[i].data.ptr);
+    for (int i = 0; i < count; i++) {
+        Pump *pump = events[i].data.ptr;
+        PyObject *done = pump->reading ? pump_run(pump) : Py_NewRef(Py_None);
+        if (done == NULL)
+            PyErr_WriteUnraisable((PyObject *)pump);
+        Py_XDECREF(done);
+        Py_DECREF(pump);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef sources_methods[] = {
+    {"fileno", (PyCFunction)sources_fileno, METH_NOARGS, "The descriptor that is readable when a source is."},
+    {"ready", (PyCFunction)sources_ready, METH_NOARGS, "Reads every source that is readable."},
+    {NULL},
+};
+
+static PyTypeObject SourcesType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "gateway.media._accelerator.Sources",
+    .tp_basicsize = sizeof(Sources),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_doc = "The sockets that pumps read.",
+    .tp_new = PyType_GenericNew,
+    .tp_init = (initproc)sources_init,
+    .tp_dealloc = (destructor)sources_dealloc,
+    .tp_methods = sources_methods,
+};
+
+static int
+pump_init(Pump *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"sources", "walker", "source", "sink", "on_chunk", "on_unsent", NULL};
+    PyObject *sources, *walker, *on_chunk, *on_unsent;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!iiOO", names, &SourcesType, &sources, &CountersType, &walker,
+                                     &self->source, &self->sink, &on_chunk, &on_unsent))
+        return -1;
+    Py_XSETREF(self->sources, (Sources *)Py_NewRef(sources));
+    Py_XSETREF(self->walker, (Counters *)Py_NewRef(walker));
+    Py_XSETREF(self->on_chunk, Py_NewRef(on_chunk));
+    Py_XSETREF(self->on_unsent, Py_NewRef(on_unsent));
+    self->direct = 1;
+    return 0;
+}
 
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
@@ -190,7 +300,8 @@ PyMODINIT_FUNC
 PyInit__accelerator(void)
 {
     PyObject *m = PyModule_Create(&module);
-    if (m == NULL || PyModule_AddType(m, &CountersType) < 0 || PyModule_AddType(m, &PumpType) < 0) {
+    if (m == NULL || PyModule_AddType(m, &CountersType) < 0 || PyModule_AddType(m, &SourcesType) < 0 ||
+        PyModule_AddType(m, &PumpType) < 0) {
         Py_XDECREF(m);
         return NULL;
     }

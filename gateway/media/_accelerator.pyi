@@ -12,14 +12,22 @@ class Counters:
     masked: bool
     simple: bool
 
+class Sources:
+    def fileno(self) -> int: ...
+    def ready(self) -> None: ...
+
 class Pump:
     direct: bool
+    @property
+    def reading(self) -> bool: ...
     def __init__(
         self,
+        sources: Sources,
         walker: Counters,
         source: int,
         sink: int,
         on_chunk: Callable[[bytes], None],
         on_unsent: Callable[[bytes], None],
     ) -> None: ...
-    def ready(self) -> None: ...
+    def resume(self) -> None: ...
+    def pause(self) -> None: ...

@@ -27,15 +27,15 @@ class PlainCounters:
 
 
 if TYPE_CHECKING:
-    from gateway.media._accelerator import Counters, Pump
+    from gateway.media._accelerator import Counters, Pump, Sources
 else:
-    Pump = None
+    Pump = Sources = None
     Counters = PlainCounters
     if os.environ.get("PATCHBAY_ACCELERATOR", "on") != "off":
         with contextlib.suppress(ImportError):
-            from gateway.media._accelerator import Counters, Pump
+            from gateway.media._accelerator import Counters, Pump, Sources
 
 ACTIVE: Final[bool] = Pump is not None
 """Whether plain frames skip Python."""
 
-__all__ = ["ACTIVE", "Counters", "Pump"]
+__all__ = ["ACTIVE", "Counters", "Pump", "Sources"]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A coupled leg's socket without a transport of the event loop's between it and the relay.
 
-With the accelerator, a relay whose two sockets are plain TCP takes them out of their transports: the loop
-only says that a socket is readable, and the accelerator's `Pump` reads it and writes the other. `Direct`
-is what remains of a transport: it does for a `Side` what a transport does, whenever the pump cannot.
+With the accelerator, a relay whose two sockets are plain TCP takes them out of their transports: the
+accelerator's `Pump` reads the one and writes the other as soon as the loop says that something is there.
+`Direct` is what remains of a transport: it does for a `Side` what a transport does, where the pump cannot.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ import asyncio
 import os
 import socket
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from gateway.media import accelerator
-from gateway.media.accelerator import Pump
+from gateway.media.accelerator import Pump, Sources
 from gateway.media.leg import HIGH_WATER_BYTES
 
 if TYPE_CHECKING:
     from gateway.media.frames import Walker
 
 LOW_WATER_BYTES = HIGH_WATER_BYTES // 4
-_MOST_BYTES = 65536
+
+_sources: WeakKeyDictionary[asyncio.AbstractEventLoop, Sources] = WeakKeyDictionary()
 
 
 class Direct:
@@ -35,7 +37,6 @@ class Direct:
         "_paused",
         "_protocol",
         "_pump",
-        "_reading",
         "_socket",
         "_unsent",
     )
@@ -52,7 +53,6 @@ class Direct:
         self._passing = False  # the protocol lets the pump pass plain frames by it
         self._fed_by: Direct | None = None  # whose pump writes here
         self._unsent = bytearray()
-        self._reading = False
         self._paused = False  # the protocol has been told to stop writing
         self._closing = False
 
@@ -68,7 +68,14 @@ class Direct:
 
     def pump_to(self, other: Direct, walker: Walker) -> None:
         """Lets plain frames go straight to `other`, until there is another protocol."""
-        self._pump = Pump(walker, self._socket.fileno(), other._socket.fileno(), self._received, other._queue)
+        self._pump = Pump(
+            _sources_of(self._loop),
+            walker,
+            self._socket.fileno(),
+            other._socket.fileno(),
+            self._received,
+            other._queue,
+        )
         self._passing = True
         other._fed_by = self
 
@@ -86,15 +93,12 @@ class Direct:
         return self._closing
 
     def resume_reading(self) -> None:
-        if not self._reading and not self._closing:
-            assert self._pump is not None
-            self._reading = True
-            self._loop.add_reader(self._socket.fileno(), self._pump.ready)
+        if self._pump is not None and not self._closing:
+            self._pump.resume()
 
     def pause_reading(self) -> None:
-        if self._reading:
-            self._reading = False
-            self._loop.remove_reader(self._socket.fileno())
+        if self._pump is not None:
+            self._pump.pause()
 
     def write(self, data: bytes) -> None:
         if self._closing or not data:
@@ -179,3 +183,12 @@ class Direct:
         self._pump = None
         self._fed_by = None
         self._protocol.connection_lost(None)
+
+
+def _sources_of(loop: asyncio.AbstractEventLoop) -> Sources:
+    """The one set of sockets that a loop's pumps read."""
+    sources = _sources.get(loop)
+    if sources is None:
+        sources = _sources[loop] = Sources()
+        loop.add_reader(sources.fileno(), sources.ready)
+    return sources

@@ -26,6 +26,11 @@ class Gone:
         return self.code in (frames.NORMAL_CLOSURE, frames.GOING_AWAY, frames.NO_STATUS)
 
     @property
+    def said(self) -> bool:
+        """Whether it gave a code, which may be passed on."""
+        return self.offence is None and self.code not in (frames.NO_STATUS, frames.ABNORMAL)
+
+    @property
     def words(self) -> str:
         """What it said, for the operator; nothing where it said nothing."""
         if self.offence is not None:

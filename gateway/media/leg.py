@@ -49,6 +49,7 @@ class Leg(asyncio.Protocol):
         self._binary = False  # the message that the fragments belong to
         self._messages: deque[str | bytes] | None = deque()
         self._waiter: asyncio.Future[None] | None = None
+        self._offence: int | None = None  # the close code due to a far end that broke the protocol
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         transport.set_protocol(self)
 
@@ -73,9 +74,13 @@ class Leg(asyncio.Protocol):
         return kept
 
     def close(self, code: int, reason: str) -> None:
-        """Says goodbye and closes; for a leg that is not coupled. Never waits, may be called again."""
+        """Says goodbye and closes; for a leg that is not coupled. Never waits, may be called again.
+
+        `code`: a far end that broke the protocol is told so instead (RFC 6455 §7.1.7).
+        """
         self._on_gone = None
         if not self.transport.is_closing():
+            code = self._offence or code
             self.transport.write(frames.build_close(code, reason, masked=self.client))
             self.transport.close()
 
@@ -89,6 +94,7 @@ class Leg(asyncio.Protocol):
             for frame in self.walker.seen:
                 self._take_frame(chunk, frame)
         except FrameError as error:
+            self._offence = error.close_code
             self._gone(Gone(frames.ABNORMAL, error.reason, offence=error.close_code))
         self.walker.seen.clear()
         if self._messages is None and self._kept_bytes + self.walker.held > self._early_bytes:

@@ -16,7 +16,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -24,7 +24,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
-from gateway.errors import CallEnd, Endings
+from gateway.errors import CallEnd
 from gateway.media.ends import LOST, Gone
 from gateway.media.leg import Leg
 
@@ -33,6 +33,9 @@ SERVE_CALL = "serve_call"
 
 MAX_EARLY_BYTES = 65536
 """What a client may send before it has its 101, which it should not (RFC 6455 §4.1)."""
+
+
+_NO_URL = urlsplit("/")
 
 
 class Upgrade(asyncio.Protocol):
@@ -50,10 +53,13 @@ class Upgrade(asyncio.Protocol):
         self._tasks = server_state.tasks
         self._serve_call: ServeCall = app_state[SERVE_CALL]
         self._handshake: ServerProtocol | None = ServerProtocol()
+        self._accepted: Response | None = None
         self._early: list[bytes] = []
         self.request: Request | None = None
+        self.url = _NO_URL
+        """The request target, split."""
         self.fault = ""
-        """What is wrong with the request itself, in words; empty where it could be read."""
+        """What is wrong with the request itself, in words; empty where it asks for a WebSocket."""
         self.answered = False
         self.on_gone: Callable[[Gone], None] | None = None
         """Set by whoever serves the call: the client has left before it had its answer."""
@@ -61,10 +67,9 @@ class Upgrade(asyncio.Protocol):
         """Set by whoever serves the call: the server stops now and waits for nobody."""
 
     @property
-    def url(self) -> SplitResult:
-        """The request target, split."""
-        assert self.request is not None
-        return urlsplit(self.request.path)
+    def waits(self) -> bool:
+        """Whether the client is still there and has had no answer."""
+        return not self.answered and not self.transport.is_closing()
 
     def header(self, name: str) -> str:
         """A request header; several of one name are joined with commas, a missing one is empty."""
@@ -72,14 +77,9 @@ class Upgrade(asyncio.Protocol):
         return ", ".join(self.request.headers.get_all(name))
 
     def accept(self, *, opening_bytes: int, early_bytes: int, on_gone: Callable[[Gone], None]) -> Leg:
-        """Answers 101. Raises CallEnd(bad_request) where the handshake is not a WebSocket's."""
-        assert self.request is not None
-        assert self._handshake is not None
-        response = self._handshake.accept(self.request)
-        if response.status_code != 101:
-            words = (response.body or b"").decode().partition("\n")[0]
-            raise CallEnd(Endings.bad_request, words.removeprefix("Failed to open a WebSocket connection: "))
-        self._send(response)
+        """Answers 101 to a request without `fault`."""
+        assert self._accepted is not None
+        self._send(self._accepted)
         leg = Leg(
             self.transport,
             client=False,
@@ -92,13 +92,13 @@ class Upgrade(asyncio.Protocol):
             leg.data_received(b"".join(self._early))
         # The call keeps this object to its end: what only the handshake needed is let go.
         self._early.clear()
-        self._handshake = self.request = None
+        self._handshake = self._accepted = self.request = None
         del self.transport
         return leg
 
     def refuse(self, end: CallEnd) -> None:
         """Answers with the HTTP status of the ending, its code and its words as JSON; closes."""
-        if self.answered or self.transport.is_closing():
+        if not self.waits:
             return
         ending = end.ending
         assert ending.status is not None, f"{ending.code} is no answer to an upgrade"
@@ -128,7 +128,7 @@ class Upgrade(asyncio.Protocol):
         self._handshake.receive_data(data)
         events = self._handshake.events_received()
         if events:
-            self.request = cast(Request, events[0])
+            self._judge(cast(Request, events[0]))
         else:  # uvicorn's parser took it, so it is not cut off but has too much of something
             self.fault = str(self._handshake.handshake_exc)
             self._handshake = ServerProtocol()
@@ -145,6 +145,21 @@ class Upgrade(asyncio.Protocol):
         """uvicorn stops and wants its connections closed."""
         if self.on_shutdown is not None:
             self.on_shutdown()
+
+    def _judge(self, request: Request) -> None:
+        """Finds what is wrong with a request, before anything is done for it."""
+        assert self._handshake is not None
+        self.request = request
+        response = self._handshake.accept(request)
+        if response.status_code == 101:
+            self._accepted = response
+        else:
+            words = (response.body or b"").decode().partition("\n")[0]
+            self.fault = words.removeprefix("Failed to open a WebSocket connection: ")
+        try:
+            self.url = urlsplit(request.path)
+        except ValueError as error:
+            self.fault = f"the request target is no URL: {error}"
 
     async def _serve(self) -> None:
         await self._serve_call(self)

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
-# A session is one run of an agent for one caller. It begins when a place was taken for it: a call that is
-# refused never becomes a session and leaves nothing behind, so there is no state for refusals.
+# A session is one run of an agent for one caller. It begins when a place was taken for it, or when it was
+# promised one: a call that is refused never becomes a session and leaves nothing behind, so there is no state
+# for refusals.
 #
 # Three things happen to a session, in this order, and each at most once:
 #
@@ -19,10 +20,11 @@ from typing import Final
 #   2. the agent runs                   starting -> running
 #   3. somebody or something ends it    running  -> ending
 #
-# `created` is a session that was promised (its id was given out) but whose socket has not come; a session
-# that begins with a carrier's stream is born `starting`. `ending` is the time between the reason to end and
-# the close of both legs; it is over within seconds, so the store does not write it down: what it is told next
-# is the end.
+# `created` is a session that was promised: its id was given out, and its socket has not come. It holds no
+# place and no worker carries it; a promise costs nothing, and the place is taken, or refused, when the socket
+# comes. A session that begins with a carrier's stream is born `starting`. `ending` is the time between the
+# reason to end and the close of both legs; it is over within seconds, so the store does not write it down:
+# what it is told next is the end.
 #
 # There are three ways to be over, and every session comes to exactly one of them:
 #
@@ -77,6 +79,9 @@ TRANSITIONS: Final[Mapping[State, Mapping[State, str]]] = {
 
 TERMINAL: Final = frozenset(state for state, following in TRANSITIONS.items() if not following)
 """The states of a session that is over."""
+
+ACTIVE: Final = frozenset(set(State) - TERMINAL - {State.CREATED})
+"""The states of a session that holds a place."""
 
 
 class LifecycleError(ValueError):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 import time
 from pathlib import Path
@@ -14,28 +16,21 @@ from gateway.sessions.store import StoreFailed
 APPLICATION_ID: Final = 0x50425359
 """`PRAGMA application_id` of our files, "PBSY": another program's database is not written to."""
 
-VERSION: Final = 1
-"""`PRAGMA user_version` of the tables below."""
-
 OPEN_TIMEOUT_S: Final = 10.0
 """How long a worker waits for others that open the same file."""
-
-COLUMNS: Final = (
-    "id, agent, organization, region, carrier, instance, owner, call_id, stream_id, from_number, to_number, "
-    "state, created_at, started_at, first_agent_sound_at, ended_at, "
-    "frames_in, bytes_in, frames_out, bytes_out, reason, side, detail, close_code"
-)
-"""The columns of a session, in the order of SessionRecord's fields."""
 
 _STATES: Final = ", ".join(f"'{state}'" for state in State)
 _OVER: Final = ", ".join(f"'{state}'" for state in State if state in TERMINAL)
 _ZEROES: Final = ", ".join(f"('{state}', 0)" for state in State if state in TERMINAL)
 
-# A session is active while `ended_at` is null, and the file itself holds state and end together. `number` is
-# the order of admission. The partial index holds active sessions only, so that counting an agent's places
-# costs as much as it has calls, however long the history is. `tally` counts those that are over, for the
-# same reason; places are never counted with it.
-_TABLES: Final = (
+# The tables are made in steps, one a version, and a file of an earlier version is taken through those it has
+# not had. So a step is never changed once it was in use: what is to be different is a step more.
+
+# A session is not over while `ended_at` is null, and the file itself holds state and end together. `number`
+# is the order of arrival. The partial index holds sessions that are not over, so that counting an agent's
+# places costs as much as it has calls, however long the history is. `tally` counts those that are over, for
+# the same reason; places are never counted with it.
+_VERSION_1: Final = (
     f"""
     CREATE TABLE session (
         number INTEGER PRIMARY KEY,
@@ -89,13 +84,57 @@ _TABLES: Final = (
     END
     """,
     f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {VERSION}",
 )
+
+# A promised session has instance and owner "" and no `admitted_at`: among an agent's instances it comes
+# before all that have a name, and is not looked at when places are counted. Promises and wishes to stop are
+# found through indexes that hold nothing else. Lists are by time, and most counts of them read an index only.
+# What may be long stands last, where a row is read without it.
+_VERSION_2: Final = (
+    "ALTER TABLE session ADD COLUMN admitted_at REAL",
+    "ALTER TABLE session ADD COLUMN promised_until REAL",
+    "ALTER TABLE session ADD COLUMN transport TEXT NOT NULL DEFAULT 'telephony'",
+    "ALTER TABLE session ADD COLUMN start_type TEXT",
+    "ALTER TABLE session ADD COLUMN metadata TEXT",
+    "ALTER TABLE session ADD COLUMN idle_timeout NUMERIC",
+    "ALTER TABLE session ADD COLUMN max_duration NUMERIC",
+    "ALTER TABLE session ADD COLUMN stop_requested_at REAL",
+    "ALTER TABLE session ADD COLUMN completion_status TEXT",
+    "ALTER TABLE session ADD COLUMN completed_at REAL",
+    "ALTER TABLE session ADD COLUMN reported_seconds NUMERIC",
+    "ALTER TABLE session ADD COLUMN transcript TEXT",
+    "ALTER TABLE session ADD COLUMN results TEXT",
+    "UPDATE session SET admitted_at = created_at",
+    "DROP INDEX session_agent",
+    "DROP INDEX session_organization",
+    "CREATE INDEX session_agent ON session (agent, created_at)",
+    "CREATE INDEX session_organization ON session (organization, created_at)",
+    "CREATE INDEX session_promise ON session (promised_until) WHERE admitted_at IS NULL AND ended_at IS NULL",
+    "CREATE INDEX session_stop ON session (owner) WHERE stop_requested_at IS NOT NULL AND ended_at IS NULL",
+    """
+    CREATE TABLE document (
+        kind TEXT NOT NULL,
+        key TEXT NOT NULL,
+        value TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        expires_at REAL,
+        PRIMARY KEY (kind, key)
+    )
+    """,
+    "CREATE INDEX document_expiry ON document (expires_at) WHERE expires_at IS NOT NULL",
+)
+
+_STEPS: Final = (_VERSION_1, _VERSION_2)
+
+VERSION: Final = len(_STEPS)
+"""`PRAGMA user_version` of the tables above."""
 
 
 def connect(path: Path, busy_s: float) -> sqlite3.Connection:
     """Opens the file, making it and its tables where there is none; many processes may do so at once.
 
+    A file of an earlier version becomes one of this, in one transaction. A file that is made is for its user
+    alone: it holds phone numbers and secrets. One that is there keeps its mode.
     `busy_s`: how long a statement waits for another process's write. Raises StoreFailed for a file that is
     not ours, is broken or cannot be written; such a file is left as it was.
     """
@@ -115,6 +154,8 @@ def connect(path: Path, busy_s: float) -> sqlite3.Connection:
 
 
 def _open(path: Path, busy_s: float) -> sqlite3.Connection:
+    with contextlib.suppress(OSError):  # it is there, or SQLite will say in its words why it cannot be
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
     connection = sqlite3.connect(path, timeout=busy_s, isolation_level=None)
     try:
         _prepare(connection, path)
@@ -139,9 +180,10 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     if version == VERSION:
         return
     connection.execute("BEGIN IMMEDIATE")
-    if _version(connection, path) != VERSION:  # nobody was faster
-        for statement in _TABLES:
+    for step in _STEPS[_version(connection, path) :]:  # again: somebody may have been faster
+        for statement in step:
             connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
 
 
@@ -154,11 +196,11 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
         return 0
     if application != APPLICATION_ID:
         raise StoreFailed(f"{path} is a database, but not a session store")
-    if version != VERSION:
+    if not 1 <= version <= VERSION:
         raise StoreFailed(
             f"the session store {path} has version {version} of the tables; this Patchbay knows {VERSION}"
         )
-    return VERSION
+    return int(version)
 
 
 def _busy(error: sqlite3.OperationalError) -> bool:

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.errors import Side
-from gateway.sessions.lifecycle import TERMINAL, LifecycleError, State
+from gateway.sessions.lifecycle import ACTIVE, TERMINAL, LifecycleError, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,26 @@ class CallFacts:
     stream_id: str | None
     from_number: str | None
     to_number: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionExtras:
+    """What may be said of a session besides its call, when it is promised or admitted.
+
+    `transport`: how the caller's sound comes: "telephony" for a carrier, else as public-api.md, Start, names
+    it. `start_type`: "cold" or "warm" (public-api.md, Management), None where nobody says. `metadata`: the
+    client's own, JSON text. `idle_timeout`, `max_duration`: in seconds, None for the agent's own.
+    """
+
+    transport: str = "telephony"
+    start_type: str | None = None
+    metadata: str | None = None
+    idle_timeout: float | None = None
+    max_duration: float | None = None
+
+
+TELEPHONY: Final = SessionExtras()
+"""A carrier's call of which nobody says more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +78,8 @@ class Outcome:
 
     `state`: a terminal state; LifecycleError for another. `ended_at`, `first_agent_sound_at`: Unix seconds.
     `reason`, `side`, `close_code`: of an entry of the table of endings. `detail`: a clause for the operator.
+    `completion_status`: the same end in the words of public-api.md, Management ("HTTP_COMPLETED",
+    "HTTP_ERROR", "WS_CONNECTION_CLOSED"), None where nobody says.
     """
 
     state: State
@@ -67,6 +90,7 @@ class Outcome:
     close_code: int
     traffic: Traffic
     first_agent_sound_at: float | None
+    completion_status: str | None = None
 
     def __post_init__(self) -> None:
         if self.state not in TERMINAL:
@@ -77,8 +101,14 @@ class Outcome:
 class SessionRecord:
     """All that the store keeps of one session. Times are Unix seconds; None is "not yet" or "never".
 
-    `owner`: the id of the worker process that carries it. `instance`: the URL of the agent's instance.
+    `owner`: the id of the worker process that carries it. `instance`: the URL of the agent's instance. Both
+    are "" of a session that is promised or never was more.
     The traffic of a session that is not over, or whose worker was lost, is 0: it is counted at its end.
+    `created_at` is when it was promised, or admitted without; `admitted_at` when it took its place, and
+    `promised_until` when its promise was to expire, None if it was not promised.
+    `transport` to `max_duration`: see SessionExtras. `completion_status`: see Outcome.
+    `completed_at`: when the agent's side reported; with it come `reported_seconds`, its duration in seconds,
+    and `transcript` and `results`, JSON text, as far as it said them.
     """
 
     session_id: str
@@ -105,8 +135,21 @@ class SessionRecord:
     side: Side | None
     detail: str | None
     close_code: int | None
+    admitted_at: float | None
+    promised_until: float | None
+    transport: str
+    start_type: str | None
+    metadata: str | None
+    idle_timeout: float | None
+    max_duration: float | None
+    stop_requested_at: float | None
+    completion_status: str | None
+    completed_at: float | None
+    reported_seconds: float | None
+    transcript: str | None
+    results: str | None
 
     @property
     def active(self) -> bool:
-        """Whether the session still holds its place."""
-        return self.state not in TERMINAL
+        """Whether the session holds a place."""
+        return self.state in ACTIVE

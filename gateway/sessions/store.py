@@ -9,21 +9,26 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.sessions.admission import AtCapacity
-from gateway.sessions.lifecycle import State
-from gateway.sessions.session import CallFacts, Outcome, Places, SessionRecord
+from gateway.sessions.documents import Documents
+from gateway.sessions.lifecycle import ACTIVE, State
+from gateway.sessions.session import TELEPHONY, CallFacts, Outcome, Places, SessionExtras, SessionRecord
 
-__all__ = ["AtCapacity", "Counts", "Store", "StoreFailed"]
+__all__ = ["AtCapacity", "Counts", "NotPromised", "Store", "StoreFailed"]
 
 
 class StoreFailed(Exception):  # noqa: N818 - read as a sentence, like the entry `store_failed`
     """The store does not answer, cannot be opened, or is closed. `str()` says why, in words."""
 
 
+class NotPromised(StoreFailed):
+    """There is a session of this id, and no promise: it runs, was stopped, expired, or is another agent's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """How many sessions there are, of all workers together.
 
-    `active`: those that hold a place, by state; every state that is not terminal is there, also with 0.
+    `active`: those that are not over, by state; every state that is not terminal is there, also with 0.
     `over`: those that are over, since the store was made, by terminal state, also with 0.
     """
 
@@ -32,11 +37,12 @@ class Counts:
 
     @property
     def total_active(self) -> int:
-        return sum(self.active.values())
+        """Those that hold a place; a promised session does not."""
+        return sum(sessions for state, sessions in self.active.items() if state in ACTIVE)
 
     @property
     def total(self) -> int:
-        return self.total_active + sum(self.over.values())
+        return sum(self.active.values()) + sum(self.over.values())
 
 
 class Store(Protocol):
@@ -45,17 +51,34 @@ class Store(Protocol):
     A method with `await` answers within seconds, or raises StoreFailed. To be used from one event loop.
     """
 
+    @property
+    def documents(self) -> Documents:
+        """What workers share besides; open and closed with the store."""
+
     async def open(self) -> None:
         """Makes the store ready. Raises StoreFailed, and then needs no close."""
 
     async def close(self) -> None:
         """Writes what is owed, for a bounded time, and frees everything. May be called twice."""
 
-    async def admit(self, facts: CallFacts, places: Places, now: float) -> str:
+    async def promise(self, facts: CallFacts, extras: SessionExtras, now: float, expires_at: float) -> None:
+        """Makes a session that is `created`: it holds no place, and any worker may admit it.
+
+        From `expires_at` on it cannot be admitted, and the next `reap` cancels it. Raises StoreFailed, also
+        where there is a session of this id.
+        """
+
+    async def admit(
+        self, facts: CallFacts, places: Places, now: float, extras: SessionExtras = TELEPHONY
+    ) -> str:
         """Takes a place and returns the URL of its instance: one atomic step over all workers.
 
-        The session is then `starting`, and whoever called owes its `ended`. Raises AtCapacity or StoreFailed;
-        then, and when this is cancelled, there is no session.
+        The session is then `starting`, and whoever called owes its `ended`. Raises AtCapacity, NotPromised or
+        StoreFailed; then, and when this is cancelled, there is no session.
+
+        A session that was promised under this id to this agent and organization is admitted by this; if it is
+        not, the promise stands. The call's `facts` are then those given here; of `extras` what the promise
+        says holds, and what it leaves None is taken from here.
         """
 
     def started(self, session_id: str, at: float) -> asyncio.Future[None]:
@@ -68,7 +91,39 @@ class Store(Protocol):
     def ended(self, session_id: str, outcome: Outcome) -> asyncio.Future[None]:
         """The session is over and its place is free. The first end wins; a later one changes nothing.
 
-        Returns at once, as `started` does. An unknown session is a log line and no more.
+        Returns at once, as `started` does. An unknown session is a log line and no more. A promised session
+        may be ended so too, and is then `canceled` or `failed`.
+        """
+
+    async def request_stop(self, session_id: str, at: float) -> bool:
+        """Asks the worker that carries the session to end it; False if it is unknown or over.
+
+        That worker learns it from `changed` and `stops_requested`, and ends the session. A promised session,
+        which nobody carries, is canceled here. To ask again changes nothing.
+        """
+
+    async def changed(self) -> bool:
+        """Whether a stop may have been requested since this was last asked; True the first time.
+
+        That is: whether another process wrote anything, or a stop was requested here. Cheap: meant to be
+        asked ten times a second, and `stops_requested` only after a True.
+        """
+
+    async def stops_requested(self) -> list[str]:
+        """The ids of this worker's own sessions that are to stop and are not over, in order of arrival."""
+
+    async def complete(
+        self,
+        session_id: str,
+        transcript: str | None,
+        reported_seconds: float | None,
+        results: str | None,
+        at: float,
+    ) -> bool:
+        """Keeps what the agent's side reports of an active session, once; `transcript`, `results`: JSON text.
+
+        False, and nothing is changed, if the session is unknown, does not hold a place, or was completed.
+        Completing does not end it.
         """
 
     async def session(self, session_id: str) -> SessionRecord | None:
@@ -80,10 +135,20 @@ class Store(Protocol):
         agent: str | None = None,
         organization: str | None = None,
         active: bool | None = None,
+        state: State | None = None,
+        start_type: str | None = None,
+        created_from: float | None = None,
+        created_before: float | None = None,
         limit: int = 100,
         offset: int = 0,
+        with_reports: bool = False,
     ) -> tuple[list[SessionRecord], int]:
-        """One page of the sessions that match, newest first, and how many match in all."""
+        """One page of the sessions that match, newest first, and how many match in all.
+
+        `active`: True for those that hold a place, False for those that are over; a promised session is
+        neither. `created_from` and later, earlier than `created_before`: Unix seconds. Without `with_reports`
+        the records have None for `transcript` and `results`, which may be long; `completed_at` is there.
+        """
 
     async def counts(self) -> Counts:
         """How many sessions there are, by state."""
@@ -96,4 +161,7 @@ class Store(Protocol):
 
         A worker is dead when its process is gone, or, where its process cannot be looked up from here
         (another machine or container), when it was silent for STALE_S while this one was heard without a gap.
+
+        What has expired goes too, and is not returned: promises become `canceled` with the reason
+        `idle_timeout`, documents vanish.
         """

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The steps of a session's life in the SQLite file.
+
+All of it runs in the writer's thread, in a transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Final
+
+import structlog
+
+from gateway.sessions.admission import choose
+from gateway.sessions.lifecycle import State, over
+from gateway.sessions.owner import Owner
+from gateway.sessions.rows import text
+from gateway.sessions.session import CallFacts, Outcome, Places, SessionExtras
+from gateway.sessions.sqlite_workers import beat
+from gateway.sessions.store import NotPromised
+
+log = structlog.get_logger(__name__)
+
+_PROMISE: Final = f"""
+    INSERT INTO session (id, agent, organization, region, carrier, instance, owner,
+                         call_id, stream_id, from_number, to_number, state, created_at,
+                         transport, start_type, metadata, idle_timeout, max_duration, promised_until)
+    VALUES (?, ?, ?, ?, ?, '', '', ?, ?, ?, ?, '{State.CREATED}', ?, ?, ?, ?, ?, ?, ?)
+"""  # noqa: S608 - constants
+
+# One row, where a row per instance would be clearer: between two rows the thread gives up the interpreter,
+# and on a busy machine waits for it again with the write lock in its hand. Only promised sessions have no
+# instance, and they are passed over without being looked at.
+_LOADS: Final = """
+    SELECT (SELECT json_group_object(instance, sessions) FROM (
+                SELECT instance, count(*) AS sessions
+                FROM session INDEXED BY session_active
+                WHERE agent = ?1 AND instance > '' AND ended_at IS NULL GROUP BY instance)),
+           EXISTS (SELECT 1 FROM owner WHERE id = ?2)
+"""
+
+_ADMIT: Final = f"""
+    INSERT INTO session (id, agent, organization, region, carrier, instance, owner,
+                         call_id, stream_id, from_number, to_number, state, created_at, admitted_at,
+                         transport, start_type, metadata, idle_timeout, max_duration)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, '{State.STARTING}', ?12, ?12,
+            ?13, ?14, ?15, ?16, ?17)
+    ON CONFLICT (id) DO UPDATE
+    SET region = ?4, carrier = ?5, instance = ?6, owner = ?7,
+        call_id = ?8, stream_id = ?9, from_number = ?10, to_number = ?11,
+        state = '{State.STARTING}', admitted_at = ?12,
+        start_type = coalesce(start_type, ?14), metadata = coalesce(metadata, ?15),
+        idle_timeout = coalesce(idle_timeout, ?16), max_duration = coalesce(max_duration, ?17)
+    WHERE state = '{State.CREATED}' AND promised_until > ?12
+        AND agent = ?2 AND organization = ?3 AND stop_requested_at IS NULL
+"""  # noqa: S608 - constants
+
+_WITHDRAW: Final = """
+    DELETE FROM session WHERE id = ? AND owner = ? AND ended_at IS NULL AND promised_until IS NULL
+"""
+
+_PROMISE_AGAIN: Final = f"""
+    UPDATE session SET state = '{State.CREATED}', instance = '', owner = '', admitted_at = NULL
+    WHERE id = ? AND owner = ? AND ended_at IS NULL AND promised_until IS NOT NULL
+"""  # noqa: S608 - constants
+
+_STARTED: Final = f"""
+    UPDATE session SET state = '{State.RUNNING}', started_at = ? WHERE id = ? AND state = '{State.STARTING}'
+"""  # noqa: S608 - constants
+
+# `started_at` says whether it ran: lifecycle.over().
+_ENDED: Final = """
+    UPDATE session
+    SET state = CASE WHEN started_at IS NULL THEN ? ELSE ? END,
+        ended_at = ?, reason = ?, side = ?, detail = ?, close_code = ?, completion_status = ?,
+        frames_in = ?, bytes_in = ?, frames_out = ?, bytes_out = ?, first_agent_sound_at = ?
+    WHERE id = ? AND ended_at IS NULL
+"""
+
+_COMPLETE: Final = """
+    UPDATE session SET transcript = ?, reported_seconds = ?, results = ?, completed_at = ?
+    WHERE id = ? AND ended_at IS NULL AND admitted_at IS NOT NULL AND completed_at IS NULL
+"""
+
+
+def promise(
+    facts: CallFacts, extras: SessionExtras, now: float, expires_at: float, connection: sqlite3.Connection
+) -> None:
+    row = (
+        text(facts.session_id),
+        text(facts.agent),
+        text(facts.organization),
+        text(facts.region),
+        text(facts.carrier),
+        text(facts.call_id),
+        text(facts.stream_id),
+        text(facts.from_number),
+        text(facts.to_number),
+        now,
+        *_values(extras),
+        expires_at,
+    )
+    connection.execute(_PROMISE, row)
+
+
+class Admission:
+    """One caller's try to be admitted; it knows whether there is anything to take back."""
+
+    __slots__ = ("_extras", "_facts", "_now", "_owner", "_places", "_took")
+
+    def __init__(
+        self, owner: Owner, facts: CallFacts, places: Places, now: float, extras: SessionExtras
+    ) -> None:
+        self._owner = owner
+        self._facts = facts
+        self._places = places
+        self._now = now
+        self._extras = extras
+        self._took = False
+
+    def admit(self, connection: sqlite3.Connection) -> str:
+        """The URL of the instance. Raises AtCapacity or NotPromised, and has then changed no session."""
+        facts = self._facts
+        agent = text(facts.agent)
+        loads, known = connection.execute(_LOADS, (agent, self._owner.id)).fetchone()
+        instance = choose(self._places, json.loads(loads))
+        if not known:  # an active session always has an owner that can be found dead
+            beat(self._owner, self._now, connection)
+        row = (
+            text(facts.session_id),
+            agent,
+            text(facts.organization),
+            text(facts.region),
+            text(facts.carrier),
+            instance,
+            self._owner.id,
+            text(facts.call_id),
+            text(facts.stream_id),
+            text(facts.from_number),
+            text(facts.to_number),
+            self._now,
+            *_values(self._extras),
+        )
+        if not connection.execute(_ADMIT, row).rowcount:
+            raise NotPromised("there is a session of this id, and it is not promised to this agent")
+        self._took = True
+        return instance
+
+    def withdraw(self, connection: sqlite3.Connection) -> None:
+        """Undoes it: the session is gone, or promised as before."""
+        if not self._took:  # another's session may have this id
+            return
+        mine = (text(self._facts.session_id), self._owner.id)
+        connection.execute(_WITHDRAW, mine)
+        connection.execute(_PROMISE_AGAIN, mine)
+
+
+def started(session_id: str, at: float, connection: sqlite3.Connection) -> None:
+    if not connection.execute(_STARTED, (at, text(session_id))).rowcount:
+        _log_unchanged("session_start_ignored", session_id, connection)
+
+
+def ended(session_id: str, outcome: Outcome, connection: sqlite3.Connection) -> None:
+    traffic = outcome.traffic
+    row = (
+        over(False, outcome.state),
+        over(True, outcome.state),
+        outcome.ended_at,
+        text(outcome.reason),
+        outcome.side,
+        text(outcome.detail),
+        outcome.close_code,
+        text(outcome.completion_status),
+        traffic.frames_in,
+        traffic.bytes_in,
+        traffic.frames_out,
+        traffic.bytes_out,
+        outcome.first_agent_sound_at,
+        text(session_id),
+    )
+    if not connection.execute(_ENDED, row).rowcount:
+        _log_unchanged("session_end_ignored", session_id, connection)
+
+
+def complete(
+    session_id: str, report: tuple[str | float | None, ...], at: float, connection: sqlite3.Connection
+) -> bool:
+    row = (*report, at, text(session_id))
+    return connection.execute(_COMPLETE, row).rowcount > 0
+
+
+def _values(extras: SessionExtras) -> tuple[str | float | None, ...]:
+    return (
+        text(extras.transport),
+        text(extras.start_type),
+        text(extras.metadata),
+        extras.idle_timeout,
+        extras.max_duration,
+    )
+
+
+def _log_unchanged(event: str, session_id: str, connection: sqlite3.Connection) -> None:
+    row = connection.execute("SELECT state FROM session WHERE id = ?", (text(session_id),)).fetchone()
+    log.info(event, session=session_id, state=row[0] if row else "unknown")
