@@ -51,8 +51,14 @@ VARIANTS = (
     Variant(PYTHON, server={"relay_batch_ms": 0}, environment=PURE_PYTHON),
     Variant(PYTHON + BATCHING, server={"relay_batch_ms": 2}, environment=PURE_PYTHON),
     Variant(PYTHON + TWO_WORKERS, server={"relay_batch_ms": 0, "workers": 2}, environment=PURE_PYTHON),
+    Variant(
+        PYTHON + COUPLING, server={"relay_batch_ms": 0}, agent={"media": "messages"}, environment=PURE_PYTHON
+    ),
     Variant(ACCELERATED, server={"relay_batch_ms": 0}, accelerated=True),
     Variant(ACCELERATED + BATCHING, server={"relay_batch_ms": 2}, accelerated=True),
+    Variant(
+        ACCELERATED + COUPLING, server={"relay_batch_ms": 0}, agent={"media": "messages"}, accelerated=True
+    ),
     Variant(ACCELERATED + TWO_WORKERS, server={"relay_batch_ms": 0, "workers": 2}, accelerated=True),
 )
 

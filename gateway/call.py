@@ -37,6 +37,7 @@ from gateway.sessions.store import AtCapacity, Store, StoreFailed
 from gateway.target import Target, read_target
 from serializers.dialect import Dialect, DialectError
 from serializers.events import Start
+from serializers.filters import filters_of
 from serializers.opening import SERVICE_HOST_PARAMETERS, Opening
 from serializers.registry import DIALECTS
 
@@ -264,6 +265,7 @@ class Call:
                 max_message_bytes=self._limits.max_message_bytes,
             ),
             on_first_sound=self._note_first_sound,
+            filters=filters_of(dialect.name) if dialect and agent.media == "messages" else None,
         )
         self._leg = self._agent_leg = None  # their sockets are the relay's now
         self._board.store.started(self.session_id, self._board.now())
@@ -283,7 +285,7 @@ class Call:
                 code = frames.INTERNAL_ERROR if end.ending.failed else frames.NORMAL_CLOSURE
                 self._agent_leg.close(*self._goodbye or (code, end.words))
             if self._leg is None and self._agent_leg is not None and self._upgrade.waits:
-                self._accept()  # as its agent has accepted: it is told by a close what the agent was told by one
+                self._accept()  # as its agent has: the end is told by a close on both
             if self._leg is not None:
                 self._leg.close(*self._goodbye or (end.ending.close_code, end.words))
             elif end.ending.status is not None:

@@ -39,6 +39,9 @@ PATCHBAY_AGENTS__0__INSTANCES='["http://10.0.0.5:8080", "http://10.0.0.6:8080"]'
 PATCHBAY_AGENTS='[{"name": "support", "organization": "acme"}]'
 ```
 
+`env:NAME`, where a table below says so, stands for the value of the environment variable `NAME`, which must
+then be set.
+
 A key that no table knows is an error, so a misspelt one does not pass unnoticed. Organisations, agents and
 numbers refer to each other by name, and each name stands once.
 """
@@ -67,6 +70,9 @@ display_name = "US West (Oregon)"
 name = "acme"
 public_keys = ["pk_an_example"]
 private_keys = []                  # PATCHBAY_ORGANIZATIONS__0__PRIVATE_KEYS='["sk_…"]' keeps them out of here
+
+[organizations.daily]
+api_key = "env:DAILY_API_KEY"
 
 [[agents]]
 name = "support"
@@ -103,15 +109,23 @@ def document() -> str:
 def _section(name: str, field: FieldInfo) -> str:
     row = item(field.annotation)
     header, variable = (f"[{name}]", name.upper()) if row is None else (f"[[{name}]]", f"{name.upper()}__N")
-    table = plain(field.annotation if row is None else row)
+    return _table(header, variable, plain(field.annotation if row is None else row), _defaults(field))
+
+
+def _table(header: str, variable: str, table: Any, defaults: Iterable[str] = ()) -> str:
+    """A table's section, and then those of the tables inside it."""
     about = (inspect.getdoc(table) or "").partition(": ")[2]
-    lines = [f"## `{header}`", "", about[0].upper() + about[1:], *_defaults(field), ""]
+    lines = [f"## `{header}`", "", about[0].upper() + about[1:], *defaults, ""]
     lines += [_row(COLUMNS), _row(["---"] * len(COLUMNS))]
+    within: list[str] = []
     for key, inner in (fields(table) or {}).items():
         spelt = f"`{PREFIX}{variable}{SEPARATOR}{key.upper()}`"
         kind = _kind(inner.annotation) + _bounds(inner)
         lines.append(_row([f"`{key}`", kind, _default(inner), spelt, inner.description or ""]))
-    return "\n".join([*lines, ""])
+        if fields(inner.annotation) is not None:
+            name = f"{header.strip('[]')}.{key}"
+            within.append(_table(f"[{name}]", f"{variable}{SEPARATOR}{key.upper()}", plain(inner.annotation)))
+    return "\n".join([*lines, "", *within])
 
 
 def _defaults(field: FieldInfo) -> Iterator[str]:
@@ -129,6 +143,8 @@ def _kind(annotation: Any) -> str:
     bare = plain(annotation)
     if get_origin(bare) is Literal:
         return " or ".join(f"`{literal(choice)}`" for choice in get_args(bare))
+    if fields(bare) is not None:
+        return "table"
     if (inner := item(bare)) is not None:
         return f"list of {_kind(inner)}s"
     names = {int: "integer", float: "number", str: "string", SecretStr: "secret string"}

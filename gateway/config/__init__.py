@@ -3,6 +3,7 @@
 
 from gateway.config.model import (
     AgentSettings,
+    DailySettings,
     Limits,
     NumberRoute,
     Organization,
@@ -17,6 +18,7 @@ from gateway.config.sources import load
 __all__ = [
     "AgentSettings",
     "ConfigError",
+    "DailySettings",
     "Limits",
     "NumberRoute",
     "Organization",

@@ -35,6 +35,8 @@ Label = Annotated[str, AfterValidator(values.label)]
 PublicKey = Annotated[str, AfterValidator(values.public_key)]
 PrivateKey = Annotated[SecretStr, AfterValidator(values.private_key)]
 InstanceUrl = Annotated[str, AfterValidator(values.instance_url)]
+CarrierKey = Annotated[SecretStr, AfterValidator(values.carrier_key)]
+BaseUrl = Annotated[str, AfterValidator(values.base_url)]
 
 
 class Table(BaseModel):
@@ -117,6 +119,15 @@ def contract_regions() -> list[Region]:
     ]
 
 
+class DailySettings(Table):
+    """`[organizations.daily]`: the organisation's domain at Daily, for rooms and calls through it."""
+
+    api_key: CarrierKey = Field(description="The domain's API key, or `env:NAME`. Never printed.")
+    api_url: BaseUrl = Field(
+        default="https://api.daily.co/v1", description="Daily's REST, or `env:NAME`; agents are told it too."
+    )
+
+
 class Organization(Table):
     """`[[organizations]]`: who owns agents, and the keys that prove it."""
 
@@ -127,6 +138,9 @@ class Organization(Table):
     private_keys: list[PrivateKey] = Field(
         default_factory=list,
         description="Keys (`sk_…`, or personal tokens `pcc_pat_…`) that may do everything. Never printed.",
+    )
+    daily: DailySettings | None = Field(
+        default=None, description="Its domain at Daily. Without one, no room is made for a start."
     )
 
 
@@ -163,6 +177,12 @@ class AgentSettings(Table):
         ge=1,
         le=14400,
         description="Seconds after which a session is ended. The hosted service takes 60 to 14400.",
+    )
+    media: Literal["bytes", "messages"] = Field(
+        default="bytes",
+        description="How the two legs are coupled. `bytes` passes everything on as it comes. `messages` "
+        "looks at every message: what is none never reaches the agent, nor does the outbound track, and "
+        "sound for Exotel is cut to the sizes it plays without gaps; costs about twice as much.",
     )
     websocket_auth: Literal["none", "token"] = Field(
         default="none", description="Whether a media socket must bring a token of ours: `token`, or `none`."

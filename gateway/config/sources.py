@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from gateway.config import references
 from gateway.config.checks import CROSS_CHECK, Location, findings, show
 from gateway.config.environment import EnvironmentSource
 from gateway.config.lines import line_of, lines
@@ -27,18 +28,22 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     """
     text = "" if path is None else _read(path)
     environment = EnvironmentSource(Settings, environ, _parse(text, path))
-    tables = environment()
+    tables, missing = references.resolve(environment(), environ)
+    places = _Places(path, lines(text), environment.origins)
     try:
         settings = Settings(**tables)
     except ValidationError as error:
-        places = _Places(path, lines(text), environment.origins)
-        found = [(at["loc"], words(at["loc"], at)) for at in error.errors()]
+        unresolved = {location for location, _ in missing}
+        found = missing + [
+            (at["loc"], words(at["loc"], at)) for at in error.errors() if at["loc"] not in unresolved
+        ]
         if all(each["type"] != CROSS_CHECK for each in error.errors()):
             found += findings(_with_defaults(tables))
         problems = [places.problem(location, message) for location, message in found]
         raise ConfigError(environment.problems + problems) from None
-    if environment.problems:
-        raise ConfigError(environment.problems)
+    problems = environment.problems + [places.problem(location, message) for location, message in missing]
+    if problems:
+        raise ConfigError(problems)
     return settings
 
 

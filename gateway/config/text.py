@@ -22,13 +22,18 @@ def render(settings: Settings) -> str:
 def _tables(tables: Mapping[str, Any]) -> Iterator[str]:
     for name, content in tables.items():
         if isinstance(content, list):
-            yield from (_table(f"[[{name}]]", row) for row in content)
+            for row in content:
+                yield from _table(name, row, f"[[{name}]]")
         else:
-            yield _table(f"[{name}]", content)
+            yield from _table(name, content, f"[{name}]")
 
 
-def _table(header: str, row: Mapping[str, Any]) -> str:
-    return "\n".join([header, *(_entry(key, value) for key, value in row.items())])
+def _table(name: str, row: Mapping[str, Any], header: str) -> Iterator[str]:
+    """A table, and then those inside it: TOML counts a key to the header before it."""
+    inside = {key: value for key, value in row.items() if isinstance(value, Mapping)}
+    yield "\n".join([header, *(_entry(key, value) for key, value in row.items() if key not in inside)])
+    for key, value in inside.items():
+        yield from _table(f"{name}.{key}", value, f"[{name}.{key}]")
 
 
 def _entry(key: str, value: Any) -> str:

@@ -72,6 +72,13 @@ def private_key(value: SecretStr) -> SecretStr:
     return value
 
 
+def carrier_key(value: SecretStr) -> SecretStr:
+    """A carrier's API key: it goes into a header, so it is printable and has no spaces."""
+    if not _KEY.fullmatch(value.get_secret_value()):
+        raise ValueError("must be a key, and hold no spaces")
+    return value
+
+
 def _key(value: str, prefixes: tuple[str, ...], words: str) -> str:
     if value in prefixes or not value.startswith(prefixes) or not _KEY.fullmatch(value):
         raise ValueError(f"must start with {words}, go on, and hold no spaces")
@@ -80,6 +87,12 @@ def _key(value: str, prefixes: tuple[str, ...], words: str) -> str:
 
 def public_url(value: str) -> str:
     """The URL under which carriers reach the gateway, without a slash at its end."""
+    _http_url(value)
+    return value.rstrip("/")
+
+
+def base_url(value: str) -> str:
+    """A URL that paths are put behind, without a slash at its end."""
     _http_url(value)
     return value.rstrip("/")
 

@@ -6,8 +6,7 @@ direction, so a masked frame stays valid untouched, and pings, pongs and closes 
 answers them itself. The walker keeps the frame boundaries, so that a frame of our own can stand between
 two, and reports the few frames worth a look: control frames and short ones, where `stop` is.
 
-`Side.data_received` is the hot path: it runs once per chunk of sound and makes no task, no await and no
-object besides the chunk. Whatever happens once per call is in `Relay`.
+What runs per chunk is in gateway/media/side.py; whatever happens once per call is here.
 
 Back-pressure instead of queues: while one leg cannot write, the other is not read.
 """
@@ -18,13 +17,16 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.errors import CallEnd, Ending, Endings
+from gateway.errors import CallEnd, Endings
 from gateway.media import frames
 from gateway.media.direct import Direct
 from gateway.media.ends import LOST, Gone, end_of_agent, end_of_carrier
 from gateway.media.frames import FrameError, Seen
 from gateway.media.leg import Leg
+from gateway.media.messages import MessageSide
+from gateway.media.side import Side
 from serializers.dialect import Dialect
+from serializers.filters import Filter
 
 LOOK_BELOW_BYTES = 320
 """Shorter than 20 ms of sound in any dialect, longer than any carrier's `stop` (carriers.md §2-5)."""
@@ -46,87 +48,6 @@ class RelayLimits:
     max_message_bytes: int
 
 
-class Side(asyncio.Protocol):
-    """One leg while it is coupled: what it reads goes to `other`."""
-
-    __slots__ = (
-        "client",
-        "close_seen",
-        "close_sent",
-        "lost",
-        "other",
-        "relay",
-        "stall",
-        "transport",
-        "walker",
-        "write_other",
-    )
-
-    other: Side
-    write_other: Callable[[bytes], None]
-
-    def __init__(self, relay: Relay, leg: Leg) -> None:
-        self.relay = relay
-        self.transport: asyncio.Transport | Direct = leg.transport
-        self.walker = leg.walker
-        self.client = leg.client
-        self.close_seen = False  # the far end has sent its close frame
-        self.close_sent = False  # it has been sent one, the other side's or ours
-        self.lost = False
-        self.stall: asyncio.TimerHandle | None = None
-
-    # The hot path
-
-    def data_received(self, data: bytes) -> None:
-        walker = self.walker
-        try:
-            data = walker.feed(data)
-        except FrameError as error:
-            self.relay.broken(self, error)
-            return
-        if walker.seen and not (data := self.relay.look(self, data)):
-            return
-        self.write_other(data)
-
-    # Back-pressure: these are called when this leg's unsent bytes cross the marks
-
-    def pause_writing(self) -> None:
-        self.other.transport.pause_reading()
-        self.stall = asyncio.get_running_loop().call_later(
-            self.relay.limits.stall_s, self.relay.end, CallEnd(self.relay.stalled(self))
-        )
-
-    def resume_writing(self) -> None:
-        if self.stall is not None:
-            self.stall.cancel()
-            self.stall = None
-        self.other.resume_reading()
-
-    # The end of the leg
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = True
-        if self.stall is not None:
-            self.stall.cancel()
-        self.relay.gone(self)
-
-    def resume_reading(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.resume_reading()
-
-    def send_close(self, code: int, reason: str) -> None:
-        """A close frame of ours, where one may stand; without one the far end still sees the socket close."""
-        if not self.close_sent and self.other.walker.at_boundary and not self.transport.is_closing():
-            self.transport.write(frames.build_close(code, reason, masked=self.client))
-        self.close_sent = True
-
-    def close_transport(self) -> None:
-        if self.stall is not None:
-            self.transport.abort()  # it does not read: what is unsent would keep the socket open for ever
-        else:
-            self.transport.close()
-
-
 class Relay:
     """The coupling of a carrier's leg and an agent's, from `start` to the one end in `ended`."""
 
@@ -138,15 +59,19 @@ class Relay:
         dialect: Dialect | None,
         limits: RelayLimits,
         on_first_sound: Callable[[], None],
+        filters: tuple[Filter, Filter] | None = None,
     ) -> None:
-        """`dialect` None: any client's own language, not to be looked into."""
+        """`dialect` None: any client's own language, not to be looked into.
+
+        `filters`, carrier to agent and agent to carrier: couple through messages instead of bytes.
+        """
         self._loop = asyncio.get_running_loop()
         self.limits = limits
         self._dialect = dialect
         self._on_first_sound: Callable[[], None] | None = on_first_sound
         self._legs = carrier, agent
-        self.carrier = Side(self, carrier)
-        self.agent = Side(self, agent)
+        self.carrier = MessageSide(self, carrier, filters[0]) if filters else Side(self, carrier)
+        self.agent = MessageSide(self, agent, filters[1]) if filters else Side(self, agent)
         self.carrier.other, self.agent.other = self.agent, self.carrier
         self.ended: asyncio.Future[CallEnd] = self._loop.create_future()
         self.closed: asyncio.Future[None] = self._loop.create_future()
@@ -165,13 +90,13 @@ class Relay:
         for side in sides:
             side.write_other = side.other.transport.write
             side.walker.max_payload = self.limits.max_message_bytes
-            side.walker.look_below = 0
+            side.walker.look_below = side.looks_below
             side.transport.set_protocol(side)
             if isinstance(side.transport, Direct) and isinstance(side.other.transport, Direct):
                 side.transport.pump_to(side.other.transport, side.walker)
         del self._legs
         if self._dialect is not None:
-            self.carrier.walker.look_below = LOOK_BELOW_BYTES
+            self.carrier.walker.look_below = max(LOOK_BELOW_BYTES, self.carrier.looks_below)
         self.agent.walker.look_below = frames.LOOK_AT_ALL  # until its first sound
         self.agent.transport.write(early)
         if greeting:  # the agent spoke first; it has been walked already, so only its sound is missing here
@@ -207,13 +132,18 @@ class Relay:
         side.walker.seen.clear()
         for frame in seen:
             if frame.opcode == frames.CLOSE:
-                return self._close_came(side, data, frame)
+                return self.close_came(side, data, frame)
             if frame.opcode <= frames.BINARY:
-                if side is self.agent:
-                    self._look_for_sound(data, frame)
-                else:
-                    self._look_for_stop(data, frame)
+                self.noticed(side, frames.payload(data, frame))
         return data
+
+    def noticed(self, side: Side, payload: bytes) -> None:
+        """A message came by that may be the agent's first sound, or the carrier's `stop`."""
+        if side is self.agent:
+            if self._on_first_sound is not None and self._is_sound(payload):
+                self._first_sound()
+        elif self._dialect is not None and len(payload) < LOOK_BELOW_BYTES and not self._stopped:
+            self._look_for_stop(payload)
 
     def broken(self, side: Side, error: FrameError) -> None:
         """A far end broke the protocol: what came before passes, then both are told."""
@@ -223,9 +153,9 @@ class Relay:
         side.send_close(error.close_code, error.reason)
         self.end(self._end_of(side, Gone(frames.ABNORMAL, error.reason, offence=error.close_code)))
 
-    def stalled(self, side: Side) -> Ending:
-        """Whose fault it is that `side` does not take what it is sent."""
-        return Endings.agent_stalled if side is self.agent else Endings.carrier_stalled
+    def stalled(self, side: Side) -> CallEnd:
+        """The call's end where `side` does not take what it is sent."""
+        return CallEnd(Endings.agent_stalled if side is self.agent else Endings.carrier_stalled)
 
     def gone(self, side: Side) -> None:
         """A far end's socket is closed."""
@@ -237,7 +167,7 @@ class Relay:
 
     # How it ends
 
-    def _close_came(self, side: Side, data: bytes, frame: Seen) -> bytes:
+    def close_came(self, side: Side, data: bytes, frame: Seen) -> bytes:
         """Passes a legal close on as it is, with what stood before it; what follows it is void (§5.5.1)."""
         try:
             code, reason = frames.read_close(frames.payload(data, frame))
@@ -320,21 +250,19 @@ class Relay:
             timer.cancel()
         self._timers.clear()
 
-    def _look_for_stop(self, data: bytes, frame: Seen) -> None:
-        if self._dialect is not None and self._dialect.event_of(frames.payload(data, frame)) == "stop":
+    def _look_for_stop(self, payload: bytes) -> None:
+        assert self._dialect is not None
+        if self._dialect.event_of(payload) == "stop":
             # The close follows at once; where none comes the agent is not left to wait, for it ends only with
             # its socket (carriers.md §8.2).
             self._stopped = True
             self._after("stop", self.limits.close_s, lambda: self.end(self._end_of(self.carrier, LOST)))
 
-    def _look_for_sound(self, data: bytes, frame: Seen) -> None:
-        if self._dialect is None or (
-            self._dialect.event_of(frames.payload(data, frame)) in self._dialect.agent_sound_events
-        ):
-            self._first_sound()
+    def _is_sound(self, payload: bytes) -> bool:
+        return self._dialect is None or self._dialect.event_of(payload) in self._dialect.agent_sound_events
 
     def _first_sound(self) -> None:
-        self.agent.walker.look_below = 0
+        self.agent.walker.look_below = self.agent.looks_below
         if self._on_first_sound is not None:
             on_first_sound, self._on_first_sound = self._on_first_sound, None
             on_first_sound()

@@ -25,5 +25,5 @@ def test_every_key_is_described() -> None:
 
 
 def test_the_example_works(read: Callable[..., Settings]) -> None:
-    settings = read(EXAMPLE)
+    settings = read(EXAMPLE, {"DAILY_API_KEY": "a-key"})
     assert [agent.service_host for agent in settings.agents] == ["support.acme", "reception.acme"]

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""One side of a relay: the hot path.
+
+`Side.data_received` runs once per chunk of sound and makes no task, no await and no object besides the
+chunk. Everything that happens once per call is the relay's (gateway/media/relay.py). With the accelerator
+even this runs only for what is not plain sound (gateway/media/direct.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gateway.media import frames
+from gateway.media.direct import Direct
+from gateway.media.frames import FrameError
+
+if TYPE_CHECKING:
+    from gateway.media.leg import Leg
+    from gateway.media.relay import Relay
+
+
+class Side(asyncio.Protocol):
+    """One leg while it is coupled: what it reads goes to `other`."""
+
+    __slots__ = (
+        "client",
+        "close_seen",
+        "close_sent",
+        "lost",
+        "other",
+        "relay",
+        "stall",
+        "transport",
+        "walker",
+        "write_other",
+    )
+
+    looks_below = 0
+    """Which of its data frames it wants to see once the agent has been heard; see Walker."""
+
+    other: Side
+    write_other: Callable[[bytes], None]
+
+    def __init__(self, relay: Relay, leg: Leg) -> None:
+        self.relay = relay
+        self.transport: asyncio.Transport | Direct = leg.transport
+        self.walker = leg.walker
+        self.client = leg.client
+        self.close_seen = False  # the far end has sent its close frame
+        self.close_sent = False  # it has been sent one, the other side's or ours
+        self.lost = False
+        self.stall: asyncio.TimerHandle | None = None
+
+    # The hot path
+
+    def data_received(self, data: bytes) -> None:
+        walker = self.walker
+        try:
+            data = walker.feed(data)
+        except FrameError as error:
+            self.relay.broken(self, error)
+            return
+        if walker.seen and not (data := self.relay.look(self, data)):
+            return
+        self.write_other(data)
+
+    # Back-pressure: these are called when this leg's unsent bytes cross the marks
+
+    def pause_writing(self) -> None:
+        self.other.transport.pause_reading()
+        self.stall = asyncio.get_running_loop().call_later(
+            self.relay.limits.stall_s, self.relay.end, self.relay.stalled(self)
+        )
+
+    def resume_writing(self) -> None:
+        if self.stall is not None:
+            self.stall.cancel()
+            self.stall = None
+        self.other.resume_reading()
+
+    # The end of the leg
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        if self.stall is not None:
+            self.stall.cancel()
+        self.relay.gone(self)
+
+    def resume_reading(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def send_close(self, code: int, reason: str) -> None:
+        """A close frame of ours, where one may stand; without one the far end still sees the socket close."""
+        if not self.close_sent and self.other.walker.at_boundary and not self.transport.is_closing():
+            self.transport.write(frames.build_close(code, reason, masked=self.client))
+        self.close_sent = True
+
+    def close_transport(self) -> None:
+        if self.stall is not None:
+            self.transport.abort()  # it does not read: what is unsent would keep the socket open for ever
+        else:
+            self.transport.close()

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The message coupling between two real connections."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.media import frames
+from gateway.media.ends import Gone
+from gateway.media.frames import Walker
+from gateway.media.leg import Leg
+from gateway.media.relay import Relay, RelayLimits
+from serializers.filters import filters_of
+from serializers.registry import DIALECTS
+
+LIMITS = RelayLimits(max_duration_s=60, idle_s=60, stall_s=10, close_s=1, max_message_bytes=1 << 20)
+
+
+class Call:
+    """A relay coupled through messages, and its two far ends."""
+
+    def __init__(self, relay: Relay, carrier: socket.socket, agent: socket.socket) -> None:
+        self.relay = relay
+        self.ends = {"carrier": carrier, "agent": agent}
+        self._walkers = {
+            name: Walker(masked=name == "agent", max_payload=1 << 20, look_below=frames.LOOK_AT_ALL)
+            for name in self.ends
+        }
+
+    async def say(self, who: str, *pieces: bytes) -> None:
+        for piece in pieces:
+            await asyncio.get_running_loop().sock_sendall(self.ends[who], piece)
+
+    async def text(self, who: str, *messages: bytes) -> None:
+        for message in messages:
+            await self.say(who, frames.build(frames.TEXT, message, masked=who == "carrier"))
+
+    async def hear(self, who: str, count: int) -> list[tuple[int, bytes]]:
+        """The next frames that reach a far end: opcode and payload."""
+        heard: list[tuple[int, bytes]] = []
+        walker = self._walkers[who]
+        async with asyncio.timeout(10):
+            while len(heard) < count:
+                data = await asyncio.get_running_loop().sock_recv(self.ends[who], 65536)
+                assert data, f"the {who}'s socket was closed after {heard}"
+                data = walker.feed(data)
+                heard += [(frame.opcode, frames.payload(data, frame)) for frame in walker.seen]
+                walker.seen.clear()
+        return heard
+
+
+@pytest.fixture
+async def exotel() -> AsyncIterator[Call]:
+    loop = asyncio.get_running_loop()
+    legs, far_ends = [], []
+
+    def nobody_leaves(_: Gone) -> None:
+        pass
+
+    for client in (False, True):
+        near, far = socket.socketpair()
+        far.setblocking(False)
+        far_ends.append(far)
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=near)
+        leg = Leg(transport, client=client, opening_bytes=1 << 16, early_bytes=1 << 16, on_gone=nobody_leaves)
+        leg.hold(1 << 20)
+        legs.append(leg)
+    relay = Relay(
+        *legs,
+        dialect=DIALECTS["exotel"],
+        limits=LIMITS,
+        on_first_sound=lambda: None,
+        filters=filters_of("exotel"),
+    )
+    relay.start()
+    yield Call(relay, *far_ends)
+    relay._finish()
+    for side in (relay.carrier, relay.agent):
+        side.transport.abort()
+    for far in far_ends:
+        far.close()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+def media(size: int, **more: str) -> bytes:
+    payload = base64.b64encode(b"\1" * size).decode()
+    return json.dumps({"event": "media", "stream_sid": "S1", "media": {"payload": payload, **more}}).encode()
+
+
+async def test_an_agent_hears_messages_only_and_they_are_not_changed(exotel: Call) -> None:
+    good = [media(1600, chunk="1"), b'{"event":"dtmf","dtmf":{"digit":"5"}}', media(1600, chunk="2")]
+    await exotel.text("carrier", good[0], b"no message", good[1], media(1600, track="outbound"), good[2])
+    assert [payload for _, payload in await exotel.hear("agent", 3)] == good
+
+
+async def test_exotel_hears_whole_pieces_and_the_rest_after_a_pause(exotel: Call) -> None:
+    await exotel.text("agent", *[media(640)] * 6)
+    pieces = [json.loads(payload) for _, payload in await exotel.hear("carrier", 2)]
+    assert [len(base64.b64decode(piece["media"]["payload"])) for piece in pieces] == [3200, 3200]
+    assert all(piece["stream_sid"] == "S1" for piece in pieces)
+
+
+async def test_a_fragmented_message_is_judged_as_a_whole(exotel: Call) -> None:
+    message = media(1600)
+    first = bytearray(frames.build(frames.TEXT, message[:700], masked=True))
+    first[0] &= 0x7F
+    ping = frames.build(frames.PING, b"?", masked=True)
+    last = bytearray(frames.build(frames.TEXT, message[700:], masked=True))
+    last[0] = frames.FIN | frames.CONTINUATION
+    await exotel.say("carrier", bytes(first), ping, bytes(last))
+    heard = await exotel.hear("agent", 3)
+    assert heard[0] == (frames.PING, b"?"), "a control frame may overtake"
+    assert b"".join(payload for _, payload in heard[1:]) == message
+
+
+async def test_what_is_kept_goes_out_before_the_agents_close(exotel: Call) -> None:
+    await exotel.text("agent", media(640))
+    await exotel.say("agent", frames.build_close(1000, "done", masked=False))
+    heard = await exotel.hear("carrier", 2)
+    assert [opcode for opcode, _ in heard] == [frames.TEXT, frames.CLOSE]
+    assert frames.read_close(heard[1][1]) == (1000, "done")
+    assert (await exotel.relay.ended).ending.code == "agent_ended"
+
+
+async def test_a_broken_frame_ends_it_with_what_came_before_passed_on(exotel: Call) -> None:
+    good = media(1600)
+    await exotel.say("carrier", frames.build(frames.TEXT, good, masked=True) + b"\xf1\x80\0\0\0\0")
+    heard = await exotel.hear("agent", 2)
+    assert heard[0] == (frames.TEXT, good)
+    assert heard[1][0] == frames.CLOSE
+    assert (await exotel.relay.ended).ending.code == "carrier_protocol_error"
