@@ -30,6 +30,7 @@ from gateway.media.upgrade import SERVE_CALL
 from gateway.sessions.connect import open_store
 from gateway.sessions.owner import STALE_S, Owner
 from gateway.sessions.store import Store, StoreFailed
+from gateway.sessions.tokens import Tokens, load_secret
 
 log = structlog.get_logger(__name__)
 
@@ -46,9 +47,10 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Starlette, Switchbo
     store = open_store(settings.store.url, Owner.of_this_process(uuid.uuid4().hex))
     directory = Directory(settings)
     probes = Probes(instance for agent in directory.agents for instance in agent.instances)
-    board = Switchboard(settings, store, directory, probes)
     await store.open()
     await _beat(store)
+    tokens = Tokens(await load_secret(store, time.time), store, time.time)
+    board = Switchboard(settings, store, directory, probes, tokens)
     keeper = asyncio.create_task(_keep(store))
     await probes.start()
     batching = Batching(settings.server.relay_batch_ms / 1000)

@@ -21,7 +21,7 @@ from urllib.parse import quote
 import structlog
 
 from gateway.agents.directory import Directory
-from gateway.agents.readiness import Probes
+from gateway.agents.readiness import Probes, Readiness
 from gateway.config import AgentSettings, Settings
 from gateway.errors import CallEnd, Endings
 from gateway.fate import Fate
@@ -32,8 +32,9 @@ from gateway.media.leg import Leg
 from gateway.media.relay import Relay, RelayLimits
 from gateway.media.upgrade import Upgrade
 from gateway.sessions.lifecycle import State
-from gateway.sessions.session import CallFacts, Outcome, Places, Traffic
-from gateway.sessions.store import AtCapacity, Store, StoreFailed
+from gateway.sessions.session import CallFacts, Outcome, Places, SessionExtras, Traffic
+from gateway.sessions.store import AtCapacity, NotPromised, Store, StoreFailed
+from gateway.sessions.tokens import TokenRefused, Tokens
 from gateway.target import Target, read_target
 from serializers.dialect import Dialect, DialectError
 from serializers.events import Start
@@ -56,6 +57,7 @@ class Switchboard:
         store: Store,
         directory: Directory,
         probes: Probes,
+        tokens: Tokens,
         *,
         new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
         now: Callable[[], float] = time.time,
@@ -65,6 +67,7 @@ class Switchboard:
         self.store = store
         self.directory = directory
         self.probes = probes
+        self.tokens = tokens
         self.new_id = new_id
         self.now = now
         self.region_codes = frozenset(region.code for region in settings.regions)
@@ -79,6 +82,13 @@ class Switchboard:
             await call.run()
         finally:
             self.calls.discard(call)
+
+    def end_call(self, session_id: str, end: CallEnd) -> bool:
+        """Ends a call of this process; False where it carries none of this session."""
+        call = next((call for call in self.calls if call.session_id == session_id), None)
+        if call is not None:
+            call.fate.decide(end)
+        return call is not None
 
 
 class Call:
@@ -95,6 +105,8 @@ class Call:
         self._agent_leg: Leg | None = None
         self._relay: Relay | None = None
         self._admitted = False
+        self._wanted_limits: tuple[float | None, float | None] = (None, None)
+        """Longest duration and silence, in seconds, that whoever promised the session asked for."""
         self._goodbye: tuple[int, str] | None = None  # what who left first said; the other is told the same
         self._began_at = board.now()
         self._first_sound_at: float | None = None
@@ -117,15 +129,15 @@ class Call:
         target = self._prove_caller()
         dialect = DIALECTS.get(target.carrier)
         start = None
-        if dialect is None or target.named:  # what can be refused before the upgrade is
-            agent = self._route(target, start)
-            self._check_token(agent, target)
+        agent = self._route(target, start) if dialect is None or target.named else None
+        proven = await self._redeem_token(target, agent)  # what can be refused before the upgrade is
         async with self.fate.interrupting():
             if dialect is not None:  # a client without a dialect is answered once its agent is there
                 self._accept()
                 start = await self._read_opening(dialect)
-                agent = self._route(target, start)
-                self._check_token(agent, target)
+                agent = self._route(target, start, proven)
+            assert agent is not None
+            self._check_proof(agent, proven)
             async with self._admitted_to(agent, target, start) as instance:
                 await self._connect(agent, instance, target)
             if self._leg is None:
@@ -179,21 +191,56 @@ class Call:
         self._log = self._log.bind(call_id=start.call_id, stream_id=start.stream_id)
         return start
 
-    def _route(self, target: Target, start: Start | None) -> AgentSettings:
-        """The agent: named by path, query or parameter (public-api.md), else the called number's."""
-        names = list(target.named)
+    def _route(self, target: Target, start: Start | None, proven: str | None = None) -> AgentSettings:
+        """The agent: named by path, query or parameter (public-api.md), else the called number's.
+
+        `proven`: the agent that a token was for; nothing else may be named beside it.
+        """
+        names = [*target.named, proven] if proven else list(target.named)
         if start is not None:
             names += [start.parameters[key] for key in SERVICE_HOST_PARAMETERS if start.parameters.get(key)]
         directory = self._board.directory
         named = directory.named(names, target.region)
         return named or directory.called(start.to_number if start else None, target.region)
 
-    def _check_token(self, agent: AgentSettings, target: Target) -> None:
+    async def _redeem_token(self, target: Target, agent: AgentSettings | None) -> str | None:
+        """The agent that the caller's token is for, used up by this; None where none is given or wanted.
+
+        public-api.md, "Media sockets": the header's, else the query's, else the path's last segment.
+        """
+        scheme, _, bearer = self._upgrade.header("Authorization").partition(" ")
+        token = bearer.strip() if scheme.lower() == "bearer" and bearer else target.token
+        asked = [agent] if agent is not None else self._board.directory.agents
+        candidates = [one for one in asked if one.websocket_auth == "token"]
+        if token is None:
+            if agent is not None:
+                self._check_proof(agent, None)
+            return None
+        for candidate in candidates:
+            try:
+                redeemed = await self._board.tokens.redeem(
+                    token, candidate.service_host, candidate.organization
+                )
+            except TokenRefused as refused:
+                if agent is None and refused.reason in ("for another agent", "malformed"):
+                    continue
+                raise CallEnd(Endings.unauthorized, f"the token is refused: {refused.reason}") from None
+            except StoreFailed as error:
+                raise CallEnd(Endings.store_failed, str(error)) from None
+            if not redeemed.fits(target.body):
+                raise CallEnd(Endings.unauthorized, "the body is not the one the token was made with")
+            self.session_id = redeemed.session_id
+            promised = await self._board.store.session(self.session_id)
+            if promised is not None:
+                self._wanted_limits = promised.max_duration, promised.idle_timeout
+            self._log = self._log.bind(session=self.session_id)
+            return candidate.service_host
+        return None
+
+    def _check_proof(self, agent: AgentSettings, proven: str | None) -> None:
         self._log = self._log.bind(agent=agent.service_host, organization=agent.organization)
-        if agent.websocket_auth == "token":
-            raise CallEnd(
-                Endings.unauthorized, f"{agent.service_host} wants a token, and this one is not ours"
-            )
+        if agent.websocket_auth == "token" and proven != agent.service_host:
+            raise CallEnd(Endings.unauthorized, f"{agent.service_host} wants a token")
 
     @asynccontextmanager
     async def _admitted_to(
@@ -217,10 +264,16 @@ class Call:
             per_instance=agent.sessions_per_instance,
             max_instances=agent.max_agents,
         )
+        warm = any(rank == Readiness.READY for _, rank in places.instances)
+        extras = SessionExtras(
+            transport="telephony" if start else "websocket", start_type="warm" if warm else "cold"
+        )
         try:
-            instance = await self._board.store.admit(facts, places, self._board.now())
+            instance = await self._board.store.admit(facts, places, self._board.now(), extras)
         except AtCapacity as full:
             raise CallEnd(Endings.at_capacity, f"{full.taken} of {full.limit} places are taken") from None
+        except NotPromised as error:
+            raise CallEnd(Endings.unauthorized, f"the session of this token is over: {error}") from None
         except StoreFailed as error:
             raise CallEnd(Endings.store_failed, str(error)) from None
         self._admitted = True
@@ -253,13 +306,14 @@ class Call:
         """Relays until somebody ends it."""
         assert self._leg is not None
         assert self._agent_leg is not None
+        max_duration_s, idle_s = self._wanted_limits
         self._relay = Relay(
             self._leg,
             self._agent_leg,
             dialect=dialect,
             limits=RelayLimits(
-                max_duration_s=agent.max_session_duration,
-                idle_s=agent.idle_timeout,
+                max_duration_s=min(max_duration_s or agent.max_session_duration, agent.max_session_duration),
+                idle_s=idle_s or agent.idle_timeout,
                 stall_s=self._limits.stall_timeout,
                 close_s=self._limits.close_timeout,
                 max_message_bytes=self._limits.max_message_bytes,
@@ -306,6 +360,7 @@ class Call:
             close_code=ending.close_code,
             traffic=self._traffic(),
             first_agent_sound_at=self._first_sound_at,
+            completion_status="WS_CONNECTION_CLOSED",
         )
         written = self._board.store.ended(self.session_id, outcome)
         await asyncio.wait([written], timeout=END_WRITE_TIMEOUT_S)

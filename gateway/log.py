@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import sys
+from collections.abc import MutableMapping
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any
 
@@ -40,6 +41,15 @@ class _Dropping(QueueHandler):
             )
 
 
+def _hold_exception(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """The exception that is being handled, while it is: the line is written by another thread."""
+    if event.get("exc_info") is True:
+        event["exc_info"] = sys.exc_info()
+    return event
+
+
 def start_logging(log_format: str, level: str) -> QueueListener:
     """Sets up structlog and the standard library's logging alike; `stop()` of the result writes what waits.
 
@@ -51,6 +61,7 @@ def start_logging(log_format: str, level: str) -> QueueListener:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
+        _hold_exception,
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -10,7 +10,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import SplitResult, parse_qs, unquote
 
@@ -23,7 +23,10 @@ _MOST_SEGMENTS = 4  # ws, carrier, agent, token
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`named`: every agent the URL names, as AGENT.ORG. `body`: base64 of the JSON for the agent, or None."""
+    """`named`: every agent the URL names, as AGENT.ORG. `body`: base64 of the JSON for the agent, or None.
+
+    `token`: the query's, else the path's last segment, or None.
+    """
 
     carrier: str
     region: str
@@ -69,8 +72,8 @@ def read_target(
         carrier=carrier,
         region=_region_of(host, regions) or region,
         named=tuple(named),
-        token=rest[0] if rest else None,
-        body=_read_body(query.get("body", []), max_body_bytes),
+        token=_one(query, "token") or (rest[0] if rest else None),
+        body=_read_body(_one(query, "body"), max_body_bytes),
     )
 
 
@@ -80,17 +83,21 @@ def _region_of(host: str, regions: Collection[str]) -> str | None:
     return label if dot and label in regions else None
 
 
-def _read_body(values: list[str], max_bytes: int) -> str | None:
-    """The one body, checked, in the one spelling of base64 that agents read."""
-    if not values:
-        return None
+def _one(query: Mapping[str, list[str]], name: str) -> str | None:
+    """A parameter that may be given once."""
+    values = query.get(name, [])
     if len(values) > 1:
-        raise CallEnd(Endings.bad_request, "body is given twice")
+        raise CallEnd(Endings.bad_request, f"{name} is given twice")
+    return values[0] if values else None
+
+
+def _read_body(value: str | None, max_bytes: int) -> str | None:
+    """The body, checked, in the one spelling of base64 that agents read."""
+    if value is None:
+        return None
     try:
         # A plus sign that was not percent-encoded has become a space on the way.
-        text = base64.b64decode(
-            values[0].replace(" ", "+").replace("-", "+").replace("_", "/"), validate=True
-        )
+        text = base64.b64decode(value.replace(" ", "+").replace("-", "+").replace("_", "/"), validate=True)
     except (binascii.Error, ValueError):
         raise CallEnd(Endings.bad_request, "body is not base64") from None
     if len(text) > max_bytes:

@@ -71,6 +71,8 @@ def session(session_id: str, connection: sqlite3.Connection) -> SessionRecord | 
 def sessions(
     wanted: Wanted, limit: int, offset: int, with_reports: bool, connection: sqlite3.Connection
 ) -> tuple[list[SessionRecord], int]:
+    if not wanted.states():
+        return [], 0
     source = wanted.source()
     where, values = wanted.where()
     (total,) = connection.execute(f"SELECT count(*) FROM {source} WHERE {where}", values).fetchone()  # noqa: S608

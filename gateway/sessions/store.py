@@ -148,6 +148,7 @@ class Store(Protocol):
         `active`: True for those that hold a place, False for those that are over; a promised session is
         neither. `created_from` and later, earlier than `created_before`: Unix seconds. Without `with_reports`
         the records have None for `transcript` and `results`, which may be long; `completed_at` is there.
+        Of neither an agent nor an organization it reads the whole history.
         """
 
     async def counts(self) -> Counts:

@@ -17,7 +17,7 @@ import pytest
 from gateway.errors import Side
 from gateway.sessions.lifecycle import State
 from gateway.sessions.owner import Owner
-from gateway.sessions.session import CallFacts, Outcome, Places, Traffic
+from gateway.sessions.session import CallFacts, Outcome, Places, SessionExtras, Traffic
 from gateway.sessions.sqlite import SqliteStore
 
 WORKER = Path(__file__).with_name("worker_process.py")
@@ -68,6 +68,18 @@ def hung_up() -> Outcome:
         close_code=1000,
         traffic=Traffic(frames_in=3000, bytes_in=480_000, frames_out=1500, bytes_out=240_000),
         first_agent_sound_at=1001.25,
+    )
+
+
+@pytest.fixture
+def browser() -> SessionExtras:
+    """What a client said that was promised a session for its own socket."""
+    return SessionExtras(
+        transport="websocket",
+        start_type="warm",
+        metadata='{"ticket": 4711}',
+        idle_timeout=30,
+        max_duration=900.5,
     )
 
 

@@ -19,7 +19,8 @@ from gateway.sessions.lifecycle import State
 from gateway.sessions.owner import Owner
 from gateway.sessions.session import CallFacts, Outcome, Places, Traffic
 from gateway.sessions.sqlite import SqliteStore
-from gateway.sessions.store import AtCapacity
+from gateway.sessions.store import AtCapacity, StoreFailed
+from gateway.sessions.tokens import TokenRefused, Tokens, load_secret
 
 NOW = 1000.0
 
@@ -55,6 +56,37 @@ class Worker:
         ended = len(self.running)
         self.running.clear()
         return ended
+
+    async def take(self, session_id: str, instance: str) -> str:
+        """The call of a session whose id was given out; answers its instance, or why not."""
+        facts = CallFacts(session_id, "support.acme", "acme", "us-west", "generic", None, None, None, None)
+        try:
+            self.running[session_id] = await self.store.admit(facts, Places(((instance, 0),), 9, 1), NOW)
+        except StoreFailed as failure:
+            return type(failure).__name__
+        return self.running[session_id]
+
+    async def stop(self, session_id: str) -> bool:
+        return await self.store.request_stop(session_id, NOW)
+
+    async def use_up(self, keys: list[str]) -> list[bool]:
+        """Whether it was the first to write each document, all tried at once."""
+        documents = self.store.documents
+        return await asyncio.gather(
+            *(documents.put_if_absent("nonce", key, "1", now=NOW, expires_at=NOW + 1) for key in keys)
+        )
+
+    async def redeem(self, tokens: list[str]) -> list[str]:
+        """The session of each token, or why it was refused; all shown at once."""
+        mine = Tokens(await load_secret(self.store, lambda: NOW), self.store, lambda: NOW)
+
+        async def show(token: str) -> str:
+            try:
+                return (await mine.redeem(token, "support.acme", "acme")).session_id
+            except TokenRefused as refusal:
+                return refusal.reason
+
+        return await asyncio.gather(*map(show, tokens))
 
     async def beat(self, now: float) -> float:
         await self.store.beat(now)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Documents: what workers share besides sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.sessions import sqlite_documents
+from gateway.sessions.documents import Document, Documents
+from gateway.sessions.sqlite import SqliteStore
+from gateway.sessions.store import StoreFailed
+
+WorkAt = Callable[..., Any]
+Hire = Callable[..., Any]
+
+
+@pytest.fixture
+def documents(store: SqliteStore) -> Documents:
+    return store.documents
+
+
+async def test_a_document_is_kept_and_replaced(documents: Documents) -> None:
+    assert await documents.get("property", "acme", 1000.0) is None
+    await documents.put("property", "acme", '{"defaultRegion": "us-west"}', now=1000.0)
+    kept = await documents.get("property", "acme", 9e9)
+    assert kept == Document("property", "acme", '{"defaultRegion": "us-west"}', 1000.0, None)
+    await documents.put("property", "acme", "{}", now=1001.0, expires_at=1002.0)
+    kept = await documents.get("property", "acme", 1001.5)
+    assert kept == Document("property", "acme", "{}", 1001.0, 1002.0)
+    assert await documents.get("agent", "acme", 1001.5) is None
+
+
+async def test_from_its_expiry_on_a_document_is_not_there(documents: Documents) -> None:
+    await documents.put("answer", "k", "1", now=1000.0, expires_at=1010.0)
+    assert not await documents.put_if_absent("answer", "k", "2", now=1009.9)
+    assert await documents.get("answer", "k", 1009.9)
+    assert await documents.get("answer", "k", 1010.0) is None
+    assert await documents.list("answer", 1010.0) == ()
+    assert await documents.put_if_absent("answer", "k", "2", now=1010.0, expires_at=1020.0)
+    assert await documents.get("answer", "k", 1010.0) == Document("answer", "k", "2", 1010.0, 1020.0)
+
+
+async def test_a_document_for_ever_is_never_absent(documents: Documents) -> None:
+    assert await documents.put_if_absent("secret", "tokens", '"a"', now=1000.0)
+    assert not await documents.put_if_absent("secret", "tokens", '"b"', now=9e9)
+    kept = await documents.get("secret", "tokens", 9e9)
+    assert kept is not None
+    assert kept.value == '"a"'
+
+
+async def test_a_document_is_removed(documents: Documents) -> None:
+    await documents.put("key", "k", "1", now=1000.0)
+    assert await documents.delete("key", "k")
+    assert not await documents.delete("key", "k")
+    assert await documents.get("key", "k", 1000.0) is None
+    assert await documents.put_if_absent("key", "k", "2", now=1000.0)
+
+
+async def test_a_list_is_of_a_kind_and_a_prefix_in_order(documents: Documents) -> None:
+    keys = ["acme/2", "acme/1", "acme", "acme/\U0001f600", "acmf/1", "ac%e/1", "other/1", ""]
+    for key in keys:
+        await documents.put("key", key, f'"{key}"', now=1000.0)
+    await documents.put("kez", "acme/3", "1", now=1000.0)
+    await documents.put("key", "acme/expired", "1", now=1000.0, expires_at=1001.0)
+
+    async def listed(prefix: str) -> list[str]:
+        return [document.key for document in await documents.list("key", 1001.0, prefix)]
+
+    assert await listed("acme/") == ["acme/1", "acme/2", "acme/\U0001f600"]
+    assert await listed("ac%e") == ["ac%e/1"]
+    assert await listed("") == sorted(keys)
+    assert await listed("nobody") == []
+
+
+async def test_keys_are_told_apart_by_every_character(documents: Documents) -> None:
+    for n, key in enumerate(("k", "K", "k ", "k\0", "k\0a", "ḱ")):
+        assert await documents.put_if_absent("nonce", key, str(n), now=1000.0)
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        await documents.put_if_absent("nonce", "half a pair \ud83d", "1", now=1000.0)
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        await documents.get("nonce", "half a pair \ud83d", 1000.0)
+
+
+async def test_of_two_processes_one_writes_what_was_absent(hire: Hire, file: Path) -> None:
+    workers = [await hire("east"), await hire("west")]
+    for worker in workers:
+        await worker.does(do="open", path=str(file))
+    keys = [f"nonce-{n}" for n in range(200)]
+    east, west = await asyncio.gather(*(w.does(do="use_up", keys=keys) for w in workers))
+    assert [a + b for a, b in zip(east, west, strict=True)] == [1] * 200
+
+
+async def test_reaping_clears_away_what_expired(store: SqliteStore, documents: Documents, file: Path) -> None:
+    for n in range(5):
+        await documents.put("nonce", f"{n}", "1", now=1000.0, expires_at=1001.0 + n)
+    await documents.put("key", "for ever", "1", now=1000.0)
+    await store.reap(1003.0)
+    onlooker = sqlite3.connect(file)
+    left = onlooker.execute("SELECT key FROM document ORDER BY key").fetchall()
+    assert left == [("3",), ("4",), ("for ever",)]
+    onlooker.close()
+
+
+async def test_much_that_expired_goes_in_parts(store: SqliteStore, documents: Documents, file: Path) -> None:
+    # One reap holds the write lock, for which calls of other workers wait.
+    limit = sqlite_documents.PURGE_LIMIT
+    other = sqlite3.connect(file)
+    other.executemany(
+        "INSERT INTO document VALUES ('nonce', ?, '1', 1000.0, 1001.0)", ((str(n),) for n in range(limit + 1))
+    )
+    other.commit()
+    await store.reap(1002.0)
+    assert other.execute("SELECT count(*) FROM document").fetchone() == (1,)
+    await store.reap(1003.0)
+    assert other.execute("SELECT count(*) FROM document").fetchone() == (0,)
+    other.close()
+
+
+async def test_a_file_that_does_not_answer_is_said(work_at: WorkAt, file: Path) -> None:
+    store = await work_at(busy_s=0.02)
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreFailed, match="database is locked"):
+        await store.documents.put_if_absent("nonce", "n", "1", now=1000.0)
+    other.execute("ROLLBACK")
+    other.close()
+    assert await store.documents.put_if_absent("nonce", "n", "1", now=1000.0)
+    await store.close()
+    with pytest.raises(StoreFailed, match="is not open"):
+        await store.documents.get("nonce", "n", 1000.0)

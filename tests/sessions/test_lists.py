@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Lists of sessions: every filter, alone and with others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gateway.sessions.lifecycle import State
+from gateway.sessions.session import CallFacts, Outcome, Places, SessionExtras
+from gateway.sessions.sqlite import SqliteStore
+
+Ring = Callable[..., CallFacts]
+
+
+@pytest.fixture
+async def listed(store: SqliteStore, ring: Ring, many_places: Places, hung_up: Outcome) -> Callable[..., Any]:
+    """Six sessions, "over" the oldest and "promised" the newest; lists their names, and how many match."""
+    names = ["over", "canceled", "running", "starting", "other", "promised"]
+    calls = {name: ring("desk.other" if name == "other" else "support.acme") for name in names}
+    for second, (name, call) in enumerate(calls.items()):
+        extras = SessionExtras(start_type="cold" if name in ("over", "running") else "warm")
+        if name == "promised":
+            await store.promise(call, extras, 1000.0 + second, 1300.0)
+        else:
+            await store.admit(call, many_places, 1000.0 + second, extras)
+        if name in ("over", "running"):
+            await store.started(call.session_id, 1000.5 + second)
+        if name in ("over", "canceled"):
+            await store.ended(call.session_id, hung_up)
+    by_id = {call.session_id: name for name, call in calls.items()}
+
+    async def names_of(**wanted: Any) -> tuple[str, int]:
+        records, total = await store.sessions(**wanted)
+        return " ".join(by_id[record.session_id] for record in records), total
+
+    return names_of
+
+
+@pytest.mark.parametrize("whose", [{}, {"agent": "support.acme"}, {"organization": "acme"}])
+@pytest.mark.parametrize(
+    ("wanted", "names"),
+    [
+        ({}, "promised starting running canceled over"),
+        ({"active": True}, "starting running"),
+        ({"active": False}, "canceled over"),
+        ({"state": State.CREATED}, "promised"),
+        ({"state": State.RUNNING}, "running"),
+        ({"state": State.CANCELED}, "canceled"),
+        ({"state": State.RUNNING, "active": True}, "running"),
+        ({"state": State.RUNNING, "active": False}, ""),
+        ({"state": State.CREATED, "active": True}, ""),
+        ({"state": State.ENDED, "active": False}, "over"),
+        ({"start_type": "cold"}, "running over"),
+        ({"start_type": "warm", "active": True}, "starting"),
+        ({"start_type": "'; DROP TABLE session; --"}, ""),
+        ({"created_from": 1002.0}, "promised starting running"),
+        ({"created_before": 1002.0}, "canceled over"),
+        ({"created_from": 1001.0, "created_before": 1003.0}, "running canceled"),
+        ({"created_from": 1003.0, "created_before": 1001.0}, ""),
+        ({"created_from": 1001.0, "active": False}, "canceled"),
+    ],
+)
+async def test_a_list_has_what_was_wanted(
+    whose: dict[str, str], wanted: dict[str, Any], names: str, listed: Callable[..., Any]
+) -> None:
+    found, total = await listed(**whose, **wanted)
+    mine = [name for name in found.split() if name != "other"]
+    assert " ".join(mine) == names
+    assert total == len(found.split())
+    if whose:
+        assert "other" not in found
+
+
+async def test_a_page_says_how_many_there_are_in_all(listed: Callable[..., Any]) -> None:
+    assert await listed(organization="acme", limit=2, offset=1) == ("starting running", 5)
+    assert await listed(organization="acme", active=False, limit=1, offset=1) == ("over", 2)
+    assert await listed(organization="acme", active=True, limit=1, offset=9) == ("", 2)
+
+
+async def test_an_agent_and_its_organization_together(listed: Callable[..., Any]) -> None:
+    assert await listed(agent="desk.other", organization="other") == ("other", 1)
+    assert await listed(agent="desk.other", organization="acme") == ("", 0)
+    assert await listed(agent="desk.other", organization="acme", active=True) == ("", 0)
+
+
+async def test_sessions_of_the_same_moment_are_in_the_order_of_arrival(
+    store: SqliteStore, ring: Ring, many_places: Places
+) -> None:
+    calls = [ring() for _ in range(5)]
+    for call in calls:
+        await store.admit(call, many_places, 1000.0)
+    records, _ = await store.sessions(agent="support.acme")
+    assert [record.session_id for record in records] == [call.session_id for call in reversed(calls)]

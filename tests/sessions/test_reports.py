@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What is reported of a session: by the agent's side, once, and at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from gateway.sessions.session import CallFacts, Outcome, Places, SessionExtras
+from gateway.sessions.sqlite import SqliteStore
+
+Ring = Callable[..., CallFacts]
+WorkAt = Callable[..., Any]
+
+TRANSCRIPT = '[{"role": "user", "text": "Grüezi", "timestamp": 1.5}]'
+RESULTS = '{"booked": true}'
+
+
+async def test_a_report_is_kept_once(
+    work_at: WorkAt, ring: Ring, many_places: Places, hung_up: Outcome
+) -> None:
+    east, west = await work_at(), await work_at()
+    call = ring()
+    await east.admit(call, many_places, 1000.0)
+    await east.started(call.session_id, 1000.5)
+    answers = await asyncio.gather(
+        east.complete(call.session_id, TRANSCRIPT, 58.5, RESULTS, 1059.0),
+        west.complete(call.session_id, TRANSCRIPT, 58.5, RESULTS, 1059.0),
+    )
+    assert sorted(answers) == [False, True]
+    assert not await west.complete(call.session_id, "[]", 1, None, 1060.0)
+    await east.ended(call.session_id, hung_up)
+    record = await west.session(call.session_id)
+    assert (record.transcript, record.results) == (TRANSCRIPT, RESULTS)
+    assert (record.reported_seconds, record.completed_at, record.ended_at) == (58.5, 1059.0, 1060.5)
+
+
+async def test_only_an_active_session_is_reported_of(
+    store: SqliteStore, ring: Ring, many_places: Places, browser: SessionExtras, hung_up: Outcome
+) -> None:
+    unknown, promised, over = ring(), ring(), ring()
+    await store.promise(promised, browser, 1000.0, 1300.0)
+    await store.admit(over, many_places, 1000.0)
+    await store.ended(over.session_id, hung_up)
+    for call in (unknown, promised, over):
+        assert not await store.complete(call.session_id, TRANSCRIPT, 58.5, RESULTS, 1061.0)
+    for call in (promised, over):
+        record = await store.session(call.session_id)
+        assert record is not None
+        assert (record.completed_at, record.transcript, record.results) == (None, None, None)
+
+
+async def test_a_report_may_say_little(store: SqliteStore, ring: Ring, many_places: Places) -> None:
+    call = ring()
+    await store.admit(call, many_places, 1000.0)
+    assert await store.complete(call.session_id, None, None, None, 1001.0)
+    assert not await store.complete(call.session_id, TRANSCRIPT, None, None, 1002.0)
+    record = await store.session(call.session_id)
+    assert record is not None
+    assert (record.completed_at, record.transcript, record.reported_seconds) == (1001.0, None, None)
+
+
+async def test_a_list_leaves_reports_out_unless_they_are_wanted(
+    store: SqliteStore, ring: Ring, many_places: Places
+) -> None:
+    call = ring()
+    await store.admit(call, many_places, 1000.0)
+    await store.complete(call.session_id, TRANSCRIPT, 58, RESULTS, 1059.0)
+    ((brief,), _) = await store.sessions()
+    ((whole,), _) = await store.sessions(with_reports=True)
+    assert whole == await store.session(call.session_id)
+    assert brief == dataclasses.replace(whole, transcript=None, results=None)
+    assert repr(whole.reported_seconds) == "58"  # given back as it was said
+
+
+async def test_the_end_says_how_it_is_called_outside(
+    store: SqliteStore, ring: Ring, many_places: Places, hung_up: Outcome
+) -> None:
+    silent, call = ring(), ring()
+    for one, status in ((silent, None), (call, "WS_CONNECTION_CLOSED")):
+        await store.admit(one, many_places, 1000.0)
+        await store.ended(one.session_id, dataclasses.replace(hung_up, completion_status=status))
+        record = await store.session(one.session_id)
+        assert record is not None
+        assert record.completion_status == status

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The file: who may read it, and how one of an earlier version becomes one of this."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.sessions.lifecycle import State
+from gateway.sessions.schema import VERSION, connect
+from gateway.sessions.session import CallFacts, Outcome, Places
+from gateway.sessions.store import AtCapacity, StoreFailed
+
+Ring = Callable[..., CallFacts]
+WorkAt = Callable[..., Any]
+Hire = Callable[..., Any]
+
+VERSION_1 = Path(__file__).with_name("version_1.sql")
+OVER = "0f3c54d0-7a60-4d93-9d44-6e2d4c1f9a01"
+RUNNING = "0f3c54d0-7a60-4d93-9d44-6e2d4c1f9a02"
+
+
+def make_version_1(file: Path) -> None:
+    old = sqlite3.connect(file)
+    old.executescript(VERSION_1.read_text())
+    old.close()
+
+
+def schema(file: Path) -> list[tuple[str, str, str]]:
+    """What tables, columns, indexes and triggers there are; spaces do not count."""
+    opened = sqlite3.connect(file)
+    rows = opened.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_schema ORDER BY type, name")
+    found = [(kind, name, re.sub(r"\s+", "", sql)) for kind, name, sql in rows]
+    opened.close()
+    return found
+
+
+def version(file: Path) -> int:
+    opened = sqlite3.connect(file)
+    (number,) = opened.execute("PRAGMA user_version").fetchone()
+    opened.close()
+    return int(number)
+
+
+async def test_a_file_of_version_1_is_taken_over_with_all_that_is_in_it(
+    file: Path, work_at: WorkAt, ring: Ring, one_place: Places, hung_up: Outcome
+) -> None:
+    make_version_1(file)
+    store = await work_at()
+    assert version(file) == VERSION == 2
+
+    over = await store.session(OVER)
+    assert (over.state, over.reason, over.bytes_in) == (State.ENDED, "caller_hangup", 480_000)
+    assert (over.created_at, over.admitted_at, over.promised_until) == (900.0, 900.0, None)
+    assert (over.transport, over.start_type, over.metadata) == ("telephony", None, None)
+    assert (over.stop_requested_at, over.completed_at, over.transcript) == (None, None, None)
+
+    running = await store.session(RUNNING)
+    assert running.active
+    assert (await store.counts()).total == 2
+    with pytest.raises(AtCapacity, match="1 of 1 places taken"):  # it holds its place as before
+        await store.admit(ring(), one_place, 1000.0)
+    await store.ended(RUNNING, hung_up)
+    await store.admit(ring(), one_place, 1000.0)
+    records, _ = await store.sessions(organization="acme")
+    assert [record.session_id for record in records[1:]] == [RUNNING, OVER]
+
+
+async def test_a_file_taken_over_is_like_a_new_one(file: Path, tmp_path: Path) -> None:
+    make_version_1(file)
+    connect(file, 1.0).close()
+    connect(tmp_path / "new.db", 1.0).close()
+    assert schema(file) == schema(tmp_path / "new.db")
+
+
+async def test_a_worker_of_the_release_before_can_still_end_its_calls(
+    file: Path, work_at: WorkAt, ring: Ring, one_place: Places
+) -> None:
+    make_version_1(file)
+    store = await work_at()
+    old = sqlite3.connect(file, isolation_level=None)
+    old.execute(
+        "UPDATE session SET state = 'ended', ended_at = ?, reason = 'caller_hangup', side = 'caller', "
+        "detail = '', close_code = 1000 WHERE id = ? AND ended_at IS NULL",
+        (1000.0, RUNNING),
+    )
+    old.close()
+    assert (await store.counts()).over[State.ENDED] == 2
+    await store.admit(ring(), one_place, 1001.0)
+
+
+async def test_two_workers_take_the_same_file_over_at_once(hire: Hire, tmp_path: Path) -> None:
+    workers = [await hire("east"), await hire("west")]
+    for n in range(10):
+        old = tmp_path / f"{n}.db"
+        make_version_1(old)
+        assert await asyncio.gather(*(w.does(do="open", path=str(old)) for w in workers)) == ["open", "open"]
+        await asyncio.gather(*(w.does(do="close") for w in workers))
+        assert version(old) == VERSION
+
+
+def test_a_file_that_cannot_be_taken_over_stays_as_it_was(file: Path) -> None:
+    make_version_1(file)
+    spoiled = sqlite3.connect(file)
+    spoiled.execute("CREATE TABLE document (of TEXT)")  # somebody's own: the last steps fail
+    spoiled.close()
+    before = schema(file)
+    with pytest.raises(StoreFailed, match="table document already exists"):
+        connect(file, 1.0)
+    assert (schema(file), version(file)) == (before, 1)
+
+
+def test_a_new_file_is_for_its_user_alone(file: Path, tmp_path: Path) -> None:
+    opened = connect(file, 1.0)
+    for made in tmp_path.iterdir():  # also the log that SQLite writes beside it
+        assert made.stat().st_mode & 0o777 == 0o600
+    opened.close()
+
+
+def test_a_file_that_is_there_keeps_its_mode(file: Path) -> None:
+    os.close(os.open(file, os.O_CREAT, 0o600))
+    file.chmod(0o640)
+    connect(file, 1.0).close()
+    assert file.stat().st_mode & 0o777 == 0o640

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Tokens for media sockets: what they open, and everything they do not."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.sessions.sqlite import SqliteStore
+from gateway.sessions.store import StoreFailed
+from gateway.sessions.tokens import TOKEN_S, Redeemed, TokenRefused, Tokens, load_secret
+
+WorkAt = Callable[..., Any]
+Hire = Callable[..., Any]
+
+SECRET = b"s" * 32
+SESSION = "5bd1d9f4-2f5e-4e15-8b1f-0f7a3c3f5a7e"
+AGENT = ("support.acme", "acme")
+URL_SAFE = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+@dataclass
+class Clock:
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def tokens(store: SqliteStore, clock: Clock) -> Tokens:
+    return Tokens(SECRET, store, clock)
+
+
+async def assert_refused(tokens: Tokens, token: str, reason: str, agent: tuple[str, str] = AGENT) -> None:
+    with pytest.raises(TokenRefused) as refusal:
+        await tokens.redeem(token, *agent)
+    assert refusal.value.reason == reason
+    assert not token or token not in str(refusal.value)
+
+
+async def test_a_token_opens_its_session_once(tokens: Tokens) -> None:
+    token = tokens.mint(*AGENT, SESSION)
+    assert (await tokens.redeem(token, *AGENT)).session_id == SESSION
+    await assert_refused(tokens, token, "used already")
+
+
+async def test_a_token_needs_no_escaping_anywhere(tokens: Tokens) -> None:
+    minted = [tokens.mint(*AGENT, str(uuid.uuid4()), '{"a": 1}') for _ in range(50)]
+    assert all(re.fullmatch("[A-Za-z0-9_-]{140}", token) for token in minted)
+    assert len(set(minted)) == 50
+
+
+async def test_each_token_of_a_session_is_for_once(tokens: Tokens) -> None:
+    for token in [tokens.mint(*AGENT, SESSION) for _ in range(2)]:
+        assert (await tokens.redeem(token, *AGENT)).session_id == SESSION
+
+
+async def test_a_token_expires(tokens: Tokens, clock: Clock) -> None:
+    token, late = tokens.mint(*AGENT, SESSION), tokens.mint(*AGENT, SESSION)
+    clock.now += TOKEN_S - 0.01
+    await tokens.redeem(token, *AGENT)
+    clock.now += 0.01
+    await assert_refused(tokens, late, "expired")
+    await assert_refused(tokens, token, "expired")
+
+
+async def test_a_used_token_stays_so_when_the_clock_is_set_back(
+    tokens: Tokens, clock: Clock, store: SqliteStore
+) -> None:
+    token = tokens.mint(*AGENT, SESSION)
+    await tokens.redeem(token, *AGENT)
+    clock.now += TOKEN_S + 10
+    await store.reap(clock.now)
+    clock.now -= 20
+    await assert_refused(tokens, token, "used already")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("sales.acme", "acme"),
+        ("support.acme", "other"),
+        ("support.acm", "eacme"),
+        ("Support.acme", "acme"),
+        ("", ""),
+        ("\ud83d", "acme"),
+    ],
+)
+async def test_a_token_is_for_one_agent_and_not_used_up_at_another(
+    other: tuple[str, str], tokens: Tokens
+) -> None:
+    token = tokens.mint(*AGENT, SESSION)
+    await assert_refused(tokens, token, "for another agent", other)
+    await tokens.redeem(token, *AGENT)
+
+
+async def test_a_token_of_another_secret_is_refused(tokens: Tokens, store: SqliteStore, clock: Clock) -> None:
+    forged = Tokens(b"x" * 32, store, clock).mint(*AGENT, SESSION)
+    await assert_refused(tokens, forged, "wrong signature")
+
+
+async def test_a_token_with_any_character_changed_is_refused(tokens: Tokens) -> None:
+    token = tokens.mint(*AGENT, SESSION)
+    for n, character in enumerate(token):
+        changed = token[:n] + ("A" if character != "A" else "B") + token[n + 1 :]
+        await assert_refused(tokens, changed, "wrong signature")
+    await tokens.redeem(token, *AGENT)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        "nonsense",
+        "A" * 139,
+        "A" * 141,
+        "A" * 140 + "\n",
+        "A" * 139 + "=",
+        "A" * 139 + ".",
+        "A" * 139 + "/",
+        "A" * 139 + "+",
+        "A" * 139 + "é",
+        "A" * 139 + "\ud83d",
+        "\u0661" * 140,
+        "A" * 1_000_000,
+    ],
+    ids=lambda token: ascii(token[-4:]) + f" {len(token)}",
+)
+async def test_what_is_no_token_is_malformed(token: str, tokens: Tokens) -> None:
+    await assert_refused(tokens, token, "malformed")
+
+
+async def test_a_token_of_another_release_is_malformed(tokens: Tokens) -> None:
+    claims = b"\x02" + base64.urlsafe_b64decode(tokens.mint(*AGENT, SESSION))[1:73]
+    signed = base64.urlsafe_b64encode(claims + tokens._signature(claims)).decode()
+    await assert_refused(tokens, signed, "malformed")
+
+
+@given(st.text(alphabet=URL_SAFE, min_size=140, max_size=140))
+def test_nobody_guesses_a_token(token: str) -> None:
+    class NoStore:
+        documents = None  # nor is it asked
+
+    tokens = Tokens(SECRET, NoStore(), Clock())  # type: ignore[arg-type]
+    with pytest.raises(TokenRefused, match="wrong signature"):
+        asyncio.run(tokens.redeem(token, *AGENT))
+
+
+async def test_a_token_knows_the_body_it_was_made_with(tokens: Tokens) -> None:
+    body = '{"name": "Zoë \ud83d"}'
+    bound = await tokens.redeem(tokens.mint(*AGENT, SESSION, body), *AGENT)
+    assert bound.fits(body)
+    for other in (None, "", body + " "):
+        assert not bound.fits(other)
+    free = await tokens.redeem(tokens.mint(*AGENT, SESSION), *AGENT)
+    assert isinstance(free, Redeemed)
+    for any_body in (None, "", body):
+        assert free.fits(any_body)
+    empty = await tokens.redeem(tokens.mint(*AGENT, SESSION, ""), *AGENT)
+    assert empty.fits("")
+    assert not empty.fits(None)
+
+
+@pytest.mark.parametrize(
+    "session_id", ["", "session-1", SESSION.upper(), SESSION.replace("-", ""), "{" + SESSION + "}"]
+)
+def test_a_session_without_a_proper_id_gets_no_token(session_id: str, tokens: Tokens) -> None:
+    with pytest.raises(ValueError, match=r"UUID|spelled"):
+        tokens.mint(*AGENT, session_id)
+
+
+async def test_of_two_processes_one_redeems_a_token(hire: Hire, store: SqliteStore, file: Path) -> None:
+    workers = [await hire("east"), await hire("west")]
+    for worker in workers:
+        await worker.does(do="open", path=str(file))
+    tokens = Tokens(await load_secret(store, lambda: 1000.0), store, lambda: 1000.0)
+    sessions = [str(uuid.uuid4()) for _ in range(100)]
+    minted = [tokens.mint(*AGENT, session) for session in sessions]
+    east, west = await asyncio.gather(*(worker.does(do="redeem", tokens=minted) for worker in workers))
+    for session, *answers in zip(sessions, east, west, strict=True):
+        assert sorted(answers) == sorted([session, "used already"])
+
+
+async def test_a_store_that_does_not_answer_opens_nothing(tokens: Tokens, store: SqliteStore) -> None:
+    token = tokens.mint(*AGENT, SESSION)
+    await store.close()
+    with pytest.raises(StoreFailed):
+        await tokens.redeem(token, *AGENT)
+
+
+async def test_the_secret_is_made_once_for_all_workers(work_at: WorkAt, clock: Clock) -> None:
+    made: list[int] = []
+
+    def make(size: int) -> bytes:
+        made.append(size)
+        return bytes([len(made)]) * size
+
+    stores = [await work_at() for _ in range(3)]
+    secrets = await asyncio.gather(*(load_secret(store, clock, make) for store in stores))
+    assert len(set(secrets)) == 1
+    assert set(made) == {32}
+    for store in stores:
+        await store.close()
+    after = await work_at()
+    assert await load_secret(after, clock) == secrets[0]
+
+
+@pytest.mark.parametrize("kept", ["", "null", "1", '"xyz"', '"00ff"', "[" * 9, '{"a": 1}'])
+async def test_a_damaged_secret_is_said(kept: str, store: SqliteStore, clock: Clock) -> None:
+    await store.documents.put("secret", "tokens", kept, now=1000.0)
+    with pytest.raises(StoreFailed, match="is damaged"):
+        await load_secret(store, clock)
+
+
+def test_a_short_secret_is_none(store: SqliteStore, clock: Clock) -> None:
+    with pytest.raises(ValueError, match="at least 32 bytes"):
+        Tokens(b"s" * 31, store, clock)
