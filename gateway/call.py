@@ -31,10 +31,11 @@ from gateway.media.ends import Gone, end_of_agent, end_of_carrier
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay, RelayLimits
 from gateway.media.upgrade import Upgrade
+from gateway.proof import Proof, bearer_token, check, redeem
 from gateway.sessions.lifecycle import State
 from gateway.sessions.session import CallFacts, Outcome, Places, SessionExtras, Traffic
 from gateway.sessions.store import AtCapacity, NotPromised, Store, StoreFailed
-from gateway.sessions.tokens import TokenRefused, Tokens
+from gateway.sessions.tokens import Tokens
 from gateway.target import Target, read_target
 from serializers.dialect import Dialect, DialectError
 from serializers.events import Start
@@ -130,14 +131,14 @@ class Call:
         dialect = DIALECTS.get(target.carrier)
         start = None
         agent = self._route(target, start) if dialect is None or target.named else None
-        proven = await self._redeem_token(target, agent)  # what can be refused before the upgrade is
+        proof = await self._prove_session(target, agent)  # what can be refused before the upgrade is
         async with self.fate.interrupting():
             if dialect is not None:  # a client without a dialect is answered once its agent is there
                 self._accept()
                 start = await self._read_opening(dialect)
-                agent = self._route(target, start, proven)
+                agent = self._route(target, start, proof)
+                check(agent, proof)
             assert agent is not None
-            self._check_proof(agent, proven)
             async with self._admitted_to(agent, target, start) as instance:
                 await self._connect(agent, instance, target)
             if self._leg is None:
@@ -191,56 +192,30 @@ class Call:
         self._log = self._log.bind(call_id=start.call_id, stream_id=start.stream_id)
         return start
 
-    def _route(self, target: Target, start: Start | None, proven: str | None = None) -> AgentSettings:
-        """The agent: named by path, query or parameter (public-api.md), else the called number's.
-
-        `proven`: the agent that a token was for; nothing else may be named beside it.
-        """
-        names = [*target.named, proven] if proven else list(target.named)
+    def _route(self, target: Target, start: Start | None, proof: Proof | None = None) -> AgentSettings:
+        """The agent: named by path, query, parameter or token (public-api.md), else the called number's."""
+        names = [*target.named, proof.service_host] if proof else list(target.named)
         if start is not None:
             names += [start.parameters[key] for key in SERVICE_HOST_PARAMETERS if start.parameters.get(key)]
         directory = self._board.directory
-        named = directory.named(names, target.region)
-        return named or directory.called(start.to_number if start else None, target.region)
+        agent = directory.named(names, target.region)
+        if agent is None:
+            agent = directory.called(start.to_number if start else None, target.region)
+        self._log = self._log.bind(agent=agent.service_host, organization=agent.organization)
+        return agent
 
-    async def _redeem_token(self, target: Target, agent: AgentSettings | None) -> str | None:
-        """The agent that the caller's token is for, used up by this; None where none is given or wanted.
-
-        public-api.md, "Media sockets": the header's, else the query's, else the path's last segment.
-        """
-        scheme, _, bearer = self._upgrade.header("Authorization").partition(" ")
-        token = bearer.strip() if scheme.lower() == "bearer" and bearer else target.token
-        asked = [agent] if agent is not None else self._board.directory.agents
-        candidates = [one for one in asked if one.websocket_auth == "token"]
-        if token is None:
-            if agent is not None:
-                self._check_proof(agent, None)
-            return None
-        for candidate in candidates:
-            try:
-                redeemed = await self._board.tokens.redeem(
-                    token, candidate.service_host, candidate.organization
-                )
-            except TokenRefused as refused:
-                if agent is None and refused.reason in ("for another agent", "malformed"):
-                    continue
-                raise CallEnd(Endings.unauthorized, f"the token is refused: {refused.reason}") from None
-            except StoreFailed as error:
-                raise CallEnd(Endings.store_failed, str(error)) from None
-            if not redeemed.fits(target.body):
-                raise CallEnd(Endings.unauthorized, "the body is not the one the token was made with")
-            self.session_id = redeemed.session_id
-            promised = await self._board.store.session(self.session_id)
+    async def _prove_session(self, target: Target, agent: AgentSettings | None) -> Proof | None:
+        """Takes the caller's token, if there is one: the header's, else the query's, else the path's."""
+        token = bearer_token(self._upgrade.header("Authorization")) or target.token
+        board = self._board
+        proof = await redeem(token, agent, board.directory.agents, board.tokens, target.body)
+        if proof is not None:
+            self.session_id = proof.session_id
+            self._log = self._log.bind(session=self.session_id)
+            promised = await board.store.session(self.session_id)
             if promised is not None:
                 self._wanted_limits = promised.max_duration, promised.idle_timeout
-            self._log = self._log.bind(session=self.session_id)
-            return candidate.service_host
-        return None
-
-    def _check_proof(self, agent: AgentSettings, proven: str | None) -> None:
-        self._log = self._log.bind(agent=agent.service_host, organization=agent.organization)
-        if agent.websocket_auth == "token" and proven != agent.service_host:
-            raise CallEnd(Endings.unauthorized, f"{agent.service_host} wants a token")
+        return proof
 
     @asynccontextmanager
     async def _admitted_to(
