@@ -22,6 +22,7 @@ import structlog
 
 from gateway.agents.directory import Directory
 from gateway.agents.readiness import Probes, Readiness
+from gateway.api.keys import Keyring
 from gateway.config import AgentSettings, Settings
 from gateway.errors import CallEnd, Endings
 from gateway.fate import Fate
@@ -31,6 +32,7 @@ from gateway.media.ends import Gone, end_of_agent, end_of_carrier
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay, RelayLimits
 from gateway.media.upgrade import Upgrade
+from gateway.passage import Passage, is_passage
 from gateway.proof import Proof, bearer_token, check, redeem
 from gateway.sessions.lifecycle import State
 from gateway.sessions.session import CallFacts, Outcome, Places, SessionExtras, Traffic
@@ -71,12 +73,16 @@ class Switchboard:
         self.tokens = tokens
         self.new_id = new_id
         self.now = now
+        self.keyring = Keyring(settings.organizations, store.documents, now)
         self.region_codes = frozenset(region.code for region in settings.regions)
         self.draining = False
         self.calls: set[Call] = set()
 
     async def serve(self, upgrade: Upgrade) -> None:
-        """Carries one call, from its upgrade to its end."""
+        """Carries one call, or a passage to a session that runs already, from its upgrade to its end."""
+        if is_passage(upgrade):
+            await Passage(self, upgrade).run()
+            return
         call = Call(self, upgrade)
         self.calls.add(call)
         try:
@@ -94,6 +100,23 @@ class Switchboard:
 
 class Call:
     """One call: what is known of it so far."""
+
+    __slots__ = (
+        "_admitted",
+        "_agent_leg",
+        "_began_at",
+        "_board",
+        "_first_sound_at",
+        "_goodbye",
+        "_leg",
+        "_limits",
+        "_log",
+        "_relay",
+        "_upgrade",
+        "_wanted_limits",
+        "fate",
+        "session_id",
+    )
 
     def __init__(self, board: Switchboard, upgrade: Upgrade) -> None:
         self._board = board
@@ -117,7 +140,8 @@ class Call:
     async def run(self) -> None:
         """Tells the story and sees to its end. Raises nothing."""
         try:
-            end = await self.tell()
+            await self.tell()
+            end = await self._until_ended()
         except CallEnd as refusal:
             end = refusal
         except Exception:  # noqa: BLE001 - the edge of the call's task: it ends this call and no other
@@ -125,8 +149,8 @@ class Call:
             end = CallEnd(Endings.internal_error)
         await self._finish(end)
 
-    async def tell(self) -> CallEnd:
-        """The story. Returns the end of a call that was relayed; raises CallEnd for every other."""
+    async def tell(self) -> None:
+        """The story, up to where the relay runs. Raises CallEnd where it ends before."""
         target = self._prove_caller()
         dialect = DIALECTS.get(target.carrier)
         start = None
@@ -144,7 +168,7 @@ class Call:
             if self._leg is None:
                 self._accept()
                 await asyncio.sleep(0)  # its 101 is on its way before anything else is
-        return await self._couple(agent, dialect)
+        self._couple(agent, dialect)
 
     # The steps, in their order
 
@@ -277,8 +301,8 @@ class Call:
         except TimeoutError:
             raise CallEnd(Endings.agent_start_timeout, f"no answer within {timeout_s:g} s") from None
 
-    async def _couple(self, agent: AgentSettings, dialect: Dialect | None) -> CallEnd:
-        """Relays until somebody ends it."""
+    def _couple(self, agent: AgentSettings, dialect: Dialect | None) -> None:
+        """Lets the two legs talk."""
         assert self._leg is not None
         assert self._agent_leg is not None
         max_duration_s, idle_s = self._wanted_limits
@@ -300,6 +324,10 @@ class Call:
         self._board.store.started(self.session_id, self._board.now())
         self._relay.start()
         self.fate.hand_over(self._relay.end)
+
+    async def _until_ended(self) -> CallEnd:
+        """Nothing is left to do here while they talk; what the story needed on its way is let go of."""
+        assert self._relay is not None
         return await self._relay.ended
 
     # The end

@@ -18,6 +18,8 @@ from gateway.errors import CallEnd
 class Fate:
     """One call's end, once it is known."""
 
+    __slots__ = ("_interrupt", "end")
+
     def __init__(self) -> None:
         self.end: CallEnd | None = None
         self._interrupt: Callable[[CallEnd], None] | None = None

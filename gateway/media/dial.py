@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from websockets.client import ClientProtocol
+from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI, parse_uri
 
 from gateway.errors import CallEnd, Endings
@@ -31,11 +32,34 @@ async def dial(
     Waits as long as it takes: the caller bounds it. Raises CallEnd(agent_unreachable) where nobody listens
     or the answer is not 101. `on_gone` is called once if the agent leaves before the leg is coupled.
     """
-    uri = parse_uri(url)
+    leg, _ = await dial_for(
+        parse_uri(url),
+        headers.items(),
+        max_message_bytes=max_message_bytes,
+        early_bytes=early_bytes,
+        on_gone=on_gone,
+    )
+    return leg
+
+
+async def dial_for(
+    uri: WebSocketURI,
+    headers: Iterable[tuple[str, str]],
+    subprotocols: Sequence[str] = (),
+    *,
+    max_message_bytes: int,
+    early_bytes: int,
+    on_gone: Callable[[Gone], None],
+) -> tuple[Leg, str | None]:
+    """The same for a client of its own wishes: gives the leg, and which of its `subprotocols` was taken.
+
+    `uri`: its path and query go into the request line as they are. `headers`: may have a name several times,
+    and none of the handshake's own.
+    """
     loop = asyncio.get_running_loop()
     try:
         transport, handshake = await loop.create_connection(
-            lambda: _Handshake(uri, headers),
+            lambda: _Handshake(uri, headers, subprotocols),
             uri.host,
             uri.port,
             ssl=ssl.create_default_context() if uri.secure else None,
@@ -56,20 +80,29 @@ async def dial(
     transport.resume_reading()
     if early:
         leg.data_received(early)
-    return leg
+    return leg, handshake.subprotocol
 
 
 class _Handshake(asyncio.Protocol):
     """Sends the upgrade request, waits for its answer. `done` gives the bytes that came behind the answer."""
 
-    def __init__(self, uri: WebSocketURI, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, uri: WebSocketURI, headers: Iterable[tuple[str, str]], subprotocols: Sequence[str]
+    ) -> None:
         # No extensions: what is passed on must be readable by a carrier that negotiated none.
-        self._protocol = ClientProtocol(uri, extensions=None)
+        wanted = [Subprotocol(name) for name in subprotocols] or None
+        self._protocol = ClientProtocol(uri, extensions=None, subprotocols=wanted)
         self._request = self._protocol.connect()
-        self._request.headers.update(headers)
+        for name, value in headers:
+            self._request.headers[name] = value  # adds to what there is
         self._where = _where(uri)
         self._head = b""
         self.done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The one that was taken, once `done`."""
+        return self._protocol.subprotocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport

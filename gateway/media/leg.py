@@ -20,6 +20,9 @@ from gateway.media.frames import FrameError, Walker
 HIGH_WATER_BYTES = 65536
 """Unsent bytes at which a leg pauses the other: more than a second of sound at 100 messages a second."""
 
+LINGER_S = 2.0
+"""How long a far end has to take what is left to say to it: one that does not read would keep its socket."""
+
 
 class Leg(asyncio.Protocol):
     """One WebSocket connection that is not coupled yet.
@@ -83,6 +86,7 @@ class Leg(asyncio.Protocol):
             code = self._offence or code
             self.transport.write(frames.build_close(code, reason, masked=self.client))
             self.transport.close()
+            asyncio.get_running_loop().call_later(LINGER_S, self.transport.abort)
 
     # What the transport says
 
@@ -102,6 +106,11 @@ class Leg(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone(LOST)
+
+    def pause_writing(self) -> None:
+        """Nothing but pongs is written here: whoever asks for so many and reads none is not listening."""
+        self._offence = frames.POLICY_VIOLATION
+        self._gone(Gone(frames.ABNORMAL, "the answers to its pings are not read", offence=self._offence))
 
     def _take_frame(self, chunk: bytes, frame: frames.Seen) -> None:
         if frame.opcode == frames.CLOSE:

@@ -14,11 +14,13 @@ Back-pressure instead of queues: while one leg cannot write, the other is not re
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.errors import CallEnd, Endings
 from gateway.media import frames
+from gateway.media.clock import clock_of
 from gateway.media.direct import Direct
 from gateway.media.ends import LOST, Gone, end_of_agent, end_of_carrier
 from gateway.media.frames import FrameError, Seen
@@ -31,9 +33,7 @@ from serializers.filters import Filter
 LOOK_BELOW_BYTES = 320
 """Shorter than 20 ms of sound in any dialect, longer than any carrier's `stop` (carriers.md §2-5)."""
 
-IDLE_CHECKS = 8
-"""How often silence is looked for within the time it is allowed: an end comes at most an eighth late."""
-
+_NEVER = math.inf
 _NO_BYTES = b""
 
 
@@ -50,6 +50,24 @@ class RelayLimits:
 
 class Relay:
     """The coupling of a carrier's leg and an agent's, from `start` to the one end in `ended`."""
+
+    __slots__ = (
+        "_clock",
+        "_close_by",
+        "_dialect",
+        "_end_by",
+        "_heard_bytes",
+        "_legs",
+        "_loop",
+        "_on_first_sound",
+        "_silent_by",
+        "_stopped_by",
+        "agent",
+        "carrier",
+        "closed",
+        "ended",
+        "limits",
+    )
 
     def __init__(
         self,
@@ -75,9 +93,10 @@ class Relay:
         self.carrier.other, self.agent.other = self.agent, self.carrier
         self.ended: asyncio.Future[CallEnd] = self._loop.create_future()
         self.closed: asyncio.Future[None] = self._loop.create_future()
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._clock = clock_of(self._loop)
         self._heard_bytes = -1
-        self._stopped = False  # the carrier has said that it will close
+        self._end_by = self._silent_by = self._close_by = _NEVER  # the loop's time, in seconds
+        self._stopped_by = _NEVER  # the carrier has said that it will close, and has until then to do it
 
     def start(self) -> None:
         """Couples the legs: the opening and the early words go first, then everything as it comes."""
@@ -104,8 +123,8 @@ class Relay:
             self._first_sound()
         for side in sides:
             side.resume_reading()
-        self._after("duration", self.limits.max_duration_s, self._too_long)
-        self._watch_idle(None)
+        self._end_by = self._loop.time() + self.limits.max_duration_s
+        self._clock.add(self)
 
     def end(self, end: CallEnd) -> None:
         """Ends the call from here: both far ends are told, and have `close_s` to answer."""
@@ -142,7 +161,7 @@ class Relay:
         if side is self.agent:
             if self._on_first_sound is not None and self._is_sound(payload):
                 self._first_sound()
-        elif self._dialect is not None and len(payload) < LOOK_BELOW_BYTES and not self._stopped:
+        elif self._dialect is not None and len(payload) < LOOK_BELOW_BYTES:
             self._look_for_stop(payload)
 
     def broken(self, side: Side, error: FrameError) -> None:
@@ -187,7 +206,7 @@ class Relay:
     def _end_of(self, side: Side, gone: Gone) -> CallEnd:
         if side is self.agent:
             return end_of_agent(gone)
-        if self._stopped and gone is LOST:
+        if self._stopped_by != _NEVER and gone is LOST:
             return CallEnd(Endings.caller_hangup, "the stream was stopped")
         return end_of_carrier(gone)
 
@@ -196,8 +215,7 @@ class Relay:
         if self.ended.done():
             return False
         self.ended.set_result(end)
-        self._cancel_timers()
-        self._after("close", self.limits.close_s, self._finish)
+        self._close_by = self._loop.time() + self.limits.close_s
         return True
 
     def _pass_nothing(self) -> None:
@@ -217,7 +235,7 @@ class Relay:
         if self.closed.done():
             return
         self.closed.set_result(None)
-        self._cancel_timers()
+        self._clock.remove(self)
         for side in (self.carrier, self.agent):
             if not side.lost:
                 side.send_close(frames.NORMAL_CLOSURE, "")
@@ -227,36 +245,28 @@ class Relay:
 
     # What is watched
 
-    def _too_long(self) -> None:
-        self.end(CallEnd(Endings.max_duration, f"{self.limits.max_duration_s:g} s"))
-
-    def _watch_idle(self, deadline: float | None) -> None:
-        """Runs IDLE_CHECKS times in the silence allowed; compares counts that the walker keeps anyway."""
-        now = self._loop.time()
+    def tick(self, now: float) -> None:
+        """The clock's look at the call; `now` is the loop's time, in seconds."""
         heard = self.carrier.walker.bytes
-        if deadline is None or heard != self._heard_bytes or self.agent.stall is not None:
-            deadline = now + self.limits.idle_s
+        if self.ended.done():
+            if now >= self._close_by:
+                self._finish()
+        elif now >= self._end_by:
+            self.end(CallEnd(Endings.max_duration, f"{self.limits.max_duration_s:g} s"))
+        elif now >= self._stopped_by:
+            self.end(self._end_of(self.carrier, LOST))
+        elif heard != self._heard_bytes or self.agent.stall is not None:
             self._heard_bytes = heard
-        if now >= deadline:
+            self._silent_by = now + self.limits.idle_s
+        elif now >= self._silent_by:
             self.end(CallEnd(Endings.idle_timeout, f"nothing came for {self.limits.idle_s:g} s"))
-            return
-        self._after("idle", self.limits.idle_s / IDLE_CHECKS, self._watch_idle, deadline)
-
-    def _after(self, name: str, seconds: float, do: Callable[..., None], *args: object) -> None:
-        self._timers[name] = self._loop.call_later(seconds, do, *args)
-
-    def _cancel_timers(self) -> None:
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
 
     def _look_for_stop(self, payload: bytes) -> None:
         assert self._dialect is not None
         if self._dialect.event_of(payload) == "stop":
             # The close follows at once; where none comes the agent is not left to wait, for it ends only with
             # its socket (carriers.md §8.2).
-            self._stopped = True
-            self._after("stop", self.limits.close_s, lambda: self.end(self._end_of(self.carrier, LOST)))
+            self._stopped_by = self._loop.time() + self.limits.close_s
 
     def _is_sound(self, payload: bytes) -> bool:
         return self._dialect is None or self._dialect.event_of(payload) in self._dialect.agent_sound_events

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -76,9 +76,18 @@ class Upgrade(asyncio.Protocol):
         assert self.request is not None
         return ", ".join(self.request.headers.get_all(name))
 
-    def accept(self, *, opening_bytes: int, early_bytes: int, on_gone: Callable[[Gone], None]) -> Leg:
-        """Answers 101 to a request without `fault`."""
+    def accept(
+        self,
+        *,
+        opening_bytes: int,
+        early_bytes: int,
+        on_gone: Callable[[Gone], None],
+        subprotocol: str | None = None,
+    ) -> Leg:
+        """Answers 101 to a request without `fault`; with `subprotocol`, one of those that it named."""
         assert self._accepted is not None
+        if subprotocol is not None:
+            self._accepted.headers["Sec-WebSocket-Protocol"] = subprotocol
         self._send(self._accepted)
         leg = Leg(
             self.transport,
@@ -133,7 +142,7 @@ class Upgrade(asyncio.Protocol):
             self.fault = str(self._handshake.handshake_exc)
             self._handshake = ServerProtocol()
             self.request = Request("/", Headers())
-        task = self._loop.create_task(self._serve())
+        task = self._loop.create_task(self._serve_call(self))
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
@@ -161,9 +170,6 @@ class Upgrade(asyncio.Protocol):
         except ValueError as error:
             self.fault = f"the request target is no URL: {error}"
 
-    async def _serve(self) -> None:
-        await self._serve_call(self)
-
     def _done(self, task: asyncio.Task[None]) -> None:
         self._connections.discard(self)
         self._tasks.discard(task)
@@ -177,5 +183,5 @@ class Upgrade(asyncio.Protocol):
         self.transport.write(b"".join(self._handshake.data_to_send()))
 
 
-ServeCall = Callable[[Upgrade], Awaitable[None]]
+ServeCall = Callable[[Upgrade], Coroutine[Any, Any, None]]
 """Tells the story of one call, from its upgrade to its end; answers every upgrade, raises nothing."""

@@ -89,7 +89,8 @@ _VERSION_1: Final = (
 # A promised session has instance and owner "" and no `admitted_at`: among an agent's instances it comes
 # before all that have a name, and is not looked at when places are counted. Promises and wishes to stop are
 # found through indexes that hold nothing else. Lists are by time, and most counts of them read an index only.
-# What may be long stands last, where a row is read without it.
+# What may be long stands last, where a row is read without it. `ended_at` is in the index of the active,
+# though it is null in all of it, because SQLite would otherwise look it up in each row.
 _VERSION_2: Final = (
     "ALTER TABLE session ADD COLUMN admitted_at REAL",
     "ALTER TABLE session ADD COLUMN promised_until REAL",
@@ -105,8 +106,10 @@ _VERSION_2: Final = (
     "ALTER TABLE session ADD COLUMN transcript TEXT",
     "ALTER TABLE session ADD COLUMN results TEXT",
     "UPDATE session SET admitted_at = created_at",
+    "DROP INDEX session_active",
     "DROP INDEX session_agent",
     "DROP INDEX session_organization",
+    "CREATE INDEX session_active ON session (agent, instance, ended_at) WHERE ended_at IS NULL",
     "CREATE INDEX session_agent ON session (agent, created_at)",
     "CREATE INDEX session_organization ON session (organization, created_at)",
     "CREATE INDEX session_promise ON session (promised_until) WHERE admitted_at IS NULL AND ended_at IS NULL",

@@ -16,7 +16,7 @@ from gateway.sessions.admission import choose
 from gateway.sessions.lifecycle import State, over
 from gateway.sessions.owner import Owner
 from gateway.sessions.rows import text
-from gateway.sessions.session import CallFacts, Outcome, Places, SessionExtras
+from gateway.sessions.session import TELEPHONY, CallFacts, Outcome, Places, SessionExtras
 from gateway.sessions.sqlite_workers import beat
 from gateway.sessions.store import NotPromised
 
@@ -140,7 +140,7 @@ class Admission:
             text(facts.from_number),
             text(facts.to_number),
             self._now,
-            *_values(self._extras),
+            *(_TELEPHONY if self._extras is TELEPHONY else _values(self._extras)),
         )
         if not connection.execute(_ADMIT, row).rowcount:
             raise NotPromised("there is a session of this id, and it is not promised to this agent")
@@ -198,6 +198,9 @@ def _values(extras: SessionExtras) -> tuple[str | float | None, ...]:
         extras.idle_timeout,
         extras.max_duration,
     )
+
+
+_TELEPHONY: Final = _values(TELEPHONY)  # most calls come with it
 
 
 def _log_unchanged(event: str, session_id: str, connection: sqlite3.Connection) -> None:

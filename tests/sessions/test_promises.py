@@ -182,14 +182,16 @@ async def test_a_promise_is_to_one_agent(
 
 
 async def _give_up_once_admitted(
-    store: SqliteStore, file: Path, call: CallFacts, places: Places, now: float
+    store: SqliteStore, file: Path, call: CallFacts, places: Places, now: float, meanwhile: str = ""
 ) -> None:
+    """`meanwhile`: what another worker writes between the admission and its withdrawal."""
     admission = asyncio.create_task(store.admit(call, places, now))
     await asyncio.sleep(0)  # the operation is on its way; from here the loop stands still until it is done
     onlooker = sqlite3.connect(file)
     deadline = time.monotonic() + 30
     while not onlooker.execute("SELECT 1 FROM session WHERE admitted_at = ?", (now,)).fetchone():
         assert time.monotonic() < deadline
+    onlooker.executescript(meanwhile)
     onlooker.close()
     admission.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -209,6 +211,17 @@ async def test_after_a_caller_gave_up_the_promise_stands(
     await store.admit(ring(), one_place, 1002.0)
     await store.reap(UNTIL)
     assert (await store.counts()).over[State.CANCELED] == 1
+
+
+async def test_a_promise_is_not_kept_when_a_stop_came_while_the_caller_gave_up(
+    store: SqliteStore, file: Path, ring: Ring, one_place: Places, browser: SessionExtras
+) -> None:
+    promised = ring()
+    await store.promise(promised, browser, 1000.0, UNTIL)
+    stop = "UPDATE session SET stop_requested_at = 1001.5"
+    await _give_up_once_admitted(store, file, promised, one_place, 1001.0, stop)
+    with pytest.raises(NotPromised):
+        await store.admit(promised, one_place, 1002.0)
 
 
 async def test_a_second_caller_who_gives_up_does_not_take_the_first_ones_place(
