@@ -5,6 +5,11 @@ from setuptools import Extension, setup
 
 setup(
     ext_modules=[
-        Extension("gateway.media._accelerator", ["gateway/media/_accelerator.c"], extra_compile_args=["-O2"], optional=True)
+        Extension(
+            "gateway.media._accelerator",
+            ["gateway/media/_accelerator.c"],
+            extra_compile_args=["-O2"],
+            optional=True,
+        )
     ]
 )

@@ -9,28 +9,38 @@ import gc
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from typing import Any
 
 import structlog
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from gateway.agents.client import open_client
 from gateway.agents.directory import Directory
+from gateway.agents.kept import KeptAgents
 from gateway.agents.readiness import Probes
+from gateway.api.docs_page import reading_operations
+from gateway.api.edge import Edge
 from gateway.api.health import health_routes
+from gateway.api.kernel import routes
+from gateway.api.services import Services
+from gateway.api.table import OPERATIONS
+from gateway.bots import Bots, bots_http
 from gateway.call import Switchboard
 from gateway.config import Settings
-from gateway.errors import Endings
+from gateway.errors import CallEnd, Endings
 from gateway.media.batching import Batching
 from gateway.media.upgrade import SERVE_CALL
 from gateway.sessions.connect import open_store
 from gateway.sessions.owner import STALE_S, Owner
 from gateway.sessions.store import Store, StoreFailed
 from gateway.sessions.tokens import Tokens, load_secret
+from gateway.stops import StopWatch
 
 log = structlog.get_logger(__name__)
 
@@ -39,48 +49,103 @@ BEAT_INTERVAL_S = STALE_S / 4
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[tuple[Starlette, Switchboard]]:
-    """One worker's application and the switchboard behind it, with all that they need at work.
+async def running(settings: Settings) -> AsyncIterator[tuple[Starlette, Services]]:
+    """One worker's application and what it works with, at work.
 
     Raises StoreFailed where the store cannot be opened.
     """
-    store = open_store(settings.store.url, Owner.of_this_process(uuid.uuid4().hex))
+    async with AsyncExitStack() as stack:
+        store = open_store(settings.store.url, Owner.of_this_process(uuid.uuid4().hex))
+        await store.open()
+        stack.push_async_callback(store.close)
+        services = await _services(settings, store, stack)
+        keeper = asyncio.create_task(_keep(store))
+        stack.push_async_callback(_cancelled, keeper)
+        batching = Batching(settings.server.relay_batch_ms / 1000)
+        batching.start()
+        stack.callback(batching.stop)
+        # What lives by now lives on: the collector need not look at it again while calls are carried.
+        application = _application(services)
+        gc.collect()
+        gc.freeze()
+        yield application, services
+
+
+async def _services(settings: Settings, store: Store, stack: AsyncExitStack) -> Services:
+    """Makes and starts everything that handlers and calls use; the stack ends it, the last first."""
+    await _beat(store)
     directory = Directory(settings)
     probes = Probes(instance for agent in directory.agents for instance in agent.instances)
-    await store.open()
-    await _beat(store)
     tokens = Tokens(await load_secret(store, time.time), store, time.time)
     board = Switchboard(settings, store, directory, probes, tokens)
-    keeper = asyncio.create_task(_keep(store))
+    kept = KeptAgents(settings, store.documents)
+
+    async def refresh() -> None:
+        await kept.refresh(directory, probes, time.time())
+
+    await refresh()
     await probes.start()
-    batching = Batching(settings.server.relay_batch_ms / 1000)
-    batching.start()
-    # What lives by now lives on: the collector need not look at it again while calls are carried.
-    gc.collect()
-    gc.freeze()
-    try:
-        yield _application(board), board
-    finally:
-        batching.stop()
-        keeper.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await keeper
-        await probes.stop()
-        await store.close()
+    stack.push_async_callback(probes.stop)
+    http = await stack.enter_async_context(open_client(settings.limits.session_api_timeout))
+    bots = Bots(
+        store,
+        probes,
+        await stack.enter_async_context(bots_http()),
+        time.time,
+        connect_timeout_s=settings.limits.agent_connect_timeout,
+    )
+    stack.push_async_callback(bots.end_all, CallEnd(Endings.draining, "the gateway stops"))
+
+    def end_session(session_id: str, end: CallEnd) -> bool:
+        return board.end_call(session_id, end) or bots.stop(session_id, end)
+
+    stops = StopWatch(store, end_session, refresh)
+    stops.start()
+    stack.push_async_callback(stops.stop)
+    return Services(
+        settings=settings,
+        store=store,
+        directory=directory,
+        board=board,
+        probes=probes,
+        keyring=board.keyring,
+        tokens=tokens,
+        bots=bots,
+        http=http,
+        now=time.time,
+        new_id=board.new_id,
+    )
 
 
-def _application(board: Switchboard) -> Starlette:
+def _application(services: Services) -> Starlette:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
-        yield {SERVE_CALL: board.serve}
+        yield {SERVE_CALL: services.board.serve}
 
-    routes = [*health_routes(board), Route("/ws/{target:path}", _no_upgrade)]
-    return Starlette(routes=routes, lifespan=lifespan)
+    operations = [
+        *OPERATIONS,
+        *reading_operations(OPERATIONS, url=services.settings.server.public_url),
+    ]
+    return Starlette(
+        routes=[
+            *health_routes(services.board),
+            Route("/ws/{target:path}", _no_upgrade),
+            *routes(operations, services),
+        ],
+        middleware=[Middleware(Edge)],
+        lifespan=lifespan,
+    )
 
 
 async def _no_upgrade(_: Request) -> JSONResponse:
     answer = {"error": "media sockets want a WebSocket upgrade", "code": Endings.bad_request.code}
     return JSONResponse(answer, HTTPStatus.UPGRADE_REQUIRED, {"Upgrade": "websocket"})
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 async def _keep(store: Store) -> None:

@@ -27,8 +27,8 @@ import structlog
 import uvicorn
 import uvloop
 
+from gateway.api.services import Services
 from gateway.app import running
-from gateway.call import Switchboard
 from gateway.config import Settings
 from gateway.log import start_logging
 from gateway.media import accelerator
@@ -77,9 +77,10 @@ def run(settings: Settings) -> int:
 class _Server(uvicorn.Server):
     """uvicorn's server, with our way to stop."""
 
-    def __init__(self, config: uvicorn.Config, board: Switchboard, *, is_child: bool) -> None:
+    def __init__(self, config: uvicorn.Config, services: Services, *, is_child: bool) -> None:
         super().__init__(config)
-        self._board = board
+        self._board = services.board
+        self._bots = services.bots
         self._is_child = is_child
         self._drain_until: float | None = None
         self._log_drain_at = 0.0
@@ -107,7 +108,7 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if self._drain_until is not None:
             now = time.monotonic()
-            calls = len(self._board.calls)
+            calls = len(self._board.calls) + self._bots.running
             if calls and now >= self._log_drain_at:
                 log.info("draining", calls=calls, seconds_left=round(max(0.0, self._drain_until - now)))
                 self._log_drain_at = now + DRAIN_LOG_INTERVAL_S
@@ -124,7 +125,7 @@ def _serve(settings: Settings, port: socket.socket, *, is_child: bool = False) -
     """Runs one worker on a bound socket; its exit status."""
 
     async def serve() -> None:
-        async with running(settings) as (app, board):
+        async with running(settings) as (app, services):
             config = uvicorn.Config(
                 app,
                 http="httptools",
@@ -137,7 +138,7 @@ def _serve(settings: Settings, port: socket.socket, *, is_child: bool = False) -
                 backlog=BACKLOG,
                 timeout_graceful_shutdown=CLOSING_TIME_S,
             )
-            await _Server(config, board, is_child=is_child).serve(sockets=[port])
+            await _Server(config, services, is_child=is_child).serve(sockets=[port])
 
     try:
         # The relay costs 1.4 times as much on asyncio's own loop.

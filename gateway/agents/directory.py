@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable
 
@@ -13,16 +14,27 @@ _FEWEST_NATIONAL_DIGITS = 7
 
 
 class Directory:
-    """The agents and the table of called numbers, as configured."""
+    """The agents, configured and kept in the store, and the table of called numbers."""
 
     def __init__(self, settings: Settings) -> None:
-        self._agents = {agent.service_host: agent for agent in settings.agents}
+        self._configured = {agent.service_host: agent for agent in settings.agents}
+        self._agents = dict(self._configured)
+        self.refreshing = asyncio.Lock()
+        """Held from reading the kept agents to `refresh`, so that an older reading never comes last."""
         self._numbers = {_digits(route.number): route.agent for route in settings.numbers}
 
     @property
     def agents(self) -> Iterable[AgentSettings]:
         """Every agent there is."""
         return self._agents.values()
+
+    def refresh(self, kept: Iterable[AgentSettings]) -> None:
+        """These are the agents now, beside the configured ones, which win where both have a name."""
+        self._agents = {**{agent.service_host: agent for agent in kept}, **self._configured}
+
+    def is_configured(self, service_host: str) -> bool:
+        """Whether the configuration has this agent, which then only it can change."""
+        return service_host in self._configured
 
     def agent(self, service_host: str, region: str) -> AgentSettings:
         """The agent AGENT.ORG, asked for in `region`. Raises CallEnd: unknown_agent, wrong_region."""

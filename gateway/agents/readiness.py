@@ -8,6 +8,7 @@ An instance that has no such route (Pipecat's development runner) counts as read
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from enum import IntEnum
 from http import HTTPStatus
@@ -38,6 +39,7 @@ class Probes:
         self._seen = dict.fromkeys(instances, Readiness.UNKNOWN)
         self._http: aiohttp.ClientSession | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._new = asyncio.Event()
 
     async def start(self) -> None:
         """Begins to ask."""
@@ -53,6 +55,13 @@ class Probes:
         if self._http is not None:
             await self._http.close()
 
+    def watch(self, instances: Iterable[str]) -> None:
+        """From now on these are asked and no others; new ones at once."""
+        before = self._seen
+        self._seen = {instance: before.get(instance, Readiness.UNKNOWN) for instance in instances}
+        if self._seen.keys() - before.keys():
+            self._new.set()
+
     def readiness(self, instance: str) -> Readiness:
         """As last seen."""
         return self._seen.get(instance, Readiness.UNKNOWN)
@@ -63,14 +72,16 @@ class Probes:
 
     async def wait_until_started(self, instance: str) -> None:
         """Returns once an instance that said it is not ready no longer does; the caller bounds the wait."""
-        while self._seen[instance] is Readiness.STARTING:
+        while self.readiness(instance) is Readiness.STARTING:
             await asyncio.sleep(STARTING_PROBE_INTERVAL_S)
             await self._probe(instance)
 
     async def _watch_all(self) -> None:
         while True:
+            self._new.clear()
             await asyncio.gather(*map(self._probe, self._seen))
-            await asyncio.sleep(PROBE_INTERVAL_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._new.wait(), PROBE_INTERVAL_S)
 
     async def _probe(self, instance: str) -> None:
         assert self._http is not None
@@ -84,6 +95,8 @@ class Probes:
             self._note(instance, Readiness.UNKNOWN)  # somebody is there, but does not answer as HTTP should
 
     def _note(self, instance: str, readiness: Readiness) -> None:
+        if instance not in self._seen:
+            return  # it was taken out while it was asked, or while a call was on its way to it
         if self._seen[instance] is not readiness:
             log.info("instance", instance=instance, readiness=readiness.name.lower())
         self._seen[instance] = readiness

@@ -31,6 +31,7 @@ from gateway.config.checks import CROSS_CHECK, findings
 Whole = Annotated[int, BeforeValidator(values.no_boolean)]
 Seconds = Annotated[float, BeforeValidator(values.no_boolean), Field(allow_inf_nan=False)]
 Wait = Annotated[Seconds, Field(gt=0, le=3600)]
+Rate = Annotated[float, BeforeValidator(values.no_boolean), Field(gt=0, le=100_000, allow_inf_nan=False)]
 Label = Annotated[str, AfterValidator(values.label)]
 PublicKey = Annotated[str, AfterValidator(values.public_key)]
 PrivateKey = Annotated[SecretStr, AfterValidator(values.private_key)]
@@ -71,6 +72,12 @@ class Server(Table):
         le=20,
         description="Milliseconds that sound may be held back under load, so that more of it is passed on at "
         "a time; nothing is held back while the process has little to do. 0 never does.",
+    )
+    api_may_set_instances: bool = Field(
+        default=False,
+        description="Whether agents made through the API may name instances of their own. Left off, they may "
+        "use only those that this file lists for the same organisation. Turned on, whoever holds a private "
+        "key chooses where the gateway connects, which may be inside your network.",
     )
     drain_timeout: Seconds = Field(
         default=7200.0,
@@ -235,6 +242,17 @@ class Limits(Table):
         default=262144,
         ge=1,
         description="Bytes of sound kept for each side while the other is being connected.",
+    )
+    session_api_timeout: Wait = Field(
+        default=60.0,
+        description="Seconds without a byte either way that end a request passed on by the Session API.",
+    )
+    requests_per_second: Rate = Field(
+        default=50.0,
+        description="Requests a second that one API key may make in the long run, of each worker.",
+    )
+    requests_burst: Whole = Field(
+        default=100, ge=1, description="Requests that one API key may make at once, of each worker."
     )
 
 

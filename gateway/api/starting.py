@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What it takes to start a session, whichever resource was asked for it (public-api.md, "Start").
+
+A start that fails leaves nothing: no place, no session that runs, no room at Daily.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import structlog
+
+from gateway.agents.readiness import Readiness
+from gateway.api.media_url import media_url
+from gateway.api.refusals import Refusal
+from gateway.api.services import Services
+from gateway.api.strict_json import dump
+from gateway.carriers.daily import Daily, DailyFailed, Room
+from gateway.config import AgentSettings
+from gateway.errors import CallEnd, Endings
+from gateway.sessions.session import CallFacts, SessionExtras
+from gateway.sessions.tokens import TOKEN_S
+
+log = structlog.get_logger(__name__)
+
+Transport = Literal["bot", "daily", "webrtc", "websocket"]
+"""How the caller's sound comes; "bot" is a start without more, whose agent finds its caller by itself."""
+
+MAX_BODY_BYTES: Final = 1_000_000
+"""Of the JSON for the agent; for a media socket `[limits] max_body_bytes` holds, as it does there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be started.
+
+    `body`: any JSON for the agent, None for none. `room_properties`, `token_properties`: Daily's.
+    `metadata`: JSON text. `idle_timeout`, `max_duration`: seconds, None for the agent's own; a session lasts
+    no longer than its agent allows.
+    """
+
+    agent: AgentSettings
+    transport: Transport
+    body: Any = None
+    room_properties: Mapping[str, Any] | None = None
+    token_properties: Mapping[str, Any] | None = None
+    metadata: str | None = None
+    idle_timeout: float | None = None
+    max_duration: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What was started. What the transport does not have is None.
+
+    `body`: base64 of the JSON, for the socket's query. `expires_at`: Unix seconds, when the socket must have
+    come, or the room is over.
+    """
+
+    session_id: str
+    room_url: str | None = None
+    room_token: str | None = None
+    ws_url: str | None = None
+    ws_token: str | None = None
+    body: str | None = None
+    expires_at: float | None = None
+
+
+def agent_of(services: Services, organization: str, name: str) -> AgentSettings:
+    """The organisation's agent of this name, in whatever region. Raises CallEnd(unknown_agent)."""
+    for agent in services.directory.agents:
+        if (agent.organization, agent.name) == (organization, name):
+            return agent
+    raise CallEnd(Endings.unknown_agent, "there is no agent of this name")
+
+
+async def begin(services: Services, wish: Wish, address: tuple[str, int] | None) -> Begun:
+    """Starts a session. `address`: of this gateway, as the caller reached it; where no public URL is set.
+
+    Raises CallEnd as `Bots.start` does, and bad_request, too_large and draining; Refusal where Daily did not
+    do what it was asked; StoreFailed.
+    """
+    if services.board.draining:
+        raise CallEnd(Endings.draining)
+    body = dump({} if wish.body is None else wish.body)
+    most = services.settings.limits.max_body_bytes if wish.transport == "websocket" else MAX_BODY_BYTES
+    if len(body) > most:
+        raise CallEnd(Endings.too_large, f"body has {len(body)} bytes of JSON, {most} are allowed")
+    if wish.transport == "websocket":
+        return await _promise(services, wish, body, address)
+    if wish.transport == "daily":
+        return await _start_in_room(services, wish, body)
+    headers = {"x-daily-transport-type": "webrtc"} if wish.transport == "webrtc" else {}
+    return Begun(await _start(services, wish, headers, body))
+
+
+async def _start(services: Services, wish: Wish, headers: Mapping[str, str], body: bytes) -> str:
+    facts, extras = _facts(services, wish), _extras(services, wish)
+    await services.bots.start(wish.agent, facts, extras, headers, body, longest_s(wish))
+    return facts.session_id
+
+
+async def _start_in_room(services: Services, wish: Wish, body: bytes) -> Begun:
+    """The room comes first, because the agent is told it; a place is taken after that."""
+    daily = _daily_of(services, wish.agent.organization)
+    await services.bots.expect_place(wish.agent)
+    expires_at = services.now() + longest_s(wish)
+    try:
+        room = await daily.create_room(wish.room_properties, expires_at=expires_at)
+        async with _deleted_unless_used(daily, room):
+            token = await daily.create_token(room.name, wish.token_properties, expires_at=expires_at)
+            headers = {
+                "x-daily-transport-type": "daily",
+                "x-daily-room-url": room.url,
+                "x-daily-room-token": token,
+            }
+            session_id = await _start(services, wish, headers, body)
+    except DailyFailed as failure:
+        wait = {} if failure.retry_after is None else {"Retry-After": str(failure.retry_after)}
+        raise Refusal(failure.status, f"daily_{failure.reason}", failure.words, headers=wait) from None
+    except ValueError as error:  # of the caller's properties
+        raise CallEnd(Endings.bad_request, str(error)) from None
+    return Begun(session_id, room_url=room.url, room_token=token, expires_at=expires_at)
+
+
+@asynccontextmanager
+async def _deleted_unless_used(daily: Daily, room: Room) -> AsyncIterator[None]:
+    used = False
+    try:
+        yield
+        used = True
+    finally:
+        if not used:
+            try:
+                await daily.delete_room(room.name)
+            except DailyFailed as failure:  # its expiry ends it, then
+                log.warning("room left at Daily until it expires", reason=failure.reason)
+
+
+def _daily_of(services: Services, organization: str) -> Daily:
+    for owner in services.settings.organizations:
+        if owner.name == organization and owner.daily is not None:
+            return Daily(services.http, owner.daily.api_key.get_secret_value(), owner.daily.api_url)
+    words = "this organisation has no domain at Daily: the operator sets one as [organizations.daily] api_key"
+    raise CallEnd(Endings.bad_request, words)
+
+
+async def _promise(
+    services: Services, wish: Wish, json_body: bytes, address: tuple[str, int] | None
+) -> Begun:
+    """No agent starts: it does when the socket comes, under this session's id."""
+    agent = wish.agent
+    body = None if wish.body is None else base64.b64encode(json_body).decode("ascii")
+    if body is not None and agent.websocket_auth == "none":
+        words = "body goes to a media socket only with a token: the agent's websocket_auth is none"
+        raise CallEnd(Endings.bad_request, words)
+    facts = _facts(services, wish)
+    now = services.now()
+    expires_at = now + TOKEN_S
+    await services.store.promise(facts, _extras(services, wish), now, expires_at)
+    token = services.tokens.mint(agent.service_host, agent.organization, facts.session_id, body)
+    return Begun(
+        facts.session_id,
+        ws_url=media_url(services.settings, agent, address),
+        ws_token=token,
+        body=body,
+        expires_at=expires_at,
+    )
+
+
+def longest_s(wish: Wish) -> float:
+    """How long the session may last, in seconds."""
+    allowed = float(wish.agent.max_session_duration)
+    return allowed if wish.max_duration is None else min(wish.max_duration, allowed)
+
+
+def _facts(services: Services, wish: Wish) -> CallFacts:
+    return CallFacts(
+        session_id=services.new_id(),
+        agent=wish.agent.service_host,
+        organization=wish.agent.organization,
+        region=wish.agent.region,
+        carrier="generic" if wish.transport == "websocket" else wish.transport,
+        call_id=None,
+        stream_id=None,
+        from_number=None,
+        to_number=None,
+    )
+
+
+def _extras(services: Services, wish: Wish) -> SessionExtras:
+    ready = any(services.probes.readiness(each) is Readiness.READY for each in wish.agent.instances)
+    return SessionExtras(
+        transport=wish.transport,
+        start_type="warm" if ready else "cold",
+        metadata=wish.metadata,
+        idle_timeout=wish.idle_timeout,
+        max_duration=wish.max_duration,
+    )

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The story of a passage: a WebSocket under the Session API, to the instance that runs the session.
+
+    prove the caller → find the session → connect its instance → relay → end, with one reason
+
+It takes no place and is no session of its own: it lives within one that runs, and ends with it at the latest
+(public-api.md, "Session API").
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from websockets.exceptions import InvalidHeader
+from websockets.headers import parse_subprotocol
+from websockets.uri import parse_uri
+
+from gateway.api.keys import Principal
+from gateway.ends import end_watch
+from gateway.errors import CallEnd, Endings
+from gateway.fate import Fate
+from gateway.media import frames
+from gateway.media.dial import dial_for
+from gateway.media.ends import Gone, end_of_agent, end_of_carrier
+from gateway.media.leg import Leg
+from gateway.media.relay import Relay, RelayLimits
+from gateway.media.upgrade import Upgrade
+from gateway.reach import PREFIX, SessionUrl, forwarded, read_session_url, running_session
+from gateway.sessions.session import SessionRecord
+from gateway.sessions.store import StoreFailed
+
+if TYPE_CHECKING:
+    from gateway.call import Switchboard
+
+log = structlog.get_logger(__name__)
+
+NO_KEY: Final = replace(Endings.unauthorized, status=int(HTTPStatus.UNAUTHORIZED))
+"""public-api.md, "Keys": 401 where a key is missing; the media sockets' 403 is about tokens."""
+
+LONGEST_S: Final = 14400.0
+"""The longest that a session may last (public-api.md, "Management"), and so a passage."""
+
+_HANDSHAKE: Final = b"sec-websocket-"
+
+
+def is_passage(upgrade: Upgrade) -> bool:
+    """Whether this upgrade asks for a passage rather than for a media socket."""
+    return upgrade.url.path.startswith(PREFIX)
+
+
+class Passage:
+    """One passage: what is known of it so far."""
+
+    def __init__(self, board: Switchboard, upgrade: Upgrade) -> None:
+        self._board = board
+        self._limits = board.settings.limits
+        self._upgrade = upgrade
+        self._fate = Fate()
+        self._log = log
+        self._leg: Leg | None = None
+        self._agent_leg: Leg | None = None
+        self._relay: Relay | None = None
+        self._goodbye: tuple[int, str] | None = None  # what who left first said; the other is told the same
+        self._began_at = board.now()
+        upgrade.on_gone = self._client_gone
+        upgrade.on_shutdown = lambda: self._fate.decide(CallEnd(Endings.draining, "the gateway stops"))
+
+    async def run(self) -> None:
+        """Tells the story and sees to its end. Raises nothing."""
+        try:
+            end = await self.tell()
+        except CallEnd as refusal:
+            end = refusal
+        except StoreFailed as error:
+            end = CallEnd(Endings.store_failed, str(error))
+        except Exception:  # noqa: BLE001 - the edge of the passage's task: it ends this one and no other
+            self._log.exception("internal error")
+            end = CallEnd(Endings.internal_error)
+        await self._finish(end)
+
+    async def tell(self) -> CallEnd:
+        """The story. Returns the end of a passage that was relayed; raises CallEnd for every other."""
+        if self._upgrade.fault:
+            raise CallEnd(Endings.bad_request, self._upgrade.fault)
+        async with self._fate.interrupting():
+            principal = await self._prove_caller()
+            url = read_session_url(self._upgrade.url.path, self._upgrade.url.query)
+            session = await running_session(
+                self._board.store, url, principal.organization, wait_s=self._limits.agent_connect_timeout
+            )
+            self._log = self._log.bind(session=session.session_id, agent=session.agent)
+            subprotocol = await self._connect(session, url)
+            self._leg = self._upgrade.accept(
+                opening_bytes=self._limits.max_message_bytes,
+                early_bytes=self._limits.max_early_bytes,
+                on_gone=self._client_gone,
+                subprotocol=subprotocol,
+            )
+            self._leg.hold(self._limits.max_message_bytes)
+            await asyncio.sleep(0)  # its 101 is on its way before anything else is
+        with self._no_longer_than(session):
+            return await self._couple()
+
+    # The steps, in their order
+
+    async def _prove_caller(self) -> Principal:
+        """Whose key it is, public or private: `Authorization: Bearer`, and no other place."""
+        scheme, _, key = self._upgrade.header("Authorization").partition(" ")
+        principal = None
+        if scheme.lower() == "bearer" and key.strip():
+            principal = await self._board.keyring.identify(key.strip())
+        if principal is None:
+            raise CallEnd(NO_KEY, "Unauthorized / token expired")
+        self._log = self._log.bind(organization=principal.organization, key=principal.key_id)
+        return principal
+
+    async def _connect(self, session: SessionRecord, url: SessionUrl) -> str | None:
+        """The instance's own WebSocket; gives the subprotocol that it has taken."""
+        assert self._upgrade.request is not None
+        given = [
+            (name.lower().encode("utf-8", "surrogateescape"), value.encode("utf-8", "surrogateescape"))
+            for name, value in self._upgrade.request.headers.raw_items()
+        ]
+        headers = forwarded(
+            [(name, value) for name, value in given if not name.startswith(_HANDSHAKE)],
+            session.session_id,
+            None,
+        )
+        uri = parse_uri(f"ws{session.instance.removeprefix('http')}")
+        timeout_s = self._limits.agent_connect_timeout
+        try:
+            async with asyncio.timeout(timeout_s):
+                self._agent_leg, subprotocol = await dial_for(
+                    replace(uri, path=url.path, query=url.query),
+                    headers,
+                    self._subprotocols(),
+                    max_message_bytes=self._limits.max_message_bytes,
+                    early_bytes=self._limits.max_early_bytes,
+                    on_gone=self._agent_gone,
+                )
+        except TimeoutError:
+            raise CallEnd(Endings.agent_start_timeout, f"no answer within {timeout_s:g} s") from None
+        return subprotocol
+
+    def _subprotocols(self) -> list[str]:
+        """Those that the client names, in its order (RFC 6455 §4.2.2)."""
+        named = self._upgrade.header("Sec-WebSocket-Protocol")
+        try:
+            return list(parse_subprotocol(named)) if named else []
+        except InvalidHeader as error:
+            raise CallEnd(Endings.bad_request, str(error)) from None
+
+    async def _couple(self) -> CallEnd:
+        """Relays until somebody ends it. Silence ends nothing: it is the session's to last."""
+        assert self._leg is not None
+        assert self._agent_leg is not None
+        self._relay = Relay(
+            self._leg,
+            self._agent_leg,
+            dialect=None,
+            limits=RelayLimits(
+                max_duration_s=LONGEST_S,
+                idle_s=2 * LONGEST_S,
+                stall_s=self._limits.stall_timeout,
+                close_s=self._limits.close_timeout,
+                max_message_bytes=self._limits.max_message_bytes,
+            ),
+            on_first_sound=lambda: None,
+        )
+        self._leg = self._agent_leg = None  # their sockets are the relay's now
+        self._relay.start()
+        self._fate.hand_over(self._relay.end)
+        return await self._relay.ended
+
+    @contextmanager
+    def _no_longer_than(self, session: SessionRecord) -> Iterator[None]:
+        """Ends the passage when its session is over: the instance may be the next caller's by then."""
+
+        def is_over(over: asyncio.Future[None]) -> None:
+            if not over.cancelled():
+                self._fate.decide(CallEnd(Endings.agent_ended, "the session is over"))
+
+        with end_watch(self._board.store).waiting(session.session_id) as over:
+            over.add_done_callback(is_over)
+            yield
+
+    # The end
+
+    async def _finish(self, end: CallEnd) -> None:
+        """Tells whoever is still there, and says it in one line."""
+        relayed = self._relay is not None
+        traffic = self._relay.traffic if self._relay else (0, 0, 0, 0)
+        if self._relay is not None:
+            await self._relay.closed
+        else:
+            if self._agent_leg is not None:
+                code = frames.INTERNAL_ERROR if end.ending.failed else frames.NORMAL_CLOSURE
+                self._agent_leg.close(*self._goodbye or (code, end.words))
+            if self._leg is not None:
+                self._leg.close(*self._goodbye or (end.ending.close_code, end.words))
+            else:
+                self._refuse(end)
+        say = self._log.error if end.ending is Endings.internal_error else self._log.info
+        say(
+            "passage ended" if relayed else "passage refused",
+            reason=end.ending.code,
+            side=str(end.ending.side),
+            words=end.words,
+            seconds=round(self._board.now() - self._began_at, 3),
+            frames_in=traffic[0],
+            frames_out=traffic[2],
+        )
+
+    def _refuse(self, end: CallEnd) -> None:
+        if end.ending.status is None:  # the instance has taken it and left again, or the client has
+            end = CallEnd(Endings.agent_lost, end.words)
+        self._upgrade.refuse(end)
+
+    # What the legs report before they are coupled
+
+    def _client_gone(self, gone: Gone) -> None:
+        self._gone(gone, end_of_carrier(gone))
+
+    def _agent_gone(self, gone: Gone) -> None:
+        self._gone(gone, end_of_agent(gone))
+
+    def _gone(self, gone: Gone, end: CallEnd) -> None:
+        if self._fate.end is None and gone.said:
+            self._goodbye = gone.code, gone.reason
+        self._fate.decide(end)

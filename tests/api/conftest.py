@@ -1,0 +1,417 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A small API over real HTTP: a table of operations that do as they are told, and clients that do not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import uvicorn
+from pydantic import BaseModel, Field
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from gateway.api.docs_page import reading_operations
+from gateway.api.edge import Edge, http_exception
+from gateway.api.kernel import Access, Answer, Context, Operation, Refusal, Style, routes
+from gateway.api.keys import Keyring
+from gateway.api.operation import UNAUTHORIZED_START
+from gateway.api.services import Services
+from gateway.config import Settings
+from gateway.errors import ENDINGS, CallEnd
+from gateway.sessions.documents import Document
+from gateway.sessions.store import StoreFailed
+
+ANSWER_S = 20.0
+"""No answer takes so long: a test that waits longer hangs."""
+
+ORGANIZATIONS = [
+    {
+        "name": "acme",
+        "public_keys": ["pk_acme"],
+        "private_keys": ["sk_acme", "pcc_pat_acme"],
+    },
+    {"name": "globex", "public_keys": ["pk_globex"], "private_keys": ["sk_globex"]},
+]
+
+
+class Clock:
+    """Time that stands until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class DocumentsInMemory:
+    """`Documents` (gateway/sessions/documents.py) of one process. `broken`: why it does not answer."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str], Document] = {}
+        self.broken = ""
+
+    def _check(self) -> None:
+        if self.broken:
+            raise StoreFailed(self.broken)
+
+    async def put(
+        self, kind: str, key: str, value: str, *, now: float, expires_at: float | None = None
+    ) -> None:
+        self._check()
+        self.rows[kind, key] = Document(kind, key, value, now, expires_at)
+
+    async def get(self, kind: str, key: str, now: float) -> Document | None:
+        self._check()
+        return self.rows.get((kind, key))
+
+    async def list(self, kind: str, now: float, prefix: str = "") -> tuple[Document, ...]:
+        self._check()
+        return tuple(row for row in self.rows.values() if row.kind == kind)
+
+
+class Start(BaseModel):
+    """What a start takes."""
+
+    createDailyRoom: bool = Field(default=False, description="Whether a room is made.")  # noqa: N815
+    body: Any = Field(default=None, description="Any JSON, for the agent.", examples=[{"name": "Ada"}])
+
+
+class Transport(BaseModel):
+    """How the sound travels."""
+
+    type: str = Field(pattern="^[a-z]+$", examples=["daily"])
+    rate_hz: int = Field(default=8000, ge=8000, le=48000)
+
+
+class Thing(BaseModel):
+    """What the session resource takes."""
+
+    agent: str = Field(examples=["support"])
+    transport: Transport | None = None
+    seconds: float = Field(default=1.0, gt=0)
+
+
+class Page(BaseModel):
+    """Which of many are wanted."""
+
+    limit: int = Field(default=10, ge=1, le=100, description="How many at most.")
+    tag: list[str] = Field(default=[], description="Only those with `tag`.")
+    region: str | None = None
+
+
+class Listed(BaseModel):
+    """One page."""
+
+    organization: str
+    limit: int
+    tag: list[str]
+
+
+class Made(BaseModel):
+    """One thing."""
+
+    id: str
+    status: str
+    usage: dict[str, float] | None
+
+
+async def start(context: Context) -> Answer:
+    given = context.body_as(Start)
+    return Answer(
+        200,
+        {
+            "agent": context.path["agent"],
+            "organization": context.caller.organization,
+            "body": given.body,
+            "bytes": len(context.raw_body),
+        },
+    )
+
+
+async def page(context: Context) -> Answer:
+    wanted = context.query_as(Page)
+    return Answer(200, Listed(organization=context.caller.organization, limit=wanted.limit, tag=wanted.tag))
+
+
+async def make(context: Context) -> Answer:
+    return Answer(201, Made(id="7", status="created", usage=None), {"Location": "/v1/things/7"})
+
+
+async def show(context: Context) -> Answer:
+    """Does what its id says."""
+    what = context.path["thing_id"]
+    if what in ENDINGS:
+        raise CallEnd(ENDINGS[what])
+    match what:
+        case "gone":
+            raise Refusal(404, "not_found", "There is no such thing", param="thing_id")
+        case "conflict":
+            raise Refusal(409, "not_active", "It has ended")
+        case "bug":
+            raise RuntimeError("s3cret words of a stack")
+        case "store":
+            raise StoreFailed("the file is gone")
+        case "nan":
+            return Answer(200, {"seconds": float("nan")})
+        case "surrogate":
+            return Answer(200, {"text": "\ud800"})
+        case "nothing":
+            return Answer(204)
+    return Answer(200, Made(id=what, status="running", usage={"seconds": 1.5}))
+
+
+async def special(context: Context) -> Answer:
+    return Answer(200, {"special": True, "key": context.caller.key_id, "request_id": context.request_id})
+
+
+async def hook(context: Context) -> Answer:
+    return Answer(200, {"bytes": len(context.raw_body), "organization": context.path["org"]})
+
+
+async def pass_on(context: Context) -> Response:
+    """Reads for itself, and says what it had."""
+    read = 0
+    async for chunk in context.request.stream():
+        read += len(chunk)
+    headers = {"X-Method": context.request.method, "X-Path": context.path["rest"], "X-Bytes": str(read)}
+    return Response(headers=headers)
+
+
+async def split(context: Context) -> Response:
+    """An answer with a header that would break out of its line."""
+    response = JSONResponse({})
+    response.raw_headers.append((b"x-bad", b"1\r\nSet-Cookie: a=b"))
+    response.raw_headers.append((b"x-good", b"1"))
+    response.raw_headers.append((b"x-request-id", b"the-agents-own"))
+    return response
+
+
+def table() -> list[Operation]:
+    """The small API."""
+    pcc, envelope = Style.PCC, Style.ENVELOPE
+    hooked = {"access": Access.NONE, "style": pcc, "tag": "Webhooks"}
+    session_api = [
+        Operation(
+            method,
+            "/v1/public/{agent}/sessions/{session_id}/{rest:path}",
+            pass_on,
+            Access.PUBLIC,
+            pcc,
+            "Reach the agent",
+            "Session API",
+            any_answer=True,
+        )
+        for method in ("GET", "POST", "OPTIONS", "DELETE")
+    ]
+    return [
+        Operation("GET", "/v1/things/{thing_id}", show, Access.PRIVATE, envelope, "One thing", "Things",
+                  answers={200: Made, 409: None}, path_notes={"thing_id": "Which one."}),
+        Operation("GET", "/v1/things/special", special, Access.PRIVATE, envelope, "The special one", "Things",
+                  answers={200: Made}),
+        Operation("POST", "/v1/things", make, Access.PRIVATE, envelope, "Make a thing", "Things", body=Thing,
+                  query=Page, answers={201: Made}, request_headers={"Idempotency-Key": "Makes it once."}),
+        Operation("GET", "/v1/toys", page, Access.PRIVATE, pcc, "List", "Toys", query=Page,
+                  answers={200: Listed}),
+        Operation("GET", "/v1/toys/{thing_id}", show, Access.PUBLIC, pcc, "One toy", "Toys",
+                  answers={200: Made, 204: None, 502: None}),
+        Operation("POST", "/v1/public/{agent}/start", start, Access.PUBLIC, pcc, "Start", "Start", body=Start,
+                  answers={200: None}, unauthorized=UNAUTHORIZED_START, max_body_bytes=10_000,
+                  description="Starts a session.\n\nA `body` goes on to the agent."),
+        *session_api,
+        Operation("POST", "/v1/hooks/{org}", hook, summary="A hook", reads_raw=True, max_body_bytes=1000,
+                  answers={200: None}, **hooked),
+        Operation("GET", "/v1/split", split, summary="Bad headers", in_schema=False, **hooked),
+    ]  # fmt: skip
+
+
+@dataclass
+class Reply:
+    """An answer as it came over the line."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    raw: bytes
+
+    def header(self, name: str) -> str | None:
+        found = [value for known, value in self.headers if known == name.lower()]
+        assert len(found) < 2, f"{name} came {len(found)} times"
+        return found[0] if found else None
+
+    @property
+    def json(self) -> Any:
+        assert self.header("Content-Type") == "application/json"
+        return json.loads(self.raw)
+
+
+async def read_reply(reader: asyncio.StreamReader, *, head_only: bool = False) -> Reply:
+    """Reads one answer."""
+    async with asyncio.timeout(ANSWER_S):
+        lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        status = int(lines[0].split()[1])
+        headers = [(name.lower(), value) for name, _, value in (line.partition(": ") for line in lines[1:-2])]
+        given = dict(headers)
+        raw = b""
+        if head_only or status == 204:
+            pass
+        elif "content-length" in given:
+            raw = await reader.readexactly(int(given["content-length"]))
+        elif given.get("transfer-encoding") == "chunked":
+            while size := int(await reader.readline(), 16):
+                raw += await reader.readexactly(size)
+                await reader.readexactly(2)
+            await reader.readexactly(2)
+        return Reply(status, headers, raw)
+
+
+@dataclass
+class Api:
+    """The API at work, and its clients."""
+
+    port: int
+    clock: Clock
+    documents: DocumentsInMemory
+    keyring: Keyring
+    open: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.open.append(writer)
+        return reader, writer
+
+    async def says(self, *pieces: bytes) -> tuple[Reply, asyncio.StreamReader, asyncio.StreamWriter]:
+        """Sends bytes as they are, on a connection of its own; the answer, and the connection."""
+        reader, writer = await self.connect()
+        for piece in pieces:
+            writer.write(piece)
+        return await read_reply(reader), reader, writer
+
+    async def __call__(
+        self,
+        method: str,
+        target: str,
+        *,
+        key: str | None = "sk_acme",
+        body: bytes | None = None,
+        value: Any = None,
+        headers: dict[str, str] | None = None,
+    ) -> Reply:
+        """One request on a connection of its own. `value`: the body, as JSON."""
+        given = {"Host": "api.example.com", **(headers or {})}
+        if key is not None:
+            given["Authorization"] = f"Bearer {key}"
+        if value is not None:
+            body = json.dumps(value).encode()
+        if body is not None:
+            given = {"Content-Type": "application/json", "Content-Length": str(len(body)), **given}
+        head = "".join(f"{name}: {text}\r\n" for name, text in given.items())
+        reader, writer = await self.connect()
+        writer.write(f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + (body or b""))
+        reply = await read_reply(reader, head_only=method == "HEAD")
+        writer.close()
+        return reply
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def documents() -> DocumentsInMemory:
+    return DocumentsInMemory()
+
+
+@pytest.fixture
+def operations() -> list[Operation]:
+    return table()
+
+
+@pytest.fixture
+async def serve(
+    clock: Clock, documents: DocumentsInMemory, operations: list[Operation]
+) -> AsyncIterator[Callable[..., Any]]:
+    """Serves the small API with the limits given, on a port of its own."""
+    running: list[tuple[uvicorn.Server, socket.socket, Api]] = []
+
+    async def begin(*, body_timeout_s: float = ANSWER_S, **limits: float) -> Api:
+        settings = Settings(organizations=ORGANIZATIONS, limits=limits)
+        keyring = Keyring(settings.organizations, documents, clock)
+        services = Services(
+            settings=settings,
+            store=None,
+            directory=None,
+            board=None,
+            probes=None,
+            keyring=keyring,
+            tokens=None,
+            bots=None,
+            http=None,
+            now=clock,
+            new_id=lambda: "a-session",
+        )
+
+        async def broken(_: Request) -> Response:
+            raise RuntimeError("s3cret words of a stack")
+
+        async def half(_: Request) -> Response:
+            async def sound() -> AsyncIterator[bytes]:
+                yield b"half"
+                raise RuntimeError("s3cret words of a stack")
+
+            return StreamingResponse(sound())
+
+        async def health(_: Request) -> Response:
+            return JSONResponse({"status": "alive"})
+
+        whole = [*operations, *reading_operations(operations, url="https://voice.example.com")]
+        app = Starlette(
+            routes=[
+                Route("/livez", health),
+                Route("/broken", broken),
+                Route("/half", half),
+                *routes(whole, services, body_timeout_s=body_timeout_s),
+            ],
+            middleware=[Middleware(Edge)],
+            exception_handlers={HTTPException: http_exception},
+        )
+        port = socket.create_server(("127.0.0.1", 0))
+        config = uvicorn.Config(
+            app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False
+        )
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(sockets=[port])
+        api = Api(port.getsockname()[1], clock, documents, keyring)
+        running.append((server, port, api))
+        return api
+
+    yield begin
+    for server, port, api in running:
+        for listening in server.servers:
+            listening.close()
+        port.close()
+        for writer in api.open:
+            writer.close()
+        async with asyncio.timeout(ANSWER_S):
+            await asyncio.gather(*server.server_state.tasks)
+            while server.server_state.connections:  # noqa: ASYNC110 - nobody is told when they are gone
+                await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def api(serve: Callable[..., Any]) -> Api:
+    """The small API with room for many requests."""
+    found: Api = await serve(requests_per_second=1000, requests_burst=1000)
+    return found

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The management API over real HTTP, before a store in a file, as two organisations use it."""
+
+from __future__ import annotations
+
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from gateway.agents.directory import Directory
+from gateway.agents.readiness import Probes
+from gateway.api.edge import Edge, http_exception
+from gateway.api.kernel import routes
+from gateway.api.keys import Keyring
+from gateway.api.management import MANAGEMENT
+from gateway.api.services import Services
+from gateway.config import Settings
+from gateway.errors import Ending
+from gateway.sessions.lifecycle import State
+from gateway.sessions.owner import Owner
+from gateway.sessions.session import CallFacts, Outcome, Places, SessionExtras, Traffic
+from gateway.sessions.sqlite import SqliteStore
+
+ANSWER_S = 20.0
+HERE = "http://127.0.0.1:8080"
+THERE = "http://127.0.0.1:8081"
+
+TABLES: dict[str, Any] = {
+    "organizations": [
+        {
+            "name": "acme",
+            "public_keys": ["pk_acme"],
+            "private_keys": ["sk_acme", "pcc_pat_acme"],
+            "daily": {"api_key": "daily-key-of-acme"},
+        },
+        {"name": "globex", "public_keys": ["pk_globex"], "private_keys": ["sk_globex"]},
+    ],
+    "agents": [
+        {
+            "name": "support",
+            "organization": "acme",
+            "instances": [HERE, THERE],
+            "min_agents": 1,
+            "max_agents": 5,
+            "max_session_duration": 900,
+            "websocket_auth": "token",
+        },
+        {"name": "night", "organization": "acme", "region": "eu-central", "instances": [HERE]},
+        {"name": "sales", "organization": "globex", "instances": ["http://127.0.0.1:9090"]},
+    ],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer."""
+
+    status: int
+    headers: dict[str, str]
+    json: Any
+
+
+class Worker:
+    """A worker's API at work, with the store of all."""
+
+    def __init__(self, services: Services, url: str, client: aiohttp.ClientSession) -> None:
+        self.services = services
+        self.store = services.store
+        self.directory = services.directory
+        self._url = url
+        self._client = client
+        self._calls = 0
+
+    async def __call__(
+        self, method: str, path: str, *, key: str | None = "sk_acme", value: Any = None
+    ) -> Reply:
+        """One request. `value`: the body."""
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        given = {} if value is None else {"json": value}
+        async with self._client.request(method, f"{self._url}{path}", headers=headers, **given) as answer:
+            body = await answer.json() if answer.content_type == "application/json" else await answer.read()
+            return Reply(answer.status, dict(answer.headers), body)
+
+    async def begins(
+        self,
+        agent: str = "support.acme",
+        at: float = 1000.0,
+        *,
+        running_after: float | None = 0.5,
+        **extras: Any,
+    ) -> str:
+        """A session of the agent that has its place, and runs unless `running_after` is None."""
+        session_id = str(uuid.uuid4())
+        name, organization = agent.split(".")
+        facts = CallFacts(
+            session_id=session_id,
+            agent=f"{name}.{organization}",
+            organization=organization,
+            region="us-west",
+            carrier="twilio",
+            call_id=f"CA{session_id}",
+            stream_id=None,
+            from_number="+15550001111",
+            to_number="+15559876543",
+        )
+        await self.store.admit(facts, Places(((HERE, 0),), 100, 100), at, SessionExtras(**extras))
+        if running_after is not None:
+            await self.store.started(session_id, at + running_after)
+        return session_id
+
+    async def ends(self, session_id: str, state: State, ending: Ending, at: float, **more: Any) -> None:
+        """Its end."""
+        outcome = Outcome(state, at, ending.code, ending.side, "", ending.close_code, Traffic(), None, **more)
+        await self.store.ended(session_id, outcome)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "patchbay.db"
+
+
+@pytest.fixture
+async def work(file: Path) -> AsyncIterator[Callable[..., Any]]:
+    """Puts a worker to work; `server` are settings of it. Every worker has the same store."""
+    async with AsyncExitStack() as ends:
+        client = await ends.enter_async_context(
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_S))
+        )
+
+        async def begin(**server: Any) -> Worker:
+            settings = Settings(**TABLES, server=server, limits={"requests_burst": 10_000})
+            store = SqliteStore(file, Owner.of_this_process(uuid.uuid4().hex))
+            await store.open()
+            ends.push_async_callback(store.close)
+            directory = Directory(settings)
+            services = Services(
+                settings=settings,
+                store=store,
+                directory=directory,
+                board=None,
+                probes=Probes(()),
+                keyring=Keyring(settings.organizations, store.documents, time.time),
+                tokens=None,
+                bots=None,
+                http=client,
+                now=time.time,
+                new_id=lambda: str(uuid.uuid4()),
+            )
+            app = Starlette(
+                routes=routes(MANAGEMENT, services),
+                middleware=[Middleware(Edge)],
+                exception_handlers={HTTPException: http_exception},
+            )
+            # Only where the protocol is named does asyncio turn off Nagle's algorithm.
+            port = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+            port.bind(("127.0.0.1", 0))
+            config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None, access_log=False)
+            config.load()
+            server_ = uvicorn.Server(config)
+            server_.lifespan = config.lifespan_class(config)
+            await server_.startup(sockets=[port])
+            ends.push_async_callback(server_.shutdown, sockets=[port])
+            return Worker(services, f"http://127.0.0.1:{port.getsockname()[1]}", client)
+
+        yield begin
+
+
+@pytest.fixture
+async def api(work: Callable[..., Any]) -> Worker:
+    """One worker."""
+    worker: Worker = await work()
+    return worker
+
+
+@pytest.fixture(params=["rest", "cli"])
+def agents(request: pytest.FixtureRequest) -> str:
+    """Where agents are, in each of the two spellings."""
+    return {"rest": "/v1/agents", "cli": "/v1/organizations/acme/services"}[request.param]
+
+
+@pytest.fixture(params=["/v1", "/v1/organizations/acme"])
+def root(request: pytest.FixtureRequest) -> str:
+    """What the paths of an organisation's things begin with, in each of the two spellings."""
+    return str(request.param)

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Workers that serve the session resource over one store, agents that run as requests, and Daily."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import uvicorn
+from aiohttp import web
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from gateway.agents.directory import Directory
+from gateway.agents.readiness import Probes
+from gateway.api.edge import Edge
+from gateway.api.kernel import routes
+from gateway.api.keys import Keyring
+from gateway.api.services import Services
+from gateway.api.sessions import SESSIONS
+from gateway.bots import Bots, bots_http
+from gateway.call import Switchboard
+from gateway.config import Settings
+from gateway.errors import CallEnd, Endings, Side
+from gateway.sessions.lifecycle import State
+from gateway.sessions.owner import Owner
+from gateway.sessions.session import CallFacts, Outcome, Places, SessionExtras, Traffic
+from gateway.sessions.sqlite import SqliteStore
+from gateway.sessions.tokens import Tokens, load_secret
+from gateway.stops import StopWatch
+from tests.harness.agent import AgentPort
+from tests.harness.daily import API_KEY, DailyServer
+
+PATIENCE_S = 20.0
+"""Nothing takes so long: a test that waits longer hangs."""
+
+
+async def eventually(happened: Callable[[], Any]) -> Any:
+    """Waits until it has happened, and gives what it gave."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := happened()):
+        assert time.monotonic() < deadline, "it never happened"
+        await asyncio.sleep(0.002)
+    return found
+
+
+class Clock:
+    """Time that stands until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 1_769_851_800.25  # 2026-01-31T09:30:00.250Z
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Started:
+    """A `POST /bot` as the agent got it."""
+
+    headers: dict[str, str]
+    body: Any
+    ends: asyncio.Event
+    gone: asyncio.Event
+
+    @property
+    def session(self) -> str:
+        return self.headers["x-daily-session-id"]
+
+
+class BotAgent:
+    """An instance that holds `POST /bot` open until it is told to end (agent-container.md)."""
+
+    def __init__(self, port: AgentPort) -> None:
+        self.url = port.url
+        self.status = 200
+        self.started: list[Started] = []
+        self._queue: asyncio.Queue[Started] = asyncio.Queue()
+        self._port = port
+        app = web.Application(client_max_size=2_000_000)
+        app.router.add_post("/bot", self._bot)
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1)
+
+    async def listen(self) -> None:
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._port.listen()).start()
+
+    async def stop(self) -> None:
+        for started in self.started:
+            started.ends.set()
+        await self._runner.cleanup()
+
+    async def next(self) -> Started:
+        async with asyncio.timeout(PATIENCE_S):
+            return await self._queue.get()
+
+    async def _bot(self, request: web.Request) -> web.Response:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        started = Started(headers, await request.json(), asyncio.Event(), asyncio.Event())
+        self.started.append(started)
+        self._queue.put_nowait(started)
+        try:
+            if self.status == 200:
+                await started.ends.wait()
+        finally:
+            started.gone.set()
+        return web.json_response({}, status=self.status)
+
+
+class Reply:
+    """An answer."""
+
+    def __init__(self, status: int, headers: Any, json: Any) -> None:
+        self.status = status
+        self.headers = headers
+        self.json = json
+
+    def refuses(self, status: int, code: str, kind: str, param: str | None = None) -> bool:
+        """Whether it is this refusal, in the envelope."""
+        assert self.status == status, self.json
+        error = self.json["error"]
+        assert set(error) == {"type", "code", "message", "param", "request_id"}
+        assert error["request_id"] == self.headers["X-Request-Id"]
+        assert (error["code"], error["type"], error["param"]) == (code, kind, param), error
+        return True
+
+
+@dataclass
+class Worker:
+    """One worker process's worth of the gateway, in this loop."""
+
+    base: str
+    store: SqliteStore
+    bots: Bots
+    board: Switchboard
+    tokens: Tokens
+    client: aiohttp.ClientSession
+
+    async def __call__(
+        self, method: str, path: str, value: Any = None, *, key: str | None = "sk_acme", **headers: str
+    ) -> Reply:
+        """One request; header names may be written with underscores."""
+        given = {name.replace("_", "-"): text for name, text in headers.items()}
+        if key is not None:
+            given["Authorization"] = f"Bearer {key}"
+        data = None
+        if value is not None:
+            given["Content-Type"] = "application/json"
+            data = io.BytesIO(json.dumps(value).encode())
+        async with self.client.request(method, self.base + path, data=data, headers=given) as answer:
+            return Reply(answer.status, answer.headers, await answer.json())
+
+    async def starts(self, **fields: Any) -> dict[str, Any]:
+        """Starts a session, which must succeed."""
+        wanted = {"agent": "support", "transport": {"type": "bot"}} | fields
+        reply = await self("POST", "/v1/sessions", wanted)
+        assert reply.status == 201, reply.json
+        found: dict[str, Any] = reply.json
+        return found
+
+    async def shows(self, session_id: str) -> dict[str, Any]:
+        reply = await self("GET", f"/v1/sessions/{session_id}")
+        assert reply.status == 200, reply.json
+        found: dict[str, Any] = reply.json
+        return found
+
+    async def carries(self, now: float, agent: str = "support.acme", **more: Any) -> str:
+        """A carrier's call that runs here; its session's id."""
+        session_id = str(uuid.uuid4())
+        facts = CallFacts(
+            session_id, agent, agent.partition(".")[2], "us-west", "twilio", "CA1", "MZ1", "+1555", "+1556"
+        )
+        places = Places((("http://127.0.0.1:8080", 0),), per_instance=1000, max_instances=1)
+        await self.store.admit(facts, places, now, SessionExtras(**more))
+        await self.store.started(session_id, now)
+        return session_id
+
+    async def ends(self, session_id: str, at: float, state: State = State.ENDED, **more: Any) -> None:
+        """It is over; told to nobody but the store."""
+        failed = state is State.FAILED
+        outcome = {
+            "state": state,
+            "ended_at": at,
+            "reason": "agent_lost" if failed else "caller_hangup",
+            "side": Side.AGENT if failed else Side.CALLER,
+            "detail": "the agent's socket was reset" if failed else "",
+            "close_code": 1011 if failed else 1000,
+            "traffic": Traffic(frames_in=3000, bytes_in=480_000, frames_out=1500, bytes_out=240_000),
+            "first_agent_sound_at": at - 1.0,
+        }
+        await self.store.ended(session_id, Outcome(**outcome | more))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def bot_agent() -> AsyncIterator[BotAgent]:
+    port = AgentPort()
+    agent = BotAgent(port)
+    await agent.listen()
+    yield agent
+    await agent.stop()
+    port.free()
+
+
+@pytest.fixture
+async def daily_server() -> AsyncIterator[DailyServer]:
+    server = DailyServer()
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+def settings(bot_agent: BotAgent, daily_server: DailyServer) -> Settings:
+    daily = {"api_key": API_KEY, "api_url": daily_server.api_url}
+    instances = [bot_agent.url]
+    return Settings.model_validate(
+        {
+            "server": {"public_url": "https://voice.example.com"},
+            "organizations": [
+                {"name": "acme", "public_keys": ["pk_acme"], "private_keys": ["sk_acme"], "daily": daily},
+                {"name": "globex", "private_keys": ["sk_globex"]},
+            ],
+            "agents": [
+                {"name": "support", "organization": "acme", "instances": instances, "websocket_auth": "token"}
+                | {"sessions_per_instance": 2, "max_session_duration": 900},
+                {"name": "sales", "organization": "acme", "instances": instances, "region": "us-east"},
+                {"name": "support", "organization": "globex", "instances": instances},
+            ],
+            "limits": {"requests_per_second": 100_000, "requests_burst": 100_000, "agent_connect_timeout": 5},
+        }
+    )
+
+
+@pytest.fixture
+async def hire(settings: Settings, clock: Clock, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+    """Puts workers to work, over one store."""
+    closers: list[Callable[[], Awaitable[Any]]] = []
+
+    async def begin() -> Worker:
+        store = SqliteStore(tmp_path / "patchbay.db", Owner.of_this_process(uuid.uuid4().hex))
+        await store.open()
+        closers.append(store.close)
+        directory = Directory(settings)
+        probes = Probes(instance for agent in directory.agents for instance in agent.instances)
+        tokens = Tokens(await load_secret(store, clock), store, clock)
+        board = Switchboard(settings, store, directory, probes, tokens, now=clock)
+        http, client = bots_http(), aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True))
+        closers.extend([http.close, client.close])
+        bots = Bots(store, probes, http, clock, connect_timeout_s=5.0)
+        closers.append(lambda: bots.end_all(CallEnd(Endings.draining)))
+
+        async def refresh() -> None:
+            pass
+
+        watch = StopWatch(store, bots.stop, refresh, poll_s=0.005)
+        watch.start()
+        closers.append(watch.stop)
+        services = Services(
+            settings=settings,
+            store=store,
+            directory=directory,
+            board=board,
+            probes=probes,
+            keyring=Keyring(settings.organizations, store.documents, clock),
+            tokens=tokens,
+            bots=bots,
+            http=http,
+            now=clock,
+            new_id=lambda: str(uuid.uuid4()),
+        )
+        app = Starlette(routes=[*routes(SESSIONS, services)], middleware=[Middleware(Edge)])
+        port = socket.create_server(("127.0.0.1", 0))
+        config = uvicorn.Config(
+            app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False
+        )
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(sockets=[port])
+        closers.append(lambda: server.shutdown(sockets=[port]))
+        base = f"http://127.0.0.1:{port.getsockname()[1]}"
+        return Worker(base, store, bots, board, tokens, client)
+
+    yield begin
+    for close in reversed(closers):
+        await asyncio.wait_for(close(), PATIENCE_S)
+
+
+@pytest.fixture
+async def worker(hire: Callable[..., Any]) -> Worker:
+    """The one worker of most tests."""
+    found: Worker = await hire()
+    return found
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], Any]], Awaitable[Any]]:
+    """Waits until something has happened."""
+    return eventually

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Starts in a room at Daily, and every way in which Daily or the agent may fail (carriers.md §6.4)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.agents.readiness import Readiness
+from gateway.api import starting
+from gateway.carriers.daily import Daily
+from tests.harness.agent import Agent, AgentPort
+from tests.harness.bot import bot_of, holds
+from tests.harness.daily import (
+    API_KEY,
+    Behaviour,
+    DailyServer,
+    fails,
+    rate_limits,
+    resets,
+    resets_having_made,
+    says,
+    stalls,
+    stalls_having_made,
+    trickles,
+)
+from tests.harness.starts import Worker, tables, working
+
+LONGEST_S = 900
+PATIENCE_S = 0.5  # how long Daily may stall here
+
+
+@pytest.fixture
+def port(agent_port: Callable[[], AgentPort]) -> AgentPort:
+    return agent_port()
+
+
+@pytest.fixture
+async def daily() -> AsyncIterator[DailyServer]:
+    server = await DailyServer().start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def worker(tmp_path: Path, port: AgentPort, daily: DailyServer) -> AsyncIterator[Worker]:
+    settings = tables(
+        port.url,
+        agent={"max_session_duration": LONGEST_S},
+        acme={"daily": {"api_key": API_KEY, "api_url": daily.api_url}},
+    )
+    async with working(tmp_path / "patchbay.db", settings) as one:
+        yield one
+
+
+@pytest.fixture
+async def agent(agent_at: Callable[..., Any], port: AgentPort) -> Agent:
+    found: Agent = await agent_at(port, holds)
+    return found
+
+
+@pytest.mark.parametrize("wanted", [{"createDailyRoom": True}, {"transport": "daily"}])
+async def test_the_agent_and_the_caller_meet_in_one_room(
+    worker: Worker, agent: Agent, daily: DailyServer, wanted: dict[str, Any]
+) -> None:
+    reply = await worker.start("support", wanted | {"body": {"customer": 4711}})
+
+    assert reply.status == 200
+    bot = await bot_of(agent)
+    (room,) = daily.rooms.values()
+    (token,) = daily.tokens
+    assert reply.body == {"dailyRoom": room["url"], "dailyToken": token, "sessionId": bot.session}
+    assert bot.headers["x-daily-room-url"] == room["url"]
+    assert bot.headers["x-daily-room-token"] == token
+    assert bot.headers["x-daily-transport-type"] == "daily"
+    assert bot.json == {"customer": 4711}
+    record = await worker.store.session(bot.session)
+    assert record is not None
+    assert record.transport == "daily"
+
+
+async def test_the_room_expires_with_the_longest_session(
+    worker: Worker, agent: Agent, daily: DailyServer
+) -> None:
+    before = worker.services.now()
+    await worker.start("support", {"createDailyRoom": True})
+    after = worker.services.now()
+    (room,) = daily.rooms.values()
+    (token,) = daily.tokens.values()
+    assert int(before) + LONGEST_S <= room["config"]["exp"] <= after + LONGEST_S
+    assert token["exp"] == room["config"]["exp"]
+    assert room["config"]["eject_at_room_exp"] is True
+
+
+async def test_the_callers_properties_go_over_ours(worker: Worker, agent: Agent, daily: DailyServer) -> None:
+    reply = await worker.start(
+        "support",
+        {
+            "createDailyRoom": True,
+            "dailyRoomProperties": {"start_video_off": True, "exp": 2_000_000_000_000},
+            "dailyMeetingTokenProperties": {"is_owner": False, "user_name": "Ada"},
+        },
+    )
+    assert reply.status == 200
+    (room,) = daily.rooms.values()
+    (token,) = daily.tokens.values()
+    assert room["config"]["start_video_off"] is True
+    assert room["config"]["exp"] <= worker.services.now() + LONGEST_S
+    assert (token["is_owner"], token["user_name"]) == (False, "Ada")
+    assert token["room_name"] == room["name"]
+
+
+async def test_the_room_stays_when_the_session_ends(worker: Worker, agent: Agent, daily: DailyServer) -> None:
+    await worker.start("support", {"createDailyRoom": True})
+    bot = await bot_of(agent)
+    bot.end()
+    await worker.over(bot.session)
+    assert len(daily.rooms) == 1
+
+
+async def test_a_room_of_the_callers_own_is_not_touched(
+    worker: Worker, agent: Agent, daily: DailyServer
+) -> None:
+    body = {"room_url": "https://acme.daily.test/mine", "token": "theirs"}
+    reply = await worker.start("support", {"body": body})
+    assert list(reply.body) == ["sessionId"]
+    assert (await bot_of(agent)).json == body
+    assert daily.seen == []
+
+
+async def test_an_organisation_without_a_domain(
+    agent: Agent, port: AgentPort, daily: DailyServer, tmp_path: Path
+) -> None:
+    async with working(tmp_path / "other.db", tables(port.url)) as worker:
+        reply = await worker.start("support", {"createDailyRoom": True})
+        assert (reply.status, reply.body["code"]) == (400, "400")
+        assert "[organizations.daily]" in reply.body["error"]
+        assert await worker.records() == []
+        assert agent.upgrades == 0
+
+
+@pytest.mark.parametrize("where", ["dailyRoomProperties", "dailyMeetingTokenProperties"])
+@pytest.mark.parametrize("exp", ["tomorrow", True, -1])
+async def test_an_expiry_that_is_none(
+    worker: Worker, agent: Agent, daily: DailyServer, where: str, exp: Any
+) -> None:
+    reply = await worker.start("support", {"createDailyRoom": True, where: {"exp": exp}})
+    assert (reply.status, reply.body["code"]) == (400, "400")
+    await assert_nothing_left(worker, agent, daily)
+
+
+# Daily fails
+
+
+async def assert_nothing_left(worker: Worker, agent: Agent, daily: DailyServer) -> None:
+    assert daily.rooms == {}
+    assert await worker.records() == []
+    assert agent.upgrades == 0
+    await worker.assert_nothing_left()
+
+
+FAILURES: list[tuple[Behaviour, int, str]] = [
+    (fails(400, "invalid-request-error", "unknown property 'colour'"), 502, "daily_refused"),
+    (fails(401, "authentication-error"), 502, "daily_refused"),
+    (rate_limits("7"), 502, "daily_rate_limited"),
+    (fails(500), 502, "daily_broken"),
+    (fails(503), 502, "daily_broken"),
+    (resets, 502, "daily_unreachable"),
+    (resets_having_made, 502, "daily_unreachable"),
+    (stalls, 504, "daily_timeout"),
+    (stalls_having_made, 504, "daily_timeout"),
+    (trickles, 502, "daily_unreadable"),
+    (says("<html>", makes=True), 502, "daily_unreadable"),
+    (says({}, makes=True), 502, "daily_unreadable"),
+]
+
+
+@pytest.mark.parametrize("operation", ["create_room", "create_token"])
+@pytest.mark.parametrize(("behaviour", "status", "code"), FAILURES)
+async def test_daily_does_not_do_what_it_is_asked(
+    worker: Worker,
+    agent: Agent,
+    daily: DailyServer,
+    monkeypatch: pytest.MonkeyPatch,
+    operation: str,
+    behaviour: Behaviour,
+    status: int,
+    code: str,
+) -> None:
+    monkeypatch.setattr(starting, "Daily", lambda http, key, url: Daily(http, key, url, timeout_s=PATIENCE_S))
+    daily.next(operation, behaviour)
+    reply = await worker.start("support", {"createDailyRoom": True})
+    assert (reply.status, reply.body["code"]) == (status, code), reply.body
+    assert API_KEY not in str(reply.body)
+    if code == "daily_rate_limited":
+        assert reply.headers["Retry-After"] == "7"
+    await assert_nothing_left(worker, agent, daily)
+
+
+async def test_nobody_listens_at_daily(worker: Worker, agent: Agent, daily: DailyServer) -> None:
+    await daily.stop()
+    reply = await worker.start("support", {"createDailyRoom": True})
+    assert (reply.status, reply.body["code"]) == (502, "daily_unreachable")
+    await assert_nothing_left(worker, agent, daily)
+
+
+# The agent fails
+
+
+async def test_the_room_goes_when_the_agent_cannot_be_reached(worker: Worker, daily: DailyServer) -> None:
+    reply = await worker.start("support", {"createDailyRoom": True})
+    assert (reply.status, reply.body["code"]) == (502, "agent_unreachable")
+    assert len(daily.asked("create_room")) == 1
+    assert daily.rooms == {}
+    await worker.assert_nothing_left()
+
+
+async def test_a_room_that_cannot_be_deleted_does_not_hide_the_reason(
+    worker: Worker, daily: DailyServer
+) -> None:
+    daily.next("delete_room", fails(401, "authentication-error"))
+    reply = await worker.start("support", {"createDailyRoom": True})
+    assert (reply.status, reply.body["code"]) == (502, "agent_unreachable")
+    assert len(daily.rooms) == 1  # its expiry ends it
+
+
+async def test_no_room_is_made_where_no_place_is_free(
+    worker: Worker, agent: Agent, daily: DailyServer
+) -> None:
+    await worker.start()
+    reply = await worker.start("support", {"createDailyRoom": True})
+    assert reply.status == 429
+    assert daily.seen == []
+
+
+async def test_no_room_is_made_for_an_agent_that_is_not_ready(
+    worker: Worker, agent_at: Callable[..., Any], port: AgentPort, daily: DailyServer
+) -> None:
+    await agent_at(port, holds, ready=503)
+    await worker.sees(port.url, Readiness.STARTING)
+    reply = await worker.start("support", {"createDailyRoom": True})
+    assert (reply.status, reply.body["code"]) == (400, "PCC-1001")
+    assert daily.seen == []
+
+
+async def test_the_room_goes_when_the_last_place_was_taken_meanwhile(
+    worker: Worker, agent: Agent, daily: DailyServer
+) -> None:
+    async def another_is_faster(server: DailyServer, request: Any, act: Callable[[], Any]) -> Any:
+        assert (await worker.start()).status == 200
+        return act()
+
+    daily.next("create_token", another_is_faster)
+    reply = await worker.start("support", {"createDailyRoom": True})
+    assert reply.status == 429
+    assert daily.rooms == {}
+    assert len(await worker.records()) == 1

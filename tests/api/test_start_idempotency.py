@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""`Idempotency-Key`: one start for many requests, whichever worker is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.api.idempotency import DOCUMENT_KIND, KEPT_S, RUNNING_S, fingerprint_of, once
+from gateway.api.kernel import Answer, Refusal
+from gateway.sessions.store import StoreFailed
+from tests.harness.agent import Agent, AgentPort
+from tests.harness.bot import bot_of, holds
+from tests.harness.daily import API_KEY, DailyServer
+from tests.harness.starts import Worker, tables, working
+
+KEY = {"Idempotency_Key": "order-4711"}
+
+
+@pytest.fixture
+def port(agent_port: Callable[[], AgentPort]) -> AgentPort:
+    return agent_port()
+
+
+@pytest.fixture
+async def agent(agent_at: Callable[..., Any], port: AgentPort) -> Agent:
+    found: Agent = await agent_at(port, holds)
+    return found
+
+
+@pytest.fixture
+async def daily() -> AsyncIterator[DailyServer]:
+    server = await DailyServer().start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def workers(tmp_path: Path, port: AgentPort, daily: DailyServer) -> AsyncIterator[list[Worker]]:
+    """Two workers on one store; the agent has places enough."""
+    settings = tables(
+        port.url,
+        agent={"sessions_per_instance": 50},
+        acme={"daily": {"api_key": API_KEY, "api_url": daily.api_url}},
+    )
+    settings["agents"].append({"name": "sales", "organization": "acme", "instances": [port.url]})
+    settings["agents"].append({"name": "support", "organization": "globex", "instances": [port.url]})
+    file = tmp_path / "patchbay.db"
+    async with working(file, settings) as one, working(file, settings) as other:
+        yield [one, other]
+
+
+async def test_the_same_request_is_answered_the_same_and_starts_once(
+    workers: list[Worker], agent: Agent
+) -> None:
+    one, other = workers
+    first = await one.start("support", {"body": {"a": 1}}, **KEY)
+    for worker in (one, other, one):
+        again = await worker.start("support", {"body": {"a": 1}}, **KEY)
+        assert (again.status, again.body) == (200, first.body)
+        assert again.headers["Idempotent-Replayed"] == "true"
+    assert "Idempotent-Replayed" not in first.headers
+    assert agent.upgrades == 1
+    assert len(await one.records()) == 1
+
+
+async def test_the_answer_is_given_again_when_the_session_is_over(
+    workers: list[Worker], agent: Agent
+) -> None:
+    one, other = workers
+    first = await one.start(**KEY)
+    (await bot_of(agent)).end()
+    await one.over(first.body["sessionId"])
+    assert (await other.start(**KEY)).body == first.body
+
+
+async def test_a_room_is_made_once(workers: list[Worker], agent: Agent, daily: DailyServer) -> None:
+    one, other = workers
+    first = await one.start("support", {"createDailyRoom": True}, **KEY)
+    assert (await other.start("support", {"createDailyRoom": True}, **KEY)).body == first.body
+    assert len(daily.rooms) == 1
+
+
+async def test_a_key_is_for_one_request(workers: list[Worker], agent: Agent) -> None:
+    one, other = workers
+    await one.start("support", {"body": 1}, **KEY)
+    for reply in (
+        await other.start("support", {"body": 2}, **KEY),
+        await other.start("sales", {"body": 1}, **KEY),
+    ):
+        assert (reply.status, reply.body["code"]) == (409, "409")
+        assert "another request" in reply.body["error"]
+    assert agent.upgrades == 1
+
+
+async def test_organisations_do_not_share_keys(workers: list[Worker], agent: Agent) -> None:
+    one, _ = workers
+    first = await one.start(**KEY)
+    other = await one.start(key="pk_globex", **KEY)
+    assert other.status == 200
+    assert other.body != first.body
+
+
+async def test_every_key_of_an_organisation_means_the_same(workers: list[Worker], agent: Agent) -> None:
+    one, _ = workers
+    first = await one.start(**KEY)
+    assert (await one.start(key="sk_acme", **KEY)).body == first.body
+
+
+async def test_without_a_key_each_request_starts(workers: list[Worker], agent: Agent) -> None:
+    one, _ = workers
+    await one.start()
+    await one.start()
+    assert agent.upgrades == 2
+
+
+async def test_a_failure_is_not_kept(
+    workers: list[Worker], agent_at: Callable[..., Any], port: AgentPort
+) -> None:
+    one, other = workers
+    assert (await one.start(**KEY)).status == 502
+    agent = await agent_at(port, holds)
+    assert (await other.start(**KEY)).status == 200
+    assert agent.upgrades == 1
+
+
+async def test_while_the_first_runs_the_second_is_told_so(
+    workers: list[Worker], agent: Agent, daily: DailyServer
+) -> None:
+    one, other = workers
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(server: DailyServer, request: Any, act: Callable[[], Any]) -> Any:
+        arrived.set()
+        await go_on.wait()
+        return act()
+
+    daily.next("create_room", slow)
+    running = asyncio.create_task(one.start("support", {"createDailyRoom": True}, **KEY))
+    await arrived.wait()
+    reply = await other.start("support", {"createDailyRoom": True}, **KEY)
+    assert (reply.status, reply.body["code"]) == (409, "409")
+    assert "still running" in reply.body["error"]
+    assert "Retry-After" in reply.headers
+    go_on.set()
+    first = await running
+    assert first.status == 200
+    assert (await other.start("support", {"createDailyRoom": True}, **KEY)).body == first.body
+
+
+async def test_of_many_at_once_one_starts(workers: list[Worker], agent: Agent) -> None:
+    replies = await asyncio.gather(*(worker.start(**KEY) for worker in workers * 5))
+    assert agent.upgrades == 1
+    assert {reply.status for reply in replies} <= {200, 409}
+    assert len({reply.body["sessionId"] for reply in replies if reply.status == 200}) == 1
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "schlüssel"])
+async def test_a_key_that_is_none(workers: list[Worker], agent: Agent, key: str) -> None:
+    reply = await workers[0].start(Idempotency_Key=key)
+    assert (reply.status, reply.body["code"]) == (400, "400")
+    assert agent.upgrades == 0
+
+
+# What tells it from a cache: time, and workers that die
+
+
+async def document_of(worker: Worker) -> Any:
+    (document,) = await worker.store.documents.list(DOCUMENT_KIND, worker.services.now())
+    return document
+
+
+async def test_an_answer_is_kept_for_a_day(workers: list[Worker], agent: Agent) -> None:
+    one, _ = workers
+    before = one.services.now()
+    await one.start(**KEY)
+    document = await document_of(one)
+    assert before + KEPT_S <= document.expires_at <= one.services.now() + KEPT_S
+    assert "order-4711" not in document.key
+
+
+async def test_a_worker_that_dies_does_not_keep_the_key_for_long(workers: list[Worker]) -> None:
+    one, _ = workers
+    seen: list[float] = []
+
+    async def work() -> Answer:
+        seen.append((await document_of(one)).expires_at - one.services.now())
+        raise Refusal(502, "502", "the agent is gone")
+
+    with pytest.raises(Refusal):
+        await once(one.services, "acme", "key", fingerprint_of(b"1"), work)
+    assert seen[0] <= one.services.settings.limits.agent_connect_timeout + RUNNING_S
+    assert await one.store.documents.list(DOCUMENT_KIND, one.services.now()) == ()
+
+
+async def test_what_was_started_is_answered_also_where_it_cannot_be_kept(workers: list[Worker]) -> None:
+    one, _ = workers
+
+    async def work() -> Answer:
+        await one.store.close()
+        return Answer(200, {"sessionId": "1"})
+
+    answer = await once(one.services, "acme", "key", fingerprint_of(b"1"), work)
+    assert answer.body == {"sessionId": "1"}
+
+
+async def test_nothing_is_done_where_the_store_does_not_answer(workers: list[Worker]) -> None:
+    one, _ = workers
+    await one.store.close()
+
+    async def work() -> Answer:
+        raise AssertionError("it was done")
+
+    with pytest.raises(StoreFailed):
+        await once(one.services, "acme", "key", fingerprint_of(b"1"), work)
+
+
+def test_a_fingerprint_keeps_its_parts_apart() -> None:
+    assert fingerprint_of(b"a", b"bc") != fingerprint_of(b"ab", b"c")

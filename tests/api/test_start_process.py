@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Starts at the real gateway: which worker is asked does not matter, and a gateway that goes waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+
+from tests.harness.agent import AgentPort
+from tests.harness.bot import bot_of, holds
+from tests.harness.gateway import Gateway, eventually
+from tests.harness.peer import WAIT_S
+
+ACME = {"name": "acme", "public_keys": ["pk_acme"]}
+
+
+def support(port: AgentPort, **more: Any) -> dict[str, Any]:
+    return {"name": "support", "organization": "acme", "instances": [port.url], **more}
+
+
+async def start(gateway: Gateway, **headers: str) -> tuple[int, Any]:
+    """One start on a connection of its own."""
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WAIT_S)) as http,
+        http.post(
+            f"http://127.0.0.1:{gateway.port}/v1/public/support/start",
+            data=io.BytesIO(json.dumps({"body": {"customer": 4711}}).encode()),
+            headers={"Authorization": "Bearer pk_acme", "Content-Type": "application/json", **headers},
+        ) as answer,
+    ):
+        return answer.status, await answer.json()
+
+
+def session(gateway: Gateway, session_id: str) -> dict[str, Any]:
+    (found,) = gateway.sessions(session_id)
+    return found
+
+
+async def test_a_gateway_that_is_told_to_go_waits_for_its_sessions(
+    start_gateway: Callable[..., Gateway], agent_port: Callable[[], AgentPort], agent_at: Callable[..., Any]
+) -> None:
+    port = agent_port()
+    agent = await agent_at(port, holds)
+    gateway = start_gateway(organizations=[ACME], agents=[support(port, max_agents=1)])
+    status, answer = await start(gateway)
+    assert status == 200
+    bot = await bot_of(agent)
+    assert bot.json == {"customer": 4711}
+
+    gateway.terminate()
+    await eventually(lambda: gateway.get("/readyz")[0] == 503, "it drains")
+    assert (await start(gateway))[0] == 503
+    assert session(gateway, answer["sessionId"])["state"] == "running"
+    bot.end()
+
+    assert await gateway.ended() == 0
+    over = session(gateway, answer["sessionId"])
+    assert (over["state"], over["completion_status"]) == ("ended", "HTTP_COMPLETED")
+
+
+async def test_sessions_that_outlast_the_draining_are_broken_off(
+    start_gateway: Callable[..., Gateway], agent_port: Callable[[], AgentPort], agent_at: Callable[..., Any]
+) -> None:
+    port = agent_port()
+    agent = await agent_at(port, holds)
+    gateway = start_gateway(organizations=[ACME], agents=[support(port)], server={"drain_timeout": 0})
+    _, answer = await start(gateway)
+    bot = await bot_of(agent)
+
+    gateway.terminate()
+
+    await bot.broken_off()
+    assert await gateway.ended() == 0
+    over = session(gateway, answer["sessionId"])
+    assert (over["state"], over["reason"], over["completion_status"]) == ("failed", "draining", "HTTP_ERROR")
+
+
+async def test_every_worker_knows_the_answer_and_the_places(
+    start_gateway: Callable[..., Gateway], agent_port: Callable[[], AgentPort], agent_at: Callable[..., Any]
+) -> None:
+    port = agent_port()
+    agent = await agent_at(port, holds)
+    gateway = start_gateway(organizations=[ACME], agents=[support(port, max_agents=1)], server={"workers": 2})
+    key = {"Idempotency-Key": "order-4711"}
+    first = await start(gateway, **key)
+    assert first[0] == 200
+    assert await asyncio.gather(*(start(gateway, **key) for _ in range(8))) == [first] * 8
+    refused = await asyncio.gather(*(start(gateway) for _ in range(8)))
+    assert [status for status, _ in refused] == [429] * 8
+    bot = await bot_of(agent)
+    assert agent.upgrades == 1
+    bot.end()
+    await eventually(lambda: session(gateway, first[1]["sessionId"])["state"] == "ended", "it ends")

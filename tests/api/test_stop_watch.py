@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A wish to stop a session, put to any worker, ends it in the one that carries it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.errors import CallEnd, Endings, Side
+from gateway.sessions.lifecycle import State
+from gateway.sessions.owner import Owner
+from gateway.sessions.session import CallFacts, Outcome, Places, Traffic
+from gateway.sessions.sqlite import SqliteStore
+from gateway.sessions.store import StoreFailed
+from gateway.stops import StopWatch
+
+PLACES = Places((("http://127.0.0.1:8080", 0),), per_instance=100, max_instances=1)
+PATIENCE_S = 20.0
+STOPPED = Outcome(
+    state=State.ENDED,
+    ended_at=1010.0,
+    reason="stopped",
+    side=Side.GATEWAY,
+    detail="",
+    close_code=1000,
+    traffic=Traffic(),
+    first_agent_sound_at=None,
+)
+
+
+def call(session_id: str) -> CallFacts:
+    return CallFacts(session_id, "support.acme", "acme", "us-west", "twilio", None, None, None, None)
+
+
+class Carrier:
+    """A worker's calls: those that it carries end when they are told to."""
+
+    def __init__(self) -> None:
+        self.carried: set[str] = set()
+        self.ended: list[tuple[str, str]] = []
+        self.asked: list[str] = []
+        self.refreshed = 0
+        self.something = asyncio.Event()
+        self.on_refresh: Callable[[], Awaitable[None]] | None = None
+
+    def end_call(self, session_id: str, end: CallEnd) -> bool:
+        self.asked.append(session_id)
+        self.something.set()
+        if session_id not in self.carried:
+            return False
+        self.ended.append((session_id, end.ending.code))
+        return True
+
+    async def refresh(self) -> None:
+        self.refreshed += 1
+        self.something.set()
+        if self.on_refresh is not None:
+            await self.on_refresh()
+
+    async def until(self, happened: Callable[[], Any]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not happened():
+                self.something.clear()
+                await self.something.wait()
+
+
+@pytest.fixture
+def carrier() -> Carrier:
+    return Carrier()
+
+
+@pytest.fixture
+async def stores(tmp_path: Path) -> AsyncIterator[tuple[SqliteStore, SqliteStore]]:
+    """The store as two workers have it: one file."""
+    pair = tuple(
+        SqliteStore(tmp_path / "patchbay.db", Owner.of_this_process(name)) for name in ("east", "west")
+    )
+    for store in pair:
+        await store.open()
+    yield pair[0], pair[1]
+    for store in pair:
+        await store.close()
+
+
+@pytest.fixture
+async def watching(
+    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier
+) -> AsyncIterator[Callable[..., StopWatch]]:
+    """Starts a watch over the first worker's sessions; none outlives the test."""
+    started: list[StopWatch] = []
+
+    def start(store: Any = None, **times: float) -> StopWatch:
+        times = {"poll_s": 0.005, "refresh_s": 0.0} | times
+        started.append(StopWatch(store or stores[0], carrier.end_call, carrier.refresh, **times))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for watch in started:
+        await watch.stop()
+
+
+async def test_a_session_is_stopped_from_another_worker(
+    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StopWatch]
+) -> None:
+    east, west = stores
+    for name in ("one", "two"):
+        await east.admit(call(name), PLACES, 1000.0)
+        carrier.carried.add(name)
+    watching()
+    assert await west.request_stop("two", 1001.0)
+    await carrier.until(lambda: carrier.ended)
+    assert carrier.ended == [("two", Endings.stopped.code)]
+
+
+async def test_a_session_is_stopped_from_its_own_worker(
+    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StopWatch]
+) -> None:
+    east, _ = stores
+    await east.admit(call("one"), PLACES, 1000.0)
+    carrier.carried.add("one")
+    watching()
+    await carrier.until(lambda: carrier.refreshed)  # it has looked, and found nothing
+    assert await east.request_stop("one", 1001.0)
+    await carrier.until(lambda: carrier.ended)
+
+
+async def test_a_session_is_told_once_however_long_it_takes_to_end(
+    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StopWatch]
+) -> None:
+    east, west = stores
+    for name in ("one", "two"):
+        await east.admit(call(name), PLACES, 1000.0)
+        carrier.carried.add(name)
+    await west.request_stop("one", 1001.0)
+    watching()
+    await carrier.until(lambda: carrier.ended)
+    await west.request_stop("two", 1002.0)
+    await carrier.until(lambda: len(carrier.ended) == 2)
+    assert [name for name, _ in carrier.ended] == ["one", "two"]
+
+
+async def test_a_session_that_is_not_carried_yet_is_asked_for_again(
+    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StopWatch]
+) -> None:
+    east, _ = stores
+    await east.admit(call("one"), PLACES, 1000.0)
+    await east.request_stop("one", 1001.0)
+    watching()
+    await carrier.until(lambda: len(carrier.asked) > 1)
+    carrier.carried.add("one")
+    await carrier.until(lambda: carrier.ended)
+
+
+async def test_what_is_over_is_asked_for_no_more(
+    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StopWatch]
+) -> None:
+    east, west = stores
+    await east.admit(call("one"), PLACES, 1000.0)
+    await east.request_stop("one", 1001.0)
+    watching()
+    await carrier.until(lambda: carrier.asked)
+    await east.ended("one", STOPPED)
+    await east.admit(call("two"), PLACES, 1002.0)
+    carrier.carried.add("two")
+    await west.request_stop("two", 1003.0)
+    await carrier.until(lambda: carrier.ended)
+    asked = carrier.asked.count("one")
+    before = carrier.refreshed
+    await west.beat(1004.0)
+    await carrier.until(lambda: carrier.refreshed > before)
+    assert carrier.asked.count("one") == asked
+
+
+async def test_what_the_store_keeps_is_read_anew_after_a_change(
+    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StopWatch]
+) -> None:
+    _, west = stores
+    watching()
+    await carrier.until(lambda: carrier.refreshed == 1)  # at the beginning
+    await west.documents.put("agent", "support.acme", "{}", now=1000.0)
+    await carrier.until(lambda: carrier.refreshed == 2)
+
+
+async def test_changes_in_a_row_are_one_refresh(
+    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StopWatch]
+) -> None:
+    east, west = stores
+    await east.admit(call("one"), PLACES, 1000.0)
+    carrier.carried.add("one")
+    watching(refresh_s=3600.0)
+    await carrier.until(lambda: carrier.refreshed)
+    for each in range(5):
+        await west.documents.put("agent", f"agent{each}.acme", "{}", now=1000.0)
+    await west.request_stop("one", 1001.0)
+    await carrier.until(lambda: carrier.ended)  # so those changes were seen
+    assert carrier.refreshed == 1
+
+
+class Failing:
+    """A store that does not answer for a while."""
+
+    def __init__(self, store: SqliteStore, *failures: str) -> None:
+        self._store = store
+        self._failures = list(failures)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._failures:
+            self._failures.remove(name)
+
+            async def fail() -> None:
+                raise StoreFailed("the disk is gone")
+
+            return fail
+        return getattr(self._store, name)
+
+
+async def test_a_stop_is_not_lost_while_the_store_does_not_answer(
+    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StopWatch]
+) -> None:
+    east, _ = stores
+    await east.admit(call("one"), PLACES, 1000.0)
+    await east.request_stop("one", 1001.0)
+    carrier.carried.add("one")
+    watching(Failing(east, "changed", "changed", "stops_requested", "stops_requested"))
+    await carrier.until(lambda: carrier.ended)
+
+
+@pytest.mark.parametrize("failure", [StoreFailed("the disk is gone"), RuntimeError("a mistake")])
+async def test_a_refresh_that_failed_is_tried_again(
+    failure: Exception, carrier: Carrier, watching: Callable[..., StopWatch]
+) -> None:
+    async def fail_once() -> None:
+        carrier.on_refresh = None
+        raise failure
+
+    carrier.on_refresh = fail_once
+    watching()
+    await carrier.until(lambda: carrier.refreshed == 2)
+
+
+async def test_it_stops_in_the_middle_of_a_refresh(
+    carrier: Carrier, watching: Callable[..., StopWatch]
+) -> None:
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    carrier.on_refresh = hang
+    watch = watching()
+    await carrier.until(lambda: carrier.refreshed)
+    async with asyncio.timeout(PATIENCE_S):
+        await watch.stop()
+    await watch.stop()  # a second time is as good

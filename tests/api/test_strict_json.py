@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""JSON read strictly and written strictly (RFC 8259)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.api.strict_json import MAX_DEPTH, BadJson, dump, parse
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner),
+    max_leaves=20,
+)
+
+
+@given(values)
+def test_what_is_written_is_read(value: Any) -> None:
+    assert parse(dump(value)) == value
+    assert parse(json.dumps(value).encode()) == value
+
+
+@given(st.binary() | st.text('{}[]",:0123456789.eE+-\\u dDaAnNfI').map(str.encode))
+def test_anything_is_read_or_refused(raw: bytes) -> None:
+    try:
+        value = parse(raw)
+    except BadJson:
+        return
+    assert value == json.loads(raw)
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), [{"a": -float("inf")}], "\ud800", {"\udfff": 1}]
+)
+def test_what_json_has_no_word_for_is_not_written(value: Any) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - the words are Python's
+        dump(value)
+
+
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}"), (b'[{"a":[', b"]}]")])
+def test_depth(opening: bytes, closing: bytes) -> None:
+    levels = opening.count(b"[") + opening.count(b"{")
+    most = MAX_DEPTH // levels
+    parse(opening * most + b"1" + closing * most)
+    for too_many in (most + 1, 500, 200_000):
+        with pytest.raises(BadJson, match="deeper than 64"):
+            parse(opening * too_many + b"1" + closing * too_many)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What the tests of whole calls share: a gateway with one agent that has one place."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from tests.harness.agent import Agent, AgentPort
+from tests.harness.gateway import Gateway
+from tests.harness.telephony import assert_each_end_told, assert_no_places_taken
+
+
+@pytest.fixture(autouse=True)
+async def nobody_holds_the_line(gateways: list[Gateway]) -> AsyncIterator[None]:
+    """After a test every caller's socket is freed, however the test went, and then every place must be."""
+    yield
+    for gateway in gateways:
+        await gateway.callers_leave()
+        if gateway.process.poll() is None:
+            await assert_no_places_taken(gateway)
+            await assert_each_end_told(gateway)
+
+
+@pytest.fixture(scope="module")
+def support_port(agent_port: Callable[[], AgentPort]) -> AgentPort:
+    return agent_port()
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, Any]:
+    """What a module wants beside the one agent; to be overridden. `support`: keys of that agent."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def accelerator() -> str:
+    """Whether frames may pass in C; a module whose tests are about frames overrides it with `both_ways`."""
+    return "on"
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    start_gateway: Callable[..., Gateway], support_port: AgentPort, settings: dict[str, Any], accelerator: str
+) -> Gateway:
+    """The module's gateway. Its agent support.acme has one place, so that a place not freed is noticed."""
+    support = {"name": "support", "organization": "acme", "instances": [support_port.url], "max_agents": 1}
+    more = {name: table for name, table in settings.items() if name not in ("support", "agents")}
+    agents = [support | settings.get("support", {}), *settings.get("agents", [])]
+    return start_gateway(accelerator=accelerator, agents=agents, **more)
+
+
+@pytest.fixture
+async def support(agent_at: Callable[..., Any], support_port: AgentPort, gateway: Gateway) -> Agent:
+    """support.acme, at work."""
+    agent: Agent = await agent_at(support_port)
+    return agent

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""How the gateway stops: running calls finish, new ones go elsewhere; and what keeps it from starting."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.agent import Agent, AgentPort, hangs
+from tests.harness.gateway import PATCHBAY, Gateway, eventually, toml
+from tests.harness.openings import opening, replies, talk
+from tests.harness.peer import WAIT_S
+from tests.harness.telephony import (
+    assert_agent_heard,
+    assert_caller_heard,
+    assert_ended,
+    connect,
+    hang_up,
+)
+
+
+@pytest.fixture
+async def support(agent_at: Callable[..., Any], support_port: AgentPort) -> Agent:
+    agent: Agent = await agent_at(support_port)
+    return agent
+
+
+@pytest.fixture
+def start(start_gateway: Callable[..., Gateway], support_port: AgentPort) -> Callable[..., Gateway]:
+    """A gateway of the test's own, to be stopped."""
+
+    def one(**server: Any) -> Gateway:
+        agent = {"name": "support", "organization": "acme", "instances": [support_port.url]}
+        agent["sessions_per_instance"] = 10
+        return start_gateway(server=server, agents=[agent], limits={"close_timeout": 0.3})
+
+    return one
+
+
+async def assert_draining(gateway: Gateway) -> None:
+    await eventually(lambda: gateway.get("/readyz")[0] == 503, "readyz says no")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_running_call_goes_on_to_its_end(
+    start: Callable[..., Gateway], support: Agent, workers: int
+) -> None:
+    gateway = start(workers=workers)
+    call = await connect(gateway, support)
+    gateway.terminate()
+    if workers == 1:
+        await assert_draining(gateway)
+        assert gateway.get("/readyz")[1] == {"status": "draining", "calls": 1}
+        assert gateway.get("/livez")[0] == 200
+        assert gateway.status()["draining"] is True
+        for target in ("/ws/twilio/support.acme", "/ws/generic/support.acme", "/ws/plivo"):
+            caller = await gateway.dial(target)
+            assert caller.refusal == (503, "draining")
+            assert caller.headers["retry-after"] == "10"
+    else:  # the other worker, which has nothing to do, is gone by now
+        await eventually(lambda: len(gateway.workers()) == 1, "the idle worker leaves")
+
+    await assert_agent_heard(call.agent, [call.caller.say(message) for message in talk("twilio")])
+    await assert_caller_heard(call.caller, [call.agent.say(message) for message in replies("twilio")])
+    assert gateway.process.poll() is None
+    await hang_up(call)
+    assert await gateway.ended() == 0
+    await assert_ended(gateway, call.session, "caller_hangup", "caller")
+    refused = [line["reason"] for line in gateway.ends() if line["reason"] == "draining"]
+    assert len(refused) == (3 if workers == 1 else 0)
+    assert gateway.workers() == []
+
+
+async def test_a_call_that_is_just_opening_goes_on_too(start: Callable[..., Gateway], support: Agent) -> None:
+    gateway = start()
+    caller = await gateway.dial("/ws/twilio/support.acme")
+    gateway.terminate()
+    await assert_draining(gateway)
+    sent = [caller.say(message) for message in opening("twilio")]
+    taken = await support.call()
+    await taken.opening(sent)
+    caller.send(caller.close_frame(1000))
+    assert await taken.closed() == (1000, "")
+    assert await gateway.ended() == 0
+
+
+async def test_the_time_to_drain_is_over(start: Callable[..., Gateway], support: Agent) -> None:
+    gateway = start(drain_timeout=0.3)
+    calls = [await connect(gateway, support) for _ in range(3)]
+    waiting = await gateway.dial("/ws/twilio/support.acme")
+    gateway.terminate()
+    for call in calls:
+        assert await call.caller.closed() == (1012, "the time to drain is over")
+        assert (await call.agent.closed())[0] == 1011
+    assert await waiting.closed() == (1012, "the time to drain is over")
+    assert await gateway.ended() == 0
+    for call in calls:
+        await assert_ended(gateway, call.session, "draining", "gateway")
+
+
+@pytest.mark.parametrize(
+    ("workers", "signals"),
+    [(1, [signal.SIGQUIT]), (1, [signal.SIGINT, signal.SIGINT]), (2, [signal.SIGQUIT])],
+)
+async def test_now(
+    start: Callable[..., Gateway], support: Agent, workers: int, signals: list[signal.Signals]
+) -> None:
+    gateway = start(workers=workers)
+    call = await connect(gateway, support)
+    gateway.process.send_signal(signals[0])
+    if len(signals) > 1:
+        await assert_draining(gateway)
+        gateway.process.send_signal(signals[1])
+    assert (await call.caller.closed())[0] == 1012
+    assert await gateway.ended() == 0
+    await assert_ended(gateway, call.session, "draining", "gateway")
+
+
+async def test_an_agent_that_hangs_does_not_keep_it(start: Callable[..., Gateway], support: Agent) -> None:
+    gateway = start(drain_timeout=0.3)
+    support.answer = hangs
+    caller = await gateway.dial("/ws/twilio/support.acme")
+    for message in opening("twilio"):
+        caller.say(message)
+    asked = await support.asks()
+    gateway.terminate()
+    assert await caller.closed() == (1012, "the time to drain is over")
+    assert await gateway.ended() == 0
+    await assert_ended(gateway, asked.session, "draining", "gateway")
+
+
+async def test_a_call_that_nobody_closes_does_not_keep_it(
+    start: Callable[..., Gateway], support: Agent
+) -> None:
+    """Neither far end answers the close: close_timeout, and it is over."""
+    gateway = start(drain_timeout=0.3)
+    call = await connect(gateway, support)
+    gateway.terminate()
+    assert await gateway.ended() == 0
+    await call.caller.ended()
+    await call.agent.ended()
+
+
+# It does not start
+
+
+def _start_alone(directory: Path, settings: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    (directory / "patchbay.toml").write_text(toml(settings))
+    return subprocess.run(
+        [PATCHBAY, "serve", "--config", directory / "patchbay.toml"],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S * 2,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_port_that_somebody_else_has(tmp_path: Path, workers: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        failed = _start_alone(tmp_path, {"server": {"port": port, "workers": workers, "log_format": "json"}})
+    assert failed.returncode == 1
+    (line,) = [json.loads(line) for line in failed.stderr.splitlines()]
+    assert (line["event"], line["address"]) == ("cannot listen", f"127.0.0.1:{port}")
+    assert "in use" in line["error"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_store_that_cannot_be_opened(tmp_path: Path, workers: int) -> None:
+    (tmp_path / "patchbay.db").write_text("this is no database, and nobody may write to it")
+    server = {"port": 0, "workers": workers, "log_format": "json"}
+    failed = _start_alone(tmp_path, {"server": server})
+    assert failed.returncode == 1
+    assert "is not a database" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert (tmp_path / "patchbay.db").read_text().startswith("this is no database")
+
+
+def test_settings_that_make_no_sense(tmp_path: Path) -> None:
+    failed = _start_alone(tmp_path, {"server": {"port": 99999}})
+    assert failed.returncode == 1
+    assert "port" in failed.stderr
+    assert "Traceback" not in failed.stderr

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Which instance takes a call: one that is ready, the least loaded (agent-container.md, `GET /readyz`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.harness.agent import Agent, AgentPort
+from tests.harness.gateway import Gateway, eventually
+from tests.harness.openings import opening
+from tests.harness.telephony import Call, assert_ended, assert_told, connect, hang_up
+
+
+@pytest.fixture(scope="module")
+def ports(agent_port: Callable[[], AgentPort]) -> list[AgentPort]:
+    return [agent_port(), agent_port()]
+
+
+@pytest.fixture(scope="module")
+def gateway(start_gateway: Callable[..., Gateway], ports: list[AgentPort]) -> Gateway:
+    agent = {"name": "support", "organization": "acme", "instances": [port.url for port in ports]}
+    return start_gateway(agents=[agent | {"sessions_per_instance": 2}], limits={"agent_connect_timeout": 10})
+
+
+async def seen(gateway: Gateway, port: AgentPort, readiness: str) -> None:
+    """Until the gateway has noticed how an instance is."""
+
+    def last() -> bool:
+        told = [
+            line for line in gateway.log_lines() if line.get("instance") == port.url and "readiness" in line
+        ]
+        return bool(told) and told[-1]["readiness"] == readiness
+
+    await eventually(last, f"the instance is seen to be {readiness}")
+
+
+async def finish(gateway: Gateway, *calls: Call) -> None:
+    for call in calls:
+        await hang_up(call)
+        await assert_ended(gateway, call.session, "caller_hangup", "caller")
+
+
+async def test_the_least_loaded_takes_the_next(
+    gateway: Gateway, agent_at: Callable[..., Any], ports: list[AgentPort]
+) -> None:
+    first, second = [await agent_at(port) for port in ports]
+    for port in ports:
+        await seen(gateway, port, "ready")
+    calls = [await connect(gateway, agent) for agent in (first, second, first, second)]
+    full = await gateway.dial("/ws/generic/support.acme")
+    assert full.refusal == (429, "at_capacity")
+    assert full.json["error"] == "4 of 4 places are taken"
+    await finish(gateway, calls.pop(1))
+    calls.append(await connect(gateway, second))
+    await finish(gateway, *calls)
+
+
+async def test_one_that_cannot_be_reached_is_left_alone(
+    gateway: Gateway, agent_at: Callable[..., Any], ports: list[AgentPort]
+) -> None:
+    second = await agent_at(ports[1])
+    await seen(gateway, ports[1], "ready")
+    before = len(gateway.ends())
+    caller = await gateway.dial("/ws/twilio/support.acme")
+    for message in opening("twilio"):
+        caller.say(message)
+    heard = await caller.next() if gateway.ends()[before:] else None
+    assert heard is None
+    # Either it was known already, or this call has found out: the next goes to the other in any case.
+    await seen(gateway, ports[0], "unreachable")
+    if gateway.ends()[before:]:
+        await assert_told(gateway, before, "agent_unreachable")
+    else:
+        taken = await second.call()
+        await taken.opening([])
+        await finish(gateway, Call(caller, taken, []))
+    await finish(gateway, await connect(gateway, second), await connect(gateway, second))
+
+
+async def test_one_that_is_not_ready_is_waited_for(
+    gateway: Gateway, agent_at: Callable[..., Any], ports: list[AgentPort]
+) -> None:
+    """A cold container: the call waits, and the opening with it."""
+    cold: Agent = await agent_at(ports[0], ready=503)
+    await seen(gateway, ports[0], "starting")
+    await seen(gateway, ports[1], "unreachable")
+    caller = await gateway.dial("/ws/twilio/support.acme")
+    sent = [caller.say(message) for message in opening("twilio")]
+    await eventually(lambda: gateway.status()["sessions"]["active"], "the call has its place")
+    assert cold.upgrades == 0
+    cold.ready = 200
+    taken = await cold.call()
+    await taken.opening(sent)
+    await finish(gateway, Call(caller, taken, sent))
+
+
+async def test_a_ready_one_before_one_that_is_not(
+    gateway: Gateway, agent_at: Callable[..., Any], ports: list[AgentPort]
+) -> None:
+    cold: Agent = await agent_at(ports[0], ready=503)
+    warm: Agent = await agent_at(ports[1])
+    await seen(gateway, ports[0], "starting")
+    await seen(gateway, ports[1], "ready")
+    await finish(gateway, await connect(gateway, warm))
+    assert cold.upgrades == 0
+
+
+async def test_one_without_readyz_counts_as_ready(
+    gateway: Gateway, agent_at: Callable[..., Any], ports: list[AgentPort]
+) -> None:
+    """Pipecat's development runner has no such route."""
+    runner: Agent = await agent_at(ports[0], ready=404)
+    await seen(gateway, ports[0], "ready")
+    await seen(gateway, ports[1], "unreachable")
+    await finish(gateway, await connect(gateway, runner))

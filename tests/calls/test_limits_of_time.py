@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What ends because it took too long. The limits are short here; nothing is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.harness.agent import Agent, AgentPort, accepts, hangs
+from tests.harness.frames import KEY, PING, TEXT, frame
+from tests.harness.gateway import Gateway, eventually
+from tests.harness.openings import opening, replies, talk
+from tests.harness.telephony import (
+    assert_ended,
+    assert_next_call_works,
+    assert_refused,
+    connect,
+    hang_up,
+)
+
+
+@pytest.fixture(scope="module")
+def ports(agent_port: Callable[[], AgentPort]) -> dict[str, AgentPort]:
+    return {"brief": agent_port(), "idle": agent_port()}
+
+
+@pytest.fixture(scope="module")
+def settings(ports: dict[str, AgentPort]) -> dict[str, Any]:
+    def agent(name: str, **more: Any) -> dict[str, Any]:
+        place = {"name": name, "organization": "acme", "instances": [ports[name].url], "max_agents": 1}
+        return place | more
+
+    limits = {"start_timeout": 1, "agent_connect_timeout": 1, "close_timeout": 0.3}
+    agents = [agent("brief", max_session_duration=1), agent("idle", idle_timeout=0.5)]
+    return {"limits": limits, "agents": agents}
+
+
+# The opening, the agent's answer
+
+
+@pytest.mark.parametrize("sent", [0, 1])
+async def test_the_carrier_does_not_open_the_stream(gateway: Gateway, support: Agent, sent: int) -> None:
+    before = len(gateway.ends())
+    caller = await gateway.dial("/ws/twilio/support.acme")
+    for message in opening("twilio")[:sent]:
+        caller.say(message)
+    assert await caller.closed() == (1008, "no start message within 1 s")
+    await assert_refused(gateway, before, "bad_opening")
+    await assert_next_call_works(gateway, support)
+
+
+async def test_pings_do_not_hold_a_place_at_the_door(gateway: Gateway, support: Agent) -> None:
+    before = len(gateway.ends())
+    caller = await gateway.dial("/ws/twilio/support.acme")
+    caller.send(frame(PING, b"still here", key=KEY) * 100)
+    assert (await caller.closed())[0] == 1008
+    await assert_refused(gateway, before, "bad_opening")
+
+
+async def test_the_agent_does_not_answer(gateway: Gateway, support: Agent) -> None:
+    support.answer = hangs
+    before = len(gateway.ends())
+    caller = await gateway.dial("/ws/twilio/support.acme")
+    for message in opening("twilio"):
+        caller.say(message)
+    asked = await support.asks()
+    assert await caller.closed() == (1011, "no answer within 1 s")
+    await asked.ended()
+    await assert_ended(gateway, asked.session, "agent_start_timeout", "agent")
+
+    caller = await gateway.dial("/ws/generic/support.acme")
+    assert caller.refusal == (504, "agent_start_timeout")
+    await eventually(lambda: len(gateway.ends()) == before + 2, "both are told")
+    support.answer = accepts
+    await assert_next_call_works(gateway, support)
+
+
+# The call itself
+
+
+async def test_the_longest_duration(
+    gateway: Gateway, agent_at: Callable[..., Any], ports: dict[str, AgentPort]
+) -> None:
+    brief = await agent_at(ports["brief"])
+    call = await connect(gateway, brief, "/ws/twilio/brief.acme")
+    assert await call.caller.closed() == (1000, "1 s")
+    assert await call.agent.closed() == (1000, "1 s")
+    record = await assert_ended(gateway, call.session, "max_duration", "gateway")
+    assert record["state"] == "ended"
+    await assert_next_call_works(gateway, brief, "/ws/twilio/brief.acme")
+
+
+async def test_the_longest_duration_of_two_who_do_not_stop_talking(
+    gateway: Gateway, agent_at: Callable[..., Any], ports: dict[str, AgentPort]
+) -> None:
+    brief = await agent_at(ports["brief"])
+    call = await connect(gateway, brief, "/ws/twilio/brief.acme")
+    while (heard := await call.caller.next()) is None or heard.opcode == TEXT:
+        assert heard is not None
+        call.agent.say(replies("twilio")[0])
+    await assert_ended(gateway, call.session, "max_duration", "gateway")
+
+
+async def test_the_carrier_falls_silent(
+    gateway: Gateway, agent_at: Callable[..., Any], ports: dict[str, AgentPort]
+) -> None:
+    """However much the agent has to say."""
+    idle = await agent_at(ports["idle"])
+    call = await connect(gateway, idle, "/ws/twilio/idle.acme")
+    call.agent.say(replies("twilio")[0])
+    assert await call.caller.closed() == (1000, "nothing came for 0.5 s")
+    assert await call.agent.closed() == (1000, "nothing came for 0.5 s")
+    await assert_ended(gateway, call.session, "idle_timeout", "gateway")
+    await assert_next_call_works(gateway, idle, "/ws/twilio/idle.acme")
+
+
+async def test_an_agent_that_says_nothing(gateway: Gateway, support: Agent) -> None:
+    """A silent agent is no reason to end: the caller's sound still reaches it."""
+    call = await connect(gateway, support)
+    said = [call.caller.say(message) for message in talk("twilio")]
+    await call.agent.hear_bytes(sum(map(len, [*call.opening, *said])))
+    for _ in said:
+        await call.agent.next()
+    await hang_up(call)
+    record = await assert_ended(gateway, call.session, "caller_hangup", "caller")
+    assert (record["frames_out"], record["first_agent_sound_at"]) == (0, None)

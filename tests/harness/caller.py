@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A carrier's socket by hand: the upgrade request byte by byte, then a `Peer`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from tests.harness.peer import WAIT_S, Peer
+
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+class Caller(Peer):
+    """Who opened a media socket, and how it was answered: `status`, `headers`, `body`."""
+
+    status = 0
+    headers: dict[str, str]
+    body = b""
+
+    @property
+    def refusal(self) -> tuple[int, str]:
+        """HTTP status and the code in the JSON of an upgrade that was refused."""
+        return self.status, self.json["code"]
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def accept_key(key: str) -> str:
+    """RFC 6455 §4.2.2, step 5."""
+    return base64.b64encode(hashlib.sha1(key.encode() + GUID).digest()).decode()
+
+
+def request(target: str, headers: Iterable[tuple[str, str]]) -> bytes:
+    lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def upgrade_headers(host: str, key: str) -> dict[str, str]:
+    return {
+        "Host": host,
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": key,
+        "Sec-WebSocket-Version": "13",
+    }
+
+
+async def open_socket(
+    port: int, host: str = "127.0.0.1"
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async with asyncio.timeout(WAIT_S):
+        return await asyncio.open_connection(host, port)
+
+
+async def dial(
+    port: int,
+    target: str,
+    *,
+    host: str = "api.example.com",
+    headers: dict[str, str | None] | None = None,
+    on_open: list[Caller] | None = None,
+) -> Caller:
+    """Asks for a media socket and waits for the answer, whatever it is.
+
+    `headers` are added to the upgrade's own, or take their place; None takes one away. `on_open` gets the
+    caller as soon as the connection stands, for who wants to give up before the answer.
+    """
+    key = base64.b64encode(os.urandom(16)).decode()
+    wanted: dict[str, str | None] = {**upgrade_headers(host, key), **(headers or {})}
+    reader, writer = await open_socket(port)
+    caller = Caller(reader, writer, masks=True)
+    if on_open is not None:
+        on_open.append(caller)
+    writer.write(request(target, [(name, value) for name, value in wanted.items() if value is not None]))
+    try:
+        async with asyncio.timeout(WAIT_S):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            lines = head.split("\r\n")
+            caller.status = int(lines[0].split(" ")[1])
+            parted = (line.partition(":") for line in lines[1:-2])
+            caller.headers = {name.lower(): value.strip() for name, _, value in parted}
+            if caller.status != 101:
+                caller.body = await reader.read()
+    except (asyncio.IncompleteReadError, OSError):
+        caller.status = 0  # closed without an answer
+        caller.headers = {}
+    if caller.status == 101:
+        assert caller.headers["sec-websocket-accept"] == accept_key(key)
+        assert "sec-websocket-extensions" not in caller.headers
+    return caller

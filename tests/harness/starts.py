@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""One worker's start API at work: real HTTP, a real store, agents wherever the test puts them."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from gateway.agents.directory import Directory
+from gateway.agents.readiness import Probes, Readiness
+from gateway.api.edge import Edge
+from gateway.api.kernel import routes
+from gateway.api.keys import Keyring
+from gateway.api.services import Services
+from gateway.api.start import START
+from gateway.bots import Bots, bots_http
+from gateway.call import Switchboard
+from gateway.config import Settings
+from gateway.errors import CallEnd, Endings
+from gateway.sessions.owner import Owner
+from gateway.sessions.session import SessionRecord
+from gateway.sessions.sqlite import SqliteStore
+from gateway.sessions.tokens import Tokens, load_secret
+from tests.harness.gateway import POLL_S
+from tests.harness.peer import WAIT_S
+
+CLOSING = CallEnd(Endings.draining)
+
+
+@dataclass
+class Reply:
+    """An answer. `body`: its JSON."""
+
+    status: int
+    headers: Any
+    body: Any
+
+
+@dataclass
+class Worker:
+    """A worker: its address, what it is made of, and a client."""
+
+    port: int
+    services: Services
+    store: SqliteStore
+    bots: Bots
+    http: aiohttp.ClientSession
+
+    async def start(
+        self,
+        agent: str = "support",
+        wanted: Any = None,
+        *,
+        key: str | None = "pk_acme",
+        raw: bytes | None = None,
+        **headers: str,
+    ) -> Reply:
+        """`POST /v1/public/{agent}/start`; header names with underscores. `raw`: the body as it is."""
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        if key is not None:
+            given["Authorization"] = f"Bearer {key}"
+        async with self.http.post(
+            f"http://127.0.0.1:{self.port}/v1/public/{agent}/start",
+            data=io.BytesIO(json.dumps(wanted or {}).encode() if raw is None else raw),
+            headers={"Content-Type": "application/json", **given},
+            timeout=aiohttp.ClientTimeout(total=WAIT_S * 2),
+        ) as answer:
+            return Reply(answer.status, answer.headers, await answer.json())
+
+    async def over(self, session_id: str) -> SessionRecord:
+        """The record of a session, once it is over."""
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                record = await self.store.session(session_id)
+                assert record is not None, "there is no such session"
+                if record.ended_at is not None:
+                    return record
+                await asyncio.sleep(POLL_S)
+
+    async def records(self) -> list[SessionRecord]:
+        """Every session there is, newest first."""
+        found, _ = await self.store.sessions()
+        return found
+
+    async def assert_nothing_left(self) -> None:
+        """No session holds a place, and this worker carries none."""
+        assert [record.session_id for record in await self.records() if record.active] == []
+        assert self.bots.running == 0
+
+    async def sees(self, instance: str, readiness: Readiness) -> None:
+        """Looks at an instance, which must be so."""
+        await self.services.probes._probe(instance)
+        assert self.services.probes.readiness(instance) is readiness
+
+
+def tables(*instances: str, agent: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """Settings with the agent support.acme on these instances, one session each; another organisation too."""
+    acme = {"name": "acme", "public_keys": ["pk_acme"], "private_keys": ["sk_acme"], **more.pop("acme", {})}
+    globex = {"name": "globex", "public_keys": ["pk_globex"]}
+    support = {"name": "support", "organization": "acme", "instances": list(instances), **(agent or {})}
+    return {"organizations": [acme, globex], "agents": [support], **more}
+
+
+@asynccontextmanager
+async def working(file: Path, tables: dict[str, Any], name: str = "worker") -> AsyncIterator[Worker]:
+    """A worker with these settings, on the store in this file."""
+    settings = Settings.model_validate(tables)
+    async with AsyncExitStack() as stack:
+        store = SqliteStore(file, Owner.of_this_process(f"{name}-{uuid.uuid4().hex}"))
+        await store.open()
+        stack.push_async_callback(store.close)
+        directory = Directory(settings)
+        probes = Probes(instance for agent in directory.agents for instance in agent.instances)
+        await probes.start()
+        stack.push_async_callback(probes.stop)
+        held = await stack.enter_async_context(bots_http())
+        bots = Bots(store, probes, held, time.time, connect_timeout_s=settings.limits.agent_connect_timeout)
+        stack.push_async_callback(bots.end_all, CLOSING)
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        tokens = Tokens(await load_secret(store, time.time), store, time.time)
+        services = Services(
+            settings=settings,
+            store=store,
+            directory=directory,
+            board=Switchboard(settings, store, directory, probes, tokens),
+            probes=probes,
+            keyring=Keyring(settings.organizations, store.documents, time.time),
+            tokens=tokens,
+            bots=bots,
+            http=http,
+            now=time.time,
+            new_id=lambda: str(uuid.uuid4()),
+        )
+        app = Starlette(routes=routes(START, services), middleware=[Middleware(Edge)])
+        # asyncio sends at once only where the protocol is said to be TCP.
+        listening = stack.enter_context(socket.socket(proto=socket.IPPROTO_TCP))
+        listening.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None, access_log=False)
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(sockets=[listening])
+        stack.push_async_callback(server.shutdown, [listening])
+        yield Worker(listening.getsockname()[1], services, store, bots, http)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Assertions in telephony's words, and whole calls in one line."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tests.harness.agent import Agent, AgentCall
+from tests.harness.caller import Caller
+from tests.harness.gateway import Gateway, eventually
+from tests.harness.openings import opening, replies, talk
+from tests.harness.peer import Peer
+
+
+@dataclass
+class Call:
+    """A call that reached its agent, which has heard the opening."""
+
+    caller: Caller
+    agent: AgentCall
+    opening: list[bytes]
+
+    @property
+    def session(self) -> str:
+        return self.agent.session
+
+
+async def connect(
+    gateway: Gateway,
+    agent: Agent,
+    target: str = "/ws/twilio/support.acme",
+    *,
+    parameters: dict[str, str] | None = None,
+    to_number: str | None = None,
+    from_number: str | None = None,
+    **how: Any,
+) -> Call:
+    """A call from its first byte until the agent has heard the opening, untouched."""
+    caller = await gateway.dial(target, **how)
+    assert caller.status == 101, caller.body
+    carrier = target.split("/")[2].partition("?")[0]
+    sent = []
+    if carrier != "generic":
+        said = opening(carrier, parameters, to_number=to_number, from_number=from_number)
+        sent = [caller.say(message) for message in said]
+    taken = await agent.call()
+    assert str(uuid.UUID(taken.session)) == taken.session
+    await taken.opening(sent)
+    return Call(caller, taken, sent)
+
+
+async def assert_agent_heard(call: AgentCall, raw: Sequence[bytes]) -> None:
+    """The agent hears these frames next: not a byte more, less or other."""
+    await _assert_heard(call, raw)
+
+
+async def assert_caller_heard(caller: Caller, raw: Sequence[bytes]) -> None:
+    """The caller hears these frames next: not a byte more, less or other."""
+    await _assert_heard(caller, raw)
+
+
+async def _assert_heard(peer: Peer, raw: Sequence[bytes]) -> None:
+    for expected in raw:
+        heard = await peer.next()
+        assert heard is not None, "the socket ended"
+        assert heard.raw == expected
+
+
+async def assert_ended(gateway: Gateway, session: str, reason: str, side: str) -> dict[str, Any]:
+    """The session ended with this one reason, in the store and in one log line; gives its record."""
+
+    def record() -> dict[str, Any] | None:
+        found = [one for one in gateway.sessions(session) if one["ended_at"] is not None]
+        return found[0] if found else None
+
+    ended: dict[str, Any] = await eventually(record, f"{session} ends ({reason})")
+    assert (ended["reason"], ended["side"]) == (reason, side), ended
+
+    def told() -> list[dict[str, Any]]:
+        return [line for line in gateway.ends() if line["session"] == session]
+
+    lines = await eventually(told, f"the end of {session} is logged")
+    assert [(line["reason"], line["side"]) for line in lines] == [(reason, side)]
+    assert lines[0]["words"] == ended["detail"] != ""
+    return ended
+
+
+async def assert_told(gateway: Gateway, before: int, reason: str) -> dict[str, Any]:
+    """One call has ended since there were `before` ends, for this reason, in one line that has words."""
+    lines = await eventually(lambda: gateway.ends()[before:], f"an end is logged ({reason})")
+    assert [line["reason"] for line in lines] == [reason], lines
+    assert lines[0]["words"]
+    assert lines[0]["side"]
+    line: dict[str, Any] = lines[0]
+    return line
+
+
+async def assert_refused(gateway: Gateway, before: int, reason: str) -> None:
+    """As `assert_told`; and a refused call never became a session."""
+    line = await assert_told(gateway, before, reason)
+    assert line["event"] == "call refused"
+    assert gateway.sessions(line["session"]) == []
+
+
+async def assert_no_places_taken(gateway: Gateway) -> None:
+    """Every call is over and has given its place back."""
+    await eventually(
+        lambda: gateway.status()["sessions"]["active"] == 0 and gateway.status()["calls"] == 0,
+        "all places are free",
+    )
+
+
+async def assert_each_end_told(gateway: Gateway) -> None:
+    """As many ends have been told as there were calls."""
+    await eventually(lambda: len(gateway.ends()) >= gateway.upgrades, "the end of each call is told")
+    assert len(gateway.ends()) == gateway.upgrades
+
+
+async def assert_next_call_works(
+    gateway: Gateway, agent: Agent, target: str = "/ws/twilio/support.acme"
+) -> None:
+    """A caller reaches the agent, both hear each other, and the caller hangs up."""
+    call = await connect(gateway, agent, target)
+    await assert_agent_heard(call.agent, [call.caller.say(talk("twilio")[0])])
+    await assert_caller_heard(call.caller, [call.agent.say(replies("twilio")[0])])
+    await hang_up(call)
+    await assert_ended(gateway, call.session, "caller_hangup", "caller")
+
+
+async def hang_up(call: Call, code: int = 1000, reason: str = "") -> None:
+    """The caller hangs up, the agent answers as one does, both sockets end."""
+    call.caller.send(call.caller.close_frame(code, reason))
+    assert await call.agent.closed() == (code, reason)
+    assert await call.caller.closed() == (code, "")
+    await call.caller.ended()
+    await call.agent.ended()

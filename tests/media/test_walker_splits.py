@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The walker against every split of a byte stream: what passes, what is counted and what is seen never
+depends on where the network cut the stream (RFC 6455 §5.2, §5.4)."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.media.frames import LOOK_AT_ALL, FrameError, Walker, payload
+from tests.harness.frames import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, frame, split
+
+MAX_PAYLOAD = 1 << 20
+LOOKS = [0, 40, LOOK_AT_ALL]
+
+
+def frames_of_all_kinds(key: bytes | None) -> list[bytes]:
+    return [
+        frame(TEXT, b"", key=key),
+        frame(TEXT, b"x", key=key),
+        frame(BINARY, bytes(range(39)), key=key),
+        frame(
+            BINARY, bytes(range(40)), key=key
+        ),  # the first that is long where frames below 40 are looked at
+        frame(TEXT, b"y" * 125, key=key),
+        frame(PING, b"", key=key),
+        frame(TEXT, b"z" * 126, key=key),  # 2 bytes of length
+        frame(BINARY, b"w" * 10, key=key, wide=2),
+        frame(TEXT, b"v" * 10, key=key, wide=8),  # 8 bytes of length
+        frame(PING, b"p" * 125, key=key),
+        frame(PONG, b"q", key=key),
+        frame(TEXT, b"a message in ", key=key, fin=False),
+        frame(PING, b"between", key=key),
+        frame(CONTINUATION, b"", key=key, fin=False),
+        frame(CONTINUATION, b"c" * 50, key=key, fin=False),
+        frame(PONG, b"", key=key),
+        frame(CONTINUATION, b"fragments", key=key),
+        frame(BINARY, b"b" * 200, key=key, fin=False),
+        frame(CONTINUATION, b"", key=key),
+        frame(TEXT, b"after", key=key),
+        frame(CLOSE, b"\x03\xe8bye", key=key),
+    ]
+
+
+class Heard:
+    """A walker fed piece by piece, and all that came of it. What must hold after each piece is held here."""
+
+    def __init__(self, *, masked: bool, look_below: int, of: list[bytes]) -> None:
+        self.walker = Walker(masked=masked, max_payload=MAX_PAYLOAD, look_below=look_below)
+        self.passed = b""
+        self.seen: list[tuple[bytes, bytes]] = []
+        self._fed = 0
+        self._edges = {0}
+        self._insides: list[range] = []
+        for raw in of:
+            start = max(self._edges)
+            (parsed,), _ = split(raw)
+            self._edges.add(start + len(raw))
+            if parsed.opcode < CLOSE and len(parsed.payload) >= look_below:
+                self._insides.append(range(start + len(raw) - len(parsed.payload), start + len(raw)))
+
+    def feed(self, piece: bytes) -> None:
+        passing = self.walker.feed(piece)
+        self._fed += len(piece)
+        for one in self.walker.seen:
+            assert 0 <= one.start < one.body <= one.end <= len(passing), "a seen frame lies in one piece"
+            self.seen.append((passing[one.start : one.end], payload(passing, one)))
+        self.walker.seen.clear()
+        self.passed += passing
+        at = len(self.passed)
+        assert at + self.walker.held == self._fed, "nothing is lost, nothing is invented"
+        assert self.walker.at_boundary == (at in self._edges)
+        assert at in self._edges or any(at in inside for inside in self._insides), "a header was cut"
+
+
+def expected_seen(stream: bytes, look_below: int) -> list[tuple[bytes, bytes]]:
+    frames, _ = split(stream)
+    return [(one.raw, one.payload) for one in frames if one.opcode >= CLOSE or len(one.payload) < look_below]
+
+
+def assert_walked(pieces: list[bytes], of: list[bytes], *, masked: bool, look_below: int) -> None:
+    heard = Heard(masked=masked, look_below=look_below, of=of)
+    for piece in pieces:
+        heard.feed(piece)
+    stream = b"".join(pieces)
+    assert heard.passed == stream
+    assert heard.walker.held == 0
+    assert heard.walker.bytes == len(stream)
+    frames, rest = split(stream)
+    assert rest == b""
+    assert heard.walker.frames == sum(one.opcode < CLOSE for one in frames)
+    assert heard.seen == expected_seen(stream, look_below)
+
+
+@pytest.mark.parametrize("look_below", LOOKS)
+@pytest.mark.parametrize("key", [None, KEY], ids=["plain", "masked"])
+def test_every_split_in_two(key: bytes | None, look_below: int) -> None:
+    frames = frames_of_all_kinds(key)
+    stream = b"".join(frames)
+    for at in range(len(stream) + 1):
+        pieces = [stream[:at], stream[at:]]
+        assert_walked(pieces, frames, masked=key is not None, look_below=look_below)
+
+
+@pytest.mark.parametrize("look_below", LOOKS)
+@pytest.mark.parametrize("key", [None, KEY], ids=["plain", "masked"])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 13])
+def test_pieces_of_one_size(key: bytes | None, look_below: int, size: int) -> None:
+    frames = frames_of_all_kinds(key)
+    stream = b"".join(frames)
+    pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+    assert_walked(pieces, frames, masked=key is not None, look_below=look_below)
+
+
+@pytest.mark.parametrize("look_below", LOOKS)
+@pytest.mark.parametrize("key", [None, b"\0\0\0\0"], ids=["plain", "masked"])
+def test_a_frame_that_needs_eight_bytes_of_length(key: bytes | None, look_below: int) -> None:
+    long = frame(BINARY, b"x" * 66_000, key=key)
+    frames = [frame(TEXT, b"before", key=key), long, frame(TEXT, b"after", key=key)]
+    stream = b"".join(frames)
+    head = len(frames[0])
+    for at in [*range(head + 20), 40_000, *range(head + len(long) - 3, len(stream) + 1)]:
+        pieces = [stream[:at], stream[at:]]
+        assert_walked(pieces, frames, masked=key is not None, look_below=look_below)
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> tuple[list[bytes], list[int], int]:
+    """Legal frames of one direction, where to cut them, and from which size on they are not looked at."""
+    masked = draw(st.booleans())
+    key = st.binary(min_size=4, max_size=4) if masked else st.none()
+    controls = st.builds(
+        lambda opcode, data, key: frame(opcode, data, key=key),
+        st.sampled_from([PING, PONG]),
+        st.binary(max_size=10),
+        key,
+    )
+    frames: list[bytes] = []
+    for _ in range(draw(st.integers(1, 6))):
+        parts = draw(st.lists(st.binary(max_size=140), min_size=1, max_size=4))
+        for number, part in enumerate(parts):
+            opcode = CONTINUATION if number else draw(st.sampled_from([TEXT, BINARY]))
+            wide = draw(st.sampled_from([None, 2, 8]))
+            frames.append(frame(opcode, part, key=draw(key), fin=number == len(parts) - 1, wide=wide))
+            frames += draw(st.lists(controls, max_size=1))
+    size = len(b"".join(frames))
+    cuts = draw(st.lists(st.integers(0, size), max_size=12))
+    return frames, sorted(cuts), draw(st.sampled_from([*LOOKS, 1, 126]))
+
+
+@given(streams())
+def test_any_stream_in_any_pieces(drawn: tuple[list[bytes], list[int], int]) -> None:
+    frames, cuts, look_below = drawn
+    stream = b"".join(frames)
+    edges = [0, *cuts, len(stream)]
+    pieces = [stream[start:end] for start, end in itertools.pairwise(edges)]
+    assert_walked(pieces, frames, masked=bool(frames[0][1] & 0x80), look_below=look_below)
+
+
+@given(st.lists(st.binary(max_size=40), max_size=8), st.booleans(), st.sampled_from(LOOKS))
+def test_bytes_of_any_kind_raise_nothing_else(pieces: list[bytes], masked: bool, look_below: int) -> None:
+    """Whatever comes: what passes is the front of what came, and a breach is a FrameError, once."""
+    walker = Walker(masked=masked, max_payload=1000, look_below=look_below)
+    passed = b""
+    breach = None
+    for piece in pieces:
+        try:
+            passed += walker.feed(piece)
+        except FrameError as error:
+            breach = error
+            passed += error.passing
+            break
+    assert breach is None or (breach.close_code in (1002, 1009) and breach.reason)
+    assert b"".join(pieces).startswith(passed)

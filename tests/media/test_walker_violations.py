@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Every way to break RFC 6455 that a frame's head can tell: its close code, and that nothing of it passes."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.media.frames import LOOK_AT_ALL, FrameError, Walker, payload
+from tests.harness.frames import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, frame
+
+MAX_PAYLOAD = 1000
+LOOKS = [0, 320, LOOK_AT_ALL]
+PROTOCOL_ERROR, TOO_BIG = 1002, 1009
+
+
+def violations(key: bytes | None, wrong: bytes | None) -> dict[str, tuple[bytes, bytes, int]]:
+    """What is legal before it, the frame that is not, its close code (RFC 6455 §7.4.1)."""
+    begun = frame(TEXT, b"begun", key=key, fin=False)
+    bad = {
+        # §5.1: a client masks, a server does not
+        "wrong masking": (b"", frame(TEXT, b"sound", key=wrong), PROTOCOL_ERROR),
+        "wrong masking of a long frame": (b"", frame(TEXT, b"s" * 200, key=wrong), PROTOCOL_ERROR),
+        "wrong masking of a very long frame": (
+            b"",
+            frame(TEXT, b"s" * 10, key=wrong, wide=8),
+            PROTOCOL_ERROR,
+        ),
+        "wrong masking of a ping": (b"", frame(PING, b"ping", key=wrong), PROTOCOL_ERROR),
+        # §5.2: no extension was negotiated
+        "all reserved bits": (b"", frame(BINARY, b"{}", key=key, reserved=0x70), PROTOCOL_ERROR),
+        "a reserved bit in a ping": (b"", frame(PING, b"", key=key, reserved=0x40), PROTOCOL_ERROR),
+        "a reserved bit in a continuation": (
+            begun,
+            frame(CONTINUATION, b"", key=key, reserved=0x10),
+            PROTOCOL_ERROR,
+        ),
+        # §5.4
+        "a continuation of nothing": (b"", frame(CONTINUATION, b"", key=key), PROTOCOL_ERROR),
+        "a continuation behind the last": (
+            begun + frame(CONTINUATION, b"", key=key),
+            frame(CONTINUATION, b"", key=key),
+            PROTOCOL_ERROR,
+        ),
+        "text inside a message": (begun, frame(TEXT, b"another", key=key), PROTOCOL_ERROR),
+        "binary inside a message": (begun, frame(BINARY, b"", key=key, fin=False), PROTOCOL_ERROR),
+        # §5.5
+        "a fragmented close": (b"", frame(CLOSE, b"", key=key, fin=False), PROTOCOL_ERROR),
+        "a fragmented ping": (b"", frame(PING, b"", key=key, fin=False), PROTOCOL_ERROR),
+        "a fragmented pong": (b"", frame(PONG, b"", key=key, fin=False), PROTOCOL_ERROR),
+        "a long close": (b"", frame(CLOSE, b"\x03\xe8" + b"x" * 124, key=key), PROTOCOL_ERROR),
+        "a long ping": (b"", frame(PING, b"x" * 126, key=key), PROTOCOL_ERROR),
+        "a very long pong": (b"", frame(PONG, b"x" * 70_000, key=key), PROTOCOL_ERROR),
+        # The limit of ours
+        "too large": (b"", frame(TEXT, b"x" * (MAX_PAYLOAD + 1), key=key), TOO_BIG),
+        "far too large": (b"", bytes((0x80 | BINARY,)) + _endless(key), TOO_BIG),
+        "too large in two fragments": (
+            frame(TEXT, b"x" * 600, key=key, fin=False),
+            frame(CONTINUATION, b"x" * 401, key=key),
+            TOO_BIG,
+        ),
+        "too large in many fragments": (
+            frame(TEXT, b"x" * 600, key=key, fin=False) + frame(CONTINUATION, b"x" * 400, key=key, fin=False),
+            frame(CONTINUATION, b"x", key=key, fin=False),
+            TOO_BIG,
+        ),
+    }
+    for bit in (0x40, 0x20, 0x10):
+        bad[f"reserved bit {bit:#x}"] = (b"", frame(TEXT, b"{}", key=key, reserved=bit), PROTOCOL_ERROR)
+    for opcode in (*range(0x3, 0x8), *range(0xB, 0x10)):
+        bad[f"opcode {opcode:#x}"] = (b"", frame(opcode, b"{}", key=key), PROTOCOL_ERROR)
+    return bad
+
+
+def _endless(key: bytes | None) -> bytes:
+    """The rest of a head that announces more than anybody can send."""
+    return bytes(((0 if key is None else 0x80) | 127,)) + b"\xff" * 8 + (key or b"")
+
+
+CASES = [
+    pytest.param(direction, *case, id=f"{name} from {'a client' if direction else 'a server'}")
+    for direction, (key, wrong) in {True: (KEY, None), False: (None, KEY)}.items()
+    for name, case in violations(key, wrong).items()
+]
+
+
+@pytest.mark.parametrize(("masked", "before", "bad", "code"), CASES)
+@pytest.mark.parametrize("look_below", LOOKS)
+def test_nothing_of_a_bad_frame_passes(
+    masked: bool, before: bytes, bad: bytes, code: int, look_below: int
+) -> None:
+    good = frame(TEXT, b"good", key=KEY if masked else None)
+    stream = good + before + bad
+    # Behind the head nothing decides any more; what is cut there is like the rest.
+    for at in range(min(len(stream), len(good + before) + 20)):
+        walker = Walker(masked=masked, max_payload=MAX_PAYLOAD, look_below=look_below)
+        passed, breach = walk(walker, [stream[:at], stream[at:], good])
+        assert breach.close_code == code
+        assert breach.reason
+        assert passed == good + before
+        assert walker.at_boundary, "a close frame of ours may stand here"
+
+
+def walk(walker: Walker, pieces: list[bytes]) -> tuple[bytes, FrameError]:
+    """What passes until the breach, and the breach."""
+    passed = b""
+    for piece in pieces:
+        try:
+            passed += walker.feed(piece)
+        except FrameError as breach:
+            return passed + breach.passing, breach
+    raise AssertionError("nothing was found")
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_largest_message_passes(masked: bool) -> None:
+    key = KEY if masked else None
+    walker = Walker(masked=masked, max_payload=MAX_PAYLOAD)
+    whole = frame(TEXT, b"x" * MAX_PAYLOAD, key=key)
+    assert walker.feed(whole) == whole
+    parts = frame(TEXT, b"x" * 600, key=key, fin=False) + frame(CONTINUATION, b"x" * 400, key=key)
+    for _ in range(3):  # a message's size is its own
+        assert walker.feed(parts) == parts
+    assert walker.frames == 7
+
+
+def test_what_was_seen_before_a_bad_frame_is_shown() -> None:
+    walker = Walker(masked=True, max_payload=MAX_PAYLOAD)
+    ping = frame(PING, b"still there", key=KEY)
+    with pytest.raises(FrameError) as broken:
+        walker.feed(ping + frame(0x3, b"", key=KEY))
+    assert broken.value.passing == ping
+    assert [payload(broken.value.passing, one) for one in walker.seen] == [b"still there"]
+
+
+def test_after_a_stop_nothing_is_held() -> None:
+    walker = Walker(masked=True, max_payload=MAX_PAYLOAD)
+    walker.feed(frame(TEXT, b"x" * 500, key=KEY)[:100])
+    assert not walker.at_boundary
+    walker.stop()
+    assert walker.at_boundary
+    assert walker.held == 0
