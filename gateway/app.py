@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -25,7 +26,7 @@ from gateway.agents.directory import Directory
 from gateway.agents.kept import KeptAgents
 from gateway.agents.readiness import Probes
 from gateway.api.docs_page import reading_operations
-from gateway.api.edge import Edge
+from gateway.api.edge import Edge, http_exception
 from gateway.api.health import health_routes
 from gateway.api.kernel import routes
 from gateway.api.services import Services
@@ -126,15 +127,18 @@ def _application(services: Services) -> Starlette:
         *OPERATIONS,
         *reading_operations(OPERATIONS, url=services.settings.server.public_url),
     ]
-    return Starlette(
+    application = Starlette(
         routes=[
             *health_routes(services.board),
             Route("/ws/{target:path}", _no_upgrade),
             *routes(operations, services),
         ],
         middleware=[Middleware(Edge)],
+        exception_handlers={HTTPException: http_exception},
         lifespan=lifespan,
     )
+    application.router.redirect_slashes = False  # it would send a client where the Host header says
+    return application
 
 
 async def _no_upgrade(_: Request) -> JSONResponse:

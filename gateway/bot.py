@@ -10,6 +10,7 @@ the session's own task that holds it, so that whoever started it may go.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -141,8 +142,8 @@ class Bot:
             raise CallEnd(Endings.agent_start_timeout, words) from None
         except aiohttp.ClientConnectorError as error:
             self._means.probes.unreachable(self._instance)
-            words = (error.strerror or type(error).__name__).lower()
-            raise CallEnd(Endings.agent_unreachable, f"connecting to the agent failed: {words}") from None
+            words = f"connecting to the agent failed: {_why(error)}"
+            raise CallEnd(Endings.agent_unreachable, words) from None
         except (aiohttp.ClientError, OSError) as error:
             raise self._broken(type(error).__name__) from None
 
@@ -209,6 +210,15 @@ class Bot:
         )
         if not ran:
             self.taken.set_exception(end)
+
+
+def _why(error: aiohttp.ClientConnectorError) -> str:
+    """In words that name no address: they reach whoever started the session."""
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "no TLS with a good certificate"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its name was not found"
+    return os.strerror(error.errno).lower() if isinstance(error.errno, int) else "no connection"
 
 
 def _completion_status(end: CallEnd) -> str | None:

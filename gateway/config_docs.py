@@ -147,7 +147,13 @@ def _kind(annotation: Any) -> str:
         return "table"
     if (inner := item(bare)) is not None:
         return f"list of {_kind(inner)}s"
-    names = {int: "integer", float: "number", str: "string", SecretStr: "secret string"}
+    names = {
+        bool: "`true` or `false`",
+        int: "integer",
+        float: "number",
+        str: "string",
+        SecretStr: "secret string",
+    }
     return names[bare]
 
 

@@ -24,15 +24,19 @@ _FORMATS: Final[Mapping[str, str]] = {
 _SIMPLE: Final[Mapping[str, Any]] = {"string": "string", "boolean": True, "object": {}, "null": None}
 
 
-def example_of(schema: Mapping[str, Any], defs: Mapping[str, Any], model: type[BaseModel]) -> Any:
-    """An example of a schema that `model` takes; None where none can be made.
+def example_of(
+    schema: Mapping[str, Any], defs: Mapping[str, Any], reads: type[BaseModel] | None = None
+) -> Any:
+    """An example of a schema; None where none can be made that the model `reads` takes.
 
     A model's own example comes first, then a field's, then its default, then a value of its type. Optional
     fields without any of these are left out.
     """
     example = _make(schema, defs, 0)
+    if reads is None:
+        return example
     try:
-        model.model_validate_json(dump(example))
+        reads.model_validate_json(dump(example), strict=True)
     except (ValidationError, ValueError):
         return None
     return example

@@ -130,8 +130,9 @@ class _Schemas:
         return schema
 
     def example(self, model: type[BaseModel], mode: Mode) -> Json:
-        """`{"example": …}` that the model takes, or nothing where none can be made."""
-        example = example_of(self.ref(model, mode), self._defs, model)
+        """`{"example": …}`, or nothing where none can be made that the model takes."""
+        reads = model if mode == "validation" else None
+        example = example_of(self.ref(model, mode), self._defs, reads)
         return {} if example is None else {"example": example}
 
     def components(self) -> Json:

@@ -9,6 +9,14 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from gateway.api.session_examples import (
+    NEW_EXAMPLE,
+    REPORT_EXAMPLE,
+    SESSION_EXAMPLE,
+    SESSION_WHOLE,
+    SUMMARY_EXAMPLE,
+    TIME_EXAMPLE,
+)
 from gateway.api.strict_json import dump
 
 METADATA_BYTES: Final = 8192
@@ -22,8 +30,10 @@ LONGEST_DURATION_S: Final = 14_400
 LONGEST_REPORT_S: Final = 86_400
 MAX_OFFSET: Final = 2**31
 NAME_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)?$"
-SESSION_EXAMPLE: Final = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
-TIME_EXAMPLE: Final = "2026-01-31T09:30:00.000Z"
+
+
+def _example(value: dict[str, JsonValue]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [value]})
 
 
 class Status(StrEnum):
@@ -99,6 +109,8 @@ class DailyTransport(_Taken):
 class NewSession(_Taken):
     """A session to start."""
 
+    model_config = _example(NEW_EXAMPLE)
+
     agent: str = Field(
         pattern=NAME_PATTERN,
         max_length=128,
@@ -139,6 +151,8 @@ class TranscriptEntry(_Taken):
 
 class Report(_Taken):
     """What the agent's side reports of a session; at least one of the three."""
+
+    model_config = _example(REPORT_EXAMPLE)
 
     transcript: list[TranscriptEntry] | None = Field(
         default=None, min_length=1, max_length=TRANSCRIPT_ENTRIES, description="What was said, in order."
@@ -228,6 +242,8 @@ class TransportView(BaseModel):
 class SessionSummary(BaseModel):
     """A session, without what it reported. Times are RFC 3339, UTC."""
 
+    model_config = _example(SUMMARY_EXAMPLE)
+
     id: str = Field(examples=[SESSION_EXAMPLE])
     object: Literal["session"] = "session"
     agent: str = Field(description="The agent's service host.", examples=["support.acme"])
@@ -257,6 +273,8 @@ class ReportedEntry(BaseModel):
 
 class Session(SessionSummary):
     """A session. Times are RFC 3339, UTC."""
+
+    model_config = _example(SESSION_WHOLE)
 
     reported_seconds: float | None = Field(description="The duration that was reported.")
     transcript: list[ReportedEntry] | None = Field(description="As it was reported.")

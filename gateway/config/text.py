@@ -45,6 +45,8 @@ def literal(value: Any) -> str:
     match value:
         case SecretStr():
             return literal(HIDDEN)
+        case bool():
+            return "true" if value else "false"
         case list():
             return f"[{', '.join(literal(each) for each in value)}]"
         case float():

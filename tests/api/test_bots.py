@@ -3,29 +3,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
-from gateway.agents.readiness import Readiness
-from gateway.bots import Bots, NotReady, StartedBot
 from gateway.errors import CallEnd, Endings, Side
 from gateway.sessions.lifecycle import State
-from gateway.sessions.session import CallFacts, SessionExtras
 from gateway.stops import StopWatch
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.bot import answer_of, bot_of, holds, never_reads, says
+from tests.harness.bot import answer_of, bot_of, holds, says
 from tests.harness.gateway import eventually
-from tests.harness.peer import WAIT_S
-from tests.harness.starts import Worker, tables, working
+from tests.harness.starts import Worker, refusal, starts, tables, working
 
-LONG_S = 600.0
 SHORT_S = 0.3
 
 
@@ -45,34 +38,6 @@ async def agent(agent_at: Callable[..., Any], port: AgentPort) -> Agent:
     """support.acme, at work; it has one place."""
     found: Agent = await agent_at(port, holds)
     return found
-
-
-async def starts(worker: Worker, **how: Any) -> StartedBot:
-    """Starts a session of support.acme."""
-    (support,) = worker.services.directory.agents
-    facts = CallFacts(
-        session_id=how.pop("session_id", str(uuid.uuid4())),
-        agent=support.service_host,
-        organization=support.organization,
-        region=support.region,
-        carrier="bot",
-        call_id=None,
-        stream_id=None,
-        from_number=None,
-        to_number=None,
-    )
-    extras = SessionExtras(transport="bot")
-    request = {"headers": {}, "body": b"{}", "max_duration_s": LONG_S} | how
-    return await worker.bots.start(support, facts, extras, **request)
-
-
-async def refusal(worker: Worker, **how: Any) -> CallEnd:
-    """How a start is refused, which it must be; nothing is left then."""
-    with pytest.raises(CallEnd) as caught:
-        await starts(worker, **how)
-    await eventually(lambda: worker.bots.running == 0, "the session is forgotten")
-    await worker.assert_nothing_left()
-    return caught.value
 
 
 # A session, from its start to its end
@@ -226,128 +191,3 @@ async def test_a_gateway_that_goes_ends_its_sessions_and_starts_no_more(
         for session in sessions:
             assert (await worker.over(session.session_id)).reason == "draining"
         assert (await refusal(worker)).ending is Endings.draining
-
-
-# Starts that are refused, and leave nothing
-
-
-async def test_nobody_listens(worker: Worker, port: AgentPort) -> None:
-    end = await refusal(worker)
-    assert end.ending is Endings.agent_unreachable
-    (record,) = await worker.records()
-    assert (record.state, record.completion_status) == (State.FAILED, "HTTP_ERROR")
-    assert worker.services.probes.readiness(port.url) is Readiness.UNREACHABLE
-
-
-async def test_all_places_are_taken(worker: Worker, agent: Agent) -> None:
-    started = await starts(worker)
-    with pytest.raises(CallEnd) as caught:
-        await starts(worker)
-    assert caught.value.ending is Endings.at_capacity
-    assert caught.value.words == "1 of 1 places are taken"
-    assert agent.upgrades == 1
-    assert [record.session_id for record in await worker.records()] == [started.session_id]
-
-
-async def test_no_instance_is_ready(worker: Worker, agent_at: Callable[..., Any], port: AgentPort) -> None:
-    await agent_at(port, holds, ready=503)
-    await worker.sees(port.url, Readiness.STARTING)
-    assert isinstance(await refusal(worker), NotReady)
-    assert await worker.records() == []
-
-
-async def test_an_instance_that_is_not_ready_because_it_is_busy_is_at_capacity(
-    worker: Worker, agent: Agent, port: AgentPort
-) -> None:
-    await starts(worker)
-    agent.ready = 503
-    await worker.sees(port.url, Readiness.STARTING)
-    with pytest.raises(CallEnd) as caught:
-        await starts(worker)
-    assert caught.value.ending is Endings.at_capacity
-
-
-async def test_the_instance_that_is_ready_is_taken(
-    agent_at: Callable[..., Any], agent_port: Callable[[], AgentPort], tmp_path: Path
-) -> None:
-    slow, gone, ready = agent_port(), agent_port(), agent_port()
-    await agent_at(slow, holds, ready=503)
-    agent = await agent_at(ready, holds)
-    settings = tables(slow.url, gone.url, ready.url)
-    async with working(tmp_path / "patchbay.db", settings) as worker:
-        for port, readiness in (
-            (slow, Readiness.STARTING),
-            (gone, Readiness.UNREACHABLE),
-            (ready, Readiness.READY),
-        ):
-            await worker.sees(port.url, readiness)
-        assert (await starts(worker)).instance == agent.port.url
-
-
-async def test_an_agent_that_does_not_take_the_request_in_time(
-    agent_at: Callable[..., Any], port: AgentPort, tmp_path: Path
-) -> None:
-    agent = await agent_at(port, never_reads, receive_buffer=4096)
-    settings = tables(port.url, limits={"agent_connect_timeout": SHORT_S})
-    async with working(tmp_path / "patchbay.db", settings) as worker:
-        end = await refusal(worker, body=b" " * 8_000_000)
-        assert end.ending is Endings.agent_start_timeout
-        assert agent.upgrades == 1
-
-
-async def test_an_agent_that_refuses_before_it_has_read_the_request(
-    worker: Worker, agent_at: Callable[..., Any], port: AgentPort
-) -> None:
-    async def refuses(agent: Agent, call: Any) -> None:
-        call._reader._transport.pause_reading()
-        call.send(answer_of(413))
-
-    await agent_at(port, refuses, receive_buffer=4096)
-    end = await refusal(worker, body=b" " * 8_000_000)
-    assert (end.ending, end.words) == (Endings.agent_failed, "/bot answered 413")
-
-
-async def test_whoever_starts_may_give_up(
-    worker: Worker, agent_at: Callable[..., Any], port: AgentPort
-) -> None:
-    agent = await agent_at(port, never_reads, receive_buffer=4096)
-    starting = asyncio.create_task(starts(worker, body=b" " * 8_000_000))
-    call = await agent.asks()
-    starting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await starting
-    await eventually(lambda: worker.bots.running == 0, "the session is forgotten")
-    await worker.assert_nothing_left()
-    call._reader._transport.resume_reading()
-    await call.leave()
-
-
-async def test_a_session_may_be_stopped_while_it_starts(
-    worker: Worker, agent_at: Callable[..., Any], port: AgentPort
-) -> None:
-    agent = await agent_at(port, never_reads, receive_buffer=4096)
-    session_id = str(uuid.uuid4())
-    starting = asyncio.create_task(starts(worker, session_id=session_id, body=b" " * 8_000_000))
-    await agent.asks()
-    assert worker.bots.stop(session_id, CallEnd(Endings.stopped))
-    with pytest.raises(CallEnd) as caught:
-        await starting
-    assert caught.value.ending is Endings.stopped
-    assert (await worker.over(session_id)).state is State.CANCELED
-
-
-async def test_the_store_does_not_answer(worker: Worker, agent: Agent) -> None:
-    await worker.store.close()
-    with pytest.raises(CallEnd) as caught:
-        await starts(worker)
-    assert caught.value.ending is Endings.store_failed
-    assert agent.upgrades == 0
-    with pytest.raises(CallEnd) as caught:
-        await worker.bots.expect_place(next(iter(worker.services.directory.agents)))
-    assert caught.value.ending is Endings.store_failed
-
-
-async def test_a_client_that_shares_connections_is_none_for_sessions(worker: Worker) -> None:
-    async with aiohttp.ClientSession() as http:
-        with pytest.raises(ValueError, match="bots_http"):
-            Bots(worker.store, worker.services.probes, http, time.time, connect_timeout_s=WAIT_S)

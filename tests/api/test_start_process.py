@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Starts at the real gateway: which worker is asked does not matter, and a gateway that goes waits for them."""
+"""Starts at the real gateway: any worker may be asked, and a gateway that goes waits for its sessions."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 
@@ -23,13 +25,14 @@ def support(port: AgentPort, **more: Any) -> dict[str, Any]:
     return {"name": "support", "organization": "acme", "instances": [port.url], **more}
 
 
-async def start(gateway: Gateway, **headers: str) -> tuple[int, Any]:
+async def start(gateway: Gateway, transport: str | None = None, **headers: str) -> tuple[int, Any]:
     """One start on a connection of its own."""
+    wanted = {"body": {"customer": 4711}, "transport": transport}
     async with (
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WAIT_S)) as http,
         http.post(
             f"http://127.0.0.1:{gateway.port}/v1/public/support/start",
-            data=io.BytesIO(json.dumps({"body": {"customer": 4711}}).encode()),
+            data=io.BytesIO(json.dumps(wanted).encode()),
             headers={"Authorization": "Bearer pk_acme", "Content-Type": "application/json", **headers},
         ) as answer,
     ):
@@ -96,3 +99,25 @@ async def test_every_worker_knows_the_answer_and_the_places(
     assert agent.upgrades == 1
     bot.end()
     await eventually(lambda: session(gateway, first[1]["sessionId"])["state"] == "ended", "it ends")
+
+
+async def test_the_session_that_was_promised_is_the_one_that_runs(
+    start_gateway: Callable[..., Gateway], agent_port: Callable[[], AgentPort], agent_at: Callable[..., Any]
+) -> None:
+    port = agent_port()
+    agent = await agent_at(port)
+    gateway = start_gateway(organizations=[ACME], agents=[support(port, websocket_auth="token")])
+    status, answer = await start(gateway, "websocket")
+    assert status == 200
+    url = urlsplit(answer["wsUrl"])
+    assert url.netloc == f"127.0.0.1:{gateway.port}"
+
+    query = urlencode({"token": answer["token"], "body": answer["body"]})
+    caller = await gateway.dial(f"{url.path}?{query}")
+
+    call = await agent.call()
+    assert call.session == answer["sessionId"]
+    assert json.loads(base64.b64decode(call.query["body"][0])) == {"customer": 4711}
+    await caller.hang_up()
+    await gateway.callers_leave()
+    await eventually(lambda: session(gateway, answer["sessionId"])["state"] == "ended", "it ends")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -27,17 +28,18 @@ from gateway.api.kernel import routes
 from gateway.api.keys import Keyring
 from gateway.api.services import Services
 from gateway.api.start import START
-from gateway.bots import Bots, bots_http
+from gateway.bots import Bots, StartedBot, bots_http
 from gateway.call import Switchboard
 from gateway.config import Settings
 from gateway.errors import CallEnd, Endings
 from gateway.sessions.owner import Owner
-from gateway.sessions.session import SessionRecord
+from gateway.sessions.session import CallFacts, SessionExtras, SessionRecord
 from gateway.sessions.sqlite import SqliteStore
 from gateway.sessions.tokens import Tokens, load_secret
-from tests.harness.gateway import POLL_S
+from tests.harness.gateway import POLL_S, eventually
 from tests.harness.peer import WAIT_S
 
+LONGEST_S = 600.0
 CLOSING = CallEnd(Endings.draining)
 
 
@@ -156,3 +158,31 @@ async def working(file: Path, tables: dict[str, Any], name: str = "worker") -> A
         await server.startup(sockets=[listening])
         stack.push_async_callback(server.shutdown, [listening])
         yield Worker(listening.getsockname()[1], services, store, bots, http)
+
+
+async def starts(worker: Worker, **how: Any) -> StartedBot:
+    """Starts a session of support.acme."""
+    (support,) = worker.services.directory.agents
+    facts = CallFacts(
+        session_id=how.pop("session_id", str(uuid.uuid4())),
+        agent=support.service_host,
+        organization=support.organization,
+        region=support.region,
+        carrier="bot",
+        call_id=None,
+        stream_id=None,
+        from_number=None,
+        to_number=None,
+    )
+    extras = SessionExtras(transport="bot")
+    request = {"headers": {}, "body": b"{}", "max_duration_s": LONGEST_S} | how
+    return await worker.bots.start(support, facts, extras, **request)
+
+
+async def refusal(worker: Worker, **how: Any) -> CallEnd:
+    """How a start is refused, which it must be; nothing is left then."""
+    with pytest.raises(CallEnd) as caught:
+        await starts(worker, **how)
+    await eventually(lambda: worker.bots.running == 0, "the session is forgotten")
+    await worker.assert_nothing_left()
+    return caught.value

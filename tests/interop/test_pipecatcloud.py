@@ -334,7 +334,7 @@ async def test_cli_shows_and_sets_the_default_region(theirs: PipecatCloud) -> No
     [
         (("agent", "logs", "support"), "does not see the logs"),
         (("secrets", "list"), "keeps no secrets"),
-        (("organizations", "spend-limit", "show"), "bills nothing"),
+        (("spend-limit", "show"), "bills nothing"),
         (("deploy", "fresh", "acme/fresh:1", "--yes"), "runs no containers"),
     ],
 )

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What the OpenAPI document says of the session resource."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.api.openapi import openapi_document
+from gateway.api.session_models import NewSession, Report, Session, SessionPage
+from gateway.api.sessions import SESSIONS
+
+
+@pytest.fixture(scope="module")
+def paths() -> Any:
+    return openapi_document(SESSIONS, url="/", version="1")["paths"]
+
+
+def example(content: Any) -> Any:
+    return content["content"]["application/json"]["example"]
+
+
+def test_every_example_is_one(paths: Any) -> None:
+    create = paths["/v1/sessions"]["post"]
+    wanted = NewSession.model_validate(example(create["requestBody"]), strict=True)
+    assert wanted.transport.type == "websocket"
+    complete = paths["/v1/sessions/{session_id}/complete"]["post"]
+    report = example(complete["requestBody"])
+    assert Report.model_validate(report).results == {"resolved": True}
+    for answered in (
+        create["responses"]["201"],
+        complete["responses"]["200"],
+        paths["/v1/sessions/{session_id}"]["get"]["responses"]["200"],
+        paths["/v1/sessions/{session_id}/stop"]["post"]["responses"]["200"],
+    ):
+        shown = Session.model_validate(example(answered))
+        assert shown.model_dump(mode="json") == example(answered)
+    page = example(paths["/v1/sessions"]["get"]["responses"]["200"])
+    assert SessionPage.model_validate(page).data[0].id
+
+
+def test_all_of_it_wants_a_private_key(paths: Any) -> None:
+    for operations in paths.values():
+        for operation in operations.values():
+            assert operation["security"] == [{"privateKey": []}]
+            assert {"401", "403", "429", "500", "503"} <= operation["responses"].keys()

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The session resource of the real gateway, with two workers, from the promise to the report to the stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+
+from tests.harness.agent import Agent, AgentPort
+from tests.harness.gateway import Gateway, eventually
+from tests.harness.telephony import assert_each_end_told, assert_no_places_taken
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def support_port(agent_port: Callable[[], AgentPort]) -> AgentPort:
+    return agent_port()
+
+
+@pytest.fixture(scope="module")
+def gateway(start_gateway: Callable[..., Gateway], support_port: AgentPort) -> Gateway:
+    support = {"name": "support", "organization": "acme", "instances": [support_port.url]}
+    support |= {"sessions_per_instance": 2, "max_agents": 1, "websocket_auth": "token"}
+    return start_gateway(
+        server={"workers": 2},
+        organizations=[{"name": "acme", "private_keys": ["sk_acme"]}],
+        agents=[support],
+        limits={"close_timeout": 0.5},
+    )
+
+
+@pytest.fixture(autouse=True)
+async def nobody_holds_the_line(gateway: Gateway) -> AsyncIterator[None]:
+    yield
+    await gateway.callers_leave()
+    await assert_no_places_taken(gateway)
+    await assert_each_end_told(gateway)
+
+
+@pytest.fixture
+async def support(agent_at: Callable[..., Any], support_port: AgentPort) -> Agent:
+    agent: Agent = await agent_at(support_port)
+    return agent
+
+
+@pytest.fixture
+async def ask(gateway: Gateway) -> AsyncIterator[Ask]:
+    """One request on a connection of its own, so that any worker may get it; status and JSON."""
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with aiohttp.ClientSession(
+        connector=connector, headers={"Authorization": "Bearer sk_acme"}
+    ) as client:
+
+        async def send(method: str, path: str, value: Any = None) -> tuple[int, Any]:
+            url = f"http://127.0.0.1:{gateway.port}/v1/sessions{path}"
+            async with client.request(method, url, json=value) as answer:
+                return answer.status, await answer.json()
+
+        yield send
+
+
+async def promised(ask: Ask, **fields: Any) -> Any:
+    wanted = {"agent": "support", "transport": {"type": "websocket"}, **fields}
+    status, session = await ask("POST", "", wanted)
+    assert status == 201, session
+    return session
+
+
+def target(session: Any) -> str:
+    """Where its socket goes, with the token in the path."""
+    url = urlsplit(session["transport"]["url"])
+    query = f"?{url.query}" if url.query else ""
+    return f"{url.path}/{session['transport']['token']}{query}"
+
+
+async def shown(ask: Ask, session_id: str) -> Any:
+    status, session = await ask("GET", f"/{session_id}")
+    assert status == 200, session
+    return session
+
+
+async def test_the_promised_session_is_the_one_that_runs(gateway: Gateway, support: Agent, ask: Ask) -> None:
+    session = await promised(ask, metadata={"ticket": 4711}, body={"name": "Ada"})
+    session_id = session["id"]
+    caller = await gateway.dial(target(session))
+    agent = await support.call()
+    assert agent.session == session_id
+    assert agent.path.startswith("/ws?body=")
+    caller.say("hello")
+    assert (await agent.hear()).payload == b"hello"
+
+    status, reported = await ask("POST", f"/{session_id}/complete", {"results": {"resolved": True}})
+    assert (status, reported["status"]) == (200, "running")
+    waiting = [
+        asyncio.create_task(ask("GET", f"/{session_id}?wait_for_completion=true&timeout_seconds=120"))
+        for _ in range(6)
+    ]
+    assert (await ask("POST", f"/{session_id}/stop"))[0] == 200
+    assert (await caller.closed())[0] == 1000
+    assert (await agent.closed())[0] == 1000
+    for status, over in await asyncio.gather(*waiting):
+        assert (status, over["status"], over["end_reason"]) == (200, "ended", "stopped")
+        assert (over["metadata"], over["results"]) == ({"ticket": 4711}, {"resolved": True})
+        assert over["usage"]["frames_in"] == 1
+    assert session["transport"]["token"] not in json.dumps(over)
+    assert (await ask("POST", f"/{session_id}/complete", {"results": 1}))[0] == 409
+
+
+async def test_any_worker_stops_any_call(gateway: Gateway, support: Agent, ask: Ask) -> None:
+    for _ in range(8):  # by chance both workers carry some, and both are asked
+        session = await promised(ask)
+        caller = await gateway.dial(target(session))
+        agent = await support.call()
+        assert (await ask("POST", f"/{session['id']}/stop"))[0] == 200
+        assert (await caller.closed())[0] == 1000
+        await agent.closed()
+        await caller.leave()
+
+
+async def test_a_promise_that_was_stopped_opens_nothing(gateway: Gateway, support: Agent, ask: Ask) -> None:
+    session = await promised(ask)
+    status, stopped = await ask("POST", f"/{session['id']}/stop")
+    assert (status, stopped["status"]) == (200, "canceled")
+    caller = await gateway.dial(target(session))
+    assert caller.status == 403
+    assert support.upgrades == 0
+
+
+async def test_a_caller_who_hangs_up_ends_the_wait(gateway: Gateway, support: Agent, ask: Ask) -> None:
+    session = await promised(ask)
+    caller = await gateway.dial(target(session))
+    await support.call()
+
+    def runs() -> bool:
+        return bool(gateway.sessions(session["id"])[0]["started_at"])
+
+    await eventually(runs, "the session runs")
+    waiting = asyncio.create_task(
+        ask("GET", f"/{session['id']}?wait_for_completion=true&timeout_seconds=120")
+    )
+    await caller.hang_up()
+    status, over = await waiting
+    assert (status, over["status"], over["end_reason"]) == (200, "ended", "caller_hangup")
+
+
+async def test_silence_that_was_asked_for_ends_the_session(
+    gateway: Gateway, support: Agent, ask: Ask
+) -> None:
+    session = await promised(ask, idle_timeout_seconds=1)
+    caller = await gateway.dial(target(session))
+    agent = await support.call()
+    assert (await caller.closed())[0] == 1000
+    await agent.closed()
+    assert (await shown(ask, session["id"]))["end_reason"] == "idle_timeout"
+
+
+async def test_the_longest_duration_that_was_asked_for_ends_it(
+    gateway: Gateway, support: Agent, ask: Ask
+) -> None:
+    session = await promised(ask, max_duration_seconds=1)
+    caller = await gateway.dial(target(session))
+    agent = await support.call()
+    assert (await caller.closed())[0] == 1000
+    await agent.closed()
+    assert (await shown(ask, session["id"]))["end_reason"] == "max_duration"
+
+
+async def test_what_is_unknown_is_404(gateway: Gateway, ask: Ask) -> None:
+    assert (await ask("GET", f"/{uuid.uuid4()}"))[0] == 404
