@@ -24,6 +24,7 @@ from gateway.agents.directory import Directory
 from gateway.agents.readiness import Probes, Readiness
 from gateway.api.keys import Keyring
 from gateway.config import AgentSettings, Settings
+from gateway.ends import end_watch
 from gateway.errors import CallEnd, Endings
 from gateway.fate import Fate
 from gateway.media import frames
@@ -366,6 +367,7 @@ class Call:
             completion_status="WS_CONNECTION_CLOSED",
         )
         written = self._board.store.ended(self.session_id, outcome)
+        end_watch(self._board.store).ended(self.session_id)
         await asyncio.wait([written], timeout=END_WRITE_TIMEOUT_S)
 
     def _traffic(self) -> Traffic:

@@ -35,8 +35,9 @@ async def redeem(
     tokens: Tokens,
     body: str | None,
 ) -> Proof | None:
-    """Takes a token, which is used up by this; None where none is given, or none is wanted.
+    """Takes a token, which is used up by this; None where there is none to take.
 
+    An agent that wants no token is still told the session of one that is good: it was promised that way.
     `agent`: the one the URL names. Where it names none, the token itself says which of `agents` it is for.
     Raises CallEnd: unauthorized where the agent wants a token and this is not a good one, store_failed.
     """
@@ -45,13 +46,14 @@ async def redeem(
     if token is None:
         return None
     for candidate in (agent,) if agent is not None else agents:
-        if candidate.websocket_auth != "token":
+        wanted = candidate.websocket_auth == "token"
+        if not wanted and agent is None:
             continue
         try:
             redeemed = await tokens.redeem(token, candidate.service_host, candidate.organization)
         except TokenRefused as refused:
-            if agent is None and refused.reason in _NOT_FOR_THIS_ONE:
-                continue
+            if not wanted or (agent is None and refused.reason in _NOT_FOR_THIS_ONE):
+                continue  # a path may end in anything where no token is asked for
             raise CallEnd(Endings.unauthorized, f"the token is refused: {refused.reason}") from None
         except StoreFailed as error:
             raise CallEnd(Endings.store_failed, str(error)) from None

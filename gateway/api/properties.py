@@ -39,11 +39,11 @@ class SchemaAnswer(Told):
 
 
 class PropertiesChange(Asked):
-    """New values; a property that is not named stays as it is."""
+    """New values."""
 
-    default_region: str | None = Field(
-        default=None,
+    default_region: str = Field(
         description="The region of agents that are made without one: one of the regions there are.",
+        examples=["us-west"],
     )
 
 
@@ -81,8 +81,6 @@ async def schema(context: Context) -> Answer:
 
 async def _change(context: Context) -> None:
     services, region = context.services, context.body_as(PropertiesChange).default_region
-    if region is None:
-        raise refused(400, "No properties were given; there is defaultRegion")
     if region not in (codes := _codes(services)):
         raise refused(400, f"defaultRegion: there is no such region; there is {', '.join(sorted(codes))}")
     value = json.dumps({"defaultRegion": region})

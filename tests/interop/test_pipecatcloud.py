@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot import bot_of, holds
 from tests.harness.daily import API_KEY, DailyServer
-from tests.harness.gateway import Gateway, eventually
+from tests.harness.gateway import POLL_S, Gateway, eventually
 
 HERE = Path(__file__).parent
 PYTHON = HERE.parents[1] / ".venv-interop" / "bin" / "python"
@@ -128,10 +129,22 @@ def gateway(start_gateway: Callable[..., Gateway], bot_port: AgentPort, daily_po
     )
 
 
+async def sees(gateway: Gateway, *, ready: bool) -> None:
+    """Waits until the gateway has seen support.acme so."""
+    url = f"http://127.0.0.1:{gateway.port}/v1/agents/support"
+    async with asyncio.timeout(RUN_S), aiohttp.ClientSession() as client:
+        while True:
+            async with client.get(url, headers={"Authorization": "Bearer sk_acme"}) as answer:
+                if (await answer.json())["ready"] is ready:
+                    return
+            await asyncio.sleep(POLL_S)
+
+
 @pytest.fixture
 async def bot(agent_at: Callable[..., Any], bot_port: AgentPort, gateway: Gateway) -> AsyncIterator[Agent]:
     """support.acme, which holds its sessions until the test ends them; afterwards no place is taken."""
     agent: Agent = await agent_at(bot_port, holds)
+    await sees(gateway, ready=True)
     yield agent
     await agent.stop()
     await eventually(lambda: gateway.status()["sessions"]["active"] == 0, "every place is free")
@@ -197,19 +210,10 @@ async def test_sdk_says_that_the_agent_is_at_capacity(theirs: PipecatCloud, bot:
 async def test_sdk_says_that_the_agent_is_not_ready(
     theirs: PipecatCloud, agent_at: Callable[..., Any], bot_port: AgentPort, gateway: Gateway
 ) -> None:
-    agent = await agent_at(bot_port, ready=503)
-    await sees(theirs, ready=False)
+    await agent_at(bot_port, ready=503)
+    await sees(gateway, ready=False)
     answer = await theirs.starts("support", "pk_acme")
     assert answer["code"] == "PCC-1001"
-    agent.ready = 200
-    await sees(theirs, ready=True)
-
-
-async def sees(theirs: PipecatCloud, *, ready: bool) -> None:
-    """Waits until the gateway has seen it."""
-    async with asyncio.timeout(RUN_S):
-        while (await theirs.cli("agent", "status", "support")).json["ready"] is not ready:
-            pass
 
 
 # The CLI

@@ -135,7 +135,9 @@ async def test_nothing_is_managed_without_a_private_key(api: Any) -> None:
 async def test_another_organisation_is_not_found(api: Any) -> None:
     for operation in MANAGEMENT:
         if "{org}" in operation.path:
-            value = {"name": "x", "serviceName": "support"} if operation.body else None
+            value = (
+                {"name": "x", "serviceName": "a-b", "defaultRegion": "us-east"} if operation.body else None
+            )
             value = value and {name: value[name] for name in value if name in fields(operation)}
             reply = await api(operation.method, filled(operation.path), key="sk_globex", value=value)
             assert (reply.status, reply.json["code"]) == (404, "404"), operation.path

@@ -122,6 +122,8 @@ async def test_a_passage_lasts_as_long_as_the_call(gateway: Gateway, call: tuple
 
 
 async def test_a_large_answer_does_not_pile_up(gateway: Gateway, call: tuple[Call, Agent]) -> None:
+    if len(gateway.workers()) > 1:
+        pytest.skip("its memory is that of the parent, which carries nothing")
     reader, writer = await begin(gateway, call[0].session, "/recording")
     left = RECORDING_BYTES
     before = gateway.resident_bytes
