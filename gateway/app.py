@@ -8,7 +8,7 @@ import contextlib
 import gc
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from typing import Any
@@ -36,7 +36,7 @@ from gateway.call import Switchboard
 from gateway.config import Settings
 from gateway.errors import CallEnd, Endings
 from gateway.media.batching import Batching
-from gateway.media.upgrade import SERVE_CALL
+from gateway.media.upgrade import SERVE_CALL, Upgrade
 from gateway.sessions.connect import open_store
 from gateway.sessions.owner import STALE_S, Owner
 from gateway.sessions.store import Store, StoreFailed
@@ -65,8 +65,8 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Starlette, Services
         batching = Batching(settings.server.relay_batch_ms / 1000)
         batching.start()
         stack.callback(batching.stop)
+        application = _application(services, batching)
         # What lives by now lives on: the collector need not look at it again while calls are carried.
-        application = _application(services)
         gc.collect()
         gc.freeze()
         yield application, services
@@ -118,10 +118,14 @@ async def _services(settings: Settings, store: Store, stack: AsyncExitStack) -> 
     )
 
 
-def _application(services: Services) -> Starlette:
+def _application(services: Services, batching: Batching) -> Starlette:
+    def serve(upgrade: Upgrade) -> Coroutine[Any, Any, None]:
+        batching.stay_awake()
+        return services.board.serve(upgrade)
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
-        yield {SERVE_CALL: services.board.serve}
+        yield {SERVE_CALL: serve}
 
     operations = [
         *OPERATIONS,
@@ -133,7 +137,7 @@ def _application(services: Services) -> Starlette:
             Route("/ws/{target:path}", _no_upgrade),
             *routes(operations, services),
         ],
-        middleware=[Middleware(Edge)],
+        middleware=[Middleware(Edge, on_request=batching.stay_awake)],
         exception_handlers={HTTPException: http_exception},
         lifespan=lifespan,
     )

@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import quote
 
 import structlog
@@ -79,17 +80,9 @@ class Switchboard:
         self.draining = False
         self.calls: set[Call] = set()
 
-    async def serve(self, upgrade: Upgrade) -> None:
+    def serve(self, upgrade: Upgrade) -> Coroutine[Any, Any, None]:
         """Carries one call, or a passage to a session that runs already, from its upgrade to its end."""
-        if is_passage(upgrade):
-            await Passage(self, upgrade).run()
-            return
-        call = Call(self, upgrade)
-        self.calls.add(call)
-        try:
-            await call.run()
-        finally:
-            self.calls.discard(call)
+        return Passage(self, upgrade).run() if is_passage(upgrade) else Call(self, upgrade).run()
 
     def end_call(self, session_id: str, end: CallEnd) -> bool:
         """Ends a call of this process; False where it carries none of this session."""
@@ -140,15 +133,20 @@ class Call:
 
     async def run(self) -> None:
         """Tells the story and sees to its end. Raises nothing."""
+        self._board.calls.add(self)
         try:
             await self.tell()
-            end = await self._until_ended()
+            assert self._relay is not None
+            end = await self._relay.ended  # nothing is left to do while they talk, and little is kept
         except CallEnd as refusal:
             end = refusal
         except Exception:  # noqa: BLE001 - the edge of the call's task: it ends this call and no other
             self._log.exception("internal error")
             end = CallEnd(Endings.internal_error)
-        await self._finish(end)
+        try:
+            await self._finish(end)
+        finally:
+            self._board.calls.discard(self)
 
     async def tell(self) -> None:
         """The story, up to where the relay runs. Raises CallEnd where it ends before."""
@@ -325,11 +323,6 @@ class Call:
         self._board.store.started(self.session_id, self._board.now())
         self._relay.start()
         self.fate.hand_over(self._relay.end)
-
-    async def _until_ended(self) -> CallEnd:
-        """Nothing is left to do here while they talk; what the story needed on its way is let go of."""
-        assert self._relay is not None
-        return await self._relay.ended
 
     # The end
 

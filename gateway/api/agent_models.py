@@ -122,7 +122,10 @@ class AgentChange(Asked):
         examples=[["http://10.0.0.5:8080"]],
     )
     sessions_per_instance: int | None = Field(
-        default=None, ge=1, description="Sessions that one instance runs at the same time; 1 at first."
+        default=None,
+        ge=1,
+        description="Sessions of this agent that one instance runs at the same time; 1 at first. An instance "
+        "that several agents use runs as many of each.",
     )
     auto_scaling: Scaling | None = None
     max_session_duration: int | None = Field(

@@ -47,15 +47,26 @@ def request_id_of(scope: Scope) -> str:
 class Edge:
     """The outermost middleware."""
 
-    def __init__(self, app: ASGIApp, *, new_id: Callable[[], str] = lambda: uuid.uuid4().hex) -> None:
-        """`new_id` makes ids for requests that bring none, or none that could stand in a log line."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+        on_request: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`new_id` makes ids for requests that bring none, or none that could stand in a log line.
+
+        `on_request` is called as a request comes.
+        """
         self._app = app
+        self._on_request = on_request
         self._new_id = new_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        self._on_request()
         exchange = _Exchange(scope, receive, send, self._id(scope))
         with structlog.contextvars.bound_contextvars(request_id=exchange.request_id):
             try:

@@ -149,7 +149,7 @@ def schema_of(status: int, style: Style) -> type[BaseModel]:
 def _own(status: HTTPStatus, code: str, message: str, style: Style, **more: str | None) -> Refusal:
     """A refusal of the kernel: Pipecat Cloud's clients compare `code` with the status."""
     return Refusal(
-        status, str(status.value) if style is Style.PCC else code, message, param=more.get("param")
+        status.value, str(status.value) if style is Style.PCC else code, message, param=more.get("param")
     )
 
 

@@ -4,7 +4,8 @@
 Most of a relay's cost is the kernel's, and much of that is paid once per wake-up. A loop that wakes for
 every single frame pays it for every frame; one that rests for a millisecond or two first finds the
 frames of many calls waiting, reads and writes them in one turn, and goes back to rest. No ear notices
-2 ms, and a quarter of the processor is saved.
+2 ms, and a quarter of the processor is saved. What takes many turns to do would wait once for each of them,
+though: while a call is set up or a request has just come, nobody rests.
 
 So while the loop has little to do nothing is held back, and while it has much to do it rests between two
 turns, for at most the configured time counted from the turn before: no frame waits longer than that.
@@ -22,6 +23,9 @@ WINDOW_S = 0.1
 
 BUSY_SHARE = 0.12
 """Share of one core from which on the loop rests between turns; at half of it, it stops resting."""
+
+AWAKE_S = 0.02
+"""How long after a request or an upgrade nobody rests: most are done by then."""
 
 
 class Batching:
@@ -43,10 +47,15 @@ class Batching:
         self._used = cpu()
         self._looked_at = clock()
         self._turned_at = 0.0
+        self._awake_until = 0.0
         self._next: asyncio.Handle | None = None
         self._watch: asyncio.TimerHandle | None = None
         self.resting = False
         """Whether the loop has so much to do that it rests."""
+
+    def stay_awake(self) -> None:
+        """Something has come that takes several turns: nothing is held back for AWAKE_S."""
+        self._awake_until = self._clock() + AWAKE_S
 
     def start(self) -> None:
         """Begins to look at the load."""
@@ -77,8 +86,9 @@ class Batching:
         """Between two looks at the sockets: what was read has been written by now."""
         if not self.resting:
             return
-        left = self._turned_at + self._limit_s - self._clock()
-        if left > 0:
+        now = self._clock()
+        left = self._turned_at + self._limit_s - now
+        if left > 0 and now >= self._awake_until:
             self._rest(left)
         self._turned_at = self._clock()
         self._next = self._loop.call_soon(self._turn)

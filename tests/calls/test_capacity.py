@@ -61,15 +61,17 @@ def ends_since(gateway: Gateway, before: int) -> Counter[str]:
     return Counter(line["reason"] for line in gateway.ends()[before:])
 
 
+def active(gateway: Gateway) -> list[dict[str, Any]]:
+    return [session for session in gateway.sessions() if session["ended_at"] is None]
+
+
 async def assert_only_the_places_were_given(gateway: Gateway, agents: list[Agent], before: int) -> None:
     await eventually(lambda: sum(agent.upgrades for agent in agents) >= PLACES, "every place is taken")
     await eventually(lambda: len(gateway.ends()) - before >= ARRIVALS - PLACES, "the others are refused")
     assert ends_since(gateway, before) == {"at_capacity": ARRIVALS - PLACES}
     assert gateway.status()["sessions"]["active"] == PLACES
     assert [agent.upgrades for agent in agents] == [PLACES_EACH] * INSTANCES
-    active = [session for session in gateway.sessions() if session["ended_at"] is None]
-    assert len(active) == PLACES
-    assert len({session["owner"] for session in active}) == 2, "both workers carry calls"
+    assert len(active(gateway)) == PLACES
 
 
 async def assert_all_is_free_again(gateway: Gateway, agents: list[Agent], target: str) -> None:
@@ -85,6 +87,7 @@ async def assert_all_is_free_again(gateway: Gateway, agents: list[Agent], target
             for message in opening("twilio"):
                 caller.say(message)
     await eventually(lambda: sum(agent.upgrades for agent in agents) == PLACES, "every place is taken again")
+    assert len({session["owner"] for session in active(gateway)}) == 2, "both workers carry calls"
     await gateway.callers_leave()
     await assert_no_places_taken_by_anybody(gateway)
 

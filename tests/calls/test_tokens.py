@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Media sockets that want a token (public-api.md, "Media sockets"): where it may be, and that it is good once."""
+"""Sockets that want a token (public-api.md, "Media sockets"): where it may be, and that it is good once."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,15 +51,30 @@ sessions_per_instance = 1
 
 
 @pytest.fixture(scope="session")
-def bot_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """bot.py under Pipecat's development runner. Its environment holds no carrier's credentials."""
+def run_bot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """Runs a bot's file of this folder under Pipecat's development runner, to the end of the tests; its URL.
+
+    Its environment holds no carrier's credentials.
+    """
     if not BOT_PYTHON.exists():
         pytest.fail("there is no .venv-interop: `make interop` makes it and runs these tests")
-    folder = tmp_path_factory.mktemp("bot")
-    url, port = _free_address()
-    command = [BOT_PYTHON, Path(__file__).with_name("bot.py"), "--host", LOOPBACK, "--port", str(port)]
-    with _process("the bot", command, f"{url}/calls", folder, {"PATH": os.defpath, "HOME": str(folder)}):
-        yield url
+    with ExitStack() as running:
+
+        def run(file: str) -> str:
+            folder = tmp_path_factory.mktemp("bot")
+            url, port = _free_address()
+            command = [BOT_PYTHON, Path(__file__).with_name(file), "--host", LOOPBACK, "--port", str(port)]
+            environment = {"PATH": os.defpath, "HOME": str(folder)}
+            running.enter_context(_process("the bot", command, f"{url}/calls", folder, environment))
+            return url
+
+        yield run
+
+
+@pytest.fixture(scope="session")
+def bot_url(run_bot: Callable[[str], str]) -> str:
+    """The bot of the carriers' calls."""
+    return run_bot("bot.py")
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway.media.batching import BUSY_SHARE, WINDOW_S, Batching
+from gateway.media.batching import AWAKE_S, BUSY_SHARE, WINDOW_S, Batching
 
 LIMIT_S = 0.002
 
@@ -113,3 +113,22 @@ async def test_stopping_holds_nothing_back_any_more() -> None:
     batching.stop()
     await turns(3)
     assert machine.rests == []
+
+
+async def test_what_takes_many_turns_waits_for_none_of_them() -> None:
+    machine = Machine()
+    batching = machine.batching()
+    machine.window(0.5)
+    batching.look()
+    batching.stay_awake()
+    await turns(5)
+    assert machine.rests == []
+    machine.now += AWAKE_S
+    await turns(1)
+    batching.stay_awake()
+    machine.now += AWAKE_S / 2
+    await turns(3)
+    machine.works(AWAKE_S)
+    await turns(3)
+    assert machine.rests, "and then it rests again"
+    batching.stop()
