@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Rewrites the parts of the documentation that are made from the code.
 
-They stand between `<!-- NAME -->` and `<!-- /NAME -->`. Run `python docs/update.py` after a change of the
+They stand between `<!-- NAME -->` and `<!-- /NAME -->`; figures that were measured stand between such marks
+too, and are left as they are. Run `python docs/update.py` after a change of the
 table of endings or of the life cycle; tests/test_docs.py says when that was forgotten.
 """
 
@@ -34,10 +35,19 @@ def lifecycle() -> str:
 PARTS: Mapping[str, Callable[[], str]] = {"endings": endings, "lifecycle": lifecycle}
 """By the name in the markers."""
 
+MEASURED = frozenset({"figures"})
+"""Parts that no code can make: they are of one run of the bench on one machine."""
+
 
 def updated(page: str) -> str:
     """The page with its made parts made anew. Raises KeyError for a marker that nothing is made for."""
-    return _PART.sub(lambda part: f"{part[1]}{PARTS[part['name']]()}\n{part[3]}", page)
+    return _PART.sub(_made, page)
+
+
+def _made(part: re.Match[str]) -> str:
+    if part["name"] in MEASURED:
+        return part[0]
+    return f"{part[1]}{PARTS[part['name']]()}\n{part[3]}"
 
 
 def _row(ending: Ending) -> tuple[str, ...]:

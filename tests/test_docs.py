@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 import typer.main
 
+from gateway.api.table import OPERATIONS
 from gateway.cli import app
 from gateway.config import load
 from gateway.config.model import contract_regions
@@ -23,6 +24,7 @@ from serializers.registry import DIALECTS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+API = ROOT / "docs" / "api.md"
 CARRIER_PAGES = sorted((ROOT / "docs" / "carriers").glob("*.md"))
 PAGES = [README, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -156,6 +158,22 @@ def test_what_a_carrier_page_adds_to_it_works(carrier_page: Path, configuration:
     assert load(file, {}).agents
 
 
+def test_the_configuration_of_the_api_page_works(tmp_path: Path) -> None:
+    file = tmp_path / "patchbay.toml"
+    file.write_text("\n".join(blocks(API, "toml")), encoding="utf-8")
+    settings = load(file, {"DAILY_API_KEY": "a-key"})
+    assert [agent.service_host for agent in settings.agents] == ["support.acme", "helper.acme"]
+
+
+def test_every_route_that_the_api_page_names_is_served() -> None:
+    served = {f"{row.method} {re.sub('{[^}]*}', 'NAME', row.path)}" for row in OPERATIONS}
+    named = re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /v1/[^`?]+)", prose(API))
+    assert named
+    for route in named:
+        method, _, path = route.partition(" ")
+        assert f"{method} {re.sub('[A-Z]{2,}', 'NAME', path)}" in served, f"{route} is not served"
+
+
 def test_every_carrier_has_a_page_that_the_readme_links() -> None:
     assert [page.stem for page in CARRIER_PAGES] == sorted(DIALECTS)
     linked = LINK.findall(read(README))
@@ -198,6 +216,8 @@ def test_the_runbook_has_every_ending_and_no_other() -> None:
 
 def test_every_field_of_the_examples_is_explained() -> None:
     operations = ROOT / "docs" / "operations.md"
-    line, status = blocks(operations, "json")
-    assert keys(line) <= rows(section(operations, "The line of a call"))
+    line, request, status = blocks(operations, "json")
+    of_every_line = rows(section(operations, "The line of a call"))
+    assert keys(line) <= of_every_line
+    assert keys(request) <= of_every_line | rows(section(operations, "The line of a request"))
     assert keys(status) <= rows(section(operations, "What /status says"))

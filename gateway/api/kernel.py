@@ -102,7 +102,9 @@ class _Resource:
         if "GET" in self._operations:
             self._operations.setdefault("HEAD", self._operations["GET"])
         self._style = next(iter(operations.values())).style
-        self._allowed = ", ".join(sorted({*self._operations, "OPTIONS"}))
+        # What is only there to say that it cannot be here (not_here.py) is not allowed beside what is.
+        served = [method for method, each in self._operations.items() if each.in_schema] or self._operations
+        self._allowed = ", ".join(sorted({*served, "OPTIONS"}))
         self._services = services
         self._rates = rates
         self._body_timeout_s = body_timeout_s

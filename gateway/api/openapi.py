@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from gateway.api.examples import example_of
+from gateway.api.idempotency import MAX_KEY_CHARACTERS
 from gateway.api.operation import Access, Operation
 from gateway.api.refusals import example_refusal, kernel_refusals, render, schema_of
 from gateway.errors import status_phrase
@@ -68,6 +69,18 @@ _HEADERS: Final[Json] = {
         "example": 5,
     },
 }
+
+_PATH_SCHEMAS: Final[Mapping[str, Json]] = {
+    "session_id": {
+        "type": "string",
+        "format": "uuid",
+        "examples": ["7c9e6679-7425-40de-944b-e07fc1f90ae7"],
+    },
+}
+"""Parameters of paths that are more than any text, by name."""
+
+_HEADER_SCHEMA: Final[Json] = {"type": "string", "pattern": f"^[!-~]([ -~]{{0,{MAX_KEY_CHARACTERS - 2}}}[!-~])?$"}
+"""Of the headers that operations read: printable ASCII, with no space at either end."""
 
 _RETRY_STATUSES: Final = (429, 503)
 _FIRST_ERROR: Final = 400
@@ -202,7 +215,8 @@ def _responses(operation: Operation, schemas: _Schemas) -> Iterator[tuple[str, J
 
 def _path_parameters(operation: Operation) -> Iterator[Json]:
     for name in re.findall(r"\{(\w+)", operation.path):
-        parameter = {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        schema = _PATH_SCHEMAS.get(name, {"type": "string"})
+        parameter = {"name": name, "in": "path", "required": True, "schema": schema}
         if name in operation.path_notes:
             parameter["description"] = operation.path_notes[name]
         yield parameter
@@ -235,7 +249,7 @@ def _headers(operation: Operation) -> Iterator[Json]:
             "in": "header",
             "required": False,
             "description": words,
-            "schema": {"type": "string"},
+            "schema": _HEADER_SCHEMA,
         }
 
 

@@ -56,6 +56,13 @@ def _at_most(limit: int, value: JsonValue) -> JsonValue:
     return value
 
 
+def _written_out(value: Any) -> Any:
+    """Refuses the bare number that a query's text may be, which would be taken for Unix seconds or ms."""
+    if isinstance(value, str) and value.strip().lstrip("+-").replace(".", "", 1).isdecimal():
+        raise ValueError("is a number, not a time as RFC 3339 writes it")
+    return value
+
+
 def _in_utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
@@ -71,7 +78,7 @@ def _results(value: JsonValue) -> JsonValue:
     return _at_most(RESULTS_BYTES, value)
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
 Metadata = Annotated[JsonValue, AfterValidator(_metadata)]
 Results = Annotated[JsonValue, AfterValidator(_results)]
 

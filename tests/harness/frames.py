@@ -36,7 +36,9 @@ class Frame:
 
 
 def mask(data: bytes, key: bytes) -> bytes:
-    return bytes(byte ^ key[index % 4] for index, byte in enumerate(data)) if any(key) else data
+    size = len(data)
+    keys = (key * (size // 4 + 1))[:size]
+    return (int.from_bytes(data, "big") ^ int.from_bytes(keys, "big")).to_bytes(size, "big")
 
 
 def frame(

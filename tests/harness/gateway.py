@@ -20,7 +20,7 @@ from tests.harness.caller import Caller, dial
 from tests.harness.peer import WAIT_S
 
 PATCHBAY = Path(sys.executable).with_name("patchbay")
-POLL_S = 0.01
+POLL_S = 0.002
 LISTEN = "0A"
 """The state in /proc/net/tcp (proc_net_tcp(5))."""
 END_EVENTS = ("call ended", "call refused", "call not begun")

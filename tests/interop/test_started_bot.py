@@ -25,12 +25,14 @@ from tests.harness.gateway import Gateway
 
 HERE = Path(__file__).parent
 PYTHON = HERE.parents[1] / ".venv-interop" / "bin" / "python"
-EVENT_TIMEOUT_S = 60.0
+EVENT_TIMEOUT_S = 20.0
 """How long anything of the client may take: its libraries are large, and at first in no cache."""
 
-RATE_HZ = 8000
-SAID = read_speech("caller").pcm[: 3 * RATE_HZ]
-"""One and a half seconds, at 16 bits a sample."""
+BOT_FRAME_BYTES = 640
+"""What Pipecat sends at a time: 40 ms of 16 bits at 8000 Hz. It keeps less than that until there is more."""
+
+SAID = read_speech("caller").pcm[: 38 * BOT_FRAME_BYTES]
+"""One and a half seconds."""
 
 BODY = {"customer": 4711}
 
