@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The one thing pyproject.toml cannot say: the accelerator is built where there is a compiler, and not missed elsewhere."""
+"""What pyproject.toml cannot say: the accelerator is built where there is a compiler, and optional."""
 
 from setuptools import Extension, setup
 

@@ -79,7 +79,10 @@ _PATH_SCHEMAS: Final[Mapping[str, Json]] = {
 }
 """Parameters of paths that are more than any text, by name."""
 
-_HEADER_SCHEMA: Final[Json] = {"type": "string", "pattern": f"^[!-~]([ -~]{{0,{MAX_KEY_CHARACTERS - 2}}}[!-~])?$"}
+_HEADER_SCHEMA: Final[Json] = {
+    "type": "string",
+    "pattern": f"^[!-~]([ -~]{{0,{MAX_KEY_CHARACTERS - 2}}}[!-~])?$",
+}
 """Of the headers that operations read: printable ASCII, with no space at either end."""
 
 _RETRY_STATUSES: Final = (429, 503)

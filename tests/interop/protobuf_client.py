@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A web client's side of a call, with Pipecat's own protobuf serializer, in the environment of requirements.lock.
+"""A web client's side of a call, with Pipecat's own protobuf serializer.
 
-Its arguments: the socket's URL, the token or "", a file of sound (16-bit PCM, 8000 Hz). It says the sound, and
-prints what comes as JSON, one object a line, until the socket is closed:
+Run in the environment of requirements.lock. Its arguments: the socket's URL, the token or "", a file of sound
+(16-bit PCM, 8000 Hz). It says the sound, and prints what comes as JSON, one object a line, until the socket
+is closed:
 
     {"event": "refused", "status": 403}
     {"event": "open"}
@@ -63,8 +64,7 @@ async def hear(socket: ClientConnection, wanted_bytes: int) -> None:
                 tell("told", message=frame.message)
 
 
-async def main() -> None:
-    url, token, sound = sys.argv[1], sys.argv[2], Path(sys.argv[3]).read_bytes()
+async def main(url: str, token: str, sound: bytes) -> None:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         socket = await connect(url, additional_headers=headers, proxy=None)
@@ -81,4 +81,4 @@ async def main() -> None:
         saying.cancel()
 
 
-asyncio.run(main())
+asyncio.run(main(sys.argv[1], sys.argv[2], Path(sys.argv[3]).read_bytes()))

@@ -21,7 +21,7 @@ import aiohttp
 import pytest
 
 from gateway.simulator.wav import read_speech
-from tests.harness.gateway import Gateway
+from tests.harness.gateway import POLL_S, Gateway
 
 HERE = Path(__file__).parent
 PYTHON = HERE.parents[1] / ".venv-interop" / "bin" / "python"
@@ -192,5 +192,5 @@ async def calls_of(bot: str) -> list[dict[str, Any]]:
 async def over(bot: str) -> None:
     """Waits until the bot is done with all its calls."""
     async with asyncio.timeout(EVENT_TIMEOUT_S):
-        while not all(call["over"] for call in await calls_of(bot)):
-            await asyncio.sleep(0.05)
+        while not all(call["over"] for call in await calls_of(bot)):  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(POLL_S)
