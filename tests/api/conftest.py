@@ -406,7 +406,7 @@ async def serve(
             writer.close()
         async with asyncio.timeout(ANSWER_S):
             await asyncio.gather(*server.server_state.tasks)
-            while server.server_state.connections:  # noqa: ASYNC110 - nobody is told when they are gone
+            while server.server_state.connections:
                 await asyncio.sleep(0)
 
 

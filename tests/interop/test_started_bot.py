@@ -192,5 +192,5 @@ async def calls_of(bot: str) -> list[dict[str, Any]]:
 async def over(bot: str) -> None:
     """Waits until the bot is done with all its calls."""
     async with asyncio.timeout(EVENT_TIMEOUT_S):
-        while not all(call["over"] for call in await calls_of(bot)):  # noqa: ASYNC110 - it is another process
+        while not all(call["over"] for call in await calls_of(bot)):
             await asyncio.sleep(POLL_S)
