@@ -87,7 +87,9 @@ def _results(value: JsonValue) -> JsonValue:
     return _at_most(RESULTS_BYTES, value)
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+QueryMoment = Annotated[Moment, BeforeValidator(_written_out)]
+"""For queries only: behind a validator of ours pydantic does not know any more that a body's text was JSON."""
 Metadata = Annotated[JsonValue, AfterValidator(_metadata)]
 Results = Annotated[JsonValue, AfterValidator(_results)]
 
@@ -216,8 +218,8 @@ class ListQuery(_Taken):
         default=None, pattern=NAME_PATTERN, max_length=128, description="Of this agent only."
     )
     status: Status | None = Field(default=None, description="In this status only.")
-    created_from: Moment | None = Field(default=None, description="Made at this time or later.")
-    created_before: Moment | None = Field(default=None, description="Made earlier than this.")
+    created_from: QueryMoment | None = Field(default=None, description="Made at this time or later.")
+    created_before: QueryMoment | None = Field(default=None, description="Made earlier than this.")
 
 
 class Failure(BaseModel):

@@ -65,7 +65,7 @@ waits_s = {{ values = [1] }}
 "body.agent" = {{ dictionary = "agents", probability = 0.8 }}
 
 [checks]
-# These are a gateway's answers, which the document must have: what it cannot have (501), an agent that is away
+# A gateway's answers, which the document must have: what it cannot have (501), an agent that is away
 # (502) or full (503), a session whose caller has not come yet (504). 500 is not.
 not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", 501, 502, 503, 504]
 # A body may be refused for its size before anybody has looked into it.
