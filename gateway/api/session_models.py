@@ -89,7 +89,7 @@ def _results(value: JsonValue) -> JsonValue:
 
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 QueryMoment = Annotated[Moment, BeforeValidator(_written_out)]
-"""For queries only: behind a validator of ours pydantic does not know any more that a body's text was JSON."""
+"""For queries only: behind a validator of ours pydantic no longer knows that a body was JSON."""
 Metadata = Annotated[JsonValue, AfterValidator(_metadata)]
 Results = Annotated[JsonValue, AfterValidator(_results)]
 
