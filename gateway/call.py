@@ -12,19 +12,15 @@ endings (gateway/errors.py); what interrupts a step from outside goes through th
 from __future__ import annotations
 
 import asyncio
-import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import structlog
 
-from gateway.agents.directory import Directory
-from gateway.agents.readiness import Probes, Readiness
-from gateway.api.keys import Keyring
-from gateway.config import AgentSettings, Settings
+from gateway.agents.readiness import Readiness
+from gateway.config import AgentSettings
 from gateway.ends import end_watch
 from gateway.errors import CallEnd, Endings
 from gateway.fate import Fate
@@ -34,12 +30,10 @@ from gateway.media.ends import Gone, end_of_agent, end_of_carrier
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay, RelayLimits
 from gateway.media.upgrade import Upgrade
-from gateway.passage import Passage, is_passage
 from gateway.proof import Proof, bearer_token, check, redeem
 from gateway.sessions.lifecycle import State
 from gateway.sessions.session import CallFacts, Outcome, Places, SessionExtras, Traffic
-from gateway.sessions.store import AtCapacity, NotPromised, Store, StoreFailed
-from gateway.sessions.tokens import Tokens
+from gateway.sessions.store import AtCapacity, NotPromised, StoreFailed
 from gateway.target import Target, read_target
 from serializers.dialect import Dialect, DialectError
 from serializers.events import Start
@@ -47,49 +41,13 @@ from serializers.filters import filters_of
 from serializers.opening import SERVICE_HOST_PARAMETERS, Opening
 from serializers.registry import DIALECTS
 
+if TYPE_CHECKING:
+    from gateway.switchboard import Switchboard
+
 log = structlog.get_logger(__name__)
 
 END_WRITE_TIMEOUT_S = 1.0
 """How long an ended call waits for its end to be written; the store goes on trying without it."""
-
-
-class Switchboard:
-    """What every call needs, and the calls that are running in this process."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        store: Store,
-        directory: Directory,
-        probes: Probes,
-        tokens: Tokens,
-        *,
-        new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        """`new_id` makes session ids, `now` gives Unix seconds."""
-        self.settings = settings
-        self.store = store
-        self.directory = directory
-        self.probes = probes
-        self.tokens = tokens
-        self.new_id = new_id
-        self.now = now
-        self.keyring = Keyring(settings.organizations, store.documents, now)
-        self.region_codes = frozenset(region.code for region in settings.regions)
-        self.draining = False
-        self.calls: set[Call] = set()
-
-    def serve(self, upgrade: Upgrade) -> Coroutine[Any, Any, None]:
-        """Carries one call, or a passage to a session that runs already, from its upgrade to its end."""
-        return Passage(self, upgrade).run() if is_passage(upgrade) else Call(self, upgrade).run()
-
-    def end_call(self, session_id: str, end: CallEnd) -> bool:
-        """Ends a call of this process; False where it carries none of this session."""
-        call = next((call for call in self.calls if call.session_id == session_id), None)
-        if call is not None:
-            call.fate.decide(end)
-        return call is not None
 
 
 class Call:

@@ -36,7 +36,7 @@ from gateway.sessions.session import SessionRecord
 from gateway.sessions.store import StoreFailed
 
 if TYPE_CHECKING:
-    from gateway.call import Switchboard
+    from gateway.switchboard import Switchboard
 
 log = structlog.get_logger(__name__)
 

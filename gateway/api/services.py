@@ -12,10 +12,10 @@ from gateway.agents.directory import Directory
 from gateway.agents.readiness import Probes
 from gateway.api.keys import Keyring
 from gateway.bots import Bots
-from gateway.call import Switchboard
 from gateway.config import Settings
 from gateway.sessions.store import Store
 from gateway.sessions.tokens import Tokens
+from gateway.switchboard import Switchboard
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,13 +29,13 @@ from gateway.api.keys import Keyring
 from gateway.api.services import Services
 from gateway.api.start import START
 from gateway.bots import Bots, StartedBot, bots_http
-from gateway.call import Switchboard
 from gateway.config import Settings
 from gateway.errors import CallEnd, Endings
 from gateway.sessions.owner import Owner
 from gateway.sessions.session import CallFacts, SessionExtras, SessionRecord
 from gateway.sessions.sqlite import SqliteStore
 from gateway.sessions.tokens import Tokens, load_secret
+from gateway.switchboard import Switchboard
 from tests.harness.gateway import POLL_S, eventually
 from tests.harness.peer import WAIT_S
 

@@ -107,10 +107,12 @@ async def assert_refused(gateway: Gateway, before: int, reason: str) -> None:
 
 async def assert_no_places_taken(gateway: Gateway) -> None:
     """Every call is over and has given its place back."""
-    await eventually(
-        lambda: gateway.status()["sessions"]["active"] == 0 and gateway.status()["calls"] == 0,
-        "all places are free",
-    )
+
+    def free() -> bool:
+        status = gateway.status()
+        return bool(status["sessions"]["active"] == status["calls"] == 0)
+
+    await eventually(free, "all places are free")
 
 
 async def assert_each_end_told(gateway: Gateway) -> None:

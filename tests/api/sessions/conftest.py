@@ -29,7 +29,6 @@ from gateway.api.keys import Keyring
 from gateway.api.services import Services
 from gateway.api.sessions import SESSIONS
 from gateway.bots import Bots, bots_http
-from gateway.call import Switchboard
 from gateway.config import Settings
 from gateway.errors import CallEnd, Endings, Side
 from gateway.sessions.lifecycle import State
@@ -38,6 +37,7 @@ from gateway.sessions.session import CallFacts, Outcome, Places, SessionExtras, 
 from gateway.sessions.sqlite import SqliteStore
 from gateway.sessions.tokens import Tokens, load_secret
 from gateway.stops import StopWatch
+from gateway.switchboard import Switchboard
 from tests.harness.agent import AgentPort
 from tests.harness.daily import API_KEY, DailyServer
 
