@@ -33,6 +33,7 @@ MASKED: Final = 0x80
 _PLAIN: Final = (FIN | TEXT, FIN | BINARY)
 _MAX_CONTROL_BYTES: Final = 125
 _NO_BYTES: Final = b""
+_WRONG_MASK: Final = "frame is masked as the other side's are"
 
 LOOK_AT_ALL: Final = 1 << 62
 """A `look_below` that makes the walker hold back and show every frame."""
@@ -127,13 +128,14 @@ class Walker(Counters):
         while start < size:
             body = start + 2 + self._key_bytes
             if body > size:
+                self._judge_mask(chunk, start)
                 break
             first = chunk[start]
             length = chunk[start + 1] ^ self._mask_bit
             if length > 125:  # RFC 6455 §5.2: 126 and 127 announce 2 and 8 bytes of length
                 wide = 2 if length == 126 else 8
                 if length > 127:
-                    raise self._error(chunk, start, PROTOCOL_ERROR, "frame is masked as the other side's are")
+                    raise self._error(chunk, start, PROTOCOL_ERROR, _WRONG_MASK)
                 body += wide
                 if body > size:
                     break
@@ -161,6 +163,11 @@ class Walker(Counters):
         self._rest = chunk[start:]
         self.simple = False
         return chunk[:start]
+
+    def _judge_mask(self, chunk: bytes, start: int) -> None:
+        """Raises FrameError where half a head shows already that it is masked as it must not be."""
+        if start + 1 < len(chunk) and chunk[start + 1] ^ self._mask_bit > 127:
+            raise self._error(chunk, start, PROTOCOL_ERROR, _WRONG_MASK)
 
     def _judge(self, chunk: bytes, start: int, first: int, length: int) -> None:
         """Raises FrameError where RFC 6455 §5.2, §5.4, §5.5 or the size limit forbid a frame of this head."""

@@ -118,6 +118,7 @@ async def test_the_session_that_was_promised_is_the_one_that_runs(
     call = await agent.call()
     assert call.session == answer["sessionId"]
     assert json.loads(base64.b64decode(call.query["body"][0])) == {"customer": 4711}
+    await eventually(lambda: session(gateway, answer["sessionId"])["state"] == "running", "it runs")
     await caller.hang_up()
     await gateway.callers_leave()
     await eventually(lambda: session(gateway, answer["sessionId"])["state"] == "ended", "it ends")

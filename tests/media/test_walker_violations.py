@@ -139,3 +139,11 @@ def test_after_a_stop_nothing_is_held() -> None:
     walker.stop()
     assert walker.at_boundary
     assert walker.held == 0
+
+
+def test_a_short_unmasked_frame_of_a_client_is_not_waited_for() -> None:
+    """A close of four bytes is shorter than a masked frame's head; nothing more will come."""
+    walker = Walker(masked=True, max_payload=1000)
+    with pytest.raises(FrameError) as broken:
+        walker.feed(bytes((0x88, 0x02, 0x03, 0xE8)))
+    assert broken.value.close_code == PROTOCOL_ERROR
