@@ -22,11 +22,12 @@ import pytest
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot import bot_of, holds
 from tests.harness.daily import API_KEY, DailyServer
-from tests.harness.gateway import POLL_S, Gateway, eventually
+from tests.harness.gateway import Gateway, eventually
 
 HERE = Path(__file__).parent
 PYTHON = HERE.parents[1] / ".venv-interop" / "bin" / "python"
 CLI = "from pipecatcloud.cli.entry_point import entrypoint_cli_typer as cli; cli()"
+SEES_POLL_S = 0.1  # fewer requests than a key may make
 RUN_S = 60.0
 """How long a run of theirs may take: their libraries are large, and at first in no cache."""
 
@@ -137,7 +138,7 @@ async def sees(gateway: Gateway, *, ready: bool) -> None:
             async with client.get(url, headers={"Authorization": "Bearer sk_acme"}) as answer:
                 if (await answer.json())["ready"] is ready:
                     return
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(SEES_POLL_S)
 
 
 @pytest.fixture
