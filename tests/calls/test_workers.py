@@ -18,6 +18,7 @@ from tests.harness.telephony import (
     assert_agent_heard,
     assert_caller_heard,
     assert_ended,
+    assert_refused,
     connect,
     hang_up,
 )
@@ -47,8 +48,10 @@ async def one_call_on_each(gateway: Gateway, support: Agent) -> tuple[Call, Call
 
 async def test_a_worker_is_killed(gateway: Gateway, support: Agent) -> None:
     doomed, lucky = await one_call_on_each(gateway, support)
+    before = len(gateway.ends())
     full = await gateway.dial("/ws/generic/support.acme")
     assert full.refusal == (429, "at_capacity")
+    await assert_refused(gateway, before, "at_capacity")  # told before its teller may be the one to die
     pids = {worker["id"]: worker["pid"] for worker in gateway.workers()}
     victim = pids[owner_of(gateway, doomed)]
     assert victim != gateway.process.pid
