@@ -39,8 +39,8 @@ PATCHBAY_AGENTS__0__INSTANCES='["http://10.0.0.5:8080", "http://10.0.0.6:8080"]'
 PATCHBAY_AGENTS='[{"name": "support", "organization": "acme"}]'
 ```
 
-`env:NAME`, where a table below says so, stands for the value of the environment variable `NAME`, which must
-then be set.
+A text `env:NAME` stands for the value of the environment variable `NAME`, which must then be set. So no
+secret needs to be in the file.
 
 A key that no table knows is an error, so a misspelt one does not pass unnoticed. Organisations, agents and
 numbers refer to each other by name, and each name stands once.
@@ -69,10 +69,22 @@ display_name = "US West (Oregon)"
 [[organizations]]
 name = "acme"
 public_keys = ["pk_an_example"]
-private_keys = []                  # PATCHBAY_ORGANIZATIONS__0__PRIVATE_KEYS='["sk_…"]' keeps them out of here
+private_keys = ["env:ACME_PRIVATE_KEY"]
+dial_prefixes = ["+1", "+49"]
 
 [organizations.daily]
 api_key = "env:DAILY_API_KEY"
+
+[[organizations.carriers]]
+carrier = "twilio"
+account = "env:TWILIO_ACCOUNT_SID"
+auth_tokens = ["env:TWILIO_AUTH_TOKEN"]
+
+[[organizations.carriers]]
+carrier = "telnyx"
+public_keys = ["env:TELNYX_PUBLIC_KEY"]
+api_key = "env:TELNYX_API_KEY"
+connection_id = "1494404757140276705"
 
 [[agents]]
 name = "support"
@@ -125,6 +137,9 @@ def _table(header: str, variable: str, table: Any, defaults: Iterable[str] = ())
         if fields(inner.annotation) is not None:
             name = f"{header.strip('[]')}.{key}"
             within.append(_table(f"[{name}]", f"{variable}{SEPARATOR}{key.upper()}", plain(inner.annotation)))
+        elif fields(rows := item(inner.annotation)) is not None:
+            name = f"{header.strip('[]')}.{key}"
+            within.append(_table(f"[[{name}]]", f"{variable}{SEPARATOR}{key.upper()}__N", plain(rows)))
     return "\n".join([*lines, "", *within])
 
 

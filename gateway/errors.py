@@ -67,6 +67,52 @@ class Endings:
     )
     rate_limited = Ending("rate_limited", Side.TENANT, 429, 1013, "too many requests", retry_after=1)
 
+    duplicate_call = Ending(
+        "duplicate_call", Side.CARRIER, 409, 1008, "there is a socket for this call already"
+    )
+    too_many_returns = Ending(
+        "too_many_returns", Side.TENANT, 429, 1008, "the call came back more often than it may"
+    )
+    number_refused = Ending(
+        "number_refused", Side.TENANT, 403, 1008, "this number may not be called from here"
+    )
+
+    # A call out that was not taken.
+    busy = Ending("busy", Side.CALLER, None, 1000, "the called number was busy", failed=False)
+    no_answer = Ending("no_answer", Side.CALLER, None, 1000, "nobody answered", failed=False)
+    call_canceled = Ending(
+        "call_canceled", Side.CALLER, None, 1000, "the call was given up before it was answered", failed=False
+    )
+    machine_answered = Ending(
+        "machine_answered", Side.CALLER, None, 1000, "a machine answered the call", failed=False
+    )
+    call_failed = Ending("call_failed", Side.CARRIER, 502, 1011, "the carrier could not make the call")
+    no_stream = Ending(
+        "no_stream", Side.CARRIER, 504, 1011, "the call was answered, but its stream never came"
+    )
+
+    # The carrier's REST.
+    carrier_refused = Ending("carrier_refused", Side.TENANT, 502, 1011, "the carrier refused the request")
+    carrier_busy = Ending(
+        "carrier_busy", Side.CARRIER, 503, 1013, "the carrier takes no more requests for now", retry_after=5
+    )
+    carrier_unreachable = Ending(
+        "carrier_unreachable", Side.CARRIER, 502, 1011, "the carrier's REST could not be reached"
+    )
+    carrier_timeout = Ending(
+        "carrier_timeout", Side.CARRIER, 504, 1011, "the carrier's REST did not answer in time"
+    )
+    carrier_cannot = Ending("carrier_cannot", Side.TENANT, 422, 1008, "the carrier has no way to do this")
+
+    # Calls that went on elsewhere.
+    taken_over = Ending(
+        "taken_over", Side.CARRIER, None, 1000, "the carrier opened a new socket for the call", failed=False
+    )
+    transferred = Ending(
+        "transferred", Side.GATEWAY, None, 1000, "the call was transferred on request", failed=False
+    )
+    hung_up = Ending("hung_up", Side.GATEWAY, None, 1000, "the call was hung up on request", failed=False)
+
     # The carrier's socket broke the rules, or broke.
     bad_opening = Ending(
         "bad_opening", Side.CARRIER, 400, 1008, "the stream did not open as the carrier's documents say"

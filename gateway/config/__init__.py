@@ -3,6 +3,7 @@
 
 from gateway.config.model import (
     AgentSettings,
+    CarrierAccount,
     DailySettings,
     Limits,
     NumberRoute,
@@ -11,12 +12,14 @@ from gateway.config.model import (
     Server,
     Settings,
     StoreSettings,
+    WhatsAppSettings,
 )
 from gateway.config.problems import ConfigError, Problem
 from gateway.config.sources import load
 
 __all__ = [
     "AgentSettings",
+    "CarrierAccount",
     "ConfigError",
     "DailySettings",
     "Limits",
@@ -27,5 +30,6 @@ __all__ = [
     "Server",
     "Settings",
     "StoreSettings",
+    "WhatsAppSettings",
     "load",
 ]

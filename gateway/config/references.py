@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""`env:NAME` in a configuration: a value that stands in an environment variable, so that no file holds it.
+"""`env:NAME` in a configuration: a text that stands in an environment variable, so that no file holds it.
 
-It works in `[organizations.daily]`, where accounts with others are.
+It works wherever a text does.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.config.checks import Finding
+from gateway.config.checks import Finding, Location
 
 PREFIX = "env:"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -18,26 +18,22 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 def resolve(tables: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[str, Any], list[Finding]]:
     """The tables with every reference replaced, and what is wrong with those that stay as they are."""
-    organizations = tables.get("organizations")
-    if not isinstance(organizations, list):
-        return tables, []
     found: list[Finding] = []
-    resolved = []
-    for index, row in enumerate(organizations):
-        account = row.get("daily") if isinstance(row, dict) else None
-        if isinstance(account, dict):
-            values = dict(account)
-            for key, value in account.items():
-                if isinstance(value, str) and value.startswith(PREFIX):
-                    name = value.removeprefix(PREFIX)
-                    if wrong := _wrong(name, environ):
-                        found.append((("organizations", index, "daily", key), wrong))
-                    else:
-                        values[key] = environ[name]
-            resolved.append({**row, "daily": values})
-        else:
-            resolved.append(row)
-    return {**tables, "organizations": resolved}, found
+
+    def walk(value: Any, location: Location) -> Any:
+        if isinstance(value, dict):
+            return {key: walk(each, (*location, key)) for key, each in value.items()}
+        if isinstance(value, list):
+            return [walk(each, (*location, index)) for index, each in enumerate(value)]
+        if not isinstance(value, str) or not value.startswith(PREFIX):
+            return value
+        name = value.removeprefix(PREFIX)
+        if wrong := _wrong(name, environ):
+            found.append((location, wrong))
+            return value
+        return environ[name]
+
+    return {key: walk(value, (key,)) for key, value in tables.items()}, found
 
 
 def _wrong(name: str, environ: Mapping[str, str]) -> str:

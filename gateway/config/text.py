@@ -30,10 +30,21 @@ def _tables(tables: Mapping[str, Any]) -> Iterator[str]:
 
 def _table(name: str, row: Mapping[str, Any], header: str) -> Iterator[str]:
     """A table, and then those inside it: TOML counts a key to the header before it."""
-    inside = {key: value for key, value in row.items() if isinstance(value, Mapping)}
+    inside = {key: value for key, value in row.items() if _is_table(value)}
     yield "\n".join([header, *(_entry(key, value) for key, value in row.items() if key not in inside)])
     for key, value in inside.items():
-        yield from _table(f"{name}.{key}", value, f"[{name}.{key}]")
+        if isinstance(value, Mapping):
+            yield from _table(f"{name}.{key}", value, f"[{name}.{key}]")
+        else:
+            for each in value:
+                yield from _table(f"{name}.{key}", each, f"[[{name}.{key}]]")
+
+
+def _is_table(value: Any) -> bool:
+    """Whether it stands under a header of its own: a table, or a list of tables."""
+    if isinstance(value, list):
+        return bool(value) and isinstance(value[0], Mapping)
+    return isinstance(value, Mapping)
 
 
 def _entry(key: str, value: Any) -> str:

@@ -7,10 +7,15 @@ sentence "agents[0].name: …". No message repeats a key, nor a URL, which may h
 
 from __future__ import annotations
 
+import base64
+import binascii
+import ipaddress
 import re
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
+
+from texml.plan import read_busy, read_tail
 
 SQLITE = "sqlite:///"
 AGENT_NAME_LENGTH = 54
@@ -19,7 +24,10 @@ LABEL_LENGTH = 63  # a region is a DNS label in front of the public host (RFC 10
 _AGENT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])")  # public-api.md, "Management"
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+_PREFIX = re.compile(r"\+([1-9][0-9]{0,14})?")
 _KEY = re.compile(r"[!-~]+")
+_CARRIER_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+ED25519_KEY_BYTES = 32
 _URL = re.compile(r"[!-~]+")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 
@@ -76,6 +84,61 @@ def carrier_key(value: SecretStr) -> SecretStr:
     """A carrier's API key: it goes into a header, so it is printable and has no spaces."""
     if not _KEY.fullmatch(value.get_secret_value()):
         raise ValueError("must be a key, and hold no spaces")
+    return value
+
+
+def carrier_id(value: str) -> str:
+    """An account, application or user as a carrier names it: it may become a part of a path."""
+    if not _CARRIER_ID.fullmatch(value) or not value.strip("."):
+        raise ValueError("must be 1 to 128 letters, digits, dots, hyphens and underscores")
+    return value
+
+
+def ed25519_key(value: str) -> str:
+    """Telnyx's public key: base64 of 32 bytes (carriers.md §9.2)."""
+    if len(_base64(value)) != ED25519_KEY_BYTES:
+        raise ValueError(f"must be base64 of {ED25519_KEY_BYTES} bytes")
+    return value
+
+
+def base64_secret(value: SecretStr) -> SecretStr:
+    """Daily's hmac, which is base64 (carriers.md §6.2)."""
+    if not _base64(value.get_secret_value()):
+        raise ValueError("must be base64, and not empty")
+    return value
+
+
+def _base64(value: str) -> bytes:
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("must be base64") from None
+
+
+def network(value: str) -> str:
+    """An address or a network."""
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise ValueError("must be an address, or a network as in 203.0.113.0/24") from None
+
+
+def number_prefix(value: str) -> str:
+    """The beginning of numbers in E.164 form."""
+    if not _PREFIX.fullmatch(value):
+        raise ValueError("must be + and the digits that numbers begin with, as in +1 or +4930")
+    return value
+
+
+def tail(value: str) -> str:
+    """What a document says after the stream (texml/plan.py)."""
+    read_tail(value)
+    return value
+
+
+def busy(value: str) -> str:
+    """What a document says where no call can be taken (texml/plan.py)."""
+    read_busy(value)
     return value
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,5 +27,7 @@ def test_every_key_is_described() -> None:
 
 
 def test_the_example_works(read: Callable[..., Settings]) -> None:
-    settings = read(EXAMPLE, {"DAILY_API_KEY": "a-key"})
+    named = re.findall(r'"env:(\w+)"', EXAMPLE)
+    special = {"ACME_PRIVATE_KEY": "sk_a", "TELNYX_PUBLIC_KEY": base64.b64encode(bytes(32)).decode()}
+    settings = read(EXAMPLE, dict.fromkeys(named, "a-key") | special)
     assert [agent.service_host for agent in settings.agents] == ["support.acme", "reception.acme"]

@@ -127,5 +127,9 @@ def test_a_key_is_neither_printed_nor_shown(read: Read) -> None:
     printed = render(settings)
     assert "hunter2" not in printed + repr(settings) + str(settings.model_dump_json())
     acme, globex = tomllib.loads(printed)["organizations"]
-    assert acme["daily"] == {"api_key": "**********", "api_url": "https://api.daily.co/v1"}
+    assert acme["daily"] == {
+        "api_key": "**********",
+        "api_url": "https://api.daily.co/v1",
+        "webhook_secrets": [],
+    }
     assert "daily" not in globex
