@@ -125,7 +125,7 @@ class Passage:
         assert self._upgrade.request is not None
         given = [
             (name.lower().encode("utf-8", "surrogateescape"), value.encode("utf-8", "surrogateescape"))
-            for name, value in self._upgrade.request.headers.raw_items()
+            for name, value in self._upgrade.request.headers
         ]
         headers = forwarded(
             [(name, value) for name, value in given if not name.startswith(_HANDSHAKE)],

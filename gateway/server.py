@@ -27,6 +27,7 @@ import structlog
 import uvicorn
 import uvloop
 
+from gateway import descriptors
 from gateway.api.services import Services
 from gateway.app import running
 from gateway.config import Settings
@@ -140,6 +141,7 @@ def _serve(settings: Settings, port: socket.socket, *, is_child: bool = False) -
             )
             await _Server(config, services, is_child=is_child).serve(sockets=[port])
 
+    descriptors.reserve()
     try:
         # The relay costs 1.4 times as much on asyncio's own loop.
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

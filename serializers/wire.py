@@ -26,11 +26,7 @@ _DIGITS = re.compile(r"[0-9A-D*#]+")
 def read_object(message: str | bytes) -> Json:
     """The message as a JSON object (RFC 8259), refusing what the RFC leaves to chance: a key twice, NaN."""
     try:
-        value = json.loads(
-            message.decode() if isinstance(message, bytes) else message,
-            object_pairs_hook=_unique_keys,
-            parse_constant=_no_constant,
-        )
+        value = _DECODER.decode(message.decode() if isinstance(message, bytes) else message)
     except DialectError:
         raise
     except UnicodeDecodeError:
@@ -53,6 +49,9 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _no_constant(_: str) -> object:
     raise DialectError("the message has a number that JSON does not know")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
 
 
 def write_object(message: Json) -> str:

@@ -6,17 +6,19 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 
-from websockets.client import ClientProtocol
-from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI, parse_uri
 
 from gateway.errors import CallEnd, Endings
 from gateway.media.ends import Gone
+from gateway.media.handshake import Asking, NotAWebSocketError
 from gateway.media.leg import Leg
 
 MAX_HEAD_BYTES = 65536
 _END_OF_HEAD = b"\r\n\r\n"
+_parsed = lru_cache(1024)(parse_uri)  # there are as many as instances
 
 
 async def dial(
@@ -32,8 +34,10 @@ async def dial(
     Waits as long as it takes: the caller bounds it. Raises CallEnd(agent_unreachable) where nobody listens
     or the answer is not 101. `on_gone` is called once if the agent leaves before the leg is coupled.
     """
+    base, _, query = url.partition("?")
+    uri = _parsed(base)
     leg, _ = await dial_for(
-        parse_uri(url),
+        replace(uri, query=query) if query else uri,
         headers.items(),
         max_message_bytes=max_message_bytes,
         early_bytes=early_bytes,
@@ -89,25 +93,16 @@ class _Handshake(asyncio.Protocol):
     def __init__(
         self, uri: WebSocketURI, headers: Iterable[tuple[str, str]], subprotocols: Sequence[str]
     ) -> None:
-        # No extensions: what is passed on must be readable by a carrier that negotiated none.
-        wanted = [Subprotocol(name) for name in subprotocols] or None
-        self._protocol = ClientProtocol(uri, extensions=None, subprotocols=wanted)
-        self._request = self._protocol.connect()
-        for name, value in headers:
-            self._request.headers[name] = value  # adds to what there is
+        self._asking = Asking(uri, headers, subprotocols)
         self._where = _where(uri)
         self._head = b""
-        self.done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-    @property
-    def subprotocol(self) -> str | None:
+        self.subprotocol: str | None = None
         """The one that was taken, once `done`."""
-        return self._protocol.subprotocol
+        self.done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
-        self._protocol.send_request(self._request)
-        transport.write(b"".join(self._protocol.data_to_send()))
+        transport.write(self._asking.request)
 
     def data_received(self, data: bytes) -> None:
         self._head += data
@@ -125,11 +120,13 @@ class _Handshake(asyncio.Protocol):
         if head.startswith(b"HTTP/1.1 ") and status and status[0] != b"101":
             self._fail(f"answered {status[0][:3].decode('ascii', 'replace')} instead of 101")
             return
-        # Only the head is shown to the package: behind it the frames are ours.
-        self._protocol.receive_data(head)
-        if self._protocol.handshake_exc is not None:
-            self._fail(f"did not answer as a WebSocket server: {self._protocol.handshake_exc}")
-        elif not self.done.done():
+        try:
+            # Only the head is judged: behind it the frames are ours.
+            self.subprotocol = self._asking.read_answer(head)
+        except NotAWebSocketError as error:
+            self._fail(f"did not answer as a WebSocket server: {error}")
+            return
+        if not self.done.done():
             self._transport.pause_reading()  # until the leg is there to read
             self.done.set_result(early)
 

@@ -13,19 +13,18 @@ uvicorn's any more, but it stays in uvicorn's books until the call has ended, so
 from __future__ import annotations
 
 import asyncio
+import email.utils
 import json
 from collections.abc import Callable, Coroutine
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
-from websockets.datastructures import Headers
-from websockets.http11 import Request, Response
-from websockets.server import ServerProtocol
 
-from gateway.errors import CallEnd
+from gateway.errors import CallEnd, status_phrase
 from gateway.media.ends import LOST, Gone
+from gateway.media.handshake import Asked, answer, read_request
 from gateway.media.leg import Leg
 
 SERVE_CALL = "serve_call"
@@ -52,10 +51,9 @@ class Upgrade(asyncio.Protocol):
         self._connections: set[Any] = server_state.connections
         self._tasks = server_state.tasks
         self._serve_call: ServeCall = app_state[SERVE_CALL]
-        self._handshake: ServerProtocol | None = ServerProtocol()
-        self._accepted: Response | None = None
         self._early: list[bytes] = []
-        self.request: Request | None = None
+        self._asked = False
+        self.request: Asked | None = None
         self.url = _NO_URL
         """The request target, split."""
         self.fault = ""
@@ -74,7 +72,7 @@ class Upgrade(asyncio.Protocol):
     def header(self, name: str) -> str:
         """A request header; several of one name are joined with commas, a missing one is empty."""
         assert self.request is not None
-        return ", ".join(self.request.headers.get_all(name))
+        return self.request.header(name)
 
     def accept(
         self,
@@ -85,10 +83,9 @@ class Upgrade(asyncio.Protocol):
         subprotocol: str | None = None,
     ) -> Leg:
         """Answers 101 to a request without `fault`; with `subprotocol`, one of those that it named."""
-        assert self._accepted is not None
-        if subprotocol is not None:
-            self._accepted.headers["Sec-WebSocket-Protocol"] = subprotocol
-        self._send(self._accepted)
+        assert self.request is not None
+        assert self.request.accept is not None
+        self._send(answer(self.request.accept, subprotocol))
         leg = Leg(
             self.transport,
             client=False,
@@ -101,7 +98,7 @@ class Upgrade(asyncio.Protocol):
             leg.data_received(b"".join(self._early))
         # The call keeps this object to its end: what only the handshake needed is let go.
         self._early.clear()
-        self._handshake = self._accepted = self.request = None
+        self.request = None
         del self.transport
         return leg
 
@@ -111,15 +108,16 @@ class Upgrade(asyncio.Protocol):
             return
         ending = end.ending
         assert ending.status is not None, f"{ending.code} is no answer to an upgrade"
-        assert self._handshake is not None
-        response = self._handshake.reject(
-            ending.status, json.dumps({"error": end.words, "code": ending.code})
+        body = json.dumps({"error": end.words, "code": ending.code}).encode()
+        retry = f"Retry-After: {ending.retry_after}\r\n" if ending.retry_after is not None else ""
+        head = (
+            f"HTTP/1.1 {ending.status} {status_phrase(ending.status)}\r\n"
+            f"Date: {email.utils.formatdate(usegmt=True)}\r\n"
+            "Connection: close\r\n"
+            f"Content-Length: {len(body)}\r\n"
+            f"Content-Type: application/json\r\n{retry}\r\n"
         )
-        del response.headers["Content-Type"]
-        response.headers["Content-Type"] = "application/json"
-        if ending.retry_after is not None:
-            response.headers["Retry-After"] = str(ending.retry_after)
-        self._send(response)
+        self._send(head.encode() + body)
         self.transport.close()
 
     # What uvicorn and the transport say
@@ -129,19 +127,18 @@ class Upgrade(asyncio.Protocol):
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if self.request is not None or self._handshake is None:
+        if self._asked:
             self._early.append(data)
             if sum(map(len, self._early)) > MAX_EARLY_BYTES:
                 self.transport.pause_reading()
             return
-        self._handshake.receive_data(data)
-        events = self._handshake.events_received()
-        if events:
-            self._judge(cast(Request, events[0]))
-        else:  # uvicorn's parser took it, so it is not cut off but has too much of something
-            self.fault = str(self._handshake.handshake_exc)
-            self._handshake = ServerProtocol()
-            self.request = Request("/", Headers())
+        self._asked = True
+        self.request = asked = read_request(data)
+        self.fault = asked.fault
+        try:
+            self.url = urlsplit(asked.target)
+        except ValueError as error:
+            self.fault = f"the request target is no URL: {error}"
         task = self._loop.create_task(self._serve_call(self))
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -155,32 +152,15 @@ class Upgrade(asyncio.Protocol):
         if self.on_shutdown is not None:
             self.on_shutdown()
 
-    def _judge(self, request: Request) -> None:
-        """Finds what is wrong with a request, before anything is done for it."""
-        assert self._handshake is not None
-        self.request = request
-        response = self._handshake.accept(request)
-        if response.status_code == 101:
-            self._accepted = response
-        else:
-            words = (response.body or b"").decode().partition("\n")[0]
-            self.fault = words.removeprefix("Failed to open a WebSocket connection: ")
-        try:
-            self.url = urlsplit(request.path)
-        except ValueError as error:
-            self.fault = f"the request target is no URL: {error}"
-
     def _done(self, task: asyncio.Task[None]) -> None:
         self._connections.discard(self)
         self._tasks.discard(task)
         if not self.answered:
             self.transport.abort()
 
-    def _send(self, response: Response) -> None:
+    def _send(self, data: bytes) -> None:
         self.answered = True
-        assert self._handshake is not None
-        self._handshake.send_response(response)
-        self.transport.write(b"".join(self._handshake.data_to_send()))
+        self.transport.write(data)
 
 
 ServeCall = Callable[[Upgrade], Coroutine[Any, Any, None]]

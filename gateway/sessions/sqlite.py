@@ -65,8 +65,19 @@ class SqliteStore:
             self._writer.submit(Kind.OWE, admission.withdraw)
             raise
 
+    async def adopt(self, facts: CallFacts, now: float) -> str:
+        adoption = sqlite_sessions.Adoption(self._owner, facts, now)
+        try:
+            return await self._writer.submit(Kind.ASK, adoption.adopt)
+        except asyncio.CancelledError:
+            self._writer.submit(Kind.OWE, adoption.withdraw)  # as in `admit`
+            raise
+
+    def abandon(self, session_id: str, outcome: Outcome) -> asyncio.Future[bool]:
+        return self._writer.submit(Kind.OWE, partial(sqlite_sessions.abandoned, session_id, outcome))
+
     def started(self, session_id: str, at: float) -> asyncio.Future[None]:
-        return self._writer.submit(Kind.OWE, partial(sqlite_sessions.started, session_id, at))
+        return self._writer.submit(Kind.NOTE, partial(sqlite_sessions.started, session_id, at))
 
     def ended(self, session_id: str, outcome: Outcome) -> asyncio.Future[None]:
         return self._writer.submit(Kind.OWE, partial(sqlite_sessions.ended, session_id, outcome))

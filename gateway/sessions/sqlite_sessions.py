@@ -78,6 +78,28 @@ _ENDED: Final = """
     WHERE id = ? AND ended_at IS NULL
 """
 
+_ABANDONED: Final = f"{_ENDED} AND stream_id IS NULL"
+
+# What waits for its stream: every other session has had one when it was admitted, or is not a carrier's.
+_WAITING: Final = f"""
+    SELECT owner, region, call_id FROM session
+    WHERE id = ? AND agent = ? AND organization = ? AND carrier = ? AND transport = '{TELEPHONY.transport}'
+        AND state = '{State.STARTING}' AND stream_id IS NULL AND stop_requested_at IS NULL
+"""  # noqa: S608 - constants
+
+_ADOPT: Final = """
+    UPDATE session
+    SET owner = ?, region = ?, call_id = ?, stream_id = ?,
+        from_number = coalesce(from_number, ?), to_number = coalesce(to_number, ?)
+    WHERE id = ?
+    RETURNING instance
+"""
+
+_WAIT_AGAIN: Final = f"""
+    UPDATE session SET owner = ?, region = ?, call_id = ?, stream_id = NULL
+    WHERE id = ? AND owner = ? AND state = '{State.STARTING}'
+"""  # noqa: S608 - constants
+
 _COMPLETE: Final = """
     UPDATE session SET transcript = ?, reported_seconds = ?, results = ?, completed_at = ?
     WHERE id = ? AND ended_at IS NULL AND admitted_at IS NOT NULL AND completed_at IS NULL
@@ -156,14 +178,61 @@ class Admission:
         connection.execute(_PROMISE_AGAIN, mine)
 
 
+class Adoption:
+    """One worker's try to adopt a session; it knows whose it was, to give it back."""
+
+    __slots__ = ("_before", "_facts", "_now", "_owner")
+
+    def __init__(self, owner: Owner, facts: CallFacts, now: float) -> None:
+        self._owner = owner
+        self._facts = facts
+        self._now = now
+        self._before: tuple[str, str, str | None] | None = None
+
+    def adopt(self, connection: sqlite3.Connection) -> str:
+        """The URL of the instance. Raises NotPromised, and has then changed nothing."""
+        facts = self._facts
+        which = (text(facts.session_id), text(facts.agent), text(facts.organization), text(facts.carrier))
+        before = connection.execute(_WAITING, which).fetchone()
+        if before is None:
+            raise NotPromised("no session of this id waits for a stream")
+        beat(self._owner, self._now, connection)  # an active session always has an owner that can be found
+        row = (
+            self._owner.id,
+            text(facts.region),
+            text(facts.call_id),
+            text(facts.stream_id) or "",
+            text(facts.from_number),
+            text(facts.to_number),
+            text(facts.session_id),
+        )
+        (instance,) = connection.execute(_ADOPT, row).fetchone()
+        self._before = before
+        return str(instance)
+
+    def withdraw(self, connection: sqlite3.Connection) -> None:
+        """Undoes it: the session waits as before, and is whose it was."""
+        if self._before is not None:
+            connection.execute(_WAIT_AGAIN, (*self._before, text(self._facts.session_id), self._owner.id))
+
+
 def started(session_id: str, at: float, connection: sqlite3.Connection) -> None:
     if not connection.execute(_STARTED, (at, text(session_id))).rowcount:
         _log_unchanged("session_start_ignored", session_id, connection)
 
 
 def ended(session_id: str, outcome: Outcome, connection: sqlite3.Connection) -> None:
+    if not connection.execute(_ENDED, _end(session_id, outcome)).rowcount:
+        _log_unchanged("session_end_ignored", session_id, connection)
+
+
+def abandoned(session_id: str, outcome: Outcome, connection: sqlite3.Connection) -> bool:
+    return connection.execute(_ABANDONED, _end(session_id, outcome)).rowcount > 0
+
+
+def _end(session_id: str, outcome: Outcome) -> tuple[str | int | float | None, ...]:
     traffic = outcome.traffic
-    row = (
+    return (
         over(False, outcome.state),
         over(True, outcome.state),
         outcome.ended_at,
@@ -179,8 +248,6 @@ def ended(session_id: str, outcome: Outcome, connection: sqlite3.Connection) -> 
         outcome.first_agent_sound_at,
         text(session_id),
     )
-    if not connection.execute(_ENDED, row).rowcount:
-        _log_unchanged("session_end_ignored", session_id, connection)
 
 
 def complete(

@@ -95,6 +95,22 @@ class Store(Protocol):
         may be ended so too, and is then `canceled` or `failed`.
         """
 
+    async def adopt(self, facts: CallFacts, now: float) -> str:
+        """The stream of a session that was admitted without one came to this worker: who admitted it was
+        dialling, here or in another worker. Returns the URL of its instance.
+
+        The session is this worker's from then on, with the call's ids of `facts`, and whoever called owes its
+        `ended`. Raises NotPromised where there is no such session of this agent, organization and carrier, it
+        is over or was asked to stop, or has a stream already; StoreFailed; and then, and when this is
+        cancelled, nothing has changed.
+        """
+
+    def abandon(self, session_id: str, outcome: Outcome) -> asyncio.Future[bool]:
+        """Ends a session as `ended` does, unless its stream has come; whether it did.
+
+        For who dialled: where a stream was adopted, its call owes the end. Written until it succeeds.
+        """
+
     async def request_stop(self, session_id: str, at: float) -> bool:
         """Asks the worker that carries the session to end it; False if it is unknown or over.
 

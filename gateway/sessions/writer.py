@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 #
 #   ASK   somebody waits for the answer, and a late one is worthless: fails with the group
 #   OWE   the truth about a session that is there: kept, in order, and tried again until it is written
+#   NOTE  the same, and nobody waits for it: while nothing else is there to do it waits GATHER_S for company,
+#         since a commit costs as much as several writes
 #   READ  needs no lock: done by itself after the group, so it sees what was asked for before it
 #
 # What is owed needs no limit of its own in memory. It is written before whatever came after it, so while any
@@ -38,6 +40,9 @@ log = structlog.get_logger(__name__)
 
 GROUP_LIMIT: Final = 512
 """Operations in one transaction: it holds the file's write lock, which other workers wait for."""
+
+GATHER_S: Final = 0.02
+"""How long a note waits for something to be committed with; far below what anybody reads a state for."""
 
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 2.0
@@ -61,6 +66,7 @@ class Kind(Enum):
 
     ASK = auto()
     OWE = auto()
+    NOTE = auto()
     READ = auto()
 
 
@@ -69,6 +75,10 @@ class Work:
     kind: Kind
     run: Callable[[sqlite3.Connection], object]
     future: asyncio.Future[Any]
+
+    @property
+    def owed(self) -> bool:
+        return self.kind is Kind.OWE or self.kind is Kind.NOTE
 
 
 class Writer:
@@ -160,7 +170,7 @@ class Writer:
                 batch += late
                 writes += [work for work in late if work.kind is not Kind.READ]
                 self._fail([work for work in writes if work.kind is Kind.ASK], failure)
-                owed = [work for work in writes if work.kind is Kind.OWE]
+                owed = [work for work in writes if work.owed]
                 if pause is None:
                     self._say(log.error, "session_store_failed", error=str(failure), owed=len(owed))
                 pause = min(pause * 2, LONGEST_PAUSE_S) if pause else FIRST_PAUSE_S
@@ -172,12 +182,19 @@ class Writer:
     def _take(self, wait_s: float | None, limit: int | None) -> list[Work]:
         """What waits, up to `limit`; waits `wait_s` for the first, None for ever."""
         taken: list[Work] = []
+        gather_until: float | None = None
         try:
             while limit is None or len(taken) < limit:
-                work = self._queue.get(timeout=0 if taken else wait_s)
+                if taken:
+                    wait_s = max(0.0, gather_until - time.monotonic()) if gather_until else 0
+                work = self._queue.get(timeout=wait_s)
                 if work is None:
                     self._deadline = time.monotonic() + self._close_s
                     break
+                if work.kind is not Kind.NOTE or limit is None:
+                    gather_until = None
+                elif not taken:
+                    gather_until = time.monotonic() + GATHER_S
                 taken.append(work)
         except queue.Empty:
             pass
@@ -188,9 +205,7 @@ class Writer:
         try:
             connection.execute("BEGIN IMMEDIATE")
             answers = [
-                self._run(connection, work)
-                for work in writes
-                if work.kind is Kind.OWE or not work.future.cancelled()
+                self._run(connection, work) for work in writes if work.owed or not work.future.cancelled()
             ]
             connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -219,7 +234,7 @@ class Writer:
             failure: Exception = StoreFailed(f"the session store {self._name} refused: {error}")
         except Exception as error:  # noqa: BLE001 - the edge of one operation: it ends that, not the thread
             failure = error
-        if work.kind is Kind.OWE:
+        if work.owed:
             self._say(log.error, "session_store_write_refused", error=str(failure))
         return work.future, None, failure
 

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The opening handshake: the plain case is judged as the package judges it, every other is shown to it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from websockets.uri import parse_uri
+
+from gateway.media import handshake
+from gateway.media.handshake import Asking, NotAWebSocketError, accept_key, answer, read_request
+
+KEY, ACCEPT = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455 §1.3
+REQUEST = [
+    ("host", "gw.example.com"),
+    ("upgrade", "websocket"),
+    ("connection", "Upgrade"),
+    ("sec-websocket-key", KEY),
+    ("sec-websocket-version", "13"),
+]
+ANSWER = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", "{accept}")]
+INSTANCE = parse_uri("ws://127.0.0.1:8080/ws")
+
+OTHER_HEADERS = [
+    ("origin", "https://example.com"),
+    ("origin", "null"),
+    ("user-agent", "TwilioProxy/1.1"),
+    ("x-twilio-signature", "OQjCs9PhErWNdZQB5oKwjPkt+x4="),
+    ("x-name", ""),
+    ("x-name", "caf\xe9"),
+    ("x name", "a space in a name"),
+    ("x-name", "\x01"),
+    ("content-length", "0"),
+    ("content-length", "5"),
+    ("transfer-encoding", "chunked"),
+    ("sec-websocket-extensions", "permessage-deflate; client_max_window_bits"),
+    ("sec-websocket-protocol", "audio.example.com"),
+    ("x-long", "x" * 9000),
+]
+VALUES = {
+    "upgrade": ["WebSocket", "websocket, h2c", "h2c", "websocket;", "", " websocket "],
+    "connection": ["keep-alive, Upgrade", "Upgrade, keep-alive", "keep-alive", "", "upgrade", "Upgrade, ,"],
+    "sec-websocket-key": ["c2hvcnQ=", "not base64!", "", KEY[:-1], KEY + "=", "dGhlIHNhbXBsZSBub25jZR=="],
+    "sec-websocket-version": ["8", "13, 8", "", "013"],
+    "sec-websocket-accept": ["wrong", "", ACCEPT],
+}
+
+
+def head(first: str, headers: list[tuple[str, str]]) -> bytes:
+    return "\r\n".join([first, *(f"{name}: {value}" for name, value in headers), "", ""]).encode("latin-1")
+
+
+def same_verdict(raw: bytes) -> None:
+    """What this module says alone is what the package says."""
+    mine, theirs = read_request(raw), handshake._judged(raw)
+    assert (mine.accept, mine.fault) == (theirs.accept, theirs.fault)
+    assert mine.target == theirs.target
+    assert list(mine.headers) == list(theirs.headers)
+    assert (mine.accept is None) == bool(mine.fault)
+
+
+@st.composite
+def headers_like(draw: st.DrawFn, plain: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The plain headers with some of them missing, twice, of another value or case, and others between."""
+    found: list[tuple[str, str]] = []
+    for name, value in plain:
+        others = VALUES.get(name.lower(), [])
+        kind = draw(st.sampled_from(["as it is"] * 6 + ["missing", "twice", "other", "shouted"]))
+        if kind == "missing":
+            continue
+        if kind == "other" and others:
+            value = draw(st.sampled_from(others))  # noqa: PLW2901
+        found.append((name.upper() if kind == "shouted" else name, value))
+        if kind == "twice":
+            found.append((name, draw(st.sampled_from([value, *others]))))
+        if draw(st.integers(0, 5)) == 0:
+            found.append(draw(st.sampled_from(OTHER_HEADERS)))
+    return found
+
+
+def test_the_example_of_the_rfc() -> None:
+    asked = read_request(head("GET /chat?a=b HTTP/1.1", REQUEST))
+    assert (asked.target, asked.accept, asked.fault) == ("/chat?a=b", ACCEPT, "")
+    assert asked.header("Host") == "gw.example.com"
+    assert asked.header("X-Missing") == ""
+    assert accept_key(KEY) == ACCEPT
+    assert f"Sec-WebSocket-Accept: {ACCEPT}\r\n".encode() in answer(ACCEPT)
+    assert b"Sec-WebSocket-Protocol: chat\r\n\r\n" in answer(ACCEPT, "chat")
+
+
+@given(headers_like(REQUEST), st.sampled_from(["GET /ws/twilio HTTP/1.1"] * 4 + ["POST / HTTP/1.1"]))
+@example([*REQUEST, ("cookie", "a=1"), ("cookie", "b=2")], "GET / HTTP/1.1")
+@example([], "GET / HTTP/1.1")
+def test_any_request_is_judged_as_the_package_does(headers: list[tuple[str, str]], first: str) -> None:
+    same_verdict(head(first, headers))
+
+
+@given(st.binary(max_size=300))
+def test_bytes_that_are_no_request(raw: bytes) -> None:
+    same_verdict(raw + b"\r\n\r\n")
+
+
+def test_several_headers_of_one_name_are_joined() -> None:
+    asked = read_request(head("GET / HTTP/1.1", [*REQUEST, ("X-A", "1"), ("x-a", "2")]))
+    assert asked.header("x-A") == "1, 2"
+
+
+def test_plain_handshakes_do_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the package was asked")
+
+    monkeypatch.setattr(handshake, "ServerProtocol", never)
+    monkeypatch.setattr(handshake, "ClientProtocol", never)
+    assert read_request(head("GET / HTTP/1.1", REQUEST)).accept == ACCEPT
+    asking = Asking(INSTANCE, [("x-daily-session-id", "s")])
+    assert asking.read_answer(answer(accept_key(asking._key))) is None
+
+
+def test_our_own_request_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asking = Asking(INSTANCE, [("x-daily-session-id", "s")], ["chat", "superchat"])
+    assert asking.request.startswith(b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n")
+    asked = handshake._judged(asking.request)
+    assert asked.accept == accept_key(asking._key)
+    assert asked.header("x-daily-session-id") == "s"
+    assert asked.header("Sec-WebSocket-Protocol") == "chat, superchat"
+    assert asking.request != Asking(INSTANCE, []).request, "each has a key of its own"
+
+
+@given(headers_like(ANSWER), st.sampled_from(["HTTP/1.1 101 Switching Protocols"] * 4 + ["HTTP/1.0 101 Up"]))
+def test_any_answer_is_judged_as_the_package_does(headers: list[tuple[str, str]], first: str) -> None:
+    asking = Asking(INSTANCE, [])
+    accept = accept_key(asking._key)
+    raw = head(first, [(name, value.format(accept=accept)) for name, value in headers])
+
+    def verdict(judge: object) -> object:
+        try:
+            return judge(raw)  # type: ignore[operator]
+        except NotAWebSocketError as error:
+            return str(error)
+
+    assert verdict(asking.read_answer) == verdict(asking._judged)
+
+
+@pytest.mark.parametrize(
+    ("taken", "offered", "verdict"),
+    [("chat", ["chat"], "chat"), ("other", ["chat"], None), ("chat", [], None)],
+)
+def test_a_subprotocol_is_taken_only_if_it_was_offered(
+    taken: str, offered: list[str], verdict: str | None
+) -> None:
+    asking = Asking(INSTANCE, [], offered)
+    raw = answer(accept_key(asking._key), taken)
+    if verdict is None:
+        with pytest.raises(NotAWebSocketError):
+            asking.read_answer(raw)
+    else:
+        assert asking.read_answer(raw) == verdict
+
+
+def test_an_extension_that_nobody_asked_for_is_refused() -> None:
+    asking = Asking(INSTANCE, [])
+    raw = answer(accept_key(asking._key))[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+    with pytest.raises(NotAWebSocketError):
+        asking.read_answer(raw)

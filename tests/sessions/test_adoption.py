@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Sessions that were admitted to be dialled, and whose streams come later, to whichever worker, or never."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gateway.errors import Side
+from gateway.sessions.lifecycle import State
+from gateway.sessions.session import CallFacts, Outcome, Places, Traffic
+from gateway.sessions.sqlite import SqliteStore
+from gateway.sessions.store import NotPromised, StoreFailed
+
+Ring = Callable[..., CallFacts]
+WorkAt = Callable[..., Any]
+
+
+@pytest.fixture
+def dialled(ring: Ring) -> CallFacts:
+    """A call out that rings: its carrier has not said a word on a socket."""
+    return ring(call_id=None, stream_id=None, from_number="+15551230000", to_number=None)
+
+
+@pytest.fixture
+def unanswered() -> Outcome:
+    return Outcome(
+        state=State.CANCELED,
+        ended_at=1030.0,
+        reason="no_answer",
+        side=Side.CALLER,
+        detail="nobody answered",
+        close_code=1000,
+        traffic=Traffic(),
+        first_agent_sound_at=None,
+    )
+
+
+def streaming(dialled: CallFacts) -> CallFacts:
+    return dataclasses.replace(dialled, call_id="CA7", stream_id="MZ7", to_number="+15559876543", region="eu")
+
+
+async def test_the_stream_comes_to_another_worker(
+    work_at: WorkAt, dialled: CallFacts, one_place: Places, hung_up: Outcome
+) -> None:
+    dialler, other = await work_at(), await work_at()
+    await dialler.admit(dialled, one_place, 1000.0)
+
+    assert await other.adopt(streaming(dialled), 1010.0) == "http://127.0.0.1:8080"
+
+    record = await dialler.session(dialled.session_id)
+    assert record is not None
+    assert (record.state, record.owner, record.region) == (State.STARTING, "worker-1", "eu")
+    assert (record.call_id, record.stream_id) == ("CA7", "MZ7")
+    assert (record.from_number, record.to_number) == ("+15551230000", "+15559876543")
+    assert {row.owner for row in await dialler.reap(1010.0)} == set()
+
+    await other.started(dialled.session_id, 1011.0)
+    await other.ended(dialled.session_id, hung_up)
+    record = await dialler.session(dialled.session_id)
+    assert record is not None
+    assert (record.state, record.reason) == (State.ENDED, "caller_hangup")
+
+
+async def test_a_stream_is_adopted_once(store: SqliteStore, dialled: CallFacts, one_place: Places) -> None:
+    await store.admit(dialled, one_place, 1000.0)
+    await store.adopt(streaming(dialled), 1010.0)
+    with pytest.raises(NotPromised):
+        await store.adopt(streaming(dialled), 1011.0)
+
+
+async def test_of_many_that_adopt_one_does(work_at: WorkAt, dialled: CallFacts, one_place: Places) -> None:
+    workers = [await work_at() for _ in range(3)]
+    await workers[0].admit(dialled, one_place, 1000.0)
+    tries = [worker.adopt(streaming(dialled), 1010.0) for worker in workers for _ in range(4)]
+    answers = await asyncio.gather(*tries, return_exceptions=True)
+    assert sum(isinstance(answer, str) for answer in answers) == 1
+    assert sum(isinstance(answer, NotPromised) for answer in answers) == len(tries) - 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"session_id": "7c9e6679-7425-40de-944b-e07fc1f90ae7"},
+        {"agent": "sales.acme"},
+        {"organization": "globex"},
+        {"carrier": "plivo"},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+async def test_only_its_own_call_adopts_it(
+    store: SqliteStore, dialled: CallFacts, one_place: Places, other: dict[str, str]
+) -> None:
+    await store.admit(dialled, one_place, 1000.0)
+    with pytest.raises(NotPromised):
+        await store.adopt(dataclasses.replace(streaming(dialled), **other), 1010.0)
+    await store.adopt(streaming(dialled), 1010.0)
+
+
+async def test_what_came_with_its_stream_is_not_adopted(
+    store: SqliteStore, ring: Ring, one_place: Places
+) -> None:
+    inbound = ring()
+    await store.admit(inbound, one_place, 1000.0)
+    with pytest.raises(NotPromised):
+        await store.adopt(inbound, 1001.0)
+
+
+async def test_what_was_asked_to_stop_is_not_adopted(
+    store: SqliteStore, dialled: CallFacts, one_place: Places
+) -> None:
+    await store.admit(dialled, one_place, 1000.0)
+    await store.request_stop(dialled.session_id, 1001.0)
+    with pytest.raises(NotPromised):
+        await store.adopt(streaming(dialled), 1002.0)
+
+
+async def test_who_gives_up_adopting_leaves_it_as_it_was(
+    work_at: WorkAt, dialled: CallFacts, one_place: Places
+) -> None:
+    dialler, other = await work_at(), await work_at()
+    await dialler.admit(dialled, one_place, 1000.0)
+    before = await dialler.session(dialled.session_id)
+    adopting = asyncio.create_task(other.adopt(streaming(dialled), 1010.0))
+    await asyncio.sleep(0)  # it is on its way to the store
+    adopting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await adopting
+    await other.counts()  # what was queued is done
+    after = await dialler.session(dialled.session_id)
+    assert before is not None
+    assert after == dataclasses.replace(before, to_number=after.to_number if after else None)
+
+
+async def test_a_call_that_nobody_takes_is_abandoned(
+    store: SqliteStore, dialled: CallFacts, one_place: Places, ring: Ring, unanswered: Outcome
+) -> None:
+    await store.admit(dialled, one_place, 1000.0)
+
+    assert await store.abandon(dialled.session_id, unanswered)
+
+    record = await store.session(dialled.session_id)
+    assert record is not None
+    assert (record.state, record.reason, record.ended_at) == (State.CANCELED, "no_answer", 1030.0)
+    with pytest.raises(NotPromised):
+        await store.adopt(streaming(dialled), 1031.0)
+    assert not await store.abandon(dialled.session_id, unanswered)
+    await store.admit(ring(), one_place, 1032.0)  # its place is free
+
+
+async def test_a_call_whose_stream_has_come_is_not_abandoned(
+    store: SqliteStore, dialled: CallFacts, one_place: Places, unanswered: Outcome
+) -> None:
+    await store.admit(dialled, one_place, 1000.0)
+    await store.adopt(streaming(dialled), 1010.0)
+    assert not await store.abandon(dialled.session_id, unanswered)
+    record = await store.session(dialled.session_id)
+    assert record is not None
+    assert record.state is State.STARTING
+
+
+async def test_a_store_that_is_closed_adopts_nothing(
+    work_at: WorkAt, dialled: CallFacts, one_place: Places
+) -> None:
+    store = await work_at()
+    await store.admit(dialled, one_place, 1000.0)
+    await store.close()
+    with pytest.raises(StoreFailed):
+        await store.adopt(streaming(dialled), 1010.0)
