@@ -50,12 +50,18 @@ def options(
 
 
 @app.command()
-def serve(config: ConfigFile = None) -> None:
+def serve(
+    config: ConfigFile = None,
+    replace: Annotated[
+        int | None,
+        typer.Option(metavar="PID", help="Take the port over from this gateway, which then drains."),
+    ] = None,
+) -> None:
     """Run the gateway until SIGTERM, then let running calls finish."""
     settings = _settings(config)
     from gateway.server import run  # noqa: PLC0415
 
-    raise typer.Exit(run(settings))
+    raise typer.Exit(run(settings, replace=replace))
 
 
 @app.command()
@@ -65,6 +71,30 @@ def check(config: ConfigFile = None) -> None:
     from gateway.config.text import render  # noqa: PLC0415
 
     typer.echo(render(settings), nl=False)
+
+
+daily = typer.Typer(
+    help="The organisations' domains at Daily.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+app.add_typer(daily, name="daily")
+
+
+@daily.command("setup")
+def daily_setup(
+    agent_name: Annotated[str, typer.Argument(metavar="AGENT.ORG", help="The agent that takes the calls.")],
+    number: Annotated[str, typer.Option(help="The number at Daily, as in +15559876543.")],
+    write: Annotated[bool, typer.Option("--write", help="Change it at Daily; without, it is shown.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Show what Daily does with calls to a number, and with --write have it ask this gateway."""
+    settings = _settings(config)
+    from gateway.daily_setup import SetupFailed, run  # noqa: PLC0415
+
+    try:
+        run(settings, agent_name, number, write=write, say=typer.echo)
+    except SetupFailed as failure:
+        typer.echo(f"{failure}.", err=True)
+        raise typer.Exit(1) from None
 
 
 def _settings(config: Path | None) -> Settings:

@@ -7,6 +7,9 @@ port (SO_REUSEPORT: the kernel spreads the connections evenly), started again wh
 SIGTERM drains: `/readyz` answers 503 and new calls are refused, both still by the open port, the running
 calls go on; the process exits 0 when the last has ended or `drain_timeout` is over. The first Ctrl-C does
 the same; a second one, or SIGQUIT, ends the calls at once.
+
+A gateway can be replaced while calls come: `patchbay serve --replace PID` takes the port over from another
+(gateway/takeover.py), which then lets its running calls finish and ends.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import structlog
 import uvicorn
 import uvloop
 
-from gateway import descriptors
+from gateway import descriptors, takeover
 from gateway.api.services import Services
 from gateway.app import running
 from gateway.config import Settings
@@ -35,6 +38,7 @@ from gateway.log import start_logging
 from gateway.media import accelerator
 from gateway.media.upgrade import Upgrade
 from gateway.sessions.store import StoreFailed
+from gateway.takeover import HAND_OVER, STRAGGLERS_S, Takeover
 
 log = structlog.get_logger(__name__)
 
@@ -50,11 +54,17 @@ STARTUP_FAILED = 3
 _spawn = multiprocessing.get_context("spawn")
 
 
-def run(settings: Settings) -> int:
-    """Serves until told to stop. Returns the exit status: 0 after a drain, 1 where it could not start."""
+def run(settings: Settings, *, replace: int | None = None) -> int:
+    """Serves until told to stop. Returns the exit status: 0 after a drain, 1 where it could not start.
+
+    `replace`: the process id of the gateway whose port is to be taken over.
+    """
     with _logging(settings):
+        taken = None
         try:
-            port = _reserve_port(settings)
+            port = _reserve_port(settings, shared=replace is not None)
+            if replace is not None:
+                taken = takeover.plan(replace, port, settings.server.workers)
         except OSError as error:
             where = f"{settings.server.host}:{settings.server.port}"
             log.error("cannot listen", address=where, error=error.strerror or str(error))
@@ -69,9 +79,9 @@ def run(settings: Settings) -> int:
                 accelerator="c" if accelerator.ACTIVE else "python",
             )
             if settings.server.workers == 1:
-                status = _serve(settings, port)
+                status = _serve(settings, port, taken=taken)
             else:
-                status = _Workers(settings, port.getsockname()[1]).run()
+                status = _Workers(settings, port.getsockname()[1], taken).run()
     return 1 if status == STARTUP_FAILED else status
 
 
@@ -85,6 +95,7 @@ class _Server(uvicorn.Server):
         self._is_child = is_child
         self._drain_until: float | None = None
         self._log_drain_at = 0.0
+        self._leave_port_at: float | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -97,6 +108,7 @@ class _Server(uvicorn.Server):
             signal.signal(signal.SIGINT, self.handle_exit)
         signal.signal(signal.SIGTERM, self.handle_exit)
         signal.signal(signal.SIGQUIT, self.handle_exit)
+        signal.signal(HAND_OVER, self._hand_over)
         yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -106,10 +118,20 @@ class _Server(uvicorn.Server):
             self._drain_until = time.monotonic() + self._board.settings.server.drain_timeout
         self._board.draining = True
 
+    def _hand_over(self, sig: int, frame: FrameType | None) -> None:
+        """Another gateway has the port: no new connection will come, but those on their way are ours."""
+        if self._leave_port_at is None:
+            self._leave_port_at = time.monotonic() + STRAGGLERS_S
+
     async def on_tick(self, counter: int) -> bool:
+        if self._leave_port_at is not None and time.monotonic() >= self._leave_port_at:
+            self._leave_port_at = float("inf")
+            for server in self.servers:
+                server.close()
+            self.handle_exit(signal.SIGTERM, None)
         if self._drain_until is not None:
             now = time.monotonic()
-            calls = len(self._board.calls) + self._bots.running
+            calls = len(self._board.calls) + self._bots.running + self._board.dialouts.running
             if calls and now >= self._log_drain_at:
                 log.info("draining", calls=calls, seconds_left=round(max(0.0, self._drain_until - now)))
                 self._log_drain_at = now + DRAIN_LOG_INTERVAL_S
@@ -122,8 +144,10 @@ class _Server(uvicorn.Server):
         self.handle_exit(signal.SIGTERM, None)
 
 
-def _serve(settings: Settings, port: socket.socket, *, is_child: bool = False) -> int:
-    """Runs one worker on a bound socket; its exit status."""
+def _serve(
+    settings: Settings, port: socket.socket, *, is_child: bool = False, taken: Takeover | None = None
+) -> int:
+    """Runs one worker on a bound socket; its exit status. `taken`: the worker takes the port over."""
 
     async def serve() -> None:
         async with running(settings) as (app, services):
@@ -139,7 +163,13 @@ def _serve(settings: Settings, port: socket.socket, *, is_child: bool = False) -
                 backlog=BACKLOG,
                 timeout_graceful_shutdown=CLOSING_TIME_S,
             )
-            await _Server(config, services, is_child=is_child).serve(sockets=[port])
+            server = _Server(config, services, is_child=is_child)
+            taking = asyncio.create_task(takeover.take(taken, port)) if taken is not None else None
+            try:
+                await server.serve(sockets=[port])
+            finally:
+                if taking is not None:
+                    taking.cancel()
 
     descriptors.reserve()
     try:
@@ -152,26 +182,27 @@ def _serve(settings: Settings, port: socket.socket, *, is_child: bool = False) -
     return 0
 
 
-def _work(settings: Settings, port_number: int) -> None:
+def _work(settings: Settings, port_number: int, taken: Takeover | None) -> None:
     """A child process: one worker on a socket of its own."""
     with _logging(settings), _bind(settings.server.host, port_number, reuse_port=True) as port:
-        status = _serve(settings, port, is_child=True)
+        status = _serve(settings, port, is_child=True, taken=taken)
     raise SystemExit(status)
 
 
 class _Workers:
     """The parent of several workers: starts them, starts them again, passes on what it is told."""
 
-    def __init__(self, settings: Settings, port_number: int) -> None:
+    def __init__(self, settings: Settings, port_number: int, taken: Takeover | None) -> None:
         self._settings = settings
         self._port_number = port_number
+        self._taken = taken  # by the first child
         self._children: list[BaseProcess] = []
         self._stopping = False
         self._status = 0
 
     def run(self) -> int:
         """Until every child has ended; 0, or the status of the first that could not start."""
-        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, HAND_OVER):
             signal.signal(sig, self._told)
         self._children = [self._start() for _ in range(self._settings.server.workers)]
         while self._children:
@@ -182,7 +213,8 @@ class _Workers:
         return self._status
 
     def _start(self) -> BaseProcess:
-        child = _spawn.Process(target=_work, args=(self._settings, self._port_number))
+        taken, self._taken = self._taken, None
+        child = _spawn.Process(target=_work, args=(self._settings, self._port_number, taken))
         child.start()
         return child
 
@@ -198,7 +230,7 @@ class _Workers:
 
     def _told(self, sig: int, frame: FrameType | None) -> None:
         again = sig == signal.SIGQUIT or (sig == signal.SIGINT and self._stopping)
-        self._stop(signal.SIGQUIT if again else signal.SIGTERM)
+        self._stop(signal.SIGQUIT if again else HAND_OVER if sig == HAND_OVER else signal.SIGTERM)
 
     def _stop(self, sig: signal.Signals) -> None:
         self._stopping = True
@@ -207,18 +239,17 @@ class _Workers:
                 os.kill(child.pid, sig)
 
 
-def _reserve_port(settings: Settings) -> socket.socket:
-    """The port, bound. Raises OSError, also where somebody else has it.
+def _reserve_port(settings: Settings, *, shared: bool) -> socket.socket:
+    """The port, bound, and open to others of our user who ask for it in the same way.
 
-    With several workers it is only kept, so that no other program takes it: each worker listens for itself.
+    Raises OSError, also where somebody has it already and it is not to be `shared`. With several workers it
+    is only kept, so that no other program takes it: each worker listens for itself.
     """
-    server = settings.server
-    port = _bind(server.host, server.port, reuse_port=False)
-    if server.workers == 1:
-        return port
-    number = port.getsockname()[1]
-    port.close()
-    return _bind(server.host, number, reuse_port=True)
+    host, number = settings.server.host, settings.server.port
+    if not shared:
+        with _bind(host, number, reuse_port=False) as alone:
+            number = alone.getsockname()[1]
+    return _bind(host, number, reuse_port=True)
 
 
 def _bind(host: str, number: int, *, reuse_port: bool) -> socket.socket:

@@ -47,7 +47,8 @@ def start_gateway(
     """Starts a gateway with the settings given as tables."""
 
     def start(*, accelerator: str = "on", **tables: Any) -> Gateway:
-        gateways.append(Gateway(tmp_path_factory.mktemp("gateway"), tables, accelerator=accelerator))
+        directory = tmp_path_factory.mktemp("gateway")
+        gateways.append(Gateway(directory, tables, accelerator=accelerator))
         workers = tables.get("server", {}).get("workers", 1)
         return gateways[-1].wait_until_ready(workers)
 

@@ -104,7 +104,7 @@ def read_busy(text: str) -> Busy:
 
 def check_elements(text: str) -> None:
     """Raises ValueError where the text is not well-formed XML elements without a DTD."""
-    parser = expat.ParserCreate()
+    parser = expat.ParserCreate(namespace_separator=" ")  # refuses prefixes that nothing declares
 
     def no_dtd(*_: object) -> None:
         raise ValueError("must be XML elements alone, without a DTD")

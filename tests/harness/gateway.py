@@ -53,14 +53,30 @@ async def eventually(happened: Callable[[], Any], what: str) -> Any:
 class Gateway:
     """A running gateway process of ours."""
 
-    def __init__(self, directory: Path, settings: dict[str, Any], *, accelerator: str = "on") -> None:
-        """`accelerator`: "off" carries frames in Python also where the C file was built."""
+    def __init__(
+        self,
+        directory: Path,
+        settings: dict[str, Any],
+        *,
+        accelerator: str = "on",
+        replace: Gateway | None = None,
+    ) -> None:
+        """`accelerator`: "off" carries frames in Python also where the C file was built.
+
+        `replace`: takes the port over from this one, and shares its store.
+        """
         self.directory = directory
-        server = {"port": 0, "log_format": "json", "log_level": "info", "drain_timeout": 10}
+        server: dict[str, Any] = {"port": 0, "log_format": "json", "log_level": "info", "drain_timeout": 10}
         settings = {**settings, "server": server | settings.get("server", {})}
         settings.setdefault("store", {"url": f"sqlite:///{directory}/patchbay.db"})
-        (directory / "patchbay.toml").write_text(toml(settings))
         self.store = directory / "patchbay.db"
+        more: list[str] = []
+        if replace is not None:
+            settings["server"]["port"] = replace.port
+            settings["store"] = {"url": f"sqlite:///{replace.store}"}
+            self.store = replace.store
+            more = ["--replace", str(replace.process.pid)]
+        (directory / "patchbay.toml").write_text(toml(settings))
         self._log = directory / "patchbay.log"
         self._log_read = 0
         self._lines: list[dict[str, Any]] = []
@@ -69,7 +85,7 @@ class Gateway:
         """How many it was asked for: each is told once, by a line of its own."""
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [PATCHBAY, "serve", "--config", directory / "patchbay.toml"],
+                [PATCHBAY, "serve", "--config", directory / "patchbay.toml", *more],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

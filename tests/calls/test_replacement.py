@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A gateway is replaced while calls come: none is cut, none is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.takeover import listeners
+from tests.harness.agent import Agent, AgentPort
+from tests.harness.caller import dial
+from tests.harness.gateway import PATCHBAY, Gateway, eventually, toml
+from tests.harness.openings import replies, talk
+from tests.harness.peer import WAIT_S
+from tests.harness.telephony import Call, assert_agent_heard, assert_caller_heard, connect, hang_up
+
+
+@pytest.fixture
+def agents(support_port: AgentPort) -> list[dict[str, Any]]:
+    agent = {"name": "support", "organization": "acme", "instances": [support_port.url]}
+    return [agent | {"sessions_per_instance": 100}]
+
+
+@pytest.fixture
+async def support(agent_at: Callable[..., Any], support_port: AgentPort) -> Agent:
+    agent: Agent = await agent_at(support_port)
+    return agent
+
+
+async def assert_they_talk(call: Call) -> None:
+    await assert_agent_heard(call.agent, [call.caller.say(message) for message in talk("twilio")])
+    await assert_caller_heard(call.caller, [call.agent.say(message) for message in replies("twilio")])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_no_call_is_cut_and_none_refused(
+    gateways: list[Gateway],
+    start_gateway: Callable[..., Gateway],
+    agents: list[dict[str, Any]],
+    support: Agent,
+    tmp_path: Path,
+    workers: int,
+) -> None:
+    old = start_gateway(server={"workers": workers}, agents=agents)
+    running = await connect(old, support)
+    answers: list[int] = []
+    enough = asyncio.Event()
+
+    async def keep_calling() -> None:
+        """Callers that come one after another and give up at once."""
+        while not enough.is_set():
+            caller = await dial(old.port, "/ws/twilio/support.acme")
+            answers.append(caller.status)
+            await caller.leave()
+
+    async with asyncio.TaskGroup() as callers:
+        for _ in range(3):
+            callers.create_task(keep_calling())
+        await eventually(lambda: len(answers) > 20, "callers come")
+        settings = {"server": {"workers": workers}, "agents": agents}
+        new = await asyncio.to_thread(Gateway, tmp_path, settings, replace=old)
+        gateways.append(new)
+        await eventually(lambda: told(new, "the port is taken over"), "the new one has the port")
+        await eventually(lambda: listeners(old.port) == workers, "the old one has left it")
+        before = len(answers)
+        await eventually(lambda: len(answers) > before + 20, "callers still come")
+        enough.set()
+    assert set(answers) == {101}
+
+    # The call that was running is still the old one's, and a new one is not.
+    new.port = old.port
+    await assert_they_talk(running)
+    fresh = await connect(new, support)
+    await assert_they_talk(fresh)
+    assert old.process.poll() is None
+    await hang_up(running)
+    assert await old.ended() == 0
+    await hang_up(fresh)
+    await eventually(lambda: ended(new, fresh), "its end is told")
+    everybody = len(answers) + 2
+    await eventually(lambda: len(old.ends()) + len(new.ends()) == everybody, "each call's end is told")
+    old.upgrades, new.upgrades = len(old.ends()), len(new.ends())
+
+
+def told(gateway: Gateway, event: str) -> bool:
+    return any(line["event"] == event for line in gateway.log_lines())
+
+
+def ended(gateway: Gateway, call: Call) -> bool:
+    return any(line["session"] == call.session for line in gateway.ends())
+
+
+def test_nobody_is_there_to_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "patchbay.toml").write_text(
+        toml({"server": {"port": 0, "log_format": "json"}, "store": {"url": f"sqlite:///{tmp_path}/a.db"}})
+    )
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait(WAIT_S)
+    tried = subprocess.run(
+        [PATCHBAY, "serve", "--config", tmp_path / "patchbay.toml", "--replace", str(gone.pid)],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+    assert tried.returncode == 1
+    assert "No such process" in tried.stdout + tried.stderr

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Accounts: which organisations a request is proven for, and the URLs that carriers know."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+from twilio.request_validator import RequestValidator
+
+from gateway.carriers.accounts import Accounts
+from gateway.carriers.proof import NotProven, Signed
+from gateway.config import Settings
+
+TWILIO = {"carrier": "twilio", "account": "AC1", "auth_tokens": ["acmes"]}
+
+
+def organization(name: str, *carriers: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"name": name, "carriers": list(carriers), **more}
+
+
+def agent(organization: str, name: str = "support") -> dict[str, Any]:
+    return {"name": name, "organization": organization}
+
+
+def accounts(
+    *organizations: dict[str, Any],
+    agents: tuple[dict[str, Any], ...] = (),
+    public_url: str | None = "https://gw.example.com",
+    regions: tuple[str, ...] = ("us-west", "eu-central"),
+) -> Accounts:
+    tables = {
+        "server": {"region": regions[0], **({"public_url": public_url} if public_url else {})},
+        "regions": [{"code": code, "display_name": code} for code in regions],
+        "organizations": list(organizations),
+        "agents": list(agents),
+    }
+    return Accounts(Settings.model_validate(tables))
+
+
+def upgrade(urls: tuple[str, ...], token: str, signed_url: str | None = None) -> Signed:
+    signature = RequestValidator(token).compute_signature(signed_url or urls[0], {})
+    return Signed("GET", urls, {"x-twilio-signature": signature}, b"", "203.0.113.7", 0.0)
+
+
+def exotel(user: str, token: str) -> Signed:
+    shown = base64.b64encode(f"{user}:{token}".encode()).decode()
+    return Signed("GET", (), {"authorization": f"Basic {shown}"}, b"", "203.0.113.7", 0.0)
+
+
+# Who wants proof
+
+
+def test_an_organisation_has_its_own_accounts() -> None:
+    known = accounts(
+        organization("acme", TWILIO, {"carrier": "plivo"}, {**TWILIO, "account": "AC2"}),
+        organization("globex", {**TWILIO, "account": "AC3"}),
+    )
+    assert [found.account for found in known.of("acme", "twilio")] == ["AC1", "AC2"]
+    assert [found.account for found in known.of("globex", "twilio")] == ["AC3"]
+    assert known.of("acme", "telnyx") == ()
+    assert known.of("nobody", "twilio") == ()
+
+
+def test_an_account_that_can_prove_nothing_wants_no_proof() -> None:
+    known = accounts(
+        organization("acme", {"carrier": "telnyx", "api_key": "k"}, {"carrier": "twilio"}, TWILIO)
+    )
+    assert not known.wants_proof("acme", "telnyx")
+    assert not known.wants_proof("acme", "plivo")
+    assert known.wants_proof("acme", "twilio"), "one of two is enough"
+
+
+def test_everybody_is_every_organisation_that_has_agents() -> None:
+    acme, globex, idle = organization("acme", TWILIO), organization("globex", TWILIO), organization("idle")
+    both = (agent("acme"), agent("globex"))
+    assert accounts(acme, globex, idle, agents=both).everybody_wants_proof("twilio")
+    assert not accounts(acme, globex, idle, agents=both).everybody_wants_proof("telnyx")
+    assert not accounts(acme, globex, idle, agents=(*both, agent("idle"))).everybody_wants_proof("twilio")
+
+
+def test_whoever_may_make_agents_through_the_api_counts_too() -> None:
+    may = organization("globex", private_keys=["sk_1"])
+    assert not accounts(organization("acme", TWILIO), may, agents=(agent("acme"),)).everybody_wants_proof(
+        "twilio"
+    )
+
+
+def test_nobody_is_not_everybody() -> None:
+    assert not accounts().everybody_wants_proof("twilio")
+    assert not accounts(agents=(agent("acme"),)).everybody_wants_proof("twilio")
+
+
+# Who has proven
+
+
+def test_a_request_is_proven_for_the_organisations_whose_account_signed() -> None:
+    known = accounts(
+        organization("acme", TWILIO),
+        organization("globex", {**TWILIO, "auth_tokens": ["globexs", "shared"]}),
+        organization("third", {**TWILIO, "auth_tokens": ["other"]}, {**TWILIO, "auth_tokens": ["shared"]}),
+        organization("open", {"carrier": "twilio"}),
+        organization("elsewhere", {"carrier": "plivo", "auth_tokens": ["acmes"]}),
+    )
+    urls = known.urls("/ws/twilio", "wss")
+    assert known.proven("twilio", upgrade(urls, "acmes")) == {"acme"}
+    assert known.proven("twilio", upgrade(urls, "globexs")) == {"globex"}
+    assert known.proven("twilio", upgrade(urls, "shared")) == {"globex", "third"}
+    assert known.proven("twilio", upgrade(urls, "forged")) == frozenset()
+    assert known.proven("plivo", upgrade(urls, "acmes")) == frozenset()
+    assert known.proven("generic", upgrade(urls, "acmes")) == frozenset()
+
+
+def test_the_account_that_accepts_is_told() -> None:
+    known = accounts(organization("acme", {**TWILIO, "account": "AC2", "auth_tokens": ["old"]}, TWILIO))
+    urls = known.urls("/ws/twilio/support.acme", "wss")
+    assert known.prove("acme", "twilio", upgrade(urls, "acmes")).account == "AC1"
+    assert known.prove("acme", "twilio", upgrade(urls, "old")).account == "AC2"
+
+
+def test_a_refusal_has_words_without_secrets() -> None:
+    known = accounts(organization("acme", TWILIO), organization("open", {"carrier": "twilio"}))
+    signed = upgrade(known.urls("/ws/twilio", "wss"), "forged")
+    for name, words in (("acme", "the signature"), ("open", "no account"), ("nobody", "no account")):
+        with pytest.raises(NotProven, match=words) as caught:
+            known.prove(name, "twilio", signed)
+        assert "acmes" not in caught.value.reason
+
+
+def test_credentials_of_one_organisation_do_not_prove_for_another() -> None:
+    known = accounts(
+        organization("acme", {"carrier": "exotel", "auth_id": "a", "auth_tokens": ["token"]}),
+        organization("globex", {"carrier": "exotel", "auth_id": "b", "auth_tokens": ["token"]}),
+    )
+    assert known.proven("exotel", exotel("a", "token")) == {"acme"}
+    assert known.proven("exotel", exotel("b", "token")) == {"globex"}
+    assert known.proven("exotel", exotel("c", "token")) == frozenset()
+
+
+def test_a_signature_for_a_region_is_good_and_for_another_host_is_not() -> None:
+    known = accounts(organization("acme", TWILIO))
+    path = "/ws/twilio/support.acme/tok"
+    urls = known.urls(path, "wss")
+    for host in ("gw.example.com", "us-west.gw.example.com", "eu-central.gw.example.com"):
+        assert known.proven("twilio", upgrade(urls, "acmes", f"wss://{host}{path}")) == {"acme"}
+    for host in ("evil.example.com", "ap-south.gw.example.com", "example.com"):
+        assert not known.proven("twilio", upgrade(urls, "acmes", f"wss://{host}{path}"))
+
+
+# URLs
+
+
+@pytest.mark.parametrize(
+    ("public_url", "scheme", "expected"),
+    [
+        (
+            "https://gw.example.com",
+            "wss",
+            (
+                "wss://gw.example.com/ws?a=1",
+                "wss://us-west.gw.example.com/ws?a=1",
+                "wss://eu-central.gw.example.com/ws?a=1",
+            ),
+        ),
+        (
+            "https://gw.example.com:8443/voice/",
+            "https",
+            (
+                "https://gw.example.com:8443/voice/ws?a=1",
+                "https://us-west.gw.example.com:8443/voice/ws?a=1",
+                "https://eu-central.gw.example.com:8443/voice/ws?a=1",
+            ),
+        ),
+        ("http://192.0.2.1:7860", "wss", ("ws://192.0.2.1:7860/ws?a=1",)),
+        ("http://[2001:db8::1]:7860", "https", ("http://[2001:db8::1]:7860/ws?a=1",)),
+        (
+            "https://EU-central.gw.example.com",
+            "https",
+            (
+                "https://EU-central.gw.example.com/ws?a=1",
+                "https://us-west.gw.example.com/ws?a=1",
+                "https://eu-central.gw.example.com/ws?a=1",
+            ),
+        ),
+        (
+            "http://localhost",
+            "wss",
+            ("ws://localhost/ws?a=1", "ws://us-west.localhost/ws?a=1", "ws://eu-central.localhost/ws?a=1"),
+        ),
+        (None, "wss", ()),
+    ],
+)
+def test_the_candidates_are_of_the_configuration(
+    public_url: str | None, scheme: Any, expected: tuple[str, ...]
+) -> None:
+    assert accounts(public_url=public_url).urls("/ws?a=1", scheme) == expected
+
+
+@pytest.mark.parametrize(
+    "target", ["", "*", "https://evil.example.com/ws", "ws", "@evil.example.com/", ".evil.com/"]
+)
+def test_a_request_without_a_path_has_no_candidates(target: str) -> None:
+    assert accounts().urls(target, "https") == ()
+    with pytest.raises(ValueError, match="slash"):
+        accounts().url(target, "https", "us-west")
+
+
+def test_path_and_query_stay_as_they_came() -> None:
+    raw = "//a/%7e%2F+?b=%20x&&a=+%zz"
+    assert all(url.endswith(f".com{raw}") for url in accounts().urls(raw, "https"))
+
+
+@pytest.mark.parametrize("region", ["us-west", "eu-central"])
+@pytest.mark.parametrize("scheme", ["https", "wss"])
+@pytest.mark.parametrize(
+    "public_url", ["https://gw.example.com/x", "https://us-west.gw.example.com", "http://[::1]:1"]
+)
+def test_what_is_handed_out_is_a_candidate(public_url: str, scheme: Any, region: str) -> None:
+    known = accounts(public_url=public_url)
+    assert known.url("/ws?a=1", scheme, region) in known.urls("/ws?a=1", scheme)
+
+
+def test_what_is_handed_out_names_the_region() -> None:
+    assert accounts().url("/ws", "wss", "eu-central") == "wss://eu-central.gw.example.com/ws"
+
+
+def test_without_a_public_url_nothing_is_handed_out() -> None:
+    with pytest.raises(ValueError, match="public_url"):
+        accounts(public_url=None).url("/ws", "wss", "us-west")

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Daily's signature on a dial-in webhook."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from gateway.carriers.daily_proof import prove_dialin
+from gateway.carriers.shared_proof import MAX_BODY_BYTES, NotProven
+
+# carriers.md §9.4
+SECRET = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+STAMP = "1756000000000"
+NOW = 1_756_000_000.0
+BODY = (
+    b'{"To":"+14155550199","From":"+14155550100","callId":"11111111-1111-4111-8111-111111111111",'
+    b'"callDomain":"22222222-2222-4222-8222-222222222222"}'
+)
+SIGNATURE = "7SKp9YV7qBZh6kSMllYwo60lxJeSPEN9ZWwpBKuYRsg="
+
+
+def daily_signs(stamp: str, body: bytes, secret: str = SECRET) -> str:
+    digest = hmac.new(base64.b64decode(secret), stamp.encode() + b"." + body, hashlib.sha256).digest()
+    return base64.b64encode(digest).decode()
+
+
+def prove(
+    *secrets: str,
+    stamp: str | None = STAMP,
+    signature: str | None = SIGNATURE,
+    raw: bytes = BODY,
+    now: float = NOW,
+) -> None:
+    prove_dialin([SecretStr(secret) for secret in secrets or (SECRET,)], stamp, signature, raw, now)
+
+
+def bent(text: str) -> Iterator[str]:
+    for place, character in enumerate(text):
+        for other in {chr(ord(character) ^ 1), chr(ord(character) ^ 32), *"aZ0/+= ,"} - {character}:
+            yield text[:place] + other + text[place + 1 :]
+
+
+def test_the_vector_is_proven() -> None:
+    prove()
+    assert daily_signs(STAMP, BODY) == SIGNATURE
+
+
+def test_no_byte_may_change() -> None:
+    for stamp in bent(STAMP):
+        with pytest.raises(NotProven):
+            prove(stamp=stamp)
+    for signature in bent(SIGNATURE):
+        with pytest.raises(NotProven):
+            prove(signature=signature)
+    for body in bent(BODY.decode()):
+        with pytest.raises(NotProven):
+            prove(raw=body.encode())
+
+
+def test_the_same_json_written_anew_is_another_body() -> None:
+    with pytest.raises(NotProven):
+        prove(raw=BODY.replace(b",", b", "))
+
+
+@pytest.mark.parametrize("stamp", ["1756000000", "1756000000000", "01756000000"])
+@pytest.mark.parametrize("drift_s", [-300, 0, 299, 300])
+def test_seconds_and_milliseconds_are_both_read(stamp: str, drift_s: int) -> None:
+    prove(stamp=stamp, signature=daily_signs(stamp, BODY), now=NOW + drift_s)
+
+
+@pytest.mark.parametrize("stamp", ["1756000000", "1756000000000"])
+@pytest.mark.parametrize("drift_s", [-301, 301, -1e9, 1e12, float("nan")])
+def test_what_is_not_of_these_five_minutes_is_refused(stamp: str, drift_s: float) -> None:
+    with pytest.raises(NotProven, match="300 s"):
+        prove(stamp=stamp, signature=daily_signs(stamp, BODY), now=NOW + drift_s)
+
+
+def test_one_unit_does_not_pass_as_the_other() -> None:
+    with pytest.raises(NotProven):
+        prove(stamp="1756000000")
+
+
+@pytest.mark.parametrize(
+    "stamp", [None, "", "now", "-1", "1756000000.0", f"{STAMP},{STAMP}", f"{STAMP} ", "ä", "\ud800", 99 * "1"]
+)
+def test_what_is_no_timestamp_is_refused(stamp: str | None) -> None:
+    with pytest.raises(NotProven, match="x-pinless-timestamp"):
+        prove(stamp=stamp)
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [None, "", f"{SIGNATURE},{SIGNATURE}", "ä", "\ud800", base64.b64decode(SIGNATURE).hex(), 9999 * "A"],
+)
+def test_what_is_no_signature_is_refused(signature: str | None) -> None:
+    with pytest.raises(NotProven, match="signature"):
+        prove(signature=signature)
+
+
+def test_each_of_several_secrets_proves() -> None:
+    other = base64.b64encode(b"another secret").decode()
+    prove(other, SECRET)
+    prove(SECRET, other)
+    prove(SECRET, other, signature=daily_signs(STAMP, BODY, other))
+    with pytest.raises(NotProven) as caught:
+        prove(other)
+    assert other not in caught.value.reason
+
+
+def test_without_a_secret_nothing_is_proven() -> None:
+    with pytest.raises(NotProven, match="no secret"):
+        prove_dialin([], STAMP, SIGNATURE, BODY, NOW)
+
+
+def test_a_body_that_is_too_long_is_refused() -> None:
+    with pytest.raises(NotProven, match="bytes"):
+        prove(raw=bytes(MAX_BODY_BYTES + 1))
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_that_daily_signs_are_proven(body: bytes) -> None:
+    prove(raw=body, signature=daily_signs(STAMP, body))

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Meta's signature on a WhatsApp event."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from gateway.carriers.meta_proof import prove_event
+from gateway.carriers.shared_proof import MAX_BODY_BYTES, NotProven
+
+# carriers.md §9.4
+SECRET = "app_secret"
+BODY = b'{"object":"whatsapp_business_account","entry":[]}'
+SIGNATURE = "sha256=c236c758c9b2bd40b388a550eeca09eaca72384dd0aa5e7c31d19cddac5bba46"
+
+
+def meta_signs(body: bytes, secret: str = SECRET) -> str:
+    return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+
+
+def prove(*secrets: str, signature: str | None = SIGNATURE, raw: bytes = BODY) -> None:
+    prove_event([SecretStr(secret) for secret in secrets or (SECRET,)], signature, raw)
+
+
+def bent(text: str) -> Iterator[str]:
+    for place, character in enumerate(text):
+        for other in {chr(ord(character) ^ 1), chr(ord(character) ^ 32), *"aZ0= ,"} - {character}:
+            yield text[:place] + other + text[place + 1 :]
+
+
+def test_the_vector_is_proven() -> None:
+    prove()
+    assert meta_signs(BODY) == SIGNATURE
+
+
+def test_no_byte_may_change() -> None:
+    for signature in bent(SIGNATURE):
+        with pytest.raises(NotProven):
+            prove(signature=signature)
+    for body in bent(BODY.decode()):
+        with pytest.raises(NotProven):
+            prove(raw=body.encode())
+    with pytest.raises(NotProven):
+        prove(raw=b"")
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        None,
+        "",
+        "sha256=",
+        SIGNATURE.removeprefix("sha256="),
+        SIGNATURE.replace("sha256", "sha1"),
+        f"{SIGNATURE},{SIGNATURE}",
+        f"{SIGNATURE}, {SIGNATURE}",
+        "sha256=ä",
+        "\ud800",
+        "sha256=" + 9999 * "0",
+    ],
+)
+def test_what_is_no_signature_is_refused(signature: str | None) -> None:
+    with pytest.raises(NotProven, match="signature"):
+        prove(signature=signature)
+
+
+def test_each_of_several_secrets_proves() -> None:
+    prove("other", SECRET)
+    prove(SECRET, "other")
+    prove(SECRET, "other", signature=meta_signs(BODY, "other"))
+    with pytest.raises(NotProven) as caught:
+        prove("other-secret")
+    assert "other-secret" not in caught.value.reason
+
+
+def test_without_a_secret_nothing_is_proven() -> None:
+    with pytest.raises(NotProven, match="no secret"):
+        prove_event([], SIGNATURE, BODY)
+
+
+def test_a_body_that_is_too_long_is_refused() -> None:
+    with pytest.raises(NotProven, match="bytes"):
+        prove(raw=bytes(MAX_BODY_BYTES + 1))
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_that_meta_signs_are_proven(body: bytes) -> None:
+    prove(raw=body, signature=meta_signs(body))

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Telnyx's signature: Ed25519 over the timestamp and the raw body, good for five minutes."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from gateway.carriers.proof import PROOFS, NotProven, Signed
+from gateway.config import CarrierAccount
+
+# carriers.md §9.2
+NOW = 1_756_000_000
+BODY = b'{"data":{"event_type":"call.initiated"}}'
+SIGNATURE = "NL6HlHfbORxphlyjbWRnUeUAgq3brXvCNh/M/RdVlL3AS32zsr7vemiy2s4PIsIbo+jicu0pFNbt0VzDbGj+BQ=="
+PUBLIC_KEY = "A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg="
+PRIVATE_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))
+
+
+def public(key: Ed25519PrivateKey) -> str:
+    return base64.b64encode(key.public_key().public_bytes_raw()).decode()
+
+
+def telnyx_signs(timestamp: str, body: bytes, key: Ed25519PrivateKey = PRIVATE_KEY) -> str:
+    return base64.b64encode(key.sign(timestamp.encode() + b"|" + body)).decode()
+
+
+def asked(
+    *,
+    signature: str | None = SIGNATURE,
+    timestamp: str | None = str(NOW),
+    body: bytes = BODY,
+    now: float = NOW,
+    method: str = "POST",
+    url: str = "https://gw.example.com/xml/telnyx",
+    **more: str,
+) -> Signed:
+    headers = {"telnyx-signature-ed25519": signature, "telnyx-timestamp": timestamp, **more}
+    present = {name: value for name, value in headers.items() if value is not None}
+    return Signed(method, (url,) if url else (), present, body, "203.0.113.7", now)
+
+
+def account(*keys: str) -> CarrierAccount:
+    values: dict[str, Any] = {"carrier": "telnyx", "public_keys": keys}
+    return CarrierAccount(**values)
+
+
+def prove(signed: Signed, *keys: str) -> None:
+    PROOFS["telnyx"](account(*(keys or (PUBLIC_KEY,))), signed)
+
+
+def refused(signed: Signed, *keys: str) -> str:
+    with pytest.raises(NotProven) as caught:
+        prove(signed, *keys)
+    return caught.value.reason
+
+
+def bent(text: str) -> Iterator[str]:
+    for place, character in enumerate(text):
+        for other in {chr(ord(character) ^ 1), chr(ord(character) ^ 32), *"aZ0/+=| ."} - {character}:
+            yield text[:place] + other + text[place + 1 :]
+
+
+def test_the_vector_is_proven() -> None:
+    prove(asked())
+    prove(asked(url=""))  # nothing of the URL is signed
+    assert public(PRIVATE_KEY) == PUBLIC_KEY
+    assert telnyx_signs(str(NOW), BODY) == SIGNATURE
+
+
+def test_no_byte_may_change() -> None:
+    for signature in bent(SIGNATURE):
+        refused(asked(signature=signature))
+    for timestamp in bent(str(NOW)):
+        refused(asked(timestamp=timestamp))
+    for body in bent(BODY.decode()):
+        refused(asked(body=body.encode()))
+    refused(asked(body=BODY + b" "))
+    refused(asked(body=b""))
+
+
+def test_no_byte_of_the_timestamp_may_change_within_the_window_either() -> None:
+    for other in range(NOW - 300, NOW + 301):
+        if other != NOW:
+            refused(asked(timestamp=str(other)))
+
+
+@pytest.mark.parametrize("now", [NOW - 300, NOW, NOW + 300])
+def test_five_minutes_are_allowed_either_way(now: float) -> None:
+    prove(asked(now=now))
+
+
+@pytest.mark.parametrize("now", [NOW - 300.001, NOW + 300.001, 0.0, NOW * 1000, float("nan"), float("inf")])
+def test_what_is_older_or_younger_is_refused(now: float) -> None:
+    assert "300 s" in refused(asked(now=now))
+
+
+@pytest.mark.parametrize("timestamp", ["0" + str(NOW), str(NOW)])
+def test_the_timestamp_is_signed_as_it_is_written(timestamp: str) -> None:
+    prove(asked(timestamp=timestamp, signature=telnyx_signs(timestamp, BODY)))
+    other = {"0" + str(NOW), str(NOW)} - {timestamp}
+    refused(asked(timestamp=other.pop(), signature=telnyx_signs(timestamp, BODY)))
+
+
+@pytest.mark.parametrize(
+    "timestamp",
+    [
+        None,
+        "",
+        "-1",
+        "+1756000000",
+        "1756000000.0",
+        "1_756_000_000",
+        "١٧٥٦٠٠٠٠٠٠",
+        20 * "1",
+        f"{NOW},{NOW}",
+        f"{NOW} ",
+    ],
+)
+def test_what_is_no_timestamp_is_refused(timestamp: str | None) -> None:
+    signature = telnyx_signs(timestamp or "", BODY)
+    assert "timestamp" in refused(asked(timestamp=timestamp, signature=signature))
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        None,
+        "",
+        "AAAA",
+        "****",
+        SIGNATURE[:-2],
+        SIGNATURE + "==",
+        f"{SIGNATURE},{SIGNATURE}",
+        "ä",
+        "\ud800",
+        9999 * "A",
+    ],
+)
+def test_what_is_no_signature_is_refused(signature: str | None) -> None:
+    assert "signature" in refused(asked(signature=signature))
+
+
+def test_a_signature_has_one_spelling() -> None:
+    """The last character before the padding has bits that decode to nothing."""
+    assert base64.b64decode(SIGNATURE[:-3] + "R==") == base64.b64decode(SIGNATURE)
+    assert "base64" in refused(asked(signature=SIGNATURE[:-3] + "R=="))
+
+
+def test_each_of_several_keys_proves() -> None:
+    prove(asked(), public(OTHER), PUBLIC_KEY)
+    prove(asked(), PUBLIC_KEY, public(OTHER))
+    prove(asked(signature=telnyx_signs(str(NOW), BODY, OTHER)), PUBLIC_KEY, public(OTHER))
+    refused(asked(), public(OTHER))
+
+
+@pytest.mark.parametrize("point", [bytes(32), b"\1" + bytes(31), 32 * b"\xff", b"\2" + bytes(31)])
+def test_a_key_that_is_no_point_proves_nothing(point: bytes) -> None:
+    refused(asked(), base64.b64encode(point).decode())
+
+
+def test_an_account_without_a_key_proves_nothing() -> None:
+    with pytest.raises(NotProven, match="no public key"):
+        PROOFS["telnyx"](account(), asked())
+
+
+def test_a_document_that_is_fetched_has_an_empty_body() -> None:
+    signature = telnyx_signs(str(NOW), b"")
+    prove(asked(method="GET", body=b"", signature=signature))
+    assert "GET" in refused(asked(method="GET"))
+
+
+def test_no_signature_opens_a_socket() -> None:
+    """A signed GET has an empty body, as an upgrade has: its signature would fit."""
+    signature = telnyx_signs(str(NOW), b"")
+    for url in ("wss://gw.example.com/ws/telnyx", "ws://gw.example.com/ws/telnyx"):
+        assert "upgrade" in refused(asked(method="GET", body=b"", signature=signature, url=url))
+    upgrade = asked(method="GET", body=b"", signature=signature, url="", upgrade="WebSocket")
+    assert "upgrade" in refused(upgrade)

@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Twilio's signature: what Twilio's own package signs is accepted, and nothing that differs in a byte."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from starlette.datastructures import ImmutableMultiDict
+from twilio.request_validator import HMAC_SHA256, RequestValidator
+
+from gateway.carriers.proof import PROOFS, NotProven, Signed
+from gateway.carriers.shared_proof import MAX_BODY_BYTES, read_form
+from gateway.config import CarrierAccount
+
+TOKEN = "12345"
+FORM = "application/x-www-form-urlencoded"
+WEBHOOK = "https://gw.example.com/twilio/voice?tenant=acme"
+SOCKET = "wss://gw.example.com/ws/twilio/tok_abc"
+JSON_URL = (
+    "https://gw.example.com/twilio/json"
+    "?bodySHA256=015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862"
+)
+FIELDS = [
+    ("AccountSid", "AC" + 31 * "0" + "1"),
+    ("ApiVersion", "2010-04-01"),
+    ("CallSid", "CA" + 31 * "0" + "1"),
+    ("CallStatus", "ringing"),
+    ("Direction", "inbound"),
+    ("From", "+14155550100"),
+    ("To", "+14155550199"),
+]
+# carriers.md §9.1
+WEBHOOK_SHA1 = "64Makt0HK7qxBPNsZo0KYW/bow4="
+WEBHOOK_SHA256 = "PusMYBKQctk0QJNMivvIAteGIMNC78PL96WHs00mBWw="
+SOCKET_SHA1 = "OQjCs9PhErWNdZQB5oKwjPkt+x4="
+JSON_SHA1 = "cMtaOxxoAk7b8o37sPvzbLizE7E="
+SHARED = "key=webhooks_sharedkey_1,algorithm=HMAC_SHA256"
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+def account(*tokens: str, shared: tuple[str, ...] = ()) -> CarrierAccount:
+    values: dict[str, Any] = {"carrier": "twilio", "auth_tokens": tokens, "signing_keys": shared}
+    return CarrierAccount(**values)
+
+
+def asked(
+    url: str | tuple[str, ...],
+    signature: str | None,
+    *,
+    method: str = "POST",
+    body: bytes = b"",
+    content_type: str | None = FORM,
+    settings: str | None = None,
+) -> Signed:
+    headers = {
+        "x-twilio-signature": signature,
+        "content-type": content_type,
+        "x-twilio-webhooks-signature-settings": settings,
+    }
+    return Signed(
+        method=method,
+        urls=(url,) if isinstance(url, str) else url,
+        headers={name: value for name, value in headers.items() if value is not None},
+        body=body,
+        address="203.0.113.7",
+        now=1_756_000_000.0,
+    )
+
+
+def upgrade(url: str, signature: str | None) -> Signed:
+    return asked(url, signature, method="GET", content_type=None)
+
+
+def voice(signature: str | None = WEBHOOK_SHA1, **changes: Any) -> Signed:
+    said: dict[str, Any] = {"url": WEBHOOK, "body": urlencode(FIELDS).encode(), **changes}
+    return asked(said.pop("url"), signature, **said)
+
+
+def document(signature: str = JSON_SHA1, **changes: Any) -> Signed:
+    said: dict[str, Any] = {"body": b'{"a":1}', "content_type": "application/json", **changes}
+    return asked(said.pop("url", JSON_URL), signature, **said)
+
+
+def prove(signed: Signed, of: CarrierAccount | None = None) -> None:
+    PROOFS["twilio"](of or account(TOKEN), signed)
+
+
+def refused(signed: Signed, of: CarrierAccount | None = None) -> str:
+    with pytest.raises(NotProven) as caught:
+        prove(signed, of)
+    return caught.value.reason
+
+
+def bent(text: str) -> Iterator[str]:
+    """The text with each of its characters changed, in several ways."""
+    for place, character in enumerate(text):
+        for other in {chr(ord(character) ^ 1), chr(ord(character) ^ 32), *"aZ0%&=+#/?:. "} - {character}:
+            yield text[:place] + other + text[place + 1 :]
+
+
+def test_the_vectors_are_proven() -> None:
+    prove(voice())
+    prove(voice(WEBHOOK_SHA256, settings=SHARED), account(shared=(TOKEN,)))
+    prove(upgrade(SOCKET, SOCKET_SHA1))
+    prove(document())
+
+
+def test_the_vectors_are_what_twilio_signs() -> None:
+    signer = RequestValidator(TOKEN)
+    assert signer.compute_signature(WEBHOOK, dict(FIELDS)) == WEBHOOK_SHA1
+    assert signer.compute_signature(WEBHOOK, dict(FIELDS), HMAC_SHA256) == WEBHOOK_SHA256
+    assert signer.compute_signature(SOCKET, {}) == SOCKET_SHA1
+    assert signer.compute_signature(JSON_URL, {}) == JSON_SHA1
+
+
+def test_no_byte_of_a_url_may_change() -> None:
+    for url in bent(WEBHOOK):
+        refused(voice(url=url))
+    for url in bent(SOCKET):
+        refused(upgrade(url, SOCKET_SHA1))
+    for url in bent(JSON_URL):
+        refused(document(url=url))
+
+
+def test_no_byte_of_a_signature_may_change() -> None:
+    for signature in bent(WEBHOOK_SHA1):
+        refused(voice(signature))
+    for signature in bent(WEBHOOK_SHA256):
+        refused(voice(signature, settings=SHARED), account(shared=(TOKEN,)))
+    for signature in bent(SOCKET_SHA1):
+        refused(upgrade(SOCKET, signature))
+
+
+def test_no_byte_of_a_body_may_change() -> None:
+    whole = urlencode(FIELDS)
+    for text in bent(whole):
+        try:
+            means_the_same = read_form(FORM, text.encode()) == FIELDS  # %2B and %2b
+        except NotProven:
+            means_the_same = False
+        if not means_the_same:
+            refused(voice(body=text.encode()))
+    for text in bent('{"a":1}'):
+        assert "bodySHA256" in refused(document(body=text.encode()))
+
+
+def test_no_field_may_be_added_or_taken_away() -> None:
+    refused(voice(body=urlencode(FIELDS[1:]).encode()))
+    refused(voice(body=urlencode([*FIELDS, ("To", "+14155550198")]).encode()))
+    refused(voice(body=b""))
+    refused(voice(method="GET", body=b""))
+
+
+def test_a_body_that_the_signature_does_not_cover_is_refused() -> None:
+    signature = RequestValidator(TOKEN).compute_signature("https://gw.example.com/twilio/json", {})
+    plain = "https://gw.example.com/twilio/json"
+    prove(document(signature, url=plain, body=b""))
+    assert "neither a form" in refused(document(signature, url=plain))
+    assert "a GET has a body" in refused(document(signature, url=plain, method="GET"))
+    assert "a GET has a body" in refused(voice(method="GET"))
+    assert "bodySHA256" in refused(document(body=b"")), "a signed body was taken away"
+    assert "bodySHA256" in refused(document(body=b"", method="GET"))
+    assert "bodySHA256" in refused(document(body=b"", content_type=FORM))
+
+
+def test_a_hash_given_twice_is_refused() -> None:
+    twice = f"{JSON_URL}&bodySHA256={hashlib.sha256(b'other').hexdigest()}"
+    signature = RequestValidator(TOKEN).compute_signature(twice, {})
+    for body in (b'{"a":1}', b"other"):
+        assert "bodySHA256" in refused(document(signature, url=twice, body=body))
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "HEAD", "get", ""])
+def test_other_methods_are_refused(method: str) -> None:
+    refused(asked(SOCKET, SOCKET_SHA1, method=method))
+
+
+@pytest.mark.parametrize(
+    ("configured", "signed"),
+    [
+        ("https://gw.example.com/a", "https://gw.example.com:443/a"),
+        ("https://gw.example.com:443/a", "https://gw.example.com/a"),
+        ("https://gw.example.com:8443/a", "https://gw.example.com/a"),
+        ("http://gw.example.com/a", "http://gw.example.com:80/a"),
+        ("wss://gw.example.com/a", "wss://gw.example.com:443/a"),
+        ("wss://gw.example.com:443/a", "wss://gw.example.com/a"),
+        ("wss://[2001:db8::1]/a", "wss://[2001:db8::1]:443/a"),
+        ("wss://[2001:db8::1]:443/a", "wss://[2001:db8::1]/a"),
+        ("wss://gw.example.com/a", "wss://gw.example.com/a/"),
+    ],
+)
+def test_the_port_may_be_signed_or_not(configured: str, signed: str) -> None:
+    prove(upgrade(configured, RequestValidator(TOKEN).compute_signature(signed, {})))
+
+
+@pytest.mark.parametrize(
+    "signed",
+    [
+        SOCKET.replace("wss", "https"),
+        SOCKET.replace("wss", "ws"),
+        SOCKET.replace("gw.", "gw.example.com."),
+        SOCKET.replace("com", "com:8443"),
+        SOCKET.replace("com", "com:80"),
+        SOCKET + "?serviceHost=support.acme",
+        SOCKET.replace("tok_abc", "tok_abd"),
+        SOCKET.replace("example", "EXAMPLE"),
+    ],
+)
+def test_another_url_is_refused(signed: str) -> None:
+    refused(upgrade(SOCKET, RequestValidator(TOKEN).compute_signature(signed, {})))
+
+
+def test_any_of_the_public_urls_will_do() -> None:
+    urls = ("wss://gw.example.com/ws/twilio/x", "wss://eu-central.gw.example.com/ws/twilio/x")
+    for url in urls:
+        signature = RequestValidator(TOKEN).compute_signature(url, {})
+        prove(asked(urls, signature, method="GET"))
+
+
+def test_without_a_public_url_nothing_is_proven() -> None:
+    assert "public_url" in refused(asked((), SOCKET_SHA1, method="GET"))
+
+
+def test_each_of_several_tokens_proves() -> None:
+    for token in ("old", "new"):
+        signature = RequestValidator(token).compute_signature(WEBHOOK, dict(FIELDS))
+        prove(voice(signature), account("old", "new"))
+        prove(voice(signature), account("new", "old"))
+        refused(voice(signature), account("another"))
+        shared = RequestValidator(token).compute_signature(WEBHOOK, dict(FIELDS), HMAC_SHA256)
+        prove(voice(shared, settings=SHARED), account("another", shared=("new", "old")))
+
+
+def test_a_token_signs_with_sha1_and_a_shared_key_with_sha256() -> None:
+    refused(voice(WEBHOOK_SHA256), account(TOKEN, shared=(TOKEN,)))
+    refused(voice(WEBHOOK_SHA1, settings=SHARED), account(TOKEN, shared=(TOKEN,)))
+    assert "no secret" in refused(voice(WEBHOOK_SHA256, settings=SHARED), account(TOKEN))
+    assert "no secret" in refused(voice(), account(shared=(TOKEN,)))
+
+
+@pytest.mark.parametrize("settings", ["", "key=k", "key=k,algorithm=HMAC_SHA1", "algorithm=hmac_sha1, key=k"])
+def test_the_settings_may_say_sha1(settings: str) -> None:
+    prove(voice(settings=settings))
+
+
+@pytest.mark.parametrize(
+    "settings", ["algorithm=none", "algorithm=", f"{SHARED},{SHARED}", "algorithm=HMAC_MD5"]
+)
+def test_other_settings_are_refused(settings: str) -> None:
+    both = account(TOKEN, shared=(TOKEN,))
+    assert "algorithm" in refused(voice(settings=settings), both)
+    assert "algorithm" in refused(voice(WEBHOOK_SHA256, settings=settings), both)
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        None,
+        "",
+        " ",
+        WEBHOOK_SHA1 + ", " + WEBHOOK_SHA1,
+        WEBHOOK_SHA1 + "," + WEBHOOK_SHA1,
+        WEBHOOK_SHA1 + "\n",
+        "ä" + WEBHOOK_SHA1,
+        "\ud800",
+        9999 * "A",
+    ],
+)
+def test_what_is_no_signature_is_refused(signature: str | None) -> None:
+    assert WEBHOOK_SHA1 not in refused(voice(signature))
+
+
+def test_no_secret_and_no_signature_is_in_the_words() -> None:
+    words = refused(voice("AAAA" + WEBHOOK_SHA1[4:]), account("a-secret-token"))
+    assert "a-secret-token" not in words
+    assert "AAAA" not in words
+
+
+def test_a_form_that_is_too_long_is_refused_unread() -> None:
+    assert "bytes" in refused(voice(body=b"a=" + MAX_BODY_BYTES * b"b"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [("Digits", "1"), ("Digits", "2"), ("Digits", "1")],
+        [("SpeechResult", ""), ("From", "")],
+        [("SpeechResult", "Grüße 日本 👋"), ("Ü", "ä")],
+        [("From", "+1 415 555"), ("SpeechResult", "1+1=2 & 100%")],
+        [("lower", "1"), ("Upper", "2"), ("UPPER", "3")],
+        [("SpeechResult", "a\r\nb")],
+        [],
+    ],
+)
+def test_forms_as_twilio_signs_them(fields: list[tuple[str, str]]) -> None:
+    signature = RequestValidator(TOKEN).compute_signature(WEBHOOK, ImmutableMultiDict(fields))
+    prove(voice(signature, body=urlencode(fields).encode()))
+    prove(voice(signature, body=urlencode(fields[::-1]).encode()))
+    prove(voice(signature, body=urlencode(fields).encode(), content_type=f"{FORM}; charset=UTF-8"))
+
+
+@given(st.lists(st.tuples(TEXT, TEXT), max_size=6), st.sampled_from(["HMAC_SHA1", "HMAC_SHA256"]))
+@example([("a", "b"), ("a", "b")], "HMAC_SHA1")
+def test_any_form_that_twilio_signs_is_proven(fields: list[tuple[str, str]], algorithm: str) -> None:
+    signature = RequestValidator(TOKEN).compute_signature(WEBHOOK, ImmutableMultiDict(fields), algorithm)
+    signed = voice(signature, body=urlencode(fields).encode(), settings=f"key=k,algorithm={algorithm}")
+    prove(signed, account(TOKEN, shared=(TOKEN,)))
+
+
+@given(st.binary(max_size=60))
+def test_any_json_that_twilio_signs_is_proven(body: bytes) -> None:
+    url = f"https://gw.example.com/j?bodySHA256={hashlib.sha256(body).hexdigest()}"
+    signature = RequestValidator(TOKEN).compute_signature(url, {})
+    prove(document(signature, url=url, body=body))
+    refused(document(signature, url=url, body=body + b" "))

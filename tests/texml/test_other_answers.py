@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What comes after a stream, what stands in its place, and where else a call can go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from xml.etree.ElementTree import Element
+
+import pytest
+from plivo import plivoxml
+from twilio.twiml.voice_response import VoiceResponse
+
+from texml.errors import DocumentError
+from texml.plan import Busy, Dial, HangUp, OwnXml, Play, Queue, Redirect, Reject, Say
+from texml.stream import Stream, Writer
+
+Canonical = Callable[[str], str]
+Parse = Callable[[str], Element]
+
+URL = "wss://voice.example.com/ws/x/support.acme"
+NUMBER = "+15559876543"
+SIP = "sip:alice@example.com;transport=tls?X-Call=a%20b&X-Other=c"
+ACTION = "https://voice.example.com/callbacks/x/s1/dial?a=1&b=2"
+SOUND = "https://cdn.example.com/busy.mp3?a=1&b=2"
+WORDS = "Alle Plätze sind belegt. <Ruf> später & wieder an."
+
+
+def outline(elements: list[Element]) -> list[str]:
+    """The verbs a caller goes through."""
+    return [element.tag for element in elements]
+
+
+@pytest.mark.parametrize(
+    ("tail", "verbs"),
+    [
+        (HangUp(), ["Hangup"]),
+        (Redirect(), ["Redirect"]),
+        (Dial(NUMBER), ["Dial", "Hangup"]),
+        (OwnXml("<A/><B><C/></B>"), ["A", "B"]),
+    ],
+)
+def test_a_call_goes_on_as_its_tail_says_and_never_waits(
+    xml_writer: Writer,
+    response: Parse,
+    back: str,
+    tail: HangUp | Redirect | Dial | OwnXml,
+    verbs: list[str],
+) -> None:
+    after = list(response(xml_writer.connect(Stream(URL), tail, back)))[1:]
+    assert outline(after) == verbs
+
+
+def test_a_redirect_asks_the_given_url_with_post(xml_writer: Writer, response: Parse, back: str) -> None:
+    _, redirect = response(xml_writer.connect(Stream(URL), Redirect(), back))
+    assert (redirect.text, redirect.attrib) == (back, {"method": "POST"})
+
+
+def test_own_xml_comes_through_as_it_is(texml_writer: Writer, canonical: Canonical, back: str) -> None:
+    own = (
+        '<Say xml:lang="de-DE">Auf <break time="1s"/>Wiederhören &amp; <![CDATA[<tschüß>]]></Say>\n<Hangup/>'
+    )
+    said = canonical(f"<Response>{own}</Response>")
+    document = texml_writer.connect(Stream(URL), OwnXml(own), back)
+    assert canonical(document).endswith(said.removeprefix("<Response>"))
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "<Say>",
+        "</Response><Response>",
+        "<a:b/>",
+        "<Say>&nothing;</Say>",
+        "<Say>\x08</Say>",
+        "<Say>&#8;</Say>",
+        "<Say>\ud800</Say>",
+        '<!DOCTYPE x [<!ENTITY a "b">]><Say/>',
+        '<?xml version="1.0"?><Say/>',
+        "<a>" * 5000 + "</a>" * 5000,
+        f"<Say>{'a' * 100_000}</Say>",
+    ],
+    ids=range(11),
+)
+def test_own_xml_that_would_break_the_document_is_refused(xml_writer: Writer, own: str) -> None:
+    with pytest.raises(DocumentError):
+        xml_writer.connect(Stream(URL), OwnXml(own), None)
+
+
+def twilio_busy(busy: Busy, back: str) -> str:
+    theirs = VoiceResponse()
+    match busy:
+        case Reject():
+            theirs.reject(reason="busy")
+        case Say(text):
+            theirs.say(text)
+            theirs.hangup()
+        case Play(url):
+            theirs.play(url)
+            theirs.hangup()
+        case Queue():
+            theirs.say("Please hold the line.")
+            theirs.pause(length=3)
+            theirs.redirect(back, method="POST")
+        case Dial(number):
+            theirs.dial().number(number)
+            theirs.hangup()
+    return str(theirs)
+
+
+def plivo_busy(busy: Busy, back: str) -> str:
+    theirs = plivoxml.ResponseElement()
+    match busy:
+        case Reject():
+            theirs.add(plivoxml.HangupElement(reason="busy"))
+        case Say(text):
+            theirs.add(plivoxml.SpeakElement(text)).add(plivoxml.HangupElement())
+        case Play(url):
+            theirs.add(plivoxml.PlayElement(url)).add(plivoxml.HangupElement())
+        case Queue():
+            theirs.add(plivoxml.SpeakElement("Please hold the line."))
+            theirs.add(plivoxml.WaitElement(length=3)).add(plivoxml.RedirectElement(back, method="POST"))
+        case Dial(number):
+            theirs.add(plivoxml.DialElement().add(plivoxml.NumberElement(number)))
+            theirs.add(plivoxml.HangupElement())
+    built: str = theirs.to_string(pretty=False)
+    return built
+
+
+BUSY: list[Busy] = [Reject(), Say(WORDS), Play(SOUND), Queue(), Dial(NUMBER)]
+
+
+@pytest.mark.parametrize("busy", BUSY)
+def test_a_busy_answer_is_what_the_carriers_own_packages_build(
+    xml_writer: Writer, canonical: Canonical, back: str, busy: Busy
+) -> None:
+    theirs = plivo_busy(busy, back) if xml_writer.name == "plivo" else twilio_busy(busy, back)
+    assert canonical(xml_writer.busy(busy, back)) == canonical(theirs)
+
+
+@pytest.mark.parametrize("busy", BUSY)
+def test_exotel_can_only_be_given_a_socket(exotel: Writer, back: str, busy: Busy) -> None:
+    with pytest.raises(DocumentError, match="the flow's"):
+        exotel.busy(busy, back)
+
+
+def test_nobody_is_asked_again_without_a_url(xml_writer: Writer) -> None:
+    with pytest.raises(DocumentError, match="no URL to ask again"):
+        xml_writer.busy(Queue(), None)
+    with pytest.raises(DocumentError, match="no URL to ask again"):
+        xml_writer.connect(Stream(URL), Redirect(), None)
+
+
+def test_a_transfer_is_what_twilios_own_package_builds(texml_writer: Writer, canonical: Canonical) -> None:
+    theirs = VoiceResponse()
+    theirs.dial(caller_id=NUMBER, timeout=30, action=ACTION, method="POST").sip(SIP)
+    ours = texml_writer.transfer(SIP, caller_id=NUMBER, action=ACTION, timeout_s=30)
+    assert canonical(ours) == canonical(str(theirs))
+
+    theirs = VoiceResponse()
+    theirs.dial().number(NUMBER)
+    theirs.hangup()
+    ours = texml_writer.transfer(NUMBER, caller_id=None, action=None, timeout_s=None)
+    assert canonical(ours) == canonical(str(theirs))
+
+
+def test_a_transfer_is_what_plivos_own_package_builds(plivo: Writer, canonical: Canonical) -> None:
+    dial = plivoxml.DialElement(caller_id="15559876543", timeout=30, action=ACTION, method="POST")
+    theirs = plivoxml.ResponseElement().add(dial.add(plivoxml.UserElement(SIP)))
+    ours = plivo.transfer(SIP, caller_id="15559876543", action=ACTION, timeout_s=30)
+    assert canonical(ours) == canonical(theirs.to_string(pretty=False))
+
+
+def test_exotels_connect_applet_gets_a_number(exotel: Writer) -> None:
+    """carriers.md §5.3."""
+    assert json.loads(exotel.transfer(NUMBER, caller_id=None, action=None, timeout_s=45)) == {
+        "destination": {"numbers": [NUMBER]},
+        "max_ringing_duration": 45,
+        "fetch_after_attempt": False,
+    }
+    assert json.loads(exotel.transfer(NUMBER, caller_id=None, action=None, timeout_s=None)) == {
+        "destination": {"numbers": [NUMBER]},
+        "fetch_after_attempt": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("to", "caller_id", "action", "timeout_s"),
+    [
+        (SIP, None, None, None),
+        (NUMBER, NUMBER, None, None),
+        (NUMBER, None, ACTION, None),
+        (NUMBER, None, None, 0),
+        (NUMBER, None, None, 601),
+    ],
+)
+def test_what_exotels_connect_applet_cannot_do_is_said(
+    exotel: Writer, to: str, caller_id: str | None, action: str | None, timeout_s: int | None
+) -> None:
+    with pytest.raises(DocumentError):
+        exotel.transfer(to, caller_id=caller_id, action=action, timeout_s=timeout_s)
+
+
+def test_a_goodbye_hangs_up(xml_writer: Writer, exotel: Writer, response: Parse) -> None:
+    assert outline(list(response(xml_writer.goodbye()))) == ["Hangup"]
+    with pytest.raises(DocumentError, match="close the socket"):
+        exotel.goodbye()
+
+
+def test_a_document_stands_in_a_request_as_far_as_the_carrier_lets_it(texml_writer: Writer) -> None:
+    """carriers.md §2.6: 4000 characters."""
+    short = texml_writer.goodbye()
+    assert texml_writer.inline(short) == short
+    assert texml_writer.inline_limit == 4000
+    parameters = {f"p{number}": "x" * 450 for number in range(9)}
+    long = texml_writer.connect(Stream(URL, parameters), HangUp(), None)
+    assert len(long) > 4000
+    with pytest.raises(DocumentError, match="at most 4000 characters"):
+        texml_writer.inline(long)
+
+
+def test_plivo_and_exotel_take_no_document_in_a_request(plivo: Writer, exotel: Writer) -> None:
+    """carriers.md §4.5, §5.4."""
+    for writer in (plivo, exotel):
+        assert writer.inline_limit == 0
+        with pytest.raises(DocumentError, match="takes no document"):
+            writer.inline("<Response/>")

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Plivo XML (carriers.md §4.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import quote
+from xml.etree.ElementTree import Element
+
+from texml.addresses import socket_url
+from texml.errors import DocumentError
+from texml.markup import element, legal
+from texml.stream import Stream
+from texml.writer import Verbs, XmlWriter, parameter_name, status_attributes
+
+URL_CHARACTERS = 2048
+"""Carriers.md §4.1."""
+
+HEADER_BYTES = 512
+"""Of `extraHeaders` (carriers.md §4.4)."""
+
+CONTENT_TYPES = {8000: "audio/x-mulaw;rate=8000", 16000: "audio/x-l16;rate=16000"}
+"""By Hz. Always written: Plivo's own pages disagree about the default (carriers.md §4.4)."""
+
+
+def _stream(stream: Stream) -> Element:
+    socket_url(stream.url, plain=True)
+    if len(stream.url) > URL_CHARACTERS:
+        raise DocumentError(f"the stream's URL has more than {URL_CHARACTERS} characters")
+    if stream.sample_rate not in CONTENT_TYPES:
+        raise DocumentError("Plivo's stream has 8000 or 16000 Hz")
+    attributes = {
+        "bidirectional": "true",  # default false: the caller hears nothing (carriers.md §10)
+        "keepCallAlive": "true",  # default false: the XML after it runs at once, and the call ends
+        "contentType": CONTENT_TYPES[stream.sample_rate],
+        "extraHeaders": extra_headers(stream.parameters),
+        **status_attributes(stream, "statusCallbackUrl"),
+    }
+    return element("Stream", attributes, text=stream.url)
+
+
+def extra_headers(parameters: Mapping[str, str]) -> str | None:
+    """`k=v,k2=v2` with names and values percent-encoded, as serializers/plivo.py reads it; None for none."""
+    if not parameters:
+        return None
+    # Percent-encoded, anything could pass. What is refused on the other carriers is refused here too.
+    headers = ",".join(
+        f"{_encoded(parameter_name(name))}={_encoded(value)}" for name, value in parameters.items()
+    )
+    if len(headers) > HEADER_BYTES:
+        raise DocumentError(f"the custom parameters have more than {HEADER_BYTES} bytes, percent-encoded")
+    return headers
+
+
+def _encoded(text: str) -> str:
+    return quote(legal(text, "a custom parameter"), safe="")
+
+
+WRITER = XmlWriter(
+    name="plivo",
+    verbs=Verbs(say="Speak", pause="Wait", sip="User", reject="Hangup"),
+    stream=_stream,
+    max_bytes=100_000,  # carriers.md §4.4
+    longest_ring_s=600,  # no limit is documented; this is Twilio's
+)

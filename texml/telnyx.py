@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""TeXML (carriers.md §3.4)."""
+
+from __future__ import annotations
+
+from xml.etree.ElementTree import Element
+
+from texml.addresses import socket_url
+from texml.errors import DocumentError
+from texml.markup import element
+from texml.stream import Stream
+from texml.writer import Verbs, XmlWriter, parameter_elements, status_attributes
+
+CODECS = frozenset({"PCMU", "PCMA", "G722", "OPUS", "AMR-WB", "default"})
+SAMPLE_RATE = 8000
+"""Of PCMU, which is what Pipecat's agents send (carriers.md §8.2)."""
+
+
+def _connect(stream: Stream) -> Element:
+    socket_url(stream.url, plain=True)
+    if stream.sample_rate != SAMPLE_RATE:
+        raise DocumentError("Telnyx's stream is PCMU here, which has 8000 Hz")
+    if stream.codec is not None and stream.codec not in CODECS:
+        raise DocumentError("Telnyx has no such codec")
+    attributes = {
+        "url": stream.url,
+        "name": stream.name,
+        "track": "inbound_track",
+        "codec": stream.codec,
+        "bidirectionalMode": "rtp",  # with mp3, the default, the caller hears nothing (carriers.md §10)
+        "bidirectionalCodec": "PCMU",
+        # The default is true, and then it is not known whether a close of ours ends <Connect> (§3.1).
+        "enableReconnect": "true" if stream.reconnect else "false",
+        **status_attributes(stream, "statusCallback"),
+    }
+    return element("Connect", children=[element("Stream", attributes, children=parameter_elements(stream))])
+
+
+WRITER = XmlWriter(
+    name="telnyx",
+    verbs=Verbs(say="Say", pause="Pause", sip="Sip", reject="Reject"),
+    stream=_connect,
+    max_bytes=65_536,  # no limit is documented; this is Twilio's, whose XML it mirrors
+    shortest_ring_s=5,  # TeXML's page on Dial: 5 to 120
+    longest_ring_s=120,
+    inline_limit=4000,  # `Texml` (carriers.md §3.5) mirrors Twilio's `Twiml`; no limit of its own is known
+)
