@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The one thread that writes: what it commits together, and what does not wait."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.sessions.writer import Kind, Writer
+
+
+class Ledger:
+    """A writer on a file of its own, and every transaction that it began."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.begun = 0
+        self.writer = Writer("ledger", self._connect, close_s=1.0)
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.file, isolation_level=None)
+        connection.execute("CREATE TABLE line (number INTEGER PRIMARY KEY, text TEXT)")
+        connection.set_trace_callback(self._traced)
+        return connection
+
+    def _traced(self, statement: str) -> None:
+        self.begun += statement.startswith("BEGIN")
+
+    def write(self, kind: Kind, text: str) -> asyncio.Future[None]:
+        def insert(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT INTO line (text) VALUES (?)", (text,))
+
+        return self.writer.submit(kind, insert)
+
+    def lines(self) -> list[str]:
+        connection = sqlite3.connect(self.file)
+        try:
+            return [text for (text,) in connection.execute("SELECT text FROM line ORDER BY number")]
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    ledger = Ledger(tmp_path / "ledger.db")
+    await ledger.writer.open()
+    yield ledger
+    await ledger.writer.close()
+
+
+async def test_a_note_that_is_alone_is_written(ledger: Ledger) -> None:
+    await ledger.write(Kind.NOTE, "started")
+    assert ledger.lines() == ["started"]
+
+
+async def test_what_is_waited_for_takes_the_notes_along(ledger: Ledger) -> None:
+    busy = threading.Event()
+    held = ledger.writer.submit(Kind.ASK, lambda _: busy.wait(10))
+    notes = [ledger.write(Kind.NOTE, f"started {number}") for number in range(3)]
+    asked = ledger.write(Kind.ASK, "admitted")
+    busy.set()
+    await asyncio.gather(held, *notes, asked)
+    assert ledger.lines() == ["started 0", "started 1", "started 2", "admitted"]
+    assert ledger.begun <= 2, "the held one, and all that came meanwhile"
+
+
+async def test_notes_in_a_row_share_a_commit(ledger: Ledger) -> None:
+    notes = [ledger.write(Kind.NOTE, f"started {number}") for number in range(20)]
+    await asyncio.gather(*notes)
+    assert len(ledger.lines()) == 20
+    assert ledger.begun == 1
+
+
+async def test_a_note_is_written_before_the_store_closes(ledger: Ledger) -> None:
+    note = ledger.write(Kind.NOTE, "started")
+    await ledger.writer.close()
+    assert note.done()
+    assert ledger.lines() == ["started"]
