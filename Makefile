@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INTEROP := .venv-interop
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check interop bench bench-quick lock clean
+.PHONY: help setup demo test check interop faults fuzz soak bench bench-quick lock clean
 
 help:                 ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,7 +38,20 @@ $(INTEROP)/.ready: tests/interop/requirements.lock
 	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/interop/requirements.lock
 	@touch $@
 
-bench: setup          ## the relay beside nginx and haproxy, three rounds, under 15 minutes
+faults: setup         ## everything that can break, broken, two minutes; makes docs/faults.md
+	$(BIN)/python -m pytest tests/faults
+
+fuzz: setup $(VENV)/.fuzz ## made-up bytes at whatever reads strangers' bytes, for FUZZ_SECONDS (60)
+	$(BIN)/python -m fuzz
+
+$(VENV)/.fuzz: $(VENV)/.ready fuzz/requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r fuzz/requirements.lock
+	@touch $@
+
+soak: setup           ## 200 calls at a time for SOAK_SECONDS (600): nothing may grow
+	$(BIN)/python -m tests.soak
+
+bench: setup          ## relay and API beside nginx and haproxy, three rounds, under 15 minutes
 	$(BIN)/python -m benchmarks full
 
 bench-quick: setup    ## the same in short, under two minutes
@@ -49,6 +62,8 @@ lock: setup           ## pins anew what pyproject.toml bounds (needs uv: pip ins
 		--no-emit-index-url --no-emit-find-links -o requirements.lock pyproject.toml
 	uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 \
 		--no-emit-index-url --no-emit-find-links -o tests/interop/requirements.lock tests/interop/requirements.in
+	uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 --group pyproject.toml:fuzz \
+		--no-emit-index-url --no-emit-find-links -o fuzz/requirements.lock
 
 clean:                ## removes what the other commands made
 	rm -rf $(VENV) $(INTEROP) build demo-output .mypy_cache .pytest_cache .ruff_cache

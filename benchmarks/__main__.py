@@ -17,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import contenders, machine, measurements, picture, report
+from benchmarks import api, api_report, contenders, machine, measurements, picture, report
 from benchmarks.bench import Bench, Plan
-from benchmarks.load import Load, build
+from benchmarks.load import Generator, Load, build
 from benchmarks.processes import DidNotStartError, free_ports, raise_file_limit
 from benchmarks.results import Result
 
@@ -74,8 +74,49 @@ def told(result: Result) -> str:
     )
 
 
-def execute(plan: Plan, out: Path, picture_file: Path | None, selected: str) -> None:
-    """Measures and writes the report. Raises DidNotStartError when nginx or the load does not run."""
+def api_told(result: api.ApiResult) -> str:
+    """One line of progress."""
+    if result.ours is None or not result.neighbours:
+        return f"{result.scenario}: failed: {result.error}"
+    return (
+        f"{result.scenario}: {result.ours.paced.cpu_us:.0f} us CPU a request,"
+        f" p99 {result.ours.paced.p99_us / 1000:.2f} ms, {result.ours.full.per_second:.0f} requests/s"
+    )
+
+
+def execute_api(plan: api.ApiPlan, out: Path, scenarios: list[api.Scenario]) -> str:
+    """Measures the public API; its part of the report. Raises DidNotStartError."""
+    results: list[api.ApiResult] = []
+    began = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory(prefix="patchbay-bench-") as name,
+        (out / "results-api.jsonl").open("w") as raw,
+    ):
+        ports = free_ports(FIRST_PORT, 3)
+        load = Generator(build(Path(name), "httpload"), ports[0], contenders.LOAD_CORE)
+
+        def record(result: api.ApiResult) -> None:
+            results.append(result)
+            print(result.line(), file=raw, flush=True)
+            seconds = time.monotonic() - began
+            print(f"{seconds:4.0f} s  round {result.round + 1}  {api_told(result)}", file=sys.stderr)
+
+        try:
+            finished = api.ApiBench(plan, load, scenarios, ports[1:], Path(name), record).measure()
+        finally:
+            load.close()
+    head = api_report.ApiHead(
+        command="python -m benchmarks " + shlex.join(sys.argv[1:]),
+        machine=machine.description(),
+        plan=plan,
+        seconds=time.monotonic() - began,
+        finished=finished,
+    )
+    return api_report.written(head, results)
+
+
+def execute(plan: Plan, out: Path, picture_file: Path | None, selected: str) -> str:
+    """Measures the relay; its report. Raises DidNotStartError when nginx or the load does not run."""
     results: list[Result] = []
     began = time.monotonic()
     ports = free_ports(FIRST_PORT, len(contenders.VARIANTS) + 4)
@@ -104,10 +145,28 @@ def execute(plan: Plan, out: Path, picture_file: Path | None, selected: str) -> 
         finished=finished,
         unavailable=bench.unavailable,
     )
-    text = report.written(head, results)
-    (out / "RESULTS.md").write_text(text)
     if picture_file:
         picture.draw(results, picture_file)
+    return report.written(head, results)
+
+
+def run(which: str, out: Path, picture_file: Path | None, selected: str) -> None:
+    """Measures what is selected and writes RESULTS.md; what is not measured stays there as it was.
+
+    Raises DidNotStartError when nginx or a load does not run.
+    """
+    relay_plan, api_plan = (
+        (measurements.FULL, api.FULL) if which == "full" else (measurements.QUICK, api.QUICK)
+    )
+    scenarios = [scenario for scenario in api.SCENARIOS if selected in scenario.name]
+    file = out / "RESULTS.md"
+    before = file.read_text() if file.exists() else f"{api_report.FOLLOWING}\n\n{report.DOES_NOT_SHOW}\n"
+    api_part = execute_api(api_plan, out, scenarios) if scenarios else api_report.taken_out(before)
+    is_of_relay = any(selected in name for name in contenders.NAMES)
+    text = execute(relay_plan, out, picture_file, selected) if is_of_relay else before
+    if api_part is not None:
+        text = api_report.placed(text, api_part)
+    file.write_text(text)
     print(text)
 
 
@@ -124,11 +183,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=HERE, help="directory of RESULTS.md and results.jsonl")
     parser.add_argument("--picture", type=Path, help="PNG to draw (full: docs/performance.png)")
     parser.add_argument(
-        "--only", default="", metavar="TEXT", help="only contenders whose name holds TEXT, and nginx"
+        "--only",
+        default="",
+        metavar="TEXT",
+        help='only contenders and requests whose name holds TEXT ("api" is all of the API), and nginx',
     )
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, stop)
-    plan = measurements.FULL if arguments.plan == "full" else measurements.QUICK
     try:
         machine.find_tools(install=arguments.install)
         if len(machine.CORES) < 2:
@@ -136,8 +197,8 @@ def main() -> int:
         if raise_file_limit() < FILES_WANTED:
             raise machine.MissingToolsError(f"{FILES_WANTED} open files are needed: raise `ulimit -Hn`")
         arguments.out.mkdir(parents=True, exist_ok=True)
-        picture_file = arguments.picture or (PICTURE if plan.sweep else None)
-        execute(plan, arguments.out, picture_file, arguments.only)
+        picture_file = arguments.picture or (PICTURE if arguments.plan == "full" else None)
+        run(arguments.plan, arguments.out, picture_file, arguments.only)
     except (machine.MissingToolsError, DidNotStartError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -63,6 +63,11 @@ VARIANTS = (
 )
 
 
+DIRECT, HAPROXY = "direct", "haproxy"
+NAMES = (DIRECT, HAPROXY, *(variant.name for variant in VARIANTS))
+"""Who can be selected; nginx and the naive relay come along."""
+
+
 @dataclass(frozen=True, slots=True)
 class Contender:
     """Somebody the same load is put through. Without a command: nobody, the load talks to its own agent."""
@@ -105,14 +110,14 @@ class Contender:
                 yield pids
 
 
-def _template(name: str, port: int, agent_port: int) -> dict[str, str]:
+def template(name: str, port: int, agent_port: int) -> dict[str, str]:
     text = (HERE / name).read_text()
     return {name: text.replace("@PORT@", str(port)).replace("@AGENT@", str(agent_port))}
 
 
 def direct(agent_port: int) -> Contender:
     """Nobody in between."""
-    return Contender("direct", f"ws://127.0.0.1:{agent_port}/ws")
+    return Contender(DIRECT, f"ws://127.0.0.1:{agent_port}/ws")
 
 
 def nginx(port: int, agent_port: int) -> Contender:
@@ -122,18 +127,18 @@ def nginx(port: int, agent_port: int) -> Contender:
         f"ws://127.0.0.1:{port}/ws",
         port,
         ("nginx", "-c", "@DIR@/nginx.conf"),
-        _template("nginx.conf", port, agent_port),
+        template("nginx.conf", port, agent_port),
     )
 
 
 def haproxy(port: int, agent_port: int) -> Contender:
     """The other yardstick."""
     return Contender(
-        "haproxy",
+        HAPROXY,
         f"ws://127.0.0.1:{port}/ws",
         port,
         ("haproxy", "-q", "-db", "-f", "@DIR@/haproxy.cfg"),
-        _template("haproxy.cfg", port, agent_port),
+        template("haproxy.cfg", port, agent_port),
     )
 
 
@@ -180,6 +185,11 @@ def configuration(variant: Variant, port: int, agent_port: int) -> str:
         ("[[organizations]]", {"name": "bench"}),
         ("[[agents]]", agent),
     ]
+    return toml(tables)
+
+
+def toml(tables: Iterable[tuple[str, Mapping[str, Setting]]]) -> str:
+    """A configuration file of these tables, each under its head."""
     lines: list[str] = []
     for head, settings in tables:
         # JSON's strings, numbers, booleans and lists of them are TOML's too.

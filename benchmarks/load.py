@@ -93,17 +93,17 @@ class Report:
         return self.cpu_seconds / self.window if self.window else 0.0
 
 
-def build(directory: Path) -> Path:
-    """Compiles wsload.c into `directory`. Raises CalledProcessError when the compiler refuses."""
-    binary = directory / "wsload"
-    source = Path(__file__).with_name("wsload.c")
+def build(directory: Path, name: str = "wsload") -> Path:
+    """Compiles `name`.c into `directory`. Raises CalledProcessError when the compiler refuses."""
+    binary = directory / name
+    source = Path(__file__).with_name(f"{name}.c")
     command = ["cc", "-O2", "-Wall", "-Wextra", "-o", str(binary), str(source)]
     subprocess.run(command, check=True, timeout=120)
     return binary
 
 
-class Load:
-    """wsload as the echo agent on a port of its own, with one run for every line it is given."""
+class Generator:
+    """A load generator that is the echo agent as well, and makes one run for every line it is given."""
 
     def __init__(self, binary: Path, agent_port: int, core: int) -> None:
         self.agent_port = agent_port
@@ -130,32 +130,17 @@ class Load:
             time.sleep(0.02)
         return process
 
-    def run(
-        self,
-        url: str,
-        calls: int,
-        watch: Sequence[int],
-        *,
-        seconds: float,
-        spin: bool = True,
-        cores: Collection[int] | None = None,
-        options: Sequence[str] = (),
-    ) -> Report | None:
-        """The report of one run, or None where it failed; `last_error` then says why.
+    def told(self, words: Sequence[str], cores: Collection[int] | None = None) -> dict[str, Any] | None:
+        """What the generator says of a run with these options, or None where it failed; `last_error` then
+        says why, and the generator and its agent were started afresh.
 
-        `seconds`: the measuring window; 0 measures the set-up alone. `spin`: poll without sleeping, which
-        wants a core of its own. `cores`: where the generator runs this time, its own core by default.
+        `cores`: where it runs this time, its own core by default.
         """
-        words = ["--url", url, "--calls", str(calls), "--seconds", str(seconds)]
-        words += ["--warm-up", str(WARM_UP_S if seconds else 0), *options]
-        if spin:
-            words.append("--spin")
-        if watch:
-            words += ["--watch", ",".join(map(str, watch))]
         pin([self._process.pid], cores or {self.core})
         line = self._ask(" ".join(words))
         if line:
-            return Report.from_json(json.loads(line))
+            values: dict[str, Any] = json.loads(line)
+            return values
         self._end()
         self._complaints.seek(0)
         self.last_error = self._complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
@@ -194,3 +179,32 @@ class Load:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+class Load(Generator):
+    """wsload: paced calls."""
+
+    def run(
+        self,
+        url: str,
+        calls: int,
+        watch: Sequence[int],
+        *,
+        seconds: float,
+        spin: bool = True,
+        cores: Collection[int] | None = None,
+        options: Sequence[str] = (),
+    ) -> Report | None:
+        """The report of one run, or None where it failed; `last_error` then says why.
+
+        `seconds`: the measuring window; 0 measures the set-up alone. `spin`: poll without sleeping, which
+        wants a core of its own. `cores`: where the generator runs this time, its own core by default.
+        """
+        words = ["--url", url, "--calls", str(calls), "--seconds", str(seconds)]
+        words += ["--warm-up", str(WARM_UP_S if seconds else 0), *options]
+        if spin:
+            words.append("--spin")
+        if watch:
+            words += ["--watch", ",".join(map(str, watch))]
+        values = self.told(words, cores)
+        return None if values is None else Report.from_json(values)

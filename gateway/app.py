@@ -56,7 +56,12 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Starlette, Services
     Raises StoreFailed where the store cannot be opened.
     """
     async with AsyncExitStack() as stack:
-        store = open_store(settings.store.url, Owner.of_this_process(uuid.uuid4().hex))
+        store = open_store(
+            settings.store.url,
+            Owner.of_this_process(uuid.uuid4().hex),
+            admits_alone=settings.store.on_failure == "admit",
+            calls_per_organization=settings.limits.calls_per_organization,
+        )
         await store.open()
         stack.push_async_callback(store.close)
         services = await _services(settings, store, stack)
@@ -98,9 +103,13 @@ async def _services(settings: Settings, store: Store, stack: AsyncExitStack) -> 
     stack.push_async_callback(bots.end_all, CallEnd(Endings.draining, "the gateway stops"))
 
     def end_session(session_id: str, end: CallEnd) -> bool:
-        return board.end_call(session_id, end) or bots.stop(session_id, end)
+        # A call out may be stopped just as its stream comes: then both hear of it.
+        dialled = board.dialouts.stop(session_id, end)
+        return board.end_call(session_id, end) or bots.stop(session_id, end) or dialled
 
-    stops = StopWatch(store, end_session, refresh)
+    stack.push_async_callback(board.rests.close)
+    stack.push_async_callback(board.dialouts.end_all, CallEnd(Endings.draining, "the gateway stops"))
+    stops = StopWatch(store, end_session, refresh, board.wishes.look)
     stops.start()
     stack.push_async_callback(stops.stop)
     return Services(

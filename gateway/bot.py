@@ -37,6 +37,10 @@ KEEPALIVE_INTERVAL_S: Final = 10
 KEEPALIVE_PROBES: Final = 3
 """A machine that is gone without a word is noticed within a minute, though a bot is silent for hours."""
 
+REFUSAL_S: Final = 0.05
+"""How long an instance that was sent the request is given to refuse it, as one without `/bot` does at once:
+then it is the start that fails, and not a session that nobody looks at."""
+
 COMPLETED: Final = "HTTP_COMPLETED"
 FAILED: Final = "HTTP_ERROR"
 """public-api.md, "Management": how the request of a session ended."""
@@ -111,6 +115,8 @@ class Bot:
         self.taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the instance has taken the request; or the session's end, where it came before that."""
         self.taken.add_done_callback(_seen)
+        self.written: asyncio.Future[None] | None = None
+        """Done when the store knows that it runs; None until it does."""
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
@@ -165,16 +171,16 @@ class Bot:
                 pass
 
     async def _sent(self) -> AsyncIterator[bytes]:
-        """The body; resumed when it was written, which is when the instance has taken the request."""
+        """The body; resumed when it was written. The instance has taken it, unless it says no at once."""
         body, self._body = self._body, b""  # a session lasts hours, and needs it no more
         yield body
         del body
-        self._note_taken()
+        asyncio.get_running_loop().call_later(REFUSAL_S, self._note_taken)
 
     def _note_taken(self) -> None:
         if not self.taken.done() and not self._over and not self._limit.expired():
             self._limit.reschedule(asyncio.get_running_loop().time() + self._max_duration_s)
-            self._means.store.started(self._session_id, self._means.now())
+            self.written = self._means.store.started(self._session_id, self._means.now())
             self.taken.set_result(None)
 
     def _broken(self, words: str) -> CallEnd:

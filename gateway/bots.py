@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import aiohttp
 
@@ -20,6 +21,10 @@ from gateway.sessions.session import CallFacts, Places, SessionExtras
 from gateway.sessions.store import AtCapacity, Store, StoreFailed
 
 __all__ = ["Bots", "NotReady", "StartedBot", "bots_http"]
+
+
+START_WRITE_S: Final = 1.0
+"""How long a start waits for its session to be written down as running; the store goes on trying."""
 
 
 class NotReady(CallEnd):
@@ -111,6 +116,8 @@ class Bots:
         bot.task.add_done_callback(lambda _: self._bots.pop(facts.session_id, None))
         try:
             await asyncio.shield(bot.taken)
+            if bot.written is not None:  # so that whoever is answered finds it running, at any worker
+                await asyncio.wait([bot.written], timeout=START_WRITE_S)
         except asyncio.CancelledError:
             bot.fate.decide(CallEnd(Endings.stopped, "whoever started it gave up"))
             raise

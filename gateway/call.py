@@ -19,8 +19,10 @@ from urllib.parse import quote
 
 import structlog
 
-from gateway.agents.readiness import Readiness
+from gateway.body import from_parameters
+from gateway.claim import Claim, claim, truth
 from gateway.config import AgentSettings
+from gateway.control import farewell_of, told_end
 from gateway.ends import end_watch
 from gateway.errors import CallEnd, Endings
 from gateway.fate import Fate
@@ -30,11 +32,14 @@ from gateway.media.ends import Gone, end_of_agent, end_of_carrier
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay, RelayLimits
 from gateway.media.upgrade import Upgrade
-from gateway.proof import Proof, bearer_token, check, redeem
+from gateway.opening import hide_call_id
+from gateway.places import take_place
+from gateway.proof import NOTHING, prove_start, prove_upgrade
 from gateway.sessions.lifecycle import State
-from gateway.sessions.session import CallFacts, Outcome, Places, SessionExtras, Traffic
-from gateway.sessions.store import AtCapacity, NotPromised, StoreFailed
+from gateway.sessions.session import Outcome, Traffic
+from gateway.sessions.store import StoreFailed
 from gateway.target import Target, read_target
+from gateway.wishes import Wish
 from serializers.dialect import Dialect, DialectError
 from serializers.events import Start
 from serializers.filters import filters_of
@@ -58,14 +63,17 @@ class Call:
         "_agent_leg",
         "_began_at",
         "_board",
+        "_claim",
         "_first_sound_at",
         "_goodbye",
         "_leg",
         "_limits",
         "_log",
         "_relay",
+        "_shown",
         "_upgrade",
         "_wanted_limits",
+        "_wish",
         "fate",
         "session_id",
     )
@@ -81,8 +89,11 @@ class Call:
         self._agent_leg: Leg | None = None
         self._relay: Relay | None = None
         self._admitted = False
+        self._shown = NOTHING
+        self._claim: Claim | None = None
         self._wanted_limits: tuple[float | None, float | None] = (None, None)
         """Longest duration and silence, in seconds, that whoever promised the session asked for."""
+        self._wish: Wish | None = None  # what is about to be done with the carrier's call
         self._goodbye: tuple[int, str] | None = None  # what who left first said; the other is told the same
         self._began_at = board.now()
         self._first_sound_at: float | None = None
@@ -108,29 +119,41 @@ class Call:
 
     async def tell(self) -> None:
         """The story, up to where the relay runs. Raises CallEnd where it ends before."""
-        target = self._prove_caller()
+        target = self._read_target()
         dialect = DIALECTS.get(target.carrier)
         start = None
         agent = self._route(target, start) if dialect is None or target.named else None
-        proof = await self._prove_session(target, agent)  # what can be refused before the upgrade is
+        await self._prove_caller(target, agent)  # what can be refused before the upgrade is
         async with self.fate.interrupting():
             if dialect is not None:  # a client without a dialect is answered once its agent is there
                 self._accept()
                 start = await self._read_opening(dialect)
-                agent = self._route(target, start, proof)
-                check(agent, proof)
+                agent = self._route(target, start)
+                await self._prove_call(agent, target.carrier, start)
             assert agent is not None
+            body = self._body(target, start)
             async with self._admitted_to(agent, target, start) as instance:
-                await self._connect(agent, instance, target)
+                await self._note_call(agent, target.carrier, start)
+                await self._connect(instance, body)
             if self._leg is None:
                 self._accept()
                 await asyncio.sleep(0)  # its 101 is on its way before anything else is
-        self._couple(agent, dialect)
+        self._couple(agent, dialect, start)
+
+    def hear(self, wish: Wish) -> None:
+        """What is about to be done with the carrier's call, or after all is not (wishes.py)."""
+        self._wish = None if wish is Wish.NOTHING else wish
+        if self._relay is None:
+            return
+        if wish is Wish.TRANSFERRED:
+            self._relay.part(CallEnd(Endings.transferred))
+        elif wish in (Wish.TRANSFER, Wish.NOTHING):
+            self._relay.transfer(wish is Wish.TRANSFER)
 
     # The steps, in their order
 
-    def _prove_caller(self) -> Target:
-        """Who calls, and for whom, as far as the URL says it."""
+    def _read_target(self) -> Target:
+        """For whom the call is, as far as the URL says it."""
         upgrade = self._upgrade
         if upgrade.fault:
             raise CallEnd(Endings.bad_request, upgrade.fault)
@@ -173,9 +196,10 @@ class Call:
         self._log = self._log.bind(call_id=start.call_id, stream_id=start.stream_id)
         return start
 
-    def _route(self, target: Target, start: Start | None, proof: Proof | None = None) -> AgentSettings:
+    def _route(self, target: Target, start: Start | None) -> AgentSettings:
         """The agent: named by path, query, parameter or token (public-api.md), else the called number's."""
-        names = [*target.named, proof.service_host] if proof else list(target.named)
+        token = self._shown.token
+        names = [*target.named, token.service_host] if token else list(target.named)
         if start is not None:
             names += [start.parameters[key] for key in SERVICE_HOST_PARAMETERS if start.parameters.get(key)]
         directory = self._board.directory
@@ -185,66 +209,68 @@ class Call:
         self._log = self._log.bind(agent=agent.service_host, organization=agent.organization)
         return agent
 
-    async def _prove_session(self, target: Target, agent: AgentSettings | None) -> Proof | None:
-        """Takes the caller's token, if there is one: the header's, else the query's, else the path's."""
-        token = bearer_token(self._upgrade.header("Authorization")) or target.token
-        board = self._board
-        proof = await redeem(token, agent, board.directory.agents, board.tokens, target.body)
-        if proof is not None:
-            self.session_id = proof.session_id
-            self._log = self._log.bind(session=self.session_id)
-            promised = await board.store.session(self.session_id)
-            if promised is not None:
-                self._wanted_limits = promised.max_duration, promised.idle_timeout
-        return proof
+    async def _prove_caller(self, target: Target, agent: AgentSettings | None) -> None:
+        """Who calls, as far as the upgrade shows it: a signature, a call's token, or a session's."""
+        self._shown = await prove_upgrade(self._board, self._upgrade, target, agent)
+        if self._shown.token is not None:
+            await self._be_session(self._shown.token.session_id)
+
+    async def _prove_call(self, agent: AgentSettings, carrier: str, start: Start) -> None:
+        """That the call is one that may be here, and has no other socket."""
+        prove_start(self._board, carrier, start, agent, self._shown)
+        if self._shown.claims is not None:
+            self._claim = await claim(self._board, carrier, start.call_id, agent, self._shown.claims)
+            await self._be_session(self._claim.socket.session_id, known=self._claim.held)
+
+    async def _be_session(self, session_id: str, *, known: bool = True) -> None:
+        """The session that this call becomes, and what was asked for where it is `known` to the store."""
+        self.session_id = session_id
+        self._log = self._log.bind(session=session_id)
+        promised = await self._board.store.session(session_id) if known else None
+        if promised is not None:
+            self._wanted_limits = promised.max_duration, promised.idle_timeout
+
+    def _body(self, target: Target, start: Start | None) -> str | None:
+        """What the agent is to be told: from the query, where a carrier has none from parameters, or kept."""
+        if target.body is not None or start is None:
+            return target.body
+        if self._claim is not None and self._claim.body is not None:
+            return self._claim.body
+        return from_parameters(start.parameters, self._limits.max_body_bytes)
 
     @asynccontextmanager
     async def _admitted_to(
         self, agent: AgentSettings, target: Target, start: Start | None
     ) -> AsyncIterator[str]:
         """Takes a place and gives its instance; what goes wrong inside counts against that instance."""
-        probes = self._board.probes
-        facts = CallFacts(
-            session_id=self.session_id,
-            agent=agent.service_host,
-            organization=agent.organization,
-            region=target.region,
-            carrier=target.carrier,
-            call_id=start.call_id if start else None,
-            stream_id=start.stream_id if start else None,
-            from_number=start.from_number if start else None,
-            to_number=start.to_number if start else None,
-        )
-        places = Places(
-            instances=tuple((instance, probes.readiness(instance)) for instance in agent.instances),
-            per_instance=agent.sessions_per_instance,
-            max_instances=agent.max_agents,
-        )
-        warm = any(rank == Readiness.READY for _, rank in places.instances)
-        extras = SessionExtras(
-            transport="telephony" if start else "websocket", start_type="warm" if warm else "cold"
-        )
-        try:
-            instance = await self._board.store.admit(facts, places, self._board.now(), extras)
-        except AtCapacity as full:
-            raise CallEnd(Endings.at_capacity, f"{full.taken} of {full.limit} places are taken") from None
-        except NotPromised as error:
-            raise CallEnd(Endings.unauthorized, f"the session of this token is over: {error}") from None
-        except StoreFailed as error:
-            raise CallEnd(Endings.store_failed, str(error)) from None
+        held = self._claim is not None and self._claim.held
+        instance = await take_place(self._board, agent, target, start, self.session_id, held=held)
         self._admitted = True
         self._log = self._log.bind(instance=instance)
         try:
             yield instance
         except CallEnd as end:
             if end.ending is Endings.agent_unreachable:
-                probes.unreachable(instance)
+                self._board.probes.unreachable(instance)
             raise
 
-    async def _connect(self, agent: AgentSettings, instance: str, target: Target) -> None:
+    async def _note_call(self, agent: AgentSettings, carrier: str, start: Start | None) -> None:
+        """What its record does not say and somebody will want to know."""
+        if start is None:
+            return
+        accounts = self._board.accounts.of(agent.organization, carrier)
+        if len(accounts) > 1 or (self._claim is not None and self._claim.held):
+            try:
+                await self._board.call_book.note(
+                    self.session_id, carrier=carrier, account=start.account_id, call_id=start.call_id
+                )
+            except StoreFailed as error:
+                raise CallEnd(Endings.store_failed, str(error)) from None
+
+    async def _connect(self, instance: str, body: str | None) -> None:
         """The agent's /ws (agent-container.md), once the instance is ready."""
         timeout_s = self._limits.agent_connect_timeout
-        query = f"?body={quote(target.body, safe='')}" if target.body else ""
+        query = f"?body={quote(body, safe='')}" if body else ""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._board.probes.wait_until_started(instance)
@@ -258,10 +284,15 @@ class Call:
         except TimeoutError:
             raise CallEnd(Endings.agent_start_timeout, f"no answer within {timeout_s:g} s") from None
 
-    def _couple(self, agent: AgentSettings, dialect: Dialect | None) -> None:
+    def _couple(self, agent: AgentSettings, dialect: Dialect | None, start: Start | None) -> None:
         """Lets the two legs talk."""
         assert self._leg is not None
         assert self._agent_leg is not None
+        farewell = None
+        if dialect is not None and start is not None:
+            farewell = farewell_of(self._board, agent, dialect, start)
+            if agent.hide_call_id:
+                hide_call_id(self._leg, dialect, start.call_id, self.session_id)
         max_duration_s, idle_s = self._wanted_limits
         self._relay = Relay(
             self._leg,
@@ -273,9 +304,13 @@ class Call:
                 stall_s=self._limits.stall_timeout,
                 close_s=self._limits.close_timeout,
                 max_message_bytes=self._limits.max_message_bytes,
+                ping_s=self._limits.ping_interval,
+                agent_silence_s=self._limits.agent_silence,
             ),
             on_first_sound=self._note_first_sound,
             filters=filters_of(dialect.name) if dialect and agent.media == "messages" else None,
+            farewell=farewell,
+            keeps_agent=not agent.hide_call_id,
         )
         self._leg = self._agent_leg = None  # their sockets are the relay's now
         self._board.store.started(self.session_id, self._board.now())
@@ -286,6 +321,7 @@ class Call:
 
     async def _finish(self, end: CallEnd) -> None:
         """Writes the one end down, frees the place, tells whoever is still there, says it in one line."""
+        end = told_end(self._wish, await truth(self._board, self._claim, end))
         await self._record(end)
         if self._relay is not None:
             await self._relay.closed

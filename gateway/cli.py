@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway import __version__
-from gateway.simulator.commands import agent, call, demo
+from gateway.simulator.commands import Carrier, agent, call, demo
 
 if TYPE_CHECKING:
     from gateway.config import Settings
@@ -95,6 +95,43 @@ def daily_setup(
     except SetupFailed as failure:
         typer.echo(f"{failure}.", err=True)
         raise typer.Exit(1) from None
+
+
+@app.command()
+def xml(
+    carrier: Annotated[Carrier, typer.Argument(help="Whose document to write.")],
+    *,
+    agent: Annotated[str, typer.Option(metavar="AGENT.ORG", help="The agent that its calls are for.")],
+    config: ConfigFile = None,
+) -> None:
+    """Print the document that leads a carrier's calls to an agent, to be pasted into the carrier's console.
+
+    It is the one that /xml/CARRIER answers with, but without a token, which is good for one call alone.
+    """
+    settings = _settings(config)
+    from gateway.carriers.accounts import Accounts  # noqa: PLC0415
+    from gateway.carriers.answers import Asked, stream_document  # noqa: PLC0415
+
+    found = next((one for one in settings.agents if one.service_host == agent), None)
+    if found is None:
+        typer.echo(f"no agent {agent} is configured", err=True)
+        raise typer.Exit(1)
+    if found.websocket_auth == "token":
+        typer.echo(f"{agent} wants a token with each call: point the carrier at /xml/{carrier}", err=True)
+        raise typer.Exit(1)
+    try:
+        document = stream_document(
+            Accounts(settings),
+            found,
+            Asked(carrier.value),
+            token=None,
+            session_id=None,
+            max_body_bytes=settings.limits.max_body_bytes,
+        )
+    except ValueError as error:  # no public URL, or one that this carrier does not take
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    typer.echo(document, nl=not document.endswith("\n"))
 
 
 def _settings(config: Path | None) -> Settings:

@@ -170,6 +170,7 @@ class Passage:
                 stall_s=self._limits.stall_timeout,
                 close_s=self._limits.close_timeout,
                 max_message_bytes=self._limits.max_message_bytes,
+                ping_s=self._limits.ping_interval,
             ),
             on_first_sound=lambda: None,
         )

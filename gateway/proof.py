@@ -1,15 +1,31 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Who may open a media socket: the token of agents that want one (public-api.md, "Media sockets")."""
+"""Who may open a media socket: the carrier's signature, the document's token, or one of our own.
+
+A signature or credentials prove the carrier (carriers.md §9) where the organisation has an account that can.
+A call token proves that the document which named the URL was ours. The token of agents that want one is of
+public-api.md, "Media sockets".
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
+from gateway.carriers.habits import HABITS
+from gateway.carriers.proof import NotProven
 from gateway.config import AgentSettings
 from gateway.errors import CallEnd, Endings
+from gateway.media.upgrade import Upgrade
+from gateway.sessions.call_tokens import CallClaims, looks_like_one
 from gateway.sessions.store import StoreFailed
 from gateway.sessions.tokens import TokenRefused, Tokens
+from gateway.signature import signed_upgrade
+from gateway.target import Target
+from serializers.events import Start
+
+if TYPE_CHECKING:
+    from gateway.switchboard import Switchboard
 
 _NOT_FOR_THIS_ONE = ("for another agent", "malformed")
 
@@ -20,6 +36,91 @@ class Proof:
 
     service_host: str
     session_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the caller has shown before its socket is opened.
+
+    `token`: one of ours for this agent, taken. `claims`: what a call token says; not taken yet, because that
+    takes the call's id. `organizations`: those for which the upgrade is proven, where somebody wants that.
+    """
+
+    token: Proof | None = None
+    claims: CallClaims | None = None
+    organizations: frozenset[str] = frozenset()
+
+
+NOTHING: Final = Shown()
+
+
+async def prove_upgrade(
+    board: Switchboard, upgrade: Upgrade, target: Target, agent: AgentSettings | None
+) -> Shown:
+    """Judges an upgrade by all that it shows itself. `agent`: the one that the URL names.
+
+    Raises CallEnd: unauthorized where it is not proven and can be nobody's call, store_failed.
+    """
+    token = bearer_token(upgrade.header("Authorization")) or target.token
+    claims = None
+    if token is not None and looks_like_one(token):
+        claims, token = _read_claims(board.tokens, token, target.carrier, agent), None
+    organizations: frozenset[str] = frozenset()
+    if target.carrier in board.proving_carriers:
+        organizations = _proven_for(board, upgrade, target, agent, claims)
+    if claims is not None:
+        return Shown(None, claims, organizations)
+    taken = await redeem(token, agent, board.directory.agents, board.tokens, target.body)
+    return Shown(taken, None, organizations) if taken or organizations else NOTHING
+
+
+def prove_start(board: Switchboard, carrier: str, start: Start, agent: AgentSettings, shown: Shown) -> None:
+    """Judges what the opening says, now that the agent is known for certain. Raises CallEnd(unauthorized)."""
+    organization = agent.organization
+    if carrier in board.proving_carriers:
+        wanted = board.accounts.wants_proof(organization, carrier)
+        if wanted and organization not in shown.organizations:
+            raise CallEnd(Endings.unauthorized, f"the upgrade is not proven to be {organization}'s")
+    accounts = {account.account for account in board.accounts.of(organization, carrier)}
+    if accounts and None not in accounts and start.account_id not in accounts:
+        raise CallEnd(Endings.unauthorized, f"the call is of an account that is not {organization}'s")
+    if shown.claims is None:
+        check(agent, shown.token)
+
+
+def _read_claims(tokens: Tokens, token: str, carrier: str, agent: AgentSettings | None) -> CallClaims:
+    if agent is None:
+        raise CallEnd(Endings.unauthorized, "the token of a call goes with a URL that names its agent")
+    try:
+        return tokens.read_call(token, agent.service_host, agent.organization, carrier)
+    except TokenRefused as refused:
+        raise CallEnd(Endings.unauthorized, f"the token is refused: {refused.reason}") from None
+
+
+def _proven_for(
+    board: Switchboard,
+    upgrade: Upgrade,
+    target: Target,
+    agent: AgentSettings | None,
+    claims: CallClaims | None,
+) -> frozenset[str]:
+    """The organisations for which the upgrade is proven. Raises CallEnd where it can be no other's."""
+    accounts, carrier = board.accounts, target.carrier
+    if agent is not None and not accounts.wants_proof(agent.organization, carrier):
+        return frozenset()
+    if agent is not None and claims is not None and not HABITS[carrier].signs:
+        return frozenset({agent.organization})  # its document was proven, and nothing else could be
+    signed = signed_upgrade(accounts, upgrade, board.now())
+    if agent is None:
+        found = accounts.proven(carrier, signed)
+        if not found and accounts.everybody_wants_proof(carrier):
+            raise CallEnd(Endings.unauthorized, "the upgrade is not proven to be anybody's")
+        return found
+    try:
+        accounts.prove(agent.organization, carrier, signed)
+    except NotProven as refused:
+        raise CallEnd(Endings.unauthorized, f"the upgrade is not proven: {refused.reason}") from None
+    return frozenset({agent.organization})
 
 
 def bearer_token(authorization: str) -> str | None:

@@ -10,6 +10,8 @@ the same; a second one, or SIGQUIT, ends the calls at once.
 
 A gateway can be replaced while calls come: `patchbay serve --replace PID` takes the port over from another
 (gateway/takeover.py), which then lets its running calls finish and ends.
+
+SIGHUP reads the certificate again (gateway/tls.py).
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
+from typing import Any
 
 import structlog
 import uvicorn
@@ -34,11 +37,14 @@ from gateway import descriptors, takeover
 from gateway.api.services import Services
 from gateway.app import running
 from gateway.config import Settings
+from gateway.door import Door
+from gateway.doorman import Doorman
 from gateway.log import start_logging
 from gateway.media import accelerator
 from gateway.media.upgrade import Upgrade
 from gateway.sessions.store import StoreFailed
 from gateway.takeover import HAND_OVER, STRAGGLERS_S, Takeover
+from gateway.tls import WATCH_S, Certificate, CertificateUnusable
 
 log = structlog.get_logger(__name__)
 
@@ -49,18 +55,27 @@ CLOSING_TIME_S = 5
 """What calls and requests are given to end when the time to drain is over."""
 
 STARTUP_FAILED = 3
-"""Exit status of a worker that could not start; starting it again would not help."""
+"""Exit status where the store could not be opened; starting again would not help."""
+
+TICKS_A_SECOND = 10
+"""How often uvicorn calls `on_tick`."""
 
 _spawn = multiprocessing.get_context("spawn")
 
 
 def run(settings: Settings, *, replace: int | None = None) -> int:
-    """Serves until told to stop. Returns the exit status: 0 after a drain, 1 where it could not start.
+    """Serves until told to stop. Returns the exit status: 0 after a drain, 1 where it could not start for
+    what it was given, STARTUP_FAILED where it could not for its store.
 
     `replace`: the process id of the gateway whose port is to be taken over.
     """
     with _logging(settings):
         taken = None
+        try:
+            _certificate(settings)  # in each worker again; here so that it is said before anything runs
+        except CertificateUnusable as error:
+            log.error("cannot start", error=str(error))
+            return 1
         try:
             port = _reserve_port(settings, shared=replace is not None)
             if replace is not None:
@@ -77,19 +92,31 @@ def run(settings: Settings, *, replace: int | None = None) -> int:
                 workers=settings.server.workers,
                 agents=len(settings.agents),
                 accelerator="c" if accelerator.ACTIVE else "python",
+                tls=settings.server.tls_certificate is not None,
             )
             if settings.server.workers == 1:
                 status = _serve(settings, port, taken=taken)
             else:
                 status = _Workers(settings, port.getsockname()[1], taken).run()
-    return 1 if status == STARTUP_FAILED else status
+    return status
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, with our way to stop."""
+    """uvicorn's server, with our door and our way to stop."""
 
-    def __init__(self, config: uvicorn.Config, services: Services, *, is_child: bool) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        services: Services,
+        doorman: Doorman,
+        certificate: Certificate | None,
+        *,
+        is_child: bool,
+    ) -> None:
         super().__init__(config)
+        self._doorman = doorman
+        self._certificate = certificate
+        self._reload_wanted = False
         self._board = services.board
         self._bots = services.bots
         self._is_child = is_child
@@ -109,7 +136,38 @@ class _Server(uvicorn.Server):
         signal.signal(signal.SIGTERM, self.handle_exit)
         signal.signal(signal.SIGQUIT, self.handle_exit)
         signal.signal(HAND_OVER, self._hand_over)
+        signal.signal(signal.SIGHUP, self._want_reload)
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's own has no limit for the TLS handshake, and makes no protocol with a limit of its own."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            raise SystemExit(STARTUP_FAILED)
+        loop = asyncio.get_running_loop()
+        tls: dict[str, Any] = {}
+        if self._certificate is not None:
+            tls = {
+                "ssl": self._certificate.context,
+                "ssl_handshake_timeout": self._doorman.handshake_timeout_s,
+            }
+
+        def door() -> Door:
+            return Door(self._doorman, self.config, self.server_state, self.lifespan.state, loop)
+
+        self.servers = [
+            await loop.create_server(door, sock=port, backlog=BACKLOG, **tls) for port in sockets or ()
+        ]
+        self.started = True
+
+    def _want_reload(self, sig: int, frame: FrameType | None) -> None:
+        self._reload_wanted = True
+
+    def _reload(self) -> None:
+        if self._certificate is None:
+            log.info("there is no certificate to read again")
+        else:
+            self._certificate.reload()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if sig == signal.SIGQUIT or (sig == signal.SIGINT and self._drain_until is not None):
@@ -124,6 +182,13 @@ class _Server(uvicorn.Server):
             self._leave_port_at = time.monotonic() + STRAGGLERS_S
 
     async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS_A_SECOND == 0:
+            self._doorman.report()
+        if self._reload_wanted:
+            self._reload_wanted = False
+            self._reload()
+        elif self._certificate is not None and counter % (int(WATCH_S) * TICKS_A_SECOND) == 0:
+            self._certificate.follow()
         if self._leave_port_at is not None and time.monotonic() >= self._leave_port_at:
             self._leave_port_at = float("inf")
             for server in self.servers:
@@ -153,7 +218,7 @@ def _serve(
         async with running(settings) as (app, services):
             config = uvicorn.Config(
                 app,
-                http="httptools",
+                http=Door,  # made by _Server
                 ws=Upgrade,
                 lifespan="on",
                 log_config=None,
@@ -163,7 +228,8 @@ def _serve(
                 backlog=BACKLOG,
                 timeout_graceful_shutdown=CLOSING_TIME_S,
             )
-            server = _Server(config, services, is_child=is_child)
+            doorman = Doorman(settings, open_files, time.monotonic)
+            server = _Server(config, services, doorman, certificate, is_child=is_child)
             taking = asyncio.create_task(takeover.take(taken, port)) if taken is not None else None
             try:
                 await server.serve(sockets=[port])
@@ -171,15 +237,22 @@ def _serve(
                 if taking is not None:
                     taking.cancel()
 
-    descriptors.reserve()
+    open_files = descriptors.reserve()
     try:
+        certificate = _certificate(settings)
         # The relay costs 1.4 times as much on asyncio's own loop.
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve())
-    except StoreFailed as error:
+    except (StoreFailed, CertificateUnusable) as error:
         log.error("cannot start", error=str(error))
         return STARTUP_FAILED
     return 0
+
+
+def _certificate(settings: Settings) -> Certificate | None:
+    """What the port shows; None where it speaks no TLS. Raises CertificateUnusable."""
+    server = settings.server
+    return Certificate(server.tls_certificate, server.tls_key) if server.tls_certificate else None
 
 
 def _work(settings: Settings, port_number: int, taken: Takeover | None) -> None:
@@ -198,12 +271,15 @@ class _Workers:
         self._taken = taken  # by the first child
         self._children: list[BaseProcess] = []
         self._stopping = False
+        self._replaced_one = False
+        """A worker that cannot start where others run does not end them: the store may come back."""
         self._status = 0
 
     def run(self) -> int:
         """Until every child has ended; 0, or the status of the first that could not start."""
         for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, HAND_OVER):
             signal.signal(sig, self._told)
+        signal.signal(signal.SIGHUP, self._reload)
         self._children = [self._start() for _ in range(self._settings.server.workers)]
         while self._children:
             wait([child.sentinel for child in self._children], timeout=RESTART_DELAY_S)
@@ -219,21 +295,28 @@ class _Workers:
         return child
 
     def _ended(self, child: BaseProcess) -> None:
-        if child.exitcode == STARTUP_FAILED:
+        if child.exitcode == STARTUP_FAILED and not self._replaced_one:
             self._status = STARTUP_FAILED
             self._stop(signal.SIGTERM)
         elif not self._stopping:
             log.error("a worker died and is started again", pid=child.pid, exit_status=child.exitcode)
             time.sleep(RESTART_DELAY_S)  # a worker that dies at once must not fill the machine
             if not self._stopping:
+                self._replaced_one = True
                 self._children.append(self._start())
 
     def _told(self, sig: int, frame: FrameType | None) -> None:
         again = sig == signal.SIGQUIT or (sig == signal.SIGINT and self._stopping)
         self._stop(signal.SIGQUIT if again else HAND_OVER if sig == HAND_OVER else signal.SIGTERM)
 
+    def _reload(self, sig: int, frame: FrameType | None) -> None:
+        self._tell(signal.SIGHUP)
+
     def _stop(self, sig: signal.Signals) -> None:
         self._stopping = True
+        self._tell(sig)
+
+    def _tell(self, sig: signal.Signals) -> None:
         for child in self._children:
             if child.pid is not None and child.is_alive():
                 os.kill(child.pid, sig)

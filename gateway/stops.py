@@ -34,6 +34,7 @@ class StopWatch:
         store: Store,
         end_call: Callable[[str, CallEnd], bool],
         refresh: Callable[[], Awaitable[None]],
+        look: Callable[[], Awaitable[None]] | None = None,
         *,
         poll_s: float = POLL_S,
         refresh_s: float = REFRESH_S,
@@ -42,10 +43,12 @@ class StopWatch:
         asked again then, until the store says that the session is over. A second call may find a session that
         is ending already.
         `refresh`: reads anew what the store keeps; after a change, and once at the beginning.
+        `look`: looks for what cannot wait that long; after each change.
         """
         self._store = store
         self._end_call = end_call
         self._refresh = refresh
+        self._look_for_more = look
         self._poll_s = poll_s
         self._refresh_s = refresh_s
         self._look = True  # for stops, until a look succeeded
@@ -84,6 +87,8 @@ class StopWatch:
     async def _round(self) -> None:
         if await self._store.changed():
             self._look = self._stale = True
+            if self._look_for_more is not None:
+                await self._look_for_more()
         if self._look:
             self._look = not self._end(await self._store.stops_requested())
         now = asyncio.get_running_loop().time()

@@ -12,12 +12,18 @@ from gateway.agents.directory import Directory
 from gateway.agents.readiness import Probes
 from gateway.api.keys import Keyring
 from gateway.call import Call
+from gateway.carriers.accounts import Accounts
+from gateway.carriers.calls import CallBook
+from gateway.carriers.rests import Rests
 from gateway.config import Settings
+from gateway.dialouts import Dialouts
 from gateway.errors import CallEnd
 from gateway.media.upgrade import Upgrade
 from gateway.passage import Passage, is_passage
+from gateway.sessions.call_sockets import CallSockets
 from gateway.sessions.store import Store
 from gateway.sessions.tokens import Tokens
+from gateway.wishes import Wish, Wishes
 
 
 class Switchboard:
@@ -43,6 +49,19 @@ class Switchboard:
         self.new_id = new_id
         self.now = now
         self.keyring = Keyring(settings.organizations, store.documents, now)
+        self.accounts = Accounts(settings)
+        self.proving_carriers = frozenset(
+            account.carrier
+            for organization in settings.organizations
+            for account in organization.carriers
+            if account.proves
+        )
+        """The carriers of which somebody wants proof; of all others none is looked for."""
+        self.call_sockets = CallSockets(store.documents, now)
+        self.call_book = CallBook(store.documents, now)
+        self.rests = Rests()
+        self.wishes = Wishes(store.documents, now, self.hear)
+        self.dialouts = Dialouts(self, self.wishes)
         self.region_codes = frozenset(region.code for region in settings.regions)
         self.draining = False
         self.calls: set[Call] = set()
@@ -57,3 +76,11 @@ class Switchboard:
         if call is not None:
             call.fate.decide(end)
         return call is not None
+
+    def hear(self, session_id: str, wish: Wish) -> bool:
+        """What is about to be done with a call of this process; False where it has none of this session."""
+        call = next((call for call in self.calls if call.session_id == session_id), None)
+        if call is None or wish is Wish.GIVE_UP:
+            return self.dialouts.hear(session_id, wish)
+        call.hear(wish)
+        return True

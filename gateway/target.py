@@ -6,14 +6,12 @@ wss://[{region}.]{host}/ws/{carrier|generic}[/{AGENT.ORG}][/{token}][?serviceHos
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import SplitResult, parse_qs, unquote
 
+from gateway.body import read_body
 from gateway.errors import CallEnd, Endings
 
 GENERIC = "generic"
@@ -73,7 +71,7 @@ def read_target(
         region=_region_of(host, regions) or region,
         named=tuple(named),
         token=_one(query, "token") or (rest[0] if rest else None),
-        body=_read_body(_one(query, "body"), max_body_bytes),
+        body=read_body(_one(query, "body"), max_body_bytes),
     )
 
 
@@ -89,21 +87,3 @@ def _one(query: Mapping[str, list[str]], name: str) -> str | None:
     if len(values) > 1:
         raise CallEnd(Endings.bad_request, f"{name} is given twice")
     return values[0] if values else None
-
-
-def _read_body(value: str | None, max_bytes: int) -> str | None:
-    """The body, checked, in the one spelling of base64 that agents read."""
-    if value is None:
-        return None
-    try:
-        # A plus sign that was not percent-encoded has become a space on the way.
-        text = base64.b64decode(value.replace(" ", "+").replace("-", "+").replace("_", "/"), validate=True)
-    except (binascii.Error, ValueError):
-        raise CallEnd(Endings.bad_request, "body is not base64") from None
-    if len(text) > max_bytes:
-        raise CallEnd(Endings.too_large, f"body has {len(text)} bytes of JSON, {max_bytes} are allowed")
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        raise CallEnd(Endings.bad_request, "body is not base64 of JSON") from None
-    return base64.b64encode(text).decode()

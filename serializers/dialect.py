@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from typing import Protocol
 
-from serializers.events import AgentEvent, CarrierEvent, Start
+from serializers.events import AgentEvent, AudioFormat, CarrierEvent, Start
 
 
 class DialectError(ValueError):
@@ -42,6 +42,13 @@ class Dialect(Protocol):
     agent_sound_events: frozenset[str]
     """The `event` of those agent messages that carry sound: {"media"}, Plivo {"playAudio"}."""
 
+    needs_sound: bool = False
+    """Whether the carrier ends a call that it is sent nothing in."""
+
+    least_sound_bytes: int = 1
+    sound_step_bytes: int = 1
+    """How much sound a message must have so that the carrier plays it without gaps, and in what steps."""
+
     def read_carrier(self, message: str | bytes) -> CarrierEvent:
         """What the carrier's message means; loose where carriers are loose."""
 
@@ -53,6 +60,10 @@ class Dialect(Protocol):
 
     def write_agent(self, event: AgentEvent, start: Start) -> str:
         """The event as the carrier wants to be sent it on the stream of `start`."""
+
+    def agent_audio(self, start: Start) -> AudioFormat:
+        """How the sound that the carrier is sent is coded: as it sends its own, unless it says otherwise."""
+        return start.audio
 
     def event_of(self, payload: bytes) -> str | None:
         """The message's `event`, whether or not the dialect knows it; None where there is none. Never raises.

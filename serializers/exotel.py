@@ -19,6 +19,7 @@ from serializers.events import (
     Stop,
     Unknown,
 )
+from serializers.filters import EXOTEL_LEAST_BYTES, EXOTEL_STEP_BYTES
 
 
 class Exotel(Dialect):
@@ -32,6 +33,8 @@ class Exotel(Dialect):
     says_connected = True
     says_stop = True
     agent_sound_events = frozenset({"media"})
+    least_sound_bytes = EXOTEL_LEAST_BYTES
+    sound_step_bytes = EXOTEL_STEP_BYTES
 
     def read_carrier(self, message: str | bytes) -> CarrierEvent:  # noqa: PLR0911 - one an event
         said = wire.read_object(message)

@@ -14,12 +14,18 @@ from typing import Final, Protocol
 
 import msgspec
 
+from serializers.order import InOrder
+
 EXOTEL_LEAST_BYTES: Final = 3200
 EXOTEL_STEP_BYTES: Final = 320
 """Exotel wants sound in multiples of 320 bytes and at least 3,200 at a time (carriers.md §5.2)."""
 
 EXOTEL_MOST_BYTES: Final = 96_000
 """Below the 100,000 from which on Exotel times out; a multiple of the step."""
+
+_NO_MESSAGE: Final = (ValueError, RecursionError)
+"""What reading raises: of no JSON, of text that is not UTF-8, and of depth without end. The text is decoded
+whole, because msgspec does not look at what it skips, and bots' WebSocket libraries end a call over it."""
 
 UNCHANGED: Final = None
 NOTHING: Final[Sequence[bytes]] = ()
@@ -61,8 +67,8 @@ class ToAgent:
 
     def feed(self, message: bytes) -> Sequence[bytes] | None:
         try:
-            read = _decode(message)
-        except msgspec.DecodeError:
+            read = _decode(message.decode())
+        except _NO_MESSAGE:
             return NOTHING
         if read.event != "media":
             return UNCHANGED
@@ -75,6 +81,26 @@ class ToAgent:
         return NOTHING
 
 
+class ToAgentInOrder(ToAgent):
+    """The same, for a carrier whose sound comes in no promised order."""
+
+    def __init__(self) -> None:
+        self._order = InOrder()
+
+    @property
+    def waiting(self) -> bool:  # type: ignore[override]  # here it changes
+        return self._order.waiting
+
+    def feed(self, message: bytes) -> Sequence[bytes] | None:
+        if super().feed(message) is not UNCHANGED:
+            return NOTHING
+        passing = self._order.feed(message)
+        return UNCHANGED if len(passing) == 1 and passing[0] is message else passing
+
+    def flush(self) -> Sequence[bytes]:
+        return self._order.flush()
+
+
 class ToCarrier:
     """Agent to carrier: only what is a message."""
 
@@ -82,8 +108,8 @@ class ToCarrier:
 
     def feed(self, message: bytes) -> Sequence[bytes] | None:
         try:
-            _decode(message)
-        except msgspec.DecodeError:
+            _decode(message.decode())
+        except _NO_MESSAGE:
             return NOTHING
         return UNCHANGED
 
@@ -114,8 +140,8 @@ class ToExotel:
 
     def feed(self, message: bytes) -> Sequence[bytes] | None:
         try:
-            read = _decode_exotel(message)
-        except msgspec.DecodeError:
+            read = _decode_exotel(message.decode())
+        except _NO_MESSAGE:
             return NOTHING
         if read.event == "clear":
             self._kept.clear()  # it is to be thrown away there, so here as well
@@ -164,4 +190,7 @@ def _plays_well(size: int) -> bool:
 
 def filters_of(carrier: str) -> tuple[Filter, Filter]:
     """The filters of one call: carrier to agent, agent to carrier."""
-    return ToAgent(), ToExotel() if carrier == "exotel" else ToCarrier()
+    return (
+        ToAgentInOrder() if carrier == "telnyx" else ToAgent(),
+        ToExotel() if carrier == "exotel" else ToCarrier(),
+    )

@@ -44,6 +44,7 @@ class Telnyx(Dialect):
     says_connected = True
     says_stop = True
     agent_sound_events = frozenset({"media"})
+    needs_sound = True  # within 1.6 s, as was seen (§3.3)
 
     def read_carrier(self, message: str | bytes) -> CarrierEvent:  # noqa: PLR0911 - one an event
         said = wire.read_object(message)
@@ -163,6 +164,11 @@ class Telnyx(Dialect):
                 return wire.write_object({"event": "clear"})
             case _:
                 raise DialectError(f"Telnyx has no word for {type(event).__name__}")
+
+    def agent_audio(self, start: Start) -> AudioFormat:
+        # The two directions are coded apart, and `start` tells of the caller's only (§3.3): a British call
+        # comes as PCMA and is answered in what `bidirectionalCodec` says, PCMU unless somebody chose another.
+        return AudioFormat()
 
 
 def _sequence(event: Media | Dtmf | Played | Stop | Start) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -36,8 +37,9 @@ def gateways() -> Iterator[list[Gateway]]:
     """Those that the module has started; each must end well."""
     running: list[Gateway] = []
     yield running
-    for gateway in running:
-        gateway.end()
+    with ExitStack() as ends:  # each, also where another did not end well
+        for gateway in running:
+            ends.callback(gateway.end)
 
 
 @pytest.fixture(scope="module")

@@ -36,16 +36,19 @@ class Directory:
         """Whether the configuration has this agent, which then only it can change."""
         return service_host in self._configured
 
-    def agent(self, service_host: str, region: str) -> AgentSettings:
-        """The agent AGENT.ORG, asked for in `region`. Raises CallEnd: unknown_agent, wrong_region."""
+    def agent(self, service_host: str, region: str | None) -> AgentSettings:
+        """The agent AGENT.ORG, asked for in `region`, None for any.
+
+        Raises CallEnd: unknown_agent, wrong_region.
+        """
         agent = self._agents.get(service_host)
         if agent is None:
             raise CallEnd(Endings.unknown_agent, f"no agent {service_host} is configured")
-        if agent.region != region:
+        if region is not None and agent.region != region:
             raise CallEnd(Endings.wrong_region, f"{service_host} is not in {region}")
         return agent
 
-    def named(self, names: Iterable[str], region: str) -> AgentSettings | None:
+    def named(self, names: Iterable[str], region: str | None) -> AgentSettings | None:
         """The one agent that all the names name, None where there are none.
 
         Raises CallEnd: bad_request where two disagree, and as `agent` does.
@@ -55,7 +58,7 @@ class Directory:
             raise CallEnd(Endings.bad_request, f"two agents are named: {' and '.join(different)}")
         return self.agent(different[0], region) if different else None
 
-    def called(self, number: str | None, region: str) -> AgentSettings:
+    def called(self, number: str | None, region: str | None) -> AgentSettings:
         """The agent behind a called number; the last resort, where nothing named one.
 
         Raises CallEnd: bad_request where no number is known, unknown_agent where none is configured for it.

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue
 
 from gateway.agents.kept import KeptAgent
 from gateway.agents.readiness import Probes, Readiness
@@ -171,8 +171,19 @@ class AgentChange(Asked):
         ]
 
 
+def _with_instances(schema: dict[str, Any]) -> None:
+    """Says what a new agent needs. The model asks for less, so that whoever wants a container is told 501."""
+    schema["required"] = [*schema.get("required", []), "instances"]
+    field = schema["properties"]["instances"]
+    (urls,) = (choice for choice in field.pop("anyOf") if choice != {"type": "null"})
+    field.pop("default", None)
+    field.update(urls)
+
+
 class NewAgent(AgentChange):
     """An agent to make. It needs `instances`."""
+
+    model_config = ConfigDict(json_schema_extra=_with_instances)
 
     service_name: str = Field(
         description="2 to 54 small letters, digits and inner hyphens.", examples=["support"], max_length=54

@@ -36,6 +36,7 @@ MAX_HEADER_BYTES: Final = 65536
 """Of one line of an answer's head."""
 
 _WITHOUT_BODY: Final = (204, 304)
+_NO_LIMIT: Final = aiohttp.ClientTimeout(total=None)
 _ADDED_BY_AIOHTTP: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 
@@ -86,8 +87,8 @@ class Exchange:
                 read_bufsize=READ_BUFFER_BYTES,
                 max_line_size=MAX_HEADER_BYTES,
                 max_field_size=MAX_HEADER_BYTES,
-                timeout=aiohttp.ClientTimeout(total=None),
-                middlewares=(_once,),
+                timeout=_NO_LIMIT,
+                middlewares=_MIDDLEWARES,
             )
         except aiohttp.ClientConnectorError as error:
             words = error.os_error.strerror or str(error.os_error)
@@ -151,8 +152,9 @@ class Exchange:
                 yield chunk
 
     async def _stop_listening(self) -> None:
-        self._listening.cancel()
-        await asyncio.wait([self._listening])
+        if not self._listening.done():
+            self._listening.cancel()
+            await asyncio.wait([self._listening])
 
     # What moves
 
@@ -203,6 +205,9 @@ async def _once(
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise _BrokenOff from error
+
+
+_MIDDLEWARES: Final = (_once,)
 
 
 def _headers_of(answer: aiohttp.ClientResponse, url: URL) -> list[Header]:

@@ -4,12 +4,16 @@
 The answer is kept in the store, so every worker knows it. A failure is not kept: it left nothing behind, so
 to try again with the same key is to try again. While the first request runs, the key is taken for a limited
 time, lest a worker that dies keeps it.
+
+The key itself is not kept, and without it the kept answer, which has tokens in it, is not to be read.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -34,6 +38,8 @@ KEPT_S: Final = 86_400.0
 """How long an answer is given again."""
 RUNNING_S: Final = 60.0
 """How much longer a request may run than its agent may take to connect: Daily's answers, and the store's."""
+
+NONCE_BYTES: Final = 16
 
 _ANSWER: Final = "answer"
 _FINGERPRINT: Final = "fingerprint"
@@ -76,6 +82,7 @@ async def once(
     """
     documents, now = services.store.documents, services.now
     name = hashlib.sha256(f"{organization}\0{key}".encode()).hexdigest()
+    secret = hashlib.sha256(f"answer\0{organization}\0{key}".encode()).digest()
     mine: dict[str, Any] = {_FINGERPRINT: fingerprint}
     lease_s = services.settings.limits.agent_connect_timeout + RUNNING_S
     at = now()
@@ -83,7 +90,7 @@ async def once(
         DOCUMENT_KIND, name, json.dumps(mine), now=at, expires_at=at + lease_s
     ):
         kept = await documents.get(DOCUMENT_KIND, name, at)
-        return _replayed(kept, fingerprint, style)
+        return _replayed(kept, fingerprint, secret, style)
     done = False
     try:
         answer = await work()
@@ -92,7 +99,7 @@ async def once(
         if not done:
             await _forget(services, name)
     at = now()
-    text = json.dumps({**mine, _ANSWER: _kept(answer)})
+    text = json.dumps({**mine, _ANSWER: _sealed(json.dumps(_kept(answer)), secret)})
     try:
         await documents.put(DOCUMENT_KIND, name, text, now=at, expires_at=at + KEPT_S)
     except StoreFailed as error:
@@ -108,7 +115,24 @@ async def _forget(services: Services, name: str) -> None:
         log.warning("store", error=str(error))  # the key is free when its time is over
 
 
-def _replayed(kept: Document | None, fingerprint: str, style: Style) -> Answer:
+def _sealed(text: str, secret: bytes) -> str:
+    """The text, as nobody reads it who has the store, or a copy of it, and not the request's key."""
+    nonce = secrets.token_bytes(NONCE_BYTES)
+    return base64.b64encode(nonce + _mixed(text.encode(), nonce, secret)).decode("ascii")
+
+
+def _opened(sealed: str, secret: bytes) -> str:
+    raw = base64.b64decode(sealed)
+    return _mixed(raw[NONCE_BYTES:], raw[:NONCE_BYTES], secret).decode()
+
+
+def _mixed(data: bytes, nonce: bytes, secret: bytes) -> bytes:
+    """XOR with a stream that is used once: SHAKE256 (FIPS 202) of the secret and a nonce."""
+    stream = hashlib.shake_256(secret + nonce).digest(len(data))
+    return (int.from_bytes(data) ^ int.from_bytes(stream)).to_bytes(len(data))
+
+
+def _replayed(kept: Document | None, fingerprint: str, secret: bytes, style: Style) -> Answer:
     value: dict[str, Any] = json.loads(kept.value) if kept else {}
     if kept and value[_FINGERPRINT] != fingerprint:
         words = f"This {HEADER} was used for another request"
@@ -122,7 +146,7 @@ def _replayed(kept: Document | None, fingerprint: str, style: Style) -> Answer:
             param=HEADER,
             headers={"Retry-After": "1"},
         )
-    answer = value[_ANSWER]
+    answer = json.loads(_opened(value[_ANSWER], secret))
     return Answer(answer["status"], answer["body"], {**answer["headers"], REPLAYED: "true"})
 
 

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from gateway.api.access import caller_of
+from gateway.api.access import caller_of, check_kind
 from gateway.api.body import BODY_TIMEOUT_S, body_model, query_model, read_body
 from gateway.api.edge import request_id_of
 from gateway.api.keys import Principal
@@ -37,6 +37,7 @@ from gateway.api.refusals import (
     wrong_method,
 )
 from gateway.api.services import Services
+from gateway.api.strangers import Strangers
 from gateway.api.strict_json import dump
 from gateway.errors import CallEnd, Endings
 from gateway.sessions.store import StoreFailed
@@ -58,6 +59,9 @@ log = structlog.get_logger(__name__)
 ROOT: Final = "/v1"
 """Under it every path is answered by the kernel, also those that are not served."""
 
+BUSIEST: Final = "/v1/public/"
+"""Where sessions are started and reached. No path beside these can be meant by a URL that begins so."""
+
 
 def routes(
     operations: Iterable[Operation], services: Services, *, body_timeout_s: float = BODY_TIMEOUT_S
@@ -66,14 +70,16 @@ def routes(
 
     The application must have `Edge` (edge.py) as a middleware. `body_timeout_s`: how long a body may take.
     """
-    rates = Rates(services.settings.limits.requests_per_second, services.settings.limits.requests_burst)
+    limits = services.settings.limits
+    rates = Rates(limits.requests_per_second, limits.requests_burst)
+    strangers = Strangers(Rates(limits.requests_per_second, limits.requests_burst))
     by_path: dict[str, dict[str, Operation]] = {}
     for operation in operations:
         methods = by_path.setdefault(operation.path, {})
         assert operation.method not in methods, f"{operation.method} {operation.path} stands twice"
         methods[operation.method] = operation
     found = [
-        Route(path, _Resource(path, by_path[path], services, rates, body_timeout_s))
+        Route(path, _Resource(path, by_path[path], services, rates, strangers, body_timeout_s))
         for path in sorted(by_path, key=_specificity)
     ]
     unknown = _Unknown(by_path)
@@ -81,20 +87,25 @@ def routes(
 
 
 def _specificity(path: str) -> tuple[int, ...]:
-    """Words before parameters, parameters before what takes the rest: the first that matches is the best."""
+    """Words before parameters, parameters before what takes the rest: the first that matches is the best.
+
+    Those that callers use all the time come first, because the routes are tried one after another.
+    """
     segments = path.split("/")
-    return tuple(2 if ":path}" in each else 1 if each.startswith("{") else 0 for each in segments)
+    kinds = (2 if ":path}" in each else 1 if each.startswith("{") else 0 for each in segments)
+    return (0 if path.startswith(BUSIEST) else 1, *kinds)
 
 
 class _Resource:
     """The operations of one path, as an ASGI application."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - what all resources of an API share
         self,
         path: str,
         operations: Mapping[str, Operation],
         services: Services,
         rates: Rates,
+        strangers: Strangers,
         body_timeout_s: float,
     ) -> None:
         self._path = path
@@ -107,6 +118,7 @@ class _Resource:
         self._allowed = ", ".join(sorted({*served, "OPTIONS"}))
         self._services = services
         self._rates = rates
+        self._strangers = strangers
         self._body_timeout_s = body_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,14 +130,7 @@ class _Resource:
             response = self._unserved(request)
         else:
             response = await self._serve(request, operation, told)
-        log.info(
-            "request",
-            method=request.method,
-            route=self._path,
-            status=response.status_code,
-            seconds=round(time.monotonic() - began, 4),
-            **told,
-        )
+        _log(request, self._path, response, began, told)
         await response(scope, receive, send)
 
     def _unserved(self, request: Request) -> Response:
@@ -136,10 +141,18 @@ class _Resource:
     async def _serve(self, request: Request, operation: Operation, told: dict[str, str]) -> Response:
         style = operation.style
         try:
-            principal = await caller_of(request.headers, operation, self._services.keyring)
+            principal = await caller_of(
+                request.headers,
+                request.client.host if request.client else "",
+                operation,
+                self._services.keyring,
+                self._strangers,
+                self._services.now(),
+            )
             if principal is not None:
                 told.update(organization=principal.organization, key=principal.key_id)
                 self._charge(principal, style)
+                check_kind(principal, operation)
             with structlog.contextvars.bound_contextvars(**told):
                 return await self._handle(request, operation, principal)
         except ClientDisconnect:
@@ -183,15 +196,28 @@ class _Unknown:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
+        began = time.monotonic()
         style = self._style_of(request.url.path)
         response = _refused(not_found("Nothing is served under this path", style), style, request)
-        log.info("request", method=request.method, route="unknown", status=response.status_code)
+        _log(request, "unknown", response, began, {})
         await response(scope, receive, send)
 
     def _style_of(self, path: str) -> Style:
         """The style of the operations whose words the path begins with."""
         near = [begin for begin in self._styles if path == begin or path.startswith(f"{begin}/")]
         return self._styles[max(near, key=len)] if near else Style.PCC
+
+
+def _log(request: Request, route: str, response: Response, began: float, told: Mapping[str, str]) -> None:
+    """The one line of a request; `began`: seconds of the monotonic clock."""
+    log.info(
+        "request",
+        method=request.method,
+        route=route,
+        status=response.status_code,
+        seconds=round(time.monotonic() - began, 4),
+        **told,
+    )
 
 
 def _refusal_of(error: Exception, style: Style) -> Refusal:

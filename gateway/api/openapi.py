@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 
 from gateway.api.examples import example_of
-from gateway.api.idempotency import MAX_KEY_CHARACTERS
+from gateway.api.idempotency import HEADER, MAX_KEY_CHARACTERS
 from gateway.api.operation import Access, Operation
 from gateway.api.refusals import example_refusal, kernel_refusals, render, schema_of
 from gateway.errors import status_phrase
@@ -79,11 +79,10 @@ _PATH_SCHEMAS: Final[Mapping[str, Json]] = {
 }
 """Parameters of paths that are more than any text, by name."""
 
-_HEADER_SCHEMA: Final[Json] = {
-    "type": "string",
-    "pattern": f"^[!-~]([ -~]{{0,{MAX_KEY_CHARACTERS - 2}}}[!-~])?$",
+_HEADER_SCHEMAS: Final[Mapping[str, Json]] = {
+    HEADER: {"type": "string", "pattern": f"^[!-~]([ -~]{{0,{MAX_KEY_CHARACTERS - 2}}}[!-~])?$"},
 }
-"""Of the headers that operations read: printable ASCII, with no space at either end."""
+"""Headers that are more than any text: a key is printable ASCII, with no space at either end."""
 
 _RETRY_STATUSES: Final = (429, 503)
 _FIRST_ERROR: Final = 400
@@ -174,12 +173,23 @@ def _operation(operation: Operation, schemas: _Schemas) -> Json:
             "schema": schemas.ref(operation.body, "validation"),
             **schemas.example(operation.body, "validation"),
         }
-        required = bool(schemas.resolved(operation.body, "validation").get("required"))
-        found["requestBody"] = {"required": required, "content": {"application/json": content}}
+        found["requestBody"] = {
+            "required": _needs_body(operation.body),
+            "content": {"application/json": content},
+        }
     elif operation.method in _WITH_BODY and (operation.reads_raw or operation.any_answer):
         found["requestBody"] = {"required": False, "content": {"*/*": {}}}
     found["responses"] = dict(_responses(operation, schemas))
     return found
+
+
+def _needs_body(model: type[BaseModel]) -> bool:
+    """Whether no body, which counts as `{}`, is refused."""
+    try:
+        model.model_validate({})
+    except ValidationError:
+        return True
+    return False
 
 
 def _answers(operation: Operation) -> dict[int, type[BaseModel] | None]:
@@ -252,7 +262,7 @@ def _headers(operation: Operation) -> Iterator[Json]:
             "in": "header",
             "required": False,
             "description": words,
-            "schema": _HEADER_SCHEMA,
+            "schema": _HEADER_SCHEMAS.get(name, {"type": "string"}),
         }
 
 

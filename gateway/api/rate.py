@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""How many requests a key may make: a token bucket for each, in the worker that is asked."""
+"""How many requests a key, or an address, may make: a token bucket for each, in the worker that is asked."""
 
 from __future__ import annotations
 
@@ -18,11 +18,17 @@ class Rates:
         self._burst = float(burst)
         self._buckets: dict[Hashable, tuple[float, float]] = {}  # tokens, and when there were so many
 
+    def wait(self, name: Hashable, now: float) -> float:
+        """What `take` would say; nothing is taken."""
+        if name not in self._buckets:
+            return 0.0
+        tokens = self._tokens(name, now)
+        return 0.0 if tokens >= 1.0 else (1.0 - tokens) / self._per_second
+
     def take(self, name: Hashable, now: float) -> float:
         """Takes a token of the bucket `name`: 0.0, or the seconds until there is one again."""
-        tokens, at = self._buckets.pop(name, (self._burst, now))
-        # A clock that was set back must not lock a key out.
-        tokens = min(self._burst, tokens + max(0.0, now - at) * self._per_second)
+        tokens = self._tokens(name, now)
+        self._buckets.pop(name, None)
         wait = 0.0
         if tokens >= 1.0:
             tokens -= 1.0
@@ -32,3 +38,8 @@ class Rates:
         if len(self._buckets) > MAX_BUCKETS:
             del self._buckets[next(iter(self._buckets))]
         return wait
+
+    def _tokens(self, name: Hashable, now: float) -> float:
+        tokens, at = self._buckets.get(name, (self._burst, now))
+        # A clock that was set back must not lock a key out.
+        return min(self._burst, tokens + max(0.0, now - at) * self._per_second)

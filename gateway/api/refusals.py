@@ -210,7 +210,16 @@ def too_large(most: int, style: Style) -> Refusal:
 
 def rate_limited(retry_after_s: int, style: Style) -> Refusal:
     """The key has made more requests than it may."""
-    words = "More requests were made with this key than it may make a second"
+    return _too_many("More requests were made with this key than it may make a second", retry_after_s, style)
+
+
+def too_many_unknown(retry_after_s: int, style: Style) -> Refusal:
+    """An address has tried more keys that open nothing than it may."""
+    words = "More requests with keys that are not good came from this address than may come a second"
+    return _too_many(words, retry_after_s, style)
+
+
+def _too_many(words: str, retry_after_s: int, style: Style) -> Refusal:
     refusal = _own(HTTPStatus.TOO_MANY_REQUESTS, Endings.rate_limited.code, words, style)
     refusal.headers["Retry-After"] = str(retry_after_s)
     return refusal

@@ -50,6 +50,7 @@ SUMMARY_EXAMPLE: Final[dict[str, JsonValue]] = {
 }
 SESSION_WHOLE: Final[dict[str, JsonValue]] = {
     **SUMMARY_EXAMPLE,
+    "call": None,
     "reported_seconds": 62.5,
     "transcript": REPORT_EXAMPLE["transcript"],
     "results": REPORT_EXAMPLE["results"],

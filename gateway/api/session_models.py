@@ -170,7 +170,15 @@ class TranscriptEntry(_Taken):
 class Report(_Taken):
     """What the agent's side reports of a session; at least one of the three."""
 
-    model_config = _example(REPORT_EXAMPLE)
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [REPORT_EXAMPLE],
+            "anyOf": [
+                {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+                for name in ("transcript", "duration_seconds", "results")
+            ],
+        }
+    )
 
     transcript: list[TranscriptEntry] | None = Field(
         default=None, min_length=1, max_length=TRANSCRIPT_ENTRIES, description="What was said, in order."
@@ -289,10 +297,26 @@ class ReportedEntry(BaseModel):
     timestamp: str
 
 
+class CallView(BaseModel):
+    """The telephone call of a session, as far as its carrier tells of it."""
+
+    id: str | None = Field(
+        description="The carrier's id of it.", examples=["CA00000000000000000000000000000001"]
+    )
+    status: str | None = Field(
+        description="`dialing`, `queued`, `ringing`, `answered`, `machine`, `completed`, `busy`, "
+        "`no_answer`, `failed` or `canceled`; null where the carrier says nothing of it, and a day later.",
+        examples=["answered"],
+    )
+    answered_at: str | None = Field(description="When it was answered.", examples=[TIME_EXAMPLE])
+
+
 class Session(SessionSummary):
     """A session. Times are RFC 3339, UTC."""
 
     model_config = _example(SESSION_WHOLE)
+
+    call: CallView | None = Field(description="Of a session that is a telephone call.")
 
     reported_seconds: float | None = Field(description="The duration that was reported.")
     transcript: list[ReportedEntry] | None = Field(description="As it was reported.")

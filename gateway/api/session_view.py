@@ -9,6 +9,7 @@ from typing import Any, Final
 from pydantic import JsonValue, TypeAdapter
 
 from gateway.api.session_models import (
+    CallView,
     Failure,
     ReportedEntry,
     Session,
@@ -18,6 +19,7 @@ from gateway.api.session_models import (
     Usage,
 )
 from gateway.api.times import rfc3339, rfc3339_or_none
+from gateway.carriers.calls import CallState
 from gateway.sessions.lifecycle import State
 from gateway.sessions.session import SessionRecord
 
@@ -39,13 +41,19 @@ def summary(record: SessionRecord, now: float) -> SessionSummary:
     return SessionSummary(**_common(record, now))
 
 
-def view(record: SessionRecord, now: float, transport: TransportView | None = None) -> Session:
-    """All of a session. `transport`: with its secrets, for who started it."""
+def view(
+    record: SessionRecord,
+    now: float,
+    transport: TransportView | None = None,
+    call: CallState | None = None,
+) -> Session:
+    """All of a session. `transport`: with its secrets, for who started it. `call`: of a telephone call."""
     common = _common(record, now)
     if transport is not None:
         common["transport"] = transport
     return Session(
         **common,
+        call=None if call is None else _call(record, call),
         reported_seconds=record.reported_seconds,
         transcript=None if record.transcript is None else _TRANSCRIPT.validate_json(record.transcript),
         results=_value(record.results),
@@ -80,6 +88,14 @@ def _usage(record: SessionRecord, now: float) -> Usage:
         until = now if record.ended_at is None else record.ended_at
         seconds = round(max(0.0, until - record.started_at), 3)
     return Usage(seconds=seconds, frames_in=record.frames_in, frames_out=record.frames_out)
+
+
+def _call(record: SessionRecord, call: CallState) -> CallView:
+    return CallView(
+        id=record.call_id or call.call_id,
+        status=None if call.status is None else str(call.status),
+        answered_at=rfc3339_or_none(call.answered_at),
+    )
 
 
 def _redacted(record: SessionRecord) -> TransportView:

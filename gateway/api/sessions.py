@@ -24,7 +24,7 @@ from gateway.api.session_models import (
     Status,
 )
 from gateway.api.session_starts import service_host, start
-from gateway.api.session_view import status_of, summary, view
+from gateway.api.session_view import TELEPHONY, status_of, summary, view
 from gateway.api.strict_json import dump
 from gateway.api.times import utc_text
 from gateway.ends import end_watch
@@ -72,7 +72,7 @@ async def show(context: Context) -> Answer:
     record = await _known(context)
     if query.wait_for_completion and record.state not in TERMINAL:
         record = await _over_or_late(context, query.timeout_seconds)
-    return _shown(context, record)
+    return await _shown(context, record)
 
 
 async def list_sessions(context: Context) -> Answer:
@@ -95,7 +95,7 @@ async def stop(context: Context) -> Answer:
     record = await _known(context)
     if record.state not in TERMINAL:
         await context.services.store.request_stop(record.session_id, context.services.now())
-    return _shown(context, await _known(context))
+    return await _shown(context, await _known(context))
 
 
 async def complete(context: Context) -> Answer:
@@ -120,7 +120,7 @@ async def complete(context: Context) -> Answer:
         if record.completed_at is not None:
             raise Refusal(409, "already_completed", "The session was completed already")
         raise Refusal(409, "session_not_active", f"The session is {record.state}, and not active")
-    return _shown(context, record)
+    return await _shown(context, record)
 
 
 # What the handlers share
@@ -138,8 +138,11 @@ async def _known(context: Context) -> SessionRecord:
     return await _record(context, context.path["session_id"])
 
 
-def _shown(context: Context, record: SessionRecord) -> Answer:
-    return Answer(200, view(record, context.services.now()))
+async def _shown(context: Context, record: SessionRecord) -> Answer:
+    call = None
+    if record.transport == TELEPHONY:
+        call = await context.services.board.call_book.of(record.session_id)
+    return Answer(200, view(record, context.services.now(), call=call))
 
 
 async def _over_or_late(context: Context, timeout_s: float) -> SessionRecord:

@@ -34,13 +34,26 @@ MAX_BODY_BYTES: Final = 1_000_000
 """Of the JSON for the agent; for a media socket `[limits] max_body_bytes` holds, as it does there."""
 
 
+DIALOUT: Final = "dialout_settings"
+"""In a start's `body`: whom the agent is to call from its room (carriers.md §6.5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Telephone:
+    """The call that a session is for, where it is one: the carrier's id of it, caller and called number."""
+
+    call_id: str
+    from_number: str
+    to_number: str
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """What is to be started.
 
     `body`: any JSON for the agent, None for none. `room_properties`, `token_properties`: Daily's.
     `metadata`: JSON text. `idle_timeout`, `max_duration`: seconds, None for the agent's own; a session lasts
-    no longer than its agent allows.
+    no longer than its agent allows. `session_id`: where it was given out already; None makes one.
     """
 
     agent: AgentSettings
@@ -51,6 +64,8 @@ class Wish:
     metadata: str | None = None
     idle_timeout: float | None = None
     max_duration: float | None = None
+    call: Telephone | None = None
+    session_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +125,7 @@ async def _start_in_room(services: Services, wish: Wish, body: bytes) -> Begun:
     await services.bots.expect_place(wish.agent)
     expires_at = services.now() + longest_s(wish)
     try:
-        room = await daily.create_room(wish.room_properties, expires_at=expires_at)
+        room = await daily.create_room(_room_properties(wish), expires_at=expires_at)
         async with _deleted_unless_used(daily, room):
             token = await daily.create_token(room.name, wish.token_properties, expires_at=expires_at)
             headers = {
@@ -125,6 +140,13 @@ async def _start_in_room(services: Services, wish: Wish, body: bytes) -> Begun:
     except ValueError as error:  # of the caller's properties
         raise CallEnd(Endings.bad_request, str(error)) from None
     return Begun(session_id, room_url=room.url, room_token=token, expires_at=expires_at)
+
+
+def _room_properties(wish: Wish) -> Mapping[str, Any] | None:
+    """The caller's. An agent that is to call somebody needs a room that may (carriers.md §6.4)."""
+    if isinstance(wish.body, Mapping) and wish.body.get(DIALOUT):
+        return {"enable_dialout": True, **(wish.room_properties or {})}
+    return wish.room_properties
 
 
 @asynccontextmanager
@@ -179,16 +201,17 @@ def longest_s(wish: Wish) -> float:
 
 
 def _facts(services: Services, wish: Wish) -> CallFacts:
+    call = wish.call
     return CallFacts(
-        session_id=services.new_id(),
+        session_id=wish.session_id or services.new_id(),
         agent=wish.agent.service_host,
         organization=wish.agent.organization,
         region=wish.agent.region,
         carrier="generic" if wish.transport == "websocket" else wish.transport,
-        call_id=None,
+        call_id=call.call_id if call else None,
         stream_id=None,
-        from_number=None,
-        to_number=None,
+        from_number=call.from_number if call else None,
+        to_number=call.to_number if call else None,
     )
 
 

@@ -73,8 +73,17 @@ class Room:
 
 
 def dialin_properties(display_name: str) -> dict[str, Any]:
-    """Room properties for a caller by telephone, as pipecat's `configure()` sets them (carriers.md §6.5)."""
-    sip = {"display_name": display_name, "video": False, "sip_mode": "dial-in", "num_endpoints": 1}
+    """Room properties for a caller by telephone (carriers.md §6.4, §6.5).
+
+    As pipecat's `configure()` sets them, and the codecs, without which the call would be narrow band.
+    """
+    sip = {
+        "display_name": display_name,
+        "video": False,
+        "sip_mode": "dial-in",
+        "num_endpoints": 1,
+        "codecs": {"audio": ["OPUS"], "video": ["H264"]},
+    }
     return {"sip": sip, "start_video_off": True}
 
 

@@ -31,6 +31,9 @@ def findings(tables: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _organizations_exist(tables)
     yield from _numbers_lead_somewhere(tables)
     yield from _agents_fit(tables)
+    yield from _places_are_left(tables)
+    yield from _overflows_lead_somewhere(tables)
+    yield from _key_has_certificate(tables)
 
 
 def _rows(tables: Mapping[str, Any], table: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -109,6 +112,36 @@ def _agents_fit(tables: Mapping[str, Any]) -> Iterator[Finding]:
             if isinstance(url, str)
         ]
         yield from _once(urls, "this instance")
+
+
+def _key_has_certificate(tables: Mapping[str, Any]) -> Iterator[Finding]:
+    server = tables.get("server")
+    if isinstance(server, Mapping) and server.get("tls_key") and not server.get("tls_certificate"):
+        yield ("server", "tls_key"), "goes with tls_certificate, which is not set"
+
+
+def _places_are_left(tables: Mapping[str, Any]) -> Iterator[Finding]:
+    for index, row in _rows(tables, "agents"):
+        instances, most = row.get("instances"), row.get("max_agents")
+        each = row.get("sessions_per_instance")
+        if not (isinstance(instances, list) and isinstance(most, int) and isinstance(each, int)):
+            continue
+        places = min(len(instances), most) * each
+        for key in ("reserve_inbound", "reserve_outbound"):
+            if isinstance(reserved := row.get(key), int) and reserved and reserved >= places:
+                yield ("agents", index, key), f"must be less than the agent's places, which are {places}"
+
+
+def _overflows_lead_somewhere(tables: Mapping[str, Any]) -> Iterator[Finding]:
+    known = {host for _, host in _service_hosts(tables)}
+    for index, row in _rows(tables, "agents"):
+        host, name, organization = (row.get(key) for key in ("overflow", "name", "organization"))
+        if not isinstance(host, str) or "." not in host or host.startswith("+") or host.endswith(".wav"):
+            continue  # no agent is meant
+        if host not in known:
+            yield ("agents", index, "overflow"), f"there is no agent {host!r}; there is {_list(known)}"
+        elif host == f"{name}.{organization}" or not host.endswith(f".{organization}"):
+            yield ("agents", index, "overflow"), "must be another agent of the same organisation"
 
 
 def _list(names: Iterable[str]) -> str:

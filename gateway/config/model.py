@@ -42,6 +42,7 @@ CarrierId = Annotated[str, AfterValidator(values.carrier_id)]
 Ed25519Key = Annotated[str, AfterValidator(values.ed25519_key)]
 Base64Secret = Annotated[SecretStr, AfterValidator(values.base64_secret)]
 Network = Annotated[str, AfterValidator(values.network)]
+FileName = Annotated[str, AfterValidator(values.file_name)]
 
 
 class Table(BaseModel):
@@ -64,6 +65,22 @@ class Server(Table):
         default=None,
         description="The http(s) URL under which carriers reach this gateway. Signatures are over it, and it "
         "is never guessed from a request.",
+    )
+    tls_certificate: FileName | None = Field(
+        default=None,
+        description="PEM file with the certificate, and those between it and the root behind it: the port "
+        "then speaks TLS. Read again on SIGHUP, and within seconds of a change, for calls to come. "
+        "Left out: no TLS, for a port behind a proxy that does it.",
+    )
+    tls_key: FileName | None = Field(
+        default=None,
+        description="PEM file with the certificate's key, without a passphrase. Left out: it stands in the "
+        "certificate's file.",
+    )
+    trusted_proxies: list[Network] = Field(
+        default_factory=list,
+        description="Addresses, or networks as in `10.0.0.0/8`, of proxies before this port. From them, and "
+        "from nobody else, `X-Forwarded-For` says who the client is.",
     )
     region: Label = Field(
         default="us-west",
@@ -105,6 +122,12 @@ class StoreSettings(Table):
         default="sqlite:///patchbay.db",
         description="Where sessions are kept: `sqlite:///FILE`, relative to the working directory, or "
         "`sqlite:////ABSOLUTE/FILE`. All workers share it.",
+    )
+    on_failure: Literal["refuse", "admit"] = Field(
+        default="refuse",
+        description="What becomes of new calls while the store does not answer: `refuse` them, or `admit` "
+        "them with each worker counting places for itself, so that an agent may be given more calls than it "
+        "has places, and a token be used once in each worker. It is all written when the store is back.",
     )
 
     @property
@@ -312,6 +335,49 @@ class AgentSettings(Table):
     max_returns: Whole = Field(
         default=3, ge=0, le=20, description="How often one call may come back through `redirect` or `queue`."
     )
+    hold: Annotated[str, AfterValidator(values.hold)] = Field(
+        default="ringback",
+        description="What a caller hears until the agent's first sound, where the agent is not there at "
+        "once: `ringback`, made here; `none`; or a WAV file of at most two minutes, played again and again. "
+        "In a call out nobody hears ringback, since it has been answered.",
+    )
+    hold_tone: Literal["auto", "us", "eu", "in"] = Field(
+        default="auto",
+        description="Which country's ringback: `us` 440 and 480 Hz, 2 s on and 4 s off; `eu` 425 Hz, 1 s and "
+        "4 s; `in` 400 Hz modulated with 25, twice 0.4 s. `auto` goes by the agent's region.",
+    )
+    hold_limit: Annotated[Seconds, Field(ge=0, le=3600)] = Field(
+        default=5.0,
+        description="Seconds that the sound goes on once the agent is connected and says nothing: some wait "
+        "for the caller to speak first.",
+    )
+    keep_early_audio: Annotated[Seconds, Field(ge=0, le=3600)] | None = Field(
+        default=None,
+        description="Seconds of what the caller says before the agent is there that the agent is told then, "
+        "the latest; 0 none of it. Left out: all of it, up to `max_early_bytes`. Digits are always kept.",
+    )
+    queue_size: Whole = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="Carriers' calls that may wait, over all workers, where every place is taken; 0 refuses.",
+    )
+    queue_timeout: Wait = Field(default=40.0, description="Seconds that a call waits for a place.")
+    overflow: Annotated[str, AfterValidator(values.overflow)] = Field(
+        default="refuse",
+        description="What becomes of a carrier's call for which there is no place, nor one in the line, or "
+        "not in time: `refuse`; the service host of another agent of the organisation; a number, to which "
+        "the carrier transfers it, where the organisation has an account; or a WAV file, played once before "
+        "it is refused.",
+    )
+    reserve_inbound: Whole = Field(
+        default=0,
+        ge=0,
+        description="Places that calls out leave free: one begins only where more than these are free.",
+    )
+    reserve_outbound: Whole = Field(
+        default=0, ge=0, description="Places that all other sessions leave free for calls out."
+    )
     hangup_on_agent_end: bool = Field(
         default=True,
         description="Whether the carrier's call is hung up when the agent ends the session, after its last "
@@ -376,6 +442,46 @@ class Limits(Table):
     )
     requests_burst: Whole = Field(
         default=100, ge=1, description="Requests that one API key may make at once, of each worker."
+    )
+    handshake_timeout: Wait = Field(
+        default=10.0,
+        description="Seconds a client has for its TLS handshake, and then for the head of each request.",
+    )
+    connections_per_address: Whole = Field(
+        default=0,
+        ge=0,
+        description="Connections that one address (of IPv6 one /64) may have open at each worker; more are "
+        "answered with 429. 0 sets no limit: carriers send all calls from a few addresses.",
+    )
+    calls_per_organization: Whole = Field(
+        default=0,
+        ge=0,
+        description="Calls that all agents of one organisation may have at the same time, over all workers. "
+        "0 sets no limit but the agents' places.",
+    )
+    upgrades_per_second: Rate = Field(
+        default=1000.0,
+        description="Media sockets a second that each worker takes; more are refused with 503.",
+    )
+    max_calls: Whole | None = Field(
+        default=None,
+        ge=1,
+        description="Media sockets that each worker carries at the same time; more are refused with 503, so "
+        "that those that run keep their pace. Left out: as many as open files allow.",
+    )
+    ping_interval: Seconds = Field(
+        default=20.0,
+        ge=0,
+        le=3600,
+        description="Seconds between keep-alive pings on both legs of a call, so that no proxy between takes "
+        "a quiet one for dead. An answer is not asked for. 0 sends none.",
+    )
+    agent_silence: Seconds = Field(
+        default=0.0,
+        ge=0,
+        le=3600,
+        description="Seconds after which an agent that neither says anything nor answers a ping is lost; "
+        "pings are sent at least three times as often. 0 never.",
     )
 
 

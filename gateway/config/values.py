@@ -11,13 +11,16 @@ import base64
 import binascii
 import ipaddress
 import re
+from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
 
+from gateway.media.prompt import read_prompt
 from texml.plan import read_busy, read_tail
 
 SQLITE = "sqlite:///"
+RECORDING = ".wav"
 AGENT_NAME_LENGTH = 54
 LABEL_LENGTH = 63  # a region is a DNS label in front of the public host (RFC 1035 §2.3.4)
 
@@ -123,6 +126,13 @@ def network(value: str) -> str:
         raise ValueError("must be an address, or a network as in 203.0.113.0/24") from None
 
 
+def file_name(value: str) -> str:
+    """The name of a file, which need not be there yet."""
+    if not value or value.endswith("/") or "\0" in value:
+        raise ValueError("must name a file")
+    return value
+
+
 def number_prefix(value: str) -> str:
     """The beginning of numbers in E.164 form."""
     if not _PREFIX.fullmatch(value):
@@ -139,6 +149,34 @@ def tail(value: str) -> str:
 def busy(value: str) -> str:
     """What a document says where no call can be taken (texml/plan.py)."""
     read_busy(value)
+    return value
+
+
+def hold(value: str) -> str:
+    """What a waiting caller hears: a word, or a recording, which is read to see that it can be played."""
+    if value in ("ringback", "none"):
+        return value
+    if not value.endswith(RECORDING):
+        raise ValueError(f"must be ringback, none, or a file whose name ends in {RECORDING}")
+    read_prompt(Path(value))
+    return value
+
+
+def overflow(value: str) -> str:
+    """What becomes of a call that found no place."""
+    if value == "refuse":
+        return value
+    if value.endswith(RECORDING):
+        read_prompt(Path(value))
+    elif value.startswith("+"):
+        phone_number(value)
+    else:
+        agent, _, organization = value.partition(".")
+        if not (_AGENT_NAME.fullmatch(agent) and _LABEL.fullmatch(organization)):
+            raise ValueError(
+                f"must be refuse, the service host AGENT.ORG of an agent, a number in E.164 form, or a file "
+                f"whose name ends in {RECORDING}"
+            )
     return value
 
 

@@ -77,6 +77,8 @@ class Batching:
         if not self.resting and busy >= BUSY_SHARE:
             self.resting = True
             self._turned_at = now
+            if self._next is not None:
+                self._next.cancel()
             self._next = self._loop.call_soon(self._turn)
         elif self.resting and busy < BUSY_SHARE / 2:
             self.resting = False
@@ -87,8 +89,12 @@ class Batching:
         if not self.resting:
             return
         now = self._clock()
+        if now < self._awake_until:
+            # Not at every turn: a loop that always has something to call never waits for its sockets.
+            self._next = self._loop.call_later(self._awake_until - now, self._turn)
+            return
         left = self._turned_at + self._limit_s - now
-        if left > 0 and now >= self._awake_until:
+        if left > 0:
             self._rest(left)
         self._turned_at = self._clock()
         self._next = self._loop.call_soon(self._turn)

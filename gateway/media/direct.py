@@ -100,6 +100,9 @@ class Direct:
         if self._pump is not None:
             self._pump.pause()
 
+    def get_write_buffer_size(self) -> int:
+        return len(self._unsent)
+
     def write(self, data: bytes) -> None:
         if self._closing or not data:
             return

@@ -104,6 +104,11 @@ class Walker(Counters):
         return self.left == 0
 
     @property
+    def between_messages(self) -> bool:
+        """Whether a data frame of our own may follow what has been passed on."""
+        return self.left == 0 and not self._fragmented
+
+    @property
     def held(self) -> int:
         """Bytes held back."""
         return len(self._rest)

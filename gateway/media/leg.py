@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 
 from gateway.media import frames
+from gateway.media.early import Early
 from gateway.media.ends import LOST, Gone
 from gateway.media.frames import FrameError, Walker
 
@@ -48,6 +49,7 @@ class Leg(asyncio.Protocol):
         self._on_gone: Callable[[Gone], None] | None = on_gone
         self._kept: list[bytes] = []
         self._kept_bytes = 0
+        self._early: Early | None = None
         self._fragments: list[bytes] = []
         self._binary = False  # the message that the fragments belong to
         self._messages: deque[str | bytes] | None = deque()
@@ -69,10 +71,52 @@ class Leg(asyncio.Protocol):
         self._messages = None
         self.walker.max_payload = max_message_bytes
 
+    def keep_sound(self, most: int | None, is_sound: Callable[[bytes], bool]) -> None:
+        """Of the messages with sound that have come and still come, the newest `most` are kept; None: all.
+
+        `is_sound`: which messages these are. For a leg that is held.
+        """
+        if self._early is None:
+            if most is None:
+                return
+            self._early = Early(is_sound)
+            self._kept = self._early.begin(self._kept, masked=not self.client)
+        self._kept_bytes -= self._early.keep(most)
+        self._read_on()
+
+    @property
+    def writable(self) -> bool:
+        """Whether anything may still be written."""
+        return not self.transport.is_closing()
+
+    takes_message = writable  # nobody else writes messages here
+
+    def change(self, rewrite: Callable[[bytes], bytes | None]) -> None:
+        """Has `rewrite` see each kept text message, from the first to the one that it puts another for.
+
+        None leaves a message as it came. For a leg that is held, before it is taken.
+        """
+        walker = Walker(masked=not self.client, max_payload=1 << 62, look_below=frames.LOOK_AT_ALL)
+        raw = walker.feed(b"".join(self._kept))
+        began, parts = 0, list[bytes]()
+        for frame in walker.seen:
+            began = frame.start if not parts else began
+            parts.append(frames.payload(raw, frame))
+            if not frame.first & frames.FIN:
+                continue
+            instead = rewrite(b"".join(parts))
+            parts.clear()
+            if instead is not None:
+                changed = frames.build(frames.TEXT, instead, masked=not self.client)
+                self._kept[:] = [raw[:began], changed, raw[frame.end :]]
+                return
+
     def take(self) -> bytes:
         """Every data frame that has come so far, as it came; the relay's first words to the other leg."""
         kept = b"".join(self._kept)
         self._kept.clear()
+        if self._early is not None:
+            kept += self._early.take()
         self._on_gone = None
         return kept
 
@@ -101,14 +145,14 @@ class Leg(asyncio.Protocol):
             self._offence = error.close_code
             self._gone(Gone(frames.ABNORMAL, error.reason, offence=error.close_code))
         self.walker.seen.clear()
-        if self._messages is None and self._kept_bytes + self.walker.held > self._early_bytes:
+        if self._is_full:
             self.transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone(LOST)
 
     def pause_writing(self) -> None:
-        """Nothing but pongs is written here: whoever asks for so many and reads none is not listening."""
+        """Only pongs come to so much: whoever asks for so many and reads none is not listening."""
         self._offence = frames.POLICY_VIOLATION
         self._gone(Gone(frames.ABNORMAL, "the answers to its pings are not read", offence=self._offence))
 
@@ -119,8 +163,11 @@ class Leg(asyncio.Protocol):
         elif frame.opcode == frames.PING:
             self.transport.write(frames.build(frames.PONG, frames.payload(chunk, frame), masked=self.client))
         elif frame.opcode != frames.PONG:
-            self._kept.append(chunk[frame.start : frame.end])
             self._kept_bytes += frame.end - frame.start
+            if self._early is not None:
+                self._kept_bytes -= self._early.add(chunk, frame)
+                return
+            self._kept.append(chunk[frame.start : frame.end])
             if self._messages is not None:
                 self._take_fragment(chunk, frame)
 
@@ -142,6 +189,15 @@ class Leg(asyncio.Protocol):
                 raise FrameError(frames.NOT_UTF8, "text message is not UTF-8") from None
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_result(None)
+
+    @property
+    def _is_full(self) -> bool:
+        return self._messages is None and self._kept_bytes + self.walker.held > self._early_bytes
+
+    def _read_on(self) -> None:
+        """Room has been made."""
+        if not self._is_full and not self.transport.is_closing() and not self.transport.is_reading():
+            self.transport.resume_reading()
 
     def _gone(self, gone: Gone) -> None:
         if self._on_gone is not None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from gateway.media import frames
 from gateway.media.frames import FrameError, Seen
+from gateway.media.keepalive import is_ours
 from gateway.media.side import Side
 
 if TYPE_CHECKING:
@@ -57,7 +58,10 @@ class MessageSide(Side):
                     alone = Seen(frame.first, 0, frame.body - frame.start, frame.end - frame.start)
                     self.write_other(self.relay.close_came(self, data[frame.start : frame.end], alone))
                     return
-                passing.append(data[frame.start : frame.end])
+                if not is_ours(data, frame):
+                    passing.append(data[frame.start : frame.end])
+                elif self is self.relay.carrier:
+                    self.relay.heard_pong(frame.end - frame.start)
             else:
                 self._take(data, frame, passing)
         if passing:

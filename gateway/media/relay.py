@@ -20,10 +20,12 @@ from dataclasses import dataclass
 
 from gateway.errors import CallEnd, Endings
 from gateway.media import frames
+from gateway.media.apart import HANG_UP_S, PLAYED_S, Alone, Closing, Farewell
 from gateway.media.clock import clock_of
 from gateway.media.direct import Direct
 from gateway.media.ends import LOST, Gone, end_of_agent, end_of_carrier
 from gateway.media.frames import FrameError, Seen
+from gateway.media.keepalive import KeepAlive, without_pongs
 from gateway.media.leg import Leg
 from gateway.media.messages import MessageSide
 from gateway.media.side import Side
@@ -46,6 +48,10 @@ class RelayLimits:
     stall_s: float
     close_s: float
     max_message_bytes: int
+    ping_s: float = 0.0
+    """Between two pings of ours; 0 for none."""
+    agent_silence_s: float = 0.0
+    """After which an agent that answers no ping is lost; 0 for never."""
 
 
 class Relay:
@@ -56,12 +62,19 @@ class Relay:
         "_close_by",
         "_dialect",
         "_end_by",
+        "_farewell",
+        "_goodbye",
         "_heard_bytes",
+        "_keep_alive",
+        "_keeps_agent",
         "_legs",
+        "_look_by",
         "_loop",
         "_on_first_sound",
+        "_parted",
         "_silent_by",
         "_stopped_by",
+        "_transfers",
         "agent",
         "carrier",
         "closed",
@@ -78,9 +91,14 @@ class Relay:
         limits: RelayLimits,
         on_first_sound: Callable[[], None],
         filters: tuple[Filter, Filter] | None = None,
+        farewell: Farewell | None = None,
+        keeps_agent: bool = True,
     ) -> None:
         """`dialect` None: any client's own language, not to be looked into.
 
+        `on_first_sound`: called once, before the agent's first message with sound is passed on.
+        `farewell`: what is done for the caller when the agent ends the session; None closes both sides.
+        `keeps_agent`: whether the agent must not notice that its call is transferred.
         `filters`, carrier to agent and agent to carrier: couple through messages instead of bytes.
         """
         self._loop = asyncio.get_running_loop()
@@ -96,6 +114,13 @@ class Relay:
         self._clock = clock_of(self._loop)
         self._heard_bytes = -1
         self._end_by = self._silent_by = self._close_by = _NEVER  # the loop's time, in seconds
+        self._keep_alive: KeepAlive | None = None
+        self._look_by = _NEVER
+        self._farewell = farewell
+        self._goodbye: asyncio.Task[None] | None = None  # the farewell, while it is bidden
+        self._keeps_agent = keeps_agent
+        self._transfers = False  # the call is being transferred
+        self._parted: CallEnd | None = None  # the carrier's side is over, the agent's is kept: why
         self._stopped_by = _NEVER  # the carrier has said that it will close, and has until then to do it
 
     def start(self) -> None:
@@ -119,11 +144,17 @@ class Relay:
         self.agent.walker.look_below = frames.LOOK_AT_ALL  # until its first sound
         self.agent.transport.write(early)
         if greeting:  # the agent spoke first; it has been walked already, so only its sound is missing here
-            self.carrier.transport.write(greeting)
             self._first_sound()
+            self.carrier.transport.write(greeting)
         for side in sides:
             side.resume_reading()
-        self._end_by = self._loop.time() + self.limits.max_duration_s
+        now = self._loop.time()
+        self._end_by = now + self.limits.max_duration_s
+        if self.limits.ping_s or self.limits.agent_silence_s:
+            self._keep_alive = KeepAlive(
+                *sides, now, interval_s=self.limits.ping_s, agent_silence_s=self.limits.agent_silence_s
+            )
+            self._look_by = self._keep_alive.next_look
         self._clock.add(self)
 
     def end(self, end: CallEnd) -> None:
@@ -137,6 +168,51 @@ class Relay:
             self._pass_nothing()
             self.answered()
 
+    def transfer(self, begins: bool) -> None:
+        """The call is about to be transferred, or after all is not: nothing of ours hangs it up meanwhile.
+
+        Where no transfer comes of it, the call ends with a stream that has ended meanwhile.
+        """
+        self._transfers = begins
+        if not begins and self._parted is not None:
+            self.end(self._parted)
+
+    def part(self, end: CallEnd) -> None:
+        """Closes the carrier's side, and leaves an agent that is kept alone on its socket until it closes."""
+        if self.ended.done() or self._parted is not None:
+            return
+        if not self._keeps_agent:
+            self.end(end)
+            return
+        self._parted = end
+        if self.carrier.stall is not None:
+            self.carrier.stall.cancel()
+            self.carrier.stall = None
+        if not self.agent.transport.is_closing():
+            self.agent.transport.set_protocol(Alone(self, self.agent))
+            self.agent.transport.resume_reading()
+        self.close_carrier()
+        self._loop.call_later(self.limits.close_s, self._hang_up_carrier)
+
+    def close_carrier(self) -> None:
+        """Tells the carrier that it is over."""
+        if not self.carrier.transport.is_closing():
+            self.carrier.transport.set_protocol(Closing(self, self.carrier))
+            self.carrier.transport.resume_reading()
+            self.carrier.send_close(frames.NORMAL_CLOSURE, "")
+        self._close_by = min(self._close_by, self._loop.time() + self.limits.close_s)
+        self._goodbye = None
+        self.answered()
+
+    def left_alone(self, payload: bytes) -> None:
+        """An agent that was kept has closed."""
+        try:
+            code, reason = frames.read_close(payload)
+        except FrameError as error:
+            code, reason = frames.ABNORMAL, error.reason
+        self.agent.close_seen = True
+        self.end(end_of_agent(Gone(code, reason)))
+
     @property
     def traffic(self) -> tuple[int, int, int, int]:
         """Data frames and bytes from the carrier, and from the agent."""
@@ -149,12 +225,23 @@ class Relay:
         """Looks at the frames that the walker reports; what may pass on is returned."""
         seen = side.walker.seen[:]
         side.walker.seen.clear()
+        if self._keep_alive is not None:
+            size = len(data)
+            data, seen = without_pongs(data, seen)
+            if side is self.carrier:
+                self.heard_pong(size - len(data))
+        if side is self.agent and self._on_first_sound is not None:
+            data, seen = self._cut_at_first_sound(data, seen)
         for frame in seen:
             if frame.opcode == frames.CLOSE:
                 return self.close_came(side, data, frame)
             if frame.opcode <= frames.BINARY:
                 self.noticed(side, frames.payload(data, frame))
         return data
+
+    def heard_pong(self, size: int) -> None:
+        """So many bytes from the carrier were answers to our pings: it may be silent all the same."""
+        self._heard_bytes += size
 
     def noticed(self, side: Side, payload: bytes) -> None:
         """A message came by that may be the agent's first sound, or the carrier's `stop`."""
@@ -180,6 +267,13 @@ class Relay:
         """A far end's socket is closed."""
         if self.closed.done():
             return
+        if side is self.carrier and not self.ended.done():
+            if self._transfers and self._keeps_agent:
+                self.part(self._end_of(side, LOST))
+            if self._parted is not None:
+                return
+        if side is self.agent and self._goodbye is not None:
+            return  # its caller is still being seen off
         self.end(self._end_of(side, LOST))
         self._pass_nothing()
         self.answered()
@@ -196,12 +290,42 @@ class Relay:
             self.broken(side, error)
             return _NO_BYTES
         side.close_seen = True
+        gone = Gone(code, reason)
+        if side is self.carrier and self._transfers and self._keeps_agent and not self.ended.done():
+            self.part(self._end_of(side, gone))
+            return data[: frame.start]
+        if side is self.agent and self._bids_farewell(gone):
+            return data[: frame.start]
         passing = data[: frame.start if side.other.close_sent else frame.end]
         side.other.close_sent = True
-        side.transport.set_protocol(_Closing(self, side))
-        self._decide(self._end_of(side, Gone(code, reason)))
+        side.transport.set_protocol(Closing(self, side))
+        self._decide(self._end_of(side, gone))
         self.answered()
         return passing
+
+    def _bids_farewell(self, gone: Gone) -> bool:
+        """Whether the agent has ended the session as one does, and its caller is still to be seen off.
+
+        The agent is answered at once, and the session is over; the caller's side closes when all was played.
+        """
+        if (
+            self._farewell is None
+            or self._transfers
+            or not gone.clean
+            or not self._decide(end_of_agent(gone))
+        ):
+            return False
+        self.agent.transport.set_protocol(Closing(self, self.agent))
+        self.agent.send_close(frames.NORMAL_CLOSURE, "")
+        self.agent.close_transport()  # it has said goodbye and was answered
+        self._close_by = self._loop.time() + PLAYED_S + HANG_UP_S + self.limits.close_s
+        farewell = self._farewell.bid(self, has_spoken=self._on_first_sound is None)
+        self._goodbye = self._loop.create_task(farewell)
+        return True
+
+    def _hang_up_carrier(self) -> None:
+        if not self.carrier.lost:
+            self.carrier.close_transport()
 
     def _end_of(self, side: Side, gone: Gone) -> CallEnd:
         if side is self.agent:
@@ -222,11 +346,13 @@ class Relay:
         """What still comes is read for its close only."""
         for side in (self.carrier, self.agent):
             if not side.transport.is_closing():
-                side.transport.set_protocol(_Closing(self, side))
+                side.transport.set_protocol(Closing(self, side))
                 side.transport.resume_reading()
 
     def answered(self) -> None:
         """A far end has closed or left. Finishes once each has had and sent a close frame, or has left."""
+        if self._parted is not None and self.carrier.close_seen and self.carrier.close_sent:
+            self._hang_up_carrier()
         if all(side.lost or (side.close_seen and side.close_sent) for side in (self.carrier, self.agent)):
             self._loop.call_soon(self._finish)  # what is being passed on is written first
 
@@ -248,18 +374,33 @@ class Relay:
     def tick(self, now: float) -> None:
         """The clock's look at the call; `now` is the loop's time, in seconds."""
         heard = self.carrier.walker.bytes
+        if now >= self._look_by:
+            self._look_after(now)
         if self.ended.done():
             if now >= self._close_by:
                 self._finish()
         elif now >= self._end_by:
             self.end(CallEnd(Endings.max_duration, f"{self.limits.max_duration_s:g} s"))
+        elif self._parted is not None:
+            return
         elif now >= self._stopped_by:
-            self.end(self._end_of(self.carrier, LOST))
+            end = self._end_of(self.carrier, LOST)
+            (self.part if self._transfers else self.end)(end)
         elif heard != self._heard_bytes or self.agent.stall is not None:
             self._heard_bytes = heard
             self._silent_by = now + self.limits.idle_s
         elif now >= self._silent_by:
             self.end(CallEnd(Endings.idle_timeout, f"nothing came for {self.limits.idle_s:g} s"))
+
+    def _look_after(self, now: float) -> None:
+        """Keeps both legs alive, and sees whether the agent is."""
+        if self.ended.done() or self._keep_alive is None:
+            self._look_by = _NEVER
+            return
+        end = self._keep_alive.look(now)
+        self._look_by = self._keep_alive.next_look
+        if end is not None:
+            self.end(end)
 
     def _look_for_stop(self, payload: bytes) -> None:
         assert self._dialect is not None
@@ -271,37 +412,21 @@ class Relay:
     def _is_sound(self, payload: bytes) -> bool:
         return self._dialect is None or self._dialect.event_of(payload) in self._dialect.agent_sound_events
 
+    def _cut_at_first_sound(self, data: bytes, seen: list[Seen]) -> tuple[bytes, list[Seen]]:
+        """Passes on what the agent said before its first sound: what that sets off is to stand between."""
+        for place, frame in enumerate(seen):
+            if frame.opcode == frames.CLOSE:
+                break
+            if frame.opcode <= frames.BINARY and self._is_sound(frames.payload(data, frame)):
+                cut = frame.start
+                self.agent.write_other(data[:cut])
+                self._first_sound()
+                moved = [Seen(at.first, at.start - cut, at.body - cut, at.end - cut) for at in seen[place:]]
+                return data[cut:], moved
+        return data, seen
+
     def _first_sound(self) -> None:
         self.agent.walker.look_below = self.agent.looks_below
         if self._on_first_sound is not None:
             on_first_sound, self._on_first_sound = self._on_first_sound, None
             on_first_sound()
-
-
-class _Closing(asyncio.Protocol):
-    """A side whose call has ended: reads on for the far end's close, passes nothing."""
-
-    def __init__(self, relay: Relay, side: Side) -> None:
-        self._relay = relay
-        self._side = side
-        side.walker.look_below = 0
-
-    def data_received(self, data: bytes) -> None:
-        side = self._side
-        if side.close_seen:
-            return
-        try:
-            data = side.walker.feed(data)
-        except FrameError:
-            side.close_seen = True  # it will not say anything better
-        for frame in side.walker.seen:
-            side.close_seen |= frame.opcode == frames.CLOSE
-        side.walker.seen.clear()
-        self._relay.answered()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._side.lost = True
-        self._relay.gone(self._side)
-
-    def pause_writing(self) -> None:
-        """Nothing is written any more."""

@@ -92,6 +92,16 @@ class Side(asyncio.Protocol):
         if not self.transport.is_closing():
             self.transport.resume_reading()
 
+    @property
+    def writable(self) -> bool:
+        """Whether anything may still be written to this side."""
+        return not self.close_sent and not self.transport.is_closing()
+
+    @property
+    def takes_message(self) -> bool:
+        """Whether a whole message of ours may be written to this side now."""
+        return self.writable and self.other.walker.between_messages
+
     def send_close(self, code: int, reason: str) -> None:
         """A close frame of ours, where one may stand; without one the far end still sees the socket close."""
         if not self.close_sent and self.other.walker.at_boundary and not self.transport.is_closing():

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -63,6 +63,10 @@ class Upgrade(asyncio.Protocol):
         """Set by whoever serves the call: the client has left before it had its answer."""
         self.on_shutdown: Callable[[], None] | None = None
         """Set by whoever serves the call: the server stops now and waits for nobody."""
+        self.address = ""
+        """The client's address, "" where there is none."""
+        self.on_done: Callable[[], None] | None = None
+        """Set by whoever made this: the call is over."""
 
     @property
     def waits(self) -> bool:
@@ -106,24 +110,15 @@ class Upgrade(asyncio.Protocol):
         """Answers with the HTTP status of the ending, its code and its words as JSON; closes."""
         if not self.waits:
             return
-        ending = end.ending
-        assert ending.status is not None, f"{ending.code} is no answer to an upgrade"
-        body = json.dumps({"error": end.words, "code": ending.code}).encode()
-        retry = f"Retry-After: {ending.retry_after}\r\n" if ending.retry_after is not None else ""
-        head = (
-            f"HTTP/1.1 {ending.status} {status_phrase(ending.status)}\r\n"
-            f"Date: {email.utils.formatdate(usegmt=True)}\r\n"
-            "Connection: close\r\n"
-            f"Content-Length: {len(body)}\r\n"
-            f"Content-Type: application/json\r\n{retry}\r\n"
-        )
-        self._send(head.encode() + body)
+        self._send(refusal_of(end))
         self.transport.close()
 
     # What uvicorn and the transport say
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
+        peer = transport.get_extra_info("peername")
+        self.address = str(peer[0]) if isinstance(peer, tuple) else ""
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -157,6 +152,8 @@ class Upgrade(asyncio.Protocol):
         self._tasks.discard(task)
         if not self.answered:
             self.transport.abort()
+        if self.on_done is not None:
+            self.on_done()
 
     def _send(self, data: bytes) -> None:
         self.answered = True
@@ -165,3 +162,24 @@ class Upgrade(asyncio.Protocol):
 
 ServeCall = Callable[[Upgrade], Coroutine[Any, Any, None]]
 """Tells the story of one call, from its upgrade to its end; answers every upgrade, raises nothing."""
+
+
+def refusal_of(end: CallEnd) -> bytes:
+    """The whole HTTP answer that refuses: status, code and words of the ending; the connection closes."""
+    ending = end.ending
+    assert ending.status is not None, f"{ending.code} is no answer to an upgrade"
+    return plain_answer(ending.status, {"error": end.words, "code": ending.code}, ending.retry_after)
+
+
+def plain_answer(status: int, content: Mapping[str, str], retry_after: int | None = None) -> bytes:
+    """A whole HTTP answer with JSON in it, after which the connection closes. `retry_after`: seconds."""
+    body = json.dumps(content).encode()
+    retry = f"Retry-After: {retry_after}\r\n" if retry_after is not None else ""
+    head = (
+        f"HTTP/1.1 {status} {status_phrase(status)}\r\n"
+        f"Date: {email.utils.formatdate(usegmt=True)}\r\n"
+        "Connection: close\r\n"
+        f"Content-Length: {len(body)}\r\n"
+        f"Content-Type: application/json\r\n{retry}\r\n"
+    )
+    return head.encode() + body

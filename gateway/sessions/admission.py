@@ -21,13 +21,28 @@ class AtCapacity(Exception):  # noqa: N818 - the answer "no", not a fault
         self.limit = limit
 
 
-def choose(places: Places, loads: Mapping[str, int]) -> str:
+class MustWait(AtCapacity):
+    """No place is free for it yet: it stands in the agent's line, and is to ask again.
+
+    `number`: its own, greater than those of all that came before it.
+    """
+
+    def __init__(self, taken: int, limit: int, number: int) -> None:
+        super().__init__(taken, limit)
+        self.number = number
+
+
+def choose(places: Places, loads: Mapping[str, int], waiting: int = 0) -> str:
     """The instance for the agent's next session; raises AtCapacity if there is none.
+
+    `waiting`: calls that were there before this one: the next place is theirs.
 
     `loads`: the agent's active sessions by instance, of every instance in use, also of those not offered now:
     they are running, so they count among `max_instances`. Among instances with room the lowest rank comes
     first, then the least loaded, then the order given.
     """
+    if waiting or (places.reserved and places.limit - sum(loads.values()) <= places.reserved):
+        raise AtCapacity(sum(loads.values()), places.limit)
     may_open = len(loads) < places.max_instances
     best: tuple[int, int] | None = None
     chosen = ""
@@ -37,7 +52,5 @@ def choose(places: Places, loads: Mapping[str, int]) -> str:
         if has_room and (best is None or (rank, load) < best):
             best, chosen = (rank, load), instance
     if best is None:
-        distinct = len({instance for instance, _ in places.instances})
-        limit = min(distinct, places.max_instances) * places.per_instance
-        raise AtCapacity(sum(loads.values()), limit)
+        raise AtCapacity(sum(loads.values()), places.limit)
     return chosen

@@ -7,13 +7,18 @@ from pathlib import Path
 
 from gateway.sessions.owner import Owner
 from gateway.sessions.sqlite import SqliteStore
+from gateway.sessions.standin import AdmittingStore
 from gateway.sessions.store import Store
 
 SQLITE = "sqlite:///"
 
 
-def open_store(url: str, owner: Owner) -> Store:
+def open_store(
+    url: str, owner: Owner, *, admits_alone: bool = False, calls_per_organization: int = 0
+) -> Store:
     """The store of `url`, for the worker `owner`; still to be opened with `await store.open()`.
+
+    `admits_alone`: also while the file fails. `calls_per_organization`: how many at once; 0 sets no limit.
 
     "sqlite:///patchbay.db" is relative to the working directory, "sqlite:////var/lib/patchbay.db" absolute;
     the path is taken as it stands. Raises ValueError, in words, for anything else.
@@ -28,4 +33,5 @@ def open_store(url: str, owner: Owner) -> Store:
         raise ValueError("the store's URL holds a character that no file name has")
     if path == ":memory:":
         raise ValueError("the store must be a file: workers share it, and it outlives them")
-    return SqliteStore(Path(path).absolute(), owner)
+    kind = AdmittingStore if admits_alone else SqliteStore
+    return kind(Path(path).absolute(), owner, calls_per_organization=calls_per_organization)

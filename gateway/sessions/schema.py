@@ -127,7 +127,21 @@ _VERSION_2: Final = (
     "CREATE INDEX document_expiry ON document (expires_at) WHERE expires_at IS NOT NULL",
 )
 
-_STEPS: Final = (_VERSION_1, _VERSION_2)
+# Calls that wait for a place, in the order of `number`.
+_VERSION_3: Final = (
+    """
+    CREATE TABLE waiting (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        agent TEXT NOT NULL,
+        owner TEXT NOT NULL,
+        until REAL NOT NULL
+    )
+    """,
+    "CREATE INDEX waiting_agent ON waiting (agent, number)",
+)
+
+_STEPS: Final = (_VERSION_1, _VERSION_2, _VERSION_3)
 
 VERSION: Final = len(_STEPS)
 """`PRAGMA user_version` of the tables above."""
@@ -174,6 +188,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("BEGIN")
     version = _version(connection, path)
     connection.execute("COMMIT")
+    # SQLite opens a file that may only be read, and says so no earlier than at the first write.
+    if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise StoreFailed(f"the session store {path} may not be written")
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":  # SQLite does not call it an error
         raise StoreFailed(f"the file system of {path} cannot share a session store between processes")

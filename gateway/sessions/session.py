@@ -50,16 +50,37 @@ TELEPHONY: Final = SessionExtras()
 
 
 @dataclass(frozen=True, slots=True)
+class Queue:
+    """That a call may wait where no place is free. `size`: how many wait for the agent at once.
+
+    `until`: Unix seconds at which it will have given up, whatever becomes of its worker.
+    """
+
+    size: int
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class Places:
     """Where the sessions of an agent may run.
 
     `instances`: URL and rank of each instance; rank 0 is ready, a larger one is less wanted.
     `per_instance`: sessions at once on one instance. `max_instances`: instances in use at once.
+    `reserved`: places that this session must leave free for others.
+    `queue`: None for a session that is not to wait.
     """
 
     instances: tuple[tuple[str, int], ...]
     per_instance: int
     max_instances: int
+    reserved: int = 0
+    queue: Queue | None = None
+
+    @property
+    def limit(self) -> int:
+        """How many sessions there may be at once."""
+        distinct = len({instance for instance, _ in self.instances})
+        return min(distinct, self.max_instances) * self.per_instance
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from gateway.sessions import sqlite_lists, sqlite_sessions, sqlite_workers
+from gateway.sessions import sqlite_line, sqlite_lists, sqlite_sessions, sqlite_workers
 from gateway.sessions.lifecycle import State
 from gateway.sessions.owner import Owner
 from gateway.sessions.rows import text
@@ -33,8 +33,20 @@ BUSY_S: Final = 2.0
 class SqliteStore:
     """A `Store` (store.py, where the methods are documented) in the file `path`, for the worker `owner`."""
 
-    def __init__(self, path: Path, owner: Owner, *, busy_s: float = BUSY_S, close_s: float = CLOSE_S) -> None:
-        """`busy_s`: how long one commit waits for another process's. `close_s`: how long a close tries."""
+    def __init__(
+        self,
+        path: Path,
+        owner: Owner,
+        *,
+        busy_s: float = BUSY_S,
+        close_s: float = CLOSE_S,
+        calls_per_organization: int = 0,
+    ) -> None:
+        """`busy_s`: how long one commit waits for another process's. `close_s`: how long a close tries.
+
+        `calls_per_organization`: sessions that all its agents may have at once; 0 sets no limit.
+        """
+        self._calls_per_organization = calls_per_organization
         self._owner = owner
         self._writer = Writer(str(path), partial(connect, path, busy_s), close_s)
         self._documents = SqliteDocuments(self._writer)
@@ -57,13 +69,25 @@ class SqliteStore:
     async def admit(
         self, facts: CallFacts, places: Places, now: float, extras: SessionExtras = TELEPHONY
     ) -> str:
-        admission = sqlite_sessions.Admission(self._owner, facts, places, now, extras)
+        admission = sqlite_sessions.Admission(
+            self._owner, facts, places, now, extras, most=self._calls_per_organization
+        )
         try:
             return await self._writer.submit(Kind.ASK, admission.admit)
         except asyncio.CancelledError:
             # The caller gave up while the thread may have taken the place: nobody else would give it back.
             self._writer.submit(Kind.OWE, admission.withdraw)
             raise
+
+    def admitted(
+        self, facts: CallFacts, places: Places, now: float, extras: SessionExtras, instance: str
+    ) -> asyncio.Future[None]:
+        """What `admit` does, decided already; returns at once, as `started` does."""
+        admission = sqlite_sessions.Admission(self._owner, facts, places, now, extras)
+        return self._writer.submit(Kind.OWE, partial(admission.write_late, instance))
+
+    def leave_line(self, session_id: str) -> asyncio.Future[None]:
+        return self._writer.submit(Kind.OWE, partial(sqlite_line.leave, session_id))
 
     async def adopt(self, facts: CallFacts, now: float) -> str:
         adoption = sqlite_sessions.Adoption(self._owner, facts, now)

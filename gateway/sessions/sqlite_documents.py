@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from functools import partial
 from typing import Final
@@ -55,6 +56,13 @@ class SqliteDocuments:
         self, kind: str, key: str, value: str, *, now: float, expires_at: float | None = None
     ) -> bool:
         return await self._write(_PUT_IF_ABSENT, kind, key, text(value), now, expires_at)
+
+    def owe_if_absent(
+        self, kind: str, key: str, value: str, *, now: float, expires_at: float | None
+    ) -> asyncio.Future[bool]:
+        """What `put_if_absent` does, tried until it is done; returns at once."""
+        values = (kind, key, text(value), now, expires_at)
+        return self._writer.submit(Kind.OWE, partial(_changes, _PUT_IF_ABSENT, values))
 
     async def get(self, kind: str, key: str, now: float) -> Document | None:
         found = await self._read(_GET, kind, key, now)

@@ -12,7 +12,8 @@ from typing import Final
 
 import structlog
 
-from gateway.sessions.admission import choose
+from gateway.sessions import sqlite_line
+from gateway.sessions.admission import AtCapacity, MustWait, choose
 from gateway.sessions.lifecycle import State, over
 from gateway.sessions.owner import Owner
 from gateway.sessions.rows import text
@@ -37,7 +38,14 @@ _LOADS: Final = """
                 SELECT instance, count(*) AS sessions
                 FROM session INDEXED BY session_active
                 WHERE agent = ?1 AND instance > '' AND ended_at IS NULL GROUP BY instance)),
-           EXISTS (SELECT 1 FROM owner WHERE id = ?2)
+           EXISTS (SELECT 1 FROM owner WHERE id = ?2),
+           EXISTS (SELECT 1 FROM waiting WHERE agent = ?1)
+"""
+
+# The name of an organisation is a label: it holds no wildcard.
+_ORGANIZATION: Final = """
+    SELECT count(*) FROM session INDEXED BY session_active
+    WHERE agent LIKE '%.' || ? AND instance > '' AND ended_at IS NULL
 """
 
 _ADMIT: Final = f"""
@@ -129,11 +137,20 @@ def promise(
 class Admission:
     """One caller's try to be admitted; it knows whether there is anything to take back."""
 
-    __slots__ = ("_extras", "_facts", "_now", "_owner", "_places", "_took")
+    __slots__ = ("_extras", "_facts", "_most", "_now", "_owner", "_places", "_took")
 
     def __init__(
-        self, owner: Owner, facts: CallFacts, places: Places, now: float, extras: SessionExtras
+        self,
+        owner: Owner,
+        facts: CallFacts,
+        places: Places,
+        now: float,
+        extras: SessionExtras,
+        *,
+        most: int = 0,
     ) -> None:
+        """`most`: sessions that the organization may have at once; 0 sets no limit."""
+        self._most = most
         self._owner = owner
         self._facts = facts
         self._places = places
@@ -142,16 +159,47 @@ class Admission:
         self._took = False
 
     def admit(self, connection: sqlite3.Connection) -> str:
-        """The URL of the instance. Raises AtCapacity or NotPromised, and has then changed no session."""
+        """The URL of the instance. Raises AtCapacity, MustWait or NotPromised, and changed no session."""
         facts = self._facts
         agent = text(facts.agent)
-        loads, known = connection.execute(_LOADS, (agent, self._owner.id)).fetchone()
-        instance = choose(self._places, json.loads(loads))
-        if not known:  # an active session always has an owner that can be found dead
+        loads, known, is_line = connection.execute(_LOADS, (agent, self._owner.id)).fetchone()
+        if not known:  # whoever is active or waits always has an owner that can be found dead
             beat(self._owner, self._now, connection)
+        if self._most:
+            (taken,) = connection.execute(_ORGANIZATION, (text(facts.organization),)).fetchone()
+            if taken >= self._most:
+                raise AtCapacity(taken, self._most)
+        ahead = sqlite_line.ahead(facts, self._now, connection) if is_line else 0
+        try:
+            instance = choose(self._places, json.loads(loads), ahead)
+        except AtCapacity as full:
+            if self._places.queue is None:
+                raise
+            number = sqlite_line.join(facts, self._places.queue, self._owner, self._now, connection)
+            if number is None:
+                raise
+            raise MustWait(full.taken, full.limit, number) from None
+        if not self._write(instance, connection):
+            raise NotPromised("there is a session of this id, and it is not promised to this agent")
+        self._took = True
+        if is_line:
+            sqlite_line.leave(facts.session_id, connection)
+        return instance
+
+    def write_late(self, instance: str, connection: sqlite3.Connection) -> None:
+        """Writes down what was decided without the file; of a session that there is nothing is changed."""
+        owner = connection.execute("SELECT 1 FROM owner WHERE id = ?", (self._owner.id,)).fetchone()
+        if owner is None:
+            beat(self._owner, self._now, connection)
+        if not self._write(instance, connection):
+            _log_unchanged("session_late_ignored", self._facts.session_id, connection)
+        sqlite_line.leave(self._facts.session_id, connection)
+
+    def _write(self, instance: str, connection: sqlite3.Connection) -> bool:
+        facts = self._facts
         row = (
             text(facts.session_id),
-            agent,
+            text(facts.agent),
             text(facts.organization),
             text(facts.region),
             text(facts.carrier),
@@ -164,10 +212,7 @@ class Admission:
             self._now,
             *(_TELEPHONY if self._extras is TELEPHONY else _values(self._extras)),
         )
-        if not connection.execute(_ADMIT, row).rowcount:
-            raise NotPromised("there is a session of this id, and it is not promised to this agent")
-        self._took = True
-        return instance
+        return connection.execute(_ADMIT, row).rowcount > 0
 
     def withdraw(self, connection: sqlite3.Connection) -> None:
         """Undoes it: the session is gone, or promised as before."""

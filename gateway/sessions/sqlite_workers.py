@@ -85,6 +85,7 @@ def _expire(now: float, connection: sqlite3.Connection) -> None:
         _EXPIRE, (now, ending.code, ending.side, "nobody connected in time", ending.close_code)
     )
     purge(now, connection)
+    connection.execute("DELETE FROM waiting WHERE until <= ?", (now,))
 
 
 def _bury(owner_id: str, why: str, now: float, connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
@@ -92,5 +93,6 @@ def _bury(owner_id: str, why: str, now: float, connection: sqlite3.Connection) -
     lost = connection.execute(
         _REAP, (now, ending.code, ending.side, why, ending.close_code, owner_id)
     ).fetchall()
+    connection.execute("DELETE FROM waiting WHERE owner = ?", (owner_id,))
     connection.execute("DELETE FROM owner WHERE id = ?", (owner_id,))
     return lost

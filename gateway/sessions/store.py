@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.sessions.admission import AtCapacity
+from gateway.sessions.admission import AtCapacity, MustWait
 from gateway.sessions.documents import Documents
 from gateway.sessions.lifecycle import ACTIVE, State
 from gateway.sessions.session import TELEPHONY, CallFacts, Outcome, Places, SessionExtras, SessionRecord
 
-__all__ = ["AtCapacity", "Counts", "NotPromised", "Store", "StoreFailed"]
+__all__ = ["AtCapacity", "Counts", "MustWait", "NotPromised", "Store", "StoreFailed"]
 
 
 class StoreFailed(Exception):  # noqa: N818 - read as a sentence, like the entry `store_failed`
@@ -79,7 +79,15 @@ class Store(Protocol):
         A session that was promised under this id to this agent and organization is admitted by this; if it is
         not, the promise stands. The call's `facts` are then those given here; of `extras` what the promise
         says holds, and what it leaves None is taken from here.
+
+        While calls wait for the agent, a place that becomes free is the first one's: everybody else finds
+        none. A session whose `places` let it wait is put into the agent's line, as long as there is room in
+        that, and MustWait raised. It keeps its place in the line and asks again with the same id, until it is
+        admitted, or whoever called says `leave_line`.
         """
+
+    def leave_line(self, session_id: str) -> asyncio.Future[None]:
+        """A call waits no longer; also one that never did. Returns at once, as `ended` does."""
 
     def started(self, session_id: str, at: float) -> asyncio.Future[None]:
         """The agent runs: the session is `running`.

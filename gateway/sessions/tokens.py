@@ -18,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.sessions import call_tokens
+from gateway.sessions.call_tokens import CallClaims
 from gateway.sessions.documents import Document
 from gateway.sessions.store import Store, StoreFailed
 
@@ -51,7 +53,7 @@ _NO_BODY: Final = bytes(DIGEST_BYTES)
 
 _SECRETS: Final = "secret"
 _SECRET_KEY: Final = "tokens"  # noqa: S105 - the name of a secret, not one
-_NONCES: Final = "nonce"
+NONCES: Final = "nonce"
 
 
 class TokenRefused(Exception):  # noqa: N818 - the answer "no", not a fault
@@ -128,10 +130,55 @@ class Tokens:
         # Kept longer than the token is good for, lest a clock that is set back makes it new.
         kept_until = expires_at + TOKEN_S
         if not await self._documents.put_if_absent(
-            _NONCES, nonce.hex(), "true", now=now, expires_at=kept_until
+            NONCES, nonce.hex(), "true", now=now, expires_at=kept_until
         ):
             raise TokenRefused("used already")
         return Redeemed(str(uuid.UUID(bytes=session)), body_digest)
+
+    def mint_call(
+        self,
+        agent: str,
+        organization: str,
+        carrier: str,
+        *,
+        call_id: str | None = None,
+        session_id: str | None = None,
+        held: bool = True,
+        takes_over: bool = False,
+        lasting_s: float = TOKEN_S,
+    ) -> str:
+        """A token for the stream of one call of `carrier`, good for `lasting_s` from now (call_tokens.py).
+
+        `call_id`: the carrier's; None where it is not known yet, and the first call that comes is the one.
+        `session_id`: what the call becomes; with `held` it was admitted already. `takes_over`: an earlier
+        stream of the call is over, as its carrier says. Raises ValueError for a session id that is no UUID.
+        """
+        claims = CallClaims(
+            nonce=call_tokens.nonce_of(os.urandom(NONCE_BYTES)),
+            expires_at=self._now() + lasting_s,
+            session_id=session_id,
+            held=held and session_id is not None,
+            takes_over=takes_over,
+            call_digest=call_tokens.digest_of(call_id) if call_id else None,
+        )
+        return call_tokens.write(claims, call_tokens.audience_of(agent, organization, carrier), self._secret)
+
+    def read_call(self, token: str, agent: str, organization: str, carrier: str) -> CallClaims:
+        """What a call token says, judged without the store: that it is good once is asked later.
+
+        Raises TokenRefused ("malformed", "wrong signature", "expired", "for another agent").
+        """
+        if not call_tokens.looks_like_one(token):
+            raise TokenRefused("malformed")
+        found = call_tokens.read(token, self._secret)
+        if found is None:
+            raise TokenRefused("wrong signature")
+        claims, audience = found
+        if self._now() >= claims.expires_at:
+            raise TokenRefused("expired")
+        if not hmac.compare_digest(audience, call_tokens.audience_of(agent, organization, carrier)):
+            raise TokenRefused("for another agent")
+        return claims
 
     def _signature(self, claims: bytes) -> bytes:
         return hmac.digest(self._secret, claims, "sha256")

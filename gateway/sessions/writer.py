@@ -36,7 +36,8 @@ log = structlog.get_logger(__name__)
 #   READ  needs no lock: done by itself after the group, so it sees what was asked for before it
 #
 # What is owed needs no limit of its own in memory. It is written before whatever came after it, so while any
-# of it is left nobody is admitted, and each session that was admitted owes two writes or a withdrawal.
+# of it is left nobody is admitted, and each session that was admitted owes two writes or a withdrawal. Who
+# admits all the same (standin.py) limits it by `owed`.
 
 GROUP_LIMIT: Final = 512
 """Operations in one transaction: it holds the file's write lock, which other workers wait for."""
@@ -96,6 +97,12 @@ class Writer:
         self._opened: asyncio.Future[None]
         self._gone: asyncio.Future[None]
         self._takes = False
+        self.owed = 0
+        """Writes that are owed and not written yet. For the event loop."""
+        self.said_full = False
+        """Whether somebody was told already that there are too many of them."""
+        self.failing = False
+        """Whether the file failed when it was last written. Set in the thread."""
 
     # In the event loop.
 
@@ -120,7 +127,11 @@ class Writer:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         future.add_done_callback(_seen)
         if self._takes:
-            self._queue.put(Work(kind, run, future))
+            work = Work(kind, run, future)
+            if work.owed:
+                self.owed += 1
+                future.add_done_callback(self._one_less)
+            self._queue.put(work)
         else:
             future.set_exception(StoreFailed(f"the session store {self._name} is not open"))
         return future
@@ -134,6 +145,11 @@ class Writer:
             self._queue.put(None)
         await asyncio.shield(self._gone)
         self._thread.join()  # it has said its last word
+
+    def _one_less(self, _: asyncio.Future[Any]) -> None:
+        self.owed -= 1
+        if not self.owed:
+            self.said_full = False
 
     # In the thread.
 
@@ -158,13 +174,16 @@ class Writer:
         failure: StoreFailed | None
         while self._deadline is None or (owed and time.monotonic() < self._deadline):
             batch = self._take(pause if self._deadline is None else FIRST_PAUSE_S, GROUP_LIMIT)
+            waited = len(owed)
             writes = owed + [work for work in batch if work.kind is not Kind.READ]
-            failure = self._commit(connection, writes) if writes else None
-            if failure is None:
+            tried = bool(writes)
+            writes, failure = self._commit_all(connection, writes)
+            if failure is None and tried:
                 if pause is not None:
-                    self._say(log.info, "session_store_recovered", written=len(owed))
+                    self._say(log.info, "session_store_recovered", written=waited)
                 owed, pause = [], None
-            else:
+            elif failure is not None:
+                self.failing = True
                 # Whoever came while the file did not answer gets the same answer, not a wait of its own.
                 late = self._take(0, None)
                 batch += late
@@ -200,6 +219,16 @@ class Writer:
             pass
         return taken
 
+    def _commit_all(
+        self, connection: sqlite3.Connection, writes: list[Work]
+    ) -> tuple[list[Work], StoreFailed | None]:
+        """Commits in groups, in order, until one fails: what is left then, and why."""
+        for at in range(0, len(writes), GROUP_LIMIT):
+            failure = self._commit(connection, writes[at : at + GROUP_LIMIT])
+            if failure is not None:
+                return writes[at:], failure
+        return [], None
+
     def _commit(self, connection: sqlite3.Connection, writes: list[Work]) -> StoreFailed | None:
         """Runs a group as one transaction and answers it; or leaves the file and all futures as they were."""
         try:
@@ -211,6 +240,7 @@ class Writer:
         except sqlite3.Error as error:
             self._roll_back(connection)
             return StoreFailed(f"the session store {self._name} does not answer: {error}")
+        self.failing = False
         self._answer(answers)
         return None
 

@@ -106,11 +106,8 @@ async def test_any_other_answer_is_the_agents_failure(worker: Worker, agent: Age
 @pytest.mark.parametrize(
     ("raw", "then"),
     [
-        (b"", "reset"),
-        (b"", "close"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{", "close"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{", "reset"),
-        (b"I am no HTTP server\r\n\r\n", ""),
     ],
 )
 async def test_a_request_that_breaks_is_a_lost_agent(

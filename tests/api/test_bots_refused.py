@@ -18,7 +18,7 @@ from gateway.bots import Bots, NotReady
 from gateway.errors import CallEnd, Endings
 from gateway.sessions.lifecycle import State
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.bot import answer_of, holds, never_reads
+from tests.harness.bot import answer_of, holds, never_reads, says
 from tests.harness.gateway import eventually
 from tests.harness.peer import WAIT_S
 from tests.harness.starts import Worker, refusal, starts, tables, working
@@ -135,6 +135,29 @@ async def test_an_agent_that_refuses_before_it_has_read_the_request(
     await agent_at(port, refuses, receive_buffer=4096)
     end = await refusal(worker, body=b" " * 8_000_000)
     assert (end.ending, end.words) == (Endings.agent_failed, "/bot answered 413")
+
+
+@pytest.mark.parametrize("status", [204, 302, 404, 405, 422, 500, 503])
+async def test_an_agent_that_refuses_the_request_at_once(
+    worker: Worker, agent_at: Callable[..., Any], port: AgentPort, status: int
+) -> None:
+    await agent_at(port, says(answer_of(status, "", "Location: http://127.0.0.1:1/elsewhere")))
+    end = await refusal(worker)
+    assert (end.ending, end.words) == (Endings.agent_failed, f"/bot answered {status}")
+    (record,) = await worker.records()
+    assert (record.state, record.completion_status) == (State.FAILED, "HTTP_ERROR")
+
+
+@pytest.mark.parametrize(
+    ("raw", "then"), [(b"", "reset"), (b"", "close"), (b"I am no HTTP server\r\n\r\n", "")]
+)
+async def test_an_agent_that_breaks_the_request_off_at_once(
+    worker: Worker, agent_at: Callable[..., Any], port: AgentPort, raw: bytes, then: str
+) -> None:
+    await agent_at(port, says(raw, then=then))
+    assert (await refusal(worker)).ending is Endings.agent_lost
+    (record,) = await worker.records()
+    assert (record.state, record.reason) == (State.FAILED, "agent_lost")
 
 
 async def test_whoever_starts_may_give_up(

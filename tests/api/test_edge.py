@@ -93,6 +93,7 @@ async def test_refusals_have_their_line_too(api: Any) -> None:
         ("/v1/toys", 405),
     ]
     assert "sk_nobody" not in repr(lines)
+    assert all(line["seconds"] >= 0 for line in lines)
 
 
 async def test_a_mistake_of_ours_is_logged_with_its_id_and_its_stack(api: Any) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from gateway.api import rate
+from gateway.api import strangers as strangers_module
 from gateway.api.rate import Rates
+from gateway.api.strangers import Strangers
 
 
 def test_a_burst_passes_and_then_it_is_so_many_a_second() -> None:
@@ -71,6 +73,57 @@ async def test_too_many_requests_are_429(serve: Callable[..., Any], clock: Any) 
     clock.now += 4
     assert (await api("GET", "/v1/toys")).status == 200
     assert (await api("GET", "/v1/toys")).status == 429
+
+
+async def test_keys_that_open_nothing_are_counted_by_their_address(
+    serve: Callable[..., Any], clock: Any
+) -> None:
+    api = await serve(requests_per_second=0.25, requests_burst=2)
+    assert (await api("GET", "/v1/toys")).status == 200
+    tried = [await api("GET", "/v1/toys", key=f"sk_guess{number}") for number in range(3)]
+    assert [reply.status for reply in tried] == [401, 401, 429]
+    assert tried[2].header("Retry-After") == "4"
+    assert "this address" in tried[2].json["error"]
+    limited = await api("GET", "/v1/things/7", key="sk_guess")
+    assert (limited.status, limited.json["error"]["code"]) == (429, "rate_limited")
+    # Whoever shares the address and was let in before is let in; who was not has to wait.
+    assert (await api("GET", "/v1/toys")).status == 200
+    assert (await api("GET", "/v1/toys", key="sk_globex")).status == 429
+    clock.now += 4
+    assert (await api("GET", "/v1/toys", key="sk_globex")).status == 200
+    assert (await api("GET", "/v1/toys", key="sk_guess")).status == 401
+    assert (await api("GET", "/v1/toys", key="sk_guess")).status == 429
+
+
+async def test_a_public_key_that_wants_too_much_is_counted_as_any_other(serve: Callable[..., Any]) -> None:
+    api = await serve(requests_per_second=0.25, requests_burst=2)
+    statuses = [(await api("GET", "/v1/toys", key="pk_acme")).status for _ in range(3)]
+    assert statuses == [401, 401, 429]
+    assert (await api("GET", "/v1/toys", key="sk_guess")).status == 401
+
+
+def test_an_address_is_as_much_as_one_customer_has() -> None:
+    strangers = Strangers(Rates(per_second=1.0, burst=1))
+    strangers.refused("a", "2001:db8:1:2::7", 0.0)
+    assert strangers.wait("b", "2001:db8:1:2:ffff::9", 0.0) == 1.0
+    assert strangers.wait("b", "2001:db8:1:3::7", 0.0) == 0.0
+    strangers.refused("a", "fe80::1%eth0", 0.0)
+    assert strangers.wait("b", "fe80::2%eth0", 0.0) == 1.0
+    strangers.refused("a", "192.0.2.7", 0.0)
+    assert strangers.wait("b", "192.0.2.8", 0.0) == 0.0
+    strangers.refused("a", "", 0.0)
+    assert strangers.wait("b", "", 0.0) == 1.0
+
+
+def test_few_keys_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strangers_module, "MAX_KNOWN", 2)
+    strangers = Strangers(Rates(per_second=1.0, burst=1))
+    strangers.refused("x", "192.0.2.7", 0.0)
+    for key in "abac":
+        strangers.opened(key)
+    assert [strangers.wait(key, "192.0.2.7", 0.0) for key in "abc"] == [0.0, 1.0, 0.0]
+    strangers.refused("a", "192.0.2.7", 0.0)  # revoked
+    assert strangers.wait("a", "192.0.2.7", 0.0) == 1.0
 
 
 async def test_what_asks_for_no_key_is_not_counted(serve: Callable[..., Any]) -> None:

@@ -4,13 +4,22 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.api.idempotency import DOCUMENT_KIND, KEPT_S, RUNNING_S, fingerprint_of, once
+from gateway.api.idempotency import (
+    DOCUMENT_KIND,
+    KEPT_S,
+    RUNNING_S,
+    _opened,
+    _sealed,
+    fingerprint_of,
+    once,
+)
 from gateway.api.kernel import Answer, Refusal
 from gateway.sessions.store import StoreFailed
 from tests.harness.agent import Agent, AgentPort
@@ -181,6 +190,25 @@ async def test_an_answer_is_kept_for_a_day(workers: list[Worker], agent: Agent) 
     document = await document_of(one)
     assert before + KEPT_S <= document.expires_at <= one.services.now() + KEPT_S
     assert "order-4711" not in document.key
+
+
+async def test_what_is_kept_cannot_be_read_without_the_key(workers: list[Worker], agent: Agent) -> None:
+    """A token would lie in the store, and in its copies, for a day."""
+    one, other = workers
+    first = await one.start("support", {"transport": "websocket"}, **KEY)
+    kept = (await document_of(one)).value
+    assert kept.isascii()
+    for secret in (first.body["token"], first.body["sessionId"], "order-4711"):
+        assert secret not in kept
+        assert base64.b64encode(secret.encode()).decode()[:8] not in kept
+    assert (await other.start("support", {"transport": "websocket"}, **KEY)).body == first.body
+
+
+def test_equal_answers_are_not_kept_alike() -> None:
+    secret = bytes(32)
+    one, other = _sealed('{"a": "é"}', secret), _sealed('{"a": "é"}', secret)
+    assert one != other
+    assert _opened(one, secret) == _opened(other, secret) == '{"a": "é"}'
 
 
 async def test_a_worker_that_dies_does_not_keep_the_key_for_long(workers: list[Worker]) -> None:

@@ -58,7 +58,8 @@ async def test_a_gateway_that_is_told_to_go_waits_for_its_sessions(
     gateway.terminate()
     await eventually(lambda: gateway.get("/readyz")[0] == 503, "it drains")
     assert (await start(gateway))[0] == 503
-    assert session(gateway, answer["sessionId"])["state"] == "running"
+    state = lambda: session(gateway, answer["sessionId"])["state"]  # noqa: E731
+    await eventually(lambda: state() == "running", "it runs on, as is written down behind it")
     bot.end()
 
     assert await gateway.ended() == 0

@@ -155,7 +155,7 @@ def test_a_port_that_somebody_else_has(tmp_path: Path, workers: int) -> None:
 def test_a_store_that_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "patchbay.db").write_text("this is no database, and nobody may write to it")
     failed = _start_alone(tmp_path, {"server": {"port": 0, "workers": 2, "log_format": "json"}})
-    assert failed.returncode == 1
+    assert failed.returncode == 3
     assert "is not a database" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert (tmp_path / "patchbay.db").read_text().startswith("this is no database")

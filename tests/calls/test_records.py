@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.harness.agent import Agent, hangs
-from tests.harness.gateway import Gateway
+from tests.harness.gateway import Gateway, eventually
 from tests.harness.openings import CARRIERS, IDS, opening, replies, talk
 from tests.harness.telephony import (
     assert_agent_heard,
@@ -37,8 +37,10 @@ async def test_the_record_of_a_call(gateway: Gateway, support: Agent, carrier: s
     await assert_agent_heard(call.agent, up)
     down = [call.agent.say(message) for message in replies(carrier)]
     await assert_caller_heard(call.caller, down)
-    (running,) = gateway.sessions(call.session)
-    assert (running["state"], running["ended_at"], running["reason"]) == ("running", None, None)
+    (running,) = await eventually(
+        lambda: [one for one in gateway.sessions(call.session) if one["state"] == "running"], "it runs"
+    )
+    assert (running["ended_at"], running["reason"]) == (None, None)
 
     await hang_up(call)
     record = await assert_ended(gateway, call.session, "caller_hangup", "caller")

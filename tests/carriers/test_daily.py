@@ -145,6 +145,7 @@ async def test_a_sip_endpoint_has_one_prefix(http: aiohttp.ClientSession, prefix
         "video": False,
         "sip_mode": "dial-in",
         "num_endpoints": 1,
+        "codecs": {"audio": ["OPUS"], "video": ["H264"]},
     }
 
 

@@ -57,7 +57,7 @@ async def test_who_is_called_is_from(exotel: ExotelRest, server: ExotelServer) -
         ("TimeOut", "30"),
         ("TimeLimit", "3600"),
         ("CustomField", "s-1"),
-        ("StatusCallback", "https://gw.test/callbacks/carrier/s-1/status"),
+        ("StatusCallback", "https://exotel-api-key:exotel-api-token@gw.test/callbacks/carrier/s-1/status"),
         ("StatusCallbackEvents[]", "ringing"),
         ("StatusCallbackEvents[]", "answered"),
         ("StatusCallbackEvents[]", "terminal"),

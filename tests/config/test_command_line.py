@@ -98,17 +98,19 @@ def test_a_missing_file_is_a_problem_in_words(runner: CliRunner, tmp_path: Path,
 def test_serve_hands_over_the_settings_and_ends_with_the_status(
     runner: CliRunner, write: Write, full: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served: list[Settings] = []
+    served: list[tuple[Settings, int | None]] = []
 
-    def run(settings: Settings) -> int:
-        served.append(settings)
+    def run(settings: Settings, *, replace: int | None) -> int:
+        served.append((settings, replace))
         return 7
 
     monkeypatch.setattr(gateway.server, "run", run)
     result = runner.invoke(app, ["serve", "--config", str(write(full))])
-
     assert result.exit_code == 7
-    assert served[0].server.port == 8000
+    runner.invoke(app, ["serve", "--config", str(write(full)), "--replace", "4711"])
+
+    assert [settings.server.port for settings, _ in served] == [8000, 8000]
+    assert [replace for _, replace in served] == [None, 4711]
 
 
 def test_version(runner: CliRunner) -> None:

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import os
+import ssl
 from collections.abc import Iterable
 from typing import Any
 
@@ -54,10 +55,10 @@ def upgrade_headers(host: str, key: str) -> dict[str, str]:
 
 
 async def open_socket(
-    port: int, host: str = "127.0.0.1"
+    port: int, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     async with asyncio.timeout(WAIT_S):
-        return await asyncio.open_connection(host, port)
+        return await asyncio.open_connection(host, port, ssl=tls)
 
 
 async def dial(
@@ -67,6 +68,7 @@ async def dial(
     host: str = "api.example.com",
     headers: dict[str, str | None] | None = None,
     on_open: list[Caller] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> Caller:
     """Asks for a media socket and waits for the answer, whatever it is.
 
@@ -75,7 +77,7 @@ async def dial(
     """
     key = base64.b64encode(os.urandom(16)).decode()
     wanted: dict[str, str | None] = {**upgrade_headers(host, key), **(headers or {})}
-    reader, writer = await open_socket(port)
+    reader, writer = await open_socket(port, tls=tls)
     caller = Caller(reader, writer, masks=True)
     if on_open is not None:
         on_open.append(caller)

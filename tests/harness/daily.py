@@ -59,7 +59,7 @@ TOKEN_PROPERTIES: dict[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One request as it came. `operation`: create_room, create_token or delete_room."""
+    """One request as it came. `operation`: as in `start`, create_room say."""
 
     operation: str
     path: str
@@ -103,13 +103,17 @@ class DailyServer:
     async def start(self) -> DailyServer:
         assert self._port is not None
         app = web.Application()
-        app.router.add_post("/v1/rooms", self._handler("create_room", self._create_room))
-        app.router.add_delete("/v1/rooms/{name}", self._handler("delete_room", self._delete_room))
-        app.router.add_post("/v1/meeting-tokens", self._handler("create_token", self._create_token))
+        app.router.add_post("/v1/rooms", self.handler("create_room", self._create_room))
+        app.router.add_delete("/v1/rooms/{name}", self.handler("delete_room", self._delete_room))
+        app.router.add_post("/v1/meeting-tokens", self.handler("create_token", self._create_token))
+        self.add_routes(app)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await self._runner.setup()
         await web.SockSite(self._runner, self._port.listen()).start()
         return self
+
+    def add_routes(self, app: web.Application) -> None:
+        """More of Daily, where a test needs it."""
 
     async def stop(self) -> None:
         self.stopping.set()
@@ -118,9 +122,11 @@ class DailyServer:
         if self._own is not None:
             self._own.free()
 
-    def _handler(
+    def handler(
         self, operation: str, act: Callable[[web.Request, Any], web.Response]
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """Serves one kind of request: keeps it, and answers as the test wants, or as `act` does."""
+
         async def handle(request: web.Request) -> web.StreamResponse:
             text = await request.text()
             try:
@@ -156,7 +162,7 @@ class DailyServer:
             return error(400, "invalid-request-error", f"a room named {name} already exists")
         if privacy not in ("public", "private"):
             return error(400, "invalid-request-error", "privacy must be public or private")
-        if wrong := _wrong(properties, ROOM_PROPERTIES):
+        if wrong := wrong_property(properties, ROOM_PROPERTIES):
             return error(400, "invalid-request-error", wrong)
         config = dict(properties)
         if sip := config.get("sip"):
@@ -180,7 +186,7 @@ class DailyServer:
         if not isinstance(body, dict) or body.keys() - {"properties"}:
             return error(400, "invalid-request-error", "unknown parameter")
         properties = body.get("properties", {})
-        if wrong := _wrong(properties, TOKEN_PROPERTIES):
+        if wrong := wrong_property(properties, TOKEN_PROPERTIES):
             return error(400, "invalid-request-error", wrong)
         token = f"eyJhbGciOiJIUzI1NiJ9.{len(self.tokens):08}.c2lnbmF0dXJl"
         self.tokens[token] = properties
@@ -193,7 +199,7 @@ class DailyServer:
         return web.json_response({"deleted": True, "name": name})
 
 
-def _wrong(properties: Any, known: dict[str, type | tuple[type, ...]]) -> str:
+def wrong_property(properties: Any, known: dict[str, type | tuple[type, ...]]) -> str:
     if not isinstance(properties, dict):
         return "properties must be an object"
     for key, value in properties.items():

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sqlite3
+import ssl
 import subprocess
 import sys
 import time
@@ -32,8 +33,17 @@ def toml(tables: dict[str, Any]) -> str:
     for name, table in tables.items():
         for one in table if isinstance(table, list) else [table]:
             lines.append(f"[[{name}]]" if isinstance(table, list) else f"[{name}]")
-            lines += [f"{key} = {json.dumps(value)}" for key, value in one.items()]
+            lines += [f"{key} = {_inline(value)}" for key, value in one.items()]
     return "\n".join(lines) + "\n"
+
+
+def _inline(value: Any) -> str:
+    """A value in one line; a dict as an inline table."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_inline(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return json.dumps(value)
 
 
 def newest(gateway: Gateway, before: int) -> Callable[[], list[dict[str, Any]]]:
@@ -70,6 +80,7 @@ class Gateway:
         settings = {**settings, "server": server | settings.get("server", {})}
         settings.setdefault("store", {"url": f"sqlite:///{directory}/patchbay.db"})
         self.store = directory / "patchbay.db"
+        self.tls = "tls_certificate" in settings["server"]
         more: list[str] = []
         if replace is not None:
             settings["server"]["port"] = replace.port
@@ -141,6 +152,9 @@ class Gateway:
     def get(self, path: str, host: str = "127.0.0.1") -> tuple[int, Any]:
         """Status and JSON of a plain request."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_S)
+        if self.tls:
+            anybody = ssl._create_unverified_context()
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=WAIT_S, context=anybody)
         try:
             connection.request("GET", path, headers={"Host": host})
             answer = connection.getresponse()

@@ -129,6 +129,38 @@ async def test_what_takes_many_turns_waits_for_none_of_them() -> None:
     machine.now += AWAKE_S / 2
     await turns(3)
     machine.works(AWAKE_S)
-    await turns(3)
-    assert machine.rests, "and then it rests again"
+    async with asyncio.timeout(10):
+        while not machine.rests:  # and then it rests again
+            await asyncio.sleep(AWAKE_S / 4)
+    batching.stop()
+
+
+async def test_who_stays_awake_does_not_turn_for_nothing() -> None:
+    """A loop that is called again at once, turn after turn, fills its core with that."""
+    machine = Machine()
+    batching = machine.batching()
+    machine.window(0.5)
+    batching.look()
+    batching.stay_awake()
+    await turns(2)
+    pending = batching._next
+    await turns(100)
+    assert batching._next is pending
+    batching.stop()
+
+
+async def test_resting_that_begins_again_turns_once() -> None:
+    machine = Machine()
+    batching = machine.batching()
+    machine.window(0.5)
+    batching.look()
+    batching.stay_awake()
+    await turns(2)
+    before = batching._next
+    machine.window(0.0)
+    batching.look()
+    machine.window(0.5)
+    batching.look()
+    assert before is not None
+    assert before.cancelled()
     batching.stop()

@@ -34,9 +34,22 @@ def sound_of(messages: object) -> list[bytes]:
     return [base64.b64decode(json.loads(text)["media"]["payload"]) for text in messages]
 
 
-@pytest.mark.parametrize(
-    "text", [b"", b"hello", b"[]", b'"media"', b"{}", b'{"event":3}', b"\xff\xfe", b"null"]
-)
+NO_MESSAGES = {
+    "nothing": b"",
+    "no JSON": b"hello",
+    "a list": b"[]",
+    "a text": b'"media"',
+    "null": b"null",
+    "no event": b"{}",
+    "an event that is no text": b'{"event":3}',
+    "no UTF-8": b"\xff\xfe",
+    "an event that is no UTF-8": b'{"event":"mark\xff"}',
+    "a key that is no UTF-8": b'{"event":"mark","\xff":1}',
+    "depth without end": b'{"event":"mark","mark":' + b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("text", NO_MESSAGES.values(), ids=NO_MESSAGES)
 def test_what_is_no_message_reaches_nobody(text: bytes) -> None:
     assert ToAgent().feed(text) == NOTHING
     assert ToCarrier().feed(text) == NOTHING

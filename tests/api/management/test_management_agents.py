@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from gateway.agents.kept import KeptAgents
+from gateway.api.agents import AGENTS
+from gateway.api.openapi import openapi_document
 from gateway.errors import CallEnd
 
 HERE = "http://127.0.0.1:8080"
@@ -113,6 +115,21 @@ async def test_an_agent_gets_the_defaults_of_the_configuration(api: Any) -> None
     made = details(await api("POST", "/v1/agents", value=value))
     assert (made["region"], made["maxSessionDuration"]) == ("us-west", 7200)
     assert made["autoScaling"] == {"minReplicas": 0, "maxReplicas": 50}
+
+
+async def test_an_agent_is_not_made_without_instances(api: Any, agents: str) -> None:
+    reply = await api("POST", agents, value={"serviceName": "plain"})
+    assert reply.status == 400
+    assert reply.json["error"].startswith("instances: is missing")
+    reply = await api("POST", agents, value={"serviceName": "plain", "image": "plain:1"})
+    assert reply.status == 501  # which says more than that something is missing
+    document = openapi_document(AGENTS, url="/", version="1")
+    schema = document["components"]["schemas"]["NewAgent"]
+    assert schema["required"] == ["serviceName", "instances"]
+    assert schema["properties"]["instances"]["type"] == "array"
+    change = document["components"]["schemas"]["AgentChange"]
+    assert "instances" not in change.get("required", [])
+    assert {"type": "null"} in change["properties"]["instances"]["anyOf"]
 
 
 async def test_an_agent_without_a_region_is_made_in_the_default_region(api: Any) -> None:

@@ -239,18 +239,29 @@ class TestStalling:
         await door.nothing_is_left()
 
     async def test_slow_is_not_stalled(self, door: Any) -> None:
+        """It lasts longer than the limit: another that stalls begins after it and is ended before."""
         session = await door.session()
-        pieces = 8  # over a time longer than the limit
+        was_read: asyncio.Queue[bytes] = asyncio.Queue()
+        stalled = asyncio.Event()
 
         async def drips(heard: Any) -> None:
-            heard.say("HTTP/1.1 200 OK", f"Content-Length: {pieces}")
-            for _ in range(pieces):
+            if heard.target == "/silent":
+                assert await heard.gone()
+                return
+            heard.say("HTTP/1.1 200 OK", "Connection: close")
+            while not stalled.is_set():
                 heard.writer.write(b"x")
-                await asyncio.sleep(0.04)
+                await was_read.get()
 
         door.instance.script = drips
-        reply = await door.ask("GET", door.path(session))
-        assert (reply.raw, reply.whole) == (b"x" * pieces, True)
+        client = await door.begin("GET", door.path(session))
+        reply = await client.head()
+        silent = asyncio.create_task(door.ask("GET", door.path(session, "/silent")))
+        silent.add_done_callback(lambda _: stalled.set())
+        async for piece in client.pieces(reply):
+            was_read.put_nowait(piece)
+        assert reply.whole
+        assert (await silent).refusal == (504, "agent_stalled")
 
 
 async def pour(client: Any, size: int) -> None:

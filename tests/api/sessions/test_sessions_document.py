@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from gateway.api.openapi import openapi_document
 from gateway.api.session_models import NewSession, Report, Session, SessionPage
@@ -38,6 +39,35 @@ def test_every_example_is_one(paths: Any) -> None:
         assert shown.model_dump(mode="json") == example(answered)
     page = example(paths["/v1/sessions"]["get"]["responses"]["200"])
     assert SessionPage.model_validate(page).data[0].id
+
+
+@pytest.mark.parametrize(
+    ("report", "is_taken"),
+    [
+        ({}, False),
+        ({"results": None}, False),
+        ({"transcript": None, "duration_seconds": None}, False),
+        ({"results": False}, True),
+        ({"duration_seconds": 0}, True),
+    ],
+)
+def test_the_document_takes_what_is_taken(report: Any, is_taken: bool) -> None:
+    document = openapi_document(SESSIONS, url="/", version="1")
+    body = document["paths"]["/v1/sessions/{session_id}/complete"]["post"]["requestBody"]
+    assert body["required"]
+    schema = document["components"]["schemas"]["Report"]
+    named = [choice["required"][0] for choice in schema["anyOf"]]
+    assert any(report.get(name) is not None for name in named) is is_taken
+    assert all(
+        choice["properties"] == {choice["required"][0]: {"not": {"type": "null"}}}
+        for choice in schema["anyOf"]
+    )
+    try:
+        Report.model_validate(report)
+    except ValidationError:
+        assert not is_taken
+    else:
+        assert is_taken
 
 
 def test_all_of_it_wants_a_private_key(paths: Any) -> None:

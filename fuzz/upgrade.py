@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Any request for a media socket, from uvicorn's parser to what the gateway reads in its URL.
+
+The request comes as a network brings it. It is answered, or the parser has refused it, or more must come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from gateway.errors import CallEnd, Endings
+from gateway.media.upgrade import SERVE_CALL, Upgrade
+from gateway.target import read_target
+from serializers.registry import DIALECTS
+
+REGIONS = ("us-west", "eu-central")
+MAX_BODY_BYTES = 4096
+PEER = ("127.0.0.1", 40000)
+HERE = ("127.0.0.1", 7860)
+TURNS = 8
+"""Of the event loop: more than an answer takes."""
+
+
+class _Wire(asyncio.Transport):
+    """A connection of which only what is written counts."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": PEER, "sockname": HERE})
+        self.written = b""
+        self.protocol: Any = None
+        self.closing = False
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True
+
+    def abort(self) -> None:
+        self.closing = True
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    def pause_reading(self) -> None:
+        """There is nobody to pause."""
+
+    def resume_reading(self) -> None:
+        """There is nobody to resume."""
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Nothing is buffered."""
+
+
+async def _not_here(scope: Any, receive: Any, send: Any) -> None:
+    """The application of plain requests."""
+    await send({"type": "http.response.start", "status": 404, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _serve(upgrade: Upgrade) -> None:
+    """As a call begins: the request's fault, its URL, then an answer."""
+    try:
+        if upgrade.fault:
+            raise CallEnd(Endings.bad_request, upgrade.fault)
+        upgrade.header("Authorization")
+        read_target(
+            upgrade.url,
+            upgrade.header("Host"),
+            carriers=DIALECTS.keys(),
+            regions=REGIONS,
+            region=REGIONS[0],
+            max_body_bytes=MAX_BODY_BYTES,
+        )
+    except CallEnd as refusal:
+        upgrade.refuse(refusal)
+        return
+    upgrade.accept(opening_bytes=1000, early_bytes=1000, on_gone=lambda _: None)
+
+
+_loop = asyncio.new_event_loop()
+_config = Config(_not_here, http="httptools", ws=Upgrade, log_config=None, access_log=False, lifespan="off")
+_config.load()
+logging.getLogger("uvicorn.error").disabled = True  # it says each request that it does not understand
+
+
+def ask(data: bytes) -> None:
+    """An upgrade is answered with 101 or with an HTTP status, and nothing is raised."""
+    _loop.run_until_complete(_ask(data))
+
+
+async def _ask(data: bytes) -> None:
+    wire = _Wire()
+    upgrades: list[Upgrade] = []
+    failures: list[BaseException] = []
+
+    async def serve(upgrade: Upgrade) -> None:
+        upgrades.append(upgrade)
+        try:
+            await _serve(upgrade)
+        except BaseException as failure:
+            failures.append(failure)
+            raise
+
+    state = ServerState()
+    first = HttpToolsProtocol(config=_config, server_state=state, app_state={SERVE_CALL: serve}, _loop=_loop)
+    wire.protocol = first
+    first.connection_made(wire)
+    half = len(data) // 2
+    for piece in (data[:half], data[half:]):
+        if piece and not wire.closing:
+            wire.protocol.data_received(piece)
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+    for task in list(state.tasks):
+        task.cancel()
+    if failures:
+        raise failures[0]
+    if upgrades:
+        assert wire.written.startswith(b"HTTP/1.1 "), wire.written
+        status = int(wire.written[9:12])
+        assert status == 101 or 400 <= status < 500, wire.written
+    if hasattr(first, "timeout_keep_alive_task") and first.timeout_keep_alive_task is not None:
+        first.timeout_keep_alive_task.cancel()

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Any byte stream, cut anywhere: the walker against the reference splitter, and C against Python.
+
+The input's first four bytes choose the settings and where the stream is cut; the rest is the stream.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from gateway.media import accelerator
+from gateway.media.frames import LOOK_AT_ALL, MESSAGE_TOO_BIG, PROTOCOL_ERROR, FrameError, Walker, payload
+from tests.harness.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, split
+
+HEAD_BYTES = 4
+LOOKS = (0, 40, 320, LOOK_AT_ALL)
+MOST_PAYLOADS = (1, 125, 1000, 1 << 20)
+CONTROLS = (CLOSE, PING, PONG)
+MOST_CONTROL_BYTES = 125
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a walker is made with, and the seed of the cuts."""
+
+    masked: bool
+    look_below: int
+    max_payload: int
+    cuts: int
+
+    @classmethod
+    def of(cls, head: bytes) -> Settings:
+        return cls(
+            bool(head[0] & 1), LOOKS[head[0] >> 1 & 3], MOST_PAYLOADS[head[0] >> 3 & 3], int.from_bytes(head)
+        )
+
+    def walker(self) -> Walker:
+        return Walker(masked=self.masked, max_payload=self.max_payload, look_below=self.look_below)
+
+    def pieces(self, stream: bytes) -> Iterator[bytes]:
+        """The stream as a network might bring it."""
+        chance = random.Random(self.cuts)  # noqa: S311 - cuts, not secrets
+        longest = chance.choice((1, 7, 200, len(stream) or 1))
+        at = 0
+        while at < len(stream):
+            size = chance.randint(1, longest)
+            yield stream[at : at + size]
+            at += size
+
+
+@dataclass(slots=True)
+class Expected:
+    """What the reference makes of a stream."""
+
+    frames: int = 0
+    passed: int = 0
+    held: int = 0
+    at_boundary: bool = True
+    seen: list[tuple[int, bytes]] = field(default_factory=list)
+    fault: int | None = None
+    _fragments: int | None = None
+
+    @classmethod
+    def of(cls, stream: bytes, settings: Settings) -> Expected:
+        """Reads with the reference splitter, judges by RFC 6455 §5.2, §5.4 and §5.5."""
+        told = cls()
+        whole, rest = split(stream)
+        for frame in whole:
+            first, size = frame.raw[0], len(frame.payload)
+            told.fault = told._judge(first, frame.masked, size, settings)
+            if told.fault is not None:
+                return told
+            told._take(frame, settings)
+        told._rest(rest, settings)
+        return told
+
+    def _judge(self, first: int, masked: bool, size: int, settings: Settings) -> int | None:
+        opcode, fin, inside = first & 0x0F, bool(first & 0x80), self._fragments is not None
+        if masked != settings.masked or first & 0x70:
+            return PROTOCOL_ERROR
+        if opcode in CONTROLS:
+            return None if fin and size <= MOST_CONTROL_BYTES else PROTOCOL_ERROR
+        if opcode not in (CONTINUATION, TEXT, BINARY) or (opcode == CONTINUATION) != inside:
+            return PROTOCOL_ERROR
+        return MESSAGE_TOO_BIG if (self._fragments or 0) + size > settings.max_payload else None
+
+    def _take(self, frame: Frame, settings: Settings) -> None:
+        size = len(frame.payload)
+        self.passed += len(frame.raw)
+        if frame.opcode in CONTROLS or size < settings.look_below:
+            self.seen.append((frame.raw[0], frame.payload))
+        if frame.opcode not in CONTROLS:
+            self._count(frame.raw[0], size)
+
+    def _count(self, first: int, size: int) -> None:
+        self.frames += 1
+        self._fragments = None if first & 0x80 else (self._fragments or 0) + size
+
+    def _rest(self, rest: bytes, settings: Settings) -> None:
+        """A frame that is not all there: judged once its head is, passed once it cannot be looked at."""
+        self.held = len(rest)
+        if len(rest) < 2:
+            return
+        masked, size = bool(rest[1] & 0x80), rest[1] & 0x7F
+        if masked != settings.masked:
+            self.fault = PROTOCOL_ERROR
+            return
+        wide = {126: 2, 127: 8}.get(size, 0)
+        head = 2 + wide + (4 if masked else 0)
+        if len(rest) < head:
+            return
+        size = int.from_bytes(rest[2 : 2 + wide], "big") if wide else size
+        self.fault = self._judge(rest[0], masked, size, settings)
+        if self.fault is None and rest[0] & 0x0F not in CONTROLS and size >= settings.look_below:
+            self._count(rest[0], size)
+            self.passed += len(rest)
+            self.held, self.at_boundary = 0, False
+
+
+def walk(data: bytes) -> None:
+    """The walker tells of any stream what the reference tells of it, however it is cut."""
+    if len(data) < HEAD_BYTES:
+        return
+    settings, stream = Settings.of(data[:HEAD_BYTES]), data[HEAD_BYTES:]
+    walker = settings.walker()
+    passed, fed, fault = b"", b"", None
+    seen: list[tuple[int, bytes]] = []
+    for piece in settings.pieces(stream):
+        fed += piece
+        try:
+            passing = walker.feed(piece)
+        except FrameError as error:
+            passing, fault = error.passing, error.close_code
+        seen += [(frame.first, payload(passing, frame)) for frame in walker.seen]
+        walker.seen.clear()
+        passed += passing
+        if fault is not None:
+            break
+    expected = Expected.of(fed, settings)
+    assert fault == expected.fault, (fault, expected)
+    assert passed == fed[: expected.passed], (len(passed), expected)
+    assert seen == expected.seen, (seen, expected)
+    if fault is None:
+        assert (walker.frames, walker.bytes) == (expected.frames, len(fed)), (walker.frames, expected)
+        assert (walker.held, walker.at_boundary) == (expected.held, expected.at_boundary), expected
+
+
+class _Pumped:
+    """A stream that goes through the accelerator from socket to socket, and what of it needed Python."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.walker = settings.walker()
+        self.fault: int | None = None
+        self.seen: list[tuple[int, bytes]] = []
+        self._far, near = socket.socketpair()
+        out, self._heard = socket.socketpair()
+        self._sockets = (self._far, near, out, self._heard)
+        self._heard.setblocking(False)
+        self._out = out
+        self._sources = accelerator.Sources()
+        self._pump = accelerator.Pump(
+            self._sources, self.walker, near.fileno(), out.fileno(), self._in_python, self._unsent
+        )
+        self._pump.resume()
+
+    def _in_python(self, chunk: bytes) -> None:
+        try:
+            passing = self.walker.feed(chunk)
+        except FrameError as error:
+            passing, self.fault = error.passing, error.close_code
+        self.seen += [(frame.first, payload(passing, frame)) for frame in self.walker.seen]
+        self.walker.seen.clear()
+        self._unsent(passing)
+
+    def _unsent(self, rest: bytes) -> None:
+        if rest:
+            self._out.sendall(rest)
+
+    def feed(self, piece: bytes) -> bytes:
+        self._far.sendall(piece)
+        self._sources.ready()
+        try:
+            return self._heard.recv(1 << 20)
+        except BlockingIOError:
+            return b""
+
+    def close(self) -> None:
+        self._pump.pause()
+        for one in self._sockets:
+            one.close()
+
+
+def accelerate(data: bytes) -> None:
+    """What C has done with a stream is what Python would have done with it, after every piece."""
+    if len(data) < HEAD_BYTES:
+        return
+    settings, stream = Settings.of(data[:HEAD_BYTES]), data[HEAD_BYTES:]
+    walker, pumped = settings.walker(), _Pumped(settings)
+    seen: list[tuple[int, bytes]] = []
+    try:
+        for piece in settings.pieces(stream):
+            fault = None
+            try:
+                passing = walker.feed(piece)
+            except FrameError as error:
+                passing, fault = error.passing, error.close_code
+            seen += [(frame.first, payload(passing, frame)) for frame in walker.seen]
+            walker.seen.clear()
+            assert pumped.feed(piece) == passing
+            assert (pumped.fault, pumped.seen) == (fault, seen)
+            if fault is not None:
+                return
+            for name in ("left", "frames", "bytes", "simple", "held"):
+                assert getattr(walker, name) == getattr(pumped.walker, name), name
+    finally:
+        pumped.close()

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What carriers tell of calls: `/callbacks/{carrier}/{session_id}/{what}`.
+
+Callbacks come late, twice, out of order, and to any worker; each has its answer and one log line, and moves
+the call once (`CallBook.moved`). One that is not proven is 403 before anything is looked at but whose it is.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+from starlette.responses import Response
+
+from gateway.api.carrier_proof import prove_anybodys, prove_request
+from gateway.api.carrier_request import read_fields, read_query
+from gateway.api.operation import Access, Context, Operation, Style
+from gateway.api.strict_json import BadJson, parse
+from gateway.carriers import callbacks
+from gateway.carriers.callbacks import Told
+from gateway.carriers.habits import HABITS
+from gateway.errors import CallEnd, Endings
+from gateway.sessions.lifecycle import TERMINAL
+from gateway.sessions.session import SessionRecord
+
+log = structlog.get_logger(__name__)
+
+MAX_CALLBACK_BYTES: Final = 65_536
+CLOCK_SLACK_S: Final = 60.0
+OLDEST_S: Final = 86_400.0
+"""What a carrier says of its own time is believed within these."""
+
+_STREAM: Final = "stream"
+_WHATS: Final = (_STREAM, "status", "ring", "hangup", "machine")
+"""What callbacks are asked for: of the stream (answers.py), of a call out (the carriers' REST modules)."""
+
+
+async def callback(context: Context) -> Response:
+    """Takes one callback."""
+    carrier, session_id, what = (context.path[name] for name in ("carrier", "session_id", "what"))
+    if carrier not in HABITS or what not in _WHATS:
+        raise CallEnd(Endings.not_found, "nothing of this kind is called back")
+    record = await context.services.store.session(session_id)
+    organization = record.organization if record is not None else _organization(context)
+    line = log.bind(carrier=carrier, session=session_id, what=what)
+    try:
+        if organization is not None:
+            prove_request(context, carrier, organization)
+        else:
+            prove_anybodys(context, carrier)
+        told = _read(context, of_stream=what == _STREAM)
+    except CallEnd as end:
+        line.info("callback refused", reason=end.ending.code, words=end.words)
+        raise
+    if (
+        record is None
+        or record.carrier != carrier
+        or record.organization != (_organization(context) or record.organization)
+    ):
+        if told.stream_failed:  # a handshake that failed leaves no session (carriers.md §2.4)
+            line.warning("stream failed", event_of_stream=told.stream_event, words=told.detail)
+        else:
+            line.info("callback for no call", call_id=told.call_id, event_of_stream=told.stream_event)
+        raise CallEnd(Endings.not_found, "no such call is known here")
+    await _take(context, record, told, line)
+    return Response(status_code=200)
+
+
+async def _take(
+    context: Context, record: SessionRecord, told: Told, line: structlog.stdlib.BoundLogger
+) -> None:
+    book, session_id = context.services.board.call_book, record.session_id
+    known = (await book.of(session_id)).call_id or record.call_id
+    if known is not None and told.call_id is not None and told.call_id != known:
+        line.info("callback for another call", call_id=told.call_id)
+        raise CallEnd(Endings.not_found, "no such call is known here")
+    if known is None and told.call_id is not None:
+        await book.note(session_id, carrier=record.carrier, call_id=told.call_id)
+    line = line.bind(call_id=told.call_id, over=record.state in TERMINAL)
+    if told.stream_event is not None:
+        say = line.warning if told.stream_failed else line.info
+        say("stream", event_of_stream=told.stream_event, words=told.detail)
+    if told.status is None:
+        if told.stream_event is None:
+            line.info("callback says nothing")
+        return
+    now = context.services.now()
+    believed = told.at is not None and now - OLDEST_S <= told.at <= now + CLOCK_SLACK_S
+    moved = await book.moved(
+        session_id, told.status, told.sequence, told.at if believed else None, detail=told.detail
+    )
+    if moved and told.status.final and record.active and await book.document_of(session_id) is not None:
+        # It was transferred, and is over there: an agent that was kept (control.py) may go.
+        await context.services.store.request_stop(session_id, now)
+    line.info("call moved" if moved else "callback is late", status=str(told.status), words=told.detail)
+
+
+def _organization(context: Context) -> str | None:
+    """The organisation that the URL names, where there is one of this name."""
+    given = [value for name, value in read_query(context) if name == "org"]
+    known = {organization.name for organization in context.services.settings.organizations}
+    return given[0] if len(given) == 1 and given[0] in known else None
+
+
+def _read(context: Context, *, of_stream: bool) -> Told:
+    """Raises CallEnd(bad_request)."""
+    content_type = context.request.headers.get("Content-Type", "")
+    if context.raw_body and content_type.partition(";")[0].strip().lower() == "application/json":
+        try:
+            return callbacks.read_event(parse(context.raw_body))
+        except (BadJson, ValueError) as error:
+            raise CallEnd(Endings.bad_request, str(error)) from None
+    pairs = read_fields(context) if context.request.method == "POST" else read_query(context)
+    fields: dict[str, str] = {}
+    for name, value in pairs:
+        if fields.setdefault(name, value) != value:
+            raise CallEnd(Endings.bad_request, "a field is given twice, and says two things")
+    return callbacks.read_fields(fields, of_stream=of_stream)
+
+
+def _operation(method: str) -> Operation:
+    return Operation(
+        method=method,
+        path="/callbacks/{carrier}/{session_id}/{what}",
+        handler=callback,
+        access=Access.NONE,
+        style=Style.PCC,
+        summary="What a carrier tells of a call",
+        tag="Carriers",
+        reads_raw=True,
+        max_body_bytes=MAX_CALLBACK_BYTES,
+        in_schema=False,
+    )
+
+
+CALLBACKS: Final = (_operation("GET"), _operation("POST"))

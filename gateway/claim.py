@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""One socket for one call: who may have it when several come (carriers.md §2.1, §3.1, §4.1).
+
+A carrier that reconnects opens a second socket because it has lost the first: the second takes over. From
+one that does not, a second socket is nobody's while the first lives. A token is good once, but for a carrier
+that reconnects, which dials the URL that it has again; after a call that ended well nothing goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from gateway.carriers.habits import HABITS
+from gateway.config import AgentSettings
+from gateway.ends import end_watch
+from gateway.errors import CallEnd, Endings
+from gateway.sessions.call_sockets import CallSocket, TooManySockets
+from gateway.sessions.call_tokens import CallClaims
+from gateway.sessions.lifecycle import TERMINAL, State
+from gateway.sessions.session import SessionRecord
+from gateway.sessions.store import StoreFailed
+
+if TYPE_CHECKING:
+    from gateway.switchboard import Switchboard
+
+TAKE_OVER_S: Final = 5.0
+"""How long the earlier socket's session has to end."""
+
+ADMISSION_S: Final = 2.0
+"""How long after a socket was taken its session may still be unknown to the store."""
+
+_POLL_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A call's socket, taken.
+
+    `call`: organization, carrier, call id. `held`: whether its session holds a place already, as that of a
+    call out does; `body` is then what was kept for its agent, base64 of JSON.
+    """
+
+    call: tuple[str, str, str]
+    socket: CallSocket
+    held: bool
+    body: str | None
+
+
+async def claim(
+    board: Switchboard, carrier: str, call_id: str, agent: AgentSettings, claims: CallClaims
+) -> Claim:
+    """Takes the call's socket, and ends the session that had it.
+
+    Raises CallEnd: unauthorized, duplicate_call, too_many_returns, store_failed.
+    """
+    call = agent.organization, carrier, call_id
+    reconnects = HABITS[carrier].reconnects
+
+    async def judge(earlier: CallSocket) -> None:
+        record = await _record_of(board, earlier, patient=not claims.takes_over)
+        if record is not None and record.state not in TERMINAL:
+            if not reconnects and not claims.takes_over:
+                raise CallEnd(Endings.duplicate_call)
+        elif earlier.nonce == claims.nonce:
+            broke = record is None or record.state is State.FAILED
+            if not reconnects or not broke:
+                raise CallEnd(Endings.unauthorized, "the token is refused: used already")
+
+    try:
+        if not await board.call_sockets.bind(claims, call_id):
+            raise CallEnd(Endings.unauthorized, "the token is refused: for another call")
+        socket, earlier = await board.call_sockets.take(call, claims, board.new_id, judge)
+        if earlier is not None:
+            await _end(board, earlier)
+        held = claims.held and socket.session_id == claims.session_id
+        body = await board.call_book.body_of(socket.session_id) if held else None
+    except TooManySockets:
+        raise CallEnd(Endings.too_many_returns) from None
+    except StoreFailed as error:
+        raise CallEnd(Endings.store_failed, str(error)) from None
+    return Claim(call, socket, held, body)
+
+
+async def truth(board: Switchboard, held: Claim | None, end: CallEnd) -> CallEnd:
+    """The end of a call that was stopped: another worker can only ask for a stop, and may have taken over."""
+    if held is None or end.ending is not Endings.stopped:
+        return end
+    try:
+        latest = (await board.call_sockets.all(held.call))[-1:]
+    except StoreFailed:
+        return end
+    return CallEnd(Endings.taken_over) if latest and latest[0] != held.socket else end
+
+
+async def _record_of(board: Switchboard, socket: CallSocket, *, patient: bool) -> SessionRecord | None:
+    """The session of a socket; who is `patient` waits a little for one that is being admitted just now."""
+    while (record := await board.store.session(socket.session_id)) is None:
+        if not patient or not 0 <= board.now() - socket.at < ADMISSION_S:
+            return None
+        await asyncio.sleep(_POLL_S)
+    return record
+
+
+async def _end(board: Switchboard, earlier: CallSocket) -> None:
+    """Ends the session of an earlier socket, wherever it is, and waits until its place is free."""
+    session_id = earlier.session_id
+    with end_watch(board.store).waiting(session_id) as over:
+        record = await board.store.session(session_id)
+        if record is None or record.state in TERMINAL:
+            return
+        if not board.end_call(session_id, CallEnd(Endings.taken_over)):
+            await board.store.reap(board.now())  # its worker may have died just now
+            await board.store.request_stop(session_id, board.now())
+        await asyncio.wait([over], timeout=TAKE_OVER_S)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Which media sockets a carrier's call has had, over all workers.
+
+A call whose socket brings a call token (call_tokens.py) takes the call's next socket here, in one atomic
+step: each is a document of its own, written once, numbered from 0. So of two that come at the same time one
+is later, and knows the other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.sessions.call_tokens import CallClaims, digest_of
+from gateway.sessions.documents import Documents
+
+KEPT_S: Final = 86_400.0
+"""Longer than any call, and than any token for one is good."""
+
+MOST_SOCKETS: Final = 64
+"""Of one call: more than it may come back and reconnect, and a guard against one that never stops to."""
+
+CALL_SOCKETS: Final = "call_socket"
+CALL_NONCES: Final = "call_nonce"
+
+
+@dataclass(frozen=True, slots=True)
+class CallSocket:
+    """One socket of a call, and the session that it was taken for. `at`: Unix seconds."""
+
+    number: int
+    session_id: str
+    nonce: str
+    at: float
+
+
+class TooManySockets(Exception):  # noqa: N818 - the answer "no", not a fault
+    """The call has had as many sockets as a call may."""
+
+
+class CallSockets:
+    """The sockets of all calls that came with a call token. Every method may raise StoreFailed."""
+
+    def __init__(self, documents: Documents, now: Callable[[], float]) -> None:
+        """`now`: Unix seconds."""
+        self._documents = documents
+        self._now = now
+
+    async def bind(self, claims: CallClaims, call_id: str) -> bool:
+        """Whether the token is this call's; one that names no call is the first's that shows it."""
+        if claims.call_digest is not None:
+            return claims.is_for(call_id)
+        now, digest = self._now(), json.dumps(digest_of(call_id))
+        if await self._documents.put_if_absent(
+            CALL_NONCES, claims.nonce, digest, now=now, expires_at=now + KEPT_S
+        ):
+            return True
+        bound = await self._documents.get(CALL_NONCES, claims.nonce, now)
+        return bound is not None and bound.value == digest
+
+    async def take(
+        self,
+        call: tuple[str, str, str],
+        claims: CallClaims,
+        new_id: Callable[[], str],
+        judge: Callable[[CallSocket], Awaitable[None]],
+    ) -> tuple[CallSocket, CallSocket | None]:
+        """Takes the next socket of a call: that, and the one before it, None where it is the first.
+
+        `call`: organization, carrier, call id. `judge`: is asked about the one before, and raises to refuse.
+        The session is the token's at its first use, else one of `new_id`. Raises TooManySockets.
+        """
+        known: Sequence[CallSocket] = ()
+        while len(known) < MOST_SOCKETS:
+            if known:
+                await judge(known[-1])
+            session_id = claims.session_id
+            if session_id is None or any(one.session_id == session_id for one in known):
+                session_id = new_id()
+            if await self._put(call, mine := CallSocket(len(known), session_id, claims.nonce, self._now())):
+                return mine, known[-1] if known else None
+            known = await self.all(call)
+        raise TooManySockets
+
+    async def all(self, call: tuple[str, str, str]) -> Sequence[CallSocket]:
+        """The sockets that a call (organization, carrier, call id) has had, the first first."""
+        prefix = _prefix(call)
+        found = await self._documents.list(CALL_SOCKETS, self._now(), prefix)
+        return [
+            CallSocket(int(one.key.removeprefix(prefix)), **json.loads(one.value))
+            for one in found  # their numbers have two digits each, so they are in order
+        ]
+
+    async def _put(self, call: tuple[str, str, str], socket: CallSocket) -> bool:
+        key = f"{_prefix(call)}{socket.number:02}"
+        value = {"session_id": socket.session_id, "nonce": socket.nonce, "at": socket.at}
+        return await self._documents.put_if_absent(
+            CALL_SOCKETS, key, json.dumps(value), now=socket.at, expires_at=socket.at + KEPT_S
+        )
+
+
+def _prefix(call: tuple[str, str, str]) -> str:
+    organization, carrier, call_id = call
+    return f"{organization}/{carrier}/{digest_of(call_id)}/"

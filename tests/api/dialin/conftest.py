@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A worker whose organisation has a domain at Daily, with numbers, and an agent that takes the calls."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.api import dialin
+from gateway.api.dialin import DIALIN
+from tests.harness.agent import Agent, AgentPort
+from tests.harness.bot import holds
+from tests.harness.daily import API_KEY
+from tests.harness.daily_numbers import DailyWithNumbers
+from tests.harness.dialins import OLD_SECRET, SECRET
+from tests.harness.starts import Worker, tables, working
+from tests.harness.webhooks import serving
+
+LONGEST_S = 900
+
+
+@pytest.fixture
+def port(agent_port: Callable[[], AgentPort]) -> AgentPort:
+    return agent_port()
+
+
+@pytest.fixture
+async def daily() -> AsyncIterator[DailyWithNumbers]:
+    server = await DailyWithNumbers().start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+def settings(port: AgentPort, daily: DailyWithNumbers) -> dict[str, Any]:
+    secrets = [OLD_SECRET, SECRET]
+    return tables(
+        port.url,
+        agent={"max_session_duration": LONGEST_S},
+        acme={"daily": {"api_key": API_KEY, "api_url": daily.api_url, "webhook_secrets": secrets}},
+        limits={"agent_connect_timeout": 5},
+    )
+
+
+@pytest.fixture
+async def worker(tmp_path: Path, settings: dict[str, Any]) -> AsyncIterator[Worker]:
+    async with working(tmp_path / "patchbay.db", settings) as one:
+        yield one
+
+
+@pytest.fixture
+async def url(worker: Worker) -> AsyncIterator[str]:
+    async with serving(worker, DIALIN) as address:
+        yield f"{address}/v1/public/webhooks/acme/support/dialin"
+
+
+@pytest.fixture
+async def agent(agent_at: Callable[..., Any], port: AgentPort) -> Agent:
+    found: Agent = await agent_at(port, holds)
+    return found
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Daily waits as long as it takes, so that a slow machine is no failure."""
+    monkeypatch.setattr(dialin, "ANSWER_S", 20.0)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Daily does not wait at all."""
+    monkeypatch.setattr(dialin, "ANSWER_S", 0.0)

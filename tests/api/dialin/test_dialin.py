@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Daily's pinless dial-in: a caller on hold comes to an agent (carriers.md §6)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from gateway.agents.readiness import Readiness
+from gateway.api.dialin import DIALIN
+from tests.harness.agent import Agent, AgentPort
+from tests.harness.bot import bot_of, holds
+from tests.harness.daily import API_KEY, fails, stalls
+from tests.harness.daily_numbers import DailyWithNumbers
+from tests.harness.dialins import ring, take_off_hold, told_of_dialins
+from tests.harness.gateway import eventually
+from tests.harness.starts import Worker, working
+from tests.harness.webhooks import send, serving
+
+LONGEST_S = 900  # of the agent, in conftest.py
+
+
+# The way of a call
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_caller_on_hold_comes_to_the_agent(
+    worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
+) -> None:
+    call = daily.caller(sipHeaders={"X-Customer": "4711"})
+
+    told = await ring(url, call)
+
+    bot = await bot_of(agent)
+    (room,) = daily.rooms.values()
+    (token,) = daily.tokens
+    assert told.status == 200
+    assert told.json == {"dailyRoom": room["url"], "dailyToken": token, "sessionId": bot.session}
+    assert bot.headers["x-daily-room-url"] == room["url"]
+    assert bot.headers["x-daily-room-token"] == token
+    assert bot.headers["x-daily-transport-type"] == "daily"
+    assert bot.json == {
+        "dialin_settings": {
+            "call_id": call["callId"],
+            "call_domain": call["callDomain"],
+            "To": "+14155550199",
+            "From": "+14155550100",
+            "to": "+14155550199",
+            "from": "+14155550100",
+            "sip_headers": {"X-Customer": "4711"},
+        },
+        "daily_api_key": API_KEY,
+        "daily_api_url": daily.api_url,
+    }
+    assert await take_off_hold(bot, f"sip:{room['config']['sip_uri']['endpoint']}") == 200
+    assert call["callId"] in daily.patched
+    assert daily.held == {}
+
+    record = await worker.store.session(bot.session)
+    assert record is not None
+    assert (record.transport, record.carrier, record.call_id) == ("daily", "daily", call["callId"])
+    assert (record.from_number, record.to_number) == ("+14155550100", "+14155550199")
+    bot.end()
+    assert (await worker.over(bot.session)).completion_status == "HTTP_COMPLETED"
+
+
+@pytest.mark.usefixtures("patient")
+async def test_the_room_takes_one_call_and_expires_with_the_session(
+    worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
+) -> None:
+    before = worker.services.now()
+    await ring(url, daily.caller())
+    after = worker.services.now()
+    (room,) = daily.rooms.values()
+    (token,) = daily.tokens.values()
+    exp = room["config"].pop("exp")
+    assert int(before) + LONGEST_S <= exp <= after + LONGEST_S
+    room["config"].pop("sip_uri")
+    assert room["config"] == {
+        "eject_at_room_exp": True,
+        "start_video_off": True,
+        "sip": {
+            "display_name": "+14155550100",
+            "video": False,
+            "sip_mode": "dial-in",
+            "num_endpoints": 1,
+            "codecs": {"audio": ["OPUS"], "video": ["H264"]},
+        },
+    }
+    assert (token["is_owner"], token["exp"], token["room_name"]) == (True, exp, room["name"])
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_the_answer_does_not_wait_for_daily(
+    worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
+) -> None:
+    let_go = asyncio.Event()
+
+    async def is_slow(_: DailyWithNumbers, __: Any, act: Callable[[], Any]) -> Any:
+        await let_go.wait()
+        return act()
+
+    daily.next("create_room", is_slow)
+    told = await ring(url, daily.caller())
+    assert told.status == 200
+    assert list(told.json) == ["sessionId"]
+    assert daily.rooms == {}
+
+    let_go.set()
+    bot = await bot_of(agent)
+    assert bot.session == told.json["sessionId"]
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_start_that_fails_after_the_answer_is_told_and_leaves_nothing(
+    worker: Worker, url: str, daily: DailyWithNumbers
+) -> None:
+    call = daily.caller()
+    with structlog.testing.capture_logs() as lines:
+        told = await ring(url, call)
+        assert told.status == 200
+        await eventually(lambda: told_of_dialins(lines), "the failure is told")
+    await eventually(lambda: not daily.rooms, "the room is gone")
+    (line,) = told_of_dialins(lines)
+    assert (line["reason"], line["session"]) == ("agent_unreachable", told.json["sessionId"])
+    assert "+1415" not in str(lines)
+    await worker.assert_nothing_left()
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_server_that_stops_gives_up_what_it_was_starting(
+    worker: Worker, agent: Agent, daily: DailyWithNumbers
+) -> None:
+    daily.next("create_room", stalls)
+    with structlog.testing.capture_logs() as lines:
+        async with serving(worker, DIALIN) as address:
+            told = await ring(f"{address}/v1/public/webhooks/acme/support/dialin", daily.caller())
+            assert told.status == 200
+            await eventually(lambda: daily.asked("create_room"), "the room is being made")
+        await eventually(lambda: told_of_dialins(lines), "it is told")
+    assert [line["event"] for line in told_of_dialins(lines)] == ["dialin given up"]
+    assert daily.rooms == {}
+    await worker.assert_nothing_left()
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_caller_waits_for_an_agent_that_is_starting(
+    worker: Worker, url: str, agent_at: Callable[..., Any], port: AgentPort, daily: DailyWithNumbers
+) -> None:
+    agent = await agent_at(port, holds, ready=503)
+    await worker.sees(port.url, Readiness.STARTING)
+    told = await ring(url, daily.caller())
+    assert told.status == 200
+    agent.ready = 200
+    await worker.sees(port.url, Readiness.READY)
+    assert (await bot_of(agent)).session == told.json["sessionId"]
+
+
+# Repeated webhooks
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_repeated_webhook_starts_nothing_and_is_answered_the_same(
+    worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
+) -> None:
+    call = daily.caller()
+    first, second = await asyncio.gather(ring(url, call), ring(url, call))
+    third = await ring(url, call)
+    assert first.status == second.status == third.status == 200
+    assert first.json == second.json == third.json
+    assert (await bot_of(agent)).session == first.json["sessionId"]
+    assert len(daily.asked("create_room")) == 1
+    assert len(await worker.records()) == 1
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_repeated_webhook_does_not_wait_for_the_first(
+    worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
+) -> None:
+    daily.next("create_room", stalls)
+    call = daily.caller()
+    first = await ring(url, call)
+    second = await ring(url, call)
+    assert first.json == second.json
+    assert list(second.json) == ["sessionId"]
+    assert len(daily.asked("create_room")) == 1
+
+
+@pytest.mark.usefixtures("patient")
+async def test_what_failed_may_be_tried_again(
+    worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
+) -> None:
+    daily.next("create_room", fails(500))
+    call = daily.caller()
+    assert (await ring(url, call)).status == 502
+    assert (await ring(url, call)).status == 200
+    await bot_of(agent)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_one_call_id_of_two_domains_is_two_calls(
+    agent: Agent, daily: DailyWithNumbers, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    settings["agents"][0]["sessions_per_instance"] = 2
+    async with working(tmp_path / "two.db", settings) as worker, serving(worker, DIALIN) as address:
+        url = f"{address}/v1/public/webhooks/acme/support/dialin"
+        call = daily.caller()
+        first = await ring(url, call)
+        second = await ring(url, call | {"callDomain": "another.sip.test"})
+        assert first.status == second.status == 200
+        assert first.json["sessionId"] != second.json["sessionId"]
+
+
+# Probes
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"Test": "test"},
+        {"test": "test"},
+        {"test": True, "callId": "11111111-1111-4111-8111-111111111111"},
+        {"To": "+14155550199"},
+        {},
+        [],
+        None,
+    ],
+)
+async def test_a_probe_is_answered_without_a_signature(
+    worker: Worker, url: str, daily: DailyWithNumbers, body: Any
+) -> None:
+    told = await send(url, body)
+    assert (told.status, told.json) == (200, {"status": "OK"})
+    assert daily.seen == []
+    assert await worker.records() == []
+
+
+async def test_a_probe_without_a_body(url: str) -> None:
+    assert (await send(url, raw=b"")).status == 200

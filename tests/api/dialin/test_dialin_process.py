@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Daily's dial-in at the real gateway: until the caller is taken off hold."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from tests.harness.agent import AgentPort
+from tests.harness.bot import bot_of, holds
+from tests.harness.daily import API_KEY, stalls
+from tests.harness.daily_numbers import DailyWithNumbers
+from tests.harness.dialins import SECRET, ring, take_off_hold
+from tests.harness.gateway import Gateway, eventually
+
+
+@pytest.fixture
+async def daily() -> AsyncIterator[DailyWithNumbers]:
+    server = await DailyWithNumbers().start()
+    yield server
+    await server.stop()
+
+
+def hook(gateway: Gateway) -> str:
+    return f"http://127.0.0.1:{gateway.port}/v1/public/webhooks/acme/support/dialin"
+
+
+def settings(daily: DailyWithNumbers, port: AgentPort, **server: Any) -> dict[str, Any]:
+    acme = {"name": "acme", "public_keys": ["pk_acme"]}
+    support = {"name": "support", "organization": "acme", "instances": [port.url], "max_agents": 1}
+    at_daily = {"api_key": API_KEY, "api_url": daily.api_url, "webhook_secrets": [SECRET]}
+    return {
+        "organizations": [acme],
+        "organizations.daily": at_daily,
+        "agents": [support],
+        "server": server,
+    }
+
+
+async def test_two_workers_and_a_webhook_that_comes_many_times(
+    start_gateway: Callable[..., Gateway],
+    agent_port: Callable[[], AgentPort],
+    agent_at: Callable[..., Any],
+    daily: DailyWithNumbers,
+) -> None:
+    port = agent_port()
+    agent = await agent_at(port, holds)
+    gateway = start_gateway(**settings(daily, port, workers=2))
+    call = daily.caller()
+
+    told = await asyncio.gather(*(ring(hook(gateway), call) for _ in range(8)))
+
+    bot = await bot_of(agent)
+    assert [each.status for each in told] == [200] * 8
+    assert {each.json["sessionId"] for each in told} == {bot.session}
+    assert (await ring(hook(gateway), call)).json == {
+        "dailyRoom": bot.headers["x-daily-room-url"],
+        "dailyToken": bot.headers["x-daily-room-token"],
+        "sessionId": bot.session,
+    }
+    assert agent.upgrades == 1
+    assert len(daily.asked("create_room")) == 1
+    (room,) = daily.rooms.values()
+    assert await take_off_hold(bot, f"sip:{room['config']['sip_uri']['endpoint']}") == 200
+    assert list(daily.patched) == [call["callId"]]
+
+    assert (await ring(hook(gateway), daily.caller())).status == 429
+    bot.end()
+    await eventually(lambda: gateway.sessions()[0]["state"] == "ended", "the session is over")
+    (record,) = gateway.sessions()
+    assert (record["carrier"], record["call_id"]) == ("daily", call["callId"])
+    assert "+1415" not in str(gateway.log_lines())
+
+
+async def test_a_gateway_that_goes_does_not_wait_for_a_room(
+    start_gateway: Callable[..., Gateway],
+    agent_port: Callable[[], AgentPort],
+    agent_at: Callable[..., Any],
+    daily: DailyWithNumbers,
+) -> None:
+    port = agent_port()
+    await agent_at(port, holds)
+    gateway = start_gateway(**settings(daily, port))
+    daily.next("create_room", stalls)
+    told = await ring(hook(gateway), daily.caller())
+    assert (told.status, list(told.json)) == (200, ["sessionId"])
+
+    gateway.terminate()
+
+    assert await gateway.ended() == 0
+    lines = [line for line in gateway.log_lines() if line["event"] == "dialin given up"]
+    assert [line["session"] for line in lines] == [told.json["sessionId"]]
+    assert gateway.sessions() == []
+    assert daily.rooms == {}

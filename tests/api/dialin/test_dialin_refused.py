@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Dial-ins that are refused, and all that may be wrong with one (carriers.md §6.3)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import structlog
+
+from gateway.api import dialin
+from gateway.config.model import Organization
+from tests.harness.agent import Agent, AgentPort
+from tests.harness.bot import bot_of
+from tests.harness.bot import says as answers
+from tests.harness.daily import API_KEY, fails, rate_limits, resets, says
+from tests.harness.daily_numbers import DailyWithNumbers, signed
+from tests.harness.dialins import OLD_SECRET, SECRET, ring, told_of_dialins
+from tests.harness.starts import Worker
+from tests.harness.webhooks import Told, send
+
+# Refusals
+
+
+async def refused(told: Told, status: int, worker: Worker, daily: DailyWithNumbers) -> dict[str, Any]:
+    """The error's body; nothing was started, and nothing is left."""
+    assert told.status == status, told.raw
+    assert daily.rooms == {}
+    await worker.assert_nothing_left()
+    body: dict[str, Any] = told.json
+    assert API_KEY not in str(body)
+    return body
+
+
+@pytest.mark.parametrize("path", ["acme/other", "globex/support", "nobody/support"])
+@pytest.mark.parametrize("body", [{"Test": "test"}, {"callId": "1"}])
+async def test_an_agent_that_is_not_there(
+    worker: Worker, url: str, daily: DailyWithNumbers, path: str, body: Any
+) -> None:
+    told = await send(url.replace("acme/support", path), body)
+    assert (await refused(told, 404, worker, daily))["code"] == "404"
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda raw: {},
+        lambda raw: {"X-Pinless-Signature": signed(SECRET, raw)["X-Pinless-Signature"]},
+        lambda raw: {"X-Pinless-Timestamp": signed(SECRET, raw)["X-Pinless-Timestamp"]},
+        lambda raw: signed("bm90IG91ciBzZWNyZXQ=", raw),
+        lambda raw: signed(SECRET, raw + b" "),
+        lambda raw: signed(SECRET, raw, at=1_756_000_000),
+        lambda raw: signed(SECRET, raw) | {"X-Pinless-Timestamp": "soon"},
+        lambda raw: signed(SECRET, raw) | {"X-Pinless-Signature": "äöü"},
+    ],
+)
+async def test_a_webhook_that_is_not_dailys(
+    worker: Worker, url: str, daily: DailyWithNumbers, forge: Callable[[bytes], dict[str, str]]
+) -> None:
+    raw = json.dumps(daily.caller()).encode()
+    with structlog.testing.capture_logs() as lines:
+        told = await send(url, raw=raw, **forge(raw))
+    assert (await refused(told, 403, worker, daily))["code"] == "403"
+    assert [line["reason"] for line in told_of_dialins(lines)] == ["unauthorized"]
+    assert daily.seen == []
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("unit", ["s", "ms"])
+@pytest.mark.parametrize("secret", [OLD_SECRET, SECRET])
+async def test_either_secret_and_either_unit_of_time(
+    url: str, agent: Agent, daily: DailyWithNumbers, unit: str, secret: str
+) -> None:
+    raw = json.dumps(daily.caller()).encode()
+    assert (await send(url, raw=raw, **signed(secret, raw, unit=unit))).status == 200
+
+
+@pytest.mark.usefixtures("patient")
+async def test_without_secrets_no_signature_is_wanted(
+    worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
+) -> None:
+    _without(worker, "webhook_secrets", [])
+    assert (await send(url, daily.caller())).status == 200
+
+
+def _without(worker: Worker, name: str, value: Any) -> None:
+    """The settings as if this were not among them."""
+    acme = worker.services.settings.organizations[0]
+    assert acme.daily is not None
+    daily = None if name == "daily" else acme.daily.model_copy(update={name: value})
+    changed: Organization = acme.model_copy(update={"daily": daily})
+    worker.services.settings.organizations[0] = changed
+
+
+async def test_an_organisation_without_a_domain(
+    worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
+) -> None:
+    _without(worker, "daily", None)
+    with structlog.testing.capture_logs() as lines:
+        told = await send(url, daily.caller())
+    assert "[organizations.daily]" in (await refused(told, 400, worker, daily))["error"]
+    assert [line["reason"] for line in told_of_dialins(lines)] == ["bad_request"]
+
+
+@pytest.mark.parametrize("name", ["From", "To", "callId", "callDomain"])
+@pytest.mark.parametrize("value", ["", None, 4711, ["+1"], "x" * 257, "+1\r\nX-Evil: 1", "\x00", "\u202e1"])
+async def test_fields_that_are_none(
+    worker: Worker, url: str, daily: DailyWithNumbers, name: str, value: Any
+) -> None:
+    told = await ring(url, daily.caller() | {name: value})
+    body = await refused(told, 400, worker, daily)
+    assert name in body["error"]
+    assert body["code"] == "400"
+
+
+@pytest.mark.parametrize("name", ["From", "To", "callDomain"])
+async def test_fields_that_are_missing(worker: Worker, url: str, daily: DailyWithNumbers, name: str) -> None:
+    call = daily.caller()
+    del call[name]
+    assert name in (await refused(await ring(url, call), 400, worker, daily))["error"]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"{",
+        b'{"callId":"1","callId":"2"}',
+        b'{"callId": NaN}',
+        b'{"callId":"\xff"}',
+        b'{"callId":"\\ud800"}',
+        b"From=%2B1&callId=1",
+        b'{"callId":' + b"[" * 500 + b"]" * 500 + b"}",
+    ],
+)
+async def test_bodies_that_are_not_json(
+    worker: Worker, url: str, daily: DailyWithNumbers, raw: bytes
+) -> None:
+    told = await send(url, raw=raw, **signed(SECRET, raw))
+    assert (await refused(told, 400, worker, daily))["code"] == "400"
+
+
+async def test_a_body_that_is_too_large(worker: Worker, url: str, daily: DailyWithNumbers) -> None:
+    told = await ring(url, daily.caller(sipHeaders={"X-Long": "x" * 70_000}))
+    assert (await refused(told, 413, worker, daily))["code"] == "413"
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (None, {}),
+        ({}, {}),
+        ("X-A: 1", {}),
+        (["X-A"], {}),
+        ({"X-A": "1", "X-B": ""}, {"X-A": "1", "X-B": ""}),
+        ({"X-A": "1", "X-Number": 4711, "X-None": None, "X-List": ["a"], "X-Flag": True}, {"X-A": "1"}),
+        ({"X-A": "1", "X-Evil": "1\r\nVia: SIP/2.0", "X-Nul": "\x00"}, {"X-A": "1"}),
+        ({"X-A": "1", "X-Evil\r\nVia": "1", "": "1", "X Y": "1", "X:Y": "1"}, {"X-A": "1"}),
+        ({"X-A": "1", "X-Long": "x" * 1025}, {"X-A": "1"}),
+        ({"X-A": "ü"}, {"X-A": "ü"}),
+    ],
+)
+async def test_sip_headers_that_can_be_passed_on_are(
+    url: str, agent: Agent, daily: DailyWithNumbers, given: Any, told: dict[str, str]
+) -> None:
+    assert (await ring(url, daily.caller(sipHeaders=given))).status == 200
+    assert (await bot_of(agent)).json["dialin_settings"]["sip_headers"] == told
+
+
+@pytest.mark.usefixtures("patient")
+async def test_only_so_many_sip_headers(url: str, agent: Agent, daily: DailyWithNumbers) -> None:
+    many = {f"X-{number}": "1" for number in range(500)}
+    assert (await ring(url, daily.caller(sipHeaders=many))).status == 200
+    assert len((await bot_of(agent)).json["dialin_settings"]["sip_headers"]) == 64
+
+
+@pytest.mark.usefixtures("patient")
+async def test_no_place_is_free(worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers) -> None:
+    assert (await worker.start()).status == 200
+    with structlog.testing.capture_logs() as lines:
+        told = await ring(url, daily.caller())
+    assert told.status == 429
+    assert told.headers["Retry-After"] == "5"
+    assert "PCC-AGENT-AT-CAPACITY" in told.json["error"]
+    assert [line["reason"] for line in told_of_dialins(lines)] == ["at_capacity"]
+    assert daily.seen == []
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_gateway_that_drains(worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers) -> None:
+    worker.services.board.draining = True
+    told = await ring(url, daily.caller())
+    assert (await refused(told, 503, worker, daily))["code"] == "draining"
+
+
+async def test_too_many_are_being_started(
+    worker: Worker, url: str, daily: DailyWithNumbers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialin, "MAX_BEGINNING", 0)
+    told = await ring(url, daily.caller())
+    assert (await refused(told, 503, worker, daily))["code"] == "overloaded"
+    assert daily.seen == []
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("operation", ["create_room", "create_token"])
+@pytest.mark.parametrize(
+    ("behaviour", "code"),
+    [
+        (fails(401, "authentication-error"), "daily_refused"),
+        (rate_limits("7"), "daily_rate_limited"),
+        (fails(503), "daily_broken"),
+        (resets, "daily_unreachable"),
+        (says("<html>", makes=True), "daily_unreadable"),
+    ],
+)
+async def test_daily_fails(
+    worker: Worker,
+    url: str,
+    agent: Agent,
+    daily: DailyWithNumbers,
+    operation: str,
+    behaviour: Any,
+    code: str,
+) -> None:
+    daily.next(operation, behaviour)
+    with structlog.testing.capture_logs() as lines:
+        told = await ring(url, daily.caller())
+    assert (await refused(told, 502, worker, daily))["code"] == code
+    assert [line["reason"] for line in told_of_dialins(lines)] == [code]
+    assert agent.upgrades == 0
+
+
+@pytest.mark.usefixtures("patient")
+async def test_daily_answers_without_a_sip_address(
+    worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
+) -> None:
+    room = {"name": "a-room", "url": "https://acme.daily.test/a-room", "config": {}}
+    daily.next("create_room", says(room))
+    assert (await refused(await ring(url, daily.caller()), 502, worker, daily))["code"] == "daily_unreadable"
+
+
+@pytest.mark.usefixtures("patient")
+async def test_the_agent_fails(
+    worker: Worker, url: str, agent_at: Callable[..., Any], port: AgentPort, daily: DailyWithNumbers
+) -> None:
+    told = await ring(url, daily.caller())
+    assert (await refused(told, 502, worker, daily))["code"] == "agent_unreachable"
+
+
+@pytest.mark.usefixtures("patient")
+async def test_an_agent_that_is_done_at_once(
+    worker: Worker, url: str, agent_at: Callable[..., Any], port: AgentPort, daily: DailyWithNumbers
+) -> None:
+    raw = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+    await agent_at(port, answers(raw, then="close"))
+    told = await ring(url, daily.caller())
+    assert told.status == 200
+    assert (await worker.over(told.json["sessionId"])).reason == "agent_ended"

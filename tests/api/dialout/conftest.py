@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A gateway that calls out through four carriers, each a server of its own, and an agent with one place."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tests.harness.agent import Agent, AgentPort
+from tests.harness.gateway import Gateway, eventually
+from tests.harness.peer import WAIT_S
+from tests.harness.phones import Phone, phone_of, server_of
+from tests.harness.rest_accounts import CREDENTIALS, SERVERS
+from tests.harness.rest_telnyx import TelnyxServer
+
+CARRIERS = tuple(SERVERS)
+PUBLIC_URL = "https://voice.test"
+FROM = "+14155550199"
+
+
+@dataclass
+class Office:
+    """The gateway, its carriers, and who may call it."""
+
+    gateway: Gateway
+    servers: dict[str, Any]
+    http: aiohttp.ClientSession
+    before: dict[str, int] = field(default_factory=dict)
+
+    async def post(
+        self, path: str, wanted: Any = None, key: str = "sk_acme", **headers: str
+    ) -> tuple[int, Any]:
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self.http.post(
+            f"http://127.0.0.1:{self.gateway.port}{path}",
+            data=io.BytesIO(json.dumps(wanted or {}).encode()),
+            headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json", **given},
+        ) as answer:
+            return answer.status, await answer.json()
+
+    async def get(self, path: str) -> Any:
+        async with self.http.get(
+            f"http://127.0.0.1:{self.gateway.port}{path}", headers={"Authorization": "Bearer sk_acme"}
+        ) as answer:
+            assert answer.status == 200
+            return await answer.json()
+
+    async def ask(self, carrier: str = "twilio", agent: str = "support", **more: Any) -> tuple[int, Any]:
+        """`POST …/dialout`; names with an underscore at the end are without it."""
+        headers = more.pop("headers", {})
+        wanted = {"carrier": carrier, "to": "+14155550142", "from": FROM, **more}
+        wanted = {name: value for name, value in wanted.items() if value is not None}
+        return await self.post(f"/v1/public/{agent}/dialout", wanted, "pk_acme", **headers)
+
+    async def dial(self, carrier: str = "twilio", **more: Any) -> tuple[str, Phone]:
+        """A call out that the carrier has taken: its session, and the telephone that rings."""
+        before = len(self.servers[carrier].calls)
+        status, answer = await self.ask(carrier, **more)
+        assert status == 200, answer
+        return answer["sessionId"], await phone_of(carrier, self.servers[carrier], before)
+
+    def dials(self, carrier: str = "twilio") -> int:
+        """How often the carrier was asked for a call."""
+        return len(self.servers[carrier].asked("dial"))
+
+    async def over(self, session: str) -> dict[str, Any]:
+        """The record of a session that is over."""
+        found = await eventually(
+            lambda: [row for row in self.gateway.sessions(session) if row["ended_at"] is not None],
+            "the session is over",
+        )
+        return dict(found[0])
+
+    async def streaming(self, session: str, phone: Phone) -> None:
+        await eventually(lambda: self.gateway.sessions(session)[0]["state"] == "running", "the agent runs")
+
+    async def line(self, session: str, event: str) -> dict[str, Any]:
+        """The one line of the log that tells this of a session."""
+
+        def found() -> list[dict[str, Any]]:
+            lines = self.gateway.log_lines()
+            return [line for line in lines if (line.get("session"), line["event"]) == (session, event)]
+
+        (line,) = await eventually(found, f"{event} is logged")
+        return dict(line)
+
+    def documents(self, kind: str) -> list[str]:
+        """Keys of what the store keeps of a kind."""
+        connection = sqlite3.connect(f"file:{self.gateway.store}?mode=ro", uri=True, timeout=WAIT_S)
+        try:
+            return [key for (key,) in connection.execute("SELECT key FROM document WHERE kind = ?", (kind,))]
+        finally:
+            connection.close()
+
+    async def nothing_left(self) -> None:
+        """No session holds a place, and no worker has anything to do."""
+        await self.gateway.callers_leave()
+
+        def free() -> bool:
+            return all(row["ended_at"] is not None for row in self.gateway.sessions())
+
+        await eventually(free, "every place is free")
+
+
+@pytest.fixture(scope="module")
+def signing_key() -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.generate()
+
+
+@pytest.fixture(scope="module")
+def carrier_ports(agent_port: Callable[[], AgentPort]) -> dict[str, AgentPort]:
+    return {carrier: agent_port() for carrier in CARRIERS}
+
+
+@pytest.fixture(scope="module")
+def support_port(agent_port: Callable[[], AgentPort]) -> AgentPort:
+    return agent_port()
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, Any]:
+    """What a module wants otherwise: `acme`, `support`, `account` (of each carrier), `server`."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    start_gateway: Callable[..., Gateway],
+    carrier_ports: dict[str, AgentPort],
+    support_port: AgentPort,
+    signing_key: Ed25519PrivateKey,
+    tables: dict[str, Any],
+) -> Gateway:
+    """Its agent support.acme has one place, so that a place not freed is noticed."""
+    settings = []
+    for carrier, port in carrier_ports.items():
+        server = server_of(carrier, port, "")
+        if isinstance(server, TelnyxServer):
+            server._key = signing_key
+        more = {"public_keys": [server.public_key]} if carrier == "telnyx" else {}
+        settings.append(
+            {
+                "carrier": carrier,
+                "api_url": server.api_url,
+                "calls_per_second": 1000.0,
+                **CREDENTIALS[carrier],
+                **more,
+                **tables.get("account", {}),
+            }
+        )
+    acme = {
+        "name": "acme",
+        "public_keys": ["pk_acme"],
+        "private_keys": ["sk_acme"],
+        "carriers": settings,
+        "dial_prefixes": ["+1415"],
+        "dial_per_minute": 1000,
+        **tables.get("acme", {}),
+    }
+    support = {"name": "support", "organization": "acme", "instances": [support_port.url], "max_agents": 1}
+    return start_gateway(
+        organizations=[acme],
+        agents=[support | tables.get("support", {})],
+        server={"public_url": PUBLIC_URL, **tables.get("server", {})},
+        numbers=[{"number": FROM, "agent": "support.acme"}],
+    )
+
+
+@pytest.fixture
+async def office(
+    gateway: Gateway, carrier_ports: dict[str, AgentPort], signing_key: Ed25519PrivateKey
+) -> AsyncIterator[Office]:
+    servers: dict[str, Any] = {}
+    via = f"http://127.0.0.1:{gateway.port}"
+    for carrier, port in carrier_ports.items():
+        servers[carrier] = await server_of(carrier, port, via).start()
+    servers["telnyx"]._key = signing_key
+    try:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WAIT_S * 2)) as http:
+            office = Office(gateway, servers, http)
+            yield office
+            await office.nothing_left()
+    finally:
+        await asyncio.gather(*(server.stop() for server in servers.values()))
+
+
+@pytest.fixture
+async def support(agent_at: Callable[..., Any], support_port: AgentPort, gateway: Gateway) -> Agent:
+    """support.acme, at work."""
+    agent: Agent = await agent_at(support_port)
+    return agent

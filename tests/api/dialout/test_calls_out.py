@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Calls out from the wish to the record, through each carrier."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from tests.harness.agent import Agent
+from tests.harness.openings import replies, talk
+from tests.harness.rest_accounts import SERVERS
+from tests.harness.telephony import assert_agent_heard, assert_caller_heard
+
+CARRIERS = tuple(SERVERS)
+
+
+def body_of(call: Any) -> Any:
+    return json.loads(base64.b64decode(call.query["body"][0]))
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+async def test_somebody_is_called_talks_and_hangs_up(office: Any, support: Agent, carrier: str) -> None:
+    session, phone = await office.dial(carrier, body={"customer": 4711}, metadata={"ticket": 7})
+    (ringing,) = office.gateway.sessions(session)
+    assert (ringing["state"], ringing["stream_id"]) == ("starting", None)
+    assert (ringing["to_number"], ringing["from_number"]) == ("+14155550142", "+14155550199")
+
+    await phone.rings()
+    shown = await office.get(f"/v1/sessions/{session}")
+    assert (shown["status"], shown["metadata"]) == ("starting", {"ticket": 7})
+    assert shown["call"]["status"] in ("ringing", "queued")
+
+    caller, said = await phone.opens(office.gateway, await phone.answered())
+    assert caller.status == 101, caller.body
+    agent = await support.call()
+    await agent.opening(said)
+    assert agent.session == session
+    assert body_of(agent)["customer"] == 4711
+    word = talk(carrier)[0]
+    await assert_agent_heard(agent, [caller.say(word)])
+    await assert_caller_heard(caller, [agent.say(replies(carrier)[0])])
+
+    caller.send(caller.close_frame(1000))
+    assert await agent.closed() == (1000, "")
+    await phone.over("completed")
+    record = await office.over(session)
+    assert (record["state"], record["reason"]) == ("ended", "caller_hangup")
+    assert (record["call_id"], record["carrier"]) == (phone.call_id, carrier)
+    shown = await office.get(f"/v1/sessions/{session}")
+    assert (shown["call"]["id"], shown["call"]["status"]) == (phone.call_id, "completed")
+    assert office.dials(carrier) == 1
+
+
+@pytest.mark.parametrize("carrier", ["twilio", "plivo"])
+async def test_an_agent_is_told_the_numbers_where_the_carrier_does_not(
+    office: Any, support: Agent, carrier: str
+) -> None:
+    _, phone = await office.dial(carrier)
+    url = await phone.answered()
+    if carrier == "twilio":
+        (placed,) = [await phone.server.answer(phone.call)]
+        assert placed.document.parameters == {"from_number": "+14155550199", "to_number": "+14155550142"}
+        await phone.over("completed")
+    else:
+        await phone.opens(office.gateway, url)
+        assert body_of(await support.call()) == {"from": "+14155550199", "to": "+14155550142"}
+
+
+@pytest.mark.parametrize(
+    ("carrier", "status", "reason", "state"),
+    [
+        (carrier, status, reason, state)
+        for carrier in CARRIERS
+        for status, reason, state in [
+            ("busy", "busy", "canceled"),
+            ("no-answer", "no_answer", "canceled"),
+            ("failed", "call_failed", "failed"),
+        ]
+    ],
+)
+async def test_a_call_that_is_not_taken_ends_its_session(
+    office: Any, carrier: str, status: str, reason: str, state: str
+) -> None:
+    session, phone = await office.dial(carrier)
+    await phone.rings()
+    await phone.over(status)
+    record = await office.over(session)
+    assert (record["state"], record["reason"]) == (state, reason)
+    line = await office.line(session, "call out ended")
+    assert (line["reason"], bool(line["words"])) == (reason, True)
+    assert "+1415" not in json.dumps(line)
+
+
+async def test_a_call_that_was_answered_and_is_over_without_a_stream(office: Any) -> None:
+    session, phone = await office.dial()
+    await phone.answered()
+    await phone.over("completed")
+    record = await office.over(session)
+    assert (record["state"], record["reason"]) == ("failed", "no_stream")
+
+
+async def test_callbacks_that_come_late_and_twice_change_nothing(office: Any, support: Agent) -> None:
+    session, phone = await office.dial()
+    caller, _ = await phone.opens(office.gateway, await phone.answered())
+    agent = await support.call()
+    await phone.rings()
+    await phone.rings()
+    shown = await office.get(f"/v1/sessions/{session}")
+    assert shown["call"]["status"] == "answered"
+    caller.send(caller.close_frame(1000))
+    await agent.closed()
+    await phone.over("completed")
+    await phone.over("busy")
+    shown = await office.get(f"/v1/sessions/{session}")
+    assert (shown["call"]["status"], shown["end_reason"]) == ("completed", "caller_hangup")
+
+
+async def test_a_stream_of_another_call_is_refused(office: Any, support: Agent) -> None:
+    session, phone = await office.dial("telnyx")
+    url = await phone.answered()
+    caller, said = await phone.opens(office.gateway, url)
+    agent = await support.call()
+    await agent.opening(said)
+    other, _ = await phone.opens(office.gateway, url, call_id="v3:another")
+    assert (await other.closed())[0] == 1008
+    await agent.hang_up()
+    assert (await office.over(session))["reason"] == "agent_ended"
+    await caller.closed()
+
+
+async def test_a_machine_is_hung_up_on(office: Any, support: Agent) -> None:
+    session, phone = await office.dial(machine_detection="detect")
+    caller, said = await phone.opens(office.gateway, await phone.answered())
+    agent = await support.call()
+    await agent.opening(said)
+    await phone.server.machine(phone.call)
+    await agent.closed()
+    record = await office.over(session)
+    assert (record["state"], record["reason"]) == ("ended", "machine_answered")
+    assert phone.hung_up
+    await caller.closed()
+
+
+async def test_a_machine_is_hung_up_on_before_the_agent_hears_it(office: Any) -> None:
+    session, phone = await office.dial("plivo", machine_detection=True)
+    await phone.server.machine(phone.call)
+    record = await office.over(session)
+    assert (record["state"], record["reason"]) == ("canceled", "machine_answered")
+
+
+async def test_a_human_is_not_hung_up_on(office: Any, support: Agent) -> None:
+    session, phone = await office.dial(machine_detection="detect")
+    caller, said = await phone.opens(office.gateway, await phone.answered())
+    agent = await support.call()
+    await agent.opening(said)
+    await phone.server.machine(phone.call, "human")
+    await assert_agent_heard(agent, [caller.say(talk("twilio")[0])])
+    caller.send(caller.close_frame(1000))
+    await agent.closed()
+    assert (await office.over(session))["reason"] == "caller_hangup"

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The documents that carriers fetch: where they lead, and that all they carry reaches the agent.
+
+Unsigned here: the organisations have no accounts. How documents are written is tests/texml's affair.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+import pytest
+
+from tests.harness.agent import Agent, AgentCall, AgentPort
+from tests.harness.caller import Caller
+from tests.harness.documented import CARRIERS, Documented, Server, servers
+from tests.harness.gateway import Gateway, eventually
+from tests.harness.telephony import assert_ended
+
+REGIONAL = "us-west.voice.example.com"
+
+
+@pytest.fixture(scope="module")
+def made(agent_port: Callable[[], AgentPort]) -> dict[str, Server]:
+    return servers(agent_port)
+
+
+@pytest.fixture(scope="module")
+def support_port(agent_port: Callable[[], AgentPort]) -> AgentPort:
+    return agent_port()
+
+
+@pytest.fixture(scope="module")
+def gateway(start_gateway: Callable[..., Gateway], support_port: AgentPort) -> Gateway:
+    agent = {"organization": "acme", "instances": [support_port.url], "sessions_per_instance": 50}
+    return start_gateway(
+        server={"public_url": "https://voice.example.com"},
+        agents=[
+            {"name": "support", **agent},
+            {"name": "faraway", "region": "eu-central", **agent},
+            {"name": "dialling", "after": "+15557654321", **agent},
+            {"name": "own", "after": "<Say>Bye &amp; thanks.</Say>", **agent},
+        ],
+        numbers=[
+            {"number": "+14155550199", "agent": "support.acme"},
+            {"number": "+918047491899", "agent": "support.acme"},
+            {"number": "+493012345678", "agent": "faraway.acme"},
+        ],
+    )
+
+
+@pytest.fixture(params=CARRIERS)
+def carrier(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+async def line(gateway: Gateway, made: dict[str, Server], carrier: str) -> AsyncIterator[Documented]:
+    server = made[carrier]
+    server.via = f"http://127.0.0.1:{gateway.port}"
+    await server.start()
+    yield Documented(gateway, server, carrier)
+    await gateway.callers_leave()
+    await server.stop()
+
+
+@pytest.fixture
+async def support(agent_at: Callable[..., Any], support_port: AgentPort) -> Agent:
+    agent: Agent = await agent_at(support_port)
+    return agent
+
+
+def encoded(value: Any) -> str:
+    return base64.b64encode(json.dumps(value, separators=(",", ":")).encode()).decode()
+
+
+def body_of(call: AgentCall) -> Any:
+    (body,) = call.query["body"]
+    return json.loads(base64.b64decode(body, validate=True))
+
+
+async def through(line: Documented, support: Agent, path: str, **more: Any) -> tuple[Any, Caller, AgentCall]:
+    """A call by its document; Twilio and Plivo get the parameters that the document says."""
+    placed = await line.place(path, **more)
+    assert placed.answered.status == 200, placed.answered
+    assert placed.document is not None
+    parameters = dict(placed.document.parameters)
+    if line.carrier == "plivo" and "extraHeaders" in placed.document.stream:
+        pairs = (pair.partition("=") for pair in placed.document.stream["extraHeaders"].split(","))
+        parameters = {name: unquote(value) for name, _, value in pairs}
+    caller, call = await line.stream(placed, support, **parameters)
+    return placed, caller, call
+
+
+async def test_the_stream_goes_to_the_agents_region(line: Documented) -> None:
+    placed = await line.place(f"/xml/{line.carrier}?agent=faraway&org=acme")
+    assert urlsplit(placed.stream_url).netloc == "eu-central.voice.example.com"
+    assert placed.stream_url.startswith("wss://")
+
+
+async def test_a_region_that_is_named_must_be_the_agents(line: Documented) -> None:
+    asked = f"/xml/{line.carrier}?agent=faraway&org=acme&region="
+    assert (await line.place(f"{asked}eu-central")).stream_url
+    placed = await line.place(f"{asked}us-east")
+    assert placed.document is None or placed.document.stream_url is None
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_both_methods(line: Documented, method: str) -> None:
+    how = {"method": method} if line.carrier in ("telnyx", "exotel") else {}
+    assert (await line.place(**how)).stream_url
+
+
+@pytest.mark.parametrize(
+    "number", ["+14155550199", "14155550199", "+91 8047491899", "08047491899", "+493012345678"]
+)
+async def test_by_the_called_number(line: Documented, number: str) -> None:
+    placed = await line.place(f"/xml/{line.carrier}", to=number)
+    host = "eu-central.voice.example.com" if number.startswith("+49") else REGIONAL
+    assert urlsplit(placed.stream_url).netloc == host
+
+
+async def test_the_spellings_of_an_agent(line: Documented) -> None:
+    for query in (
+        "agent=support.acme",
+        "serviceHost=support.acme",
+        "agent=support&org=acme&serviceHost=support.acme",
+    ):
+        assert "support.acme" in (await line.place(f"/xml/{line.carrier}?{query}")).stream_url
+
+
+async def test_the_call_and_its_numbers_are_in_the_record(line: Documented, support: Agent) -> None:
+    numbers = {"sender": "+14155550100", "to": "+14155550199"}
+    _, caller, call = await through(line, support, f"/xml/{line.carrier}?agent=support&org=acme", **numbers)
+    await caller.hang_up()
+    await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
+    if line.carrier in ("twilio", "plivo"):  # the others' openings tell them by themselves
+        (record,) = line.gateway.sessions(call.session)
+        assert (record["from_number"], record["to_number"]) == ("+14155550100", "+14155550199")
+
+
+@pytest.mark.parametrize("carrier", ["plivo"], indirect=True)
+async def test_plivos_agent_is_told_the_numbers_in_the_body(line: Documented, support: Agent) -> None:
+    path = "/xml/plivo?agent=support&org=acme"
+    _, caller, call = await through(line, support, path, sender="14155550100", to="14155550199")
+    assert body_of(call) == {"from": "14155550100", "to": "14155550199"}
+    await caller.hang_up()
+    _, caller, call = await through(line, support, f"{path}&body={quote(encoded({'to': 'mine', 'a': 1}))}")
+    assert body_of(call) == {"from": "14155550100", "to": "mine", "a": 1}
+    await caller.hang_up()
+    _, caller, call = await through(line, support, f"{path}&body={quote(encoded([1]))}")
+    assert body_of(call) == [1], "what is no object stays as it is"
+
+
+@pytest.mark.parametrize("carrier", ["twilio", "telnyx", "exotel"], indirect=True)
+async def test_the_body_reaches_the_agent(line: Documented, support: Agent) -> None:
+    said = {"customer": 4711, "name": "Zoë <&>", "plus": "a+b/c"}
+    path = f"/xml/{line.carrier}?agent=support&org=acme&body={quote(encoded(said))}"
+    _, caller, call = await through(line, support, path)
+    assert body_of(call) == said
+    await caller.hang_up()
+
+
+@pytest.mark.parametrize("carrier", ["twilio"], indirect=True)
+@pytest.mark.parametrize("size", [300, 301, 4096])
+async def test_a_long_body_goes_to_twilio_in_pieces(line: Documented, support: Agent, size: int) -> None:
+    said = "x" * (size - 2)
+    path = f"/xml/twilio?agent=support&org=acme&body={quote(encoded(said))}"
+    placed, caller, call = await through(line, support, path)
+    assert urlsplit(placed.stream_url).query == ""
+    pieces = {name: value for name, value in placed.document.parameters.items() if "body" in name}
+    assert list(pieces)[:2] == ["_patchbay_body", "_patchbay_body_2"][: len(pieces)]
+    assert all(len(name + value) < 500 for name, value in pieces.items())
+    assert body_of(call) == said
+    await caller.hang_up()
+
+
+@pytest.mark.parametrize("carrier", ["plivo", "telnyx"], indirect=True)
+async def test_the_longest_body_in_a_query(line: Documented, support: Agent) -> None:
+    said = "x" * (4094 if line.carrier == "telnyx" else 1000)
+    path = f"/xml/{line.carrier}?agent=support&org=acme&body={quote(encoded(said))}"
+    _, caller, call = await through(line, support, path)
+    assert body_of(call) == said
+    await caller.hang_up()
+
+
+async def test_custom_parameters_come_where_that_carrier_has_them(line: Documented) -> None:
+    asked = f"/xml/{line.carrier}?agent=support&org=acme&customer=47%2611&note=Zo%C3%AB"
+    placed = await line.place(asked, proven=False)  # Plivo's own package signs no such URL
+    assert placed.document is not None
+    match line.carrier:
+        case "twilio" | "telnyx":
+            found = placed.document.parameters
+        case "plivo":
+            pairs = (pair.partition("=") for pair in placed.document.stream["extraHeaders"].split(","))
+            found = {name: unquote(value) for name, _, value in pairs}
+        case _:
+            found = {name: one for name, (one,) in parse_qs(urlsplit(placed.stream_url).query).items()}
+    custom = {name: value for name, value in found.items() if not name.endswith("_number")}
+    assert custom == {"customer": "47&11", "note": "Zoë"}
+
+
+async def test_a_carriers_own_fields_are_no_parameters(line: Documented) -> None:
+    more = {"FromCity": "SAN FRANCISCO", "CallToken": "x" * 600}
+    placed = await line.place(**more)
+    assert "SAN" not in placed.answered.text
+    assert "CallToken" not in placed.answered.text
+
+
+@pytest.mark.parametrize("carrier", ["plivo", "exotel"], indirect=True)
+async def test_the_sample_rate(line: Documented) -> None:
+    placed = await line.place(f"/xml/{line.carrier}?agent=support&org=acme&sample_rate=16000")
+    assert "16000" in placed.answered.text
+
+
+@pytest.mark.parametrize("carrier", ["twilio", "telnyx", "plivo"], indirect=True)
+async def test_what_comes_after_the_stream_is_the_agents(line: Documented) -> None:
+    assert [verb.tag for verb in (await line.place()).document.after] == ["Hangup"]
+    dialling = await line.place(f"/xml/{line.carrier}?agent=dialling&org=acme")
+    assert [verb.tag for verb in dialling.document.after] == ["Dial", "Hangup"]
+    own = await line.place(f"/xml/{line.carrier}?agent=own&org=acme")
+    assert [(verb.tag, verb.text) for verb in own.document.after] == [("Say", "Bye & thanks.")]
+
+
+async def test_a_repeated_webhook_gives_an_equally_good_document(line: Documented, support: Agent) -> None:
+    name = "CallUUID" if line.carrier == "plivo" else "CallSid"
+    first = await line.place()
+    again = await line.place(**{name: first.call_id})
+    assert again.stream_url != first.stream_url
+    caller = await line.dial(again.stream_url)
+    call = await line.opened(caller, first.call_id, support)
+    await caller.hang_up()
+    await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
+
+
+@pytest.mark.parametrize("carrier", ["plivo"], indirect=True)
+async def test_the_path_of_pipecats_guide(line: Documented, support: Agent) -> None:
+    placed, caller, call = await through(line, support, "/plivo-xml?agent=support&org=acme")
+    assert placed.answered.headers["content-type"] == "text/xml; charset=utf-8"
+    await caller.hang_up()
+    await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
+
+
+async def test_without_a_call_id_the_token_is_whose_call_comes_first(
+    line: Documented, support: Agent
+) -> None:
+    """Exotel's question for a socket is not documented field by field (carriers.md §5.3)."""
+    answered = await line.server.send("GET", line.url(f"/xml/{line.carrier}?agent=support&org=acme"), {})
+    assert answered.status == 200
+    assert "wss://" in answered.text
+
+
+async def test_each_document_is_told_in_one_line(line: Documented) -> None:
+    placed = await line.place()
+
+    def lines() -> list[dict[str, Any]]:
+        return [one for one in line.gateway.log_lines() if one.get("call_id") == placed.call_id]
+
+    told = await eventually(lines, "it is told")
+    assert [(one["event"], one["what"], one["agent"]) for one in told] == [
+        ("document", "stream", "support.acme")
+    ]
+    assert placed.fields.get("From", "+1415") not in json.dumps(told)

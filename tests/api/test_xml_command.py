@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""`patchbay xml`: the document for a TwiML Bin or a console."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from gateway.cli import app
+from tests.harness.documented import CARRIERS
+from tests.harness.gateway import toml
+
+PUBLIC_URL = "https://voice.example.com"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "patchbay.toml"
+    agents = [
+        {"name": "support", "organization": "acme", "after": "redirect"},
+        {"name": "locked", "organization": "acme", "websocket_auth": "token"},
+    ]
+    path.write_text(toml({"server": {"public_url": PUBLIC_URL}, "agents": agents}))
+    return path
+
+
+def xml(file: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(app, ["xml", *arguments, "--config", str(file)], env={})
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_it_is_printed_without_a_token(file: Path, carrier: str) -> None:
+    printed = xml(file, carrier, "--agent", "support.acme")
+    assert printed.exit_code == 0, printed.output
+    assert f"wss://us-west.voice.example.com/ws/{carrier}" in printed.output
+    assert "support.acme" in printed.output
+    assert "token" not in printed.output
+    assert "Redirect" not in printed.output, "without a token nobody could tell why a call came back"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("twilio", "--agent", "nobody.acme"), "no agent nobody.acme"),
+        (("twilio", "--agent", "locked.acme"), "wants a token"),
+    ],
+)
+def test_what_cannot_be_printed(file: Path, arguments: tuple[str, ...], words: str) -> None:
+    printed = xml(file, *arguments)
+    assert printed.exit_code == 1
+    assert words in printed.output
+
+
+def test_without_a_public_url(tmp_path: Path) -> None:
+    file = tmp_path / "patchbay.toml"
+    file.write_text(toml({"agents": [{"name": "support", "organization": "acme"}]}))
+    printed = xml(file, "twilio", "--agent", "support.acme")
+    assert printed.exit_code == 1
+    assert "public_url" in printed.output

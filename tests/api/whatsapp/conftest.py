@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A worker whose organisation has an app at Meta, and an agent of two instances."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.agents.readiness import Readiness
+from gateway.api.whatsapp import WHATSAPP
+from tests.harness.agent import Agent, AgentPort
+from tests.harness.meta import OLD_SECRET, SECRET, agrees
+from tests.harness.starts import Worker, tables, working
+from tests.harness.webhooks import serving
+
+
+@pytest.fixture
+def ports(agent_port: Callable[[], AgentPort]) -> list[AgentPort]:
+    return [agent_port(), agent_port()]
+
+
+@pytest.fixture
+def settings(ports: list[AgentPort]) -> dict[str, Any]:
+    acme = {"whatsapp": {"app_secrets": [OLD_SECRET, SECRET]}}
+    return tables(*(port.url for port in ports), acme=acme, limits={"agent_connect_timeout": 5})
+
+
+@pytest.fixture
+async def worker(tmp_path: Path, settings: dict[str, Any]) -> AsyncIterator[Worker]:
+    async with working(tmp_path / "patchbay.db", settings) as one:
+        yield one
+
+
+@pytest.fixture
+async def url(worker: Worker) -> AsyncIterator[str]:
+    async with serving(worker, WHATSAPP) as address:
+        yield f"{address}/v1/public/webhooks/acme/support/whatsapp"
+
+
+@pytest.fixture
+async def agents(agent_at: Callable[..., Any], ports: list[AgentPort], worker: Worker) -> list[Agent]:
+    found = [await agent_at(port, agrees) for port in ports]
+    for port in ports:
+        await worker.sees(port.url, Readiness.READY)
+    return found

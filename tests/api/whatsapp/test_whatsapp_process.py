@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""WhatsApp at the real gateway: news of one call reaches any worker, and one instance."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+
+from tests.harness import meta
+from tests.harness.agent import AgentPort
+from tests.harness.gateway import Gateway, eventually
+
+
+async def tell(gateway: Gateway, what: str, call_id: str = "wacid.1") -> int:
+    """Meta tells of a call, on a connection of its own; the status of the answer."""
+    url = f"http://127.0.0.1:{gateway.port}/v1/public/webhooks/acme/support/whatsapp"
+    return (await meta.tell(url, meta.event(meta.call(what, call_id)))).status
+
+
+def settings(*ports: AgentPort, **server: Any) -> dict[str, Any]:
+    instances = [port.url for port in ports]
+    return {
+        "organizations": [{"name": "acme", "public_keys": ["pk_acme"], "private_keys": ["sk_acme"]}],
+        "organizations.whatsapp": {"app_secrets": [meta.SECRET]},
+        "agents": [{"name": "support", "organization": "acme", "instances": instances}],
+        "server": server,
+    }
+
+
+def states(gateway: Gateway) -> dict[str, str]:
+    return {row["call_id"]: row["state"] for row in gateway.sessions()}
+
+
+async def test_every_worker_knows_where_a_call_is(
+    start_gateway: Callable[..., Gateway], agent_port: Callable[[], AgentPort], agent_at: Callable[..., Any]
+) -> None:
+    ports = [agent_port(), agent_port()]
+    agents = [await agent_at(port, meta.agrees) for port in ports]
+    gateway = start_gateway(**settings(*ports, workers=2))
+    calls = ["wacid.1", "wacid.2"]
+    told = await asyncio.gather(*(tell(gateway, "connect", call) for call in calls for _ in range(4)))
+    assert told == [200] * 8
+    begun = {heard.session: agent for agent in agents for heard in [await agent.call()]}
+    assert len(begun) == 2
+    assert states(gateway) == dict.fromkeys(calls, "running")
+    assert await tell(gateway, "connect", "wacid.3") == 429
+
+    for call in calls:
+        assert await tell(gateway, "terminate", call) == 200
+    for agent in agents:
+        heard = await agent.call()
+        assert begun[heard.session] is agent
+        assert agent.calls.empty()
+    assert states(gateway) == dict.fromkeys(calls, "ended")
+    await eventually(lambda: gateway.status()["calls"] == 0, "they are let go")
+    ends = [line for line in gateway.log_lines() if line["event"] == "whatsapp call ended"]
+    assert {line["session"] for line in ends} == set(begun)
+    assert len(ends) == 2
+
+
+async def test_a_gateway_that_drains_waits_for_the_end_of_a_call(
+    start_gateway: Callable[..., Gateway], agent_port: Callable[[], AgentPort], agent_at: Callable[..., Any]
+) -> None:
+    port = agent_port()
+    await agent_at(port, meta.agrees)
+    gateway = start_gateway(**settings(port))
+    assert await tell(gateway, "connect") == 200
+    gateway.terminate()
+    await eventually(lambda: gateway.get("/readyz")[0] == 503, "it drains")
+    assert await tell(gateway, "connect", "wacid.2") == 503
+    assert await tell(gateway, "terminate") == 200
+    assert await gateway.ended() == 0
+    assert states(gateway) == {"wacid.1": "ended"}
+
+
+async def test_a_call_that_outlasts_the_draining_is_ended(
+    start_gateway: Callable[..., Gateway], agent_port: Callable[[], AgentPort], agent_at: Callable[..., Any]
+) -> None:
+    port = agent_port()
+    await agent_at(port, meta.agrees)
+    gateway = start_gateway(**settings(port, drain_timeout=0))
+    assert await tell(gateway, "connect") == 200
+    gateway.terminate()
+    assert await gateway.ended() == 0
+    (row,) = gateway.sessions()
+    assert (row["state"], row["reason"]) == ("failed", "draining")
+
+
+async def test_any_worker_may_be_asked_to_stop_a_call(
+    start_gateway: Callable[..., Gateway], agent_port: Callable[[], AgentPort], agent_at: Callable[..., Any]
+) -> None:
+    port = agent_port()
+    agent = await agent_at(port, meta.agrees)
+    gateway = start_gateway(**settings(port, workers=2))
+    assert await tell(gateway, "connect") == 200
+    session = (await agent.call()).session
+    async with (
+        aiohttp.ClientSession() as http,
+        http.delete(
+            f"http://127.0.0.1:{gateway.port}/v1/agents/support/sessions/{session}",
+            headers={"Authorization": "Bearer sk_acme"},
+        ) as answer,
+    ):
+        assert answer.status == 200
+    await eventually(lambda: states(gateway) == {"wacid.1": "ended"}, "it is over")
+    assert gateway.sessions()[0]["reason"] == "stopped"

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Meta's webhook: verification, signatures, bodies, and what is about no call (carriers.md §7)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from gateway.agents.readiness import Readiness
+from gateway.api.whatsapp import WHATSAPP
+from tests.harness.agent import Agent, AgentPort
+from tests.harness.meta import OLD_SECRET, SECRET, answers, call, event, heard_by, signed, tell
+from tests.harness.starts import Worker, working
+from tests.harness.webhooks import send, serving
+
+# Verification
+
+
+def asked(url: str, **given: str) -> str:
+    wanted = {"mode": "subscribe", "challenge": "1158201444", "verify_token": "pk_acme"} | given
+    return f"{url}?{urlencode({f'hub.{name}': value for name, value in wanted.items() if value})}"
+
+
+async def test_the_challenge_is_answered(url: str) -> None:
+    told = await send(asked(url), method="GET")
+    assert (told.status, told.raw) == (200, b"1158201444")
+    assert told.headers["Content-Type"].startswith("text/plain")
+
+
+async def test_a_key_that_was_made_later_verifies(worker: Worker, url: str) -> None:
+    _, key = await worker.services.keyring.create("acme", "public", "meta")
+    assert (await send(asked(url, verify_token=key), method="GET")).status == 200
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"verify_token": ""},
+        {"verify_token": "pk_acm"},
+        {"verify_token": "pk_globex"},
+        {"verify_token": "sk_acme"},
+        {"mode": ""},
+        {"mode": "unsubscribe"},
+        {"challenge": ""},
+        {"challenge": "<script>alert(1)</script>"},
+        {"challenge": "1" * 257},
+    ],
+)
+async def test_nobody_else_is_answered(url: str, given: dict[str, str]) -> None:
+    told = await send(asked(url, **given), method="GET")
+    assert told.status == 403
+    assert told.json["code"] == "403"
+
+
+async def test_a_parameter_twice(url: str) -> None:
+    assert (await send(asked(url) + "&hub.mode=subscribe", method="GET")).status == 400
+
+
+async def test_an_agent_that_is_not_there(url: str) -> None:
+    other = url.replace("/support/", "/other/")
+    assert (await send(asked(other), method="GET")).status == 404
+    assert (await tell(other, event())).status == 404
+
+
+# What is about no call
+
+
+async def test_messages_go_to_an_instance_that_is_ready(
+    worker: Worker, url: str, agents: list[Agent], ports: list[AgentPort]
+) -> None:
+    agents[0].ready = 503
+    await worker.sees(ports[0].url, Readiness.STARTING)
+    told = await tell(url, event(messages=[{"id": "wamid.1", "text": {"body": "hello"}}]))
+    assert (told.status, told.json) == (200, {"status": "success"})
+    heard = await heard_by(agents[1])
+    assert "x-daily-session-id" not in heard.headers
+    assert await worker.records() == []
+
+
+async def test_messages_go_to_another_instance_where_one_is_gone(
+    worker: Worker, url: str, agents: list[Agent], ports: list[AgentPort]
+) -> None:
+    await agents[0].stop()
+    assert (await tell(url, event())).status == 200
+    await heard_by(agents[1])
+
+
+async def test_no_instance_is_ready(
+    worker: Worker, url: str, agents: list[Agent], ports: list[AgentPort]
+) -> None:
+    for agent, port in zip(agents, ports, strict=True):
+        agent.ready = 503
+        await worker.sees(port.url, Readiness.STARTING)
+    assert (await tell(url, event())).status == 504
+
+
+@pytest.mark.parametrize(("status", "body"), [(400, '{"detail":"no"}'), (500, "oh"), (200, "")])
+async def test_the_agents_answer_comes_back(url: str, agents: list[Agent], status: int, body: str) -> None:
+    agents[0].answer = answers(status, body)
+    told = await tell(url, event())
+    assert (told.status, told.raw) == (status, body.encode())
+
+
+async def test_an_answer_without_end(url: str, agents: list[Agent]) -> None:
+    agents[0].answer = answers(200, "x" * 70_000)
+    assert (await tell(url, event())).json["code"] == "agent_failed"
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda raw: {},
+        lambda raw: {"X-Hub-Signature-256": ""},
+        lambda raw: {"X-Hub-Signature-256": signed(raw)["X-Hub-Signature-256"].removeprefix("sha256=")},
+        lambda raw: signed(raw + b" "),
+        lambda raw: signed(raw, "not-our-secret"),
+    ],
+)
+async def test_an_event_that_is_not_metas(
+    worker: Worker, url: str, agents: list[Agent], forge: Callable[[bytes], dict[str, str]]
+) -> None:
+    raw = json.dumps(event(call("connect"))).encode()
+    told = await send(url, raw=raw, **forge(raw))
+    assert (told.status, told.json["code"]) == (403, "403")
+    assert all(agent.calls.empty() for agent in agents)
+    assert await worker.records() == []
+
+
+@pytest.mark.parametrize("secret", [SECRET, OLD_SECRET])
+async def test_either_secret(url: str, agents: list[Agent], secret: str) -> None:
+    raw = json.dumps(event()).encode()
+    assert (await send(url, raw=raw, **signed(raw, secret))).status == 200
+
+
+async def test_without_a_secret_no_signature_is_wanted(
+    tmp_path: Path, settings: dict[str, Any], agents: list[Agent]
+) -> None:
+    del settings["organizations"][0]["whatsapp"]
+    async with working(tmp_path / "open.db", settings) as worker, serving(worker, WHATSAPP) as address:
+        assert (await send(f"{address}/v1/public/webhooks/acme/support/whatsapp", event())).status == 200
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"text"',
+        b'{"entry":1,"entry":2}',
+        b"\xff",
+        json.dumps(event(call("connect") | {"id": 4711})).encode(),
+        json.dumps(event(call("connect") | {"id": ""})).encode(),
+        json.dumps(event(call("connect") | {"id": "wacid\r\n1"})).encode(),
+        json.dumps(event(call("connect") | {"id": "x" * 257})).encode(),
+        json.dumps(event(*(call("connect", f"wacid.{n}") for n in range(17)))).encode(),
+    ],
+)
+async def test_bodies_that_make_no_sense(worker: Worker, url: str, agents: list[Agent], raw: bytes) -> None:
+    told = await send(url, raw=raw, **signed(raw))
+    assert (told.status, told.json["code"]) == (400, "400")
+    assert all(agent.calls.empty() for agent in agents)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"entry": "x"},
+        {"entry": [1, {"changes": 2}, {"changes": [3, {"value": 4}]}]},
+        event(calls={"id": "wacid.1"}),
+        event(calls=["wacid.1"]),
+    ],
+)
+async def test_shapes_that_tell_of_no_call_are_the_agents_affair(
+    url: str, agents: list[Agent], body: Any
+) -> None:
+    assert (await tell(url, body)).status == 200
+    await heard_by(agents[0])
+
+
+async def test_a_body_that_is_too_large(url: str, agents: list[Agent]) -> None:
+    told = await tell(url, event(text="x" * 300_000))
+    assert (told.status, told.json["code"]) == (413, "413")

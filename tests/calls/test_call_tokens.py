@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The token in a document's stream URL: for one call, once, and one socket for one call.
+
+carriers.md §2.1, §3.1, §4.1, §5.1. Two workers, so that whatever is remembered is remembered over both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from gateway.sessions.tokens import Tokens
+from tests.harness.agent import Agent, AgentPort
+from tests.harness.documented import CARRIERS, HOST, Documented, Server, accounts, said, servers, token_of
+from tests.harness.gateway import Gateway, eventually
+from tests.harness.openings import replies
+from tests.harness.telephony import assert_caller_heard, assert_ended, assert_refused
+
+RECONNECTING = ("telnyx", "plivo")
+OTHERS = ("twilio", "exotel")
+
+
+@pytest.fixture(scope="module")
+def made(agent_port: Callable[[], AgentPort]) -> dict[str, Server]:
+    return servers(agent_port)
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    start_gateway: Callable[..., Gateway], support_port: AgentPort, made: dict[str, Server]
+) -> Gateway:
+    """acme wants proof of everybody, globex of nobody; each has an agent with one place."""
+    return start_gateway(
+        server={"public_url": "https://voice.example.com", "workers": 2},
+        organizations=[{"name": "acme", "carriers": accounts(made)}, {"name": "globex"}],
+        agents=[
+            {"name": "support", "organization": name, "instances": [support_port.url], "max_agents": 1}
+            for name in ("acme", "globex")
+        ],
+        limits={"close_timeout": 0.5, "agent_connect_timeout": 5.0},
+    )
+
+
+@pytest.fixture(params=CARRIERS)
+def carrier(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+async def line(gateway: Gateway, made: dict[str, Server], carrier: str) -> AsyncIterator[Documented]:
+    server = made[carrier]
+    server.via = f"http://127.0.0.1:{gateway.port}"
+    await server.start()
+    yield Documented(gateway, server, carrier)
+    await server.stop()
+
+
+async def assert_closed_as(line: Documented, caller: Any, before: int, reason: str) -> None:
+    """Refused on the socket, told once, and never a session."""
+    assert (await caller.closed())[0] == 1008
+    await assert_refused(line.gateway, before, reason)
+
+
+def minted(line: Documented, call_id: str, *, at: float, **claims: Any) -> str:
+    """A stream URL with a token of the gateway's own secret, made at another time."""
+    connection = sqlite3.connect(f"file:{line.gateway.store}?mode=ro", uri=True)
+    (value,) = connection.execute("SELECT value FROM document WHERE kind = 'secret'").fetchone()
+    connection.close()
+    tokens = Tokens(bytes.fromhex(json.loads(value)), SimpleNamespace(documents=None), lambda: at)
+    token = tokens.mint_call("support.acme", "acme", line.carrier, call_id=call_id, **claims)
+    return stream_url(line, token)
+
+
+def stream_url(line: Documented, token: str, organization: str = "acme") -> str:
+    if line.carrier in OTHERS:
+        return f"wss://{HOST}/ws/{line.carrier}/support.{organization}/{token}"
+    return f"wss://{HOST}/ws/{line.carrier}?serviceHost=support.{organization}&token={token}"
+
+
+async def test_for_another_call(line: Documented, support: Agent) -> None:
+    placed = await line.place()
+    before = len(line.gateway.ends())
+    caller = await line.dial(placed.stream_url)
+    assert caller.status == 101
+    for message in said(line.carrier, "somebody-elses-call"):
+        caller.say(message)
+    await assert_closed_as(line, caller, before, "unauthorized")
+    assert support.upgrades == 0
+    # It was not used up by that: the call itself still comes through.
+    caller, call = await line.stream(placed, support)
+    await caller.hang_up()
+    await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
+
+
+async def test_a_connection_that_failed_is_tried_again_with_the_same_url(
+    line: Documented, support: Agent
+) -> None:
+    """carriers.md §4.1, §5.1: the socket that said nothing did not use the token up."""
+    placed = await line.place()
+    first = await line.dial(placed.stream_url)
+    assert first.status == 101
+    await first.leave()
+    caller, call = await line.stream(placed, support)
+    await caller.hang_up()
+    await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
+
+
+async def test_used_again_after_a_good_end(line: Documented, support: Agent) -> None:
+    placed = await line.place()
+    caller, call = await line.stream(placed, support)
+    await caller.hang_up()
+    await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
+    before = len(line.gateway.ends())
+    again = await line.dial(placed.stream_url)
+    for message in said(line.carrier, placed.call_id):
+        again.say(message)
+    await assert_closed_as(line, again, before, "unauthorized")
+    assert support.upgrades == 1
+
+
+@pytest.mark.parametrize("carrier", OTHERS, indirect=True)
+async def test_a_second_socket_is_refused(line: Documented, support: Agent) -> None:
+    placed = await line.place()
+    caller, call = await line.stream(placed, support)
+    again = await line.place(CallSid=placed.call_id)
+    for url in (placed.stream_url, again.stream_url):  # its own, and that of a repeated webhook
+        before = len(line.gateway.ends())
+        second = await line.dial(url)
+        assert second.status == 101
+        for message in said(line.carrier, placed.call_id):
+            second.say(message)
+        await assert_closed_as(line, second, before, "duplicate_call")
+    await assert_caller_heard(caller, [call.say(replies(line.carrier)[0])])
+    await caller.hang_up()
+    await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
+    assert support.upgrades == 1
+
+
+@pytest.mark.parametrize("carrier", RECONNECTING, indirect=True)
+async def test_a_second_socket_takes_over(line: Documented, support: Agent) -> None:
+    """Again and again, and by whichever worker; the agent has one place."""
+    placed = await line.place()
+    caller, call = await line.stream(placed, support)
+    for _ in range(5):
+        second = await line.dial(placed.stream_url)
+        assert second.status == 101
+        taken = await line.opened(second, placed.call_id, support)
+        await assert_ended(line.gateway, call.session, "taken_over", "carrier")
+        assert (await caller.closed())[0] == 1000
+        await call.closed()
+        await caller.leave()
+        caller, call = second, taken
+    await assert_caller_heard(caller, [call.say(replies(line.carrier)[0])])
+    await caller.hang_up()
+    await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
+
+
+@pytest.mark.parametrize("carrier", RECONNECTING, indirect=True)
+async def test_a_broken_socket_is_dialled_again(line: Documented, support: Agent) -> None:
+    placed = await line.place()
+    caller, call = await line.stream(placed, support)
+    caller.reset()
+    await assert_ended(line.gateway, call.session, "carrier_lost", "carrier")
+    caller, call = await line.stream(placed, support)
+    await caller.hang_up()
+    await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
+
+
+async def test_many_at_once_and_one_has_the_call(line: Documented, support: Agent) -> None:
+    placed = await line.place()
+    callers = [await line.dial(placed.stream_url) for _ in range(6)]
+    for caller in callers:
+        for message in said(line.carrier, placed.call_id):
+            caller.say(message)
+
+    def over() -> bool:
+        return len([one for one in line.gateway.ends() if one.get("call_id") == placed.call_id]) == 5
+
+    await eventually(over, "all but one are over")
+    live = [one for one in line.gateway.sessions() if one["call_id"] == placed.call_id]
+    assert [one["ended_at"] for one in live].count(None) == 1
+    if line.carrier in OTHERS:
+        assert support.upgrades == 1
+
+
+async def test_expired(line: Documented, support: Agent) -> None:
+    before = len(line.gateway.ends())
+    caller = await line.dial(minted(line, "call-1", at=time.time() - 301))
+    assert caller.refusal == (403, "unauthorized")
+    await assert_refused(line.gateway, before, "unauthorized")
+    assert line.gateway.ends()[-1]["words"] == "the token is refused: expired"
+    assert support.upgrades == 0
+
+
+@pytest.mark.parametrize("place", [2, 60, 130])
+async def test_changed(line: Documented, support: Agent, place: int) -> None:
+    token = token_of((await line.place()).stream_url)
+    changed = token[:place] + ("A" if token[place] != "A" else "B") + token[place + 1 :]
+    caller = await line.dial(stream_url(line, changed))
+    assert caller.refusal == (403, "unauthorized")
+    assert support.upgrades == 0
+
+
+async def test_for_another_agent(line: Documented, support: Agent) -> None:
+    token = token_of((await line.place()).stream_url)
+    caller = await line.dial(stream_url(line, token, "globex"))
+    assert caller.refusal == (403, "unauthorized")
+    assert support.upgrades == 0
+
+
+async def test_of_an_organisation_that_wants_no_proof(line: Documented, support: Agent) -> None:
+    """The token binds the socket to the call all the same."""
+    placed = await line.place(f"/xml/{line.carrier}?agent=support&org=globex", proven=False)
+    assert placed.answered.status == 200
+    before = len(line.gateway.ends())
+    caller = await line.dial(placed.stream_url, proven=False)
+    for message in said(line.carrier, "another-call"):
+        caller.say(message)
+    await assert_closed_as(line, caller, before, "unauthorized")
+    caller = await line.dial(placed.stream_url, proven=False)
+    call = await line.opened(caller, placed.call_id, support)
+    await caller.hang_up()
+    await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
+
+
+async def test_a_token_that_names_no_call_is_the_first_ones(line: Documented, support: Agent) -> None:
+    """As that of a call out, whose id is not known before the carrier has made it."""
+    first, second = uuid.uuid4().hex, uuid.uuid4().hex
+    url = minted(line, "", at=time.time())
+    caller = await line.dial(url)
+    call = await line.opened(caller, first, support)
+    before = len(line.gateway.ends())
+    other = await line.dial(url)
+    for message in said(line.carrier, second):
+        other.say(message)
+    await assert_closed_as(line, other, before, "unauthorized")
+    await caller.hang_up()
+    await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
+
+
+async def test_of_a_session_that_waits_for_nobody(line: Documented, support: Agent) -> None:
+    call_id = uuid.uuid4().hex
+    url = minted(line, call_id, at=time.time(), session_id=str(uuid.uuid4()))
+    before = len(line.gateway.ends())
+    caller = await line.dial(url)
+    for message in said(line.carrier, call_id):
+        caller.say(message)
+    await assert_closed_as(line, caller, before, "unauthorized")
+    assert support.upgrades == 0
+
+
+@pytest.mark.parametrize("carrier", ["twilio", "telnyx", "plivo"], indirect=True)
+async def test_a_call_whose_gateway_died_comes_back_to_the_other(
+    start_gateway: Callable[..., Gateway],
+    made: dict[str, Server],
+    carrier: str,
+    support_port: AgentPort,
+    support: Agent,
+) -> None:
+    """Its document redirects, so the carrier asks again. The one place was the dead call's."""
+    agent = {"name": "support", "organization": "acme", "instances": [support_port.url], "max_agents": 1}
+    gateway = start_gateway(
+        server={"public_url": "https://voice.example.com", "workers": 2},
+        organizations=[{"name": "acme", "carriers": accounts(made)}],
+        agents=[agent | {"after": "redirect"}],
+    )
+    server = made[carrier]
+    server.via = f"http://127.0.0.1:{gateway.port}"
+    await server.start()
+    try:
+        line = Documented(gateway, server, carrier)
+        placed = await line.place()
+        caller, call = await line.stream(placed, support)
+        owner = gateway.sessions(call.session)[0]["owner"]
+        os.kill(next(one["pid"] for one in gateway.workers() if one["id"] == owner), signal.SIGKILL)
+        gateway.upgrades -= 1  # it does not live to tell its call's end
+        assert await caller.closed() == (1006, "")
+        await eventually(lambda: gateway.listening() == 2, "a worker is started again")
+        await server.stop()  # it may have a connection to the dead worker
+        await server.start()
+        assert placed.document is not None
+        (redirect,) = [verb for verb in placed.document.after if verb.tag == "Redirect"]
+        parts = urlsplit(redirect.text or "")
+        again = await line.place(
+            f"{parts.path}?{parts.query}",
+            **{"CallUUID" if carrier == "plivo" else "CallSid": placed.call_id},
+            **({"method": "POST"} if carrier == "telnyx" else {}),
+        )
+        second = await line.dial(again.stream_url)
+        assert second.status == 101, second.body
+        taken = await line.opened(second, placed.call_id, support)
+        assert taken.session != call.session
+        assert gateway.sessions(call.session)[0]["reason"] == "gateway_lost"
+        await second.hang_up()
+        await assert_ended(gateway, taken.session, "caller_hangup", "caller")
+    finally:
+        await gateway.callers_leave()
+        await server.stop()

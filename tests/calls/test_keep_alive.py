@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Pings on both legs: they cut no frame in two, kill nobody, and their answers go nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.media.frames import LOOK_AT_ALL, Walker
+from gateway.media.keepalive import PAYLOAD, without_pongs
+from tests.harness.agent import Agent, AgentPort
+from tests.harness.frames import BINARY, PING, PONG, TEXT, frame
+from tests.harness.gateway import Gateway, eventually
+from tests.harness.openings import replies, talk
+from tests.harness.peer import Peer
+from tests.harness.telephony import assert_agent_heard, assert_caller_heard, connect, hang_up
+
+INTERVAL_S = 0.2
+
+
+@pytest.fixture(scope="module", params=["on", "off"])
+def accelerator(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, Any]:
+    return {
+        "support": {"sessions_per_instance": 10, "idle_timeout": 1.5},
+        "limits": {"ping_interval": INTERVAL_S},
+    }
+
+
+async def ping(peer: Peer, *, answer: bool = True) -> bytes:
+    """The next thing heard is a ping of the gateway's; gives its payload."""
+    heard = await peer.hear()
+    assert heard.opcode == PING
+    if answer:
+        peer.send(peer.frame(PONG, heard.payload))
+    return bytes(heard.payload)
+
+
+@pytest.mark.parametrize("target", ["/ws/twilio/support.acme", "/ws/generic/support.acme"])
+async def test_both_are_pinged_and_their_answers_go_nowhere(
+    gateway: Gateway, support: Agent, target: str
+) -> None:
+    call = await connect(gateway, support, target)
+    payloads = {await ping(peer) for _ in range(3) for peer in (call.caller, call.agent)}
+    assert len(payloads) == 1
+    # Nobody has to answer, and what is said is heard as it was said, with nothing but pings between.
+    said = [call.caller.say(message) for message in talk("twilio")]
+    heard = b""
+    while not heard.endswith(said[-1]):
+        next_one = await call.agent.hear()
+        if next_one.opcode != PING:
+            heard += next_one.raw
+    assert heard == b"".join(said)
+    # A ping of the agent's own, and the caller's answer to it, pass as ever; so does any other pong.
+    raw = call.agent.frame(PING, b"are you there?")
+    call.agent.send(raw)
+    while (next_one := await call.caller.hear()).payload in payloads:
+        pass
+    assert next_one.raw == raw
+    raw = call.caller.frame(PONG, b"I am")
+    call.caller.send(raw)
+    while (next_one := await call.agent.hear()).payload in payloads:
+        pass
+    assert next_one.raw == raw
+    await hang_up(call)
+
+
+async def test_no_ping_stands_inside_a_frame(gateway: Gateway, support: Agent) -> None:
+    call = await connect(gateway, support)
+    raw = call.caller.frame(TEXT, os.urandom(3000).hex().encode())
+    call.caller.send(raw[:2500])
+    for _ in range(4):  # as long as the caller is pinged four times, the agent is not
+        await ping(call.caller, answer=False)
+    call.caller.send(raw[2500:])
+    while (heard := await call.agent.hear()).opcode == PING:
+        pass  # those from before the frame began
+    assert heard.raw == raw
+    await ping(call.agent)
+    await hang_up(call)
+
+
+async def test_pongs_are_no_words(gateway: Gateway, support: Agent) -> None:
+    """A carrier that only answers pings is as silent as one that does not."""
+    call = await connect(gateway, support)
+    pings = 0
+    while (heard := await call.caller.next()) is not None and heard.opcode == PING:
+        call.caller.send(call.caller.frame(PONG, heard.payload))
+        pings += 1
+    assert heard is not None
+    assert heard.close[0] == 1000
+    assert pings >= 3
+    await eventually(lambda: gateway.ends()[-1]["reason"] == "idle_timeout", "its end is told")
+
+
+@pytest.mark.parametrize("media", ["bytes", "messages"])
+async def test_an_agent_that_answers_nothing_is_lost(
+    start_gateway: Callable[..., Gateway],
+    agent_at: Callable[..., Any],
+    agent_port: Callable[[], AgentPort],
+    accelerator: str,
+    media: str,
+) -> None:
+    port = agent_port()
+    gateway = start_gateway(
+        accelerator=accelerator,
+        agents=[
+            {
+                "name": "support",
+                "organization": "acme",
+                "instances": [port.url],
+                "sessions_per_instance": 2,
+                "media": media,
+            }
+        ],
+        limits={"agent_silence": 0.6, "ping_interval": 0},
+    )
+    agent: Agent = await agent_at(port)
+    lives, frozen = await connect(gateway, agent), await connect(gateway, agent)
+    for _ in range(9):  # three times as long as it may be silent
+        assert await ping(lives.agent) == await ping(lives.agent)
+    assert (await frozen.caller.closed())[0] == 1011
+    end = (await eventually(gateway.ends, "its end is told"))[0]
+    assert (end["session"], end["reason"]) == (frozen.session, "agent_lost")
+    assert "neither a word nor a pong" in end["words"]
+    # The one that answers talks on, and its caller was never pinged.
+    said = [lives.agent.say(message) for message in replies("twilio")]
+    await assert_caller_heard(lives.caller, said)
+    await hang_up(lives)
+    await frozen.agent.leave()
+
+
+async def test_nobody_is_pinged_who_is_not_to_be(
+    start_gateway: Callable[..., Gateway], support: Agent, support_port: AgentPort
+) -> None:
+    agent = {"name": "support", "organization": "acme", "instances": [support_port.url]}
+    gateway = start_gateway(limits={"ping_interval": 0}, agents=[agent])
+    call = await connect(gateway, support)
+    await assert_agent_heard(call.agent, [call.caller.say(message) for message in talk("twilio")])
+    await hang_up(call)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.just((PONG, PAYLOAD)),
+            st.tuples(st.sampled_from([PONG, PING]), st.binary(max_size=20)),
+            st.tuples(st.sampled_from([TEXT, BINARY]), st.binary(max_size=300)),
+        ),
+        max_size=12,
+    ),
+    st.booleans(),
+)
+def test_only_our_pongs_are_cut_out(messages: list[tuple[int, bytes]], masked: bool) -> None:
+    walker = Walker(masked=masked, max_payload=1 << 20, look_below=LOOK_AT_ALL)
+    raw = [frame(opcode, payload, key=b"abcd" if masked else None) for opcode, payload in messages]
+    chunk = walker.feed(b"".join(raw))
+    passing, seen = without_pongs(chunk, walker.seen)
+    kept = [each for each, message in zip(raw, messages, strict=True) if message != (PONG, PAYLOAD)]
+    assert passing == b"".join(kept)
+    assert [passing[at.start : at.end] for at in seen] == kept
+
+
+def test_small_packets_are_not_held_back() -> None:
+    """TCP_NODELAY, on a socket that was accepted and on one that was dialled: the loop sets it."""
+
+    async def both() -> list[int]:
+        loop = asyncio.get_running_loop()
+        accepted: asyncio.Future[asyncio.Transport] = loop.create_future()
+
+        class Far(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                assert isinstance(transport, asyncio.Transport)
+                accepted.set_result(transport)
+
+        server = await loop.create_server(Far, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        dialled, _ = await loop.create_connection(asyncio.Protocol, "127.0.0.1", port)
+        found = [
+            each.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            for each in (dialled, await accepted)
+        ]
+        for each in (dialled, accepted.result()):
+            each.abort()
+        server.close()
+        await server.wait_closed()
+        return found
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert all(runner.run(both()))

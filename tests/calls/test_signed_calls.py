@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Organisations that have accounts with carriers: what is not proven to be a carrier's own reaches no agent.
+
+The carriers sign with their own packages (tests/harness/rest_*.py), for the public URL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from tests.harness import rest_plivo, rest_telnyx, rest_twilio
+from tests.harness.agent import Agent, AgentPort
+from tests.harness.documented import CARRIERS, HOST, Documented, Server, accounts, said, servers
+from tests.harness.gateway import Gateway
+from tests.harness.rest_exotel import API_KEY, API_TOKEN, ExotelServer
+from tests.harness.telephony import assert_ended, assert_refused
+
+SIGNING = ("twilio", "plivo")
+
+
+@pytest.fixture(scope="module")
+def made(agent_port: Callable[[], AgentPort]) -> dict[str, Server]:
+    return servers(agent_port)
+
+
+@pytest.fixture(scope="module")
+def others(agent_port: Callable[[], AgentPort]) -> dict[str, Server]:
+    """The same carriers with another account's secrets."""
+    return {
+        "twilio": rest_twilio.TwilioServer(agent_port(), auth_token="another"),
+        "plivo": rest_plivo.PlivoServer(agent_port(), auth_token="another"),
+        "telnyx": rest_telnyx.TelnyxServer(agent_port()),
+        "exotel": ExotelServer(agent_port(), api_token="another"),
+    }
+
+
+@pytest.fixture(scope="module")
+def settings(made: dict[str, Server]) -> dict[str, Any]:
+    """acme has accounts with all four; nobody else has agents."""
+    return {
+        "server": {"public_url": "https://voice.example.com"},
+        "organizations": [{"name": "acme", "carriers": accounts(made)}],
+    }
+
+
+@pytest.fixture(params=CARRIERS)
+def carrier(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+async def line(gateway: Gateway, made: dict[str, Server], carrier: str) -> AsyncIterator[Documented]:
+    server = made[carrier]
+    server.via = f"http://127.0.0.1:{gateway.port}"
+    await server.start()
+    yield Documented(gateway, server, carrier)
+    await server.stop()
+
+
+def static_url(carrier: str) -> str:
+    """What an operator types in who uses no documents."""
+    if carrier in ("twilio", "exotel"):
+        return f"wss://{HOST}/ws/{carrier}/support.acme"
+    return f"wss://{HOST}/ws/{carrier}?serviceHost=support.acme"
+
+
+async def test_a_call_with_its_document_and_its_signature(line: Documented, support: Agent) -> None:
+    placed = await line.place()
+    assert placed.answered.status == 200, placed.answered
+    assert placed.answered.headers["cache-control"] == "no-store"
+    caller, call = await line.stream(placed, support)
+    await caller.hang_up()
+    await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
+    (record,) = line.gateway.sessions(call.session)
+    assert record["call_id"] == placed.call_id
+
+
+async def test_an_unsigned_webhook_is_403(line: Documented) -> None:
+    placed = await line.place(proven=False)
+    assert placed.answered.status == 403
+    assert placed.answered.json["code"] == "403"
+    assert "not proven" in placed.answered.json["error"]
+
+
+async def test_a_stranger_learns_not_even_which_agents_there_are(line: Documented) -> None:
+    placed = await line.place(f"/xml/{line.carrier}?agent=nobody&org=acme", proven=False)
+    assert placed.answered.status == 403
+    placed = await line.place(f"/xml/{line.carrier}", proven=False)
+    assert placed.answered.status == 403
+
+
+async def test_another_accounts_webhook_is_403(line: Documented, others: dict[str, Server]) -> None:
+    other = others[line.carrier]
+    other.via = line.server.via
+    await other.start()
+    try:
+        url = line.url()
+        if line.carrier == "exotel":
+            url = f"https://{API_KEY}:another@{HOST}/xml/exotel?agent=support&org=acme"
+        placed = await other.place_call(url)
+    finally:
+        await other.stop()
+    assert placed.answered.status == 403
+
+
+async def test_an_unsigned_upgrade_is_403_before_any_agent_is_touched(
+    line: Documented, support: Agent
+) -> None:
+    before = len(line.gateway.ends())
+    caller = await line.dial(static_url(line.carrier), proven=False)
+    assert caller.refusal == (403, "unauthorized")
+    await assert_refused(line.gateway, before, "unauthorized")
+    assert support.upgrades == 0
+
+
+async def test_a_wrong_signature_is_403_before_any_agent_is_touched(
+    line: Documented, others: dict[str, Server], support: Agent
+) -> None:
+    url = static_url(line.carrier)
+    headers = {
+        "twilio": lambda: others["twilio"].upgrade_headers(url),
+        "plivo": lambda: others["plivo"].upgrade_headers(url),
+        "telnyx": lambda: line.server.sign(b""),  # it fits every upgrade, so it proves none
+        "exotel": lambda: line.server.upgrade_headers(f"wss://{API_KEY}:another@{HOST}/"),
+    }[line.carrier]()
+    caller = await line.dial(url, headers=headers)
+    assert caller.refusal == (403, "unauthorized")
+    assert support.upgrades == 0
+
+
+@pytest.mark.parametrize("carrier", SIGNING, indirect=True)
+async def test_a_signature_for_another_url_is_403(line: Documented, support: Agent) -> None:
+    headers = line.server.upgrade_headers(static_url(line.carrier).replace("support", "sales"))
+    caller = await line.dial(static_url(line.carrier), headers=headers)
+    assert caller.refusal == (403, "unauthorized")
+    assert support.upgrades == 0
+
+
+@pytest.mark.parametrize("carrier", SIGNING, indirect=True)
+async def test_a_stolen_url_opens_nothing(line: Documented, support: Agent) -> None:
+    placed = await line.place()
+    caller = await line.dial(placed.stream_url, proven=False)
+    assert caller.refusal == (403, "unauthorized")
+    assert support.upgrades == 0
+
+
+@pytest.mark.parametrize("carrier", ["twilio", "plivo", "exotel"], indirect=True)
+async def test_without_a_document_the_proof_alone_will_do(line: Documented, support: Agent) -> None:
+    url = static_url(line.carrier)
+    shown = None
+    if line.carrier == "exotel":
+        shown = line.server.upgrade_headers(f"wss://{API_KEY}:{API_TOKEN}@{HOST}/")
+    caller = await line.dial(url, headers=shown)
+    assert caller.status == 101, caller.body
+    call = await line.opened(caller, "another-call", support)
+    await caller.hang_up()
+    await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
+
+
+@pytest.mark.parametrize("carrier", SIGNING, indirect=True)
+async def test_an_agent_that_only_start_names(line: Documented, support: Agent) -> None:
+    url = f"wss://{HOST}/ws/{line.carrier}"
+    refused = await line.dial(url, proven=False)
+    assert refused.refusal == (403, "unauthorized"), "everybody wants proof here"
+    caller = await line.dial(url)
+    assert caller.status == 101
+    call = await line.opened(caller, "another-call", support, serviceHost="support.acme")
+    await caller.hang_up()
+    await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
+
+
+async def test_a_call_of_another_account(line: Documented, support: Agent) -> None:
+    placed = await line.place()
+    caller = await line.dial(placed.stream_url)
+    assert caller.status == 101
+    before = len(line.gateway.ends())
+    for message in said(line.carrier, placed.call_id, account="AC-another"):
+        caller.say(message)
+    assert (await caller.closed())[0] == 1008
+    await assert_refused(line.gateway, before, "unauthorized")
+    assert support.upgrades == 0
+
+
+async def test_two_secrets_are_valid_while_one_is_replaced(
+    start_gateway: Callable[..., Gateway],
+    made: dict[str, Server],
+    others: dict[str, Server],
+    agent_at: Callable[..., Any],
+    support_port: AgentPort,
+) -> None:
+    found = accounts(made)
+    for account in found:
+        for name in ("auth_tokens", "public_keys"):
+            if name in account:
+                new = others["telnyx"].public_key if name == "public_keys" else "the-next-one"
+                account[name] = [new, *account[name]]
+    gateway = start_gateway(
+        server={"public_url": "https://voice.example.com"},
+        organizations=[{"name": "acme", "carriers": found}],
+        agents=[{"name": "support", "organization": "acme", "instances": [support_port.url]}],
+    )
+    support = await agent_at(support_port)
+    for carrier in CARRIERS:
+        server = made[carrier]
+        server.via = f"http://127.0.0.1:{gateway.port}"
+        await server.start()
+        try:
+            line = Documented(gateway, server, carrier)
+            caller, call = await line.stream(await line.place(), support)
+            await caller.hang_up()
+            await assert_ended(gateway, call.session, "caller_hangup", "caller")
+        finally:
+            await server.stop()
+
+
+async def test_somebody_elses_proof_is_none(
+    start_gateway: Callable[..., Gateway],
+    agent_at: Callable[..., Any],
+    agent_port: Callable[[], AgentPort],
+    support_port: AgentPort,
+) -> None:
+    """Two organisations; what proves a call for one is nothing to the other, whoever `start` names."""
+    gateway = start_gateway(
+        server={"public_url": "https://voice.example.com"},
+        organizations=[
+            {"name": name, "carriers": [{"carrier": "twilio", "auth_tokens": [f"{name}-secret"]}]}
+            for name in ("acme", "globex")
+        ],
+        agents=[{"name": "support", "organization": "acme", "instances": [support_port.url]}],
+    )
+    support = await agent_at(support_port)
+    globex = rest_twilio.TwilioServer(agent_port(), auth_token="globex-secret")
+    line = Documented(gateway, globex, "twilio")
+    named = await line.dial(static_url("twilio"))
+    assert named.refusal == (403, "unauthorized")
+    caller = await line.dial(f"wss://{HOST}/ws/twilio")
+    assert caller.status == 101, "it may be globex's call, until `start` says whose it is"
+    for message in said("twilio", "CA1", serviceHost="support.acme"):
+        caller.say(message)
+    assert (await caller.closed())[0] == 1008
+    assert support.upgrades == 0

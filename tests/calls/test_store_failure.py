@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The store goes while calls run: a lock, no room on the disk, no right to write, a file that is broken."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.sessions.schema import connect as make_store
+from gateway.sessions.store import StoreFailed
+from tests.harness.agent import Agent, AgentPort
+from tests.harness.gateway import PATCHBAY, Gateway, eventually, toml
+from tests.harness.openings import opening, replies, talk
+from tests.harness.peer import WAIT_S
+from tests.harness.telephony import Call, assert_agent_heard, assert_caller_heard, connect, hang_up
+
+NOBODY = 65534
+
+
+@contextlib.contextmanager
+def locked(gateway: Gateway) -> Iterator[None]:
+    """Another program has the file for itself."""
+    other = sqlite3.connect(gateway.store, isolation_level=None, timeout=WAIT_S)
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        yield
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+
+
+@contextlib.contextmanager
+def full(gateway: Gateway) -> Iterator[None]:
+    """No file of the gateway's may grow beyond what its write-ahead log has now: as on a full disk."""
+    pid = gateway.process.pid
+    size = gateway.store.with_name("patchbay.db-wal").stat().st_size
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+
+
+FAILURES = [locked, full]
+
+
+@pytest.fixture
+def start(start_gateway: Callable[..., Gateway], support_port: AgentPort) -> Callable[[str], Gateway]:
+    agent = {"name": "support", "organization": "acme", "instances": [support_port.url]}
+
+    def with_policy(policy: str) -> Gateway:
+        return start_gateway(
+            store={"on_failure": policy},
+            server={"public_url": "https://voice.example.com"},
+            organizations=[{"name": "acme", "public_keys": ["pk_acme"]}],
+            agents=[agent | {"sessions_per_instance": 3}],
+        )
+
+    return with_policy
+
+
+@pytest.fixture
+async def support(agent_at: Callable[..., Any], support_port: AgentPort) -> Agent:
+    agent: Agent = await agent_at(support_port)
+    return agent
+
+
+async def assert_they_talk(call: Call) -> None:
+    await assert_agent_heard(call.agent, [call.caller.say(message) for message in talk("twilio")])
+    await assert_caller_heard(call.caller, [call.agent.say(message) for message in replies("twilio")])
+
+
+def record(gateway: Gateway, call: Call) -> dict[str, Any]:
+    (found,) = gateway.sessions(call.session)
+    return found
+
+
+@pytest.mark.parametrize("fails", FAILURES)
+async def test_new_calls_are_refused_and_running_ones_go_on(
+    start: Callable[[str], Gateway],
+    support: Agent,
+    fails: Callable[[Gateway], contextlib.AbstractContextManager[None]],
+) -> None:
+    gateway = start("refuse")
+    running, ends = await connect(gateway, support), await connect(gateway, support)
+    await eventually(lambda: record(gateway, ends)["state"] == "running", "both are written")
+    with fails(gateway):
+        refused = await gateway.dial("/ws/twilio/support.acme")
+        for message in opening("twilio"):
+            refused.say(message)
+        code, words = await refused.closed()
+        assert code == 1013
+        assert "does not answer" in words
+        await refused.leave()
+        await assert_they_talk(running)
+        await hang_up(ends)
+        await eventually(lambda: len(gateway.ends()) == 2, "its end is told")
+        assert record(gateway, ends)["ended_at"] is None
+    await eventually(lambda: record(gateway, ends)["state"] == "ended", "its end is written")
+    await assert_they_talk(running)
+    later = await connect(gateway, support)
+    for call in (running, later):
+        await hang_up(call)
+
+
+@pytest.mark.parametrize("fails", FAILURES)
+async def test_calls_are_admitted_without_it(
+    start: Callable[[str], Gateway],
+    support: Agent,
+    fails: Callable[[Gateway], contextlib.AbstractContextManager[None]],
+) -> None:
+    gateway = start("admit")
+    running = await connect(gateway, support)
+    await eventually(lambda: record(gateway, running)["state"] == "running", "it is written")
+    with fails(gateway):
+        over, lasting = await connect(gateway, support), await connect(gateway, support)
+        for call in (running, over, lasting):
+            await assert_they_talk(call)
+        # The agent has three places, here as ever.
+        refused = await gateway.dial("/ws/twilio/support.acme")
+        for message in opening("twilio"):
+            refused.say(message)
+        assert (await refused.closed())[0] == 1013
+        await refused.leave()
+        await hang_up(over)
+        await eventually(lambda: len(gateway.ends()) == 2, "its end is told")
+        assert gateway.ends()[0]["reason"] == "at_capacity"
+        assert [row["id"] for row in gateway.sessions()] == [running.session]
+    await eventually(lambda: gateway.sessions(over.session), "it is written")
+    await eventually(lambda: record(gateway, over)["state"] == "ended", "its end is written")
+    await eventually(lambda: record(gateway, lasting)["state"] == "running", "so is the other")
+    written = record(gateway, over)
+    assert written["admitted_at"] <= written["started_at"] <= written["ended_at"]
+    assert [row["id"] for row in gateway.sessions()] == [running.session, over.session, lasting.session]
+    assert gateway.status()["sessions"]["active"] == 2
+    later = await connect(gateway, support)
+    for call in (running, lasting, later):
+        await hang_up(call)
+    events = [line["event"] for line in gateway.log_lines()]
+    assert events.count("calls are admitted without the session store") == 1
+    assert "session_store_recovered" in events
+
+
+async def test_a_worker_that_dies_meanwhile_is_started_until_it_can_start(
+    start_gateway: Callable[..., Gateway], support_port: AgentPort, support: Agent
+) -> None:
+    """A store that is away when a worker is started again does not end the others."""
+    gateway = start_gateway(
+        server={"workers": 2},
+        agents=[{"name": "support", "organization": "acme", "instances": [support_port.url]}],
+    )
+    call = await connect(gateway, support)
+    carrying = next(
+        worker["pid"] for worker in gateway.workers() if worker["id"] == record(gateway, call)["owner"]
+    )
+    other = next(worker["pid"] for worker in gateway.workers() if worker["pid"] != carrying)
+    gateway.store.with_name("away").mkdir()
+    for file in gateway.directory.glob("patchbay.db*"):
+        file.rename(gateway.store.with_name("away") / file.name)
+    gateway.store.write_bytes(b"no database " * 100)
+    os.kill(other, 9)
+
+    def cannot_start() -> bool:
+        return sum(line["event"] == "cannot start" for line in gateway.log_lines()) >= 2
+
+    await eventually(cannot_start, "it is tried again")
+    await assert_they_talk(call)
+    assert gateway.process.poll() is None
+    gateway.store.unlink()
+    for file in (gateway.store.with_name("away")).iterdir():
+        file.rename(gateway.directory / file.name)
+    await eventually(lambda: gateway.listening() == 2, "it serves again")
+    await hang_up(call)
+
+
+def serve(directory: Path) -> subprocess.CompletedProcess[str]:
+    (directory / "patchbay.toml").write_text(toml({"server": {"port": 0, "log_format": "json"}}))
+    return subprocess.run(
+        [PATCHBAY, "serve", "--config", directory / "patchbay.toml"],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S * 2,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("where", ["header", "schema", "end"])
+def test_a_broken_file_is_named_and_left_alone(where: str, tmp_path: Path) -> None:
+    file = tmp_path / "patchbay.db"
+    connection = make_store(file, 1.0)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    whole = file.read_bytes()
+    broken = {
+        "header": b"\0" * 100 + whole[100:],
+        "schema": whole[:100] + b"\xa5" * 3000 + whole[3100:],
+        "end": whole[: len(whole) // 2],
+    }[where]
+    file.write_bytes(broken)
+    failed = serve(tmp_path)
+    assert failed.returncode == 3
+    assert str(file) in failed.stderr
+    assert "cannot start" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert file.read_bytes() == broken
+    assert [each.name for each in tmp_path.glob("patchbay.db*")] == ["patchbay.db"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else for a moment")
+def test_a_file_that_may_not_be_written(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Permissions mean nothing to root, so the file is opened as nobody."""
+    base = Path("/tmp")  # pytest's own directories are closed to others
+    file = base / f"patchbay-read-only-{os.getpid()}.db"
+    make_store(file, 1.0).close()
+    file.chmod(0o444)
+    before = file.read_bytes()
+    try:
+        os.seteuid(NOBODY)
+        try:
+            with pytest.raises(StoreFailed, match="may not be written"):
+                make_store(file, 1.0)
+        finally:
+            os.seteuid(0)
+        assert file.read_bytes() == before
+    finally:
+        for each in base.glob(f"{file.name}*"):
+            each.unlink()

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Starts a gateway in surroundings that can be made to fail: names, the clock, the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import gateway as harness
+from tests.harness.gateway import Gateway
+
+CLOCK_SOURCE = Path(__file__).with_name("moved_clock.c")
+DISK_KIB = 1024
+NAMESPACES = (["unshare", "--mount"], ["unshare", "--map-root-user", "--mount"])
+"""Own mounts, seen by nobody else: as root, or as anybody where the kernel allows it."""
+
+
+def mounts() -> list[str]:
+    """The command that gives a program mounts of its own; skips the test where nothing does."""
+    if shutil.which("unshare"):
+        for command in NAMESPACES:
+            if subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0:
+                return command
+    pytest.skip("names and disks cannot be made to fail here: mounts of one's own are not allowed")
+
+
+READ = """
+import json, sqlite3, sys
+path, query, values = sys.argv[1:]
+connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
+connection.row_factory = sqlite3.Row
+print(json.dumps([dict(row) for row in connection.execute(query, json.loads(values))]))
+"""
+
+
+def rows_among_the_mounts_of(
+    process: int, store: Path
+) -> Callable[[str, tuple[str, ...]], list[dict[str, Any]]]:
+    """Reads a store that only this process sees: SQLite itself would follow its path to where we are."""
+    user = ["--user", "--preserve-credentials"] if "--map-root-user" in mounts() else []
+    enter = ["nsenter", f"--target={process}", "--mount", *user, sys.executable, "-c", READ, str(store)]
+
+    def rows(query: str, values: tuple[str, ...]) -> list[dict[str, Any]]:
+        ran = subprocess.run([*enter, query, json.dumps(values)], capture_output=True, check=True)
+        found: list[dict[str, Any]] = json.loads(ran.stdout)
+        return found
+
+    return rows
+
+
+class Launcher:
+    """Starts gateways through a script of its own; `start` is the fixture `start_gateway`."""
+
+    def __init__(
+        self, start: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch, directory: Path
+    ) -> None:
+        self._start = start
+        self._monkeypatch = monkeypatch
+        self._directory = directory
+        self._patchbay = harness.PATCHBAY
+
+    def _through(self, lines: str, **tables: Any) -> Gateway:
+        """`lines`: of a shell, the last of which becomes the gateway; `"$@"` are its arguments."""
+        script = self._directory / "patchbay"
+        script.write_text(f'#!/bin/sh\nset -e\nset -- {shlex.quote(str(self._patchbay))} "$@"\n{lines}\n')
+        script.chmod(0o755)
+        with self._monkeypatch.context() as patched:
+            patched.setattr(harness, "PATCHBAY", script)
+            return self._start(**tables)
+
+    def _mounted(self, inside: str, **tables: Any) -> Gateway:
+        """`inside`: what a shell does among mounts of its own before the gateway starts."""
+        inside += 'exec "$@"'
+        return self._through(f'exec {shlex.join(mounts())} sh -ec {shlex.quote(inside)} sh "$@"', **tables)
+
+    def with_names(self, **tables: Any) -> tuple[Gateway, Path]:
+        """A gateway with a file of its own for /etc/hosts, to be written at any time."""
+        hosts, sources = self._directory / "hosts", self._directory / "nsswitch.conf"
+        hosts.write_text("127.0.0.1 localhost\n")
+        sources.write_text("hosts: files\n")
+        inside = "".join(
+            f"mount --bind {shlex.quote(str(file))} /etc/{file.name}; " for file in (hosts, sources)
+        )
+        return self._mounted(inside, **tables), hosts
+
+    def with_a_small_disk(self, **tables: Any) -> tuple[Gateway, Path]:
+        """A gateway whose store lies on a disk of its own, and where that is seen from here."""
+        disk = self._directory / "disk"
+        disk.mkdir()
+        inside = f"mount -t tmpfs -o size={DISK_KIB}k tmpfs {shlex.quote(str(disk))}; "
+        gateway = self._mounted(inside, store={"url": f"sqlite:///{disk}/patchbay.db"}, **tables)
+        vars(gateway)["_rows"] = rows_among_the_mounts_of(gateway.process.pid, disk / "patchbay.db")
+        return gateway, Path(f"/proc/{gateway.process.pid}/root{disk}")
+
+    def with_a_clock(self, **tables: Any) -> tuple[Gateway, Callable[[float], None]]:
+        """A gateway whose wall clock can be moved, by seconds."""
+        compiler = shutil.which("cc")
+        if compiler is None:
+            pytest.skip("the clock cannot be moved here: there is no C compiler")
+        library, offset = self._directory / "moved_clock.so", self._directory / "offset"
+        subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-o", library, CLOCK_SOURCE], check=True)
+        offset.write_bytes(struct.pack("d", 0.0))
+
+        def move(seconds: float) -> None:
+            descriptor = os.open(offset, os.O_WRONLY)
+            os.pwrite(descriptor, struct.pack("d", seconds), 0)
+            os.close(descriptor)
+
+        lines = f"export LD_PRELOAD={shlex.quote(str(library))} MOVED_CLOCK={shlex.quote(str(offset))}"
+        return self._through(f'{lines}\nexec "$@"', **tables), move

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""How the gateways of the suite are set up, and when they are ready to be compared with themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.faults.case import resident
+from tests.harness.agent import Agent, AgentPort
+from tests.harness.gateway import Gateway
+from tests.harness.telephony import assert_next_call_works
+
+LIMITS = {"start_timeout": 0.5, "agent_connect_timeout": 1.0, "stall_timeout": 0.5, "close_timeout": 0.3}
+WAITS = ", ".join(f"`{name}` {seconds:g} s" for name, seconds in LIMITS.items()) + ", `idle_timeout` 1 s"
+FIRST_CALLS = 3
+"""Before the memory is measured."""
+
+
+def agents_at(url: str) -> list[dict[str, Any]]:
+    """support.acme with one place, so that a place not freed is noticed; and others at the same instance."""
+    one = {"organization": "acme", "instances": [url], "max_agents": 1}
+    return [
+        one | {"name": "support"},
+        one | {"name": "quiet", "idle_timeout": 1.0},
+        one | {"name": "reader", "media": "messages"},
+        one | {"name": "pair", "sessions_per_instance": 2},
+        one | {"name": "crowd", "sessions_per_instance": 50},
+    ]
+
+
+async def warmed(gateway: Gateway, bases: dict[int, int], port: AgentPort) -> int:
+    """Lets a gateway serve its first calls, and gives its memory."""
+    if gateway.process.pid not in bases:
+        agent = await Agent(port).start()
+        for _ in range(FIRST_CALLS):
+            await assert_next_call_works(gateway, agent)
+        await gateway.callers_leave()
+        await agent.stop()
+        bases[gateway.process.pid] = resident(gateway)
+    return bases[gateway.process.pid]

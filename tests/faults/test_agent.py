@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The agent breaks: the caller is told or goes on, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.faults import process
+from tests.faults.case import Case
+from tests.faults.launch import Launcher
+from tests.faults.line import FRAME_S, REPLY, Ear
+from tests.faults.port import PromptPort
+from tests.faults.setup import LIMITS, agents_at, warmed
+from tests.harness.agent import Agent, AgentCall, AgentPort, Answer, accepts, answers, hangs, resets
+from tests.harness.frames import CLOSE, TEXT
+from tests.harness.gateway import Gateway, eventually
+
+Cases = Callable[..., Case]
+
+REPLACED = "a lost agent is to be replaced, with sound for the caller meanwhile"
+MESSAGE_BYTES = 1 << 20
+FLOOD_FRAMES = 20_000
+FRAME_OF_DEATH = 12
+PATIENCE_FRAMES = 60
+"""After so many frames of silence, 1.2 s, the caller hangs up."""
+
+
+@pytest.fixture
+def process_at(support_port: AgentPort) -> Iterator[Callable[..., Any]]:
+    """Starts an agent in a process of its own, and ends it after the test."""
+    running = []
+
+    def start(frame: int, sig: int) -> Any:
+        running.append(process.start(support_port, frame, sig))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.kill()
+        one.wait()
+
+
+# Before the call has begun
+
+
+async def test_refuses(case: Cases, agent_at: Any, support_port: AgentPort) -> None:
+    async with case("refuses the connection") as fault:
+        fault.strike()
+        _, ear = await fault.caller()
+        await fault.ends(ear, 1011, "agent_unreachable", "agent")
+        fault.agent = await agent_at(support_port)
+
+
+@contextlib.contextmanager
+def full_queue(port: AgentPort) -> Iterator[None]:
+    """Who connects to this port waits: the queue of those that nobody accepts is full (listen(2))."""
+    with contextlib.ExitStack() as sockets:
+        listening = sockets.enter_context(port.listen())
+        listening.listen(0)
+        for _ in range(4):
+            one = sockets.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", port.number))
+        yield
+
+
+async def test_hangs_in_connect(case: Cases, agent_at: Any, support_port: AgentPort) -> None:
+    async with case("hangs in connect") as fault:
+        with full_queue(support_port):
+            fault.strike()
+            _, ear = await fault.caller()
+            await fault.ends(ear, 1011, "agent_start_timeout", "agent")
+        fault.agent = await agent_at(support_port)
+
+
+BAD_ANSWERS: dict[str, tuple[Answer, str]] = {
+    "takes the connection and says nothing": (hangs, "agent_start_timeout"),
+    "answers 500": (
+        answers(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"),
+        "agent_unreachable",
+    ),
+    "takes the connection and resets it": (resets, "agent_unreachable"),
+    "sends garbage instead of HTTP": (answers(bytes(range(256)) + b"\r\n\r\n"), "agent_unreachable"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ANSWERS)
+async def test_a_bad_answer(case: Cases, support: Agent, name: str) -> None:
+    support.answer, reason = BAD_ANSWERS[name]
+    async with case(name) as fault:
+        fault.agent = support
+        fault.strike()
+        _, ear = await fault.caller()
+        await fault.ends(ear, 1011, reason, "agent")
+
+
+async def test_readyz_says_yes_and_the_socket_no(case: Cases, support: Agent, gateway: Gateway) -> None:
+    async with case("readyz lies: ready, but takes no call") as fault:
+        await eventually(lambda: readiness(gateway) == "ready", "the instance is seen as ready")
+        support.answer = answers(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+        fault.agent = support
+        fault.strike()
+        _, ear = await fault.caller()
+        await fault.ends(ear, 1011, "agent_unreachable", "agent")
+
+
+async def test_readyz_says_no_for_ever(case: Cases, support: Agent, gateway: Gateway) -> None:
+    async with case("readyz lies: never ready") as fault:
+        support.ready = 503
+        await eventually(lambda: readiness(gateway) == "starting", "the instance is seen as starting")
+        fault.agent = support
+        fault.strike()
+        _, ear = await fault.caller()
+        await fault.ends(ear, 1011, "agent_start_timeout", "agent")
+        support.ready = 200
+
+
+def readiness(gateway: Gateway) -> str:
+    said = [line["readiness"] for line in gateway.log_lines() if line["event"] == "instance"]
+    return said[-1] if said else ""
+
+
+# In the middle of the call
+
+
+async def is_lost(fault: Case, ear: Ear) -> None:
+    """How the call of a lost agent ends is for the row to say; without another agent it does."""
+    if await fault.ends_somehow(ear) == "agent_lost" and not ear.holding:
+        fault.asked = REPLACED
+
+
+async def test_takes_the_call_and_resets(case: Cases, support: Agent) -> None:
+    async def resets_at_once(agent: Agent, call: AgentCall) -> None:
+        await accepts(agent, call)
+        await call.next()
+        call.reset()
+
+    support.answer = resets_at_once
+    async with case("takes the call and resets it") as fault:
+        fault.agent = support
+        fault.strike()
+        _, ear = await fault.caller()
+        await is_lost(fault, ear)
+
+
+async def test_dies_at_a_frame(case: Cases, process_at: Any, agent_at: Any, support_port: AgentPort) -> None:
+    async with case(f"its process is killed at frame {FRAME_OF_DEATH}") as fault:
+        process_at(FRAME_OF_DEATH, signal.SIGKILL)
+        fault.strike()
+        _, ear = await fault.caller()
+        await is_lost(fault, ear)
+        assert ear.sounds == FRAME_OF_DEATH
+        fault.agent = await agent_at(support_port)
+
+
+async def test_freezes(case: Cases, process_at: Any, agent_at: Any, support_port: AgentPort) -> None:
+    async with case("its process freezes") as fault:
+        frozen = process_at(FRAME_OF_DEATH, signal.SIGSTOP)
+        caller, ear = await fault.caller()
+        await ear.until(FRAME_OF_DEATH)
+        await asyncio.to_thread(os.waitid, os.P_PID, frozen.pid, os.WSTOPPED | os.WNOWAIT)
+        fault.strike()
+        for _ in range(PATIENCE_FRAMES):  # the caller goes on talking
+            if ear.close is None:
+                caller.say(REPLY)
+                await asyncio.sleep(FRAME_S)
+        patient = ear.close is None
+        if patient:
+            caller.send(caller.close_frame(1000))
+        await fault.ends_somehow(ear)
+        if patient and not ear.holding:
+            fault.heard = "sound, then nothing until it hung up"
+            fault.asked = f"{REPLACED}; nobody noticed that it is frozen, so the gap is the caller's patience"
+        frozen.kill()
+        fault.agent = await agent_at(support_port)
+
+
+async def test_stops_reading(case: Cases, agent_at: Any, support_port: AgentPort) -> None:
+    support = await agent_at(support_port, receive_buffer=4096, read_ahead=4096)
+    async with case("stops reading while the carrier floods") as fault:
+        fault.agent = support
+        caller, ear = await fault.caller()
+        await support.call()
+        fault.strike()
+        pouring = asyncio.create_task(caller.pour_on(caller.frame(TEXT, REPLY.encode()) * 100))
+        await fault.ends(ear, 1011, "agent_stalled", "agent")
+        pouring.cancel()
+        assert fault.grown <= MESSAGE_BYTES * 16, "what is not read is not kept"
+
+
+async def test_floods(case: Cases, support: Agent) -> None:
+    async with case(f"floods: {FLOOD_FRAMES} frames at once") as fault:
+        talk = await fault.talk(support, agent_speaks=False)
+        fault.strike()
+        piece = talk.agent.frame(TEXT, REPLY.encode()) * 100
+        for _ in range(FLOOD_FRAMES // 100):
+            await talk.agent.pour(piece)
+        await talk.ear.until(FLOOD_FRAMES)
+        talk.agent.send(talk.agent.close_frame(1000))
+        await fault.ends(talk.ear, 1000, "agent_ended", "agent")
+        fault.heard = "all of it, then 1000"
+
+
+async def test_sends_garbage(case: Cases, support: Agent) -> None:
+    async with case("sends bytes that are no frames") as fault:
+        talk = await fault.talk(support)
+        talk.silence()
+        fault.strike()
+        talk.agent.send(b"\xff\xfe\xfd garbage")
+        await fault.ends(talk.ear, 1011, "agent_protocol_error", "agent")
+
+
+async def test_sends_text_that_is_no_message(case: Cases, support: Agent) -> None:
+    """Carriers put up with it or close; what must not pass is kept back by the coupling through messages."""
+    async with case('sends text that is no message (`media = "messages"`)') as fault:
+        talk = await fault.talk(support, "/ws/twilio/reader.acme")
+        fault.strike()
+        for garbage in (b"hello", b"{}", b"[" * 100_000, b'{"event":"\xff"}'):
+            talk.agent.send(talk.agent.frame(TEXT, garbage))
+        await talk.ear.until(talk.ear.sounds + 10)
+        assert set(talk.ear.texts) == {REPLY.encode()}
+        fault.hears(talk.ear, told=False)
+        fault.heard = "its sound, and nothing of the garbage"
+        await talk.hang_up()
+        await fault.over("caller_hangup", "caller")
+
+
+async def test_sends_large_frames(case: Cases, support: Agent) -> None:
+    async with case("sends frames of 1 MiB") as fault:
+        talk = await fault.talk(support, agent_speaks=False)
+        fault.strike()
+        for _ in range(5):
+            await talk.agent.pour(talk.agent.frame(TEXT, b"x" * MESSAGE_BYTES))
+        await talk.ear.until(5)
+        talk.agent.send(talk.agent.close_frame(1000))
+        await fault.ends(talk.ear, 1000, "agent_ended", "agent")
+        fault.heard = "all of them, then 1000"
+
+
+async def test_sends_too_large_a_frame(case: Cases, support: Agent) -> None:
+    async with case("sends a frame of 1 MiB and a byte") as fault:
+        talk = await fault.talk(support)
+        talk.silence()
+        fault.strike()
+        talk.agent.send(talk.agent.frame(TEXT, b"x" * (MESSAGE_BYTES + 1)))
+        await fault.ends(talk.ear, 1011, "agent_protocol_error", "agent")
+
+
+CLEAN = (1000, 1001)
+CODES = (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4003, 4999)
+
+
+@pytest.mark.parametrize("code", CODES)
+async def test_closes(case: Cases, support: Agent, code: int) -> None:
+    async with case(f"closes with {code}") as fault:
+        talk = await fault.talk(support)
+        talk.silence()
+        fault.strike()
+        talk.agent.send(talk.agent.close_frame(code))
+        reason = "agent_ended" if code in CLEAN else "agent_failed"
+        await fault.ends(talk.ear, code, reason, "agent")
+
+
+async def test_closes_without_a_code(case: Cases, support: Agent) -> None:
+    async with case("closes without a code") as fault:
+        talk = await fault.talk(support)
+        talk.silence()
+        fault.strike()
+        talk.agent.send(talk.agent.frame(CLOSE))
+        await fault.ends(talk.ear, 1005, "agent_ended", "agent")
+
+
+@pytest.mark.parametrize("code", [999, 1005, 1006, 5000])
+async def test_closes_with_a_code_that_nobody_may_send(case: Cases, support: Agent, code: int) -> None:
+    async with case(f"closes with {code}, which nobody may send") as fault:
+        talk = await fault.talk(support)
+        talk.silence()
+        fault.strike()
+        talk.agent.send(talk.agent.close_frame(code))
+        await fault.ends(talk.ear, 1011, "agent_protocol_error", "agent")
+
+
+# Its name
+
+
+@pytest.fixture
+def named(launcher: Launcher, support_port: AgentPort) -> tuple[Gateway, Callable[[str | None], None]]:
+    """A gateway whose instance is known by a name, and what sets the name's address; None takes it away."""
+    gateway, hosts = launcher.with_names(
+        agents=agents_at(f"http://agent.test:{support_port.number}"), limits=LIMITS
+    )
+
+    def resolves_to(address: str | None) -> None:
+        hosts.write_text("127.0.0.1 localhost\n" + (f"{address} agent.test\n" if address else ""))
+
+    resolves_to("127.0.0.1")
+    return gateway, resolves_to
+
+
+async def test_its_name_resolves_no_more(
+    case: Cases, named: Any, bases: dict[int, int], support_port: AgentPort, agent_at: Any
+) -> None:
+    gateway, resolves_to = named
+    before = await warmed(gateway, bases, support_port)
+    support = await agent_at(support_port)
+    async with case("its name resolves no more", of=gateway, before=before) as fault:
+        fault.agent = support
+        resolves_to(None)
+        fault.strike()
+        _, ear = await fault.caller()
+        await fault.ends(ear, 1011, "agent_unreachable", "agent")
+        resolves_to("127.0.0.1")
+
+
+async def test_its_name_changes(
+    case: Cases, named: Any, bases: dict[int, int], support_port: AgentPort, agent_at: Any
+) -> None:
+    """The call that runs stays where it is; the next goes to the new address."""
+    gateway, resolves_to = named
+    before = await warmed(gateway, bases, support_port)
+    old, new = await agent_at(support_port), await agent_at(PromptPort(support_port.number, "127.0.0.2"))
+    async with case("its name changes to another address", of=gateway, before=before) as fault:
+        talk = await fault.talk(old)
+        resolves_to("127.0.0.2")
+        fault.strike()
+        await talk.ear.until(talk.ear.sounds + 10)
+        fault.hears(talk.ear, told=False)
+        fault.heard = "sound, from where it was"
+        await talk.hang_up()
+        await fault.over("caller_hangup", "caller")
+        fault.agent = new
+        fault.next_call = "works, at the new address"

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The carrier breaks, or the network before it: the agent is told, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.faults.case import Case
+from tests.faults.line import REPLY, SOUND
+from tests.harness.agent import Agent, hangs
+from tests.harness.frames import BINARY, PING, TEXT
+from tests.harness.openings import opening
+from tests.harness.openings import talk as says
+
+Cases = Callable[..., Case]
+
+FLOOD_FRAMES = 20_000
+BOUND = 16 << 20
+"""Bytes of memory that one bad side may cost."""
+
+TURN_FRAMES = 10
+"""Frames after which a call that goes on is seen to go on."""
+
+
+# It leaves
+
+
+@pytest.mark.parametrize(("fault_name", "how"), [("resets", "reset"), ("half-closes", "half_close")])
+async def test_leaves_without_a_close(case: Cases, support: Agent, fault_name: str, how: str) -> None:
+    async with case(fault_name) as fault:
+        talk = await fault.talk(support)
+        talk.silence()
+        fault.strike()
+        getattr(talk.caller, how)()
+        assert await talk.agents_ear.closed() == (1011, "the carrier's socket was lost without a close")
+        await fault.over("carrier_lost", "carrier")
+        fault.heard = "sound, then it was gone"
+
+
+# It does not read, or says nothing
+
+
+async def test_stops_reading(case: Cases, support: Agent) -> None:
+    async with case("stops reading while the agent floods") as fault:
+        talk = await fault.talk(support, agent_speaks=False)
+        await talk.ear.stop()
+        fault.strike()
+        pouring = asyncio.create_task(talk.agent.pour_on(talk.agent.frame(TEXT, REPLY.encode()) * 100))
+        assert (await talk.agents_ear.closed())[0] == 1011
+        pouring.cancel()
+        assert fault.grown <= BOUND, "what is not read is not kept"
+        await fault.over("carrier_stalled", "carrier")
+        fault.heard = "what it read"
+
+
+async def test_sends_no_opening(case: Cases, support: Agent) -> None:
+    async with case("sends nothing, not even its opening") as fault:
+        fault.agent = support
+        fault.strike()
+        _, ear = await fault.caller(messages=[])
+        await fault.ends(ear, 1008, "bad_opening", "carrier")
+
+
+async def test_falls_silent(case: Cases, support: Agent) -> None:
+    async with case("falls silent in the call") as fault:
+        talk = await fault.talk(support, "/ws/twilio/quiet.acme")
+        talk.silence()
+        fault.strike()
+        await fault.ends(talk.ear, 1000, "idle_timeout", "gateway")
+
+
+# It sends what it should not
+
+
+GARBAGE = {
+    "bytes that are no frames": lambda peer: peer.send(b"\xff" * 64),
+    "a frame that is not masked": lambda peer: peer.send(peer.frame(TEXT, b"{}", key=None)),
+    "a frame with a reserved opcode": lambda peer: peer.send(peer.frame(0x3, b"x")),
+    "a ping of 126 bytes": lambda peer: peer.send(peer.frame(PING, bytes(126))),
+}
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+async def test_sends_garbage(case: Cases, support: Agent, name: str) -> None:
+    async with case(f"sends {name}") as fault:
+        talk = await fault.talk(support)
+        talk.silence()
+        fault.strike()
+        GARBAGE[name](talk.caller)
+        await fault.ends(talk.ear, 1002, "carrier_protocol_error", "carrier")
+        assert (await talk.agents_ear.closed())[0] == 1011
+
+
+BAD_OPENINGS = {
+    "text that is no JSON": ["hello"],
+    "media before `start`": [SOUND],
+    "`connected` twice": [opening("twilio")[0]] * 2,
+}
+
+
+@pytest.mark.parametrize("name", BAD_OPENINGS)
+async def test_opens_with_garbage(case: Cases, support: Agent, name: str) -> None:
+    async with case(f"opens with {name}") as fault:
+        fault.agent = support
+        fault.strike()
+        _, ear = await fault.caller(messages=BAD_OPENINGS[name])
+        await fault.ends(ear, 1008, "bad_opening", "carrier")
+
+
+async def goes_on(fault: Case, talk: Any, heard: str) -> None:
+    """Both still hear each other; then the caller hangs up, and the row says what was heard."""
+    await talk.ear.until(talk.ear.sounds + TURN_FRAMES)
+    await talk.agents_ear.until(talk.agents_ear.sounds + TURN_FRAMES)
+    fault.hears(talk.ear, told=False)
+    fault.heard = heard
+    await talk.hang_up()
+    await fault.over("caller_hangup", "caller")
+
+
+NO_MESSAGES = (b"hello", b"{}", b"[" * 100_000, b'{"event":"\xff"}', b'{"event":"media","media":{}}')
+
+
+async def test_sends_text_that_is_no_message(case: Cases, support: Agent) -> None:
+    async with case('sends text that is no message (`media = "messages"`)') as fault:
+        talk = await fault.talk(support, "/ws/twilio/reader.acme")
+        fault.strike()
+        for garbage in NO_MESSAGES:
+            talk.caller.send(talk.caller.frame(TEXT, garbage))
+        talk.caller.send(talk.caller.frame(BINARY, b"\x00\xff"))
+        await goes_on(fault, talk, "sound; the agent none of the garbage")
+        assert set(talk.agents_ear.texts) == {SOUND.encode()}
+
+
+async def test_sends_text_that_is_no_message_as_bytes(case: Cases, support: Agent) -> None:
+    """What passes as bytes is not looked at: an agent that cannot bear it asks for messages."""
+    async with case("sends text that is no message") as fault:
+        talk = await fault.talk(support)
+        fault.strike()
+        for garbage in NO_MESSAGES[:2]:
+            talk.caller.send(talk.caller.frame(TEXT, garbage))
+        await goes_on(fault, talk, "sound; the agent all of it, as it came")
+        assert set(talk.agents_ear.texts) == {SOUND.encode(), *NO_MESSAGES[:2]}
+
+
+def numbered(first: int) -> list[bytes]:
+    """Media messages that can be told apart."""
+    return [
+        SOUND.replace('"chunk": "', f'"chunk": "{number}0').encode() for number in range(first, first + 6)
+    ]
+
+
+async def test_duplicates(case: Cases, support: Agent) -> None:
+    async with case("says each frame twice") as fault:
+        talk = await fault.talk(support, caller_speaks=False)
+        fault.strike()
+        twice = [message for message in numbered(1) for _ in range(2)]
+        for message in twice:
+            talk.caller.send(talk.caller.frame(TEXT, message))
+        await talk.agents_ear.until(len(twice))
+        assert talk.agents_ear.texts == twice
+        await leaves(fault, talk, "sound; the agent each frame twice")
+
+
+async def test_reorders(case: Cases, support: Agent) -> None:
+    """Telnyx's may come so (carriers.md §3.2), and an agent that asks for messages wants them in order."""
+    async with case('says frames out of order (Telnyx, `media = "messages"`)') as fault:
+        talk = await fault.talk(support, "/ws/telnyx/reader.acme", caller_speaks=False)
+        fault.strike()
+        in_order = [telnyx_sound(number) for number in range(1, 7)]
+        for place in (1, 0, 3, 2, 5, 4):
+            talk.caller.send(talk.caller.frame(TEXT, in_order[place]))
+        await talk.agents_ear.until(len(in_order))
+        assert sorted(talk.agents_ear.texts) == sorted(in_order)
+        ordered = talk.agents_ear.texts == in_order
+        if not ordered:
+            fault.asked = "Telnyx's frames are to be put in order, within a bounded window"
+        await leaves(fault, talk, f"sound; the agent the frames {'in order' if ordered else 'as they came'}")
+
+
+def telnyx_sound(number: int) -> bytes:
+    """Telnyx's media message of this number, the first behind `start` being 1."""
+    message = next(json.loads(said) for said in says("telnyx") if json.loads(said)["event"] == "media")
+    message["sequence_number"] = str(number + 1)
+    message["media"]["chunk"] = str(number)
+    return json.dumps(message).encode()
+
+
+async def test_repeats_the_opening(case: Cases, support: Agent) -> None:
+    async with case("repeats its opening in the call") as fault:
+        talk = await fault.talk(support, caller_speaks=False)
+        fault.strike()
+        said = [message.encode() for message in opening("twilio")]
+        for message in said:
+            talk.caller.send(talk.caller.frame(TEXT, message))
+        await talk.agents_ear.until(len(said))
+        assert talk.agents_ear.texts == said
+        await leaves(fault, talk, "sound; the agent the second opening, too")
+
+
+async def leaves(fault: Case, talk: Any, heard: str) -> None:
+    """The caller has heard sound all the while, and hangs up."""
+    await talk.ear.until(talk.ear.sounds + TURN_FRAMES)
+    fault.hears(talk.ear, told=False)
+    fault.heard = heard
+    await talk.hang_up()
+    await fault.over("caller_hangup", "caller")
+
+
+async def test_opens_a_second_socket(case: Cases, support: Agent) -> None:
+    """A reconnect, as the gateway takes it today: a call of its own, or the same call again."""
+    asked = "a second socket of the same call is to continue the session"
+    async with case("opens a second socket for the same call") as fault:
+        first = await fault.talk(support, "/ws/twilio/pair.acme")
+        fault.strike()
+        second = await fault.talk(support, "/ws/twilio/pair.acme")
+        heard = second.agents_ear.sounds
+        await second.agents_ear.until(heard + TURN_FRAMES)
+        fault.hears(second.ear, told=False)
+        if first.ear.close is None:
+            fault.heard, fault.asked = "sound, on both sockets", asked
+            await first.hang_up()
+        else:
+            fault.heard = f"sound; the first socket {first.ear.close[0]}"
+        await second.hang_up()
+        ends = await fault.all_over(2)
+        fault.ended = ", then ".join(f"`{end['reason']}` ({end['side']})" for end in ends)
+
+
+# It floods
+
+
+async def test_floods(case: Cases, support: Agent) -> None:
+    async with case(f"floods: {FLOOD_FRAMES} frames at once") as fault:
+        talk = await fault.talk(support, caller_speaks=False)
+        fault.strike()
+        piece = talk.caller.frame(TEXT, SOUND.encode()) * 100
+        for _ in range(FLOOD_FRAMES // 100):
+            await talk.caller.pour(piece)
+        await talk.agents_ear.until(FLOOD_FRAMES)
+        await leaves(fault, talk, "sound; the agent all of the flood")
+
+
+async def test_floods_its_opening(case: Cases, support: Agent) -> None:
+    async with case("floods before `start`") as fault:
+        fault.agent = support
+        fault.strike()
+        caller, ear = await fault.caller(messages=opening("twilio")[:1])
+        caller.send(caller.frame(TEXT, b" " * (1 << 20)))
+        await fault.ends(ear, 1009, "too_large", "tenant")
+
+
+async def test_floods_while_the_agent_starts(case: Cases, support: Agent) -> None:
+    async with case("floods while the agent starts") as fault:
+        support.answer = hangs
+        fault.agent = support
+        fault.strike()
+        caller, ear = await fault.caller()
+        await support.asks()
+        pouring = asyncio.create_task(caller.pour_on(caller.frame(TEXT, SOUND.encode()) * 100))
+        await fault.ends(ear, None, "agent_start_timeout", "agent")
+        pouring.cancel()
+        assert fault.grown <= BOUND, "what comes early is kept up to a limit"

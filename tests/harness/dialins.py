@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A caller on hold at Daily: what Daily sends, and what the agent does about it (carriers.md §6)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import aiohttp
+
+from tests.harness.bot import BotCall
+from tests.harness.daily_numbers import signed
+from tests.harness.webhooks import Told, send
+
+SECRET = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+OLD_SECRET = "b2xkc2VjcmV0b2xkc2VjcmV0b2xkc2VjcmV0b2xkISE="
+
+
+async def ring(url: str, call: Any, *, secret: str = SECRET, **headers: str) -> Told:
+    """Daily tells of a caller."""
+    raw = json.dumps(call).encode()
+    return await send(url, raw=raw, **(signed(secret, raw) | headers))
+
+
+async def take_off_hold(bot: BotCall, sip_uri: str) -> int:
+    """As Pipecat does when the room is ready to be called (carriers.md §6.5)."""
+    told = bot.json["dialin_settings"]
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(
+            f"{bot.json['daily_api_url']}/dialin/pinlessCallUpdate",
+            headers={"Authorization": f"Bearer {bot.json['daily_api_key']}"},
+            json={"callId": told["call_id"], "callDomain": told["call_domain"], "sipUri": sip_uri},
+        ) as answer,
+    ):
+        return answer.status
+
+
+def told_of_dialins(lines: list[Any]) -> list[Any]:
+    """The log lines that tell of dial-ins."""
+    return [line for line in lines if line["event"].startswith("dialin")]

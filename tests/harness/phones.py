@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Telephones behind the carriers' servers for tests: they ring, are answered or not, and talk on a stream.
+
+One class for all four carriers, so that a test of calls out is written once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+from urllib.parse import urlsplit
+
+from tests.harness.caller import Caller
+from tests.harness.gateway import Gateway, eventually
+from tests.harness.openings import opening_messages
+from tests.harness.rest_accounts import SERVERS
+from tests.harness.rest_exotel import ExotelServer
+from tests.harness.rest_plivo import PlivoServer
+from tests.harness.rest_server import RestServer
+from tests.harness.rest_telnyx import TelnyxServer
+from tests.harness.rest_twilio import TwilioServer
+
+CALL_IDS = {"twilio": "callSid", "telnyx": "call_control_id", "plivo": "callId", "exotel": "call_sid"}
+ACCOUNTS = {"twilio": "accountSid", "exotel": "account_sid"}
+TELNYX_CAUSES = {
+    "busy": "user_busy",
+    "no-answer": "timeout",
+    "failed": "call_rejected",
+    "completed": "normal_clearing",
+}
+
+
+class Phone:
+    """One call out as the called party has it."""
+
+    def __init__(self, carrier: str, server: Any, call: Any) -> None:
+        self.carrier = carrier
+        self.server = server
+        self.call = call
+
+    @property
+    def call_id(self) -> str:
+        names = {"twilio": "sid", "telnyx": "id", "plivo": "uuid", "exotel": "sid"}
+        return str(getattr(self.call, names[self.carrier]))
+
+    @property
+    def hung_up(self) -> bool:
+        """Whether its carrier was asked to end the call, and did."""
+        match self.server:
+            case TwilioServer():
+                return self.call.resource["status"] in ("canceled", "completed")
+            case TelnyxServer():
+                return bool(self.call.state == "ended")
+            case _:
+                return bool(self.call.state == "over")
+
+    async def rings(self) -> None:
+        """Tells the gateway that it rings."""
+        match self.server:
+            case TwilioServer():
+                told = await self.server.progress(self.call, "ringing")
+            case TelnyxServer():
+                told = await self.server.event(self.call, "call.initiated")
+            case PlivoServer():
+                told = await self.server.ring(self.call)
+            case ExotelServer():
+                told = await self.server.callback(self.call, "ringing", "in-progress")
+        assert told is not None
+        assert told.status == 200, told.text
+
+    async def answered(self) -> str:
+        """Somebody takes the call, the gateway is told; gives where the stream goes."""
+        match self.server:
+            case TwilioServer():
+                placed = await self.server.answer(self.call)
+                told = await self.server.progress(self.call, "in-progress")
+                url = placed.stream_url
+            case TelnyxServer():
+                told = await self.server.event(self.call, "call.answered")
+                url = self.call.body["stream_url"]
+            case PlivoServer():
+                placed = await self.server.answer(self.call)
+                told, url = placed.answered, placed.stream_url
+            case ExotelServer():
+                told = await self.server.callback(self.call, "answered", "in-progress")
+                url = self.call.stream_url
+        assert told is not None
+        assert told.status == 200, told.text
+        return str(url)
+
+    async def over(self, status: str = "completed") -> None:
+        """Tells the gateway how the call ended: completed, busy, no-answer or failed."""
+        match self.server:
+            case TwilioServer():
+                told = await self.server.progress(self.call, status)
+            case TelnyxServer():
+                cause = TELNYX_CAUSES[status]
+                told = await self.server.event(self.call, "call.hangup", hangup_cause=cause)
+            case PlivoServer():
+                told = await self.server.hung_up(self.call, status)
+            case ExotelServer():
+                told = await self.server.callback(self.call, "terminal", status)
+        assert told is not None
+        assert told.status == 200, told.text
+
+    async def opens(
+        self, gateway: Gateway, url: str, *, call_id: str | None = None
+    ) -> tuple[Caller, list[bytes]]:
+        """Opens the stream at the URL; gives its socket, and what was said there as frames."""
+        parts = urlsplit(url)
+        target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        headers = self.server.upgrade_headers(url)
+        caller = await gateway.dial(target, host=parts.netloc, headers=headers)
+        said = []
+        if caller.status == 101:
+            said = [caller.say(message) for message in self.opening(call_id or self.call_id)]
+        return caller, said
+
+    def opening(self, call_id: str) -> list[str]:
+        messages = opening_messages(self.carrier)
+        start = messages[-1]["start"]
+        start[CALL_IDS[self.carrier]] = call_id
+        if self.carrier in ACCOUNTS:
+            start[ACCOUNTS[self.carrier]] = self.server.account
+        return [json.dumps(message) for message in messages]
+
+
+async def phone_of(carrier: str, server: RestServer, before: int = 0) -> Phone:
+    """The telephone that the next call out rings; `before`: calls that there were already."""
+    calls: Any = server.calls  # type: ignore[attr-defined]
+    await eventually(lambda: len(calls) > before, "the carrier is asked for a call")
+    return Phone(carrier, server, list(calls.values())[before])
+
+
+def server_of(carrier: str, port: Any, via: str) -> Any:
+    return SERVERS[carrier](port, via=via)
+
+
+async def all_started(servers: dict[str, Any]) -> None:
+    await asyncio.gather(*(server.start() for server in servers.values()))

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""More of a worker's API at work, beside its start: other operations on a port of their own; any request."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from gateway.api.edge import Edge
+from gateway.api.kernel import routes
+from gateway.api.operation import Operation
+from tests.harness.peer import WAIT_S
+from tests.harness.starts import Worker
+
+
+@dataclass
+class Told:
+    """An answer. `raw`: its body."""
+
+    status: int
+    headers: Any
+    raw: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.raw)
+
+
+async def send(
+    url: str, body: Any = None, *, raw: bytes | None = None, method: str = "POST", **headers: str
+) -> Told:
+    """One request on a connection of its own. `body`: JSON, `raw`: any bytes; header names as they are."""
+    data = json.dumps(body).encode() if raw is None else raw
+    given = {"Content-Type": "application/json"} | headers
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WAIT_S * 2)) as http,
+        http.request(
+            method, url, data=None if method == "GET" else io.BytesIO(data), headers=given
+        ) as answer,
+    ):
+        return Told(answer.status, answer.headers, await answer.read())
+
+
+@asynccontextmanager
+async def serving(worker: Worker, operations: Iterable[Operation]) -> AsyncIterator[str]:
+    """The worker's other operations; the URL in front of their paths. It ends as the server does."""
+    app = Starlette(routes=routes(operations, worker.services), middleware=[Middleware(Edge)])
+    listening = socket.socket(proto=socket.IPPROTO_TCP)
+    with listening:
+        listening.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(
+            app,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=0,
+        )
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(sockets=[listening])
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            await server.shutdown([listening])

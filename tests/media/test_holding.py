@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Holding sound against a held clock: its pace, its pieces, its end."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from gateway.media import frames
+from gateway.media.frames import Walker
+from gateway.media.holding import AHEAD_S, TICK_S, Holding, Pacer
+from gateway.media.sound import Sounds
+from serializers.events import AudioFormat, Clear, Media, Start
+from serializers.registry import DIALECTS
+from tests.harness.openings import CARRIERS
+
+FORMATS = [
+    *(("twilio", AudioFormat()), ("telnyx", AudioFormat()), ("telnyx", AudioFormat("alaw"))),
+    *(("plivo", AudioFormat()), ("plivo", AudioFormat("linear16", 16000))),
+    *(("exotel", AudioFormat("linear16", rate)) for rate in (8000, 16000, 24000)),
+]
+
+
+class HeldLoop:
+    """A loop whose time moves when a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.due: list[tuple[float, Any]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, callback: Any) -> object:
+        self.due.append((when, callback))
+        return callback
+
+    def pass_time(self, seconds: float, *, late: float = 0.0) -> None:
+        """Everything that is due happens, each `late` seconds after its time."""
+        until = self.now + seconds
+        while self.due and self.due[0][0] + late <= until:
+            when, callback = self.due.pop(0)
+            self.now = max(self.now, when + late)
+            callback()
+        self.now = until
+
+
+@dataclass
+class Carrier:
+    """The carrier's end: what it was sent, and when."""
+
+    loop: HeldLoop
+    carrier: str
+    start: Start
+    unsent: int = 0
+    writable: bool = True
+    takes_message: bool = True
+    client: bool = False
+    heard: list[tuple[float, Media | Clear]] = field(default_factory=list)
+
+    @property
+    def transport(self) -> Carrier:
+        return self
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def write(self, data: bytes) -> None:
+        walker = Walker(masked=False, max_payload=1 << 20, look_below=frames.LOOK_AT_ALL)
+        data = walker.feed(data)
+        for frame in walker.seen:
+            said = DIALECTS[self.carrier].read_agent(frames.payload(data, frame))
+            assert isinstance(said, Media | Clear)
+            self.heard.append((self.loop.now, said))
+
+    @property
+    def bytes_per_s(self) -> int:
+        audio = DIALECTS[self.carrier].agent_audio(self.start)
+        return audio.sample_rate * (2 if audio.encoding == "linear16" else 1)
+
+    def played(self) -> list[tuple[float, float]]:
+        """When each piece came, and how many seconds of sound there were before it that were not played."""
+        unplayed_until, found = 0.0, []
+        for when, said in self.heard:
+            if isinstance(said, Media):
+                found.append((when, max(unplayed_until - when, 0.0)))
+                unplayed_until = max(unplayed_until, when) + len(said.payload) / self.bytes_per_s
+        return found
+
+    def most_ahead(self) -> float:
+        unplayed_until, most = 0.0, 0.0
+        for when, said in self.heard:
+            if isinstance(said, Media):
+                unplayed_until = max(unplayed_until, when) + len(said.payload) / self.bytes_per_s
+                most = max(most, unplayed_until - when)
+        return most
+
+
+@pytest.fixture
+def loop() -> HeldLoop:
+    return HeldLoop()
+
+
+@pytest.fixture
+def pacer(loop: HeldLoop) -> Pacer:
+    return Pacer(loop)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def sounds() -> Sounds:
+    return Sounds()
+
+
+def carrier_of(loop: HeldLoop, name: str, audio: AudioFormat | None = None) -> Carrier:
+    audio = audio or (AudioFormat("linear16") if name == "exotel" else AudioFormat())
+    return Carrier(loop, name, Start("C1", "S1", audio=audio))
+
+
+def hold(carrier: Carrier, pacer: Pacer, sounds: Sounds, recipe: Any = "us", **how: Any) -> Holding:
+    dialect = DIALECTS[carrier.carrier]
+    sound = sounds.sound(recipe, dialect, carrier.start)
+    return Holding(carrier, dialect, carrier.start, sound, pacer=pacer, **how)
+
+
+@pytest.mark.parametrize("late", [0.0, 0.003, 0.09])
+@pytest.mark.parametrize(("name", "audio"), FORMATS)
+async def test_never_more_than_200_ms_ahead_and_no_gap(
+    loop: HeldLoop, pacer: Pacer, sounds: Sounds, name: str, audio: AudioFormat, late: float
+) -> None:
+    carrier = carrier_of(loop, name, audio)
+    holding = hold(carrier, pacer, sounds)
+    loop.pass_time(20, late=late)
+    seconds = sum(len(said.payload) for _, said in carrier.heard if isinstance(said, Media))
+    seconds /= carrier.bytes_per_s
+    assert carrier.most_ahead() <= AHEAD_S + 1e-5
+    piece_s = sounds.sound("us", DIALECTS[name], carrier.start).piece_ms / 1000
+    if piece_s <= AHEAD_S / 2:  # a piece as long as all that may be ahead leaves nothing to be late with
+        assert all(ahead > 0 for _, ahead in carrier.played()[1:]), "the caller hears a gap"
+        assert 19.7 <= seconds <= 20
+    else:
+        assert seconds >= 20 * piece_s / (piece_s + max(late, 0.001)) - 0.7
+    holding.stop()
+
+
+async def test_it_begins_within_300_ms_and_not_at_once(loop: HeldLoop, pacer: Pacer, sounds: Sounds) -> None:
+    first = []
+    for offset in (0.0, 0.02, 0.05, 0.099):  # wherever the others' beat is just now
+        loop.pass_time(offset)
+        carrier, begun = carrier_of(loop, "twilio"), loop.now
+        holding = hold(carrier, pacer, sounds)
+        loop.pass_time(0.3)
+        first.append(carrier.heard[0][0] - begun)
+        holding.stop()
+    assert 0.15 <= min(first) <= max(first) <= 0.26
+
+
+@pytest.mark.parametrize("name", CARRIERS)
+async def test_stop_clears_once_and_costs_nothing_more(
+    loop: HeldLoop, pacer: Pacer, sounds: Sounds, name: str
+) -> None:
+    carrier = carrier_of(loop, name)
+    holding = hold(carrier, pacer, sounds)
+    loop.pass_time(1)
+    holding.stop()
+    holding.stop()
+    loop.pass_time(5)
+    assert [isinstance(said, Clear) for _, said in carrier.heard].count(True) == 1
+    assert isinstance(carrier.heard[-1][1], Clear)
+    assert holding.over.done()
+    assert not loop.due, "nobody is left to be timed"
+
+
+async def test_an_agent_that_is_there_at_once_is_preceded_by_nothing(
+    loop: HeldLoop, pacer: Pacer, sounds: Sounds
+) -> None:
+    carrier = carrier_of(loop, "twilio")
+    holding = hold(carrier, pacer, sounds)
+    loop.pass_time(0.14)
+    holding.stop()
+    loop.pass_time(1)
+    assert carrier.heard == [], "not even a clear"
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 24000])
+async def test_exotel_is_sent_the_sizes_it_plays_without_gaps(
+    loop: HeldLoop, pacer: Pacer, sounds: Sounds, rate: int
+) -> None:
+    carrier = carrier_of(loop, "exotel", AudioFormat("linear16", rate))
+    hold(carrier, pacer, sounds, "in")
+    loop.pass_time(10)
+    sizes = {len(said.payload) for _, said in carrier.heard if isinstance(said, Media)}
+    assert all(size >= 3200 and size % 320 == 0 for size in sizes)
+
+
+async def test_a_british_leg_of_telnyx_is_sent_what_it_plays(
+    loop: HeldLoop, pacer: Pacer, sounds: Sounds
+) -> None:
+    british, american = (carrier_of(loop, "telnyx", AudioFormat(coded)) for coded in ("alaw", "mulaw"))
+    for carrier in (british, american):
+        hold(carrier, pacer, sounds, "eu")
+    loop.pass_time(2)
+    assert [said for _, said in british.heard] == [said for _, said in american.heard]
+
+
+async def test_a_carrier_that_does_not_read_is_not_fed(loop: HeldLoop, pacer: Pacer, sounds: Sounds) -> None:
+    carrier = carrier_of(loop, "twilio")
+    hold(carrier, pacer, sounds)
+    loop.pass_time(1)
+    carrier.unsent = 1
+    before = len(carrier.heard)
+    loop.pass_time(30)
+    assert len(carrier.heard) == before
+    carrier.unsent = 0
+    loop.pass_time(1)
+    assert len(carrier.heard) > before
+    assert carrier.most_ahead() <= AHEAD_S + 1e-5, "nothing is made up for"
+
+
+async def test_nothing_is_put_into_another_message_or_behind_a_close(
+    loop: HeldLoop, pacer: Pacer, sounds: Sounds
+) -> None:
+    carrier = carrier_of(loop, "plivo")
+    holding = hold(carrier, pacer, sounds)
+    loop.pass_time(1)
+    before = len(carrier.heard)
+    carrier.takes_message = False
+    loop.pass_time(1)
+    holding.stop()
+    assert len(carrier.heard) == before
+
+
+async def test_at_the_agents_first_sound_a_clear_may_always_stand(
+    loop: HeldLoop, pacer: Pacer, sounds: Sounds
+) -> None:
+    carrier = carrier_of(loop, "plivo")
+    holding = hold(carrier, pacer, sounds)
+    loop.pass_time(1)
+    carrier.takes_message = False  # behind its sound the agent has begun another message
+    holding.stop(before_message=True)
+    assert isinstance(carrier.heard[-1][1], Clear)
+
+
+async def test_it_moves_to_the_coupled_leg_and_ends_there_at_its_limit(
+    loop: HeldLoop, pacer: Pacer, sounds: Sounds
+) -> None:
+    alone = carrier_of(loop, "twilio")
+    coupled = carrier_of(loop, "twilio")
+    holding = hold(alone, pacer, sounds)
+    loop.pass_time(1)
+    before = len(alone.heard)
+    holding.move(coupled, limit_s=2)
+    loop.pass_time(5)
+    assert len(alone.heard) == before
+    assert isinstance(coupled.heard[-1][1], Clear)
+    assert coupled.heard[-1][0] == pytest.approx(103, abs=TICK_S)
+
+
+async def test_one_timer_for_all(loop: HeldLoop, pacer: Pacer, sounds: Sounds) -> None:
+    carriers = [carrier_of(loop, name) for name in CARRIERS * 50]
+    for carrier in carriers:
+        hold(carrier, pacer, sounds)
+    assert len(loop.due) == 1
+    loop.pass_time(1)
+    assert len(loop.due) == 1
+    assert all(carrier.heard for carrier in carriers)
+
+
+async def test_a_message_is_played_once_and_then_is_over(
+    loop: HeldLoop, pacer: Pacer, sounds: Sounds
+) -> None:
+    carrier = carrier_of(loop, "twilio")
+    holding = hold(carrier, pacer, sounds, "eu", wait_s=0, repeats=False)
+    loop.pass_time(5)
+    assert not holding.over.done()
+    loop.pass_time(0.6)
+    assert holding.over.done()
+    assert len(carrier.heard) == 50
+    assert not any(isinstance(said, Clear) for _, said in carrier.heard)
+
+
+async def test_silence_is_silent(loop: HeldLoop, pacer: Pacer, sounds: Sounds) -> None:
+    carrier = carrier_of(loop, "telnyx")
+    hold(carrier, pacer, sounds, None)
+    loop.pass_time(1)
+    payloads = {said.payload for _, said in carrier.heard if isinstance(said, Media)}
+    assert payloads == {b"\xff" * 800}
+
+
+def test_every_piece_is_json_of_the_carrier(sounds: Sounds) -> None:
+    for name in CARRIERS:
+        start = carrier_of(HeldLoop(), name).start
+        piece = sounds.sound("us", DIALECTS[name], start).pieces[0]
+        assert json.loads(DIALECTS[name].write_agent(Media(piece), start))["event"] in {"media", "playAudio"}

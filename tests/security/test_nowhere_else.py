@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Nothing that a caller sends makes the gateway connect anywhere but to its instances."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import http.client
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from tests.harness.agent import Agent, AgentPort
+from tests.harness.caller import dial
+from tests.harness.gateway import Gateway, eventually
+from tests.harness.openings import opening
+from tests.harness.peer import WAIT_S
+
+KEY = {"Authorization": "Bearer sk_acme", "Content-Type": "application/json"}
+
+
+class Trap:
+    """Listens where nobody may come."""
+
+    def __init__(self) -> None:
+        self.visits: list[bytes] = []
+
+    async def start(self) -> Trap:
+        self._server = await asyncio.start_server(self._visited, "127.0.0.1", 0)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        return self
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def _visited(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.visits.append(await reader.read(4096))
+        writer.close()
+
+    async def stop(self) -> None:
+        self._server.close()
+        await self._server.wait_closed()
+
+
+@pytest.fixture
+async def trap() -> AsyncIterator[Trap]:
+    one = await Trap().start()
+    yield one
+    await one.stop()
+
+
+@pytest.fixture(scope="module")
+def ports(agent_port: Callable[[], AgentPort]) -> dict[str, AgentPort]:
+    return {"support": agent_port(), "redirecting": agent_port()}
+
+
+@pytest.fixture(scope="module")
+def gateway(start_gateway: Callable[..., Gateway], ports: dict[str, AgentPort]) -> Gateway:
+    return start_gateway(
+        server={"public_url": "https://voice.example.com"},
+        organizations=[{"name": "acme", "public_keys": ["pk_acme"], "private_keys": ["sk_acme"]}],
+        limits={"agent_connect_timeout": 2, "start_timeout": 2},
+        agents=[
+            {"name": name, "organization": "acme", "instances": [port.url], "sessions_per_instance": 50}
+            for name, port in ports.items()
+        ],
+    )
+
+
+def ask(
+    gateway: Gateway, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=WAIT_S)
+    try:
+        raw = json.dumps(body) if body is not None else None
+        connection.request(method, path, raw, {**KEY, **(headers or {})})
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+    finally:
+        connection.close()
+
+
+async def test_what_a_media_socket_says(
+    gateway: Gateway, trap: Trap, agent_at: Callable[..., Any], ports: dict[str, AgentPort]
+) -> None:
+    support: Agent = await agent_at(ports["support"])
+    there, name = trap.url, f"127.0.0.1:{trap.port}"
+    body = base64.b64encode(json.dumps({"url": there, "instance": there}).encode()).decode()
+    hosts = [name, f"support.acme@{name}", f"support.acme.{name}"]
+    headers: list[dict[str, str | None]] = [
+        {"Host": name},
+        {"X-Forwarded-Host": name, "X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": "http"},
+        {"Forwarded": f"for=127.0.0.1;host={name}", "Origin": there, "Referer": there},
+        {"X-Original-URL": there, "X-Rewrite-URL": there, "x-daily-session-id": there},
+    ]
+    targets = [
+        "/ws/twilio/support.acme",
+        f"/ws/twilio/support.acme?body={body}",
+        f"/ws/twilio?serviceHost={name}",
+        f"/ws/twilio/{name}",
+        f"/ws/twilio/support.acme?instance={there}&url={there}",
+        f"{there}/ws/twilio/support.acme",
+        f"//{name}/ws/twilio/support.acme",
+    ]
+    parameters = [{"_pipecatCloudServiceHost": each} for each in hosts] + [{"instance": there, "url": there}]
+    for target in targets:
+        for given in headers:
+            caller = await gateway.dial(target, headers=dict(given))
+            if caller.status == 101:
+                for message in opening("twilio", parameters[len(gateway.ends()) % len(parameters)]):
+                    caller.say(message)
+                await eventually(lambda: gateway.status()["calls"] or True, "it is taken")
+            await caller.leave()
+    await eventually(lambda: len(gateway.ends()) == gateway.upgrades, "all are over")
+    assert trap.visits == []
+    assert support is not None
+
+
+async def test_what_a_request_says(
+    gateway: Gateway, trap: Trap, agent_at: Callable[..., Any], ports: dict[str, AgentPort]
+) -> None:
+    await agent_at(ports["support"])
+    there, name = trap.url, f"127.0.0.1:{trap.port}"
+    asked: list[tuple[str, str, Any, dict[str, str]]] = [
+        ("POST", "/v1/public/support/start", {"body": {"url": there}, "dailyRoom": there}, {}),
+        ("POST", "/v1/public/support/start", {"createDailyRoom": True, "dailyRoomProperties": {}}, {}),
+        ("POST", f"/v1/public/{name}/start", {}, {}),
+        ("POST", "/v1/public/support/start", {}, {"Host": name, "X-Forwarded-Host": name}),
+        ("GET", "/v1/public/support/sessions/none/anything", None, {"Host": name}),
+        ("GET", f"{there}/v1/agents", None, {}),
+        # An agent made through the API may have none but the instances of the configuration.
+        ("POST", "/v1/agents", {"agentName": "made", "image": there, "instances": [there]}, {}),
+        ("POST", "/v1/agents", {"agentName": "made", "instances": [f"http://{name}"]}, {}),
+        ("PATCH", "/v1/agents/support", {"instances": [there]}, {}),
+    ]
+    for method, path, body, headers in asked:
+        status = await asyncio.to_thread(ask, gateway, method, path, body, headers)
+        assert 200 <= status < 600
+    assert trap.visits == []
+
+
+async def test_where_an_agent_sends_it(gateway: Gateway, trap: Trap, ports: dict[str, AgentPort]) -> None:
+    """A redirect is an answer like any other: not followed, neither by a call nor by a request."""
+    visits: list[bytes] = []
+
+    async def redirects(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        visits.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(
+            f"HTTP/1.1 307 Temporary Redirect\r\nLocation: {trap.url}/ws\r\nRefresh: 0; url={trap.url}\r\n"
+            "Content-Length: 0\r\nConnection: close\r\n\r\n".encode()
+        )
+        writer.close()
+
+    port = ports["redirecting"]
+    server = await asyncio.start_server(redirects, sock=port.listen())
+    caller = await gateway.dial("/ws/generic/redirecting.acme")
+    assert caller.refusal == (502, "agent_unreachable")
+    await caller.leave()
+    status = await asyncio.to_thread(ask, gateway, "POST", "/v1/public/redirecting/start", {"body": {}}, {})
+    assert status < 600
+    await eventually(lambda: any(b"/bot" in visit for visit in visits), "the bot was asked")
+    assert any(visit.startswith(b"GET /ws") for visit in visits)
+    assert trap.visits == []
+    server.close()
+    await server.wait_closed()
+
+
+async def test_dial_is_the_harness_own(gateway: Gateway, trap: Trap) -> None:
+    """The trap does catch: who comes is seen."""
+    caller = await dial(trap.port, "/")
+    await caller.leave()
+    await eventually(lambda: trap.visits, "a visit is noticed")

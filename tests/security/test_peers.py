@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Whose address counts: X-Forwarded-For from trusted proxies, and from nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.config import ConfigError, load
+from gateway.peer import Peers, site
+from tests.harness.agent import AgentPort
+from tests.harness.caller import Caller
+from tests.harness.gateway import Gateway
+
+PROXIES = ["10.0.0.0/8", "2001:db8::/32", "127.0.0.1"]
+EXOTEL = "203.0.113.7"
+
+
+@pytest.mark.parametrize(
+    ("address", "forwarded", "client"),
+    [
+        ("192.0.2.1", "", "192.0.2.1"),
+        ("192.0.2.1", "203.0.113.7", "192.0.2.1"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("10.0.0.1", "203.0.113.7", "203.0.113.7"),
+        ("::ffff:10.0.0.1", "203.0.113.7", "203.0.113.7"),
+        ("2001:db8::1", "2001:dead::7", "2001:dead::7"),
+        # What the client itself has written stands before what the proxy has.
+        ("10.0.0.1", "203.0.113.7, 192.0.2.9", "192.0.2.9"),
+        ("10.0.0.1", "203.0.113.7,192.0.2.9 , 10.0.0.2", "192.0.2.9"),
+        ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3"),
+        ("10.0.0.1", "203.0.113.7, unknown", "10.0.0.1"),
+        ("10.0.0.1", "203.0.113.7, , 10.0.0.2", "10.0.0.2"),
+        ("10.0.0.1", "203.0.113.7:4711", "203.0.113.7"),
+        ("10.0.0.1", "[2001:dead::7]:4711", "2001:dead::7"),
+        ("10.0.0.1", "203.0.113.7, " + "10.0.0.2, " * 40 + "10.0.0.2", "10.0.0.2"),
+        ("", "203.0.113.7", ""),
+    ],
+)
+def test_the_client_of_a_request(address: str, forwarded: str, client: str) -> None:
+    assert Peers(PROXIES).client(address, forwarded) == client
+
+
+def test_without_proxies_nobody_is_trusted() -> None:
+    peers = Peers([])
+    assert not peers.trusts("127.0.0.1")
+    assert peers.client("127.0.0.1", EXOTEL) == "127.0.0.1"
+
+
+@given(st.text(max_size=200))
+def test_whatever_is_said_is_an_address_or_nothing(forwarded: str) -> None:
+    client = Peers(PROXIES).client("10.0.0.1", forwarded)
+    assert site(client)
+    assert all(mark in "0123456789abcdef.:" for mark in client)
+
+
+@pytest.mark.parametrize(
+    ("address", "counted"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+    ],
+)
+def test_what_counts_as_one_address(address: str, counted: str) -> None:
+    assert site(address) == counted
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["behind a proxy", "open"])
+def gateway(
+    request: pytest.FixtureRequest, start_gateway: Callable[..., Gateway], agent_port: Callable[[], AgentPort]
+) -> Gateway:
+    return start_gateway(
+        server={"trusted_proxies": ["127.0.0.1"] if request.param else ["192.0.2.1"]},
+        limits={"connections_per_address": 3},
+        organizations=[{"name": "acme"}],
+        **{"organizations.carriers": [{"carrier": "exotel", "allow": [EXOTEL]}]},
+        agents=[{"name": "support", "organization": "acme", "instances": [agent_port().url]}],
+    )
+
+
+def trusted(gateway: Gateway) -> bool:
+    return '"127.0.0.1"' in (gateway.directory / "patchbay.toml").read_text()
+
+
+async def upgrade(gateway: Gateway, forwarded: str | None) -> Caller:
+    caller = await gateway.dial("/ws/exotel/support.acme", headers={"X-Forwarded-For": forwarded})
+    await caller.leave()
+    return caller
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "is_exotel"),
+    [(None, False), (EXOTEL, True), (f"{EXOTEL}, 192.0.2.9", False), (f"192.0.2.9, {EXOTEL}", True)],
+)
+async def test_an_allowed_address_behind_a_proxy(
+    gateway: Gateway, forwarded: str | None, is_exotel: bool
+) -> None:
+    caller = await upgrade(gateway, forwarded)
+    if trusted(gateway) and is_exotel:
+        assert caller.status == 101
+    else:
+        assert caller.refusal == (403, "unauthorized")
+
+
+async def test_connections_are_counted_by_client_and_not_by_proxy(gateway: Gateway) -> None:
+    target = "/ws/exotel/support.acme"
+    callers = [
+        await gateway.dial(target, headers={"X-Forwarded-For": EXOTEL})
+        for _ in range(3 if trusted(gateway) else 0)
+    ]
+    assert all(caller.status == 101 for caller in callers)
+    if trusted(gateway):
+        one_more = await gateway.dial(target, headers={"X-Forwarded-For": EXOTEL})
+        gateway.upgrades -= 1  # nobody tells of it but the door
+        assert one_more.refusal == (429, "rate_limited")
+        await one_more.leave()
+        another = await gateway.dial(target, headers={"X-Forwarded-For": "192.0.2.9"})
+        assert another.refusal == (403, "unauthorized")
+        await another.leave()
+    for caller in callers:
+        await caller.leave()
+
+
+def test_the_key_without_the_certificate(tmp_path: Any) -> None:
+    (tmp_path / "a.toml").write_text(
+        '[server]\ntls_key = "key.pem"\ntrusted_proxies = ["proxy.example.com"]\n'
+    )
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path / "a.toml", {})
+    words = "\n".join(map(str, refused.value.problems))
+    assert "goes with tls_certificate" in words
+    assert "must be an address, or a network" in words

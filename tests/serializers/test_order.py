@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Telnyx's sound in its order, within a bounded window (carriers.md §3.2)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serializers.filters import ToAgentInOrder, filters_of
+from serializers.order import RESTART, WINDOW, InOrder
+
+
+def media(chunk: int | str, track: str = "inbound") -> bytes:
+    return json.dumps(
+        {"event": "media", "media": {"track": track, "chunk": chunk, "payload": "/w=="}}
+    ).encode()
+
+
+def passed(order: InOrder, chunks: Iterable[int]) -> list[int]:
+    return [
+        int(json.loads(message)["media"]["chunk"])
+        for chunk in chunks
+        for message in order.feed(media(str(chunk)))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("came", "passes"),
+    [
+        ([1, 2, 3, 4], [1, 2, 3, 4]),
+        ([1, 3, 2, 4], [1, 2, 3, 4]),
+        ([1, 5, 4, 3, 2, 6], [1, 2, 3, 4, 5, 6]),
+        ([7, 9, 8, 10], [7, 8, 9, 10]),
+        ([1, 2, 2, 3, 1], [1, 2, 3]),
+        ([1, 3, 4, 5, 6, 7, 8, 2, 9], [1, 3, 4, 5, 6, 7, 8, 9]),
+        ([1, 3, 3, 3, 3, 3, 3, 3, 2], [1, 2, 3]),
+        ([900, 901, 1, 2, 3], [900, 901, 1, 2, 3]),
+        ([900, 902, 1, 2], [900, 902, 1, 2]),
+    ],
+)
+def test_what_comes_and_what_passes(came: list[int], passes: list[int]) -> None:
+    assert passed(InOrder(), came) == passes
+
+
+def test_a_gap_is_waited_for_only_until_the_carrier_pauses() -> None:
+    order = InOrder()
+    assert passed(order, [1, 3, 4]) == [1]
+    assert order.waiting
+    assert list(order.flush()) == [media("3"), media("4")]
+    assert not order.waiting
+    assert passed(order, [2, 5]) == [5]
+
+
+def test_stop_comes_behind_all_sound_and_digits_do_not_wait() -> None:
+    order = InOrder()
+    assert passed(order, [1, 3]) == [1]
+    digit, stop = b'{"event":"dtmf","dtmf":{"digit":"5"}}', b'{"event":"stop"}'
+    assert list(order.feed(digit)) == [digit]
+    assert list(order.feed(stop)) == [media("3"), stop]
+
+
+@pytest.mark.parametrize("chunk", ["", "one", None, 1.5, True, [], "9" * 5000])
+def test_a_number_that_is_none_changes_nothing(chunk: object) -> None:
+    order = InOrder()
+    passed(order, [1])
+    odd = media(chunk)  # type: ignore[arg-type]
+    assert list(order.feed(odd)) == [odd]
+    assert passed(order, [2]) == [2]
+
+
+@given(st.permutations(range(1, 40)))
+def test_it_is_always_in_order_and_never_keeps_more_than_the_window(chunks: list[int]) -> None:
+    order = InOrder()
+    out = []
+    for chunk in chunks:
+        out += passed(order, [chunk])
+        assert len(order._kept) <= WINDOW
+    out += [int(json.loads(message)["media"]["chunk"]) for message in order.flush()]
+    assert out == sorted(set(out))
+
+
+@given(st.integers(1, 10**6), st.lists(st.integers(0, WINDOW - 1), max_size=60))
+def test_nothing_is_lost_that_is_late_by_less_than_the_window(first: int, delays: list[int]) -> None:
+    numbers = range(first, first + len(delays))
+    came = sorted(numbers, key=lambda number: number - first + delays[number - first])
+    if not came or came[0] != first:
+        return  # what was before the first that came is past
+    order = InOrder()
+    out = passed(order, came)
+    out += [int(json.loads(message)["media"]["chunk"]) for message in order.flush()]
+    assert out == list(numbers)
+    assert len(delays) < RESTART
+
+
+def test_only_telnyx_is_put_in_order() -> None:
+    assert {
+        carrier: isinstance(filters_of(carrier)[0], ToAgentInOrder)
+        for carrier in ("twilio", "telnyx", "plivo", "exotel")
+    } == {"twilio": False, "telnyx": True, "plivo": False, "exotel": False}
+
+
+def test_what_is_none_of_the_agents_business_never_reaches_it() -> None:
+    to_agent, _ = filters_of("telnyx")
+    assert to_agent.feed(b"no message") == ()
+    assert to_agent.feed(media("1", "outbound")) == ()
+    first, third, second = media("1"), media("3"), media("2")
+    assert to_agent.feed(first) is None, "as it came"
+    assert to_agent.feed(third) == ()
+    assert to_agent.waiting
+    assert to_agent.feed(second) == [second, third]

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The store that admits while its file fails: it counts for itself, and writes it down later, once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.sessions import standin
+from gateway.sessions.admission import AtCapacity
+from gateway.sessions.lifecycle import State
+from gateway.sessions.owner import Owner
+from gateway.sessions.session import CallFacts, Outcome, Places
+from gateway.sessions.standin import AdmittingStore
+from gateway.sessions.store import StoreFailed
+from gateway.sessions.tokens import NONCES
+
+SHORT_S = 0.05
+BOUND_S = 20.0
+
+Ring = Callable[..., CallFacts]
+
+
+@contextlib.contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Somebody else has the file for itself."""
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        yield
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+
+
+@pytest.fixture
+async def store(file: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AdmittingStore]:
+    monkeypatch.setattr(standin, "PATIENCE_S", SHORT_S)
+    opened = AdmittingStore(file, Owner.of_this_process("me"), busy_s=SHORT_S)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+def written(file: Path) -> list[tuple[str, str, str, str | None]]:
+    """What the file has: id, state, instance, reason."""
+    reader = sqlite3.connect(file)
+    try:
+        return reader.execute("SELECT id, state, instance, reason FROM session ORDER BY number").fetchall()
+    finally:
+        reader.close()
+
+
+async def test_calls_come_and_go_while_the_file_is_locked(
+    store: AdmittingStore, file: Path, ring: Ring, many_places: Places, hung_up: Outcome
+) -> None:
+    before, over, running, late = (ring() for _ in range(4))
+    await store.admit(before, many_places, 1000.0)
+    await store.started(before.session_id, 1000.5)
+    with locked(file):
+        for call in (over, running):
+            assert await store.admit(call, many_places, 1001.0) == "http://127.0.0.1:8080"
+            store.started(call.session_id, 1002.0)
+        first = store.ended(over.session_id, hung_up)
+        store.ended(over.session_id, hung_up)
+        last = store.ended(before.session_id, hung_up)
+        assert [state for _, state, _, _ in written(file)] == ["running"]
+    async with asyncio.timeout(BOUND_S):
+        await first
+        await last
+    await store.admit(late, many_places, 1003.0)
+    url = "http://127.0.0.1:8080"
+    assert written(file) == [
+        (before.session_id, "ended", url, "caller_hangup"),
+        (over.session_id, "ended", url, "caller_hangup"),
+        (running.session_id, "running", url, None),
+        (late.session_id, "starting", url, None),
+    ]
+    record = await store.session(over.session_id)
+    assert record is not None
+    assert (record.admitted_at, record.started_at, record.ended_at) == (1001.0, 1002.0, 1060.5)
+    assert record.owner == "me"
+    assert (await store.counts()).over[State.ENDED] == 2
+
+
+async def test_places_are_counted_here_meanwhile(
+    store: AdmittingStore, file: Path, ring: Ring, hung_up: Outcome
+) -> None:
+    two = Places((("http://127.0.0.1:1", 0), ("http://127.0.0.1:2", 1)), per_instance=1, max_instances=2)
+    before, first, second = ring(), ring(), ring()
+    assert await store.admit(before, two, 1000.0) == "http://127.0.0.1:1"
+    with locked(file):
+        assert await store.admit(first, two, 1001.0) == "http://127.0.0.1:2"
+        with pytest.raises(AtCapacity):
+            await store.admit(ring(), two, 1001.0)
+        assert await store.admit(ring("sales.acme"), two, 1001.0) == "http://127.0.0.1:1"
+        store.ended(before.session_id, hung_up)
+        assert await store.admit(second, two, 1001.0) == "http://127.0.0.1:1"
+    assert len(store._mine) == 3
+
+
+async def test_an_organisation_has_its_limit_with_the_file_and_without(
+    file: Path, ring: Ring, many_places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standin, "PATIENCE_S", SHORT_S)
+    store = AdmittingStore(file, Owner.of_this_process("me"), busy_s=SHORT_S, calls_per_organization=2)
+    await store.open()
+    await store.admit(ring("support.acme"), many_places, 1000.0)
+    await store.admit(ring("sales.acme"), many_places, 1000.0)
+    for agent in ("support.acme", "third.acme"):
+        with pytest.raises(AtCapacity, match="2 of 2"):
+            await store.admit(ring(agent), many_places, 1000.0)
+    await store.admit(ring("support.other-acme"), many_places, 1000.0)
+    with locked(file):
+        with pytest.raises(AtCapacity, match="2 of 2"):
+            await store.admit(ring("support.acme"), many_places, 1000.0)
+        await store.admit(ring("support.other-acme"), many_places, 1000.0)
+        with pytest.raises(AtCapacity, match="2 of 2"):
+            await store.admit(ring("support.other-acme"), many_places, 1000.0)
+    await store.close()
+
+
+async def test_a_token_is_good_once_meanwhile_and_afterwards(store: AdmittingStore, file: Path) -> None:
+    documents = store.documents
+    with locked(file):
+        assert await documents.put_if_absent(NONCES, "a", "true", now=1000.0, expires_at=2000.0)
+        assert not await documents.put_if_absent(NONCES, "a", "true", now=1000.0, expires_at=2000.0)
+        kept = await documents.get(NONCES, "a", 1000.0)
+        assert kept is not None
+        assert await documents.list(NONCES, 1000.0) == (kept,)
+        with pytest.raises(StoreFailed):  # what nobody waits on the line for is not done without the file
+            await documents.put_if_absent("idempotency", "a", "true", now=1000.0)
+    async with asyncio.timeout(BOUND_S):
+        while documents._kept:
+            await asyncio.sleep(SHORT_S)
+    assert not await documents.put_if_absent(NONCES, "a", "true", now=1000.0, expires_at=2000.0)
+    assert len(await documents.list(NONCES, 1000.0)) == 1
+
+
+async def test_a_call_out_is_not_begun(
+    store: AdmittingStore, file: Path, ring: Ring, many_places: Places
+) -> None:
+    with locked(file), pytest.raises(StoreFailed, match="a call out needs it"):
+        await store.admit(ring(stream_id=None), many_places, 1000.0)
+
+
+async def test_what_is_owed_has_an_end(
+    store: AdmittingStore, file: Path, ring: Ring, many_places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standin, "MOST_OWED", 5)
+    calls: list[CallFacts] = []
+    with locked(file):
+        with contextlib.suppress(StoreFailed):
+            while len(calls) < 10:
+                await store.admit(call := ring(), many_places, 1000.0)
+                calls.append(call)
+        with pytest.raises(StoreFailed, match="no more is kept"):
+            await store.admit(ring(), many_places, 1000.0)
+        assert 3 <= len(calls) <= 5
+        owed = [store.started(call.session_id, 1001.0) for call in calls]  # theirs is kept all the same
+    async with asyncio.timeout(BOUND_S):
+        await asyncio.gather(*owed)
+    assert store._writer.owed == 0
+    assert [state for _, state, _, _ in written(file)] == ["running"] * len(calls)
+
+
+async def test_more_than_one_transaction_is_owed(
+    store: AdmittingStore, file: Path, ring: Ring, many_places: Places, hung_up: Outcome
+) -> None:
+    with locked(file):
+        calls = [ring() for _ in range(400)]
+        for call in calls:
+            await store.admit(call, many_places, 1000.0)
+            store.started(call.session_id, 1001.0)
+        last = [store.ended(call.session_id, hung_up) for call in calls][-1]
+    async with asyncio.timeout(BOUND_S):
+        await last
+    assert written(file) == [
+        (call.session_id, "ended", "http://127.0.0.1:8080", "caller_hangup") for call in calls
+    ]
+
+
+async def test_a_caller_who_gives_up_at_a_locked_file_holds_no_place(
+    store: AdmittingStore, file: Path, ring: Ring, one_place: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standin, "PATIENCE_S", BOUND_S)
+    with locked(file), pytest.raises(TimeoutError):
+        await asyncio.wait_for(store.admit(ring(), one_place, 1000.0), SHORT_S / 2)
+    await store.admit(ring(), one_place, 1001.0)
+    assert len(store._mine) == 1
+
+
+async def test_what_nobody_waited_for_is_not_written_twice(
+    store: AdmittingStore,
+    file: Path,
+    ring: Ring,
+    one_place: Places,
+    hung_up: Outcome,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The file may take a call just as nobody waits any longer: it is taken back, then written."""
+    monkeypatch.setattr(standin, "PATIENCE_S", 0)
+    calls = [ring() for _ in range(100)]
+    for call in calls:
+        await store.admit(call, one_place, 1000.0)
+        store.started(call.session_id, 1001.0)
+        await store.ended(call.session_id, hung_up)
+    assert [row[:2] for row in written(file)] == [(call.session_id, "ended") for call in calls]
+    assert not store._mine

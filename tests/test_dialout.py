@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Calls out that nobody takes, and carriers that leave open whether there is a call; all times made short."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+
+from gateway import dialout
+from gateway.carriers.calls import CallBook, CallStatus
+from gateway.carriers.rest import CarrierFailed, Dialled, DialRequest, MachineDetection
+from gateway.config import AgentSettings, CarrierAccount, Organization
+from gateway.dial_line import Line
+from gateway.dial_wish import DialMeans, DialWish
+from gateway.dialout import Dialout
+from gateway.errors import CallEnd
+from gateway.sessions.owner import Owner
+from gateway.sessions.session import CallFacts, Places
+from gateway.sessions.sqlite import SqliteStore
+from gateway.wishes import Wishes
+
+Begin = Callable[..., Awaitable[Dialout]]
+LOST = CarrierFailed("timeout", "Twilio did not answer within 10 s", uncertain=True)
+
+
+class Carrier:
+    """A carrier's REST that does as it is told; keeps what it was asked."""
+
+    name = "twilio"
+    cannot: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, *answers: Dialled | CarrierFailed, repeats_safely: bool = False) -> None:
+        self.repeats_safely = repeats_safely
+        self._answers = list(answers)
+        self.found: Dialled | None = None
+        self.dialled = 0
+        self.hung_up: list[tuple[str, bool]] = []
+
+    async def dial(self, request: DialRequest) -> Dialled:
+        self.dialled += 1
+        answer = self._answers.pop(0)
+        if isinstance(answer, CarrierFailed):
+            raise answer
+        return answer
+
+    async def hang_up(self, call_id: str, *, answered: bool = True) -> bool:
+        self.hung_up.append((call_id, answered))
+        return True
+
+    async def transfer(
+        self, call_id: str, to: str, *, document: str | None, document_url: str | None, caller_id: str | None
+    ) -> None:
+        raise AssertionError
+
+    async def send_dtmf(self, call_id: str, digits: str) -> None:
+        raise AssertionError
+
+    async def find(
+        self, request: DialRequest, *, since: float, known: Collection[str] = ()
+    ) -> Dialled | None:
+        return self.found
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RING_SLACK_S", "STREAM_S", "MACHINE_S", "FIRST_FIND_S", "LONGEST_FIND_S", "RATE_PAUSE_S"):
+        monkeypatch.setattr(dialout, name, 0.0)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    opened = SqliteStore(tmp_path / "patchbay.db", Owner.of_this_process("worker"))
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def call(store: SqliteStore) -> Begin:
+    """Calls somebody through a carrier, and gives the call when it is over, with its session's record."""
+    account = CarrierAccount.model_validate(
+        {"carrier": "twilio", "account": "AC1", "auth_tokens": ["t"], "calls_per_second": 10_000}
+    )
+    agent = AgentSettings(name="support", organization="acme", region="us-west")
+    means = DialMeans(
+        store=store,
+        book=CallBook(store.documents, time.time),
+        line=Line(store.documents, time.time),
+        wishes=Wishes(store.documents, time.time, lambda *_: False),
+        request=_request,
+        pause_s=lambda: 0.001,
+        now=time.time,
+    )
+
+    async def begin(carrier: Carrier, *told: CallStatus, machines: MachineDetection | None = None) -> Dialout:
+        session = str(uuid.uuid4())
+        facts = CallFacts(
+            session, "support.acme", "acme", "us-west", "twilio", None, None, "+14155550199", "+14155550142"
+        )
+        await store.admit(facts, Places((("http://127.0.0.1:8080", 0),), 1, 1), time.time())
+        wish = DialWish(
+            agent,
+            Organization(name="acme"),
+            account,
+            "+14155550142",
+            "+14155550199",
+            timeout_s=0.05,
+            machine_detection=machines,
+        )
+        for status in told:
+            await means.book.moved(session, status)
+        made = Dialout(means, wish, carrier, session)
+        await made.task
+        return made
+
+    return begin
+
+
+def _request(wish: DialWish, session_id: str) -> DialRequest:
+    return DialRequest(
+        wish.to,
+        wish.from_number,
+        "https://gw.test",
+        "wss://gw.test",
+        None,
+        "https://gw.test",
+        5,
+        60,
+        session_id,
+    )
+
+
+async def ended(store: SqliteStore, made: Dialout) -> tuple[str | None, str | None]:
+    record = await store.session(made.session_id)
+    assert record is not None
+    assert not record.active
+    return record.reason, record.detail
+
+
+async def test_nobody_answers(store: SqliteStore, call: Begin) -> None:
+    carrier = Carrier(Dialled("CA1"))
+    made = await call(carrier, CallStatus.RINGING)
+    assert (await ended(store, made))[0] == "no_answer"
+    assert made.taken.result() == "CA1"
+    assert (carrier.dialled, carrier.hung_up) == (1, [("CA1", False)])
+
+
+async def test_somebody_answers_and_no_stream_comes(store: SqliteStore, call: Begin) -> None:
+    carrier = Carrier(Dialled("CA1"))
+    made = await call(carrier, CallStatus.ANSWERED)
+    assert (await ended(store, made))[0] == "no_stream"
+    assert carrier.hung_up == [("CA1", True)]
+
+
+async def test_a_request_without_a_call_is_taken_back(store: SqliteStore, call: Begin) -> None:
+    """carriers.md §4.5: Plivo's request has an id before its call has one."""
+    carrier = Carrier(Dialled(None, "REQ1"))
+    made = await call(carrier)
+    assert (await ended(store, made))[0] == "no_answer"
+    assert carrier.hung_up == [("REQ1", False)]
+
+
+async def test_a_call_of_which_nobody_knows_is_asked_for_once(store: SqliteStore, call: Begin) -> None:
+    carrier = Carrier(LOST)
+    made = await call(carrier)
+    reason, words = await ended(store, made)
+    assert reason == "carrier_timeout"
+    assert words is not None
+    assert words.endswith("whether it called is not known")
+    assert isinstance(made.taken.exception(), CallEnd)
+    assert (carrier.dialled, carrier.hung_up) == (1, [])
+
+
+async def test_a_call_that_shows_late_is_hung_up(store: SqliteStore, call: Begin) -> None:
+    carrier = Carrier(LOST)
+    carrier.found = Dialled("CA9")
+    made = await call(carrier)
+    assert (await ended(store, made))[0] == "no_answer"
+    assert made.taken.result() == "CA9"
+    assert (carrier.dialled, carrier.hung_up) == (1, [("CA9", False)])
+
+
+async def test_a_request_that_may_be_repeated_is_so_for_a_while(store: SqliteStore, call: Begin) -> None:
+    carrier = Carrier(LOST, LOST, LOST, repeats_safely=True)
+    made = await call(carrier)
+    assert (await ended(store, made))[0] == "carrier_timeout"
+    assert carrier.dialled == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("refused", "carrier_refused"),
+        ("rate_limited", "carrier_busy"),
+        ("unreachable", "carrier_unreachable"),
+        ("broken", "carrier_unreachable"),
+    ],
+)
+async def test_what_a_carrier_fails_with(store: SqliteStore, call: Begin, kind: str, reason: str) -> None:
+    failure = CarrierFailed(kind, "it says no", retry_after_s=60)  # type: ignore[arg-type]
+    carrier = Carrier(failure)
+    made = await call(carrier)
+    assert await ended(store, made) == (reason, "it says no")
+    assert (carrier.dialled, carrier.hung_up) == (1, [])
+
+
+async def test_a_machine_is_left_to_an_agent_that_wants_it(store: SqliteStore, call: Begin) -> None:
+    made = await call(Carrier(Dialled("CA1")), CallStatus.MACHINE, machines="wait_for_end")
+    assert (await ended(store, made))[0] == "no_stream"
+    made = await call(Carrier(Dialled("CA2")), CallStatus.MACHINE, machines="detect")
+    assert (await ended(store, made))[0] == "machine_answered"

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The opening for agents that must not know their call's id."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+
+from gateway.media.leg import Leg
+from gateway.opening import hide_call_id
+from serializers.registry import DIALECTS
+from tests.harness.frames import BINARY, CONTINUATION, TEXT, split
+from tests.harness.openings import CARRIERS, IDS, opening, talk
+from tests.harness.peer import Peer
+
+SESSION = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
+
+
+@dataclass
+class Line:
+    """A carrier's leg, and the carrier."""
+
+    leg: Leg
+    carrier: Peer
+
+    async def hears(self, raw: bytes, messages: int) -> None:
+        await self.carrier.pour(raw)
+        for _ in range(messages):
+            await self.leg.receive()
+        self.leg.hold(1 << 20)
+
+
+@pytest.fixture
+async def line() -> AsyncIterator[Line]:
+    ours, theirs = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+    leg = Leg(transport, client=False, opening_bytes=1 << 16, early_bytes=1 << 16, on_gone=lambda _: None)
+    carrier = Peer(*await asyncio.open_connection(sock=theirs), masks=True)
+    yield Line(leg, carrier)
+    transport.abort()
+    await carrier.leave()
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+async def test_the_call_s_id_is_the_session_s(line: Line, carrier: str) -> None:
+    said = opening(carrier, {"note": "grüße"})
+    raw = [line.carrier.frame(TEXT, text.encode()) for text in said]
+    early = line.carrier.frame(TEXT, talk(carrier)[0].encode())
+    await line.hears(b"".join(raw) + early, len(raw))
+    await asyncio.sleep(0)
+    hide_call_id(line.leg, DIALECTS[carrier], IDS[carrier][0], SESSION)
+    told = line.leg.take()
+    frames, rest = split(told)
+    assert rest == b""
+    expected = [json.loads(text.replace(IDS[carrier][0], SESSION)) for text in said]
+    assert [json.loads(frame.payload) for frame in frames[: len(said)]] == expected
+    assert IDS[carrier][0].encode() not in b"".join(frame.payload for frame in frames[: len(said)])
+    assert told.startswith(b"".join(raw[:-1]))  # what is not `start` is as it came
+
+
+async def test_a_start_in_pieces(line: Line) -> None:
+    connected, start = opening("twilio")
+    half = len(start) // 2
+    raw = (
+        line.carrier.frame(TEXT, connected.encode())
+        + line.carrier.frame(TEXT, start[:half].encode(), fin=False)
+        + line.carrier.frame(CONTINUATION, start[half:].encode())
+    )
+    await line.hears(raw, 2)
+    hide_call_id(line.leg, DIALECTS["twilio"], IDS["twilio"][0], SESSION)
+    frames, _ = split(line.leg.take())
+    assert [frame.opcode for frame in frames] == [TEXT, TEXT]
+    assert json.loads(frames[1].payload)["start"]["callSid"] == SESSION
+
+
+async def test_without_a_start_everything_is_as_it_came(line: Line) -> None:
+    raw = line.carrier.frame(TEXT, b'{"event": "connected"}') + line.carrier.frame(BINARY, b"{")
+    await line.hears(raw, 2)
+    hide_call_id(line.leg, DIALECTS["twilio"], "CA1", SESSION)
+    assert line.leg.take() == raw

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""One carrier, one gateway, one agent with one place: calls from the carrier's webhook to the record.
+
+A module says which carrier it is (`carrier`), and how its REST knows a call that came in (`known`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.harness.agent import Agent, AgentPort
+from tests.harness.documented import HOST, Documented, accounts, said, servers, token_of
+from tests.harness.frames import PING, PONG
+from tests.harness.gateway import Gateway, eventually
+from tests.harness.openings import replies, talk
+from tests.harness.peer import WAIT_S
+from tests.harness.phones import Phone, phone_of
+from tests.harness.rest_accounts import CREDENTIALS
+from tests.harness.rest_server import Answered, Placed
+from tests.harness.telephony import (
+    Call,
+    assert_agent_heard,
+    assert_caller_heard,
+    assert_each_end_told,
+    assert_ended,
+    assert_no_places_taken,
+)
+
+FROM, TO = "+14155550199", "+14155550142"
+
+
+@dataclass
+class Way:
+    """The way of a carrier's calls through the gateway to support.acme and back."""
+
+    line: Documented
+    agent: Agent
+    http: aiohttp.ClientSession
+
+    @property
+    def server(self) -> Any:
+        return self.line.server
+
+    @property
+    def gateway(self) -> Gateway:
+        return self.line.gateway
+
+    # In
+
+    async def rings(self) -> Placed:
+        """A caller dials the number; the carrier asks its signed webhook, and reads what it is answered."""
+        unsigned = await self.line.place(proven=False)
+        assert unsigned.answered.status == 403, "whoever is not the carrier gets no document"
+        return await self.line.place()
+
+    async def connects(self, placed: Placed) -> Call:
+        """The carrier opens the document's stream, and the agent hears the opening of this very call."""
+        assert placed.stream_url.startswith(f"wss://{HOST}/ws/{self.line.carrier}")
+        assert token_of(placed.stream_url)
+        document = placed.document
+        parameters = document.parameters if document is not None else {}
+        caller, agent = await self.line.stream(placed, self.agent, **parameters)
+        call = Call(caller, agent, [])
+        record = await self._running(call.session)
+        assert (record["call_id"], record["carrier"]) == (placed.call_id, self.line.carrier)
+        return call
+
+    async def talk(self, call: Call) -> None:
+        """The agent hears the caller and answers, and the caller hears that."""
+        carrier = self.line.carrier
+        await assert_agent_heard(call.agent, [call.caller.say(talk(carrier)[0])])
+        await assert_caller_heard(call.caller, [call.agent.say(replies(carrier)[0])])
+
+    def streams_while(self, operation: str, call: Call, *, then: Any = None) -> None:
+        """The next such request finds the call's stream alive; `then` the carrier does more, having acted."""
+
+        async def answer(_: Any, request: Any, act: Callable[[], Any]) -> Any:
+            await self.talk(call)
+            answered = act()
+            if then is not None:
+                await then()
+            return answered
+
+        self.server.next(operation, answer)
+
+    async def kept(self, call: Call) -> None:
+        """The agent of a call that went elsewhere: its socket lives, so it hangs nothing up."""
+        call.agent.send(call.agent.frame(PING, b"there?"))
+        while (heard := await call.agent.hear()).opcode != PONG:
+            assert json.loads(heard.payload)["event"] == "stop"
+        assert heard.payload == b"there?"
+
+    async def refused_socket(self, placed: Placed) -> int:
+        """The carrier opens the document's stream, and is turned away there; the close code."""
+        before = len(self.gateway.ends())
+        caller = await self.line.dial(placed.stream_url)
+        assert caller.status == 101
+        for message in said(self.line.carrier, placed.call_id):
+            caller.say(message)
+        code, _ = await caller.closed()
+        await eventually(lambda: self.gateway.ends()[before:], "it is told")
+        assert self.gateway.ends()[before]["reason"] == "at_capacity"
+        return code
+
+    # Out
+
+    async def dials(self, **more: Any) -> tuple[str, Phone]:
+        """The API is asked for a call out, and the carrier makes it: the session, and whose phone rings."""
+        before = len(self.server.calls)
+        wanted = {"carrier": self.line.carrier, "to": TO, "from": FROM, **more}
+        status, answer = await self.post("/v1/public/support/dialout", wanted, "pk_acme")
+        assert status == 200, answer
+        phone = await phone_of(self.line.carrier, self.server, before)
+        await phone.rings()
+        return answer["sessionId"], phone
+
+    async def picks_up(self, session: str, phone: Phone) -> Call:
+        """The called party answers; the carrier opens the stream."""
+        url = await phone.answered()
+        caller = await self.line.dial(url)
+        assert caller.status == 101, caller.body
+        agent = await self.line.opened(caller, phone.call_id, self.agent)
+        assert agent.session == session
+        await self._running(session)
+        return Call(caller, agent, [])
+
+    # What is asked, and what is seen
+
+    async def post(self, path: str, wanted: Any, key: str) -> tuple[int, Any]:
+        async with self.http.post(
+            f"http://127.0.0.1:{self.gateway.port}{path}",
+            data=io.BytesIO(json.dumps(wanted).encode()),
+            headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+        ) as answer:
+            return answer.status, await answer.json()
+
+    async def control(self, call: Call, what: str, **wanted: Any) -> tuple[int, Any]:
+        status, answer = await self.post(f"/v1/sessions/{call.session}/call/{what}", wanted, "sk_acme")
+        return status, answer.get("error", answer)
+
+    async def told(self, url: str, fields: dict[str, str]) -> Answered:
+        """The carrier's signed callback; nobody else can tell this."""
+        unsigned = await self.server.post(url, fields, signed=False)
+        assert unsigned.status == 403, unsigned
+        answered: Answered = await self.server.post(url, fields)
+        assert answered.status == 200, answered
+        return answered
+
+    async def over(self, session: str, reason: str, side: str) -> dict[str, Any]:
+        """One record and one line say this end, and the place is free."""
+        record = await assert_ended(self.gateway, session, reason, side)
+        (line,) = [one for one in self.gateway.ends() if one["session"] == session]
+        assert (line["agent"], line["carrier"]) == ("support.acme", self.line.carrier)
+        assert (line["call_id"], record["state"]) == (record["call_id"], "ended")
+        await self.gateway.callers_leave()
+        await assert_no_places_taken(self.gateway)
+        await assert_each_end_told(self.gateway)
+        return record
+
+    async def _running(self, session: str) -> dict[str, Any]:
+        def found() -> list[dict[str, Any]]:
+            return [one for one in self.gateway.sessions(session) if one["state"] == "running"]
+
+        return dict((await eventually(found, f"{session} runs"))[0])
+
+
+@pytest.fixture(scope="module")
+def support_port(agent_port: Callable[[], AgentPort]) -> AgentPort:
+    return agent_port()
+
+
+@pytest.fixture(scope="module")
+def server(agent_port: Callable[[], AgentPort], carrier: str) -> Any:
+    return servers(agent_port)[carrier]
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    start_gateway: Callable[..., Gateway],
+    agent_port: Callable[[], AgentPort],
+    support_port: AgentPort,
+    server: Any,
+    carrier: str,
+) -> Gateway:
+    """acme has an account with the carrier: what proves its calls, and what its REST takes."""
+    mine = {**servers(agent_port), carrier: server}
+    (proof,) = [one for one in accounts(mine) if one["carrier"] == carrier]
+    account = {**CREDENTIALS[carrier], **proof, "api_url": server.api_url, "calls_per_second": 1000.0}
+    return start_gateway(
+        server={"public_url": "https://voice.example.com"},
+        organizations=[
+            {
+                "name": "acme",
+                "public_keys": ["pk_acme"],
+                "private_keys": ["sk_acme"],
+                "carriers": [account],
+                "dial_prefixes": ["+1415"],
+            }
+        ],
+        agents=[
+            {"name": "support", "organization": "acme", "instances": [support_port.url], "max_agents": 1}
+        ],
+        numbers=[{"number": FROM, "agent": "support.acme"}],
+    )
+
+
+@pytest.fixture
+async def way(
+    gateway: Gateway, server: Any, carrier: str, agent_at: Callable[..., Any], support_port: AgentPort
+) -> AsyncIterator[Way]:
+    server.via = f"http://127.0.0.1:{gateway.port}"
+    await server.start()
+    agent = await agent_at(support_port)
+    try:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WAIT_S * 2)) as http:
+            yield Way(Documented(gateway, server, carrier), agent, http)
+    finally:
+        await gateway.callers_leave()
+        await server.stop()
