@@ -81,7 +81,10 @@ async def _services(settings: Settings, store: Store, stack: AsyncExitStack) -> 
     """Makes and starts everything that handlers and calls use; the stack ends it, the last first."""
     await _beat(store)
     directory = Directory(settings)
-    probes = Probes(instance for agent in directory.agents for instance in agent.instances)
+    probes = Probes(
+        (instance for agent in directory.agents for instance in agent.instances),
+        failures=settings.limits.instance_failures,
+    )
     tokens = Tokens(await load_secret(store, time.time), store, time.time)
     board = Switchboard(settings, store, directory, probes, tokens)
     kept = KeptAgents(settings, store.documents)

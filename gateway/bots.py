@@ -149,6 +149,7 @@ class Bots:
             instances=tuple((instance, self._probes.readiness(instance)) for instance in agent.instances),
             per_instance=agent.sessions_per_instance,
             max_instances=agent.max_agents,
+            reserved=agent.reserve_outbound,
         )
         try:
             return await self._store.admit(facts, places, self._now(), extras)

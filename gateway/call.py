@@ -4,6 +4,8 @@
     prove the caller → read the opening → route to an agent → admit the session →
     connect an instance → relay → end, with one reason
 
+From the opening to the agent's first sound the caller hears a holding sound (hold.py).
+
 `Call.tell` is that story, top to bottom. Everything that can happen to a call is a step or a branch of
 it; what runs per frame is in gateway/media/. A step that refuses raises the entry of the table of
 endings (gateway/errors.py); what interrupts a step from outside goes through the call's `Fate`.
@@ -15,10 +17,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import structlog
 
+from gateway.agent_leg import connect_agent
 from gateway.body import from_parameters
 from gateway.claim import Claim, claim, truth
 from gateway.config import AgentSettings
@@ -26,15 +28,17 @@ from gateway.control import farewell_of, told_end
 from gateway.ends import end_watch
 from gateway.errors import CallEnd, Endings
 from gateway.fate import Fate
+from gateway.hold import Hold
 from gateway.media import frames
-from gateway.media.dial import dial
 from gateway.media.ends import Gone, end_of_agent, end_of_carrier
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay, RelayLimits
+from gateway.media.side import Side
 from gateway.media.upgrade import Upgrade
 from gateway.opening import hide_call_id
-from gateway.places import take_place
+from gateway.overflow import find_place
 from gateway.proof import NOTHING, prove_start, prove_upgrade
+from gateway.resume import Resumption, may_resume
 from gateway.sessions.lifecycle import State
 from gateway.sessions.session import Outcome, Traffic
 from gateway.sessions.store import StoreFailed
@@ -66,10 +70,12 @@ class Call:
         "_claim",
         "_first_sound_at",
         "_goodbye",
+        "_hold",
         "_leg",
         "_limits",
         "_log",
         "_relay",
+        "_resumption",
         "_shown",
         "_upgrade",
         "_wanted_limits",
@@ -87,7 +93,9 @@ class Call:
         self._log = log.bind(session=self.session_id)
         self._leg: Leg | None = None
         self._agent_leg: Leg | None = None
+        self._hold: Hold | None = None
         self._relay: Relay | None = None
+        self._resumption: Resumption | None = None
         self._admitted = False
         self._shown = NOTHING
         self._claim: Claim | None = None
@@ -105,8 +113,7 @@ class Call:
         self._board.calls.add(self)
         try:
             await self.tell()
-            assert self._relay is not None
-            end = await self._relay.ended  # nothing is left to do while they talk, and little is kept
+            end = await self._talk()
         except CallEnd as refusal:
             end = refusal
         except Exception:  # noqa: BLE001 - the edge of the call's task: it ends this call and no other
@@ -132,13 +139,35 @@ class Call:
                 await self._prove_call(agent, target.carrier, start)
             assert agent is not None
             body = self._body(target, start)
-            async with self._admitted_to(agent, target, start) as instance:
+            self._play(agent, dialect, start)
+            async with self._admitted_to(agent, target, start) as (agent, instance):
                 await self._note_call(agent, target.carrier, start)
                 await self._connect(instance, body)
+            if dialect is not None and start is not None and may_resume(agent):
+                self._resumption = Resumption(agent, dialect, start, instance=instance, body=body)
             if self._leg is None:
                 self._accept()
                 await asyncio.sleep(0)  # its 101 is on its way before anything else is
         self._couple(agent, dialect, start)
+
+    async def _talk(self) -> CallEnd:
+        """Waits until they have talked, and finds another agent for one that is lost (docs/resume.md)."""
+        assert self._relay is not None
+        end = await self._relay.ended  # nothing is left to do while they talk, and little is kept
+        while self._leg is not None:  # the carrier's side was given back
+            assert self._resumption is not None
+            try:
+                await self._resume(self._resumption, end)
+            except CallEnd as failed:
+                if failed is self.fate.end or self._hold is None:
+                    raise
+                fallen = await self._resumption.fall_back(
+                    self._board, self.session_id, failed, hold=self._hold, fate=self.fate
+                )
+                self._wish = None  # which was its own
+                raise fallen from None
+            end = await self._relay.ended
+        return end
 
     def hear(self, wish: Wish) -> None:
         """What is about to be done with the carrier's call, or after all is not (wishes.py)."""
@@ -226,7 +255,10 @@ class Call:
         """The session that this call becomes, and what was asked for where it is `known` to the store."""
         self.session_id = session_id
         self._log = self._log.bind(session=session_id)
-        promised = await self._board.store.session(session_id) if known else None
+        try:
+            promised = await self._board.store.session(session_id) if known else None
+        except StoreFailed:
+            promised = None  # whether a call may be without the store is said when it is admitted
         if promised is not None:
             self._wanted_limits = promised.max_duration, promised.idle_timeout
 
@@ -238,20 +270,40 @@ class Call:
             return self._claim.body
         return from_parameters(start.parameters, self._limits.max_body_bytes)
 
+    def _play(self, agent: AgentSettings, dialect: Dialect | None, start: Start | None) -> None:
+        """Has the caller hear something until its agent does."""
+        if self._leg is not None and dialect is not None and start is not None:
+            self._hold = Hold(self._board.holds, self._leg, dialect, start)
+            self._hold.begin(agent, answered=self._claim is not None and self._claim.held)
+
     @asynccontextmanager
     async def _admitted_to(
         self, agent: AgentSettings, target: Target, start: Start | None
-    ) -> AsyncIterator[str]:
-        """Takes a place and gives its instance; what goes wrong inside counts against that instance."""
-        held = self._claim is not None and self._claim.held
-        instance = await take_place(self._board, agent, target, start, self.session_id, held=held)
+    ) -> AsyncIterator[tuple[AgentSettings, str]]:
+        """Takes a place, here or where calls flow over to, and gives its agent and instance.
+
+        What goes wrong inside counts against that instance.
+        """
+        agent, instance = await find_place(
+            self._board,
+            agent,
+            target,
+            start,
+            self.session_id,
+            held=self._claim is not None and self._claim.held,
+            stays=self._shown.token is not None,
+            hold=self._hold,
+        )
         self._admitted = True
-        self._log = self._log.bind(instance=instance)
+        self._log = self._log.bind(agent=agent.service_host, instance=instance)
+        self._board.probes.taken(instance)
         try:
-            yield instance
+            yield agent, instance
         except CallEnd as end:
             if end.ending is Endings.agent_unreachable:
                 self._board.probes.unreachable(instance)
+            elif end.ending is Endings.agent_start_timeout:
+                self._board.probes.lost(instance)
             raise
 
     async def _note_call(self, agent: AgentSettings, carrier: str, start: Start | None) -> None:
@@ -270,16 +322,10 @@ class Call:
     async def _connect(self, instance: str, body: str | None) -> None:
         """The agent's /ws (agent-container.md), once the instance is ready."""
         timeout_s = self._limits.agent_connect_timeout
-        query = f"?body={quote(body, safe='')}" if body else ""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._board.probes.wait_until_started(instance)
-                self._agent_leg = await dial(
-                    f"ws{instance.removeprefix('http')}/ws{query}",
-                    {"x-daily-session-id": self.session_id},
-                    max_message_bytes=self._limits.max_message_bytes,
-                    early_bytes=self._limits.max_early_bytes,
-                    on_gone=self._agent_gone,
+                self._agent_leg = await connect_agent(
+                    self._board, instance, self.session_id, body, on_gone=self._agent_gone
                 )
         except TimeoutError:
             raise CallEnd(Endings.agent_start_timeout, f"no answer within {timeout_s:g} s") from None
@@ -288,10 +334,11 @@ class Call:
         """Lets the two legs talk."""
         assert self._leg is not None
         assert self._agent_leg is not None
+        first = self._relay is None
         farewell = None
         if dialect is not None and start is not None:
             farewell = farewell_of(self._board, agent, dialect, start)
-            if agent.hide_call_id:
+            if agent.hide_call_id and first:
                 hide_call_id(self._leg, dialect, start.call_id, self.session_id)
         max_duration_s, idle_s = self._wanted_limits
         self._relay = Relay(
@@ -311,30 +358,71 @@ class Call:
             filters=filters_of(dialect.name) if dialect and agent.media == "messages" else None,
             farewell=farewell,
             keeps_agent=not agent.hide_call_id,
+            on_agent_lost=self._take_back if self._resumption is not None else None,
+            after=self._relay,
         )
+        if first:
+            if self._resumption is not None:
+                self._resumption.opening = self._leg.opening()
+            self._board.store.started(self.session_id, self._board.now())
+        if self._wish is Wish.TRANSFER:
+            self._relay.transfer(True)
         self._leg = self._agent_leg = None  # their sockets are the relay's now
-        self._board.store.started(self.session_id, self._board.now())
+        if self._hold is not None:
+            self._hold.couple(self._relay)
         self._relay.start()
         self.fate.hand_over(self._relay.end)
+
+    # Another agent, where one is lost
+
+    def _take_back(self, carrier: Side) -> None:
+        """The agent is lost: what the caller says is kept behind the opening, for another one."""
+        assert self._resumption is not None
+        self._leg = Leg(
+            carrier.transport,
+            client=False,
+            opening_bytes=self._limits.max_opening_bytes,
+            early_bytes=self._limits.max_early_bytes,
+            on_gone=self._carrier_gone,
+            again=(carrier.walker, self._resumption.opening),
+        )
+
+    async def _resume(self, resumption: Resumption, lost: CallEnd) -> None:
+        """Has another agent take over. Raises CallEnd where none does."""
+        assert self._leg is not None
+        since, agent = self._board.now(), resumption.agent(self._board)
+        if self._hold is not None:
+            self._hold.stop()
+        self._play(agent, resumption.dialect, resumption.start)
+        async with self.fate.interrupting():
+            self._agent_leg, instance = await resumption.another(
+                self._board, self.session_id, self._leg, self._agent_gone
+            )
+        self._log = self._log.bind(instance=instance)
+        self._couple(agent, resumption.dialect, resumption.start)
+        self._board.store.resumed(self.session_id, resumption.times)
+        seconds = round(self._board.now() - since, 3)
+        self._log.warning("call resumed", times=resumption.times, words=lost.words, seconds=seconds)
 
     # The end
 
     async def _finish(self, end: CallEnd) -> None:
         """Writes the one end down, frees the place, tells whoever is still there, says it in one line."""
+        if self._hold is not None:
+            self._hold.stop()
         end = told_end(self._wish, await truth(self._board, self._claim, end))
         await self._record(end)
         if self._relay is not None:
             await self._relay.closed
-        else:
-            if self._agent_leg is not None:
-                code = frames.INTERNAL_ERROR if end.ending.failed else frames.NORMAL_CLOSURE
-                self._agent_leg.close(*self._goodbye or (code, end.words))
-            if self._leg is None and self._agent_leg is not None and self._upgrade.waits:
-                self._accept()  # as its agent has: the end is told by a close on both
-            if self._leg is not None:
-                self._leg.close(*self._goodbye or (end.ending.close_code, end.words))
-            elif end.ending.status is not None:
-                self._upgrade.refuse(end)
+        if self._agent_leg is not None:
+            code = frames.INTERNAL_ERROR if end.ending.failed else frames.NORMAL_CLOSURE
+            self._agent_leg.close(*self._goodbye or (code, end.words))
+        if self._leg is None and self._agent_leg is not None and self._upgrade.waits:
+            self._accept()  # as its agent has: the end is told by a close on both
+        if self._leg is not None:
+            self._leg.close(*self._goodbye or (end.ending.close_code, end.words))
+        elif self._relay is None and end.ending.status is not None:
+            self._upgrade.refuse(end)
         self._say(end)
 
     async def _record(self, end: CallEnd) -> None:
@@ -395,4 +483,7 @@ class Call:
         self.fate.decide(end)
 
     def _note_first_sound(self) -> None:
-        self._first_sound_at = self._board.now()
+        if self._hold is not None:
+            self._hold.stop(before_message=True)
+            self._hold = None
+        self._first_sound_at = self._first_sound_at or self._board.now()

@@ -128,7 +128,7 @@ class Dialouts:
         )
         warm = any(rank is Readiness.READY for _, rank in ranks)
         extras = SessionExtras(start_type="warm" if warm else "cold", metadata=wish.metadata)
-        places = Places(ranks, agent.sessions_per_instance, agent.max_agents)
+        places = Places(ranks, agent.sessions_per_instance, agent.max_agents, reserved=agent.reserve_inbound)
         try:
             await board.store.admit(facts, places, board.now(), extras)
         except AtCapacity as full:

@@ -91,7 +91,10 @@ class Holds:
     def __init__(self, agents: Iterable[AgentSettings]) -> None:
         """Reads their recordings; raises PromptError where one cannot be played."""
         names = {
-            name for agent in agents for name in (agent.hold, agent.overflow) if name.endswith(RECORDING)
+            name
+            for agent in agents
+            for name in (agent.hold, agent.overflow, agent.fallback)
+            if name.endswith(RECORDING)
         }
         self._prompts = {name: read_prompt(Path(name)) for name in names}
         self._sounds = Sounds()

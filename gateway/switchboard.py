@@ -18,6 +18,8 @@ from gateway.carriers.rests import Rests
 from gateway.config import Settings
 from gateway.dialouts import Dialouts
 from gateway.errors import CallEnd
+from gateway.hold import Holds
+from gateway.line import Lines
 from gateway.media.upgrade import Upgrade
 from gateway.passage import Passage, is_passage
 from gateway.sessions.call_sockets import CallSockets
@@ -57,6 +59,8 @@ class Switchboard:
             if account.proves
         )
         """The carriers of which somebody wants proof; of all others none is looked for."""
+        self.holds = Holds(settings.agents)
+        self.lines = Lines()
         self.call_sockets = CallSockets(store.documents, now)
         self.call_book = CallBook(store.documents, now)
         self.rests = Rests()

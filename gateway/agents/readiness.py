@@ -3,18 +3,24 @@
 
 Every instance is asked at an interval, off the calls' path, so that choosing one costs a call nothing.
 An instance that has no such route (Pipecat's development runner) counts as ready.
+
+What it says is one thing, what becomes of its callers another: one that fails them again and again is set
+aside for a while (trust.py), whatever it says.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from http import HTTPStatus
 
 import aiohttp
 import structlog
+
+from gateway.agents.trust import Standing, Trust
 
 log = structlog.get_logger(__name__)
 
@@ -35,8 +41,21 @@ class Readiness(IntEnum):
 class Probes:
     """The readiness of every instance, as last seen."""
 
-    def __init__(self, instances: Iterable[str]) -> None:
+    def __init__(
+        self,
+        instances: Iterable[str],
+        *,
+        failures: int = 0,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`failures`: how many set an instance aside (trust.py), 0 for never.
+
+        `now`: seconds of a clock that does not go back.
+        """
+        self._failures = failures
         self._seen = dict.fromkeys(instances, Readiness.UNKNOWN)
+        self._trust: dict[str, Trust] = {}  # of those that ever failed a caller
+        self._now = now
         self._http: aiohttp.ClientSession | None = None
         self._watch: asyncio.Task[None] | None = None
         self._new = asyncio.Event()
@@ -59,6 +78,7 @@ class Probes:
         """From now on these are asked and no others; new ones at once."""
         before = self._seen
         self._seen = {instance: before.get(instance, Readiness.UNKNOWN) for instance in instances}
+        self._trust = {instance: kept for instance, kept in self._trust.items() if instance in self._seen}
         if self._seen.keys() - before.keys():
             self._new.set()
 
@@ -66,15 +86,47 @@ class Probes:
         """As last seen."""
         return self._seen.get(instance, Readiness.UNKNOWN)
 
+    def ranks(self, instances: Sequence[str]) -> tuple[tuple[str, Readiness], ...]:
+        """Those that may have the next caller, in their order, each with how much it is wanted.
+
+        Those that are set aside are left out; where all are, none is: a doubtful agent is better than none.
+        """
+        trusted = [instance for instance in instances if self._takes_callers(instance)]
+        return tuple((instance, self.readiness(instance)) for instance in trusted or instances)
+
+    def taken(self, instance: str) -> None:
+        """A caller is sent to it."""
+        if instance in self._trust:
+            self._trust[instance].taken(self._now())
+
     def unreachable(self, instance: str) -> None:
         """A caller found it so; the next probe may find otherwise."""
         self._note(instance, Readiness.UNREACHABLE)
+        self._failed(instance)
+
+    def lost(self, instance: str) -> None:
+        """A caller waited for it in vain, or lost its agent there; how it is now is asked at once."""
+        self._failed(instance)
+        self._new.set()
 
     async def wait_until_started(self, instance: str) -> None:
         """Returns once an instance that said it is not ready no longer does; the caller bounds the wait."""
         while self.readiness(instance) is Readiness.STARTING:
             await asyncio.sleep(STARTING_PROBE_INTERVAL_S)
             await self._probe(instance)
+
+    def _takes_callers(self, instance: str) -> bool:
+        return instance not in self._trust or self._trust[instance].takes_callers(self._now())
+
+    def _failed(self, instance: str) -> None:
+        if instance not in self._seen or not self._failures:
+            return
+        now = self._now()
+        trust = self._trust.setdefault(instance, Trust(self._failures))
+        before = trust.standing(now)
+        trust.failed(now)
+        if before is not Standing.ASIDE and trust.standing(now) is Standing.ASIDE:
+            log.warning("instance set aside", instance=instance)
 
     async def _watch_all(self) -> None:
         while True:
@@ -89,10 +141,17 @@ class Probes:
             async with self._http.get(f"{instance}/readyz", allow_redirects=False) as answer:
                 refused = answer.status == HTTPStatus.SERVICE_UNAVAILABLE
                 self._note(instance, Readiness.STARTING if refused else Readiness.READY)
+                if refused:
+                    return
         except aiohttp.ClientConnectorError:
             self._note(instance, Readiness.UNREACHABLE)
-        except (aiohttp.ClientError, TimeoutError):
+            return
+        except TimeoutError:
+            self._note(instance, Readiness.UNKNOWN)
+            return
+        except aiohttp.ClientError:
             self._note(instance, Readiness.UNKNOWN)  # somebody is there, but does not answer as HTTP should
+        self._answered(instance)
 
     def _note(self, instance: str, readiness: Readiness) -> None:
         if instance not in self._seen:
@@ -100,3 +159,11 @@ class Probes:
         if self._seen[instance] is not readiness:
             log.info("instance", instance=instance, readiness=readiness.name.lower())
         self._seen[instance] = readiness
+
+    def _answered(self, instance: str) -> None:
+        if instance in self._trust:
+            trust, now = self._trust[instance], self._now()
+            before = trust.standing(now)
+            trust.answered(now)
+            if trust.standing(now) is not before:
+                log.info("instance may be tried again", instance=instance)

@@ -156,7 +156,11 @@ async def _next(context: Context, agent: AgentSettings, question: Question) -> C
             await services.bots.expect_place(agent)
     except CallEnd as full:
         # A webhook that is repeated, or a call that comes back from a gateway that died, has its place.
-        if full.ending is not Endings.at_capacity or not await _holds_place(context, agent, question):
+        # Where it may wait or flow over, that is done on its stream.
+        goes_on = agent.queue_size > 0 or agent.overflow != "refuse"
+        if full.ending is not Endings.at_capacity or not (
+            goes_on or await _holds_place(context, agent, question)
+        ):
             raise
     return Course(services.new_id(), takes_over=earlier is not None)
 

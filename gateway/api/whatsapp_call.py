@@ -92,7 +92,9 @@ class Happening:
     async def _admit(self, session_id: str) -> Held:
         services, agent = self._services, self._agent
         seen = [(instance, services.probes.readiness(instance)) for instance in agent.instances]
-        places = Places(tuple(seen), agent.sessions_per_instance, agent.max_agents)
+        places = Places(
+            tuple(seen), agent.sessions_per_instance, agent.max_agents, reserved=agent.reserve_outbound
+        )
         facts = CallFacts(
             session_id=session_id,
             agent=agent.service_host,

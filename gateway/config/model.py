@@ -383,6 +383,22 @@ class AgentSettings(Table):
         description="Whether the carrier's call is hung up when the agent ends the session, after its last "
         "sound was played; where the organisation has an account with the carrier.",
     )
+    max_resumes: Whole = Field(
+        default=2,
+        ge=0,
+        le=20,
+        description="How often in one call an agent whose socket is lost without a close is replaced by "
+        "another; a carrier's calls only.",
+    )
+    resume_timeout: Wait = Field(
+        default=10.0, description="Seconds in which another agent must have taken over a call."
+    )
+    fallback: Annotated[str, AfterValidator(values.fallback)] = Field(
+        default="hangup",
+        description="What becomes of a caller whose agent is lost and not replaced: `hangup`; a number, to "
+        "which the carrier transfers the call, where the organisation has an account; or a WAV file, played "
+        "once before the call ends.",
+    )
     hide_call_id: bool = Field(
         default=False,
         description="Whether the agent is told the session's id in place of the carrier's call id, so that "
@@ -413,6 +429,14 @@ class Limits(Table):
     )
     agent_connect_timeout: Wait = Field(
         default=15.0, description="Seconds an agent has to accept the socket of a new session."
+    )
+    instance_failures: Whole = Field(
+        default=3,
+        ge=0,
+        le=1000,
+        description="Failures within 30 s, connections refused or agents lost, after which an instance gets "
+        "no caller for a while, and then one to try it; an agent's only instance gets them all the same. "
+        "0 never.",
     )
     stall_timeout: Wait = Field(
         default=10.0, description="Seconds a side may stop reading before the call is ended."

@@ -180,6 +180,15 @@ def overflow(value: str) -> str:
     return value
 
 
+def fallback(value: str) -> str:
+    """What becomes of a caller whose agent is lost."""
+    if value.endswith(RECORDING):
+        read_prompt(Path(value))
+    elif value != "hangup" and not _E164.fullmatch(value):
+        raise ValueError(f"must be hangup, a number in E.164 form, or a file whose name ends in {RECORDING}")
+    return value
+
+
 def _key(value: str, prefixes: tuple[str, ...], words: str) -> str:
     if value in prefixes or not value.startswith(prefixes) or not _KEY.fullmatch(value):
         raise ValueError(f"must start with {words}, go on, and hold no spaces")

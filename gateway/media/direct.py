@@ -57,17 +57,23 @@ class Direct:
         self._closing = False
 
     @staticmethod
-    def possible(transport: asyncio.Transport) -> bool:
-        """Whether a transport's socket can be taken out of it now."""
-        return (
+    def possible(transport: asyncio.Transport | Direct) -> bool:
+        """Whether a transport's socket can be taken out of it now, or is out of it already."""
+        return isinstance(transport, Direct) or (
             accelerator.ACTIVE
             and transport.get_extra_info("sslcontext") is None
             and not transport.is_closing()
             and transport.get_write_buffer_size() == 0
         )
 
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport | Direct) -> Direct:
+        """The socket of a transport for which that is `possible`."""
+        return transport if isinstance(transport, Direct) else cls(loop, transport)
+
     def pump_to(self, other: Direct, walker: Walker) -> None:
-        """Lets plain frames go straight to `other`, until there is another protocol."""
+        """Lets plain frames go straight to `other`, until there is another protocol. Reads after `resume`."""
+        self.pause_reading()
         self._pump = Pump(
             _sources_of(self._loop),
             walker,
@@ -91,6 +97,9 @@ class Direct:
 
     def is_closing(self) -> bool:
         return self._closing
+
+    def is_reading(self) -> bool:
+        return self._pump is not None and self._pump.reading and not self._closing
 
     def resume_reading(self) -> None:
         if self._pump is not None and not self._closing:

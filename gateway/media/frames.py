@@ -109,6 +109,11 @@ class Walker(Counters):
         return self.left == 0 and not self._fragmented
 
     @property
+    def inside_message(self) -> bool:
+        """Whether the next data frame goes on with a message that began before."""
+        return self._fragmented
+
+    @property
     def held(self) -> int:
         """Bytes held back."""
         return len(self._rest)

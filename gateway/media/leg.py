@@ -12,11 +12,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from gateway.media import frames
 from gateway.media.early import Early
 from gateway.media.ends import LOST, Gone
 from gateway.media.frames import FrameError, Walker
+
+if TYPE_CHECKING:
+    from gateway.media.direct import Direct
 
 HIGH_WATER_BYTES = 65536
 """Unsent bytes at which a leg pauses the other: more than a second of sound at 100 messages a second."""
@@ -31,20 +35,22 @@ class Leg(asyncio.Protocol):
     `client`: we are the client of it (the agent's leg), so what we send is masked and what comes is not.
     `opening_bytes`: the most that may come while messages are read. `early_bytes`: the most that is kept
     afterwards; reading pauses there. `on_gone` is called once, when the far end has left.
+    `again`: the walker of a leg that was coupled before and is held anew, and its opening, which is kept
+    before all that comes; what is left of a message that has begun to pass is not.
     """
 
     def __init__(
         self,
-        transport: asyncio.Transport,
+        transport: asyncio.Transport | Direct,
         *,
         client: bool,
         opening_bytes: int,
         early_bytes: int,
         on_gone: Callable[[Gone], None],
+        again: tuple[Walker, bytes] | None = None,
     ) -> None:
         self.transport = transport
         self.client = client
-        self.walker = Walker(masked=not client, max_payload=opening_bytes, look_below=frames.LOOK_AT_ALL)
         self._early_bytes = early_bytes
         self._on_gone: Callable[[Gone], None] | None = on_gone
         self._kept: list[bytes] = []
@@ -52,10 +58,20 @@ class Leg(asyncio.Protocol):
         self._early: Early | None = None
         self._fragments: list[bytes] = []
         self._binary = False  # the message that the fragments belong to
-        self._messages: deque[str | bytes] | None = deque()
+        self._messages: deque[str | bytes] | None = deque() if again is None else None
+        self._read = 0  # how many of them
         self._waiter: asyncio.Future[None] | None = None
         self._offence: int | None = None  # the close code due to a far end that broke the protocol
-        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        if again is None:
+            self.walker = Walker(masked=not client, max_payload=opening_bytes, look_below=frames.LOOK_AT_ALL)
+            self._half = False
+        else:
+            self.walker, opening = again
+            self.walker.look_below = frames.LOOK_AT_ALL
+            self._kept.append(opening)
+            self._half = self.walker.inside_message  # whose beginning went to somebody who is gone
+        if isinstance(transport, asyncio.Transport):  # what is out of one has its marks
+            transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         transport.set_protocol(self)
 
     async def receive(self) -> str | bytes:
@@ -64,7 +80,14 @@ class Leg(asyncio.Protocol):
         while not self._messages:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
+        self._read += 1
         return self._messages.popleft()
+
+    async def whole(self) -> None:
+        """Waits for the end of a message whose beginning was passed on before the leg was held again."""
+        while self._half or self.walker.left:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
 
     def hold(self, max_message_bytes: int) -> None:
         """From here on messages are kept unread, until a relay takes them."""
@@ -96,10 +119,9 @@ class Leg(asyncio.Protocol):
 
         None leaves a message as it came. For a leg that is held, before it is taken.
         """
-        walker = Walker(masked=not self.client, max_payload=1 << 62, look_below=frames.LOOK_AT_ALL)
-        raw = walker.feed(b"".join(self._kept))
+        raw = b"".join(self._kept)
         began, parts = 0, list[bytes]()
-        for frame in walker.seen:
+        for frame in self._frames_of(raw):
             began = frame.start if not parts else began
             parts.append(frames.payload(raw, frame))
             if not frame.first & frames.FIN:
@@ -110,6 +132,17 @@ class Leg(asyncio.Protocol):
                 changed = frames.build(frames.TEXT, instead, masked=not self.client)
                 self._kept[:] = [raw[:began], changed, raw[frame.end :]]
                 return
+
+    def opening(self) -> bytes:
+        """The frames of the messages that were read, as they will pass; for a leg that is not taken yet."""
+        raw = b"".join(self._kept)
+        ends = [0] + [frame.end for frame in self._frames_of(raw) if frame.first & frames.FIN]
+        return raw[: ends[self._read]]
+
+    def _frames_of(self, raw: bytes) -> list[frames.Seen]:
+        walker = Walker(masked=not self.client, max_payload=1 << 62, look_below=frames.LOOK_AT_ALL)
+        walker.feed(raw)
+        return walker.seen
 
     def take(self) -> bytes:
         """Every data frame that has come so far, as it came; the relay's first words to the other leg."""
@@ -145,6 +178,8 @@ class Leg(asyncio.Protocol):
             self._offence = error.close_code
             self._gone(Gone(frames.ABNORMAL, error.reason, offence=error.close_code))
         self.walker.seen.clear()
+        if self._messages is None:
+            self._wake()
         if self._is_full:
             self.transport.pause_reading()
 
@@ -162,6 +197,8 @@ class Leg(asyncio.Protocol):
             self._gone(Gone(code, reason))
         elif frame.opcode == frames.PING:
             self.transport.write(frames.build(frames.PONG, frames.payload(chunk, frame), masked=self.client))
+        elif self._half and frame.opcode != frames.PONG:
+            self._half = not frame.first & frames.FIN
         elif frame.opcode != frames.PONG:
             self._kept_bytes += frame.end - frame.start
             if self._early is not None:
@@ -187,8 +224,11 @@ class Leg(asyncio.Protocol):
                 self._messages.append(data if self._binary else data.decode())
             except UnicodeDecodeError:
                 raise FrameError(frames.NOT_UTF8, "text message is not UTF-8") from None
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_result(None)
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     @property
     def _is_full(self) -> bool:

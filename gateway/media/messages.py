@@ -75,6 +75,10 @@ class MessageSide(Side):
             self._flush.cancel()
         super().connection_lost(exc)
 
+    def mend(self) -> bool:
+        """Only whole messages pass here."""
+        return True
+
     def _take(self, data: bytes, frame: Seen, passing: list[bytes]) -> None:
         """Adds to `passing` what this frame lets through."""
         raw, payload = data[frame.start : frame.end], frames.payload(data, frame)

@@ -70,8 +70,10 @@ class Relay:
         "_legs",
         "_look_by",
         "_loop",
+        "_on_agent_lost",
         "_on_first_sound",
         "_parted",
+        "_said_before",
         "_silent_by",
         "_stopped_by",
         "_transfers",
@@ -93,11 +95,16 @@ class Relay:
         filters: tuple[Filter, Filter] | None = None,
         farewell: Farewell | None = None,
         keeps_agent: bool = True,
+        on_agent_lost: Callable[[Side], None] | None = None,
+        after: Relay | None = None,
     ) -> None:
         """`dialect` None: any client's own language, not to be looked into.
 
         `on_first_sound`: called once, before the agent's first message with sound is passed on.
         `farewell`: what is done for the caller when the agent ends the session; None closes both sides.
+        `on_agent_lost`: is given the carrier's side where the agent's socket is lost without a close, and
+        the relay is over then; None, or a carrier that is leaving, ends the call.
+        `after`: the relay whose agent was lost, whose time and counts go on.
         `keeps_agent`: whether the agent must not notice that its call is transferred.
         `filters`, carrier to agent and agent to carrier: couple through messages instead of bytes.
         """
@@ -116,6 +123,10 @@ class Relay:
         self._end_by = self._silent_by = self._close_by = _NEVER  # the loop's time, in seconds
         self._keep_alive: KeepAlive | None = None
         self._look_by = _NEVER
+        self._on_agent_lost = on_agent_lost
+        self._said_before = (0, 0)  # frames and bytes of agents that were lost
+        if after is not None:
+            self._end_by, self._said_before = after._end_by, after.traffic[2:]
         self._farewell = farewell
         self._goodbye: asyncio.Task[None] | None = None  # the farewell, while it is bidden
         self._keeps_agent = keeps_agent
@@ -130,7 +141,7 @@ class Relay:
         transports = [leg.transport for leg in self._legs]
         if all(map(Direct.possible, transports)):
             for side, transport in zip(sides, transports, strict=True):
-                side.transport = Direct(self._loop, transport)
+                side.transport = Direct.of(self._loop, transport)
         for side in sides:
             side.write_other = side.other.transport.write
             side.walker.max_payload = self.limits.max_message_bytes
@@ -149,7 +160,8 @@ class Relay:
         for side in sides:
             side.resume_reading()
         now = self._loop.time()
-        self._end_by = now + self.limits.max_duration_s
+        if self._end_by == _NEVER:
+            self._end_by = now + self.limits.max_duration_s
         if self.limits.ping_s or self.limits.agent_silence_s:
             self._keep_alive = KeepAlive(
                 *sides, now, interval_s=self.limits.ping_s, agent_silence_s=self.limits.agent_silence_s
@@ -216,8 +228,8 @@ class Relay:
     @property
     def traffic(self) -> tuple[int, int, int, int]:
         """Data frames and bytes from the carrier, and from the agent."""
-        heard, said = self.carrier.walker, self.agent.walker
-        return heard.frames, heard.bytes, said.frames, said.bytes
+        heard, said, before = self.carrier.walker, self.agent.walker, self._said_before
+        return heard.frames, heard.bytes, said.frames + before[0], said.bytes + before[1]
 
     # What the legs report
 
@@ -274,6 +286,8 @@ class Relay:
                 return
         if side is self.agent and self._goodbye is not None:
             return  # its caller is still being seen off
+        if side is self.agent and self._gives_back(end_of_agent(LOST)):
+            return
         self.end(self._end_of(side, LOST))
         self._pass_nothing()
         self.answered()
@@ -302,6 +316,25 @@ class Relay:
         self._decide(self._end_of(side, gone))
         self.answered()
         return passing
+
+    def _gives_back(self, end: CallEnd) -> bool:
+        """Whether the carrier's side is given back for the sake of another agent, as this one is lost."""
+        carrier = self.carrier
+        leaving = self._stopped_by != _NEVER or carrier.stall is not None or carrier.transport.is_closing()
+        if self._on_agent_lost is None or leaving or self._transfers or self._parted or self.ended.done():
+            return False
+        if not self.agent.mend():
+            return False
+        self.ended.set_result(end)
+        self.closed.set_result(None)
+        self._clock.remove(self)
+        if not self.agent.lost:  # it is there, and silent
+            self.agent.send_close(frames.INTERNAL_ERROR, end.words)
+            self.agent.transport.close()
+            self._loop.call_later(self.limits.close_s, self.agent.transport.abort)
+        self._on_agent_lost(carrier)
+        carrier.resume_reading()  # which may have waited for the agent
+        return True
 
     def _bids_farewell(self, gone: Gone) -> bool:
         """Whether the agent has ended the session as one does, and its caller is still to be seen off.
@@ -399,7 +432,7 @@ class Relay:
             return
         end = self._keep_alive.look(now)
         self._look_by = self._keep_alive.next_look
-        if end is not None:
+        if end is not None and not self._gives_back(end):
             self.end(end)
 
     def _look_for_stop(self, payload: bytes) -> None:

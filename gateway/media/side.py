@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from gateway.media import frames
 from gateway.media.direct import Direct
 from gateway.media.frames import FrameError
+from gateway.media.leg import HIGH_WATER_BYTES
 
 if TYPE_CHECKING:
     from gateway.media.leg import Leg
@@ -87,6 +88,20 @@ class Side(asyncio.Protocol):
         if self.stall is not None:
             self.stall.cancel()
         self.relay.gone(self)
+
+    def mend(self) -> bool:
+        """Completes what was lost here in the middle; False where too much is missing.
+
+        A message that ends in blanks is no JSON: the other side throws that one away, and hears the next.
+        """
+        walker = self.walker
+        if walker.left > HIGH_WATER_BYTES:
+            return False
+        missing = b" " * walker.left
+        if walker.inside_message:
+            missing += frames.build(frames.CONTINUATION, b"", masked=self.other.client)
+        self.write_other(missing)
+        return True
 
     def resume_reading(self) -> None:
         if not self.transport.is_closing():

@@ -141,7 +141,9 @@ _VERSION_3: Final = (
     "CREATE INDEX waiting_agent ON waiting (agent, number)",
 )
 
-_STEPS: Final = (_VERSION_1, _VERSION_2, _VERSION_3)
+_VERSION_4: Final = ("ALTER TABLE session ADD COLUMN resumed INTEGER NOT NULL DEFAULT 0",)
+
+_STEPS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 
 VERSION: Final = len(_STEPS)
 """`PRAGMA user_version` of the tables above."""

@@ -130,6 +130,7 @@ class SessionRecord:
     `transport` to `max_duration`: see SessionExtras. `completion_status`: see Outcome.
     `completed_at`: when the agent's side reported; with it come `reported_seconds`, its duration in seconds,
     and `transcript` and `results`, JSON text, as far as it said them.
+    `resumed`: how often its agent was lost and another one took its place.
     """
 
     session_id: str
@@ -169,6 +170,7 @@ class SessionRecord:
     reported_seconds: float | None
     transcript: str | None
     results: str | None
+    resumed: int = 0
 
     @property
     def active(self) -> bool:

@@ -97,6 +97,13 @@ class SqliteStore:
             self._writer.submit(Kind.OWE, adoption.withdraw)  # as in `admit`
             raise
 
+    async def move(self, session_id: str, places: Places) -> str:
+        move = partial(sqlite_sessions.move, self._owner, session_id, places)
+        return await self._writer.submit(Kind.ASK, move)
+
+    def resumed(self, session_id: str, times: int) -> asyncio.Future[None]:
+        return self._writer.submit(Kind.NOTE, partial(sqlite_sessions.resumed, session_id, times))
+
     def abandon(self, session_id: str, outcome: Outcome) -> asyncio.Future[bool]:
         return self._writer.submit(Kind.OWE, partial(sqlite_sessions.abandoned, session_id, outcome))
 

@@ -108,6 +108,19 @@ _WAIT_AGAIN: Final = f"""
     WHERE id = ? AND owner = ? AND state = '{State.STARTING}'
 """  # noqa: S608 - constants
 
+# As _LOADS, without the session that is to be moved.
+_LOADS_WITHOUT: Final = """
+    SELECT json_group_object(instance, sessions) FROM (
+        SELECT instance, count(*) AS sessions
+        FROM session INDEXED BY session_active
+        WHERE agent = ?1 AND instance > '' AND ended_at IS NULL AND id <> ?2 GROUP BY instance)
+"""
+
+_MOVABLE: Final = """
+    SELECT agent FROM session
+    WHERE id = ? AND owner = ? AND ended_at IS NULL AND stop_requested_at IS NULL AND admitted_at IS NOT NULL
+"""
+
 _COMPLETE: Final = """
     UPDATE session SET transcript = ?, reported_seconds = ?, results = ?, completed_at = ?
     WHERE id = ? AND ended_at IS NULL AND admitted_at IS NOT NULL AND completed_at IS NULL
@@ -259,6 +272,22 @@ class Adoption:
         """Undoes it: the session waits as before, and is whose it was."""
         if self._before is not None:
             connection.execute(_WAIT_AGAIN, (*self._before, text(self._facts.session_id), self._owner.id))
+
+
+def move(owner: Owner, session_id: str, places: Places, connection: sqlite3.Connection) -> str:
+    """The URL of the instance. Raises AtCapacity or NotPromised, and has then changed nothing."""
+    known = text(session_id)
+    found = connection.execute(_MOVABLE, (known, owner.id)).fetchone()
+    if found is None:
+        raise NotPromised("the session is over, is to stop, or is another worker's")
+    (loads,) = connection.execute(_LOADS_WITHOUT, (found[0], known)).fetchone()
+    instance = choose(places, json.loads(loads))
+    connection.execute("UPDATE session SET instance = ? WHERE id = ?", (instance, known))
+    return instance
+
+
+def resumed(session_id: str, times: int, connection: sqlite3.Connection) -> None:
+    connection.execute("UPDATE session SET resumed = max(resumed, ?) WHERE id = ?", (times, text(session_id)))
 
 
 def started(session_id: str, at: float, connection: sqlite3.Connection) -> None:

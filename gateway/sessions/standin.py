@@ -72,6 +72,18 @@ class AdmittingStore(SqliteStore):
         self._hold(facts, instance)
         return instance
 
+    async def move(self, session_id: str, places: Places) -> str:
+        instance = await _in_time(self._writer, partial(super().move, session_id, places))
+        held = self._mine.get(session_id)
+        if held is not None:
+            agent, organization, before = held
+            self._loads[agent][instance] += 1
+            self._loads[agent][before] -= 1
+            if not self._loads[agent][before]:
+                del self._loads[agent][before]
+            self._mine[session_id] = agent, organization, instance
+        return instance
+
     def abandon(self, session_id: str, outcome: Outcome) -> asyncio.Future[bool]:
         abandoned = super().abandon(session_id, outcome)
 

@@ -113,6 +113,16 @@ class Store(Protocol):
         cancelled, nothing has changed.
         """
 
+    async def move(self, session_id: str, places: Places) -> str:
+        """Gives a session another instance and returns its URL: one atomic step over all workers.
+
+        Its own place does not count, so it can stay where it is. Raises AtCapacity; NotPromised where this
+        worker does not carry it, it is over, or was asked to stop; StoreFailed; and then nothing has changed.
+        """
+
+    def resumed(self, session_id: str, times: int) -> asyncio.Future[None]:
+        """Another agent has taken the session over, for the `times`-th time; written as `started` is."""
+
     def abandon(self, session_id: str, outcome: Outcome) -> asyncio.Future[bool]:
         """Ends a session as `ended` does, unless its stream has come; whether it did.
 

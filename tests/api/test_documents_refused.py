@@ -39,7 +39,7 @@ def gateway(start_gateway: Callable[..., Gateway], support_port: AgentPort) -> G
             {"name": "support", **agent},
             {"name": "speaking", "busy": "say All our agents are busy.", **agent},
             {"name": "queueing", "busy": "queue", "max_returns": 2, **agent},
-            {"name": "returning", "after": "redirect", "max_returns": 2, **agent},
+            {"name": "returning", "after": "redirect", "max_returns": 2, "max_resumes": 0, **agent},
             {"name": "locked", "websocket_auth": "token", **agent},
         ],
         limits={"close_timeout": 0.5},

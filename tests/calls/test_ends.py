@@ -29,7 +29,7 @@ def accelerator(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, Any]:
-    return {"limits": {"close_timeout": 0.3}}
+    return {"limits": {"close_timeout": 0.3}, "support": {"max_resumes": 0}}
 
 
 async def record_of(gateway: Gateway, session: str) -> dict[str, Any]:

@@ -101,7 +101,7 @@ async def test_pongs_are_no_words(gateway: Gateway, support: Agent) -> None:
     assert heard is not None
     assert heard.close[0] == 1000
     assert pings >= 3
-    await eventually(lambda: gateway.ends()[-1]["reason"] == "idle_timeout", "its end is told")
+    await eventually(lambda: {"idle_timeout"} & {end["reason"] for end in gateway.ends()}, "its end is told")
 
 
 @pytest.mark.parametrize("media", ["bytes", "messages"])
@@ -121,15 +121,16 @@ async def test_an_agent_that_answers_nothing_is_lost(
                 "organization": "acme",
                 "instances": [port.url],
                 "sessions_per_instance": 2,
+                "max_resumes": 0,
                 "media": media,
             }
         ],
-        limits={"agent_silence": 0.6, "ping_interval": 0},
+        limits={"agent_silence": 1.2, "ping_interval": 0},
     )
     agent: Agent = await agent_at(port)
-    lives, frozen = await connect(gateway, agent), await connect(gateway, agent)
-    for _ in range(9):  # three times as long as it may be silent
-        assert await ping(lives.agent) == await ping(lives.agent)
+    frozen, lives = await connect(gateway, agent), await connect(gateway, agent)
+    for _ in range(5):  # longer than it may be silent
+        await ping(lives.agent)
     assert (await frozen.caller.closed())[0] == 1011
     end = (await eventually(gateway.ends, "its end is told"))[0]
     assert (end["session"], end["reason"]) == (frozen.session, "agent_lost")
@@ -180,8 +181,7 @@ def test_small_packets_are_not_held_back() -> None:
         accepted: asyncio.Future[asyncio.Transport] = loop.create_future()
 
         class Far(asyncio.Protocol):
-            def connection_made(self, transport: asyncio.BaseTransport) -> None:
-                assert isinstance(transport, asyncio.Transport)
+            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
                 accepted.set_result(transport)
 
         server = await loop.create_server(Far, "127.0.0.1", 0)
@@ -194,7 +194,6 @@ def test_small_packets_are_not_held_back() -> None:
         for each in (dialled, accepted.result()):
             each.abort()
         server.close()
-        await server.wait_closed()
         return found
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -103,6 +103,7 @@ async def test_the_promised_session_is_the_one_that_runs(gateway: Gateway, suppo
     assert agent.path.startswith("/ws?body=")
     caller.say("hello")
     assert (await agent.hear()).payload == b"hello"
+    await eventually(lambda: gateway.sessions(session_id)[0]["state"] == "running", "it is written down")
 
     status, reported = await ask("POST", f"/{session_id}/complete", {"results": {"resolved": True}})
     assert (status, reported["status"]) == (200, "running")

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What a caller hears while the agent starts, and what becomes of what it says meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from serializers.events import Clear, Media
+from serializers.registry import DIALECTS
+from tests.harness.agent import Agent, AgentCall, AgentPort, answers, waits_for
+from tests.harness.caller import Caller
+from tests.harness.frames import CLOSE
+from tests.harness.gateway import Gateway
+from tests.harness.openings import CARRIERS, opening, replies, talk
+
+LIMITS = {"close_timeout": 0.2}
+AGENTS: dict[str, dict[str, Any]] = {
+    "support": {"hold_limit": 60},
+    "berlin": {"hold_limit": 60, "hold_tone": "eu"},
+    "quiet": {"hold": "none"},
+    "listener": {"hold_limit": 0.2},
+    "forgetful": {"hold": "none", "keep_early_audio": 0},
+    "short": {"hold": "none", "keep_early_audio": 0.1},
+    "messages": {"hold_limit": 60, "media": "messages"},
+}
+
+
+@pytest.fixture(scope="module")
+def gateway(start_gateway: Callable[..., Gateway], support_port: AgentPort) -> Gateway:
+    agents = [
+        {"name": name, "organization": "acme", "instances": [support_port.url]}
+        | {"sessions_per_instance": 4}
+        | settings
+        for name, settings in AGENTS.items()
+    ]
+    return start_gateway(agents=agents, limits=LIMITS)
+
+
+@pytest.fixture
+def here(support: Agent) -> asyncio.Event:
+    """To be set when the agent's container has started."""
+    event = asyncio.Event()
+    support.answer = waits_for(event)
+    return event
+
+
+async def ring(
+    gateway: Gateway, carrier: str, agent: str = "support", *early: str
+) -> tuple[Caller, list[bytes]]:
+    """A call, its opening and the caller's early words, as bytes."""
+    caller = await gateway.dial(f"/ws/{carrier}/{agent}.acme")
+    assert caller.status == 101
+    return caller, [caller.say(message) for message in (*opening(carrier), *early)]
+
+
+async def hear(caller: Caller, carrier: str) -> Any:
+    """The next message, as the carrier understands it."""
+    return DIALECTS[carrier].read_agent((await caller.hear()).payload)
+
+
+async def hear_sound(caller: Caller, carrier: str, pieces: int) -> None:
+    for _ in range(pieces):
+        assert isinstance(await hear(caller, carrier), Media)
+
+
+def sound_of(carrier: str) -> str:
+    sounds = DIALECTS[carrier].agent_sound_events
+    return next(reply for reply in replies(carrier) if json.loads(reply)["event"] in sounds)
+
+
+def media_of(carrier: str, count: int) -> list[str]:
+    one = next(message for message in talk(carrier) if json.loads(message)["event"] == "media")
+    return [json.dumps(json.loads(one) | {"n": number}) for number in range(count)]
+
+
+def dtmf_of(carrier: str) -> str:
+    return next(message for message in talk(carrier) if json.loads(message)["event"] == "dtmf")
+
+
+@pytest.mark.parametrize("agent", ["support", "messages"])
+@pytest.mark.parametrize("carrier", CARRIERS)
+async def test_sound_until_the_agents_first_then_a_clear_then_the_agent(
+    gateway: Gateway, support: Agent, here: asyncio.Event, carrier: str, agent: str
+) -> None:
+    caller, raw = await ring(gateway, carrier, agent)
+    await support.asks()
+    await hear_sound(caller, carrier, 3)
+    here.set()
+    call = await support.call()
+    await call.opening(raw)
+    await hear_sound(caller, carrier, 3)  # it has not said anything yet
+    for _ in range(10):
+        call.say(sound_of(carrier))
+    while isinstance(heard := await hear(caller, carrier), Media):
+        pass
+    assert isinstance(heard, Clear)
+    await hear_sound(caller, carrier, 1)
+    await caller.hang_up()
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+async def test_after_the_clear_come_the_agents_bytes_and_nothing_else(
+    gateway: Gateway, support: Agent, here: asyncio.Event, carrier: str
+) -> None:
+    caller, raw = await ring(gateway, carrier)
+    await support.asks()
+    await hear_sound(caller, carrier, 2)
+    here.set()
+    call = await support.call()
+    await call.opening(raw)
+    said = b"".join(call.say(message) for message in [sound_of(carrier), *replies(carrier)] * 5)
+    await call.hang_up()
+    assert await caller.closed() == (1000, "")
+    heard = await caller.ended()
+    at = heard.index(said)
+    clear = DIALECTS[carrier].write_agent(Clear(), _start(carrier)).encode()
+    assert heard[:at].endswith(clear), "the clear stands right before the agent's first sound"
+    assert heard.count(said) == 1
+
+
+def _start(carrier: str) -> Any:
+    return DIALECTS[carrier].read_carrier(opening(carrier)[-1])
+
+
+async def test_an_agent_that_is_there_at_once_is_preceded_by_nothing(
+    gateway: Gateway, support: Agent
+) -> None:
+    caller, raw = await ring(gateway, "twilio")
+    call = await support.call()
+    await call.opening(raw)
+    said = call.say(sound_of("twilio"))
+    assert await caller.hear_bytes(len(said)) == said
+    await caller.hang_up()
+
+
+async def test_what_the_agent_says_before_its_first_sound_is_no_sound(
+    gateway: Gateway, support: Agent, here: asyncio.Event
+) -> None:
+    caller, raw = await ring(gateway, "twilio")
+    await support.asks()
+    await hear_sound(caller, "twilio", 1)
+    here.set()
+    call = await support.call()
+    await call.opening(raw)
+    mark = next(reply for reply in replies("twilio") if json.loads(reply)["event"] == "mark")
+    call.send(call.frame(1, mark.encode()) + call.frame(1, sound_of("twilio").encode()))
+    heard = []
+    while "clear" not in heard:
+        heard.append(json.loads((await caller.hear()).payload)["event"])
+    assert heard[-2:] == ["mark", "clear"]
+    assert json.loads((await caller.hear()).payload) == json.loads(sound_of("twilio"))
+    await caller.hang_up()
+
+
+async def test_an_agent_that_only_listens_is_not_drowned(
+    gateway: Gateway, support: Agent, here: asyncio.Event
+) -> None:
+    caller, raw = await ring(gateway, "twilio", "listener")
+    await support.asks()
+    await hear_sound(caller, "twilio", 1)
+    here.set()
+    call = await support.call()
+    await call.opening(raw)
+    while isinstance(heard := await hear(caller, "twilio"), Media):
+        pass
+    assert isinstance(heard, Clear)
+    said = call.say(sound_of("twilio"))
+    assert (await caller.hear()).raw == said
+    await caller.hang_up()
+
+
+async def test_no_sound_where_none_is_wanted_but_telnyx_is_kept_alive(
+    gateway: Gateway, support: Agent, here: asyncio.Event
+) -> None:
+    twilio, twilio_raw = await ring(gateway, "twilio", "quiet")
+    telnyx, telnyx_raw = await ring(gateway, "telnyx", "quiet")
+    for _ in range(2):
+        await support.asks()
+    heard = [await hear(telnyx, "telnyx") for _ in range(3)]
+    assert {one.payload for one in heard} == {b"\xff" * 800}, "silence in the codec that is played"
+    here.set()
+    calls = [await support.call() for _ in range(2)]
+    for call in calls:
+        call.say(sound_of("twilio"))
+    assert json.loads((await twilio.hear()).payload) == json.loads(sound_of("twilio"))
+    for caller in (twilio, telnyx):
+        await caller.hang_up()
+    assert len(twilio_raw) == len(telnyx_raw) == 2
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+async def test_the_call_ends_while_its_caller_waits(gateway: Gateway, support: Agent, carrier: str) -> None:
+    event = asyncio.Event()
+    refuses = answers(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", then="close")
+
+    async def answer(agent: Agent, call: AgentCall) -> None:
+        await event.wait()
+        await refuses(agent, call)
+
+    support.answer = answer
+    caller, _ = await ring(gateway, carrier)
+    await hear_sound(caller, carrier, 2)
+    event.set()
+    last = b""
+    while (frame := await caller.next()) is not None and frame.opcode != CLOSE:
+        last = frame.payload
+    assert isinstance(DIALECTS[carrier].read_agent(last), Clear)
+    assert frame is not None
+
+
+async def test_a_caller_that_hangs_up_while_it_waits(
+    gateway: Gateway, support: Agent, here: asyncio.Event
+) -> None:
+    caller, _ = await ring(gateway, "twilio")
+    await support.asks()
+    await hear_sound(caller, "twilio", 2)
+    await caller.hang_up()
+
+
+# Early words
+
+
+async def told(support: Agent, here: asyncio.Event, raw: list[bytes]) -> None:
+    """The agent comes, and is told just this."""
+    here.set()
+    call = await support.call()
+    await call.opening(raw)
+    call.say(sound_of("twilio"))
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+async def test_early_words_are_kept_in_order(
+    gateway: Gateway, support: Agent, here: asyncio.Event, carrier: str
+) -> None:
+    early = [*media_of(carrier, 8), dtmf_of(carrier), *media_of(carrier, 8)]
+    caller, raw = await ring(gateway, carrier, "quiet", *early)
+    await support.asks()
+    await told(support, here, raw)
+    await caller.hang_up()
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+async def test_or_dropped_but_neither_the_opening_nor_digits(
+    gateway: Gateway, support: Agent, here: asyncio.Event, carrier: str
+) -> None:
+    early = [*media_of(carrier, 8), dtmf_of(carrier), *media_of(carrier, 8), dtmf_of(carrier)]
+    caller, raw = await ring(gateway, carrier, "forgetful", *early)
+    await support.asks()
+    there = len(opening(carrier))
+    await told(support, here, [*raw[:there], raw[there + 8], raw[-1]])
+    await caller.hang_up()
+
+
+async def test_or_the_latest_of_them(gateway: Gateway, support: Agent, here: asyncio.Event) -> None:
+    early = [*media_of("twilio", 20), dtmf_of("twilio"), *media_of("twilio", 3), dtmf_of("twilio")]
+    caller, raw = await ring(gateway, "twilio", "short", *early)
+    await support.asks()
+    await told(support, here, [*raw[:2], *raw[20:]])
+    await caller.hang_up()
+
+
+async def test_what_comes_later_is_passed_on(gateway: Gateway, support: Agent, here: asyncio.Event) -> None:
+    caller, raw = await ring(gateway, "twilio", "forgetful", *media_of("twilio", 5))
+    await support.asks()
+    here.set()
+    call = await support.call()
+    await call.opening(raw[:2])
+    later = caller.say(media_of("twilio", 1)[0])
+    heard = await call.hear_bytes(len(b"".join(raw[:2])) + len(later))
+    assert heard.endswith(later)
+    await caller.hang_up()

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A session whose agent is lost goes to another instance: one place, at every moment, in one step."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gateway.sessions.session import CallFacts, Outcome, Places
+from gateway.sessions.sqlite import SqliteStore
+from gateway.sessions.store import AtCapacity, NotPromised
+
+Ring = Callable[..., CallFacts]
+WorkAt = Callable[..., Any]
+
+FIRST, SECOND, THIRD = (f"http://127.0.0.1:808{n}" for n in range(3))
+
+
+def places(*instances: str, per_instance: int = 1, most: int = 9) -> Places:
+    """Those named first are wanted most."""
+    return Places(tuple((each, rank) for rank, each in enumerate(instances)), per_instance, most)
+
+
+async def instance_of(store: SqliteStore, facts: CallFacts) -> str:
+    record = await store.session(facts.session_id)
+    assert record is not None
+    return record.instance
+
+
+async def test_its_place_moves_along(store: SqliteStore, ring: Ring) -> None:
+    call = ring()
+    assert await store.admit(call, places(FIRST, SECOND), 1000.0) == FIRST
+    assert await store.move(call.session_id, places(SECOND, FIRST)) == SECOND
+    assert await instance_of(store, call) == SECOND
+    assert (await store.counts()).total_active == 1
+    assert await store.admit(ring(), places(FIRST, SECOND), 1001.0) == FIRST
+    with pytest.raises(AtCapacity, match="2 of 2"):
+        await store.admit(ring(), places(FIRST, SECOND), 1002.0)
+
+
+async def test_its_own_place_is_free_for_it(store: SqliteStore, ring: Ring) -> None:
+    """Also where no other is, and where no more instances may be in use."""
+    call = ring()
+    await store.admit(call, places(FIRST), 1000.0)
+    assert await store.move(call.session_id, places(FIRST)) == FIRST
+    assert await store.move(call.session_id, places(SECOND, FIRST, most=1)) == SECOND
+
+
+async def test_others_places_are_not(store: SqliteStore, ring: Ring) -> None:
+    call = ring()
+    await store.admit(call, places(FIRST), 1000.0)
+    await store.admit(ring(), places(SECOND), 1000.0)
+    assert await store.move(call.session_id, places(SECOND, FIRST)) == FIRST
+    with pytest.raises(AtCapacity):
+        await store.move(call.session_id, places(SECOND))
+    assert await instance_of(store, call) == FIRST
+
+
+async def test_what_is_over_or_stops_stays(store: SqliteStore, ring: Ring, hung_up: Outcome) -> None:
+    over, stopping = ring(), ring()
+    for each in (over, stopping):
+        await store.admit(each, places(FIRST, per_instance=2), 1000.0)
+    await store.ended(over.session_id, hung_up)
+    await store.request_stop(stopping.session_id, 1001.0)
+    for each in (over.session_id, stopping.session_id, "nobody"):
+        with pytest.raises(NotPromised):
+            await store.move(each, places(SECOND))
+    assert [await instance_of(store, each) for each in (over, stopping)] == [FIRST, FIRST]
+
+
+async def test_only_who_carries_it_moves_it(work_at: WorkAt, ring: Ring) -> None:
+    mine, other = await work_at(), await work_at()
+    call = ring()
+    await mine.admit(call, places(FIRST), 1000.0)
+    with pytest.raises(NotPromised):
+        await other.move(call.session_id, places(SECOND))
+
+
+async def test_of_many_that_move_to_one_place_one_does(work_at: WorkAt, ring: Ring) -> None:
+    workers = [await work_at() for _ in range(3)]
+    calls = [ring() for _ in workers]
+    homes = [f"http://127.0.0.1:909{n}" for n in range(3)]
+    for worker, call, home in zip(workers, calls, homes, strict=True):
+        await worker.admit(call, places(home), 1000.0)
+    moves = [
+        worker.move(call.session_id, places(SECOND)) for worker, call in zip(workers, calls, strict=True)
+    ]
+    answers = await asyncio.gather(*moves, return_exceptions=True)
+    assert sorted(type(answer).__name__ for answer in answers) == ["AtCapacity", "AtCapacity", "str"]
+
+
+async def test_who_gives_up_while_it_moves_leaves_one_place(
+    store: SqliteStore, ring: Ring, hung_up: Outcome
+) -> None:
+    call = ring()
+    await store.admit(call, places(FIRST), 1000.0)
+    moving = asyncio.create_task(store.move(call.session_id, places(SECOND)))
+    await asyncio.sleep(0)
+    moving.cancel()
+    await asyncio.gather(moving, return_exceptions=True)
+    assert (await store.counts()).total_active == 1
+    await store.ended(call.session_id, hung_up)
+    assert (await store.counts()).total_active == 0
+
+
+async def test_how_often_is_written_down(store: SqliteStore, ring: Ring, hung_up: Outcome) -> None:
+    call = ring()
+    await store.admit(call, places(FIRST), 1000.0)
+    store.started(call.session_id, 1001.0)
+    record = await store.session(call.session_id)
+    assert record is not None
+    assert record.resumed == 0
+    store.resumed(call.session_id, 1)
+    await store.resumed(call.session_id, 2)
+    await store.ended(call.session_id, hung_up)
+    record = await store.session(call.session_id)
+    assert record is not None
+    assert (record.resumed, record.reason) == (2, "caller_hangup")
