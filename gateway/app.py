@@ -45,6 +45,13 @@ from gateway.switchboard import Switchboard
 
 log = structlog.get_logger(__name__)
 
+COLLECTED_EVERY = 20_000, 20, 20
+"""New objects until the collector looks for cycles among the young, and how often it goes on to older ones.
+
+A call leaves next to none, and setting one up makes hundreds of objects: by default every call or two would
+be paid for with a look.
+"""
+
 BEAT_INTERVAL_S = STALE_S / 4
 """How often a worker says that it lives and looks for those that do not."""
 
@@ -74,6 +81,7 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Starlette, Services
         # What lives by now lives on: the collector need not look at it again while calls are carried.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*COLLECTED_EVERY)
         yield application, services
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 import structlog
+from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from gateway.api.carrier_proof import prove_anybodys, prove_request
@@ -18,10 +19,13 @@ from gateway.api.operation import Access, Context, Operation, Style
 from gateway.api.strict_json import BadJson, parse
 from gateway.carriers import callbacks
 from gateway.carriers.callbacks import Told
+from gateway.carriers.calls import CallStatus
 from gateway.carriers.habits import HABITS
+from gateway.carriers.rest import CarrierFailed
 from gateway.errors import CallEnd, Endings
-from gateway.sessions.lifecycle import TERMINAL
+from gateway.sessions.lifecycle import TERMINAL, State
 from gateway.sessions.session import SessionRecord
+from gateway.sessions.store import StoreFailed
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +67,9 @@ async def callback(context: Context) -> Response:
             line.info("callback for no call", call_id=told.call_id, event_of_stream=told.stream_event)
         raise CallEnd(Endings.not_found, "no such call is known here")
     await _take(context, record, told, line)
+    if told.call_id is not None and _is_left_alone(record, told):
+        # Once the carrier has its answer: it waits for that no longer than two seconds (carriers.md §3.4).
+        return Response(status_code=200, background=BackgroundTask(_hang_up, context, record, told.call_id))
     return Response(status_code=200)
 
 
@@ -93,6 +100,32 @@ async def _take(
         # It was transferred, and is over there: an agent that was kept (control.py) may go.
         await context.services.store.request_stop(session_id, now)
     line.info("call moved" if moved else "callback is late", status=str(told.status), words=told.detail)
+
+
+def _is_left_alone(record: SessionRecord, told: Told) -> bool:
+    """Whether a call runs that has neither an agent nor a document: its gateway died, or gave it up.
+
+    Whoever answered it would hear nothing until the carrier's longest time is over.
+    """
+    lost = record.state in TERMINAL and (record.state is not State.ENDED or record.stream_id is None)
+    return lost and not told.has_document and (told.status is CallStatus.ANSWERED or told.stream_over)
+
+
+async def _hang_up(context: Context, record: SessionRecord, call_id: str) -> None:
+    board, session_id, carrier = context.services.board, record.session_id, record.carrier
+    line = log.bind(carrier=carrier, session=session_id, call_id=call_id)
+    try:
+        account = (await board.call_book.of(session_id)).account
+        rest = board.rests.first(board.accounts.of(record.organization, carrier), account)
+        if rest is None or "hangup" in rest.cannot:
+            return
+        await rest.hang_up(call_id)
+    except StoreFailed as error:
+        line.warning("not hung up", words=str(error))
+    except CarrierFailed as failure:
+        line.warning("not hung up", kind=failure.kind, words=failure.words)
+    else:
+        line.info("hung up", words="nobody was left to talk to")
 
 
 def _organization(context: Context) -> str | None:

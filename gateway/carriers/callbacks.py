@@ -60,7 +60,9 @@ class Told:
     """What one callback says. None: nothing of it.
 
     `at`: Unix seconds. `detail`: the carrier's own words, printable. `stream_event`: of the stream, in the
-    carrier's word; `stream_failed`: whether that is that it could not be opened, or broke.
+    carrier's word; `stream_failed`: whether that is that it could not be opened, or broke, `stream_over`:
+    whether there is none any more. `has_document`: whether a document says how the call goes on without its
+    stream.
     """
 
     call_id: str | None = None
@@ -70,6 +72,8 @@ class Told:
     detail: str | None = None
     stream_event: str | None = None
     stream_failed: bool = False
+    stream_over: bool = False
+    has_document: bool = True
 
 
 def read_fields(fields: Mapping[str, str], *, of_stream: bool) -> Told:
@@ -117,6 +121,8 @@ def read_event(event: Any) -> Told:
         detail=_printable(payload.get("failure_reason") if is_stream else detail),
         stream_event=_printable(name) if is_stream else None,
         stream_failed=name in _STREAM_ERRORS,
+        stream_over=name in ("streaming.stopped", "streaming.failed"),
+        has_document=False,
     )
 
 

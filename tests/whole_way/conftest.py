@@ -182,19 +182,26 @@ def server(agent_port: Callable[[], AgentPort], carrier: str) -> Any:
 
 
 @pytest.fixture(scope="module")
+def workers() -> int:
+    """Of the gateway; two where a test kills one."""
+    return 1
+
+
+@pytest.fixture(scope="module")
 def gateway(
     start_gateway: Callable[..., Gateway],
     agent_port: Callable[[], AgentPort],
     support_port: AgentPort,
     server: Any,
     carrier: str,
+    workers: int,
 ) -> Gateway:
     """acme has an account with the carrier: what proves its calls, and what its REST takes."""
     mine = {**servers(agent_port), carrier: server}
     (proof,) = [one for one in accounts(mine) if one["carrier"] == carrier]
     account = {**CREDENTIALS[carrier], **proof, "api_url": server.api_url, "calls_per_second": 1000.0}
     return start_gateway(
-        server={"public_url": "https://voice.example.com"},
+        server={"public_url": "https://voice.example.com", "workers": workers},
         organizations=[
             {
                 "name": "acme",

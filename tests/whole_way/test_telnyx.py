@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests.harness.gateway import eventually
 from tests.harness.rest_server import Placed
 from tests.harness.rest_telnyx import TelnyxCall
 from tests.harness.telephony import Call, hang_up
@@ -19,6 +22,11 @@ DESK = "+14155550177"
 @pytest.fixture(scope="module")
 def carrier() -> str:
     return "telnyx"
+
+
+@pytest.fixture(scope="module")
+def workers() -> int:
+    return 3  # two of them are killed
 
 
 def known(way: Any, placed: Placed) -> TelnyxCall:
@@ -102,3 +110,22 @@ async def test_a_call_out_whose_agent_ends_it_is_hung_up(way: Any) -> None:
     await phone.over("completed")
     record = await way.over(session, "agent_ended", "agent")
     assert record["call_id"] == phone.call_id
+
+
+@pytest.mark.parametrize("dies", ["while it rings", "while they talk"])
+async def test_a_call_out_whose_gateway_dies_is_hung_up(way: Any, dies: str) -> None:
+    """It was made by Call Control, so there is no document that would end it."""
+    session, phone = await way.dials()
+    call = await way.picks_up(session, phone) if dies == "while they talk" else None
+    (record,) = way.gateway.sessions(session)
+    (pid,) = [one["pid"] for one in way.gateway.workers() if one["id"] == record["owner"]]
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: way.gateway.sessions(session)[0]["reason"] == "gateway_lost", "it is found dead")
+    if call is None:
+        await phone.answered()
+    else:
+        way.gateway.upgrades -= 1  # it does not live to tell its call's end
+        await way.server.event(phone.call, "streaming.stopped")
+    await eventually(lambda: phone.hung_up, "Telnyx is asked to hang up")
+    await phone.over("completed")
+    assert [name for name, _ in phone.call.commands] == ["hangup"]
