@@ -146,7 +146,7 @@ class Bots:
 
     async def _admit(self, agent: AgentSettings, facts: CallFacts, extras: SessionExtras) -> str:
         places = Places(
-            instances=tuple((instance, self._probes.readiness(instance)) for instance in agent.instances),
+            instances=self._probes.ranks(agent.instances),
             per_instance=agent.sessions_per_instance,
             max_instances=agent.max_agents,
             reserved=agent.reserve_outbound,

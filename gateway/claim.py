@@ -9,6 +9,7 @@ that reconnects, which dials the URL that it has again; after a call that ended 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -58,7 +59,10 @@ async def claim(
     call = agent.organization, carrier, call_id
     reconnects = HABITS[carrier].reconnects
 
-    async def judge(earlier: CallSocket) -> None:
+    async def judge(known: Sequence[CallSocket]) -> None:
+        earlier = known[-1]
+        if any(one.nonce == claims.nonce for one in known) and earlier.nonce != claims.nonce:
+            raise CallEnd(Endings.unauthorized, "the token is refused: used already, and another since")
         record = await _record_of(board, earlier, patient=not claims.takes_over)
         if record is not None and record.state not in TERMINAL:
             if not reconnects and not claims.takes_over:

@@ -111,6 +111,7 @@ def xml(
     settings = _settings(config)
     from gateway.carriers.accounts import Accounts  # noqa: PLC0415
     from gateway.carriers.answers import Asked, stream_document  # noqa: PLC0415
+    from gateway.carriers.habits import HABITS  # noqa: PLC0415
 
     found = next((one for one in settings.agents if one.service_host == agent), None)
     if found is None:
@@ -119,9 +120,19 @@ def xml(
     if found.websocket_auth == "token":
         typer.echo(f"{agent} wants a token with each call: point the carrier at /xml/{carrier}", err=True)
         raise typer.Exit(1)
+    accounts = Accounts(settings)
+    proven = accounts.wants_proof(found.organization, carrier.value)
+    by_address = any(account.allow for account in accounts.of(found.organization, carrier.value))
+    if proven and not by_address and not HABITS[carrier.value].signs:
+        typer.echo(
+            f"{found.organization} wants its {carrier.value} calls proven, and their sockets are not signed: "
+            f"point the carrier at /xml/{carrier.value}, whose documents carry a token",
+            err=True,
+        )
+        raise typer.Exit(1)
     try:
         document = stream_document(
-            Accounts(settings),
+            accounts,
             found,
             Asked(carrier.value),
             token=None,

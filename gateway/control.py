@@ -26,6 +26,7 @@ from gateway.wishes import ENDS, Wish
 from serializers.dialect import Dialect
 from serializers.events import Start
 from texml.errors import DocumentError
+from texml.plan import Dial, OwnXml, read_tail
 from texml.registry import WRITERS
 
 if TYPE_CHECKING:
@@ -82,7 +83,10 @@ def told_end(wish: Wish | None, end: CallEnd) -> CallEnd:
 def farewell_of(board: Switchboard, agent: AgentSettings, dialect: Dialect, start: Start) -> Farewell | None:
     """What is done for the caller when the agent ends the session; None where it is only closed."""
     accounts = board.accounts.of(agent.organization, dialect.name)
-    rest = board.rests.first(accounts, start.account_id) if agent.hangup_on_agent_end else None
+    hangs_up = agent.hangup_on_agent_end
+    if hangs_up is None:
+        hangs_up = not isinstance(read_tail(agent.after), Dial | OwnXml)
+    rest = board.rests.first(accounts, start.account_id) if hangs_up else None
     if rest is None:
         return None
 

@@ -114,7 +114,7 @@ class Dialouts:
 
     async def _admit(self, wish: DialWish, session_id: str) -> None:
         board, agent = self._board, wish.agent
-        ranks = tuple((each, board.probes.readiness(each)) for each in agent.instances)
+        ranks = board.probes.ranks(agent.instances)
         facts = CallFacts(
             session_id=session_id,
             agent=agent.service_host,

@@ -13,7 +13,7 @@ from typing import Final
 
 from gateway.config import AgentSettings
 from gateway.config.values import RECORDING
-from gateway.media.holding import Holding
+from gateway.media.holding import WAIT_S, Holding
 from gateway.media.leg import Leg
 from gateway.media.prompt import Prompt, read_prompt
 from gateway.media.relay import Relay
@@ -24,6 +24,9 @@ from serializers.tones import ToneName
 
 SOUND: Final = "media"
 """The event of every carrier's messages with the caller's sound (carriers.md §2.2, §3.2, §4.2, §5.2)."""
+
+SILENCE_WAIT_S: Final = 1.0
+"""Silence only keeps a call alive, which ends after 1.6 s without anything (carriers.md §3.3)."""
 
 
 class Hold:
@@ -45,7 +48,8 @@ class Hold:
         self._limit_s = agent.hold_limit
         sound = self._holds.sound_of(agent, self._dialect, self._start, answered=answered)
         if sound is not None:
-            self._holding = Holding(self._leg, self._dialect, self._start, sound)
+            wait_s = SILENCE_WAIT_S if sound.silent else WAIT_S
+            self._holding = Holding(self._leg, self._dialect, self._start, sound, wait_s=wait_s)
         self._keep(agent.keep_early_audio)
 
     def waits(self) -> None:

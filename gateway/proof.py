@@ -82,7 +82,13 @@ def prove_start(board: Switchboard, carrier: str, start: Start, agent: AgentSett
         if wanted and organization not in shown.organizations:
             raise CallEnd(Endings.unauthorized, f"the upgrade is not proven to be {organization}'s")
     accounts = {account.account for account in board.accounts.of(organization, carrier)}
-    if accounts and None not in accounts and start.account_id not in accounts:
+    # A carrier that names none in its stream (carriers.md §5.2) has proven itself otherwise, or need not.
+    if (
+        start.account_id is not None
+        and None not in accounts
+        and accounts
+        and start.account_id not in accounts
+    ):
         raise CallEnd(Endings.unauthorized, f"the call is of an account that is not {organization}'s")
     if shown.claims is None:
         check(agent, shown.token)

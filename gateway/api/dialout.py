@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,6 +26,9 @@ ANSWER_S: Final = 10.0
 SHORTEST_S: Final = 5
 LONGEST_S: Final = 600
 DEFAULT_S: Final = 60
+
+_SHOWN: Final = re.compile(r"\+?[0-9]{5,15}")
+"""Carriers know their own numbers in other spellings too, such as Exotel's with a 0 (carriers.md §5.2)."""
 
 Carrier = Literal["twilio", "telnyx", "plivo", "exotel"]
 Machines = Literal["detect", "wait_for_end"]
@@ -144,6 +148,8 @@ def _wish(context: Context, wanted: DialoutRequest, agent: AgentSettings) -> Dia
         raise CallEnd(Endings.bad_request, "to is needed: whom to call")
     if shown is None:
         raise CallEnd(Endings.bad_request, "from is needed: none of [[numbers]] is the agent's")
+    if not _SHOWN.fullmatch(shown):
+        raise CallEnd(Endings.bad_request, "from is no number: 5 to 15 digits, with or without +")
     machines = wanted.machine_detection
     return DialWish(
         agent=agent,

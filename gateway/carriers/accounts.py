@@ -30,6 +30,7 @@ class Accounts:
                 accounts[organization.name, account.carrier].append(account)
         self._accounts = {key: tuple(found) for key, found in accounts.items()}
         self._regions = tuple(region.code for region in settings.regions)
+        self._home = settings.server.region
         self._with_agents = {agent.organization for agent in settings.agents}
         # Whoever has a private key may make agents through the API at any time.
         self._with_agents |= {found.name for found in settings.organizations if found.private_keys}
@@ -90,7 +91,7 @@ class Accounts:
         return tuple(self._with_host(host, path_and_query, scheme) for host in dict.fromkeys(hosts))
 
     def url(self, path_and_query: str, scheme: Scheme, region: str) -> str:
-        """The URL to hand out for an agent of this region.
+        """The URL to hand out for an agent of this region: the public URL itself for the server's own region.
 
         Raises ValueError where no public URL is configured, or the path does not begin with a slash.
         """
@@ -98,7 +99,8 @@ class Accounts:
             raise ValueError("server.public_url is not set")
         if not path_and_query.startswith("/"):
             raise ValueError("a path begins with a slash")
-        return self._with_host(self._regional(region), path_and_query, scheme)
+        host = self._public.netloc if region == self._home else self._regional(region)
+        return self._with_host(host, path_and_query, scheme)
 
     def _with_host(self, netloc: str, path_and_query: str, scheme: Scheme) -> str:
         assert self._public is not None

@@ -378,10 +378,11 @@ class AgentSettings(Table):
     reserve_outbound: Whole = Field(
         default=0, ge=0, description="Places that all other sessions leave free for calls out."
     )
-    hangup_on_agent_end: bool = Field(
-        default=True,
+    hangup_on_agent_end: bool | None = Field(
+        default=None,
         description="Whether the carrier's call is hung up when the agent ends the session, after its last "
-        "sound was played; where the organisation has an account with the carrier.",
+        "sound was played; where the organisation has an account with the carrier. Left out: yes, unless "
+        "`after` is a number or XML, which would then never be heard.",
     )
     max_resumes: Whole = Field(
         default=2,

@@ -27,6 +27,7 @@ class Sound:
 
     pieces: tuple[bytes, ...]
     piece_ms: int
+    silent: bool = False
 
 
 class Sounds:
@@ -46,7 +47,8 @@ class Sounds:
         piece_ms = _piece_ms(dialect, audio)
         key = recipe, audio, piece_ms
         if key not in self._made:
-            self._made[key] = Sound(_cut(_pcm(recipe, audio.sample_rate), audio, piece_ms), piece_ms)
+            pieces = _cut(_pcm(recipe, audio.sample_rate), audio, piece_ms)
+            self._made[key] = Sound(pieces, piece_ms, silent=recipe is None)
         return self._made[key]
 
 

@@ -65,17 +65,17 @@ class CallSockets:
         call: tuple[str, str, str],
         claims: CallClaims,
         new_id: Callable[[], str],
-        judge: Callable[[CallSocket], Awaitable[None]],
+        judge: Callable[[Sequence[CallSocket]], Awaitable[None]],
     ) -> tuple[CallSocket, CallSocket | None]:
         """Takes the next socket of a call: that, and the one before it, None where it is the first.
 
-        `call`: organization, carrier, call id. `judge`: is asked about the one before, and raises to refuse.
+        `call`: organization, carrier, call id. `judge`: is asked about those before, and raises to refuse.
         The session is the token's at its first use, else one of `new_id`. Raises TooManySockets.
         """
         known: Sequence[CallSocket] = ()
         while len(known) < MOST_SOCKETS:
             if known:
-                await judge(known[-1])
+                await judge(known)
             session_id = claims.session_id
             if session_id is None or any(one.session_id == session_id for one in known):
                 session_id = new_id()

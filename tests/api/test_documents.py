@@ -20,7 +20,7 @@ from tests.harness.documented import CARRIERS, Documented, Server, servers
 from tests.harness.gateway import Gateway, eventually
 from tests.harness.telephony import assert_ended
 
-REGIONAL = "us-west.voice.example.com"
+REGIONAL = "voice.example.com"
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.documented import CARRIERS, HOST, PUBLIC, Documented, Server, said, servers
+from tests.harness.documented import CARRIERS, PUBLIC, STREAM_HOST, Documented, Server, said, servers
 from tests.harness.gateway import Gateway, eventually
 from tests.harness.rest_server import Answered, Placed
 from tests.harness.telephony import assert_ended
@@ -259,7 +259,7 @@ async def test_a_queue_asks_again_until_it_is_enough(line: Documented, support: 
     for returns in (1, 2, 3):
         placed = await line.place(path)
         back = [verb for verb in placed.document.verbs if verb.tag == "Redirect"]
-        assert [verb.text.startswith(f"{PUBLIC}/xml/{line.carrier}?") for verb in back] == [True]
+        assert [verb.text.startswith(f"https://{STREAM_HOST}/xml/{line.carrier}?") for verb in back] == [True]
         parts = urlsplit(back[0].text)
         assert parts.query.endswith(f"return={returns}")
         assert "customer=7" in parts.query
@@ -287,7 +287,7 @@ def back_of(placed: Placed) -> str:
     assert placed.document is not None
     (redirect,) = [verb for verb in placed.document.after if verb.tag == "Redirect"]
     parts = urlsplit(redirect.text or "")
-    assert parts.netloc == HOST
+    assert parts.netloc == STREAM_HOST
     return f"{parts.path}?{parts.query}"
 
 

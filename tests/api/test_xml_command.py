@@ -21,8 +21,15 @@ def file(tmp_path: Path) -> Path:
     agents = [
         {"name": "support", "organization": "acme", "after": "redirect"},
         {"name": "locked", "organization": "acme", "websocket_auth": "token"},
+        {"name": "support", "organization": "globex"},
     ]
-    path.write_text(toml({"server": {"public_url": PUBLIC_URL}, "agents": agents}))
+    proven = [
+        {"carrier": "telnyx", "public_keys": ["A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg="]},
+        {"carrier": "exotel", "allow": ["203.0.113.0/24"]},
+    ]
+    organizations = [{"name": "acme"}, {"name": "globex", "carriers": proven}]
+    server = {"public_url": PUBLIC_URL}
+    path.write_text(toml({"server": server, "organizations": organizations, "agents": agents}))
     return path
 
 
@@ -34,7 +41,7 @@ def xml(file: Path, *arguments: str) -> Result:
 def test_it_is_printed_without_a_token(file: Path, carrier: str) -> None:
     printed = xml(file, carrier, "--agent", "support.acme")
     assert printed.exit_code == 0, printed.output
-    assert f"wss://us-west.voice.example.com/ws/{carrier}" in printed.output
+    assert f"wss://voice.example.com/ws/{carrier}" in printed.output
     assert "support.acme" in printed.output
     assert "token" not in printed.output
     assert "Redirect" not in printed.output, "without a token nobody could tell why a call came back"
@@ -45,12 +52,17 @@ def test_it_is_printed_without_a_token(file: Path, carrier: str) -> None:
     [
         (("twilio", "--agent", "nobody.acme"), "no agent nobody.acme"),
         (("twilio", "--agent", "locked.acme"), "wants a token"),
+        (("telnyx", "--agent", "support.globex"), "point the carrier at /xml/telnyx"),
     ],
 )
 def test_what_cannot_be_printed(file: Path, arguments: tuple[str, ...], words: str) -> None:
     printed = xml(file, *arguments)
     assert printed.exit_code == 1
     assert words in printed.output
+
+
+def test_who_is_known_by_the_address_needs_no_token(file: Path) -> None:
+    assert xml(file, "exotel", "--agent", "support.globex").exit_code == 0
 
 
 def test_without_a_public_url(tmp_path: Path) -> None:

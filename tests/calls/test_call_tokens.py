@@ -307,3 +307,26 @@ async def test_a_call_whose_gateway_died_comes_back_to_the_other(
     finally:
         await gateway.callers_leave()
         await server.stop()
+
+
+async def test_used_before_another_one(line: Documented, support: Agent) -> None:
+    """A call that came back with a new document: the URL of the old one is nobody's any more."""
+    key = "CallUUID" if line.carrier == "plivo" else "CallSid"
+    old = await line.place()
+    new = await line.place(**{key: old.call_id})
+    caller, call = await line.stream(old, support)
+    caller.reset()
+    await assert_ended(line.gateway, call.session, "carrier_lost", "carrier")
+    for how_it_goes in ("runs", "is over"):
+        if how_it_goes == "runs":
+            caller = await line.dial(new.stream_url)
+            call = await line.opened(caller, old.call_id, support)
+        else:
+            await caller.hang_up()
+            await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
+        before = len(line.gateway.ends())
+        stolen = await line.dial(old.stream_url)
+        for message in said(line.carrier, old.call_id):
+            stolen.say(message)
+        await assert_closed_as(line, stolen, before, "unauthorized")
+    assert support.upgrades == 2

@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import http.client
+import json
+import wave
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +17,7 @@ import pytest
 from gateway.media.accelerator import ACTIVE
 from tests.harness.agent import Agent, AgentCall, AgentPort, accepts, hangs, resets, upgraded, waits_for
 from tests.harness.caller import Caller
-from tests.harness.frames import CONTINUATION, PONG, TEXT, close_frame
+from tests.harness.frames import CLOSE, CONTINUATION, PONG, TEXT, close_frame
 from tests.harness.gateway import Gateway, eventually
 from tests.harness.openings import CARRIERS, opening, replies, talk
 from tests.harness.peer import WAIT_S
@@ -27,7 +31,16 @@ from tests.harness.telephony import (
 
 MEDIA = talk("twilio")[0]
 KEY = "sk_acme"
+RATE_HZ = 8000
 RESUMED = "x-patchbay-resumed"
+
+
+def recording(path: Path, seconds: float) -> str:
+    """A WAV file with a tone that nobody would call silence; its name."""
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, RATE_HZ, 0, "NONE", ""))
+        file.writeframes(b"\x00\x20\x00\xe0" * round(seconds * RATE_HZ / 2))
+    return str(path)
 
 
 @pytest.fixture(scope="module", params=["on", "off"] if ACTIVE else ["off"])
@@ -41,8 +54,14 @@ def ports(agent_port: Callable[[], AgentPort]) -> list[AgentPort]:
 
 
 @pytest.fixture(scope="module")
-def gateway(start_gateway: Callable[..., Gateway], ports: list[AgentPort], accelerator: str) -> Gateway:
+def gateway(
+    start_gateway: Callable[..., Gateway],
+    ports: list[AgentPort],
+    accelerator: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Gateway:
     """support.acme has two instances and one place: a place that is not moved but taken twice is noticed."""
+    directory = tmp_path_factory.mktemp("recordings")
     support = {
         "name": "support",
         "organization": "acme",
@@ -58,6 +77,9 @@ def gateway(start_gateway: Callable[..., Gateway], ports: list[AgentPort], accel
         "hidden": {"hide_call_id": True},
         "brief": {"max_session_duration": 2},
         "alone": {"instances": [ports[0].url]},
+        "ringing": {"hold": "ringback"},
+        "sorry": {"max_resumes": 0, "fallback": recording(directory / "sorry.wav", 0.3)},
+        "verbose": {"max_resumes": 0, "fallback": recording(directory / "verbose.wav", 60)},
     }
     agents = [support, *(support | {"name": name} | more for name, more in others.items())]
     return start_gateway(
@@ -541,3 +563,67 @@ async def test_an_agent_that_is_silent_for_too_long(
         await second.answer_ping()
     assert said not in second.heard, "it was the first agent's to hear"
     await end(watchful, call, second)
+
+
+# What the caller hears meanwhile
+
+
+class Ear:
+    """What a Twilio caller is sent: kinds of messages, in order, without repetitions."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self.heard: list[str] = []
+
+    async def until(self, raw: bytes) -> None:
+        """Listens until these bytes come."""
+        while (frame := await self._caller.hear()).raw != raw:
+            kind = json.loads(frame.payload)["event"]
+            if self.heard[-1:] != [kind]:
+                self.heard.append(kind)
+
+    async def until_sound(self) -> None:
+        while json.loads((await self._caller.hear()).payload)["event"] != "media":
+            pass
+
+
+async def test_the_caller_hears_something_until_the_second_agent_speaks(
+    gateway: Gateway, agents: list[Agent]
+) -> None:
+    call, _, other = await first_call(gateway, agents, agent="ringing")
+    await assert_caller_heard(call.caller, [call.agent.say(replies("twilio")[0])])
+    may_accept = asyncio.Event()
+    other.answer = waits_for(may_accept)
+    call.agent.reset()
+    asked = await other.asks()
+    ear = Ear(call.caller)
+    await ear.until_sound()
+    may_accept.set()
+    second = await other.call()
+    assert second is asked
+    await second.opening(call.opening)
+    await ear.until(second.say(replies("twilio")[0]))
+    assert ear.heard[-1] == "clear", "what was not played of it is thrown away"
+    await end(gateway, call, second)
+
+
+async def test_a_caller_who_cannot_be_helped_is_told(gateway: Gateway, agents: list[Agent]) -> None:
+    call, *_ = await first_call(gateway, agents, agent="sorry")
+    call.agent.reset()
+    heard = []
+    while (frame := await call.caller.next()) is not None and frame.opcode != CLOSE:
+        heard.append(json.loads(frame.payload))
+    assert {one["event"] for one in heard} == {"media"}
+    sound = b"".join(base64.b64decode(one["media"]["payload"]) for one in heard)
+    assert len(sound) == 3 * RATE_HZ // 10, "all of the recording, once"
+    record = await assert_ended(gateway, call.session, "agent_lost", "agent")
+    assert record["detail"].endswith("; its caller was told")
+
+
+async def test_a_caller_who_does_not_listen_to_the_end(gateway: Gateway, agents: list[Agent]) -> None:
+    call, *_ = await first_call(gateway, agents, agent="verbose")
+    call.agent.reset()
+    await Ear(call.caller).until_sound()
+    await call.caller.hang_up()
+    record = await assert_ended(gateway, call.session, "agent_lost", "agent")
+    assert "; its caller was being told: " in record["detail"]

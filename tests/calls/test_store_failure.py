@@ -55,7 +55,7 @@ FAILURES = [locked, full]
 
 @pytest.fixture
 def start(start_gateway: Callable[..., Gateway], support_port: AgentPort) -> Callable[[str], Gateway]:
-    agent = {"name": "support", "organization": "acme", "instances": [support_port.url]}
+    agent = {"name": "support", "organization": "acme", "instances": [support_port.url], "hold": "none"}
 
     def with_policy(policy: str) -> Gateway:
         return start_gateway(

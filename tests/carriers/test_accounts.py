@@ -221,8 +221,9 @@ def test_what_is_handed_out_is_a_candidate(public_url: str, scheme: Any, region:
     assert known.url("/ws?a=1", scheme, region) in known.urls("/ws?a=1", scheme)
 
 
-def test_what_is_handed_out_names_the_region() -> None:
+def test_what_is_handed_out_names_another_region_than_the_servers() -> None:
     assert accounts().url("/ws", "wss", "eu-central") == "wss://eu-central.gw.example.com/ws"
+    assert accounts().url("/ws", "wss", "us-west") == "wss://gw.example.com/ws"
 
 
 def test_without_a_public_url_nothing_is_handed_out() -> None:

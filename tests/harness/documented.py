@@ -19,6 +19,8 @@ from tests.harness.rest_server import Placed
 CARRIERS = ("twilio", "telnyx", "plivo", "exotel")
 PUBLIC = "https://us-west.voice.example.com"
 HOST = "us-west.voice.example.com"
+STREAM_HOST = "voice.example.com"
+"""What documents name for an agent of the server's own region."""
 ACCOUNTS = {
     "twilio": rest_twilio.ACCOUNT,
     "telnyx": rest_telnyx.USER,

@@ -79,6 +79,8 @@ class Gateway:
         server: dict[str, Any] = {"port": 0, "log_format": "json", "log_level": "info", "drain_timeout": 10}
         settings = {**settings, "server": server | settings.get("server", {})}
         settings.setdefault("store", {"url": f"sqlite:///{directory}/patchbay.db"})
+        # Frames are compared one by one, and on a busy machine a test may take until the next ping.
+        settings["limits"] = {"ping_interval": 0} | settings.get("limits", {})
         self.store = directory / "patchbay.db"
         self.tls = "tls_certificate" in settings["server"]
         more: list[str] = []

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.documented import HOST, Documented, accounts, said, servers, token_of
+from tests.harness.documented import STREAM_HOST, Documented, accounts, said, servers, token_of
 from tests.harness.frames import PING, PONG
 from tests.harness.gateway import Gateway, eventually
 from tests.harness.openings import replies, talk
@@ -62,7 +62,7 @@ class Way:
 
     async def connects(self, placed: Placed) -> Call:
         """The carrier opens the document's stream, and the agent hears the opening of this very call."""
-        assert placed.stream_url.startswith(f"wss://{HOST}/ws/{self.line.carrier}")
+        assert placed.stream_url.startswith(f"wss://{STREAM_HOST}/ws/{self.line.carrier}")
         assert token_of(placed.stream_url)
         document = placed.document
         parameters = document.parameters if document is not None else {}

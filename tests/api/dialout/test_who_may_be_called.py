@@ -75,6 +75,9 @@ async def test_the_shapes_of_the_guides(office: Any, wanted: dict[str, Any]) -> 
         {"timeout_seconds": "60"},
         {"machine_detection": "perhaps"},
         {"to": 14155550142},
+        {"from": "bob"},
+        {"from": "+1415555019\n9"},
+        {"from": "+1415555019٩"},
     ],
     ids=str,
 )
