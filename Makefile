@@ -21,8 +21,8 @@ $(VENV)/.ready: requirements.lock pyproject.toml setup.py gateway/media/_acceler
 demo: setup           ## the main job: four carriers call an agent through the gateway
 	$(BIN)/patchbay demo
 
-test: setup           ## every test of our own
-	$(BIN)/python -m pytest
+test: setup           ## every test of our own, four files at a time: most of them wait
+	$(BIN)/python -m pytest -n 4 --dist loadfile
 
 check: setup          ## ruff, mypy --strict, the import rules
 	$(BIN)/ruff check .

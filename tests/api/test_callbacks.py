@@ -13,7 +13,7 @@ import pytest
 
 from tests.harness import rest_twilio
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.documented import CARRIERS, PUBLIC, Documented, Server, accounts, servers
+from tests.harness.documented import CARRIERS, PUBLIC, STREAM_HOST, Documented, Server, accounts, servers
 from tests.harness.gateway import Gateway, eventually
 from tests.harness.rest_server import Answered
 
@@ -209,7 +209,7 @@ async def test_the_document_asks_to_be_told_of_its_stream(line: Documented, supp
     assert placed.document is not None
     attribute = "statusCallbackUrl" if line.carrier == "plivo" else "statusCallback"
     url = placed.document.stream[attribute]
-    assert url.startswith(f"{PUBLIC}/callbacks/{line.carrier}/")
+    assert url.startswith(f"https://{STREAM_HOST}/callbacks/{line.carrier}/")
     session = url.split("/")[5]
     event = {"plivo": {"Event": "failed", "StatusReason": "no route"}}.get(
         line.carrier, {"StreamEvent": "stream-error", "StreamError": "31920"}

@@ -84,8 +84,10 @@ async def test_a_reader_that_is_late_misses_nothing(gateway: Gateway, support: A
     call.caller.send(b"".join(up))
     call.agent.send(b"".join(down))
     everything = b"".join([*call.opening, *up])
-    assert await call.agent.hear_bytes(len(everything)) == everything
-    assert await call.caller.hear_bytes(len(b"".join(down))) == b"".join(down)
+    heard = await asyncio.gather(
+        call.agent.hear_bytes(len(everything)), call.caller.hear_bytes(len(b"".join(down)))
+    )
+    assert heard == [everything, b"".join(down)]
     await hang_up(call)
     record = await assert_ended(gateway, call.session, "caller_hangup", "caller")
     assert (record["frames_in"], record["frames_out"]) == (122, 120)
