@@ -14,9 +14,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from gateway.calls.target import read_target
 from gateway.errors import CallEnd, Endings
 from gateway.media.upgrade import SERVE_CALL, Upgrade
-from gateway.target import read_target
 from serializers.registry import DIALECTS
 
 REGIONS = ("us-west", "eu-central")

@@ -31,7 +31,9 @@ from gateway.api.health import health_routes
 from gateway.api.kernel import routes
 from gateway.api.services import Services
 from gateway.api.table import OPERATIONS
-from gateway.bots import Bots, bots_http
+from gateway.calls.bots import Bots, bots_http
+from gateway.calls.stops import StopWatch
+from gateway.calls.switchboard import Switchboard
 from gateway.config import Settings
 from gateway.errors import CallEnd, Endings
 from gateway.media.batching import Batching
@@ -40,8 +42,6 @@ from gateway.sessions.connect import open_store
 from gateway.sessions.owner import STALE_S, Owner
 from gateway.sessions.store import Store, StoreFailed
 from gateway.sessions.tokens import Tokens, load_secret
-from gateway.stops import StopWatch
-from gateway.switchboard import Switchboard
 
 log = structlog.get_logger(__name__)
 

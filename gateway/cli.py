@@ -59,7 +59,7 @@ def serve(
 ) -> None:
     """Run the gateway until SIGTERM, then let running calls finish."""
     settings = _settings(config)
-    from gateway.server import run  # noqa: PLC0415
+    from gateway.serving.server import run  # noqa: PLC0415
 
     raise typer.Exit(run(settings, replace=replace))
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.config import CarrierAccount, Organization
-from gateway.dial_line import Line, Minutes, check_number, line_of
+from gateway.dialing.dial_line import Line, Minutes, check_number, line_of
 from gateway.errors import CallEnd, Endings
 from gateway.sessions.owner import Owner
 from gateway.sessions.sqlite import SqliteStore
@@ -53,7 +53,7 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         waits.append(round(seconds, 6))
 
-    monkeypatch.setattr("gateway.dial_line.asyncio.sleep", sleep)
+    monkeypatch.setattr("gateway.dialing.dial_line.asyncio.sleep", sleep)
     return waits
 
 

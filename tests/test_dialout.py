@@ -11,18 +11,18 @@ from types import MappingProxyType
 
 import pytest
 
-from gateway import dialout
+from gateway.calls.wishes import Wishes
 from gateway.carriers.calls import CallBook, CallStatus
 from gateway.carriers.rest import CarrierFailed, Dialled, DialRequest, MachineDetection
 from gateway.config import AgentSettings, CarrierAccount, Organization
-from gateway.dial_line import Line
-from gateway.dial_wish import DialMeans, DialWish
-from gateway.dialout import Dialout
+from gateway.dialing import dialout
+from gateway.dialing.dial_line import Line
+from gateway.dialing.dial_wish import DialMeans, DialWish
+from gateway.dialing.dialout import Dialout
 from gateway.errors import CallEnd
 from gateway.sessions.owner import Owner
 from gateway.sessions.session import CallFacts, Places
 from gateway.sessions.sqlite import SqliteStore
-from gateway.wishes import Wishes
 
 Begin = Callable[..., Awaitable[Dialout]]
 LOST = CarrierFailed("timeout", "Twilio did not answer within 10 s", uncertain=True)

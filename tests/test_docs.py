@@ -15,11 +15,11 @@ import pytest
 import typer.main
 
 from gateway.api.table import OPERATIONS
+from gateway.calls.target import read_target
 from gateway.cli import app
 from gateway.config import load
 from gateway.config.model import contract_regions
 from gateway.errors import ENDINGS
-from gateway.target import read_target
 from serializers.registry import DIALECTS
 
 ROOT = Path(__file__).parents[1]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from gateway.calls.opening import hide_call_id
 from gateway.media.leg import Leg
-from gateway.opening import hide_call_id
 from serializers.registry import DIALECTS
 from tests.harness.frames import BINARY, CONTINUATION, TEXT, split
 from tests.harness.openings import CARRIERS, IDS, opening, talk

@@ -50,7 +50,7 @@ def test_nobody_imports_what_it_may_not_know() -> None:
         ("gateway.media", "sqlite3"),
         ("gateway.sessions", "gateway.media"),
         ("gateway.sessions", "gateway.api"),
-        ("gateway.call", "gateway.app"),
+        ("gateway.calls", "gateway.app"),
     ],
 )
 def test_the_contracts_say_what_the_architecture_says(room: str, stranger: str) -> None:

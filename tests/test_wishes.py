@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.calls.wishes import Wish, Wishes
 from gateway.sessions.owner import Owner
 from gateway.sessions.sqlite import SqliteStore
-from gateway.wishes import Wish, Wishes
 
 SESSION = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 
@@ -77,5 +77,5 @@ async def test_wishes_follow_each_other(workers: list[Worker]) -> None:
 
 
 async def test_a_wish_that_nobody_can_hear(workers: list[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.wishes.HEARD_S", 0.05)
+    monkeypatch.setattr("gateway.calls.wishes.HEARD_S", 0.05)
     assert not await workers[0].wishes.tell(SESSION, Wish.HANG_UP)

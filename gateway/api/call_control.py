@@ -8,9 +8,9 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway import control
 from gateway.api.operation import Access, Answer, Context, Operation, Style
 from gateway.api.refusals import Refusal, not_found
+from gateway.calls import control
 from gateway.sessions.session import SessionRecord
 
 NUMBER_OR_SIP: Final = r"^(\+[1-9][0-9]{6,14}|sips?:[!-~]{1,250})$"

@@ -16,7 +16,7 @@ from gateway.api.carrier_proof import prove_anybodys, prove_request
 from gateway.api.carrier_request import read_fields, read_query
 from gateway.api.operation import Access, Context, Operation, Style
 from gateway.carriers.calls import CallStatus
-from gateway.dial_request import document_of, stream_url_of
+from gateway.dialing.dial_request import document_of, stream_url_of
 from gateway.errors import CallEnd, Endings
 from gateway.sessions.lifecycle import State
 from gateway.sessions.session import SessionRecord

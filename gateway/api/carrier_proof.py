@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from gateway.api.operation import Context
+from gateway.calls.signature import signed_request
 from gateway.carriers.proof import NotProven
 from gateway.errors import CallEnd, Endings
-from gateway.signature import signed_request
 
 
 def prove_request(context: Context, carrier: str, organization: str) -> None:

@@ -14,11 +14,11 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 from gateway.api.operation import Context
-from gateway.body import read_body
+from gateway.calls.body import read_body
+from gateway.calls.target import SERVICE_HOST
 from gateway.carriers.answers import RETURNS, USUAL_RATE, Asked
 from gateway.carriers.proof import NotProven, read_form
 from gateway.errors import CallEnd, Endings
-from gateway.target import SERVICE_HOST
 
 MAX_FIELDS: Final = 200
 MAX_CALL_ID: Final = 256

@@ -26,7 +26,7 @@ from gateway.api.refusals import Refusal
 from gateway.api.services import Services
 from gateway.api.starting import Telephone, Wish, agent_of, begin
 from gateway.api.strict_json import dump
-from gateway.bots import NotReady
+from gateway.calls.bots import NotReady
 from gateway.carriers.daily import dialin_properties
 from gateway.carriers.daily_proof import SIGNATURE, TIMESTAMP, prove_dialin
 from gateway.carriers.proof import NotProven

@@ -16,8 +16,8 @@ from gateway.api.session_models import Metadata
 from gateway.api.starting import agent_of
 from gateway.api.strict_json import dump
 from gateway.config import AgentSettings, CarrierAccount, Organization
-from gateway.dial_request import body_for
-from gateway.dial_wish import DialWish
+from gateway.dialing.dial_request import body_for
+from gateway.dialing.dial_wish import DialWish
 from gateway.errors import CallEnd, Endings
 
 ANSWER_S: Final = 10.0

@@ -20,11 +20,11 @@ from starlette.responses import Response
 from gateway.api.carrier_proof import prove_anybodys, prove_request
 from gateway.api.carrier_request import Question, read_question
 from gateway.api.operation import Access, Context, Operation, Style
-from gateway.bots import NotReady
+from gateway.calls.bots import NotReady
+from gateway.calls.ends import end_watch
 from gateway.carriers.answers import busy_document, stream_document
 from gateway.carriers.habits import HABITS
 from gateway.config import AgentSettings
-from gateway.ends import end_watch
 from gateway.errors import CallEnd, Endings
 from gateway.sessions.call_sockets import CallSocket
 from gateway.sessions.lifecycle import TERMINAL, State

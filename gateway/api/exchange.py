@@ -23,9 +23,9 @@ from yarl import URL
 
 from gateway.api.operation import Style
 from gateway.api.refusals import Refusal, too_slow
+from gateway.calls.fate import Fate
+from gateway.calls.reach import HOP_BY_HOP, Header, end_to_end, is_header
 from gateway.errors import CallEnd, Endings
-from gateway.fate import Fate
-from gateway.reach import HOP_BY_HOP, Header, end_to_end, is_header
 
 log = structlog.get_logger(__name__)
 

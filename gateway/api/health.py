@@ -8,9 +8,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from gateway import __version__
+from gateway.calls.switchboard import Switchboard
 from gateway.media import accelerator
 from gateway.sessions.store import StoreFailed
-from gateway.switchboard import Switchboard
 
 
 def health_routes(board: Switchboard) -> list[Route]:

@@ -11,11 +11,11 @@ import aiohttp
 from gateway.agents.directory import Directory
 from gateway.agents.readiness import Probes
 from gateway.api.keys import Keyring
-from gateway.bots import Bots
+from gateway.calls.bots import Bots
+from gateway.calls.switchboard import Switchboard
 from gateway.config import Settings
 from gateway.sessions.store import Store
 from gateway.sessions.tokens import Tokens
-from gateway.switchboard import Switchboard
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from yarl import URL
 
 from gateway.api.exchange import Exchange
 from gateway.api.operation import Access, Context, Operation, Style
-from gateway.reach import forwarded, read_session_url, running_session
+from gateway.calls.reach import forwarded, read_session_url, running_session
 
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD")
 PATH: Final = "/v1/public/{agent}/sessions/{session_id}/{path:path}"

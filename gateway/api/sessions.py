@@ -27,7 +27,7 @@ from gateway.api.session_starts import service_host, start
 from gateway.api.session_view import TELEPHONY, status_of, summary, view
 from gateway.api.strict_json import dump
 from gateway.api.times import utc_text
-from gateway.ends import end_watch
+from gateway.calls.ends import end_watch
 from gateway.sessions.lifecycle import TERMINAL, State
 from gateway.sessions.session import SessionRecord
 

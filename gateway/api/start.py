@@ -11,7 +11,7 @@ from gateway.api.idempotency import HEADER, fingerprint_of, key_of, once
 from gateway.api.operation import UNAUTHORIZED_START, Access, Answer, Context, Operation, Style
 from gateway.api.refusals import Refusal
 from gateway.api.starting import Transport, Wish, agent_of, begin
-from gateway.bots import NotReady
+from gateway.calls.bots import NotReady
 from gateway.errors import CallEnd, Endings
 
 NOT_READY_CODE: Final = "PCC-1001"

@@ -21,12 +21,12 @@ from gateway.api.starting import agent_of
 from gateway.api.whatsapp_call import Happening
 from gateway.api.whatsapp_event import read_event
 from gateway.api.whatsapp_post import JSON, pass_to_any
+from gateway.calls.whatsapp import WhatsAppCall, hold_all
 from gateway.carriers.meta_proof import SIGNATURE, prove_event
 from gateway.carriers.proof import NotProven
 from gateway.config import AgentSettings
 from gateway.errors import CallEnd, Endings
 from gateway.sessions.store import StoreFailed
-from gateway.whatsapp import WhatsAppCall, hold_all
 
 log = structlog.get_logger(__name__)
 

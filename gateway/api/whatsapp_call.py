@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """News of a call of WhatsApp: all of one call go to one instance (carriers.md §7).
 
-`connect` starts a session there, which holds its place until `terminate` (gateway/whatsapp.py), whichever
-worker hears of it.
+`connect` starts a session there, which holds its place until `terminate`
+(gateway/calls/whatsapp.py), whichever worker hears of it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from gateway.api.known_call import KnownCall
 from gateway.api.operation import Context
 from gateway.api.whatsapp_event import CallEvent
 from gateway.api.whatsapp_post import JSON, Told, post, post_within
+from gateway.calls.whatsapp import Held, WhatsAppCall, end_session
 from gateway.config import AgentSettings
 from gateway.errors import CallEnd, Endings
 from gateway.sessions.session import CallFacts, Places, SessionExtras
 from gateway.sessions.store import AtCapacity
-from gateway.whatsapp import Held, WhatsAppCall, end_session
 
 log = structlog.get_logger(__name__)
 

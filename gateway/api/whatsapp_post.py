@@ -14,7 +14,7 @@ from starlette.responses import Response
 from gateway.agents.readiness import Readiness
 from gateway.api.known_call import joined
 from gateway.api.operation import Context
-from gateway.bots import NotReady
+from gateway.calls.bots import NotReady
 from gateway.carriers.meta_proof import SIGNATURE
 from gateway.config import AgentSettings
 from gateway.errors import CallEnd, Endings

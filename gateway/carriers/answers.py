@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote, urlencode
 
-from gateway.body import to_parameters, with_numbers
+from gateway.calls.body import to_parameters, with_numbers
 from gateway.carriers.accounts import Accounts
 from gateway.carriers.habits import HABITS
 from gateway.config import AgentSettings

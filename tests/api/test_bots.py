@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from gateway.calls.stops import StopWatch
 from gateway.errors import CallEnd, Endings, Side
 from gateway.sessions.lifecycle import State
-from gateway.stops import StopWatch
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot import answer_of, bot_of, holds, says
 from tests.harness.gateway import eventually

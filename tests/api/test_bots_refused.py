@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from gateway.agents.readiness import Readiness
-from gateway.bots import Bots, NotReady
+from gateway.calls.bots import Bots, NotReady
 from gateway.errors import CallEnd, Endings
 from gateway.sessions.lifecycle import State
 from tests.harness.agent import Agent, AgentPort

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gateway.ends import EndWatch, end_watch
+from gateway.calls.ends import EndWatch, end_watch
 from gateway.errors import Side
 from gateway.sessions.lifecycle import State
 from gateway.sessions.owner import Owner

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from gateway.calls.stops import StopWatch
 from gateway.errors import CallEnd, Endings, Side
 from gateway.sessions.lifecycle import State
 from gateway.sessions.owner import Owner
 from gateway.sessions.session import CallFacts, Outcome, Places, Traffic
 from gateway.sessions.sqlite import SqliteStore
 from gateway.sessions.store import StoreFailed
-from gateway.stops import StopWatch
 
 PLACES = Places((("http://127.0.0.1:8080", 0),), per_instance=100, max_instances=1)
 PATIENCE_S = 20.0

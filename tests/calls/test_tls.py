@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gateway.tls import Certificate, CertificateUnusable
+from gateway.serving.tls import Certificate, CertificateUnusable
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.caller import open_socket
 from tests.harness.certificate import anybody, issue, serial_of

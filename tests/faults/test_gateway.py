@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gateway.takeover import listeners
+from gateway.serving.takeover import listeners
 from tests.faults.case import TWILIO, Case
 from tests.faults.line import Talk
 from tests.faults.setup import LIMITS, agents_at, warmed

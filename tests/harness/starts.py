@@ -28,14 +28,14 @@ from gateway.api.kernel import routes
 from gateway.api.keys import Keyring
 from gateway.api.services import Services
 from gateway.api.start import START
-from gateway.bots import Bots, StartedBot, bots_http
+from gateway.calls.bots import Bots, StartedBot, bots_http
+from gateway.calls.switchboard import Switchboard
 from gateway.config import Settings
 from gateway.errors import CallEnd, Endings
 from gateway.sessions.owner import Owner
 from gateway.sessions.session import CallFacts, SessionExtras, SessionRecord
 from gateway.sessions.sqlite import SqliteStore
 from gateway.sessions.tokens import Tokens, load_secret
-from gateway.switchboard import Switchboard
 from tests.harness.gateway import POLL_S, eventually
 from tests.harness.peer import WAIT_S
 

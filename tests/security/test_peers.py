@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import ConfigError, load
-from gateway.peer import Peers, site
+from gateway.serving.peer import Peers, site
 from tests.harness.agent import AgentPort
 from tests.harness.caller import Caller
 from tests.harness.gateway import Gateway

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.line import Lines
+from gateway.calls.line import Lines
 from gateway.sessions.owner import Owner
 from gateway.sessions.session import CallFacts, Outcome, Places, Queue, SessionExtras
 from gateway.sessions.store import AtCapacity, MustWait, NotPromised, StoreFailed

@@ -26,6 +26,7 @@ from gateway.api.edge import Edge
 from gateway.api.kernel import routes
 from gateway.api.services import Services
 from gateway.api.session_proxy import SESSION_PROXY
+from gateway.calls.switchboard import Switchboard
 from gateway.config import Settings
 from gateway.errors import Endings
 from gateway.media.upgrade import SERVE_CALL, Upgrade
@@ -33,7 +34,6 @@ from gateway.sessions.lifecycle import State
 from gateway.sessions.owner import Owner
 from gateway.sessions.session import TELEPHONY, CallFacts, Outcome, Places, Traffic
 from gateway.sessions.sqlite import SqliteStore
-from gateway.switchboard import Switchboard
 from tests.harness.agent import AgentPort
 from tests.harness.gateway import eventually
 

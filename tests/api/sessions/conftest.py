@@ -28,7 +28,9 @@ from gateway.api.kernel import routes
 from gateway.api.keys import Keyring
 from gateway.api.services import Services
 from gateway.api.sessions import SESSIONS
-from gateway.bots import Bots, bots_http
+from gateway.calls.bots import Bots, bots_http
+from gateway.calls.stops import StopWatch
+from gateway.calls.switchboard import Switchboard
 from gateway.config import Settings
 from gateway.errors import CallEnd, Endings, Side
 from gateway.sessions.lifecycle import State
@@ -36,8 +38,6 @@ from gateway.sessions.owner import Owner
 from gateway.sessions.session import CallFacts, Outcome, Places, SessionExtras, Traffic
 from gateway.sessions.sqlite import SqliteStore
 from gateway.sessions.tokens import Tokens, load_secret
-from gateway.stops import StopWatch
-from gateway.switchboard import Switchboard
 from tests.harness.agent import AgentPort
 from tests.harness.daily import API_KEY, DailyServer
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.ends import end_watch
+from gateway.calls.ends import end_watch
 from gateway.sessions.lifecycle import State
 from gateway.sessions.session import Traffic
 

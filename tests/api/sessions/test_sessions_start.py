@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from gateway.target import read_target
+from gateway.calls.target import read_target
 from serializers.registry import DIALECTS
 from tests.harness.daily import fails, rate_limits, stalls
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import SplitResult, parse_qs, unquote
 
-from gateway.body import read_body
+from gateway.calls.body import read_body
 from gateway.errors import CallEnd, Endings
 
 GENERIC = "generic"

@@ -11,21 +11,21 @@ from typing import Any
 from gateway.agents.directory import Directory
 from gateway.agents.readiness import Probes
 from gateway.api.keys import Keyring
-from gateway.call import Call
+from gateway.calls.call import Call
+from gateway.calls.hold import Holds
+from gateway.calls.line import Lines
+from gateway.calls.passage import Passage, is_passage
+from gateway.calls.wishes import Wish, Wishes
 from gateway.carriers.accounts import Accounts
 from gateway.carriers.calls import CallBook
 from gateway.carriers.rests import Rests
 from gateway.config import Settings
-from gateway.dialouts import Dialouts
+from gateway.dialing.dialouts import Dialouts
 from gateway.errors import CallEnd
-from gateway.hold import Holds
-from gateway.line import Lines
 from gateway.media.upgrade import Upgrade
-from gateway.passage import Passage, is_passage
 from gateway.sessions.call_sockets import CallSockets
 from gateway.sessions.store import Store
 from gateway.sessions.tokens import Tokens
-from gateway.wishes import Wish, Wishes
 
 
 class Switchboard:

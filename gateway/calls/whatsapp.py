@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Final, cast
 
 import structlog
 
-from gateway.ends import end_watch
+from gateway.calls.ends import end_watch
+from gateway.calls.fate import Fate
+from gateway.calls.switchboard import Switchboard
 from gateway.errors import CallEnd, Endings
-from gateway.fate import Fate
 from gateway.sessions.lifecycle import TERMINAL, State
 from gateway.sessions.session import Outcome, Traffic
 from gateway.sessions.store import Store, StoreFailed
-from gateway.switchboard import Switchboard
 
 if TYPE_CHECKING:
-    from gateway.call import Call
+    from gateway.calls.call import Call
 
 log = structlog.get_logger(__name__)
 

@@ -13,14 +13,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from gateway.agent_leg import connect_agent
 from gateway.agents.readiness import Readiness
+from gateway.calls.agent_leg import connect_agent
+from gateway.calls.control import NotCarried, transfer
+from gateway.calls.fate import Fate
+from gateway.calls.hold import Hold
 from gateway.config import AgentSettings
 from gateway.config.values import RECORDING
-from gateway.control import NotCarried, transfer
 from gateway.errors import CallEnd, Endings
-from gateway.fate import Fate
-from gateway.hold import Hold
 from gateway.media.ends import LOST, Gone
 from gateway.media.leg import Leg
 from gateway.sessions.session import Places
@@ -29,7 +29,7 @@ from serializers.dialect import Dialect
 from serializers.events import Start
 
 if TYPE_CHECKING:
-    from gateway.switchboard import Switchboard
+    from gateway.calls.switchboard import Switchboard
 
 PAUSE_S: Final = 0.25
 """Between two tries: an instance that refused is not asked again at once."""

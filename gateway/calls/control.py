@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from gateway.calls.wishes import ENDS, Wish
 from gateway.carriers.rest import CarrierFailed, CarrierRest
 from gateway.config import AgentSettings
-from gateway.dial_line import Minutes, check_number
+from gateway.dialing.dial_line import Minutes, check_number
 from gateway.errors import CallEnd, Ending, Endings
 from gateway.media.apart import Farewell
 from gateway.sessions.lifecycle import State
 from gateway.sessions.session import TELEPHONY, SessionRecord
-from gateway.wishes import ENDS, Wish
 from serializers.dialect import Dialect
 from serializers.events import Start
 from texml.errors import DocumentError
@@ -30,7 +30,7 @@ from texml.plan import Dial, OwnXml, read_tail
 from texml.registry import WRITERS
 
 if TYPE_CHECKING:
-    from gateway.switchboard import Switchboard
+    from gateway.calls.switchboard import Switchboard
 
 log = structlog.get_logger(__name__)
 

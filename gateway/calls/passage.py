@@ -22,21 +22,21 @@ from websockets.headers import parse_subprotocol
 from websockets.uri import parse_uri
 
 from gateway.api.keys import Principal
-from gateway.ends import end_watch
+from gateway.calls.ends import end_watch
+from gateway.calls.fate import Fate
+from gateway.calls.reach import PREFIX, SessionUrl, forwarded, read_session_url, running_session
 from gateway.errors import CallEnd, Endings
-from gateway.fate import Fate
 from gateway.media import frames
 from gateway.media.dial import dial_for
 from gateway.media.ends import Gone, end_of_agent, end_of_carrier
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay, RelayLimits
 from gateway.media.upgrade import Upgrade
-from gateway.reach import PREFIX, SessionUrl, forwarded, read_session_url, running_session
 from gateway.sessions.session import SessionRecord
 from gateway.sessions.store import StoreFailed
 
 if TYPE_CHECKING:
-    from gateway.switchboard import Switchboard
+    from gateway.calls.switchboard import Switchboard
 
 log = structlog.get_logger(__name__)
 

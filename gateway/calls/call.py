@@ -20,30 +20,30 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from gateway.agent_leg import connect_agent
-from gateway.body import from_parameters
-from gateway.claim import Claim, claim, truth
+from gateway.calls.agent_leg import connect_agent
+from gateway.calls.body import from_parameters
+from gateway.calls.claim import Claim, claim, truth
+from gateway.calls.control import farewell_of, told_end
+from gateway.calls.ends import end_watch
+from gateway.calls.fate import Fate
+from gateway.calls.hold import Hold
+from gateway.calls.opening import hide_call_id
+from gateway.calls.overflow import find_place
+from gateway.calls.proof import NOTHING, prove_start, prove_upgrade
+from gateway.calls.resume import Resumption, may_resume
+from gateway.calls.target import Target, read_target
+from gateway.calls.wishes import Wish
 from gateway.config import AgentSettings
-from gateway.control import farewell_of, told_end
-from gateway.ends import end_watch
 from gateway.errors import CallEnd, Endings
-from gateway.fate import Fate
-from gateway.hold import Hold
 from gateway.media import frames
 from gateway.media.ends import Gone, end_of_agent, end_of_carrier
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay, RelayLimits
 from gateway.media.side import Side
 from gateway.media.upgrade import Upgrade
-from gateway.opening import hide_call_id
-from gateway.overflow import find_place
-from gateway.proof import NOTHING, prove_start, prove_upgrade
-from gateway.resume import Resumption, may_resume
 from gateway.sessions.lifecycle import State
 from gateway.sessions.session import Outcome, Traffic
 from gateway.sessions.store import StoreFailed
-from gateway.target import Target, read_target
-from gateway.wishes import Wish
 from serializers.dialect import Dialect, DialectError
 from serializers.events import Start
 from serializers.filters import filters_of
@@ -51,7 +51,7 @@ from serializers.opening import SERVICE_HOST_PARAMETERS, Opening
 from serializers.registry import DIALECTS
 
 if TYPE_CHECKING:
-    from gateway.switchboard import Switchboard
+    from gateway.calls.switchboard import Switchboard
 
 log = structlog.get_logger(__name__)
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from gateway.agents.readiness import Readiness
+from gateway.calls.hold import Hold
+from gateway.calls.target import Target
 from gateway.config import AgentSettings
 from gateway.errors import CallEnd, Endings
-from gateway.hold import Hold
 from gateway.sessions.session import CallFacts, Places, Queue, SessionExtras
 from gateway.sessions.store import AtCapacity, MustWait, NotPromised, StoreFailed
-from gateway.target import Target
 from serializers.events import Start
 
 if TYPE_CHECKING:
-    from gateway.switchboard import Switchboard
+    from gateway.calls.switchboard import Switchboard
 
 log = structlog.get_logger(__name__)
 

@@ -2,8 +2,8 @@
 """The door: uvicorn's HTTP protocol with what it lacks, limits.
 
 A client has a time to send the head of a request, and a size for it; neither uvicorn nor its parser has one.
-Its address is said by gateway/peer.py, for requests and upgrades alike. Who is too many is refused before
-any work is done (gateway/doorman.py).
+Its address is said by gateway/serving/peer.py, for requests and upgrades alike. Who is too many is refused
+before any work is done (gateway/serving/doorman.py).
 
 uvicorn promises its protocol class as little as it promises the hand-over to gateway/media/upgrade.py, so the
 same pin and tests like its own watch over this.
@@ -18,9 +18,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from gateway.doorman import Doorman
 from gateway.errors import CallEnd
 from gateway.media.upgrade import Upgrade, plain_answer, refusal_of
+from gateway.serving.doorman import Doorman
 
 MAX_HEAD_BYTES: Final = 65536
 """Of one request: its line and all headers, trailers too; and between two pieces of a body."""

@@ -9,9 +9,9 @@ calls go on; the process exits 0 when the last has ended or `drain_timeout` is o
 the same; a second one, or SIGQUIT, ends the calls at once.
 
 A gateway can be replaced while calls come: `patchbay serve --replace PID` takes the port over from another
-(gateway/takeover.py), which then lets its running calls finish and ends.
+(gateway/serving/takeover.py), which then lets its running calls finish and ends.
 
-SIGHUP reads the certificate again (gateway/tls.py).
+SIGHUP reads the certificate again (gateway/serving/tls.py).
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ import structlog
 import uvicorn
 import uvloop
 
-from gateway import descriptors, takeover
 from gateway.api.services import Services
 from gateway.app import running
 from gateway.config import Settings
-from gateway.door import Door
-from gateway.doorman import Doorman
 from gateway.log import start_logging
 from gateway.media import accelerator
 from gateway.media.upgrade import Upgrade
+from gateway.serving import descriptors, takeover
+from gateway.serving.door import Door
+from gateway.serving.doorman import Doorman
+from gateway.serving.takeover import HAND_OVER, STRAGGLERS_S, Takeover
+from gateway.serving.tls import WATCH_S, Certificate, CertificateUnusable
 from gateway.sessions.store import StoreFailed
-from gateway.takeover import HAND_OVER, STRAGGLERS_S, Takeover
-from gateway.tls import WATCH_S, Certificate, CertificateUnusable
 
 log = structlog.get_logger(__name__)
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gateway.calls.wishes import Wishes
 from gateway.carriers.calls import CallBook
 from gateway.carriers.rest import DialRequest, MachineDetection
 from gateway.config import AgentSettings, CarrierAccount, Organization
-from gateway.dial_line import Line
+from gateway.dialing.dial_line import Line
 from gateway.sessions.store import Store
-from gateway.wishes import Wishes
 
 
 @dataclass(frozen=True, slots=True)

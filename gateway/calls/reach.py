@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Which session a Session API URL names, where it runs, and what may go there (public-api.md, "Session API").
 
-The same for a request (gateway/api/session_proxy.py) and for a WebSocket (gateway/passage.py).
+The same for a request (gateway/api/session_proxy.py) and for a WebSocket (gateway/calls/passage.py).
 """
 
 from __future__ import annotations

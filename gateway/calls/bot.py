@@ -20,9 +20,9 @@ import aiohttp
 import structlog
 
 from gateway.agents.readiness import Probes
-from gateway.ends import end_watch
+from gateway.calls.ends import end_watch
+from gateway.calls.fate import Fate
 from gateway.errors import CallEnd, Endings
-from gateway.fate import Fate
 from gateway.sessions.lifecycle import State
 from gateway.sessions.session import CallFacts, Outcome, Traffic
 from gateway.sessions.store import Store

@@ -18,16 +18,16 @@ from typing import Final
 
 import structlog
 
+from gateway.calls.ends import end_watch
+from gateway.calls.fate import Fate
+from gateway.calls.wishes import Wish
 from gateway.carriers.calls import CallState, CallStatus
 from gateway.carriers.rest import CarrierFailed, CarrierRest, Dialled
-from gateway.dial_wish import DialMeans, DialWish
-from gateway.ends import end_watch
+from gateway.dialing.dial_wish import DialMeans, DialWish
 from gateway.errors import CallEnd, Ending, Endings
-from gateway.fate import Fate
 from gateway.sessions.lifecycle import State
 from gateway.sessions.session import Outcome, Traffic
 from gateway.sessions.store import StoreFailed
-from gateway.wishes import Wish
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Final
 import aiohttp
 
 from gateway.agents.readiness import Probes, Readiness
-from gateway.bot import Bot, BotRequest, Means, bots_http
+from gateway.calls.bot import Bot, BotRequest, Means, bots_http
 from gateway.config import AgentSettings
 from gateway.errors import CallEnd, Endings
 from gateway.sessions.session import CallFacts, Places, SessionExtras
@@ -60,7 +60,7 @@ class Bots:
         """
         connector = http.connector
         if connector is None or connector.limit or not connector.force_close:
-            raise ValueError("sessions need a client of their own: gateway.bots.bots_http()")
+            raise ValueError("sessions need a client of their own: gateway.calls.bots.bots_http()")
         self._store = store
         self._probes = probes
         self._now = now

@@ -17,7 +17,7 @@ import structlog
 from gateway.api.rate import Rates
 from gateway.config import Settings
 from gateway.errors import CallEnd, Endings
-from gateway.peer import Peers, site
+from gateway.serving.peer import Peers, site
 
 log = structlog.get_logger(__name__)
 

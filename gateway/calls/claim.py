@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from gateway.calls.ends import end_watch
 from gateway.carriers.habits import HABITS
 from gateway.config import AgentSettings
-from gateway.ends import end_watch
 from gateway.errors import CallEnd, Endings
 from gateway.sessions.call_sockets import CallSocket, TooManySockets
 from gateway.sessions.call_tokens import CallClaims
@@ -24,7 +24,7 @@ from gateway.sessions.session import SessionRecord
 from gateway.sessions.store import StoreFailed
 
 if TYPE_CHECKING:
-    from gateway.switchboard import Switchboard
+    from gateway.calls.switchboard import Switchboard
 
 TAKE_OVER_S: Final = 5.0
 """How long the earlier socket's session has to end."""

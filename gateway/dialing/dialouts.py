@@ -11,18 +11,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from gateway.agents.readiness import Readiness
+from gateway.calls.wishes import ENDS, Wish, Wishes
 from gateway.carriers.rest import CredentialsMissing
-from gateway.dial_line import Line, Minutes, check_number
-from gateway.dial_request import dial_request
-from gateway.dial_wish import DialMeans, DialWish
-from gateway.dialout import Dialout
+from gateway.dialing.dial_line import Line, Minutes, check_number
+from gateway.dialing.dial_request import dial_request
+from gateway.dialing.dial_wish import DialMeans, DialWish
+from gateway.dialing.dialout import Dialout
 from gateway.errors import CallEnd, Endings
 from gateway.sessions.session import CallFacts, Places, SessionExtras
 from gateway.sessions.store import AtCapacity, StoreFailed
-from gateway.wishes import ENDS, Wish, Wishes
 
 if TYPE_CHECKING:
-    from gateway.switchboard import Switchboard
+    from gateway.calls.switchboard import Switchboard
 
 
 POLL_S: Final = 0.2

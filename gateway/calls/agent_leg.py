@@ -12,7 +12,7 @@ from gateway.media.ends import Gone
 from gateway.media.leg import Leg
 
 if TYPE_CHECKING:
-    from gateway.switchboard import Switchboard
+    from gateway.calls.switchboard import Switchboard
 
 SESSION_HEADER = "x-daily-session-id"
 RESUMED_HEADER = "x-patchbay-resumed"

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from gateway.calls.signature import signed_upgrade
+from gateway.calls.target import Target
 from gateway.carriers.habits import HABITS
 from gateway.carriers.proof import NotProven
 from gateway.config import AgentSettings
@@ -20,12 +22,10 @@ from gateway.media.upgrade import Upgrade
 from gateway.sessions.call_tokens import CallClaims, looks_like_one
 from gateway.sessions.store import StoreFailed
 from gateway.sessions.tokens import TokenRefused, Tokens
-from gateway.signature import signed_upgrade
-from gateway.target import Target
 from serializers.events import Start
 
 if TYPE_CHECKING:
-    from gateway.switchboard import Switchboard
+    from gateway.calls.switchboard import Switchboard
 
 _NOT_FOR_THIS_ONE = ("for another agent", "malformed")
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
-from gateway.body import with_numbers
+from gateway.calls.body import with_numbers
 from gateway.carriers.answers import Asked, back_url
 from gateway.carriers.habits import HABITS
 from gateway.carriers.rest import DialRequest
 from gateway.config import AgentSettings
-from gateway.dial_wish import DialWish
+from gateway.dialing.dial_wish import DialWish
 from gateway.errors import CallEnd, Endings
 from texml.errors import DocumentError
 from texml.plan import read_tail
@@ -23,7 +23,7 @@ from texml.registry import WRITERS
 from texml.stream import Stream
 
 if TYPE_CHECKING:
-    from gateway.switchboard import Switchboard
+    from gateway.calls.switchboard import Switchboard
 
 TOKEN_SLACK_S: Final = 120.0
 """How much longer a token is good than its call may wait in line and ring."""

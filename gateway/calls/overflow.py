@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from gateway.calls.hold import Hold
+from gateway.calls.places import facts_of, take_place
+from gateway.calls.target import Target
 from gateway.carriers.rest import CarrierFailed
 from gateway.config import AgentSettings
 from gateway.config.values import RECORDING
 from gateway.errors import CallEnd, Endings
-from gateway.hold import Hold
-from gateway.places import facts_of, take_place
 from gateway.sessions.lifecycle import State
 from gateway.sessions.session import TELEPHONY, Outcome, Traffic
 from gateway.sessions.store import StoreFailed
-from gateway.target import Target
 from serializers.events import Start
 from texml.errors import DocumentError
 from texml.registry import WRITERS
 
 if TYPE_CHECKING:
-    from gateway.switchboard import Switchboard
+    from gateway.calls.switchboard import Switchboard
 
 log = structlog.get_logger(__name__)
 
