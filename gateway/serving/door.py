@@ -142,6 +142,7 @@ class Door(HttpToolsProtocol):
         for name, value in self.headers:
             lines += (name, b": ", value, b"\r\n")
         upgrade.data_received(b"".join([*lines, b"\r\n"]))
+        del self.parser  # which holds this object: both go now, and not when a collector finds them
 
     def _client(self) -> str:
         address = self.client[0] if self.client else ""

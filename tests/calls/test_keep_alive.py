@@ -129,8 +129,12 @@ async def test_an_agent_that_answers_nothing_is_lost(
     )
     agent: Agent = await agent_at(port)
     frozen, lives = await connect(gateway, agent), await connect(gateway, agent)
-    for _ in range(5):  # longer than it may be silent
-        await ping(lives.agent)
+
+    async def answer() -> None:
+        while True:
+            await ping(lives.agent)
+
+    answering = asyncio.create_task(answer())
     assert (await frozen.caller.closed())[0] == 1011
     end = (await eventually(gateway.ends, "its end is told"))[0]
     assert (end["session"], end["reason"]) == (frozen.session, "agent_lost")
@@ -138,6 +142,9 @@ async def test_an_agent_that_answers_nothing_is_lost(
     # The one that answers talks on, and its caller was never pinged.
     said = [lives.agent.say(message) for message in replies("twilio")]
     await assert_caller_heard(lives.caller, said)
+    answering.cancel()
+    await asyncio.wait([answering])
+    assert answering.cancelled(), "it heard nothing but pings"
     await hang_up(lives)
     await frozen.agent.leave()
 

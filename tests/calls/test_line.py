@@ -30,11 +30,11 @@ from tests.harness.rest_twilio import TwilioCall
 RECORDED_S = 0.5
 DESK = "+15550001111"
 AGENTS: dict[str, dict[str, Any]] = {
-    "support": {"queue_size": 3},
-    "impatient": {"queue_size": 1, "queue_timeout": 0.3},
-    "first": {"overflow": "second.acme"},
+    "support": {"queue_size": 3, "hold": "ringback"},
+    "impatient": {"queue_size": 1, "queue_timeout": 0.3, "hold": "ringback"},
+    "first": {"overflow": "second.acme", "hold": "ringback"},
     "second": {"overflow": "first.acme", "hold": "none"},
-    "sorry": {},
+    "sorry": {"hold": "ringback"},
     "poor": {"overflow": DESK},
     "plain": {},
 }

@@ -79,8 +79,13 @@ class Gateway:
         server: dict[str, Any] = {"port": 0, "log_format": "json", "log_level": "info", "drain_timeout": 10}
         settings = {**settings, "server": server | settings.get("server", {})}
         settings.setdefault("store", {"url": f"sqlite:///{directory}/patchbay.db"})
-        # Frames are compared one by one, and on a busy machine a test may take until the next ping.
+        # Frames are compared one by one, and on a busy machine a test may take until the next ping, or until
+        # a caller is held: neither may stand between them where a test does not ask for it.
         settings["limits"] = {"ping_interval": 0} | settings.get("limits", {})
+        settings["agents"] = [
+            agent if any(key.startswith("hold") for key in agent) else {**agent, "hold": "none"}
+            for agent in settings.get("agents", [])
+        ]
         self.store = directory / "patchbay.db"
         self.tls = "tls_certificate" in settings["server"]
         more: list[str] = []
