@@ -178,7 +178,7 @@ def set_up(results: Sequence[Result]) -> str:
     heads = (
         "contender",
         "ms CPU a call",
-        "set-up p50 / p99 / max at 150 calls/s, ms",
+        "set-up p50 / p99 / max at 300 calls/s, ms",
         "most calls/s",
         "p99 there, ms",
     )
