@@ -51,7 +51,7 @@ $(VENV)/.fuzz: $(VENV)/.ready fuzz/requirements.lock
 soak: setup           ## 200 calls at a time for SOAK_SECONDS (600): nothing may grow
 	$(BIN)/python -m tests.soak
 
-bench: setup          ## relay and API beside nginx and haproxy, three rounds, under 15 minutes
+bench: setup          ## relay, API and seams beside nginx and haproxy, three rounds, under 15 minutes
 	$(BIN)/python -m benchmarks full
 
 bench-quick: setup    ## the same in short, under two minutes

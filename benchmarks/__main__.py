@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Runs the bench: `python -m benchmarks full` (under 15 minutes) or `quick` (under two).
 
-Writes RESULTS.md, results.jsonl and a picture. README.md tells what is measured and how.
+Writes RESULTS.md, what is behind it as results*.jsonl, and a picture. README.md tells what is measured.
 """
 
 from __future__ import annotations
@@ -14,10 +14,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import api, api_report, contenders, machine, measurements, picture, report
+from benchmarks import (
+    api,
+    api_report,
+    contenders,
+    machine,
+    measurements,
+    picture,
+    report,
+    seams,
+    seams_houses,
+    seams_report,
+    seams_results,
+    sections,
+)
 from benchmarks.bench import Bench, Plan
 from benchmarks.load import Generator, Load, build
 from benchmarks.processes import DidNotStartError, free_ports, raise_file_limit
@@ -115,6 +129,40 @@ def execute_api(plan: api.ApiPlan, out: Path, scenarios: list[api.Scenario]) -> 
     return api_report.written(head, results)
 
 
+def execute_seams(plan: seams_houses.SeamsPlan, out: Path, parts: list[str]) -> str:
+    """Measures the seams; their part of the report. Raises DidNotStartError."""
+    results: list[seams_results.SeamResult] = []
+    began = time.monotonic()
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="patchbay-bench-")))
+        raw = stack.enter_context((out / "results-seams.jsonl").open("w"))
+        ports = free_ports(FIRST_PORT, seams_houses.ports_needed(plan) + 2)
+        wsload = build(directory)
+        load = stack.enter_context(closing(Load(wsload, ports.pop(0), contenders.LOAD_CORE)))
+        httpload = build(directory, "httpload")
+        requests = stack.enter_context(closing(Generator(httpload, ports.pop(0), contenders.LOAD_CORE)))
+
+        def record(result: seams_results.SeamResult) -> None:
+            results.append(result)
+            print(seams_results.line(result), file=raw, flush=True)
+            seconds = time.monotonic() - began
+            print(f"{seconds:4.0f} s  round {result.round + 1}  {seams_report.told(result)}", file=sys.stderr)
+
+        site = seams_houses.Site(plan, parts, ports, load.agent_port, wsload)
+        bench = seams.SeamsBench(site, load, requests, directory, record, began)
+        finished = bench.measure()
+    head = seams_report.SeamsHead(
+        command="python -m benchmarks " + shlex.join(sys.argv[1:]),
+        machine=machine.description(),
+        plan=plan,
+        parts=parts,
+        seconds=time.monotonic() - began,
+        finished=finished,
+        failures=bench.failures,
+    )
+    return seams_report.written(head, results)
+
+
 def execute(plan: Plan, out: Path, picture_file: Path | None, selected: str) -> str:
     """Measures the relay; its report. Raises DidNotStartError when nginx or the load does not run."""
     results: list[Result] = []
@@ -155,17 +203,25 @@ def run(which: str, out: Path, picture_file: Path | None, selected: str) -> None
 
     Raises DidNotStartError when nginx or a load does not run.
     """
-    relay_plan, api_plan = (
-        (measurements.FULL, api.FULL) if which == "full" else (measurements.QUICK, api.QUICK)
+    relay_plan, api_plan, seams_plan = (
+        (measurements.FULL, api.FULL, seams_houses.FULL)
+        if which == "full"
+        else (measurements.QUICK, api.QUICK, seams_houses.QUICK)
     )
     scenarios = [scenario for scenario in api.SCENARIOS if selected in scenario.name]
     file = out / "RESULTS.md"
-    before = file.read_text() if file.exists() else f"{api_report.FOLLOWING}\n\n{report.DOES_NOT_SHOW}\n"
-    api_part = execute_api(api_plan, out, scenarios) if scenarios else api_report.taken_out(before)
+    before = file.read_text() if file.exists() else f"{sections.FOLLOWING}\n\n{report.DOES_NOT_SHOW}\n"
+    parts = {name: sections.taken_out(before, name) for name in ("api", "seams")}
+    if scenarios:
+        parts["api"] = execute_api(api_plan, out, scenarios)
+    selected_seams = [name for name in seams_houses.NAMES if selected in name]
+    if selected_seams:
+        parts["seams"] = execute_seams(seams_plan, out, selected_seams)
     is_of_relay = any(selected in name for name in contenders.NAMES)
     text = execute(relay_plan, out, picture_file, selected) if is_of_relay else before
-    if api_part is not None:
-        text = api_report.placed(text, api_part)
+    for name, part in parts.items():
+        if part is not None:
+            text = sections.placed(text, name, part)
     file.write_text(text)
     print(text)
 
@@ -186,7 +242,7 @@ def main() -> int:
         "--only",
         default="",
         metavar="TEXT",
-        help='only contenders and requests whose name holds TEXT ("api" is all of the API), and nginx',
+        help='only what has TEXT in its name ("api" is all of the API, "seams" all of them), and nginx',
     )
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, stop)

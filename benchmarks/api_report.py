@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from benchmarks.api import CONNECTIONS, SCENARIOS, ApiPlan, ApiResult, Pair
 from benchmarks.report import FULL_CORE, table
 
-BEGIN, END = "<!-- api -->", "<!-- /api -->"
-FOLLOWING = "## What this does not show"  # the heading before which the part stands
-
 
 @dataclass(frozen=True, slots=True)
 class ApiHead:
@@ -23,22 +20,6 @@ class ApiHead:
     plan: ApiPlan
     seconds: float
     finished: bool
-
-
-def placed(report: str, part: str) -> str:
-    """The report with this part, in the place of an earlier one where there is one."""
-    part = f"{BEGIN}\n\n{part}\n{END}"
-    before, begin, rest = report.partition(BEGIN)
-    if begin:
-        return before + part + rest.partition(END)[2]
-    before, heading, rest = report.partition(FOLLOWING)
-    return f"{before}{part}\n\n{heading}{rest}"
-
-
-def taken_out(report: str) -> str | None:
-    """The part that a report has, None where it has none."""
-    _, begin, rest = report.partition(BEGIN)
-    return rest.partition(END)[0].strip("\n") + "\n" if begin else None
 
 
 def written(head: ApiHead, results: Sequence[ApiResult]) -> str:

@@ -29,14 +29,17 @@ Setting = str | int | float | bool | list[str]
 class Variant:
     """One way to run Patchbay.
 
-    `server`, `agent`: settings added to [server] and to the agent's entry. `environment`: variables of the
-    process. `path`: where the carrier calls. `load_options`: words for wsload. `accelerated`: whether /status
-    must name the accelerator; where none was built, the variant is left out and the report says so.
+    `server`, `agent`, `limits`: settings added to [server], the agent's entry and [limits]. `tables`: more
+    tables, each with its head. `environment`: variables of the process. `path`: where the carrier calls.
+    `load_options`: words for wsload. `accelerated`: whether /status must name the accelerator; where none was
+    built, the variant is left out and the report says so.
     """
 
     name: str
     server: Mapping[str, Setting] = field(default_factory=dict)
     agent: Mapping[str, Setting] = field(default_factory=dict)
+    limits: Mapping[str, Setting] = field(default_factory=dict)
+    tables: tuple[tuple[str, Mapping[str, Setting]], ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     path: str = "/ws/twilio"
     load_options: tuple[str, ...] = ()
@@ -142,6 +145,17 @@ def haproxy(port: int, agent_port: int) -> Contender:
     )
 
 
+def nginx_refusing(port: int) -> Contender:
+    """nginx that answers every request with 503 itself."""
+    return Contender(
+        "nginx",
+        f"http://127.0.0.1:{port}",
+        port,
+        ("nginx", "-c", "@DIR@/nginx-refuse.conf"),
+        template("nginx-refuse.conf", port, 0),
+    )
+
+
 def naive(port: int, agent_port: int) -> Contender:
     """naive_relay.py."""
     return Contender(
@@ -183,7 +197,9 @@ def configuration(variant: Variant, port: int, agent_port: int) -> str:
         ("[server]", server),
         ("[store]", {"url": "sqlite:///@DIR@/patchbay.db"}),
         ("[[organizations]]", {"name": "bench"}),
+        ("[limits]", variant.limits),
         ("[[agents]]", agent),
+        *variant.tables,
     ]
     return toml(tables)
 

@@ -6,13 +6,16 @@
  *                                       its report a line of JSON on stdout
  *
  * A run: --port P --request FILE --connections N --warm-up S --seconds S [--rate R] [--answer S]
- *        [--echo] [--spin] [--watch PID,PID...]
+ *        [--echo] [--fresh] [--spin] [--watch PID,PID...]
  *
  * FILE holds a whole request, head and body, which is sent again and again.  With --rate it is sent
  * R times a second, each time when it is due, whether or not earlier ones were answered, on whichever
  * connection is free; while none is, what is due waits, and its waiting counts: latency is from the
  * moment a request was due to the last byte of its answer.  Without --rate every connection sends the
  * next request as soon as it has its answer.
+ *
+ * With --fresh every request has a connection of its own, which whoever answers has to close: that is how
+ * callers come who are refused.  --connections are then as many as may be open at a time.
  *
  * An answer is right with --answer (200) as its status and, with --echo, the request's body as its own.
  * Any other counts as wrong, and a connection that is lost ends the run with a complaint.
@@ -71,7 +74,7 @@ struct options {
     unsigned agent_port, port, connections;
     int answer; /* the status that is right */
     double warm_up, seconds, rate;
-    bool console, spin, echo;
+    bool console, spin, echo, fresh;
     char request[512];
     pid_t watch[64];
     unsigned watched;
@@ -128,7 +131,7 @@ struct connection {
 };
 
 static struct connection *idle[MOST_CONNECTIONS];
-static unsigned idle_count;
+static unsigned idle_count; /* with --fresh: how many more may be opened */
 
 static void watch_events(struct connection *c, int operation, uint32_t events)
 {
@@ -311,7 +314,8 @@ static void client_take(struct connection *c, const struct message *m)
         totals.latencies[totals.answered++] = now_ns() - c->due;
     }
     c->busy = false;
-    idle[idle_count++] = c;
+    if (!options.fresh)
+        idle[idle_count++] = c;
 }
 
 static void connection_read(struct connection *c)
@@ -320,7 +324,9 @@ static void connection_read(struct connection *c)
     if (n <= 0) {
         if (n < 0 && errno == EAGAIN)
             return;
-        if (c->role == CLIENT)
+        if (c->role == CLIENT && options.fresh && !c->busy)
+            idle_count++;
+        else if (c->role == CLIENT)
             die("a connection was lost%s: %s", c->busy ? " before its answer" : "", n ? strerror(errno) : "closed");
         connection_close(c);
         return;
@@ -371,7 +377,7 @@ static void loop_once(uint64_t deadline)
             if (!c->closed && events[i].events & ~(uint32_t)EPOLLOUT)
                 connection_read(c);
         }
-        if (c->closed && c->role == AGENT)
+        if (c->closed && (c->role == AGENT || options.fresh))
             connection_free(c);
     }
 }
@@ -422,6 +428,8 @@ static void talk(uint64_t base, uint64_t *next, uint64_t end)
             continue;
         }
         struct connection *c = idle[--idle_count];
+        if (options.fresh)
+            c = connection_new(socket_new(options.port, false), CLIENT, EPOLLIN);
         ++*next;
         c->busy = true;
         c->due = due;
@@ -449,8 +457,10 @@ static void run(void)
     struct connection *clients[MOST_CONNECTIONS];
     request_read();
     idle_count = 0;
-    for (unsigned i = 0; i < options.connections; i++)
-        idle[idle_count++] = clients[i] = connection_new(socket_new(options.port, false), CLIENT, EPOLLIN);
+    for (unsigned i = 0; i < options.connections; i++) {
+        clients[i] = options.fresh ? NULL : connection_new(socket_new(options.port, false), CLIENT, EPOLLIN);
+        idle[idle_count++] = clients[i];
+    }
     spinning = options.spin;
     uint64_t base = now_ns(), next = 0, start = base + (uint64_t)(options.warm_up * 1e9);
     uint64_t end = start + (uint64_t)(options.seconds * 1e9);
@@ -467,7 +477,7 @@ static void run(void)
     for (uint64_t limit = now_ns() + LAST_ANSWERS_NS; idle_count < options.connections && now_ns() < limit;)
         loop_once(limit);
     unsigned missing = options.connections - idle_count;
-    for (unsigned i = 0; i < options.connections; i++) {
+    for (unsigned i = 0; i < options.connections && !options.fresh; i++) {
         connection_close(clients[i]);
         connection_free(clients[i]);
     }
@@ -493,7 +503,7 @@ static void options_read(int argc, char **argv)
         {"rate", required_argument, 0, 'r'},    {"answer", required_argument, 0, 'n'},
         {"watch", required_argument, 0, 'p'},   {"console", no_argument, 0, 'i'},
         {"spin", no_argument, 0, 'b'},          {"echo", no_argument, 0, 'e'},
-        {0}};
+        {"fresh", no_argument, 0, 'f'},         {0}};
     options = (struct options){.connections = 1, .answer = 200, .warm_up = 0.3, .seconds = 1};
     optind = 0;
     for (int o; (o = getopt_long(argc, argv, "", known, NULL)) != -1;) {
@@ -509,6 +519,7 @@ static void options_read(int argc, char **argv)
         case 'i': options.console = true; break;
         case 'b': options.spin = true; break;
         case 'e': options.echo = true; break;
+        case 'f': options.fresh = true; break;
         case 'p':
             for (char *pid = strtok(optarg, ","); pid && options.watched < 64; pid = strtok(NULL, ","))
                 options.watch[options.watched++] = atoi(pid);

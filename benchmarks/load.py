@@ -40,7 +40,8 @@ class Report:
     `window`: seconds that were measured. `cpu_per_million`: CPU seconds per million relayed messages, which
     is also microseconds per message. `cpu_each`: CPU seconds of each watched process. `generator_load`: share
     of the window in which the generator had work (`open_generator_load`: of the set-up). `lag_us`: how late
-    messages were sent.
+    messages were sent. `pings`: that these callers were sent in the window. `heard`: messages with sound that
+    all who only listen were sent in it.
     """
 
     calls: int
@@ -65,13 +66,16 @@ class Report:
     set_up_us: Spread
     latency_us: Spread
     lag_us: Spread
+    pings: int = 0
+    heard: int = 0
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Report:
         """A report from wsload's line or from results.jsonl."""
         known = {field.name for field in fields(cls)}
         spreads = {name: Spread(**values[name]) for name in known if name.endswith("_us") and name in values}
-        return cls(**{**values, **spreads, "cpu_each": tuple(values["cpu_each"])})
+        own = {name: value for name, value in values.items() if name in known}
+        return cls(**{**own, **spreads, "cpu_each": tuple(values["cpu_each"])})
 
     @property
     def kept_up(self) -> bool:

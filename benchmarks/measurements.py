@@ -21,7 +21,7 @@ FULL = Plan(
     limits=True,
     sweep=(50, 100, 350, 700),
 )
-QUICK = Plan(rounds=1, window_s=0.7, levels=(200, 500), budget_s=90, limits=False)
+QUICK = Plan(rounds=1, window_s=0.7, levels=(200, 500), budget_s=78, limits=False)
 
 CALL_SIZES = ladder(20, 3000, 1.05)  # calls
 RATE_SIZES = ladder(20, 4000, 1.1)  # calls a second

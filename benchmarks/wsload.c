@@ -27,6 +27,17 @@
  *
  * --interval-ms N sends each call's messages further apart: the same message, only less often.
  *
+ * --keep leaves the calls up, silent, for later runs with the same --set K (0 to 31) and URL, which open what
+ * is missing of their --calls: several sets stand side by side, each measured when its turn comes.  --silent
+ * sends nothing in a run's window.
+ *
+ * --listen opens calls whose answers are not held against their messages: such a call is set up when the
+ * first sound is heard, whoever makes it, and what is heard later is counted.
+ *
+ * --kill PID --victim NAME ends an agent (wsload --agent PORT --name NAME, which greets every caller and signs
+ * its messages) at the beginning of the window, and reports for each listening call that had it when another
+ * agent was heard; the window is over when all have.
+ *
  * --watch PID[,PID...] reports the CPU time of those processes over the set-up phase and over
  * the measuring window, read at their very edges, and their resident memory before and during.  The
  * report is one line of JSON on stdout.
@@ -39,6 +50,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -189,7 +201,11 @@ struct options {
     double warm_up, seconds;
     double rate, hold, settle; /* calls a second, seconds, seconds */
     uint64_t interval_ns;      /* between two messages of a call */
-    bool console, spin, verify;
+    bool console, spin, verify, keep, silent, listen;
+    unsigned set;
+    char name[16];            /* of this agent, in every message it sends */
+    pid_t kill;
+    char victim[16];          /* the name of the agent that is killed */
     pid_t watch[64];
     unsigned watched;
 };
@@ -198,11 +214,24 @@ struct totals {
     struct histogram latency, lag, upgrade, set_up;
     uint64_t sent, received, skipped; /* in the measuring window */
     uint64_t wrong, lost_calls, idle;
+    uint64_t pings;                   /* that callers of the measured set got in the window */
+    uint64_t heard;                   /* what all who listen heard in it */
     unsigned set_up_calls, clean_closes, closed;
+    unsigned victims, recovered;
+};
+
+#define SETS 32
+
+/* Calls that stand from one run to the next. */
+struct set {
+    struct connection **calls;
+    unsigned count;
+    char host[256], port[8];
 };
 
 static struct options options;
 static struct totals totals;
+static struct set sets[SETS];
 static int poller;
 static bool measuring, spinning, command_waits;
 static struct connection **set_up_order; /* callers in the order in which they were set up */
@@ -273,8 +302,11 @@ struct connection {
     uint8_t *out; /* what the kernel would not take yet */
     size_t out_length, out_room;
     /* CALLER only */
+    bool listens;
+    unsigned set;
+    char agent[16]; /* the name of whom it hears, where agents say theirs */
     uint32_t number, sent, answered;
-    uint64_t began, set_up_at;
+    uint64_t began, set_up_at, recovered_at;
     uint64_t sent_at[IN_FLIGHT];
 };
 
@@ -466,12 +498,42 @@ static void caller_start(struct connection *c)
     media_send(c, now_ns());
 }
 
+static void caller_set_up(struct connection *c, uint64_t now)
+{
+    histogram_add(&totals.set_up, now - c->began);
+    c->set_up_at = now;
+    set_up_order[totals.set_up_calls++] = c;
+}
+
+/* Sound for a caller that listens: the agent's, or what is played while there is none. */
+static void caller_heard(struct connection *c, const char *text, size_t n, uint64_t now)
+{
+    size_t length;
+    const char *name = json_string(text, n, "\"agent\"", &length);
+    if (name && length < sizeof c->agent && (strlen(c->agent) != length || memcmp(c->agent, name, length))) {
+        if (options.kill && !c->recovered_at && !strcmp(c->agent, options.victim)) {
+            c->recovered_at = now;
+            totals.recovered++;
+        }
+        memset(c->agent, 0, sizeof c->agent);
+        memcpy(c->agent, name, length);
+    }
+    if (!c->answered++)
+        caller_set_up(c, now);
+    else
+        totals.heard += measuring;
+}
+
 static void caller_message(struct connection *c, const char *text, size_t n, uint64_t now)
 {
     size_t length;
     const char *payload = json_string(text, n, "\"payload\"", &length);
     if (!payload)
         return; /* mark, clear and the like */
+    if (c->listens) {
+        caller_heard(c, text, n, now);
+        return;
+    }
     if (c->answered == c->sent) {
         totals.wrong++;
         return;
@@ -484,18 +546,29 @@ static void caller_message(struct connection *c, const char *text, size_t n, uin
     }
     uint64_t waited = now - c->sent_at[c->answered++ % IN_FLIGHT];
     if (c->answered == 1) {
-        histogram_add(&totals.set_up, now - c->began);
-        c->set_up_at = now;
-        set_up_order[totals.set_up_calls++] = c;
-    } else if (measuring) {
+        caller_set_up(c, now);
+    } else if (measuring && c->set == options.set) {
         histogram_add(&totals.latency, waited);
         totals.received++;
     }
 }
 
+static void agent_say(struct connection *c, const char *payload, size_t length)
+{
+    char text[IN_BYTES], name[40] = "";
+    if (length > sizeof text - 256)
+        return;
+    if (options.name[0])
+        snprintf(name, sizeof name, "\"agent\":\"%s\",", options.name);
+    int size = snprintf(text, sizeof text,
+                        "{\"event\":\"media\",%s\"streamSid\":\"%s\",\"media\":{\"payload\":\"", name, c->sid);
+    memcpy(text + size, payload, length);
+    memcpy(text + size + length, "\"}}", 3);
+    frame_send(c, TEXT, text, (size_t)size + length + 3);
+}
+
 static void agent_message(struct connection *c, const char *text, size_t n)
 {
-    char reply[IN_BYTES];
     size_t length;
     if (!c->sid[0]) {
         const char *sid = json_string(text, n, "\"streamSid\"", &length);
@@ -503,15 +576,12 @@ static void agent_message(struct connection *c, const char *text, size_t n)
             sid = json_string(text, n, "\"stream_sid\"", &length);
         if (sid && length < sizeof c->sid)
             memcpy(c->sid, sid, length);
+        if (c->sid[0] && options.name[0])
+            agent_say(c, audio, AUDIO_CHARS); /* its greeting */
     }
     const char *payload = json_string(text, n, "\"payload\"", &length);
-    if (!payload || length > sizeof reply - 256)
-        return;
-    int size = snprintf(reply, sizeof reply,
-                        "{\"event\":\"media\",\"streamSid\":\"%s\",\"media\":{\"payload\":\"", c->sid);
-    memcpy(reply + size, payload, length);
-    memcpy(reply + size + length, "\"}}", 3);
-    frame_send(c, TEXT, reply, (size_t)size + length + 3);
+    if (payload)
+        agent_say(c, payload, length);
 }
 
 /* Takes whole frames off the input; returns how many bytes they were. */
@@ -555,6 +625,7 @@ static size_t frames_read(struct connection *c, uint64_t now)
                 agent_message(c, text, n);
             break;
         case PING:
+            totals.pings += measuring && c->role == CALLER && c->set == options.set;
             frame_send(c, PONG, text, n);
             break;
         case CLOSE:
@@ -619,7 +690,7 @@ static size_t head_read(struct connection *c, uint64_t now)
     if (c->role == AGENT) {
         agent_answer(c, head);
     } else if (strncmp(head, "HTTP/1.1 101", 12)) {
-        die("refused: %.60s", head);
+        die("refused: %.*s", (int)strcspn(head, "\r\n"), head);
     } else {
         c->state = OPEN;
         histogram_add(&totals.upgrade, now - c->began);
@@ -733,16 +804,19 @@ static struct connection *call_open(const struct addrinfo *address, uint32_t num
     struct connection *c = connection_new(fd, CALLER, EPOLLOUT);
     c->number = number;
     c->began = began;
+    c->listens = options.listen;
+    c->set = options.set;
     return c;
 }
 
-static void calls_open(struct connection **calls)
+/* Opens the calls from `opened` on; those before stand. */
+static void calls_open(struct connection **calls, unsigned opened)
 {
     struct addrinfo hints = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM}, *address;
     if (getaddrinfo(options.host, options.port, &hints, &address))
         die("unknown host %s", options.host);
     uint64_t give_up = now_ns() + STALL_NS;
-    for (unsigned opened = 0; totals.set_up_calls < options.calls;) {
+    while (totals.set_up_calls < options.calls) {
         while (opened < options.calls && opened < totals.set_up_calls + options.opening) {
             calls[opened] = call_open(address, opened);
             opened++;
@@ -755,23 +829,23 @@ static void calls_open(struct connection **calls)
     freeaddrinfo(address);
 }
 
-/* Opens calls at --rate, and with --hold ends each when its time has come. */
-static void calls_arrive(struct connection **calls)
+/* Opens calls at --rate, those before `opened` stand, and with --hold ends each when its time has come. */
+static void calls_arrive(struct connection **calls, unsigned opened)
 {
     struct addrinfo hints = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM}, *address;
     if (getaddrinfo(options.host, options.port, &hints, &address))
         die("unknown host %s", options.host);
     uint64_t gap = (uint64_t)(1e9 / options.rate), hold = (uint64_t)(options.hold * 1e9);
     uint64_t base = now_ns(), give_up = base + options.calls * gap + hold + RATE_STALL_NS;
-    unsigned opened = 0, ended = 0;
+    unsigned first = opened, ended = 0;
     while (totals.set_up_calls < options.calls || (hold && ended < options.calls)) {
         uint64_t now = now_ns(), wake = now + 1000000ull;
-        for (; opened < options.calls && base + opened * gap <= now; opened++)
+        for (; opened < options.calls && base + (opened - first) * gap <= now; opened++)
             calls[opened] = call_open(address, opened);
         for (; hold && ended < totals.set_up_calls && set_up_order[ended]->set_up_at + hold <= now; ended++)
             call_hang_up(set_up_order[ended]);
-        if (opened < options.calls && base + opened * gap < wake)
-            wake = base + opened * gap;
+        if (opened < options.calls && base + (opened - first) * gap < wake)
+            wake = base + (opened - first) * gap;
         loop_once(wake);
         if (totals.lost_calls || now > give_up)
             die("set-up at %.0f calls/s failed: %u of %u calls up, %lu lost", options.rate, totals.set_up_calls,
@@ -784,7 +858,7 @@ static void calls_arrive(struct connection **calls)
 static void calls_talk(struct connection **calls, const uint64_t *phase, uint64_t *next, uint64_t base,
                        uint64_t end)
 {
-    for (;;) {
+    while (!options.kill || !measuring || totals.recovered < totals.victims) {
         unsigned i = (unsigned)(*next % options.calls);
         uint64_t due = base + *next / options.calls * options.interval_ns + phase[i];
         uint64_t now = now_ns();
@@ -796,7 +870,7 @@ static void calls_talk(struct connection **calls, const uint64_t *phase, uint64_
         }
         struct connection *c = calls[i];
         ++*next;
-        if (c->state == OPEN && c->sent - c->answered < IN_FLIGHT - 1) {
+        if (c->state == OPEN && (c->listens || c->sent - c->answered < IN_FLIGHT - 1)) {
             if (measuring) {
                 histogram_add(&totals.lag, now - due);
                 totals.sent++;
@@ -819,11 +893,45 @@ static void calls_close(struct connection **calls)
         loop_once(give_up);
 }
 
+/* What a run does in its window and before it, until `end`. */
+static void calls_go_on(struct connection **calls, const uint64_t *phase, uint64_t *next, uint64_t base,
+                        uint64_t end)
+{
+    if (!options.silent)
+        calls_talk(calls, phase, next, base, end);
+    while (options.silent && now_ns() < end)
+        loop_once(end);
+}
+
+/* Ends the agent that is to be lost; when that was. */
+static uint64_t victim_kill(struct connection **calls)
+{
+    for (unsigned i = 0; i < options.calls; i++)
+        totals.victims += !strcmp(calls[i]->agent, options.victim);
+    uint64_t now = now_ns();
+    if (kill(options.kill, SIGKILL))
+        die("cannot kill process %d: %s", options.kill, strerror(errno));
+    return now;
+}
+
 static void run(void)
 {
-    struct connection **calls = calloc(options.calls, sizeof *calls);
+    struct set *set = &sets[options.set];
+    unsigned standing = set->count;
+    if (standing > options.calls)
+        die("%u calls stand already", standing);
+    if (standing && (strcmp(set->host, options.host) || strcmp(set->port, options.port)))
+        die("the calls of set %u stand elsewhere", options.set);
+    struct connection **calls = realloc(set->calls, options.calls * sizeof *calls);
     uint64_t *phase = calloc(options.calls, sizeof *phase), next = 0, each[64];
     set_up_order = calloc(options.calls, sizeof *set_up_order);
+    if (!calls || !phase || !set_up_order)
+        die("out of memory");
+    for (unsigned i = 0; i < standing; i++) {
+        set_up_order[totals.set_up_calls++] = calls[i];
+        totals.closed += calls[i]->state == CLOSED; /* while nobody looked */
+    }
+    totals.lost_calls = totals.closed;
     for (unsigned i = 0; i < options.calls; i++)
         phase[i] = (uint64_t)(((double)i + (double)random32() / 4294967296.0)
                               * (double)options.interval_ns / options.calls);
@@ -832,9 +940,9 @@ static void run(void)
     long rss = watched_rss();
     uint64_t cpu = watched_cpu(), began = now_ns();
     if (options.rate > 0)
-        calls_arrive(calls);
+        calls_arrive(calls, standing);
     else
-        calls_open(calls);
+        calls_open(calls, standing);
     double open_seconds = (double)(now_ns() - began) / 1e9, open_idle = (double)totals.idle / 1e9;
     for (uint64_t settled = now_ns() + (uint64_t)(options.settle * 1e9); now_ns() < settled;)
         loop_once(settled);
@@ -842,15 +950,16 @@ static void run(void)
 
     uint64_t base = now_ns(), start = base + (uint64_t)(options.warm_up * 1e9);
     uint64_t end = start + (uint64_t)(options.seconds * 1e9);
-    calls_talk(calls, phase, &next, base, start);
+    calls_go_on(calls, phase, &next, base, start);
     measuring = true;
     totals.idle = 0;
+    uint64_t killed_at = options.kill ? victim_kill(calls) : 0;
     cpu = watched_cpu();
     for (unsigned i = 0; i < options.watched; i++)
         each[i] = cpu_of(options.watch[i]);
     uint64_t own = own_cpu();
     began = now_ns();
-    calls_talk(calls, phase, &next, base, end);
+    calls_go_on(calls, phase, &next, base, end);
     double window = (double)(now_ns() - began) / 1e9;
     double window_cpu = (double)(watched_cpu() - cpu) / 1e9;
     double generator_cpu = (double)(own_cpu() - own) / 1e9;
@@ -860,26 +969,26 @@ static void run(void)
     measuring = spinning = false;
     long rss_talking = watched_rss();
     uint64_t messages = totals.sent + totals.received;
-    calls_close(calls);
-    for (unsigned i = 0; i < options.calls; i++) {
-        connection_close(calls[i]);
-        free(calls[i]->in);
-        free(calls[i]);
+    unsigned opened = options.calls - standing;
+    if (!options.keep) {
+        calls_close(calls);
+        for (unsigned i = 0; i < options.calls; i++)
+            connection_close(calls[i]);
     }
-    free(calls);
-    free(phase);
-    free(set_up_order);
-
     printf("{\"calls\":%u,\"open_seconds\":%.4f,\"open_cpu_us_per_call\":%.1f,\"open_generator_load\":%.3f,"
            "\"window\":%.3f,\"sent\":%lu,\"received\":%lu,\"skipped\":%lu,\"wrong\":%lu,\"lost_calls\":%lu,"
            "\"clean_closes\":%u,\"rss_idle_kb\":%ld,\"rss_kb\":%ld,\"cpu_seconds\":%.4f,"
            "\"cpu_per_million\":%.3f,\"generator_load\":%.3f,\"generator_cpu_seconds\":%.4f,\"cpu_each\":[",
-           options.calls, open_seconds, open_cpu / options.calls * 1e6, 1 - open_idle / open_seconds, window,
+           options.calls, open_seconds, opened ? open_cpu / opened * 1e6 : 0, 1 - open_idle / open_seconds, window,
            totals.sent, totals.received, totals.skipped, totals.wrong, totals.lost_calls, totals.clean_closes, rss,
            rss_talking, window_cpu, messages ? window_cpu / (double)messages * 1e6 : 0, 1 - idle / window,
            generator_cpu);
     for (unsigned i = 0; i < options.watched; i++)
         printf("%s%.4f", i ? "," : "", (double)each[i] / 1e9);
+    printf("],\"pings\":%lu,\"heard\":%lu,\"victims\":%u,\"recovered_ms\":[", totals.pings, totals.heard, totals.victims);
+    for (unsigned i = 0, shown = 0; i < options.calls; i++)
+        if (calls[i]->recovered_at)
+            printf("%s%.3f", shown++ ? "," : "", (double)(calls[i]->recovered_at - killed_at) / 1e6);
     printf("],");
     histogram_print("upgrade_us", &totals.upgrade);
     printf(",");
@@ -889,6 +998,22 @@ static void run(void)
     printf(",");
     histogram_print("lag_us", &totals.lag);
     printf("}\n");
+
+    for (unsigned i = 0; i < options.calls && !options.keep; i++) {
+        free(calls[i]->in);
+        free(calls[i]);
+    }
+    if (options.keep) {
+        set->calls = calls;
+        set->count = options.calls;
+        strcpy(set->host, options.host);
+        strcpy(set->port, options.port);
+    } else {
+        free(calls);
+        *set = (struct set){0};
+    }
+    free(phase);
+    free(set_up_order);
 }
 
 /* ---- command line --------------------------------------------------------------------- */
@@ -919,7 +1044,10 @@ static void options_read(int argc, char **argv)
         {"console", no_argument, 0, 'i'},         {"spin", no_argument, 0, 'b'},
         {"rate", required_argument, 0, 'r'},      {"hold", required_argument, 0, 'd'},
         {"settle", required_argument, 0, 'e'},    {"interval-ms", required_argument, 0, 'm'},
-        {0}};
+        {"set", required_argument, 0, 't'},       {"keep", no_argument, 0, 'f'},
+        {"silent", no_argument, 0, 'q'},          {"listen", no_argument, 0, 'l'},
+        {"name", required_argument, 0, 'x'},      {"kill", required_argument, 0, 'y'},
+        {"victim", required_argument, 0, 'z'},    {0}};
     options = (struct options){.calls = 1, .opening = 16, .warm_up = 2, .seconds = 5, .verify = true,
                                .interval_ns = 20000000};
     optind = 0;
@@ -939,6 +1067,13 @@ static void options_read(int argc, char **argv)
         case 'n': options.verify = false; break;
         case 'b': options.spin = true; break;
         case 'i': options.console = true; break;
+        case 't': options.set = (unsigned)atoi(optarg); break;
+        case 'f': options.keep = true; break;
+        case 'q': options.silent = true; break;
+        case 'l': options.listen = true; break;
+        case 'x': snprintf(options.name, sizeof options.name, "%s", optarg); break;
+        case 'y': options.kill = atoi(optarg); break;
+        case 'z': snprintf(options.victim, sizeof options.victim, "%s", optarg); break;
         case 'h': append(options.headers, sizeof options.headers, "%s\r\n%s", optarg, ""); break;
         case 'p':
             for (char *pid = strtok(optarg, ","); pid && options.watched < 64; pid = strtok(NULL, ","))
@@ -974,6 +1109,8 @@ static void console(void)
         options_read(argc, argv);
         if (!options.calls || !options.interval_ns)
             die("--calls and --interval-ms want at least 1");
+        if (options.set >= SETS || (options.kill && options.kill <= 1))
+            die("--set wants 0 to %d, --kill a process", SETS - 1);
         totals = (struct totals){0};
         run();
         fflush(stdout);
