@@ -162,7 +162,12 @@ class _Pumped:
         self._out = out
         self._sources = accelerator.Sources()
         self._pump = accelerator.Pump(
-            self._sources, self.walker, near.fileno(), out.fileno(), self._in_python, self._unsent
+            self._sources,
+            self.walker,
+            near.fileno(),
+            out.fileno(),
+            on_chunk=self._in_python,
+            on_unsent=self._unsent,
         )
         self._pump.resume()
 

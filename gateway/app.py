@@ -36,7 +36,9 @@ from gateway.calls.stops import StopWatch
 from gateway.calls.switchboard import Switchboard
 from gateway.config import Settings
 from gateway.errors import CallEnd, Endings
-from gateway.media.batching import Batching
+from gateway.media.clock import clock_of
+from gateway.media.direct import sources_of
+from gateway.media.turns import Turns
 from gateway.media.upgrade import SERVE_CALL, Upgrade
 from gateway.sessions.connect import open_store
 from gateway.sessions.owner import STALE_S, Owner
@@ -74,15 +76,20 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Starlette, Services
         services = await _services(settings, store, stack)
         keeper = asyncio.create_task(_keep(store))
         stack.push_async_callback(_cancelled, keeper)
-        batching = Batching(settings.server.relay_batch_ms / 1000)
-        batching.start()
-        stack.callback(batching.stop)
-        application = _application(services, batching)
+        turns = _turns(settings.server.relay_batch_ms / 1000)
+        turns.start()
+        stack.callback(turns.stop)
+        application = _application(services, turns)
         # What lives by now lives on: the collector need not look at it again while calls are carried.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*COLLECTED_EVERY)
         yield application, services
+
+
+def _turns(rest_s: float) -> Turns:
+    loop = asyncio.get_running_loop()
+    return Turns(rest_s, stay=sources_of(loop).stay, may_stay=clock_of(loop).all_direct)
 
 
 async def _services(settings: Settings, store: Store, stack: AsyncExitStack) -> Services:
@@ -138,9 +145,9 @@ async def _services(settings: Settings, store: Store, stack: AsyncExitStack) -> 
     )
 
 
-def _application(services: Services, batching: Batching) -> Starlette:
+def _application(services: Services, turns: Turns) -> Starlette:
     def serve(upgrade: Upgrade) -> Coroutine[Any, Any, None]:
-        batching.stay_awake()
+        turns.stay_awake()
         return services.board.serve(upgrade)
 
     @asynccontextmanager
@@ -157,7 +164,7 @@ def _application(services: Services, batching: Batching) -> Starlette:
             Route("/ws/{target:path}", _no_upgrade),
             *routes(operations, services),
         ],
-        middleware=[Middleware(Edge, on_request=batching.stay_awake)],
+        middleware=[Middleware(Edge, on_request=turns.stay_awake)],
         exception_handlers={HTTPException: http_exception},
         lifespan=lifespan,
     )

@@ -39,6 +39,9 @@ class Dialect(Protocol):
     says_stop: bool
     """Whether the end of the call is announced before the close."""
 
+    stream_id_field: str
+    """The field of its messages, both ways, that holds the stream's id: "streamSid" (carriers.md §2-5)."""
+
     agent_sound_events: frozenset[str]
     """The `event` of those agent messages that carry sound: {"media"}, Plivo {"playAudio"}."""
 

@@ -32,6 +32,7 @@ class Exotel(Dialect):
     frame_ms = 100
     says_connected = True
     says_stop = True
+    stream_id_field = "stream_sid"
     agent_sound_events = frozenset({"media"})
     least_sound_bytes = EXOTEL_LEAST_BYTES
     sound_step_bytes = EXOTEL_STEP_BYTES

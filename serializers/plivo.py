@@ -35,6 +35,7 @@ class Plivo(Dialect):
     frame_ms = 20
     says_connected = False
     says_stop = False
+    stream_id_field = "streamId"
     agent_sound_events = frozenset({"playAudio"})
 
     def read_carrier(self, message: str | bytes) -> CarrierEvent:  # noqa: PLR0911 - one an event

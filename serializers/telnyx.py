@@ -43,6 +43,7 @@ class Telnyx(Dialect):
     frame_ms = 20
     says_connected = True
     says_stop = True
+    stream_id_field = "stream_id"
     agent_sound_events = frozenset({"media"})
     needs_sound = True  # within 1.6 s, as was seen (§3.3)
 

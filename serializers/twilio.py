@@ -31,6 +31,7 @@ class Twilio(Dialect):
     frame_ms = 20
     says_connected = True
     says_stop = True
+    stream_id_field = "streamSid"
     agent_sound_events = frozenset({"media"})
 
     def read_carrier(self, message: str | bytes) -> CarrierEvent:  # noqa: PLR0911 - one an event

@@ -97,7 +97,12 @@ def call(store: SqliteStore) -> Begin:
         now=time.time,
     )
 
-    async def begin(carrier: Carrier, *told: CallStatus, machines: MachineDetection | None = None) -> Dialout:
+    async def begin(
+        carrier: Carrier,
+        *told: CallStatus,
+        machines: MachineDetection | None = None,
+        timeout_s: float = 0.05,
+    ) -> Dialout:
         session = str(uuid.uuid4())
         facts = CallFacts(
             session, "support.acme", "acme", "us-west", "twilio", None, None, "+14155550199", "+14155550142"
@@ -109,7 +114,7 @@ def call(store: SqliteStore) -> Begin:
             account,
             "+14155550142",
             "+14155550199",
-            timeout_s=0.05,
+            timeout_s=timeout_s,
             machine_detection=machines,
         )
         for status in told:
@@ -187,7 +192,7 @@ async def test_a_call_that_shows_late_is_hung_up(store: SqliteStore, call: Begin
 
 async def test_a_request_that_may_be_repeated_is_so_for_a_while(store: SqliteStore, call: Begin) -> None:
     carrier = Carrier(LOST, LOST, LOST, repeats_safely=True)
-    made = await call(carrier)
+    made = await call(carrier, timeout_s=60.0)  # it repeats no longer than that
     assert (await ended(store, made))[0] == "carrier_timeout"
     assert carrier.dialled == 3
 

@@ -31,7 +31,7 @@ def test_nobody_imports_what_it_may_not_know() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert judged.returncode == 0, judged.stdout + judged.stderr

@@ -13,6 +13,7 @@ import pytest
 from gateway.calls.wishes import Wish, Wishes
 from gateway.sessions.owner import Owner
 from gateway.sessions.sqlite import SqliteStore
+from tests.harness.peer import WAIT_S
 
 SESSION = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 
@@ -30,6 +31,12 @@ class Worker:
             return False
         self.heard.append((session_id, wish))
         return True
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who carries the session hears of a wish, however slow the machine is."""
+    monkeypatch.setattr("gateway.calls.wishes.HEARD_S", WAIT_S)
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ import aiohttp
 import structlog
 
 from gateway.agents.trust import Standing, Trust
+from gateway.errors import CallEnd, Endings
+from gateway.shortage import is_ours
 
 log = structlog.get_logger(__name__)
 
@@ -110,10 +112,14 @@ class Probes:
         self._new.set()
 
     async def wait_until_started(self, instance: str) -> None:
-        """Returns once an instance that said it is not ready no longer does; the caller bounds the wait."""
+        """Returns once an instance that said it is not ready no longer does; the caller bounds the wait.
+
+        Raises CallEnd(overloaded) where this machine has nothing left to ask with.
+        """
         while self.readiness(instance) is Readiness.STARTING:
             await asyncio.sleep(STARTING_PROBE_INTERVAL_S)
-            await self._probe(instance)
+            if not await self._probe(instance):
+                raise CallEnd(Endings.overloaded, "there is nothing left to ask the agent with")
 
     def _takes_callers(self, instance: str) -> bool:
         return instance not in self._trust or self._trust[instance].takes_callers(self._now())
@@ -135,23 +141,27 @@ class Probes:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._new.wait(), PROBE_INTERVAL_S)
 
-    async def _probe(self, instance: str) -> None:
+    async def _probe(self, instance: str) -> bool:
+        """Asks it; False where it could not be asked, for want of something of our own."""
         assert self._http is not None
         try:
             async with self._http.get(f"{instance}/readyz", allow_redirects=False) as answer:
                 refused = answer.status == HTTPStatus.SERVICE_UNAVAILABLE
                 self._note(instance, Readiness.STARTING if refused else Readiness.READY)
                 if refused:
-                    return
-        except aiohttp.ClientConnectorError:
+                    return True
+        except aiohttp.ClientConnectorError as error:
+            if is_ours(error.os_error):
+                return False
             self._note(instance, Readiness.UNREACHABLE)
-            return
+            return True
         except TimeoutError:
             self._note(instance, Readiness.UNKNOWN)
-            return
+            return True
         except aiohttp.ClientError:
             self._note(instance, Readiness.UNKNOWN)  # somebody is there, but does not answer as HTTP should
         self._answered(instance)
+        return True
 
     def _note(self, instance: str, readiness: Readiness) -> None:
         if instance not in self._seen:

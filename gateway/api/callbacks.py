@@ -17,6 +17,7 @@ from gateway.api.carrier_proof import prove_anybodys, prove_request
 from gateway.api.carrier_request import read_fields, read_query
 from gateway.api.operation import Access, Context, Operation, Style
 from gateway.api.strict_json import BadJson, parse
+from gateway.calls.wishes import Wish
 from gateway.carriers import callbacks
 from gateway.carriers.callbacks import Told
 from gateway.carriers.calls import CallStatus
@@ -66,16 +67,19 @@ async def callback(context: Context) -> Response:
         else:
             line.info("callback for no call", call_id=told.call_id, event_of_stream=told.stream_event)
         raise CallEnd(Endings.not_found, "no such call is known here")
-    await _take(context, record, told, line)
+    over = await _take(context, record, told, line)
     if told.call_id is not None and _is_left_alone(record, told):
         # Once the carrier has its answer: it waits for that no longer than two seconds (carriers.md §3.4).
         return Response(status_code=200, background=BackgroundTask(_hang_up, context, record, told.call_id))
+    if over:
+        return Response(status_code=200, background=BackgroundTask(_tell_over, context, record, line))
     return Response(status_code=200)
 
 
 async def _take(
     context: Context, record: SessionRecord, told: Told, line: structlog.stdlib.BoundLogger
-) -> None:
+) -> bool:
+    """Whether the carrier says for the first time that a call is over whose session is not."""
     book, session_id = context.services.board.call_book, record.session_id
     known = (await book.of(session_id)).call_id or record.call_id
     if known is not None and told.call_id is not None and told.call_id != known:
@@ -90,7 +94,7 @@ async def _take(
     if told.status is None:
         if told.stream_event is None:
             line.info("callback says nothing")
-        return
+        return False
     now = context.services.now()
     believed = told.at is not None and now - OLDEST_S <= told.at <= now + CLOCK_SLACK_S
     moved = await book.moved(
@@ -100,6 +104,7 @@ async def _take(
         # It was transferred, and is over there: an agent that was kept (control.py) may go.
         await context.services.store.request_stop(session_id, now)
     line.info("call moved" if moved else "callback is late", status=str(told.status), words=told.detail)
+    return moved and told.status.final and record.active
 
 
 def _is_left_alone(record: SessionRecord, told: Told) -> bool:
@@ -109,6 +114,14 @@ def _is_left_alone(record: SessionRecord, told: Told) -> bool:
     """
     lost = record.state in TERMINAL and (record.state is not State.ENDED or record.stream_id is None)
     return lost and not told.has_document and (told.status is CallStatus.ANSWERED or told.stream_over)
+
+
+async def _tell_over(context: Context, record: SessionRecord, line: structlog.stdlib.BoundLogger) -> None:
+    """Nobody waits for another socket of a call that is over (reconnect.py)."""
+    try:
+        await context.services.board.wishes.tell(record.session_id, Wish.OVER)
+    except StoreFailed as error:
+        line.warning("store", error=str(error))
 
 
 async def _hang_up(context: Context, record: SessionRecord, call_id: str) -> None:

@@ -40,6 +40,9 @@ MAX_FORM_BYTES: Final = 65_536
 RETURN_WAIT_S: Final = 2.0
 """How long the end of a session may be later than the carrier that comes back from it."""
 
+LOOK_S: Final = 0.1
+"""How often it is seen meanwhile whether the session waits for the carrier."""
+
 
 class Over(Exception):  # noqa: N818 - an answer, not a fault
     """The call has been where it was to go, and may end. `reason`: why."""
@@ -168,7 +171,8 @@ async def _next(context: Context, agent: AgentSettings, question: Question) -> C
 async def _come_back(context: Context, agent: AgentSettings, question: Question) -> CallSocket | None:
     """The stream that the call comes back from, None where it has had none.
 
-    Raises Over where its session ended well. One whose session failed, or whose gateway died, goes on.
+    Raises Over where its session ended well. One whose session failed, or whose gateway died, goes on, and so
+    does one whose session waits for another stream (reconnect.py).
     """
     socket = await _last_socket(context, agent, question)
     if socket is None:
@@ -178,11 +182,20 @@ async def _come_back(context: Context, agent: AgentSettings, question: Question)
         record = await store.session(socket.session_id)
         if record is not None and record.state not in TERMINAL:
             await store.reap(context.services.now())  # its worker may have died just now
-            await asyncio.wait([over], timeout=RETURN_WAIT_S)
+            await _until_over_or_lost(context, socket, over)
             record = await store.session(socket.session_id)
     if record is not None and record.state in TERMINAL and record.state is not State.FAILED:
         raise Over("the call has had its agent")
     return socket
+
+
+async def _until_over_or_lost(context: Context, socket: CallSocket, over: asyncio.Future[None]) -> None:
+    loop = asyncio.get_running_loop()
+    until = loop.time() + RETURN_WAIT_S
+    while not over.done() and (now := loop.time()) < until:
+        if await context.services.board.call_sockets.is_lost(socket.session_id):
+            return
+        await asyncio.wait([over], timeout=min(LOOK_S, until - now))
 
 
 async def _holds_place(context: Context, agent: AgentSettings, question: Question) -> bool:

@@ -26,6 +26,7 @@ from gateway.api.refusals import Refusal, too_slow
 from gateway.calls.fate import Fate
 from gateway.calls.reach import HOP_BY_HOP, Header, end_to_end, is_header
 from gateway.errors import CallEnd, Endings
+from gateway.shortage import is_ours
 
 log = structlog.get_logger(__name__)
 
@@ -92,6 +93,8 @@ class Exchange:
             )
         except aiohttp.ClientConnectorError as error:
             words = error.os_error.strerror or str(error.os_error)
+            if is_ours(error.os_error):
+                raise CallEnd(Endings.overloaded, f"the agent cannot be connected: {words.lower()}") from None
             raise _unreachable(url, f"cannot be connected: {words.lower()}") from None
         except aiohttp.ClientResponseError as error:
             raise _unreachable(url, f"did not answer as an HTTP server: {error.message}") from None

@@ -18,6 +18,7 @@ from gateway.calls.bots import NotReady
 from gateway.carriers.meta_proof import SIGNATURE
 from gateway.config import AgentSettings
 from gateway.errors import CallEnd, Endings
+from gateway.shortage import is_ours
 
 JSON: Final = "application/json"
 MAX_ANSWER_BYTES: Final = 65_536
@@ -90,7 +91,9 @@ async def post(context: Context, instance: str, session_id: str | None) -> Told:
             if not HTTPStatus.OK <= answer.status <= MAX_STATUS:
                 raise CallEnd(Endings.agent_failed, f"/whatsapp answered {answer.status}")
             return Told(answer.status, _printable(answer.headers.get("Content-Type")), body)
-    except aiohttp.ClientConnectorError:
+    except aiohttp.ClientConnectorError as error:
+        if is_ours(error.os_error):
+            raise CallEnd(Endings.overloaded) from None
         services.probes.unreachable(instance)
         raise CallEnd(Endings.agent_unreachable) from None
     except (aiohttp.ClientError, OSError) as error:

@@ -30,7 +30,7 @@ async def connect_agent(
 ) -> Leg:
     """The held leg of an agent on `instance`, once that is ready; the caller bounds the wait.
 
-    Raises CallEnd(agent_unreachable).
+    Raises CallEnd: agent_unreachable, overloaded.
     """
     await board.probes.wait_until_started(instance)
     query = f"?body={quote(body, safe='')}" if body else ""

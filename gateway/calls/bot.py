@@ -26,6 +26,7 @@ from gateway.errors import CallEnd, Endings
 from gateway.sessions.lifecycle import State
 from gateway.sessions.session import CallFacts, Outcome, Traffic
 from gateway.sessions.store import Store
+from gateway.shortage import is_ours
 
 log = structlog.get_logger(__name__)
 
@@ -147,8 +148,10 @@ class Bot:
             words = f"it did not take the request within {self._means.connect_timeout_s:g} s"
             raise CallEnd(Endings.agent_start_timeout, words) from None
         except aiohttp.ClientConnectorError as error:
-            self._means.probes.unreachable(self._instance)
             words = f"connecting to the agent failed: {_why(error)}"
+            if is_ours(error.os_error):
+                raise CallEnd(Endings.overloaded, words) from None
+            self._means.probes.unreachable(self._instance)
             raise CallEnd(Endings.agent_unreachable, words) from None
         except (aiohttp.ClientError, OSError) as error:
             raise self._broken(type(error).__name__) from None

@@ -101,8 +101,8 @@ class Bots:
         `max_duration_s`: from then on; that is when the session is ended.
 
         Raises CallEnd: at_capacity, agent_unreachable, agent_start_timeout (NotReady among them),
-        agent_failed, agent_lost, store_failed, draining, or as the session was stopped meanwhile. Its place
-        is free then. If this is cancelled, the session is stopped.
+        agent_failed, agent_lost, store_failed, overloaded, draining, or as the session was stopped
+        meanwhile. Its place is free then. If this is cancelled, the session is stopped.
         """
         if self._closing is not None:
             raise CallEnd(self._closing.ending, self._closing.detail)

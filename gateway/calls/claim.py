@@ -4,6 +4,9 @@
 A carrier that reconnects opens a second socket because it has lost the first: the second takes over. From
 one that does not, a second socket is nobody's while the first lives. A token is good once, but for a carrier
 that reconnects, which dials the URL that it has again; after a call that ended well nothing goes on.
+
+Who takes over goes on with the session, where it runs in this worker and can (reconnect.py); elsewhere the
+session ends, and the second socket is one of its own.
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ from gateway.sessions.call_tokens import CallClaims
 from gateway.sessions.lifecycle import TERMINAL, State
 from gateway.sessions.session import SessionRecord
 from gateway.sessions.store import StoreFailed
+from serializers.events import Start
 
 if TYPE_CHECKING:
+    from gateway.calls.call import Call
     from gateway.calls.switchboard import Switchboard
 
 TAKE_OVER_S: Final = 5.0
@@ -50,16 +55,27 @@ class Claim:
 
 
 async def claim(
-    board: Switchboard, carrier: str, call_id: str, agent: AgentSettings, claims: CallClaims
-) -> Claim:
-    """Takes the call's socket, and ends the session that had it.
+    board: Switchboard,
+    carrier: str,
+    start: Start,
+    agent: AgentSettings,
+    claims: CallClaims,
+    *,
+    failed: Claim | None = None,
+) -> tuple[Claim, Call | None]:
+    """Takes the call's socket: with the running call that goes on with it, else the session that had it ends.
 
-    Raises CallEnd: unauthorized, duplicate_call, too_many_returns, store_failed.
+    `failed`: taken before, for a call that could not go on after all. Raises CallEnd: unauthorized,
+    duplicate_call, too_many_returns, store_failed.
     """
-    call = agent.organization, carrier, call_id
+    call = agent.organization, carrier, start.call_id
     reconnects = HABITS[carrier].reconnects
+    going_on: Call | None = None
 
-    async def judge(known: Sequence[CallSocket]) -> None:
+    async def judge(known: Sequence[CallSocket]) -> str | None:
+        nonlocal going_on
+        if failed is not None:
+            known = [one for one in known if one != failed.socket]
         earlier = known[-1]
         if any(one.nonce == claims.nonce for one in known) and earlier.nonce != claims.nonce:
             raise CallEnd(Endings.unauthorized, "the token is refused: used already, and another since")
@@ -71,11 +87,17 @@ async def claim(
             broke = record is None or record.state is State.FAILED
             if not reconnects or not broke:
                 raise CallEnd(Endings.unauthorized, "the token is refused: used already")
+        going_on = board.call_of(earlier.session_id) if failed is None else None
+        if going_on is not None and not going_on.may_go_on(agent, start):
+            going_on = None
+        return earlier.session_id if going_on is not None else None
 
     try:
-        if not await board.call_sockets.bind(claims, call_id):
+        if not await board.call_sockets.bind(claims, start.call_id):
             raise CallEnd(Endings.unauthorized, "the token is refused: for another call")
         socket, earlier = await board.call_sockets.take(call, claims, board.new_id, judge)
+        if going_on is not None:
+            return Claim(call, socket, held=False, body=None), going_on
         if earlier is not None:
             await _end(board, earlier)
         held = claims.held and socket.session_id == claims.session_id
@@ -84,7 +106,7 @@ async def claim(
         raise CallEnd(Endings.too_many_returns) from None
     except StoreFailed as error:
         raise CallEnd(Endings.store_failed, str(error)) from None
-    return Claim(call, socket, held, body)
+    return Claim(call, socket, held, body), None
 
 
 async def truth(board: Switchboard, held: Claim | None, end: CallEnd) -> CallEnd:
@@ -95,7 +117,7 @@ async def truth(board: Switchboard, held: Claim | None, end: CallEnd) -> CallEnd
         latest = (await board.call_sockets.all(held.call))[-1:]
     except StoreFailed:
         return end
-    return CallEnd(Endings.taken_over) if latest and latest[0] != held.socket else end
+    return CallEnd(Endings.taken_over) if latest and latest[0].session_id != held.socket.session_id else end
 
 
 async def _record_of(board: Switchboard, socket: CallSocket, *, patient: bool) -> SessionRecord | None:

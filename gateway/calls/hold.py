@@ -32,7 +32,7 @@ SILENCE_WAIT_S: Final = 1.0
 class Hold:
     """One caller's."""
 
-    __slots__ = ("_dialect", "_holding", "_holds", "_leg", "_limit_s", "_start")
+    __slots__ = ("_dialect", "_goes_on", "_holding", "_holds", "_leg", "_limit_s", "_start")
 
     def __init__(self, holds: Holds, leg: Leg, dialect: Dialect, start: Start) -> None:
         self._holds = holds
@@ -41,6 +41,12 @@ class Hold:
         self._start = start
         self._holding: Holding | None = None
         self._limit_s = 0.0
+        self._goes_on = False
+
+    @property
+    def heard(self) -> bool:
+        """Whether the caller hears something."""
+        return self._holding is not None and self._holding.heard
 
     def begin(self, agent: AgentSettings, *, answered: bool) -> None:
         """The sound of this agent, soon. `answered`: who hears it was called, and is not to hear ringing."""
@@ -51,6 +57,23 @@ class Hold:
             wait_s = SILENCE_WAIT_S if sound.silent else WAIT_S
             self._holding = Holding(self._leg, self._dialect, self._start, sound, wait_s=wait_s)
         self._keep(agent.keep_early_audio)
+
+    def go_on(self, agent: AgentSettings, *, again: bool, answered: bool) -> None:
+        """On another stream of a call whose agent is there, until that speaks.
+
+        `again`: the sound, which was heard on the stream before; else only what keeps the call alive.
+        """
+        assert self._leg is not None
+        self._goes_on = True
+        self._limit_s = agent.hold_limit
+        holds, dialect, start = self._holds, self._dialect, self._start
+        if again:
+            sound = holds.sound_of(agent, dialect, start, answered=answered)
+        else:
+            sound = holds.silence(dialect, start)
+        if sound is not None:
+            wait_s = SILENCE_WAIT_S if sound.silent else 0
+            self._holding = Holding(self._leg, dialect, start, sound, wait_s=wait_s)
 
     def waits(self) -> None:
         """The call stands in a line: what is said there is for nobody."""
@@ -64,7 +87,7 @@ class Hold:
     def couple(self, relay: Relay) -> None:
         """To be called before the relay starts: a sound that has begun goes on there, no other begins."""
         self._leg = None
-        if self._holding is not None and self._holding.heard:
+        if self._holding is not None and (self._holding.heard or self._goes_on):
             self._holding.move(relay.carrier, limit_s=self._limit_s)
         else:
             self.stop()
@@ -115,6 +138,10 @@ class Holds:
         elif not dialect.needs_sound:
             return None
         return self._sound(recipe, dialect, start)
+
+    def silence(self, dialect: Dialect, start: Start) -> Sound | None:
+        """What a carrier must be sent for the call to last; None for nothing."""
+        return self._sound(None, dialect, start) if dialect.needs_sound else None
 
     def recording(self, name: str, dialect: Dialect, start: Start) -> Sound | None:
         """A recording for this call; None in a codec that nothing is coded in here."""

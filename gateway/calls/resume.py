@@ -147,8 +147,9 @@ class Resumption:
                 resumed=self.times + 1,
                 on_gone=lambda gone: None if gone is LOST else on_gone(gone),
             )
-        except CallEnd:
-            probes.unreachable(instance)
+        except CallEnd as end:
+            if end.ending is Endings.agent_unreachable:
+                probes.unreachable(instance)
             raise
         if leg.transport.is_closing():
             probes.lost(instance)

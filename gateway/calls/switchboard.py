@@ -76,15 +76,18 @@ class Switchboard:
 
     def end_call(self, session_id: str, end: CallEnd) -> bool:
         """Ends a call of this process; False where it carries none of this session."""
-        call = next((call for call in self.calls if call.session_id == session_id), None)
+        call = self.call_of(session_id)
         if call is not None:
             call.fate.decide(end)
         return call is not None
 
+    def call_of(self, session_id: str) -> Call | None:
+        """The call of this process that is the session; None where it has none."""
+        return next((call for call in self.calls if call.session_id == session_id), None)
+
     def hear(self, session_id: str, wish: Wish) -> bool:
         """What is about to be done with a call of this process; False where it has none of this session."""
-        call = next((call for call in self.calls if call.session_id == session_id), None)
+        call = self.call_of(session_id)
         if call is None or wish is Wish.GIVE_UP:
             return self.dialouts.hear(session_id, wish)
-        call.hear(wish)
-        return True
+        return call.hear(wish)

@@ -41,6 +41,8 @@ class Wish(StrEnum):
     TRANSFER = "transfer"
     TRANSFERRED = "transferred"
     """The carrier has taken the transfer."""
+    OVER = "over"
+    """Nothing: the carrier says that the call is over."""
 
 
 ENDS: Final = {
@@ -79,6 +81,7 @@ class Wishes:
             await asyncio.sleep(POLL_S)
             if await self._documents.get(_HEARD, name, self._now()) is not None:
                 return True
+        await self._documents.delete(_WISH, session_id)  # who could hear it only now would hear it too late
         return False
 
     async def look(self) -> None:

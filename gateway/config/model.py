@@ -439,6 +439,13 @@ class Limits(Table):
         "no caller for a while, and then one to try it; an agent's only instance gets them all the same. "
         "0 never.",
     )
+    reconnect_timeout: Seconds = Field(
+        default=5.0,
+        ge=0,
+        le=60,
+        description="Seconds that an agent is kept for a call whose carrier's socket is lost without a "
+        "close, where the carrier may open another one. 0: a second socket is a session of its own.",
+    )
     stall_timeout: Wait = Field(
         default=10.0, description="Seconds a side may stop reading before the call is ended."
     )

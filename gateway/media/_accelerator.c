@@ -14,9 +14,16 @@
 #include <structmember.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { CHUNK_BYTES = 65536, EVENTS_AT_ONCE = 256, FIN_TEXT = 0x81, FIN_BINARY = 0x82, MASKED = 0x80 };
+
+/* How long a stay waits for sound at most. Shorter, and the kernel sets its clock anew for each wait. */
+enum { SILENCE_MS = 10 };
+
+/* Edges: a socket is reported once for what has come, and not looked at again by the next wait. */
+#define EDGES (EPOLLIN | EPOLLRDHUP | EPOLLET)
 
 /* All calls share it: the interpreter's lock is held from recv to send. */
 static unsigned char chunk[CHUNK_BYTES];
@@ -110,11 +117,16 @@ typedef struct {
 
 /* The source is readable: passes on what can be passed on. NULL where Python raised. */
 static PyObject *
-pump_run(Pump *self)
+pump_run(Pump *self, unsigned int what)
 {
     const ssize_t size = recv(self->source, chunk, CHUNK_BYTES, MSG_DONTWAIT);
     if (size < 0 && (errno == EAGAIN || errno == EINTR))
         Py_RETURN_NONE;
+    if (size == CHUNK_BYTES || what & ~EPOLLIN) { /* there is more, if only the end: it is to be reported again */
+        struct epoll_event event = {.events = EDGES, .data.ptr = self};
+        if (epoll_ctl(self->sources->epoll, EPOLL_CTL_MOD, self->source, &event))
+            return PyErr_SetFromErrno(PyExc_OSError);
+    }
     if (size <= 0)
         return PyObject_CallFunction(self->on_chunk, "y#", "", (Py_ssize_t)0);
     if (!self->direct || !walk(self->walker, chunk, size))
@@ -130,7 +142,7 @@ pump_run(Pump *self)
 static PyObject *
 pump_resume(Pump *self, PyObject *Py_UNUSED(ignored))
 {
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = self};
+    struct epoll_event event = {.events = EDGES, .data.ptr = self};
     if (!self->reading) {
         if (epoll_ctl(self->sources->epoll, EPOLL_CTL_ADD, self->source, &event))
             return PyErr_SetFromErrno(PyExc_OSError);
@@ -201,7 +213,7 @@ static PyTypeObject PumpType = {
     .tp_name = "gateway.media._accelerator.Pump",
     .tp_basicsize = sizeof(Pump),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-    .tp_doc = "Pump(sources, walker, source, sink, on_chunk, on_unsent): one direction of a relay.",
+    .tp_doc = "Pump(sources, walker, source, sink, *, on_chunk, on_unsent): one direction of a relay.",
     .tp_new = PyType_GenericNew,
     .tp_init = (initproc)pump_init,
     .tp_dealloc = (destructor)pump_dealloc,
@@ -236,28 +248,60 @@ sources_fileno(Sources *self, PyObject *Py_UNUSED(ignored))
     return PyLong_FromLong(self->epoll);
 }
 
-/* Runs every pump whose source is readable. An exception of one is reported and ends nobody else's turn. */
-static PyObject *
-sources_ready(Sources *self, PyObject *Py_UNUSED(ignored))
+/* Runs the pumps of these sources. An exception of one is reported and ends nobody else's turn. */
+static void
+sources_run(struct epoll_event *events, int count)
 {
-    struct epoll_event events[EVENTS_AT_ONCE];
-    const int count = epoll_wait(self->epoll, events, EVENTS_AT_ONCE, 0);
     for (int i = 0; i < count; i++) /* one pump's end may be another's: none may go away meanwhile */
         Py_INCREF((PyObject *)events[i].data.ptr);
     for (int i = 0; i < count; i++) {
         Pump *pump = events[i].data.ptr;
-        PyObject *done = pump->reading ? pump_run(pump) : Py_NewRef(Py_None);
+        PyObject *done = pump->reading ? pump_run(pump, events[i].events) : Py_NewRef(Py_None);
         if (done == NULL)
             PyErr_WriteUnraisable((PyObject *)pump);
         Py_XDECREF(done);
         Py_DECREF(pump);
     }
+}
+
+static PyObject *
+sources_ready(Sources *self, PyObject *Py_UNUSED(ignored))
+{
+    struct epoll_event events[EVENTS_AT_ONCE];
+    sources_run(events, epoll_wait(self->epoll, events, EVENTS_AT_ONCE, 0));
     Py_RETURN_NONE;
+}
+
+static double
+seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec + now.tv_nsec / 1e9;
+}
+
+/* Under load several waits are one turn of the loop's: see gateway/media/turns.py. */
+static PyObject *
+sources_stay(Sources *self, PyObject *limit)
+{
+    struct epoll_event events[EVENTS_AT_ONCE];
+    const double limit_s = PyFloat_AsDouble(limit), until = seconds() + limit_s;
+    int count;
+    if (limit_s == -1.0 && PyErr_Occurred())
+        return NULL;
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        count = epoll_wait(self->epoll, events, EVENTS_AT_ONCE, SILENCE_MS);
+        Py_END_ALLOW_THREADS
+        sources_run(events, count);
+    } while (count > 0 && seconds() < until);
+    return PyBool_FromLong(count > 0);
 }
 
 static PyMethodDef sources_methods[] = {
     {"fileno", (PyCFunction)sources_fileno, METH_NOARGS, "The descriptor that is readable when a source is."},
     {"ready", (PyCFunction)sources_ready, METH_NOARGS, "Reads every source that is readable."},
+    {"stay", (PyCFunction)sources_stay, METH_O, "Reads them as they become readable, for so many seconds; whether any did."},
     {NULL},
 };
 
@@ -278,7 +322,7 @@ pump_init(Pump *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"sources", "walker", "source", "sink", "on_chunk", "on_unsent", NULL};
     PyObject *sources, *walker, *on_chunk, *on_unsent;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!iiOO", names, &SourcesType, &sources, &CountersType, &walker,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!ii$OO", names, &SourcesType, &sources, &CountersType, &walker,
                                      &self->source, &self->sink, &on_chunk, &on_unsent))
         return -1;
     Py_XSETREF(self->sources, (Sources *)Py_NewRef(sources));

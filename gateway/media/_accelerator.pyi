@@ -15,6 +15,7 @@ class Counters:
 class Sources:
     def fileno(self) -> int: ...
     def ready(self) -> None: ...
+    def stay(self, seconds: float, /) -> bool: ...
 
 class Pump:
     direct: bool
@@ -26,6 +27,7 @@ class Pump:
         walker: Counters,
         source: int,
         sink: int,
+        *,
         on_chunk: Callable[[bytes], None],
         on_unsent: Callable[[bytes], None],
     ) -> None: ...

@@ -11,31 +11,16 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
-
-class PlainCounters:
-    """What the fast case and the walker share (see _accelerator.c)."""
-
-    __slots__ = ("bytes", "frames", "left", "look_below", "masked", "max_payload", "simple")
-
-    left: int
-    frames: int
-    bytes: int
-    max_payload: int
-    look_below: int
-    masked: bool
-    simple: bool
-
-
 if TYPE_CHECKING:
-    from gateway.media._accelerator import Counters, Pump, Sources
+    from gateway.media.pump import Counters, Pump, Sources
 else:
-    Pump = Sources = None
-    Counters = PlainCounters
+    from gateway.media.pump import Counters, Pump, Sources
+
     if os.environ.get("PATCHBAY_ACCELERATOR", "on") != "off":
         with contextlib.suppress(ImportError):
             from gateway.media._accelerator import Counters, Pump, Sources
 
-ACTIVE: Final[bool] = Pump is not None
+ACTIVE: Final[bool] = Pump.__module__.endswith("_accelerator")
 """Whether plain frames skip Python."""
 
 __all__ = ["ACTIVE", "Counters", "Pump", "Sources"]

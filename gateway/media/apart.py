@@ -52,12 +52,16 @@ class Farewell:
         relay.carrier.transport.resume_reading()
         return self._bid(relay, waiting, has_spoken)
 
+    async def hang_up(self) -> None:
+        """Hangs up, where no relay is left to play anything; raises nothing."""
+        await asyncio.wait([asyncio.ensure_future(self._hang_up())], timeout=HANG_UP_S)
+
     async def _bid(self, relay: Relay, waiting: _LastWords, has_spoken: bool) -> None:
         side = relay.carrier
         if has_spoken and side.other.walker.between_messages and not side.transport.is_closing():
             side.transport.write(frames.build(frames.TEXT, self._mark, masked=side.client))
             await asyncio.wait([waiting.over], timeout=PLAYED_S)
-        await asyncio.wait([asyncio.ensure_future(self._hang_up())], timeout=HANG_UP_S)
+        await self.hang_up()
         relay.close_carrier()
 
     def _is_echo(self, payload: bytes) -> bool:

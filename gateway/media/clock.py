@@ -17,6 +17,10 @@ TICK_S = 0.1
 class Watched(Protocol):
     """What the clock looks at."""
 
+    @property
+    def is_direct(self) -> bool:
+        """Whether its sockets are out of the loop's transports."""
+
     def tick(self, now: float) -> None:
         """`now`: the loop's time, in seconds."""
 
@@ -38,6 +42,10 @@ class Clock:
     def remove(self, watched: Watched) -> None:
         """No longer; also where it never was."""
         self._watched.pop(watched, None)
+
+    def all_direct(self) -> bool:
+        """Whether there are relays, and of none the loop itself watches the sockets."""
+        return bool(self._watched) and all(watched.is_direct for watched in self._watched)
 
     def _tick(self) -> None:
         now = self._loop.time()

@@ -15,6 +15,7 @@ from gateway.errors import CallEnd, Endings
 from gateway.media.ends import Gone
 from gateway.media.handshake import Asking, NotAWebSocketError
 from gateway.media.leg import Leg
+from gateway.shortage import is_ours
 
 MAX_HEAD_BYTES = 65536
 _END_OF_HEAD = b"\r\n\r\n"
@@ -32,7 +33,8 @@ async def dial(
     """Opens `url` (ws or wss) as an agent's leg that is held already.
 
     Waits as long as it takes: the caller bounds it. Raises CallEnd(agent_unreachable) where nobody listens
-    or the answer is not 101. `on_gone` is called once if the agent leaves before the leg is coupled.
+    or the answer is not 101, CallEnd(overloaded) where this machine has nothing left to connect with.
+    `on_gone` is called once if the agent leaves before the leg is coupled.
     """
     base, _, query = url.partition("?")
     uri = _parsed(base)
@@ -69,9 +71,8 @@ async def dial_for(
             ssl=ssl.create_default_context() if uri.secure else None,
         )
     except OSError as error:
-        raise CallEnd(
-            Endings.agent_unreachable, f"connecting to {_where(uri)} failed: {_words(error)}"
-        ) from None
+        ending = Endings.overloaded if is_ours(error) else Endings.agent_unreachable
+        raise CallEnd(ending, f"connecting to {_where(uri)} failed: {_words(error)}") from None
     try:
         early = await handshake.done
     except BaseException:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A coupled leg's socket without a transport of the event loop's between it and the relay.
 
-With the accelerator, a relay whose two sockets are plain TCP takes them out of their transports: the
-accelerator's `Pump` reads the one and writes the other as soon as the loop says that something is there.
+A relay whose two sockets are plain TCP takes them out of their transports: a `Pump`, in C or in Python, reads
+the one as soon as something is there, and the accelerator's writes plain sound to the other by itself.
 `Direct` is what remains of a transport: it does for a `Side` what a transport does, where the pump cannot.
 """
 
@@ -11,17 +11,24 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
-from gateway.media import accelerator
+from gateway.media import pump
 from gateway.media.accelerator import Pump, Sources
 from gateway.media.leg import HIGH_WATER_BYTES
+from gateway.shortage import files_left
 
 if TYPE_CHECKING:
     from gateway.media.frames import Walker
 
 LOW_WATER_BYTES = HIGH_WATER_BYTES // 4
+BOTH_LEGS = 2
+"""Files that taking a call's sockets out of their transports wants, for a moment."""
+
+_QUIETLY: Final = int(
+    socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+)  # as enumerations they cost more than the call
 
 _sources: WeakKeyDictionary[asyncio.AbstractEventLoop, Sources] = WeakKeyDictionary()
 
@@ -32,6 +39,7 @@ class Direct:
     __slots__ = (
         "_closing",
         "_fed_by",
+        "_feeds",
         "_loop",
         "_passing",
         "_paused",
@@ -52,6 +60,7 @@ class Direct:
         self._pump: Pump | None = None
         self._passing = False  # the protocol lets the pump pass plain frames by it
         self._fed_by: Direct | None = None  # whose pump writes here
+        self._feeds: Direct | None = None  # where ours does
         self._unsent = bytearray()
         self._paused = False  # the protocol has been told to stop writing
         self._closing = False
@@ -60,10 +69,11 @@ class Direct:
     def possible(transport: asyncio.Transport | Direct) -> bool:
         """Whether a transport's socket can be taken out of it now, or is out of it already."""
         return isinstance(transport, Direct) or (
-            accelerator.ACTIVE
+            pump.POSSIBLE
             and transport.get_extra_info("sslcontext") is None
             and not transport.is_closing()
             and transport.get_write_buffer_size() == 0
+            and files_left(BOTH_LEGS, like=sources_of(asyncio.get_running_loop()).fileno())
         )
 
     @classmethod
@@ -75,15 +85,17 @@ class Direct:
         """Lets plain frames go straight to `other`, until there is another protocol. Reads after `resume`."""
         self.pause_reading()
         self._pump = Pump(
-            _sources_of(self._loop),
+            sources_of(self._loop),
             walker,
             self._socket.fileno(),
             other._socket.fileno(),
-            self._received,
-            other._queue,
+            on_chunk=self._received,
+            on_unsent=other._queue,
         )
         self._passing = True
-        other._fed_by = self
+        if self._feeds is not None and self._feeds._fed_by is self:
+            self._feeds._fed_by = None  # what is left to say there must not steer this one any more
+        self._feeds, other._fed_by = other, self
 
     # What asyncio.Transport does
 
@@ -117,14 +129,15 @@ class Direct:
             return
         if not self._unsent:
             try:
-                sent = self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                sent = self._socket.send(data, _QUIETLY)
             except (BlockingIOError, InterruptedError):
                 sent = 0
             except OSError:
                 return  # broken: its reading side says so
+            if sent == len(data):
+                return
             data = data[sent:]
-        if data:
-            self._queue(data)
+        self._queue(data)
 
     def close(self) -> None:
         """Closes once what is unsent has been sent."""
@@ -167,7 +180,7 @@ class Direct:
 
     def _send_on(self) -> None:
         try:
-            sent = self._socket.send(self._unsent, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            sent = self._socket.send(self._unsent, _QUIETLY)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -193,11 +206,11 @@ class Direct:
             return
         self._socket.close()
         self._pump = None
-        self._fed_by = None
+        self._fed_by = self._feeds = None
         self._protocol.connection_lost(None)
 
 
-def _sources_of(loop: asyncio.AbstractEventLoop) -> Sources:
+def sources_of(loop: asyncio.AbstractEventLoop) -> Sources:
     """The one set of sockets that a loop's pumps read."""
     sources = _sources.get(loop)
     if sources is None:

@@ -139,6 +139,20 @@ class Leg(asyncio.Protocol):
         ends = [0] + [frame.end for frame in self._frames_of(raw) if frame.first & frames.FIN]
         return raw[: ends[self._read]]
 
+    def part_with_opening(self) -> bytes:
+        """As `opening`, and it is not kept any more; for a leg whose far side has read an opening already."""
+        opening = self.opening()
+        self._kept[:] = [b"".join(self._kept)[len(opening) :]]
+        self._kept_bytes -= len(opening)
+        return opening
+
+    def hand_over(self, on_gone: Callable[[Gone], None]) -> bool:
+        """From now on another is told that the far end has left; False where it has."""
+        if self._on_gone is None or self.transport.is_closing():
+            return False
+        self._on_gone = on_gone
+        return True
+
     def _frames_of(self, raw: bytes) -> list[frames.Seen]:
         walker = Walker(masked=not self.client, max_payload=1 << 62, look_below=frames.LOOK_AT_ALL)
         walker.feed(raw)

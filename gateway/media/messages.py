@@ -75,9 +75,28 @@ class MessageSide(Side):
             self._flush.cancel()
         super().connection_lost(exc)
 
-    def mend(self) -> bool:
+    def pass_kept(self, kept: bytes, *, as_it_came: bool) -> None:
+        if as_it_came:
+            super().pass_kept(kept, as_it_came=True)
+            return
+        walker = frames.Walker(
+            masked=not self.client, max_payload=self.walker.max_payload, look_below=frames.LOOK_AT_ALL
+        )
+        kept = walker.feed(kept)
+        passing: list[bytes] = []
+        for frame in walker.seen:
+            self._take(kept, frame, passing)
+        self.write_other(b"".join(passing))
+
+    def finish(self) -> bool:
         """Only whole messages pass here."""
+        if self._flush is not None:
+            self._flush.cancel()
+        self._paused()
         return True
+
+    def mend(self) -> bool:
+        return self.finish()
 
     def _take(self, data: bytes, frame: Seen, passing: list[bytes]) -> None:
         """Adds to `passing` what this frame lets through."""

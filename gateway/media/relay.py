@@ -63,6 +63,7 @@ class Relay:
         "_dialect",
         "_end_by",
         "_farewell",
+        "_goes_on",
         "_goodbye",
         "_heard_bytes",
         "_keep_alive",
@@ -71,11 +72,12 @@ class Relay:
         "_look_by",
         "_loop",
         "_on_agent_lost",
+        "_on_carrier_lost",
         "_on_first_sound",
         "_parted",
-        "_said_before",
         "_silent_by",
         "_stopped_by",
+        "_traffic_before",
         "_transfers",
         "agent",
         "carrier",
@@ -96,6 +98,7 @@ class Relay:
         farewell: Farewell | None = None,
         keeps_agent: bool = True,
         on_agent_lost: Callable[[Side], None] | None = None,
+        on_carrier_lost: Callable[[Side], bool] | None = None,
         after: Relay | None = None,
     ) -> None:
         """`dialect` None: any client's own language, not to be looked into.
@@ -104,7 +107,9 @@ class Relay:
         `farewell`: what is done for the caller when the agent ends the session; None closes both sides.
         `on_agent_lost`: is given the carrier's side where the agent's socket is lost without a close, and
         the relay is over then; None, or a carrier that is leaving, ends the call.
-        `after`: the relay whose agent was lost, whose time and counts go on.
+        `on_carrier_lost`: is offered the agent's side where the carrier's socket is lost without a close or
+        let go, and the relay is over if it is taken; None, or an agent that does not read, ends the call.
+        `after`: the relay that lost one of its sides, whose time and counts go on.
         `keeps_agent`: whether the agent must not notice that its call is transferred.
         `filters`, carrier to agent and agent to carrier: couple through messages instead of bytes.
         """
@@ -124,9 +129,14 @@ class Relay:
         self._keep_alive: KeepAlive | None = None
         self._look_by = _NEVER
         self._on_agent_lost = on_agent_lost
-        self._said_before = (0, 0)  # frames and bytes of agents that were lost
+        self._on_carrier_lost = on_carrier_lost
+        self._traffic_before = (0, 0, 0, 0)  # of sides that were lost
+        self._goes_on = after is not None and after.agent.walker is agent.walker  # the carrier's is new
         if after is not None:
-            self._end_by, self._said_before = after._end_by, after.traffic[2:]
+            self._end_by = after._end_by
+            stays, gone = after._traffic_before, after.traffic
+            heard, said = (gone, stays) if self._goes_on else (stays, gone)
+            self._traffic_before = (*heard[:2], *said[2:])
         self._farewell = farewell
         self._goodbye: asyncio.Task[None] | None = None  # the farewell, while it is bidden
         self._keeps_agent = keeps_agent
@@ -153,10 +163,8 @@ class Relay:
         if self._dialect is not None:
             self.carrier.walker.look_below = max(LOOK_BELOW_BYTES, self.carrier.looks_below)
         self.agent.walker.look_below = frames.LOOK_AT_ALL  # until its first sound
-        self.agent.transport.write(early)
-        if greeting:  # the agent spoke first; it has been walked already, so only its sound is missing here
-            self._first_sound()
-            self.carrier.transport.write(greeting)
+        self.carrier.pass_kept(early, as_it_came=not self._goes_on)
+        self.agent.pass_kept(greeting, as_it_came=not self._goes_on)
         for side in sides:
             side.resume_reading()
         now = self._loop.time()
@@ -225,11 +233,33 @@ class Relay:
         self.agent.close_seen = True
         self.end(end_of_agent(Gone(code, reason)))
 
+    def let_carrier_go(self, end: CallEnd) -> bool:
+        """The carrier has another socket for the call: its side is closed, the agent's given back.
+
+        False where the call does not go on so, and nothing was done.
+        """
+        return self._gives_agent_back(end)
+
+    @property
+    def end_by(self) -> float:
+        """When the call has lasted as long as it may: the loop's time, in seconds."""
+        return self._end_by
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether both sockets are out of the loop's transports."""
+        return isinstance(self.carrier.transport, Direct)
+
     @property
     def traffic(self) -> tuple[int, int, int, int]:
         """Data frames and bytes from the carrier, and from the agent."""
-        heard, said, before = self.carrier.walker, self.agent.walker, self._said_before
-        return heard.frames, heard.bytes, said.frames + before[0], said.bytes + before[1]
+        heard, said, before = self.carrier.walker, self.agent.walker, self._traffic_before
+        return (
+            heard.frames + before[0],
+            heard.bytes + before[1],
+            said.frames + before[2],
+            said.bytes + before[3],
+        )
 
     # What the legs report
 
@@ -263,6 +293,11 @@ class Relay:
         elif self._dialect is not None and len(payload) < LOOK_BELOW_BYTES:
             self._look_for_stop(payload)
 
+    def unseen(self, side: Side) -> None:
+        """What a side said before it was coupled passes now: an agent's may be its first sound."""
+        if side is self.agent:
+            self._first_sound()
+
     def broken(self, side: Side, error: FrameError) -> None:
         """A far end broke the protocol: what came before passes, then both are told."""
         if side.walker.seen:
@@ -287,6 +322,8 @@ class Relay:
         if side is self.agent and self._goodbye is not None:
             return  # its caller is still being seen off
         if side is self.agent and self._gives_back(end_of_agent(LOST)):
+            return
+        if side is self.carrier and self._gives_agent_back(self._end_of(side, LOST)):
             return
         self.end(self._end_of(side, LOST))
         self._pass_nothing()
@@ -325,16 +362,37 @@ class Relay:
             return False
         if not self.agent.mend():
             return False
-        self.ended.set_result(end)
-        self.closed.set_result(None)
-        self._clock.remove(self)
-        if not self.agent.lost:  # it is there, and silent
-            self.agent.send_close(frames.INTERNAL_ERROR, end.words)
-            self.agent.transport.close()
-            self._loop.call_later(self.limits.close_s, self.agent.transport.abort)
+        self._be_over(end, self.agent, frames.INTERNAL_ERROR)  # which may be there, and silent
         self._on_agent_lost(carrier)
         carrier.resume_reading()  # which may have waited for the agent
         return True
+
+    def _gives_agent_back(self, end: CallEnd) -> bool:
+        """Whether the agent's side is given back for the sake of another socket of the carrier's.
+
+        Not where the agent has had half a message: bots on Pipecat end a call over one (carriers.md §8.2).
+        """
+        agent = self.agent
+        leaving = self._stopped_by != _NEVER or agent.stall is not None or agent.transport.is_closing()
+        if self._on_carrier_lost is None or leaving or self._transfers or self._parted or self.ended.done():
+            return False
+        if not self.carrier.finish() or not self._on_carrier_lost(agent):
+            return False
+        self._be_over(end, self.carrier, frames.NORMAL_CLOSURE)
+        agent.resume_reading()  # which may have waited for the carrier
+        return True
+
+    def _be_over(self, end: CallEnd, left: Side, close_code: int) -> None:
+        """The relay is over and the call is not: one side is given back, and the one that is `left` goes."""
+        self.ended.set_result(end)
+        self.closed.set_result(None)
+        self._clock.remove(self)
+        if left.stall is not None:
+            left.stall.cancel()
+        if not left.lost:
+            left.send_close(close_code, end.words)
+            left.transport.close()
+            self._loop.call_later(self.limits.close_s, left.transport.abort)
 
     def _bids_farewell(self, gone: Gone) -> bool:
         """Whether the agent has ended the session as one does, and its caller is still to be seen off.

@@ -2,8 +2,9 @@
 """One side of a relay: the hot path.
 
 `Side.data_received` runs once per chunk of sound and makes no task, no await and no object besides the
-chunk. Everything that happens once per call is the relay's (gateway/media/relay.py). With the accelerator
-even this runs only for what is not plain sound (gateway/media/direct.py).
+chunk. Everything that happens once per call is the relay's (gateway/media/relay.py). A `Pump` calls it with
+what it has read, a transport where TLS is between; with the accelerator even this runs only for what is not
+plain sound (gateway/media/direct.py).
 """
 
 from __future__ import annotations
@@ -88,6 +89,19 @@ class Side(asyncio.Protocol):
         if self.stall is not None:
             self.stall.cancel()
         self.relay.gone(self)
+
+    def pass_kept(self, kept: bytes, *, as_it_came: bool) -> None:
+        """Passes on what came before the legs were coupled; it has been walked already.
+
+        `as_it_came`: also where there is a filter.
+        """
+        if kept:
+            self.relay.unseen(self)
+            self.write_other(kept)
+
+    def finish(self) -> bool:
+        """Passes on what is kept, as no more will come; whether the other side has whole messages only."""
+        return self.walker.between_messages
 
     def mend(self) -> bool:
         """Completes what was lost here in the middle; False where too much is missing.

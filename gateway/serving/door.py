@@ -3,7 +3,8 @@
 
 A client has a time to send the head of a request, and a size for it; neither uvicorn nor its parser has one.
 Its address is said by gateway/serving/peer.py, for requests and upgrades alike. Who is too many is refused
-before any work is done (gateway/serving/doorman.py).
+before any work is done (gateway/serving/doorman.py), and so is who asks for a media socket while there are no
+files left to open (gateway/serving/spare.py).
 
 uvicorn promises its protocol class as little as it promises the hand-over to gateway/media/upgrade.py, so the
 same pin and tests like its own watch over this.
@@ -21,6 +22,7 @@ from uvicorn.server import ServerState
 from gateway.errors import CallEnd
 from gateway.media.upgrade import Upgrade, plain_answer, refusal_of
 from gateway.serving.doorman import Doorman
+from gateway.serving.spare import PATIENCE_S, Spare
 
 MAX_HEAD_BYTES: Final = 65536
 """Of one request: its line and all headers, trailers too; and between two pieces of a body."""
@@ -35,9 +37,10 @@ class _HeadTooLarge(Exception):  # noqa: N818 - it never leaves the parser
 class Door(HttpToolsProtocol):
     """One connection, until it is a media socket or closed."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - two of ours, then uvicorn's
         self,
         doorman: Doorman,
+        spare: Spare,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
@@ -45,6 +48,7 @@ class Door(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, loop)
         self._doorman = doorman
+        self._spare = spare
         self._is_proxy = False
         self._counted_as = ""
         self._patience: asyncio.TimerHandle | None = None
@@ -62,6 +66,9 @@ class Door(HttpToolsProtocol):
             except CallEnd as refusal:
                 self._refuse(refusal_of(refusal))
                 return
+        if self._spare.used_up:
+            self._refuse(refusal_of(self._spare.refuse()))
+            return
         self._be_patient()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -119,6 +126,8 @@ class Door(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         address = self._client()
         try:
+            if self._spare.given_up:
+                raise self._spare.refuse()
             if self._is_proxy:
                 self._counted_as = self._doorman.enter(address)
             self._doorman.begin()
@@ -172,6 +181,8 @@ class Door(HttpToolsProtocol):
     def _be_patient(self) -> None:
         if self._patience is None and not self._refused:
             timeout_s = self._doorman.handshake_timeout_s
+            if self._spare.given_up:
+                timeout_s = min(timeout_s, PATIENCE_S)
             self._patience = self.loop.call_later(timeout_s, self._too_slow)
 
     def _be_patient_no_more(self) -> None:

@@ -18,11 +18,12 @@ from gateway.api.rate import Rates
 from gateway.config import Settings
 from gateway.errors import CallEnd, Endings
 from gateway.serving.peer import Peers, site
+from gateway.serving.spare import KEPT
 
 log = structlog.get_logger(__name__)
 
-OTHER_FILES: Final = 100
-"""Open files that are no call's: the store, the log, the port, requests, probes."""
+OTHER_FILES: Final = 100 + KEPT
+"""Open files that are no call's: the store, the log, the port, requests, probes; and those kept back."""
 
 FILES_PER_CALL: Final = 2
 

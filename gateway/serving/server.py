@@ -42,6 +42,7 @@ from gateway.media.upgrade import Upgrade
 from gateway.serving import descriptors, takeover
 from gateway.serving.door import Door
 from gateway.serving.doorman import Doorman
+from gateway.serving.spare import Spare
 from gateway.serving.takeover import HAND_OVER, STRAGGLERS_S, Takeover
 from gateway.serving.tls import WATCH_S, Certificate, CertificateUnusable
 from gateway.sessions.store import StoreFailed
@@ -109,12 +110,14 @@ class _Server(uvicorn.Server):
         config: uvicorn.Config,
         services: Services,
         doorman: Doorman,
+        spare: Spare,
         certificate: Certificate | None,
         *,
         is_child: bool,
     ) -> None:
         super().__init__(config)
         self._doorman = doorman
+        self._spare = spare
         self._certificate = certificate
         self._reload_wanted = False
         self._board = services.board
@@ -153,7 +156,8 @@ class _Server(uvicorn.Server):
             }
 
         def door() -> Door:
-            return Door(self._doorman, self.config, self.server_state, self.lifespan.state, loop)
+            self._spare.look()  # here, and not in the connection: before the next one is accepted
+            return Door(self._doorman, self._spare, self.config, self.server_state, self.lifespan.state, loop)
 
         self.servers = [
             await loop.create_server(door, sock=port, backlog=BACKLOG, **tls) for port in sockets or ()
@@ -182,8 +186,10 @@ class _Server(uvicorn.Server):
             self._leave_port_at = time.monotonic() + STRAGGLERS_S
 
     async def on_tick(self, counter: int) -> bool:
+        self._spare.look()
         if counter % TICKS_A_SECOND == 0:
             self._doorman.report()
+            self._spare.tend()
         if self._reload_wanted:
             self._reload_wanted = False
             self._reload()
@@ -229,7 +235,7 @@ def _serve(
                 timeout_graceful_shutdown=CLOSING_TIME_S,
             )
             doorman = Doorman(settings, open_files, time.monotonic)
-            server = _Server(config, services, doorman, certificate, is_child=is_child)
+            server = _Server(config, services, doorman, spare, certificate, is_child=is_child)
             taking = asyncio.create_task(takeover.take(taken, port)) if taken is not None else None
             try:
                 await server.serve(sockets=[port])
@@ -238,6 +244,7 @@ def _serve(
                     taking.cancel()
 
     open_files = descriptors.reserve()
+    spare = Spare()
     try:
         certificate = _certificate(settings)
         # The relay costs 1.4 times as much on asyncio's own loop.

@@ -24,6 +24,7 @@ MOST_SOCKETS: Final = 64
 
 CALL_SOCKETS: Final = "call_socket"
 CALL_NONCES: Final = "call_nonce"
+CALLS_LOST: Final = "call_lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +66,21 @@ class CallSockets:
         call: tuple[str, str, str],
         claims: CallClaims,
         new_id: Callable[[], str],
-        judge: Callable[[Sequence[CallSocket]], Awaitable[None]],
+        judge: Callable[[Sequence[CallSocket]], Awaitable[str | None]],
     ) -> tuple[CallSocket, CallSocket | None]:
         """Takes the next socket of a call: that, and the one before it, None where it is the first.
 
-        `call`: organization, carrier, call id. `judge`: is asked about those before, and raises to refuse.
-        The session is the token's at its first use, else one of `new_id`. Raises TooManySockets.
+        `call`: organization, carrier, call id. `judge`: is asked about those before, and raises to refuse;
+        it may give the session that goes on with the new one. Otherwise that is the token's at its first use,
+        else one of `new_id`. Raises TooManySockets.
         """
         known: Sequence[CallSocket] = ()
         while len(known) < MOST_SOCKETS:
-            if known:
-                await judge(known)
-            session_id = claims.session_id
-            if session_id is None or any(one.session_id == session_id for one in known):
-                session_id = new_id()
+            session_id = await judge(known) if known else None
+            if session_id is None:
+                session_id = claims.session_id
+                if session_id is None or any(one.session_id == session_id for one in known):
+                    session_id = new_id()
             if await self._put(call, mine := CallSocket(len(known), session_id, claims.nonce, self._now())):
                 return mine, known[-1] if known else None
             known = await self.all(call)
@@ -92,6 +94,19 @@ class CallSockets:
             CallSocket(int(one.key.removeprefix(prefix)), **json.loads(one.value))
             for one in found  # their numbers have two digits each, so they are in order
         ]
+
+    async def note_lost(self, session_id: str, seconds: float) -> None:
+        """The session's socket is lost, and another one is waited for; not for longer than `seconds`."""
+        now = self._now()
+        await self._documents.put(CALLS_LOST, session_id, "true", now=now, expires_at=now + seconds)
+
+    async def forget_lost(self, session_id: str) -> None:
+        """It is waited for no more."""
+        await self._documents.delete(CALLS_LOST, session_id)
+
+    async def is_lost(self, session_id: str) -> bool:
+        """Whether that is so."""
+        return await self._documents.get(CALLS_LOST, session_id, self._now()) is not None
 
     async def _put(self, call: tuple[str, str, str], socket: CallSocket) -> bool:
         key = f"{_prefix(call)}{socket.number:02}"

@@ -29,6 +29,9 @@ CLOSE_TIMEOUT_S = 5.0
 SEND_TIMEOUT_S = 10.0
 """How long the far side may stop reading before the carrier gives the stream up."""
 
+STOOD_STILL_S = 0.1
+"""A tick that is so late was not kept waiting by the call: the machine had no time for this process."""
+
 MAX_MESSAGE_BYTES = 1 << 20
 PROGRESS_TICKS = 5
 BODY_WORDS = 200
@@ -108,13 +111,18 @@ async def _run(
 ) -> bool:
     """Ticks until the caller has hung up (True) or the far side has closed (False).
 
-    Deadlines are absolute: a late tick is made up for, so that a call never drifts from real time.
+    Deadlines are absolute: a late tick is made up for, so that a call never drifts from real time. What is
+    later than STOOD_STILL_S is not: ticks in a row would be a silence that nobody had the time to fill, and
+    the caller would hang up for it.
     """
     first = time.monotonic()
     tick = 0
     while not reader.done():
         tick += 1
-        await asyncio.sleep(max(0.0, first + tick * TICK_MS / 1000 - time.monotonic()))
+        due = first + tick * TICK_MS / 1000
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        if (late := time.monotonic() - due) > STOOD_STILL_S:
+            first += late
         messages, audible = line.play()
         caller.hear(audible)
         if tick % line.ticks_per_frame == 0:

@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 
 LOOPBACK = "127.0.0.1"
-READY_TIMEOUT_S = 20.0
+READY_TIMEOUT_S = 60.0
 READY_POLL_S = 0.1
 STOP_TIMEOUT_S = 10.0
 LOG_TAIL_LINES = 15

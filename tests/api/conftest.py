@@ -20,12 +20,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from gateway.agents import readiness
 from gateway.api.docs_page import reading_operations
 from gateway.api.edge import Edge, http_exception
 from gateway.api.kernel import Access, Answer, Context, Operation, Refusal, Style, routes
 from gateway.api.keys import Keyring
 from gateway.api.operation import UNAUTHORIZED_START
 from gateway.api.services import Services
+from gateway.calls import bot, bots, whatsapp
+from gateway.carriers import daily
 from gateway.config import Settings
 from gateway.errors import ENDINGS, CallEnd
 from gateway.sessions.documents import Document
@@ -320,6 +323,16 @@ class Api:
         reply = await read_reply(reader, head_only=method == "HEAD")
         writer.close()
         return reply
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the gateway does not wait for longer than a moment: a busy machine is no failure here."""
+    monkeypatch.setattr(readiness, "PROBE_TIMEOUT_S", ANSWER_S)
+    monkeypatch.setattr(bots, "START_WRITE_S", ANSWER_S)
+    monkeypatch.setattr(bot, "END_WRITE_TIMEOUT_S", ANSWER_S)
+    monkeypatch.setattr(whatsapp, "END_WRITE_TIMEOUT_S", ANSWER_S)
+    monkeypatch.setattr(daily, "UNDO_TIMEOUT_S", ANSWER_S)
 
 
 @pytest.fixture

@@ -14,16 +14,18 @@ import aiohttp
 import pytest
 
 from gateway.agents.readiness import Readiness
+from gateway.calls import bot
 from gateway.calls.bots import Bots, NotReady
 from gateway.errors import CallEnd, Endings
 from gateway.sessions.lifecycle import State
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.bot import answer_of, holds, never_reads, says
+from tests.harness.bot import answer_of, bot_of, holds, never_reads, says
 from tests.harness.gateway import eventually
 from tests.harness.peer import WAIT_S
 from tests.harness.starts import Worker, refusal, starts, tables, working
 
-SHORT_S = 0.3
+SHORT_S = 1.0
+"""How long an agent is waited for that is to be given up; until then it must have been asked."""
 
 
 @pytest.fixture
@@ -42,6 +44,12 @@ async def agent(agent_at: Callable[..., Any], port: AgentPort) -> Agent:
     """support.acme, at work; it has one place."""
     found: Agent = await agent_at(port, holds)
     return found
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late an agent's refusal comes, it comes at once."""
+    monkeypatch.setattr(bot, "REFUSAL_S", WAIT_S)
 
 
 # Starts that are refused, and leave nothing
@@ -75,6 +83,7 @@ async def test_all_places_are_taken(worker: Worker, agent: Agent) -> None:
         await starts(worker)
     assert caught.value.ending is Endings.at_capacity
     assert caught.value.words == "1 of 1 places are taken"
+    await bot_of(agent)
     assert agent.upgrades == 1
     assert [record.session_id for record in await worker.records()] == [started.session_id]
 
@@ -120,8 +129,9 @@ async def test_an_agent_that_does_not_take_the_request_in_time(
     agent = await agent_at(port, never_reads, receive_buffer=4096)
     settings = tables(port.url, limits={"agent_connect_timeout": SHORT_S})
     async with working(tmp_path / "patchbay.db", settings) as worker:
-        end = await refusal(worker, body=b" " * 8_000_000)
-        assert end.ending is Endings.agent_start_timeout
+        starting = asyncio.create_task(refusal(worker, body=b" " * 8_000_000))
+        await agent.asks()
+        assert (await starting).ending is Endings.agent_start_timeout
         assert agent.upgrades == 1
 
 
@@ -137,6 +147,7 @@ async def test_an_agent_that_refuses_before_it_has_read_the_request(
     assert (end.ending, end.words) == (Endings.agent_failed, "/bot answered 413")
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("status", [204, 302, 404, 405, 422, 500, 503])
 async def test_an_agent_that_refuses_the_request_at_once(
     worker: Worker, agent_at: Callable[..., Any], port: AgentPort, status: int
@@ -148,6 +159,7 @@ async def test_an_agent_that_refuses_the_request_at_once(
     assert (record.state, record.completion_status) == (State.FAILED, "HTTP_ERROR")
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize(
     ("raw", "then"), [(b"", "reset"), (b"", "close"), (b"I am no HTTP server\r\n\r\n", "")]
 )

@@ -16,6 +16,7 @@ from tests.harness.agent import Agent, AgentPort
 from tests.harness.documented import CARRIERS, PUBLIC, STREAM_HOST, Documented, Server, accounts, servers
 from tests.harness.gateway import Gateway, eventually
 from tests.harness.rest_server import Answered
+from tests.harness.telephony import assert_no_places_taken
 
 OVER = {
     "twilio": {"CallStatus": "completed", "SequenceNumber": "3"},
@@ -54,7 +55,9 @@ def open_gateway(start_gateway: Callable[..., Gateway], support_port: AgentPort)
     """One whose organisation has no accounts."""
     agent = {"name": "support", "organization": "acme", "instances": [support_port.url]}
     return start_gateway(
-        server={"public_url": "https://voice.example.com"}, agents=[agent | {"sessions_per_instance": 20}]
+        server={"public_url": "https://voice.example.com"},
+        agents=[agent | {"sessions_per_instance": 20}],
+        limits={"close_timeout": 0.2},  # its agents never answer a close
     )
 
 
@@ -72,6 +75,7 @@ async def line(gateway: Gateway, made: dict[str, Server], carrier: str) -> Async
     yield Documented(gateway, server, carrier)
     await gateway.callers_leave()
     await server.stop()
+    await assert_no_places_taken(gateway)  # or the next test's agent would be given a call of this one's
 
 
 @pytest.fixture
@@ -264,6 +268,7 @@ async def test_what_nobody_can_read(
     finally:
         await gateway.callers_leave()
         await server.stop()
+        await assert_no_places_taken(gateway)
 
 
 @pytest.mark.parametrize("carrier", ["telnyx"], indirect=True)

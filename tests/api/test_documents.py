@@ -18,7 +18,7 @@ from tests.harness.agent import Agent, AgentCall, AgentPort
 from tests.harness.caller import Caller
 from tests.harness.documented import CARRIERS, Documented, Server, servers
 from tests.harness.gateway import Gateway, eventually
-from tests.harness.telephony import assert_ended
+from tests.harness.telephony import assert_ended, assert_no_places_taken
 
 REGIONAL = "voice.example.com"
 
@@ -66,6 +66,7 @@ async def line(gateway: Gateway, made: dict[str, Server], carrier: str) -> Async
     yield Documented(gateway, server, carrier)
     await gateway.callers_leave()
     await server.stop()
+    await assert_no_places_taken(gateway)  # or the next test's agent would be given a call of this one's
 
 
 @pytest.fixture

@@ -205,12 +205,14 @@ async def test_at_capacity(worker: Worker, agent: Agent) -> None:
     assert "PCC-AGENT-AT-CAPACITY" in reply.body["error"]
     assert reply.body["message"] == "Rate limit exceeded. Please try again later"
     assert [record.session_id for record in await worker.records()] == [first.body["sessionId"]]
+    await bot_of(agent)
     assert agent.upgrades == 1
 
 
 async def test_of_many_at_once_as_many_start_as_there_are_places(worker: Worker, agent: Agent) -> None:
     replies = await asyncio.gather(*(worker.start() for _ in range(8)))
     assert sorted(reply.status for reply in replies) == [200] + [429] * 7
+    await bot_of(agent)
     assert agent.upgrades == 1
 
 

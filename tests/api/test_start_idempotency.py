@@ -73,6 +73,7 @@ async def test_the_same_request_is_answered_the_same_and_starts_once(
         assert (again.status, again.body) == (200, first.body)
         assert again.headers["Idempotent-Replayed"] == "true"
     assert "Idempotent-Replayed" not in first.headers
+    assert (await bot_of(agent)).session == first.body["sessionId"]
     assert agent.upgrades == 1
     assert len(await one.records()) == 1
 
@@ -103,6 +104,7 @@ async def test_a_key_is_for_one_request(workers: list[Worker], agent: Agent) -> 
     ):
         assert (reply.status, reply.body["code"]) == (409, "409")
         assert "another request" in reply.body["error"]
+    await bot_of(agent)
     assert agent.upgrades == 1
 
 
@@ -122,8 +124,9 @@ async def test_every_key_of_an_organisation_means_the_same(workers: list[Worker]
 
 async def test_without_a_key_each_request_starts(workers: list[Worker], agent: Agent) -> None:
     one, _ = workers
-    await one.start()
-    await one.start()
+    for _ in range(2):
+        await one.start()
+        await bot_of(agent)
     assert agent.upgrades == 2
 
 
@@ -134,6 +137,7 @@ async def test_a_failure_is_not_kept(
     assert (await one.start(**KEY)).status == 502
     agent = await agent_at(port, holds)
     assert (await other.start(**KEY)).status == 200
+    await bot_of(agent)
     assert agent.upgrades == 1
 
 
@@ -163,6 +167,7 @@ async def test_while_the_first_runs_the_second_is_told_so(
 
 async def test_of_many_at_once_one_starts(workers: list[Worker], agent: Agent) -> None:
     replies = await asyncio.gather(*(worker.start(**KEY) for worker in workers * 5))
+    await bot_of(agent)
     assert agent.upgrades == 1
     assert {reply.status for reply in replies} <= {200, 409}
     assert len({reply.body["sessionId"] for reply in replies if reply.status == 200}) == 1

@@ -76,8 +76,12 @@ async def test_a_carrier_that_stops_reading(gateway: Gateway, support: Agent) ->
     await assert_next_call_works(gateway, support)
 
 
-async def test_a_reader_that_is_late_misses_nothing(gateway: Gateway, support: Agent) -> None:
+async def test_a_reader_that_is_late_misses_nothing(
+    start_gateway: Callable[..., Gateway], support: Agent, support_port: AgentPort, accelerator: str
+) -> None:
     """Paused and resumed, both ways at once: everything arrives, in order."""
+    agent = {"name": "support", "organization": "acme", "instances": [support_port.url]}
+    gateway = start_gateway(accelerator=accelerator, agents=[agent], limits={"stall_timeout": 60})
     call = await connect(gateway, support)
     up = [call.caller.frame(TEXT, bytes([n % 256]) * 100_000, key=b"\0\0\0\0") for n in range(120)]
     down = [call.agent.frame(TEXT, bytes([n % 256]) * 100_000) for n in range(120)]

@@ -53,7 +53,7 @@ async def assert_draining(gateway: Gateway) -> None:
 async def test_a_running_call_goes_on_to_its_end(
     start: Callable[..., Gateway], support: Agent, workers: int
 ) -> None:
-    gateway = start(workers=workers)
+    gateway = start(workers=workers, drain_timeout=60)
     call = await connect(gateway, support)
     opening_too = await gateway.dial("/ws/twilio/support.acme") if workers == 1 else None
     gateway.terminate()

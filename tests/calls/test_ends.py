@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from gateway.media.accelerator import ACTIVE
-from tests.harness.agent import Agent
+from tests.harness.agent import Agent, AgentPort
 from tests.harness.frames import CLOSE, PING, TEXT, frame
 from tests.harness.gateway import Gateway, eventually
 from tests.harness.openings import CARRIERS, stop, talk
@@ -29,7 +30,19 @@ def accelerator(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, Any]:
-    return {"limits": {"close_timeout": 0.3}, "support": {"max_resumes": 0}}
+    """A far end that is only late, on a busy machine, is waited for, and its own close is passed on."""
+    return {"limits": {"close_timeout": 60}, "support": {"max_resumes": 0}}
+
+
+@pytest.fixture(scope="module")
+def hasty(start_gateway: Callable[..., Gateway], support_port: AgentPort, accelerator: str) -> Gateway:
+    """The same for far ends that do not answer a close at all, or cannot be sent one."""
+    support = {"name": "support", "organization": "acme", "instances": [support_port.url]}
+    return start_gateway(
+        accelerator=accelerator,
+        agents=[support | {"max_agents": 1, "max_resumes": 0}],
+        limits={"close_timeout": 0.3},
+    )
 
 
 async def record_of(gateway: Gateway, session: str) -> dict[str, Any]:
@@ -117,14 +130,14 @@ async def test_the_other_side_may_finish_its_sentence(gateway: Gateway, support:
     await assert_ended(gateway, call.session, "agent_ended", "agent")
 
 
-async def test_a_close_that_is_not_answered(gateway: Gateway, support: Agent) -> None:
+async def test_a_close_that_is_not_answered(hasty: Gateway, support: Agent) -> None:
     """The far end has close_timeout to answer; then both sockets end all the same."""
-    call = await connect(gateway, support)
+    call = await connect(hasty, support)
     call.caller.send(call.caller.close_frame(1000))
     await call.agent.ended()  # hears the close, answers nothing
     assert await call.caller.closed() == (1000, "")
-    await assert_ended(gateway, call.session, "caller_hangup", "caller")
-    await assert_next_call_works(gateway, support)
+    await assert_ended(hasty, call.session, "caller_hangup", "caller")
+    await assert_next_call_works(hasty, support)
 
 
 async def test_both_close_at_the_same_time(gateway: Gateway, support: Agent) -> None:
@@ -176,13 +189,13 @@ async def test_stop_and_close(gateway: Gateway, support: Agent, carrier: str) ->
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-async def test_stop_without_a_close(gateway: Gateway, support: Agent, carrier: str) -> None:
+async def test_stop_without_a_close(hasty: Gateway, support: Agent, carrier: str) -> None:
     """The agent ends only with its socket (carriers.md §8.2), so it is closed for it."""
-    call = await connect(gateway, support, f"/ws/{carrier}/support.acme")
+    call = await connect(hasty, support, f"/ws/{carrier}/support.acme")
     await assert_agent_heard(call.agent, [call.caller.say(stop(carrier))])
     assert await call.agent.closed() == (1000, "the stream was stopped")
     assert await call.caller.closed() == (1000, "the stream was stopped")
-    await assert_ended(gateway, call.session, "caller_hangup", "caller")
+    await assert_ended(hasty, call.session, "caller_hangup", "caller")
 
 
 async def test_stop_and_a_lost_connection(gateway: Gateway, support: Agent) -> None:
@@ -226,9 +239,9 @@ async def test_the_agent_is_lost(gateway: Gateway, support: Agent, how: str) -> 
     await assert_next_call_works(gateway, support)
 
 
-async def test_lost_in_the_middle_of_a_frame(gateway: Gateway, support: Agent) -> None:
+async def test_lost_in_the_middle_of_a_frame(hasty: Gateway, support: Agent) -> None:
     """No close frame of ours may stand inside the agent's half-sent frame: the caller's socket just ends."""
-    call = await connect(gateway, support)
+    call = await connect(hasty, support)
     half = call.agent.frame(TEXT, b"x" * 50_000)[:30_000]
     first = call.agent.say(talk("twilio")[0])  # its sound, so that long frames pass as they come
     await assert_caller_heard(call.caller, [first])
@@ -236,7 +249,7 @@ async def test_lost_in_the_middle_of_a_frame(gateway: Gateway, support: Agent) -
     assert await call.caller.hear_bytes(len(first) + 30_000) == first + half
     call.agent.reset()
     assert await call.caller.ended() == first + half
-    await assert_ended(gateway, call.session, "agent_lost", "agent")
+    await assert_ended(hasty, call.session, "agent_lost", "agent")
 
 
 async def test_both_are_lost_at_once(gateway: Gateway, support: Agent) -> None:

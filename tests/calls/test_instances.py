@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +20,19 @@ def ports(agent_port: Callable[[], AgentPort]) -> list[AgentPort]:
     return [agent_port(), agent_port()]
 
 
-@pytest.fixture(scope="module")
-def gateway(start_gateway: Callable[..., Gateway], ports: list[AgentPort]) -> Gateway:
-    agent = {"name": "support", "organization": "acme", "instances": [port.url for port in ports]}
-    return start_gateway(agents=[agent | {"sessions_per_instance": 2}], limits={"agent_connect_timeout": 10})
+@pytest.fixture
+def start(start_gateway: Callable[..., Gateway], ports: list[AgentPort]) -> Callable[[], Gateway]:
+    """A gateway of the test's own, for when the instances are as the test wants them.
+
+    So all that it says of them is of this test, and nothing that it saw between two.
+    """
+
+    def one() -> Gateway:
+        agent = {"name": "support", "organization": "acme", "instances": [port.url for port in ports]}
+        limits = {"agent_connect_timeout": 60}
+        return start_gateway(agents=[agent | {"sessions_per_instance": 2}], limits=limits)
+
+    return one
 
 
 async def seen(gateway: Gateway, port: AgentPort, readiness: str) -> None:
@@ -44,9 +54,10 @@ async def finish(gateway: Gateway, *calls: Call) -> None:
 
 
 async def test_the_least_loaded_takes_the_next(
-    gateway: Gateway, agent_at: Callable[..., Any], ports: list[AgentPort]
+    start: Callable[[], Gateway], agent_at: Callable[..., Any], ports: list[AgentPort]
 ) -> None:
     first, second = [await agent_at(port) for port in ports]
+    gateway = await asyncio.to_thread(start)
     for port in ports:
         await seen(gateway, port, "ready")
     calls = [await connect(gateway, agent) for agent in (first, second, first, second)]
@@ -59,9 +70,10 @@ async def test_the_least_loaded_takes_the_next(
 
 
 async def test_one_that_cannot_be_reached_is_left_alone(
-    gateway: Gateway, agent_at: Callable[..., Any], ports: list[AgentPort]
+    start: Callable[[], Gateway], agent_at: Callable[..., Any], ports: list[AgentPort]
 ) -> None:
     second = await agent_at(ports[1])
+    gateway = await asyncio.to_thread(start)
     await seen(gateway, ports[1], "ready")
     before = len(gateway.ends())
     caller = await gateway.dial("/ws/twilio/support.acme")
@@ -78,10 +90,11 @@ async def test_one_that_cannot_be_reached_is_left_alone(
 
 
 async def test_one_that_is_not_ready_is_waited_for(
-    gateway: Gateway, agent_at: Callable[..., Any], ports: list[AgentPort]
+    start: Callable[[], Gateway], agent_at: Callable[..., Any], ports: list[AgentPort]
 ) -> None:
     """A cold container: the call waits, and the opening with it."""
     cold: Agent = await agent_at(ports[0], ready=503)
+    gateway = await asyncio.to_thread(start)
     await seen(gateway, ports[0], "starting")
     await seen(gateway, ports[1], "unreachable")
     caller = await gateway.dial("/ws/twilio/support.acme")
@@ -95,10 +108,11 @@ async def test_one_that_is_not_ready_is_waited_for(
 
 
 async def test_a_ready_one_before_one_that_is_not(
-    gateway: Gateway, agent_at: Callable[..., Any], ports: list[AgentPort]
+    start: Callable[[], Gateway], agent_at: Callable[..., Any], ports: list[AgentPort]
 ) -> None:
     cold: Agent = await agent_at(ports[0], ready=503)
     warm: Agent = await agent_at(ports[1])
+    gateway = await asyncio.to_thread(start)
     await seen(gateway, ports[0], "starting")
     await seen(gateway, ports[1], "ready")
     await finish(gateway, await connect(gateway, warm))
@@ -106,10 +120,11 @@ async def test_a_ready_one_before_one_that_is_not(
 
 
 async def test_one_without_readyz_counts_as_ready(
-    gateway: Gateway, agent_at: Callable[..., Any], ports: list[AgentPort]
+    start: Callable[[], Gateway], agent_at: Callable[..., Any], ports: list[AgentPort]
 ) -> None:
     """Pipecat's development runner has no such route."""
     runner: Agent = await agent_at(ports[0], ready=404)
+    gateway = await asyncio.to_thread(start)
     await seen(gateway, ports[0], "ready")
     await seen(gateway, ports[1], "unreachable")
     await finish(gateway, await connect(gateway, runner))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -10,15 +11,19 @@ import pytest
 
 from tests.harness.agent import Agent, AgentPort, accepts, hangs
 from tests.harness.frames import KEY, PING, TEXT, frame
-from tests.harness.gateway import Gateway, eventually
+from tests.harness.gateway import POLL_S, Gateway, eventually
 from tests.harness.openings import opening, replies, talk
 from tests.harness.telephony import (
+    assert_caller_heard,
     assert_ended,
     assert_next_call_works,
     assert_refused,
     connect,
     hang_up,
 )
+
+LIMIT_S = 2.5
+"""Of all that is timed here; whoever is only late, on a busy machine, must still be in time."""
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +37,8 @@ def settings(ports: dict[str, AgentPort]) -> dict[str, Any]:
         place = {"name": name, "organization": "acme", "instances": [ports[name].url], "max_agents": 1}
         return place | more
 
-    limits = {"start_timeout": 1, "agent_connect_timeout": 1, "close_timeout": 0.3}
-    agents = [agent("brief", max_session_duration=1), agent("idle", idle_timeout=0.5)]
+    limits = {"start_timeout": LIMIT_S, "agent_connect_timeout": LIMIT_S, "close_timeout": 0.3}
+    agents = [agent("brief", max_session_duration=3), agent("idle", idle_timeout=LIMIT_S)]
     return {"limits": limits, "agents": agents}
 
 
@@ -47,7 +52,7 @@ async def test_the_carrier_does_not_open_the_stream(gateway: Gateway, support: A
     for message in opening("twilio")[:sent]:
         caller.say(message)
     caller.send(frame(PING, b"still here", key=KEY) * 100)  # which do not hold a place at the door
-    assert await caller.closed() == (1008, "no start message within 1 s")
+    assert await caller.closed() == (1008, f"no start message within {LIMIT_S} s")
     await assert_refused(gateway, before, "bad_opening")
     await assert_next_call_works(gateway, support)
 
@@ -59,7 +64,7 @@ async def test_the_agent_does_not_answer(gateway: Gateway, support: Agent) -> No
     for message in opening("twilio"):
         caller.say(message)
     asked = await support.asks()
-    assert await caller.closed() == (1011, "no answer within 1 s")
+    assert await caller.closed() == (1011, f"no answer within {LIMIT_S} s")
     await asked.ended()
     await assert_ended(gateway, asked.session, "agent_start_timeout", "agent")
 
@@ -78,8 +83,8 @@ async def test_the_longest_duration(
 ) -> None:
     brief = await agent_at(ports["brief"])
     call = await connect(gateway, brief, "/ws/twilio/brief.acme")
-    assert await call.caller.closed() == (1000, "1 s")
-    assert await call.agent.closed() == (1000, "1 s")
+    assert await call.caller.closed() == (1000, "3 s")
+    assert await call.agent.closed() == (1000, "3 s")
     record = await assert_ended(gateway, call.session, "max_duration", "gateway")
     assert record["state"] == "ended"
     await assert_next_call_works(gateway, brief, "/ws/twilio/brief.acme")
@@ -90,8 +95,11 @@ async def test_the_longest_duration_of_two_who_do_not_stop_talking(
 ) -> None:
     brief = await agent_at(ports["brief"])
     call = await connect(gateway, brief, "/ws/twilio/brief.acme")
+    await assert_caller_heard(call.caller, [call.agent.say(replies("twilio")[0])])
+    call.agent.say(replies("twilio")[0])
     while (heard := await call.caller.next()) is None or heard.opcode == TEXT:
         assert heard is not None
+        await asyncio.sleep(POLL_S)
         call.agent.say(replies("twilio")[0])
     await assert_ended(gateway, call.session, "max_duration", "gateway")
 
@@ -103,8 +111,8 @@ async def test_the_carrier_falls_silent(
     idle = await agent_at(ports["idle"])
     call = await connect(gateway, idle, "/ws/twilio/idle.acme")
     call.agent.say(replies("twilio")[0])
-    assert await call.caller.closed() == (1000, "nothing came for 0.5 s")
-    assert await call.agent.closed() == (1000, "nothing came for 0.5 s")
+    assert await call.caller.closed() == (1000, f"nothing came for {LIMIT_S} s")
+    assert await call.agent.closed() == (1000, f"nothing came for {LIMIT_S} s")
     await assert_ended(gateway, call.session, "idle_timeout", "gateway")
     await assert_next_call_works(gateway, idle, "/ws/twilio/idle.acme")
 

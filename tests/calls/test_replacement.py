@@ -19,6 +19,9 @@ from tests.harness.openings import replies, talk
 from tests.harness.peer import WAIT_S
 from tests.harness.telephony import Call, assert_agent_heard, assert_caller_heard, connect, hang_up
 
+PACE_S = 0.03
+"""Between two calls of one caller: the new gateway's processes want to start meanwhile."""
+
 
 @pytest.fixture
 def agents(support_port: AgentPort) -> list[dict[str, Any]]:
@@ -46,7 +49,7 @@ async def test_no_call_is_cut_and_none_refused(
     tmp_path: Path,
     workers: int,
 ) -> None:
-    old = start_gateway(server={"workers": workers}, agents=agents)
+    old = start_gateway(server={"workers": workers, "drain_timeout": 60}, agents=agents)
     running = await connect(old, support)
     answers: list[int] = []
     enough = asyncio.Event()
@@ -57,6 +60,7 @@ async def test_no_call_is_cut_and_none_refused(
             caller = await dial(old.port, "/ws/twilio/support.acme")
             answers.append(caller.status)
             await caller.leave()
+            await asyncio.sleep(PACE_S)
 
     async with asyncio.TaskGroup() as callers:
         for _ in range(3):
@@ -65,6 +69,7 @@ async def test_no_call_is_cut_and_none_refused(
         settings = {"server": {"workers": workers}, "agents": agents}
         new = await asyncio.to_thread(Gateway, tmp_path, settings, replace=old)
         gateways.append(new)
+        await eventually(lambda: told(new, "patchbay"), "the new one begins to start")
         await eventually(lambda: told(new, "the port is taken over"), "the new one has the port")
         await eventually(lambda: listeners(old.port) == workers, "the old one has left it")
         before = len(answers)

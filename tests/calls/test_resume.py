@@ -70,12 +70,12 @@ def gateway(
         "hold": "none",
     }
     others = {
-        "hasty": {"resume_timeout": 0.5},
+        "hasty": {"resume_timeout": 2},
         "single": {"max_resumes": 1},
         "never": {"max_resumes": 0},
         "messages": {"media": "messages"},
         "hidden": {"hide_call_id": True},
-        "brief": {"max_session_duration": 2},
+        "brief": {"max_session_duration": 5},
         "alone": {"instances": [ports[0].url]},
         "ringing": {"hold": "ringback"},
         "sorry": {"max_resumes": 0, "fallback": recording(directory / "sorry.wav", 0.3)},
@@ -214,13 +214,20 @@ async def test_what_is_said_all_the_while_comes_whole_and_in_order(
 ) -> None:
     """From the first frame on that the second agent hears, every one comes; before it a few may be lost."""
     call, _, other = await first_call(gateway, agents)
-    sent = []
-    for number in range(400):
-        sent.append(call.caller.say(MEDIA[:-1] + f', "number": {number}}}'))
-        if number == 100:
-            call.agent.reset()
-        await asyncio.sleep(0)
+    sent: list[bytes] = []
+
+    def says_on() -> bool:
+        """One more frame; whether another agent has the call by now."""
+        sent.append(call.caller.say(MEDIA[:-1] + f', "number": {len(sent)}}}'))
+        return not other.calls.empty()
+
+    for _ in range(100):
+        says_on()
+    call.agent.reset()
+    await eventually(says_on, "another agent has the call")
     second = await taken_over(other, call)
+    for _ in range(100):
+        says_on()
     heard = [await second.hear()]
     while heard[-1].raw != sent[-1]:
         heard.append(await second.hear())
@@ -344,7 +351,7 @@ async def test_nobody_takes_over_in_time(gateway: Gateway, agents: list[Agent], 
         each.answer = answer
     call.agent.reset()
     code, words = await call.caller.closed()
-    assert (code, words.startswith("the agent was lost, and no other took over within 0.5 s: ")) == (
+    assert (code, words.startswith("the agent was lost, and no other took over within 2 s: ")) == (
         1011,
         True,
     )
@@ -484,21 +491,20 @@ async def test_both_leave_at_the_same_time(gateway: Gateway, agents: list[Agent]
 
 
 async def test_the_longest_duration_goes_on(gateway: Gateway, agents: list[Agent]) -> None:
-    """A call does not get more time with each agent."""
+    """A call does not get more time with each agent (how much: tests/media/test_relay_again.py)."""
     call, _, other = await first_call(gateway, agents, agent="brief")
     call.agent.reset()
     second = await taken_over(other, call)
-    assert (await call.caller.closed())[0] == 1000
-    assert (await second.closed())[0] == 1000
-    record = await assert_ended(gateway, call.session, "max_duration", "gateway")
-    assert record["ended_at"] - record["started_at"] < 2.9
+    assert await call.caller.closed() == (1000, "5 s")
+    assert await second.closed() == (1000, "5 s")
+    await assert_ended(gateway, call.session, "max_duration", "gateway")
 
 
 async def test_a_gateway_that_drains_goes_on_with_its_calls(
     start_gateway: Callable[..., Gateway], ports: list[AgentPort], agents: list[Agent]
 ) -> None:
     support = {"name": "support", "organization": "acme", "instances": [port.url for port in ports]}
-    draining = start_gateway(agents=[support])
+    draining = start_gateway(agents=[support], server={"drain_timeout": 60})
     call, _, other = await first_call(draining, agents)
     draining.terminate()
     await eventually(lambda: draining.get("/readyz")[0] == 503, "it takes no more calls")
@@ -535,11 +541,16 @@ async def test_instances_that_lose_their_callers_are_set_aside(
             mine, agent = await _taken(agents)
             await agent.opening(call.opening)
         await hang_up(Call(call.caller, agent, call.opening))
-    aside = [line for line in careful.log_lines() if line["event"] == "instance set aside"]
-    assert [line["instance"] for line in aside] == [bad.port.url]
-    for _ in range(5):
-        call, mine, _ = await first_call(careful, agents)
-        assert mine is good
+
+    def aside() -> list[str]:
+        lines = [line for line in careful.log_lines() if line["event"] == "instance set aside"]
+        return [line["instance"] for line in lines]
+
+    assert await eventually(aside, "it is set aside") == [bad.port.url]
+    # It would be the first of the two that are free, and then the less loaded. It is left alone for 5 s.
+    later = [await first_call(careful, agents) for _ in range(2)]
+    assert [mine for _, mine, _ in later] == [good, good]
+    for call, *_ in later:
         await hang_up(call)
     await eventually(
         lambda: [line for line in careful.log_lines() if line["event"] == "instance may be tried again"],
@@ -552,13 +563,13 @@ async def test_an_agent_that_is_silent_for_too_long(
 ) -> None:
     """One that answers pings may be silent; one that does not is frozen, and told that it is over."""
     support = {"name": "support", "organization": "acme", "instances": [port.url for port in ports]}
-    watchful = start_gateway(accelerator=accelerator, agents=[support], limits={"agent_silence": 0.9})
+    watchful = start_gateway(accelerator=accelerator, agents=[support], limits={"agent_silence": 2.4})
     call, _, other = await first_call(watchful, agents)
     for _ in range(4):
         await call.agent.answer_ping()
     said = call.caller.say(MEDIA)
     second = await taken_over(other, call)
-    assert await call.agent.closed() == (1011, "neither a word nor a pong for 0.9 s")
+    assert await call.agent.closed() == (1011, "neither a word nor a pong for 2.4 s")
     for _ in range(4):
         await second.answer_ping()
     assert said not in second.heard, "it was the first agent's to hear"

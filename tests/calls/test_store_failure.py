@@ -6,9 +6,10 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import signal
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +146,12 @@ async def test_calls_are_admitted_without_it(
     later = await connect(gateway, support)
     for call in (running, lasting, later):
         await hang_up(call)
-    events = [line["event"] for line in gateway.log_lines()]
-    assert events.count("calls are admitted without the session store") == 1
-    assert "session_store_recovered" in events
+
+    def told(event: str) -> int:
+        return [line["event"] for line in gateway.log_lines()].count(event)
+
+    assert await eventually(lambda: told("calls are admitted without the session store"), "it is told") == 1
+    await eventually(lambda: told("session_store_recovered"), "that is over, and told")
 
 
 async def test_a_worker_that_dies_meanwhile_is_started_until_it_can_start(
@@ -175,11 +179,33 @@ async def test_a_worker_that_dies_meanwhile_is_started_until_it_can_start(
     await eventually(cannot_start, "it is tried again")
     await assert_they_talk(call)
     assert gateway.process.poll() is None
-    gateway.store.unlink()
-    for file in (gateway.store.with_name("away")).iterdir():
-        file.rename(gateway.directory / file.name)
+    async with nobody_starts(gateway.process.pid, besides=carrying):
+        gateway.store.unlink()
+        for file in (gateway.store.with_name("away")).iterdir():
+            file.rename(gateway.directory / file.name)
     await eventually(lambda: gateway.listening() == 2, "it serves again")
     await hang_up(call)
+
+
+@contextlib.asynccontextmanager
+async def nobody_starts(parent: int, *, besides: int) -> AsyncIterator[None]:
+    """No worker is started meanwhile, and none is starting: it would find half of what is being put back."""
+
+    def state(pid: int | str) -> str:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+    def starting() -> list[str]:
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [pid for pid in workers if int(pid) != besides and state(pid) != "Z"]
+
+    os.kill(parent, signal.SIGSTOP)
+    try:
+        await eventually(lambda: state(parent) == "T", "the parent stands still")
+        await eventually(lambda: not starting(), "who was starting has given up")
+        yield
+    finally:
+        os.kill(parent, signal.SIGCONT)
 
 
 def serve(directory: Path) -> subprocess.CompletedProcess[str]:

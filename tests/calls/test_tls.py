@@ -73,15 +73,19 @@ async def test_a_new_certificate_is_for_new_calls(
         return sum(line["event"] == "certificate" for line in gateway.log_lines()) >= 1 + 2 * workers
 
     await eventually(read_again, "every worker reads the new one")
-    assert [await shown(gateway.port) for _ in range(8)] == [2] * 8
+    async with asyncio.timeout(WAIT_S):  # one of them may have read it twice, and been counted for the other
+        while [await shown(gateway.port) for _ in range(8)] != [2] * 8:
+            pass
     await assert_they_talk(call)
-    # One that cannot be used changes nothing.
+
+    def stays() -> int:
+        return sum("stays" in line["event"] for line in gateway.log_lines())
+
+    # One that cannot be used changes nothing. (It may have been so before, between certificate and key.)
+    before = stays()
     key.write_text("no key")
     gateway.process.send_signal(signal.SIGHUP)
-    await eventually(
-        lambda: any("stays" in line["event"] for line in gateway.log_lines()),
-        "that it is unusable is told",
-    )
+    await eventually(lambda: stays() > before, "that it is unusable is told")
     assert await shown(gateway.port) == 2
     await assert_they_talk(call)
     await hang_up(call)
@@ -106,7 +110,7 @@ async def test_who_does_not_shake_hands_is_not_waited_for(
     certificate, key = issue(tmp_path, 1)
     gateway = start_gateway(
         server={"tls_certificate": str(certificate), "tls_key": str(key)},
-        limits={"handshake_timeout": 0.2},
+        limits={"handshake_timeout": 2.5},  # time enough for a handshake on a busy machine
         agents=agents,
     )
     silent = await open_socket(gateway.port)  # plain TCP, and no word

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from gateway.carriers.http_rest import MAX_ANSWER_BYTES, MAX_RETRY_AFTER_S, Exch
 from gateway.carriers.registry import RESTS
 from gateway.carriers.rest import CarrierFailed, CarrierRest, CredentialsMissing
 from tests.harness.agent import AgentPort
+from tests.harness.gateway import eventually
 from tests.harness.rest_accounts import (
     CREDENTIALS,
     FROM,
@@ -41,7 +43,7 @@ from tests.harness.rest_server import (
 )
 
 CARRIERS = ("twilio", "telnyx", "plivo", "exotel")
-SHORT_S = 0.3  # how long a carrier may stall where a test waits for it
+SHORT_S = 1.0  # how long a carrier may stall where a test waits for it, having asked it
 
 
 @dataclass
@@ -237,7 +239,9 @@ async def test_an_answer_without_end_is_left(line: Line) -> None:
 @pytest.mark.parametrize("behaviour", [stalls, stalls_having_made])
 async def test_a_carrier_that_stalls_is_waited_for_so_long(line: Line, behaviour: Behaviour) -> None:
     line.server.next("dial", behaviour)
-    failed = await failure(line.hasty.dial(dial_request()))
+    asking = asyncio.create_task(failure(line.hasty.dial(dial_request())))
+    await eventually(lambda: line.server.seen, "the carrier is asked")
+    failed = await asking
     assert (failed.kind, failed.status, failed.uncertain) == ("timeout", None, True)
     assert len(line.server.seen) == 1
 

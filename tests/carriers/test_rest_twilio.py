@@ -19,7 +19,7 @@ from twilio.rest import Client
 from gateway.carriers.rest import CarrierFailed, Dialled
 from gateway.carriers.twilio_rest import INLINE_LIMIT, TwilioRest
 from tests.harness.rest_accounts import FROM, TO, account, dial_request
-from tests.harness.rest_server import fails, read_document, says, stalls_having_made
+from tests.harness.rest_server import fails, read_document, resets_having_made, says
 from tests.harness.rest_twilio import ACCOUNT, AUTH_TOKEN, TwilioCall, TwilioServer
 
 TWIML = (
@@ -147,12 +147,11 @@ async def test_a_refused_number_is_told_by_its_code(twilio: TwilioRest) -> None:
 
 
 @pytest.fixture
-async def lost(http: aiohttp.ClientSession, server: TwilioServer) -> float:
+async def lost(twilio: TwilioRest, server: TwilioServer) -> float:
     """A call that was made, and its answer lost. Gives when it was asked for, Unix seconds."""
     since = time.time()
-    server.next("dial", stalls_having_made)
-    hasty = TwilioRest(account("twilio", server.api_url), http, timeout_s=0.3)
-    assert (await failure(hasty.dial(dial_request()))).uncertain
+    server.next("dial", resets_having_made)
+    assert (await failure(twilio.dial(dial_request()))).uncertain
     return since
 
 

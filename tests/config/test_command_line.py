@@ -124,7 +124,7 @@ def test_the_installed_command_checks_a_file(write: Write, full: str) -> None:
     def check(**more: str) -> subprocess.CompletedProcess[str]:
         command = [PATCHBAY, "check", "--config", path]
         return subprocess.run(
-            command, env=environ | more, capture_output=True, text=True, timeout=30, check=False
+            command, env=environ | more, capture_output=True, text=True, timeout=120, check=False
         )
 
     good, bad = check(), check(PATCHBAY_SERVER__PORT="none")

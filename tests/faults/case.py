@@ -13,9 +13,10 @@ from tests.faults.line import Ear, Talk
 from tests.faults.table import Row
 from tests.harness.agent import Agent, accepts
 from tests.harness.caller import Caller
-from tests.harness.gateway import Gateway, eventually, newest
+from tests.harness.gateway import Gateway, eventually
 from tests.harness.openings import opening
 from tests.harness.telephony import (
+    Call,
     assert_ended,
     assert_next_call_works,
     assert_no_places_taken,
@@ -74,8 +75,12 @@ class Case:
 
     async def talk(self, agent: Agent, target: str = TWILIO, **speaks: bool) -> Talk:
         """A call in which both sides speak."""
+        return await self.talks(agent, await connect(self.gateway, agent, target), **speaks)
+
+    async def talks(self, agent: Agent, call: Call, **speaks: bool) -> Talk:
+        """The same, of a call that came another way."""
         self.agent = agent
-        talk = Talk(await connect(self.gateway, agent, target))
+        talk = Talk(call)
         self._lines.append(talk)
         return await talk.begin(**speaks)
 
@@ -101,14 +106,10 @@ class Case:
         self.hears(ear)
         return await self.over(reason, side)
 
-    async def ends_somehow(self, ear: Ear) -> str:
-        """As `ends`, where the row says how; gives the reason."""
-        await ear.closed()
-        self.hears(ear)
-        (line,) = await eventually(newest(self.gateway, self._before), "the call ends")
-        self.ended = f"`{line['reason']}` ({line['side']})"
-        await assert_ended(self.gateway, line["session"], line["reason"], line["side"])
-        return str(line["reason"])
+    async def hangs_up(self, ear: Ear) -> None:
+        """The caller whose ear this is hangs up as one does."""
+        ear.hang_up()
+        assert (await ear.closed())[0] == 1000
 
     async def over(self, reason: str, side: str) -> dict[str, Any]:
         """The one call of the case ended so, in the log and, if it was a session, in the store."""

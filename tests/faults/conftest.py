@@ -87,11 +87,11 @@ async def base(gateway: Gateway, bases: dict[int, int], support_port: AgentPort)
 
 @pytest.fixture
 def case(request: pytest.FixtureRequest, gateway: Gateway, base: int) -> Any:
-    """Makes the case of this test. Its group is its file's."""
+    """Makes the case of this test. Its group is its file's: that of test_gateway_….py is Gateway."""
     made: list[Case] = []
 
     def make(fault: str, *, of: Gateway = gateway, before: int = base) -> Case:
-        group = request.path.stem.removeprefix("test_").capitalize()
+        group = request.path.stem.removeprefix("test_").partition("_")[0].capitalize()
         made.append(Case(group, fault, of, before))
         return made[-1]
 

@@ -67,6 +67,10 @@ class Ear:
         self._moments.append(self._loop.time())
         self._news.set()
 
+    def hang_up(self) -> None:
+        """As one does; the answer is the end."""
+        self._peer.send(self._peer.close_frame(1000))
+
     async def until(self, sounds: int) -> None:
         """Waits until so many data frames were heard."""
         async with asyncio.timeout(WAIT_S):
@@ -82,6 +86,16 @@ class Ear:
                 self._news.clear()
                 await self._news.wait()
         return self.close
+
+    @property
+    def first(self) -> float:
+        """When it heard anything first, by the loop's clock."""
+        return self._moments[1]
+
+    @property
+    def last_sound(self) -> float:
+        """When it heard anything last but its end."""
+        return self._moments[-2 if self.close else -1]
 
     def gap_ms(self, since: float) -> float:
         """The longest time without anything, of those that were not over at `since`; up to now, if open."""

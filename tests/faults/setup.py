@@ -10,15 +10,24 @@ from tests.harness.agent import Agent, AgentPort
 from tests.harness.gateway import Gateway
 from tests.harness.telephony import assert_next_call_works
 
-LIMITS = {"start_timeout": 0.5, "agent_connect_timeout": 1.0, "stall_timeout": 0.5, "close_timeout": 0.3}
-WAITS = ", ".join(f"`{name}` {seconds:g} s" for name, seconds in LIMITS.items()) + ", `idle_timeout` 1 s"
+LIMITS = {
+    "start_timeout": 0.5,
+    "agent_connect_timeout": 1.0,
+    "stall_timeout": 0.5,
+    "close_timeout": 0.3,
+    "reconnect_timeout": 2.0,
+}
+RESUME_S = 1.0
+WAITS = ", ".join(f"`{name}` {seconds:g} s" for name, seconds in LIMITS.items())
+WAITS += f",\n`resume_timeout` {RESUME_S:g} s, `idle_timeout` 1 s"
 FIRST_CALLS = 3
 """Before the memory is measured."""
 
 
 def agents_at(url: str) -> list[dict[str, Any]]:
     """support.acme with one place, so that a place not freed is noticed; and others at the same instance."""
-    one = {"organization": "acme", "instances": [url], "max_agents": 1}
+    one: dict[str, Any] = {"organization": "acme", "instances": [url], "max_agents": 1}
+    one |= {"resume_timeout": RESUME_S}
     return [
         one | {"name": "support"},
         one | {"name": "quiet", "idle_timeout": 1.0},

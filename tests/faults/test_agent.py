@@ -16,7 +16,7 @@ import pytest
 from tests.faults import process
 from tests.faults.case import Case
 from tests.faults.launch import Launcher
-from tests.faults.line import FRAME_S, REPLY, Ear
+from tests.faults.line import FRAME_S, REPLY, Ear, speak
 from tests.faults.port import PromptPort
 from tests.faults.setup import LIMITS, agents_at, warmed
 from tests.harness.agent import Agent, AgentCall, AgentPort, Answer, accepts, answers, hangs, resets
@@ -25,12 +25,15 @@ from tests.harness.gateway import Gateway, eventually
 
 Cases = Callable[..., Case]
 
-REPLACED = "a lost agent is to be replaced, with sound for the caller meanwhile"
 MESSAGE_BYTES = 1 << 20
 FLOOD_FRAMES = 20_000
 FRAME_OF_DEATH = 12
 PATIENCE_FRAMES = 60
 """After so many frames of silence, 1.2 s, the caller hangs up."""
+
+SILENCE_S = 1.0
+TURN_FRAMES = 10
+"""Frames after which an agent is seen to be heard."""
 
 
 @pytest.fixture
@@ -102,9 +105,11 @@ async def test_a_bad_answer(case: Cases, support: Agent, name: str) -> None:
         await fault.ends(ear, 1011, reason, "agent")
 
 
-async def test_readyz_says_yes_and_the_socket_no(case: Cases, support: Agent, gateway: Gateway) -> None:
+async def test_readyz_says_yes_and_the_socket_no(
+    case: Cases, support: Agent, support_port: AgentPort, gateway: Gateway
+) -> None:
     async with case("readyz lies: ready, but takes no call") as fault:
-        await eventually(lambda: readiness(gateway) == "ready", "the instance is seen as ready")
+        await eventually(lambda: readiness(gateway, support_port) == "ready", "the instance is seen as ready")
         support.answer = answers(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
         fault.agent = support
         fault.strike()
@@ -112,10 +117,14 @@ async def test_readyz_says_yes_and_the_socket_no(case: Cases, support: Agent, ga
         await fault.ends(ear, 1011, "agent_unreachable", "agent")
 
 
-async def test_readyz_says_no_for_ever(case: Cases, support: Agent, gateway: Gateway) -> None:
+async def test_readyz_says_no_for_ever(
+    case: Cases, support: Agent, support_port: AgentPort, gateway: Gateway
+) -> None:
     async with case("readyz lies: never ready") as fault:
         support.ready = 503
-        await eventually(lambda: readiness(gateway) == "starting", "the instance is seen as starting")
+        await eventually(
+            lambda: readiness(gateway, support_port) == "starting", "the instance is seen as starting"
+        )
         fault.agent = support
         fault.strike()
         _, ear = await fault.caller()
@@ -123,18 +132,39 @@ async def test_readyz_says_no_for_ever(case: Cases, support: Agent, gateway: Gat
         support.ready = 200
 
 
-def readiness(gateway: Gateway) -> str:
-    said = [line["readiness"] for line in gateway.log_lines() if line["event"] == "instance"]
+def readiness(gateway: Gateway, port: AgentPort) -> str:
+    """What the instance at this port was last seen as."""
+    told = [line for line in gateway.log_lines() if line["event"] == "instance"]
+    said: list[str] = [line["readiness"] for line in told if line["instance"] == port.url]
     return said[-1] if said else ""
 
 
 # In the middle of the call
 
 
-async def is_lost(fault: Case, ear: Ear) -> None:
-    """How the call of a lost agent ends is for the row to say; without another agent it does."""
-    if await fault.ends_somehow(ear) == "agent_lost" and not ear.holding:
-        fault.asked = REPLACED
+async def not_yet(agent: Agent, call: AgentCall) -> None:
+    """Takes the call once the agent's answer is another."""
+    agent.asked.put_nowait(call)
+    await eventually(lambda: agent.answer is not not_yet, "it may take the call")
+    await agent.answer(agent, call)
+
+
+async def takes_over(fault: Case, ear: Ear, other: Agent) -> None:
+    """Another agent takes its time. Then it has the session, is told so, and is heard; the caller leaves."""
+    await other.asks()
+    await eventually(lambda: ear.holding, "the caller hears something meanwhile")
+    other.answer = accepts
+    call = await other.call()
+    assert call.headers["x-patchbay-resumed"] == "1"
+    before = ear.sounds
+    speaking = asyncio.create_task(speak(call, REPLY))
+    await ear.until(before + TURN_FRAMES)
+    speaking.cancel()
+    fault.hears(ear, told=False)
+    fault.heard = "sound, holding sound, then the other agent"
+    await fault.hangs_up(ear)
+    line = await fault.over("caller_hangup", "caller")
+    assert line["session"] == call.session
 
 
 async def test_takes_the_call_and_resets(case: Cases, support: Agent) -> None:
@@ -144,20 +174,71 @@ async def test_takes_the_call_and_resets(case: Cases, support: Agent) -> None:
         call.reset()
 
     support.answer = resets_at_once
-    async with case("takes the call and resets it") as fault:
+    async with case("takes the call and resets it, again and again") as fault:
         fault.agent = support
         fault.strike()
         _, ear = await fault.caller()
-        await is_lost(fault, ear)
+        await fault.ends(ear, 1011, "agent_lost", "agent")
 
 
 async def test_dies_at_a_frame(case: Cases, process_at: Any, agent_at: Any, support_port: AgentPort) -> None:
-    async with case(f"its process is killed at frame {FRAME_OF_DEATH}") as fault:
+    async with case(f"its process is killed at frame {FRAME_OF_DEATH}, and there is no other") as fault:
         process_at(FRAME_OF_DEATH, signal.SIGKILL)
-        fault.strike()
         _, ear = await fault.caller()
-        await is_lost(fault, ear)
+        await ear.until(FRAME_OF_DEATH)
+        fault.strike()
+        await fault.ends(ear, 1011, "agent_lost", "agent")
         assert ear.sounds == FRAME_OF_DEATH
+        fault.agent = await agent_at(support_port)
+
+
+@pytest.fixture(scope="module")
+def other_port() -> Iterator[AgentPort]:
+    port = PromptPort()
+    yield port
+    port.free()
+
+
+@pytest.fixture(scope="module")
+def with_two(
+    start_gateway: Callable[..., Gateway], support_port: AgentPort, other_port: AgentPort
+) -> Gateway:
+    """A gateway whose twins.acme has two instances, and whose callers hear something while they wait."""
+    twins = {"name": "twins", "organization": "acme", "instances": [support_port.url, other_port.url]}
+    return start_gateway(
+        agents=[*agents_at(support_port.url), twins | {"hold": "ringback"}],
+        limits=LIMITS | {"agent_silence": SILENCE_S},
+    )
+
+
+TWO = {
+    "its process is killed, another takes over": signal.SIGKILL,
+    f"its process freezes (`agent_silence` {SILENCE_S:g} s), another takes over": signal.SIGSTOP,
+}
+
+
+@pytest.mark.parametrize("name", TWO)
+async def test_another_takes_over(
+    case: Cases,
+    with_two: Gateway,
+    bases: dict[int, int],
+    process_at: Any,
+    agent_at: Any,
+    support_port: AgentPort,
+    other_port: AgentPort,
+    name: str,
+) -> None:
+    before = await warmed(with_two, bases, support_port)
+    async with case(name, of=with_two, before=before) as fault:
+        lost = process_at(FRAME_OF_DEATH, TWO[name])
+        await eventually(lambda: readiness(with_two, support_port) == "ready", "the first instance is ready")
+        _, ear = await fault.caller("/ws/twilio/twins.acme")
+        await ear.until(1)
+        other = await agent_at(other_port, not_yet)
+        await ear.until(FRAME_OF_DEATH)
+        fault.strike()
+        await takes_over(fault, ear, other)
+        lost.kill()
         fault.agent = await agent_at(support_port)
 
 
@@ -169,16 +250,12 @@ async def test_freezes(case: Cases, process_at: Any, agent_at: Any, support_port
         await asyncio.to_thread(os.waitid, os.P_PID, frozen.pid, os.WSTOPPED | os.WNOWAIT)
         fault.strike()
         for _ in range(PATIENCE_FRAMES):  # the caller goes on talking
-            if ear.close is None:
-                caller.say(REPLY)
-                await asyncio.sleep(FRAME_S)
-        patient = ear.close is None
-        if patient:
-            caller.send(caller.close_frame(1000))
-        await fault.ends_somehow(ear)
-        if patient and not ear.holding:
-            fault.heard = "sound, then nothing until it hung up"
-            fault.asked = f"{REPLACED}; nobody noticed that it is frozen, so the gap is the caller's patience"
+            caller.say(REPLY)
+            await asyncio.sleep(FRAME_S)
+        await fault.hangs_up(ear)
+        fault.hears(ear)
+        await fault.over("caller_hangup", "caller")
+        fault.heard = "sound, then nothing until it hung up"
         frozen.kill()
         fault.agent = await agent_at(support_port)
 
@@ -278,7 +355,7 @@ async def test_closes_without_a_code(case: Cases, support: Agent) -> None:
         await fault.ends(talk.ear, 1005, "agent_ended", "agent")
 
 
-@pytest.mark.parametrize("code", [999, 1005, 1006, 5000])
+@pytest.mark.parametrize("code", [999, 1004, 1005, 1006, 1015, 2999, 5000])
 async def test_closes_with_a_code_that_nobody_may_send(case: Cases, support: Agent, code: int) -> None:
     async with case(f"closes with {code}, which nobody may send") as fault:
         talk = await fault.talk(support)

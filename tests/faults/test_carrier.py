@@ -5,16 +5,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
+import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from gateway.sessions.tokens import Tokens
 from tests.faults.case import Case
-from tests.faults.line import REPLY, SOUND
+from tests.faults.line import REPLY, SOUND, speak
 from tests.harness.agent import Agent, hangs
 from tests.harness.frames import BINARY, PING, TEXT
-from tests.harness.openings import opening
+from tests.harness.gateway import Gateway
+from tests.harness.openings import IDS, opening
 from tests.harness.openings import talk as says
 
 Cases = Callable[..., Case]
@@ -208,24 +213,44 @@ async def leaves(fault: Case, talk: Any, heard: str) -> None:
     await fault.over("caller_hangup", "caller")
 
 
-async def test_opens_a_second_socket(case: Cases, support: Agent) -> None:
-    """A reconnect, as the gateway takes it today: a call of its own, or the same call again."""
-    asked = "a second socket of the same call is to continue the session"
-    async with case("opens a second socket for the same call") as fault:
-        first = await fault.talk(support, "/ws/twilio/pair.acme")
+def tokened(gateway: Gateway) -> str:
+    """The URL of Plivo's stream in a document for the transcript's call: dialled again when it breaks."""
+    connection = sqlite3.connect(f"file:{gateway.store}?mode=ro", uri=True)
+    (value,) = connection.execute("SELECT value FROM document WHERE kind = 'secret'").fetchone()
+    connection.close()
+    tokens = Tokens(bytes.fromhex(json.loads(value)), SimpleNamespace(documents=None), time.time)
+    token = tokens.mint_call("support.acme", "acme", "plivo", call_id=IDS["plivo"][0])
+    return f"/ws/plivo?serviceHost=support.acme&token={token}"
+
+
+SECOND_SOCKETS = {
+    "opens a second socket for the same call": None,
+    "resets, and opens a second socket for the same call": "reset",
+}
+
+
+@pytest.mark.parametrize("name", SECOND_SOCKETS)
+async def test_opens_a_second_socket(case: Cases, support: Agent, name: str) -> None:
+    """A reconnect: the session goes on with the same agent, whether or not the first socket is known lost."""
+    async with case(name) as fault:
+        url, lost = tokened(fault.gateway), SECOND_SOCKETS[name]
+        first = await fault.talk(support, url, caller_speaks=False)
         fault.strike()
-        second = await fault.talk(support, "/ws/twilio/pair.acme")
-        heard = second.agents_ear.sounds
-        await second.agents_ear.until(heard + TURN_FRAMES)
-        fault.hears(second.ear, told=False)
-        if first.ear.close is None:
-            fault.heard, fault.asked = "sound, on both sockets", asked
-            await first.hang_up()
-        else:
-            fault.heard = f"sound; the first socket {first.ear.close[0]}"
-        await second.hang_up()
-        ends = await fault.all_over(2)
-        fault.ended = ", then ".join(f"`{end['reason']}` ({end['side']})" for end in ends)
+        if lost is not None:
+            getattr(first.caller, lost)()
+        again = [message.replace(IDS["plivo"][1], "another-stream") for message in opening("plivo")]
+        caller, ear = await fault.caller(url, again)
+        voice = asyncio.create_task(speak(caller, SOUND))
+        await ear.until(TURN_FRAMES)
+        await first.agents_ear.until(TURN_FRAMES)
+        fault.gap_ms = (ear.first - first.ear.last_sound) * 1000
+        fault.heard = "sound, on the second socket; the agent too"
+        if lost is None:
+            assert await first.ear.closed() == (1000, "the carrier opened a new socket for the call")
+            fault.heard += "; the first 1000"
+        voice.cancel()
+        await fault.hangs_up(ear)
+        await fault.over("caller_hangup", "caller")
 
 
 # It floods

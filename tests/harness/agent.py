@@ -121,6 +121,8 @@ class Agent:
         self.calls: asyncio.Queue[AgentCall] = asyncio.Queue()
         self.asked: asyncio.Queue[AgentCall] = asyncio.Queue()
         self.upgrades = 0
+        self.probes = 0
+        """How often it has said whether it is ready."""
         self._all: list[AgentCall] = []
         self._serving: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -173,6 +175,7 @@ class Agent:
                 f"HTTP/1.1 {self.ready} Said\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
             )
             writer.close()
+            self.probes += 1
         else:
             self.upgrades += 1
             await self.answer(self, call)

@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Iterable
 from typing import Any
 
-from tests.harness.peer import WAIT_S, Peer
+from tests.harness.peer import WAIT_S, Peer, before_the_reset
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -61,6 +61,28 @@ async def open_socket(
         return await asyncio.open_connection(host, port, ssl=tls)
 
 
+async def answered(reader: asyncio.StreamReader, *, to_the_end: bool = True) -> tuple[bytes, bytes]:
+    """The head of an answer, and its body up to the socket's end where it is no 101; nothing for no answer.
+
+    `to_the_end`: False for an answer after which the connection may stay, whose body is not waited for.
+    """
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return b"", b""
+    except OSError:
+        head, end, body = before_the_reset(reader).partition(b"\r\n\r\n")
+        return (head + end, body) if end else (b"", b"")
+    body = b""
+    if to_the_end and head.split(b" ", 2)[1] != b"101":
+        try:
+            while part := await reader.read(1 << 16):
+                body += part
+        except OSError:
+            body += before_the_reset(reader)
+    return head, body
+
+
 async def dial(
     port: int,
     target: str,
@@ -82,18 +104,14 @@ async def dial(
     if on_open is not None:
         on_open.append(caller)
     writer.write(request(target, [(name, value) for name, value in wanted.items() if value is not None]))
-    try:
-        async with asyncio.timeout(WAIT_S):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            lines = head.split("\r\n")
-            caller.status = int(lines[0].split(" ")[1])
-            parted = (line.partition(":") for line in lines[1:-2])
-            caller.headers = {name.lower(): value.strip() for name, _, value in parted}
-            if caller.status != 101:
-                caller.body = await reader.read()
-    except (asyncio.IncompleteReadError, OSError):
-        caller.status = 0  # closed without an answer
-        caller.headers = {}
+    async with asyncio.timeout(WAIT_S):
+        head, caller.body = await answered(reader)
+    caller.headers = {}  # closed without an answer: no status either
+    if head:
+        lines = head.decode().split("\r\n")
+        caller.status = int(lines[0].split(" ")[1])
+        parted = (line.partition(":") for line in lines[1:-2])
+        caller.headers = {name.lower(): value.strip() for name, _, value in parted}
     if caller.status == 101:
         assert caller.headers["sec-websocket-accept"] == accept_key(key)
         assert "sec-websocket-extensions" not in caller.headers

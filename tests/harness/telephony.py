@@ -109,16 +109,24 @@ async def assert_no_places_taken(gateway: Gateway) -> None:
     """Every call is over and has given its place back."""
 
     def free() -> bool:
-        status = gateway.status()
-        return bool(status["sessions"]["active"] == status["calls"] == 0)
+        try:
+            code, status = gateway.get("/status")
+        except OSError:
+            return False
+        # A door with narrow limits may refuse this too, while those before are still on their way out.
+        return bool(code == 200 and status["sessions"]["active"] == status["calls"] == 0)
 
     await eventually(free, "all places are free")
 
 
 async def assert_each_end_told(gateway: Gateway) -> None:
     """As many ends have been told as there were calls."""
-    await eventually(lambda: len(gateway.ends()) >= gateway.upgrades, "the end of each call is told")
-    assert len(gateway.ends()) == gateway.upgrades
+
+    def calls() -> int:
+        return gateway.upgrades - gateway.continued
+
+    await eventually(lambda: len(gateway.ends()) >= calls(), "the end of each call is told")
+    assert len(gateway.ends()) == calls()
 
 
 async def assert_next_call_works(

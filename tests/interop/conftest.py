@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,14 +18,15 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.harness.ports import LOOPBACK, unasked_port
+
 Found = TypeVar("Found")
 
-LOOPBACK = "127.0.0.1"
 START_TIMEOUT_S = 60.0
 """How long a process may take to answer: the bot's libraries are large, and at first in no cache."""
 
 STOP_TIMEOUT_S = 10.0
-SETTLE_TIMEOUT_S = 10.0
+SETTLE_TIMEOUT_S = 30.0
 """How long after a call its end may take to arrive where it is looked for."""
 
 POLL_S = 0.05
@@ -176,7 +176,5 @@ def _soon(look: Callable[[], Found | None], otherwise: str) -> Found:
 
 def _free_address() -> tuple[str, int]:
     """The URL and the number of a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port = int(probe.getsockname()[1])
+    port = unasked_port()
     return f"http://{LOOPBACK}:{port}", port

@@ -79,7 +79,7 @@ async def call(carrier: str, gateway_url: str, said: np.ndarray, digits: str = "
     """A call to the bot by a caller who does not wait to be greeted."""
     speech = said.astype("<i2").tobytes()
     return await place_call(
-        CallPlan(gateway_url, carrier, speech, RATE_HZ, AGENT, digits, answer_wait=0.1, quiet=1.0)
+        CallPlan(gateway_url, carrier, speech, RATE_HZ, AGENT, digits, answer_wait=0.1, quiet=2.5)
     )
 
 

@@ -145,6 +145,7 @@ async def sees(gateway: Gateway, *, ready: bool) -> None:
 async def bot(agent_at: Callable[..., Any], bot_port: AgentPort, gateway: Gateway) -> AsyncIterator[Agent]:
     """support.acme, which holds its sessions until the test ends them; afterwards no place is taken."""
     agent: Agent = await agent_at(bot_port, holds)
+    await eventually(lambda: agent.probes, "it is asked whether it is ready")  # not the one before it
     await sees(gateway, ready=True)
     yield agent
     await agent.stop()
@@ -211,7 +212,8 @@ async def test_sdk_says_that_the_agent_is_at_capacity(theirs: PipecatCloud, bot:
 async def test_sdk_says_that_the_agent_is_not_ready(
     theirs: PipecatCloud, agent_at: Callable[..., Any], bot_port: AgentPort, gateway: Gateway
 ) -> None:
-    await agent_at(bot_port, ready=503)
+    agent = await agent_at(bot_port, ready=503)
+    await eventually(lambda: agent.probes, "it is asked whether it is ready")  # and not only away, as before
     await sees(gateway, ready=False)
     answer = await theirs.starts("support", "pk_acme")
     assert answer["code"] == "PCC-1001"

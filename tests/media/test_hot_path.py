@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from gateway.errors import CallEnd, Endings
-from gateway.media import accelerator, frames
-from gateway.media.batching import Batching
-from gateway.media.direct import Direct, _sources_of
+from gateway.media import accelerator, direct, frames, pump
+from gateway.media.direct import Direct, sources_of
 from gateway.media.ends import Gone
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay, RelayLimits
+from gateway.media.turns import Turns
 from serializers.registry import DIALECTS
 
 FRAMES = 10_000
@@ -73,14 +73,17 @@ def far_ends() -> Iterator[list[socket.socket]]:
         one.close()
 
 
-@pytest.fixture(params=["c", "python"])
+@pytest.fixture(params=["c", "python", "transports"])
 async def wires(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, far_ends: list[socket.socket]
 ) -> AsyncIterator[Callable[..., Any]]:
-    """Makes a running relay; both with the accelerator and without."""
+    """Makes a running relay: with the accelerator, without, and where the loop keeps its sockets."""
     if request.param == "c":
         assert accelerator.ACTIVE, "the accelerator was not built: a compiler and Python's headers are needed"
-    monkeypatch.setattr(accelerator, "ACTIVE", request.param == "c")
+    else:
+        monkeypatch.setattr(direct, "Pump", pump.Pump)
+        monkeypatch.setattr(direct, "Sources", pump.Sources)
+        monkeypatch.setattr(pump, "POSSIBLE", request.param == "python")
     made: list[Relay] = []
 
     async def make(dialect: Any = DIALECTS["twilio"]) -> Wires:
@@ -150,12 +153,13 @@ async def test_a_chunk_of_whole_frames_is_passed_on_itself(wires: Any) -> None:
     assert passed[0] is chunk
 
 
-async def test_the_accelerator_makes_no_object_at_all(wires: Any, far_ends: list[socket.socket]) -> None:
+async def test_reading_and_writing_keep_nothing(wires: Any) -> None:
+    """With the accelerator no object is made at all; in Python the chunk is, and it goes."""
     wired = await wires(Unread())
     side = wired.relay.carrier
     if not isinstance(side.transport, Direct):
-        return  # the Python path has its own test
-    ready = _sources_of(asyncio.get_running_loop()).ready
+        return  # what the loop keeps is not ours
+    ready = sources_of(asyncio.get_running_loop()).ready
     wired.carrier.send(SOUND[True])
     ready()
     tracemalloc.start()
@@ -170,14 +174,16 @@ async def test_the_accelerator_makes_no_object_at_all(wires: Any, far_ends: list
     assert after - before < MOST_BYTES_KEPT
 
 
-@pytest.mark.parametrize("held_back", [False, True], ids=["at once", "held back"])
-async def test_every_byte_arrives_in_order_both_ways(wires: Any, held_back: bool) -> None:
+@pytest.mark.parametrize("how", ["at once", "held back", "staying"])
+async def test_every_byte_arrives_in_order_both_ways(wires: Any, how: str) -> None:
     wired = await wires()
-    batching = Batching(0.002, cpu=iter(range(1_000_000)).__next__)  # a processor that is always busy
-    if held_back:
-        batching.look()
-        assert batching.resting
     loop = asyncio.get_running_loop()
+    stay = sources_of(loop).stay if how == "staying" and wired.relay.is_direct else None
+    rest_s = 0.002 if how == "held back" else 0.0
+    turns = Turns(rest_s, stay=stay, cpu=iter(range(1_000_000)).__next__)  # a processor that is always busy
+    if rest_s or stay:
+        turns.look()
+        assert turns.saving
     says = {
         masked: b"".join(
             frames.build(
@@ -198,10 +204,29 @@ async def test_every_byte_arrives_in_order_both_ways(wires: Any, held_back: bool
         send(wired.carrier, says[True]),
         send(wired.agent, says[False]),
     )
-    batching.stop()
+    turns.stop()
     assert heard[0] == says[True]
     assert heard[1] == says[False]
     assert wired.relay.traffic == (2_000, len(says[True]), 2_000, len(says[False]))
+
+
+async def test_sound_and_the_end_that_come_together_are_both_heard(wires: Any) -> None:
+    """The kernel tells of a socket once for what has come on it."""
+    wired = await wires()
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(wired.carrier, SOUND[True])
+    wired.carrier.shutdown(socket.SHUT_WR)
+    assert await read(wired.agent, len(SOUND[True])) == SOUND[True]
+    async with asyncio.timeout(20):
+        assert (await wired.relay.ended).ending is Endings.carrier_lost
+
+
+async def test_more_than_is_read_at_once_is_heard_to_its_end(wires: Any) -> None:
+    wired = await wires()
+    loop = asyncio.get_running_loop()
+    said = SOUND[True] * (3 * 65536 // len(SOUND[True]))
+    _, heard = await asyncio.gather(loop.sock_sendall(wired.carrier, said), read(wired.agent, len(said)))
+    assert heard == said
 
 
 async def test_a_frame_of_ours_stands_between_two_of_theirs(wires: Any) -> None:
@@ -213,7 +238,7 @@ async def test_a_frame_of_ours_stands_between_two_of_theirs(wires: Any) -> None:
     assert await read(wired.agent, len(half)) == half
     wired.relay.end(CallEnd(Endings.max_duration))
     wired.relay._finish()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert await loop.sock_recv(wired.agent, 65536) == b"", "the agent's socket just closes"
         closed = await loop.sock_recv(wired.carrier, 65536)
     assert closed[:4] == bytes((frames.FIN | frames.CLOSE, len(closed) - 2)) + (1000).to_bytes(2, "big")

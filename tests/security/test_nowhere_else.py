@@ -62,7 +62,6 @@ def gateway(start_gateway: Callable[..., Gateway], ports: dict[str, AgentPort]) 
     return start_gateway(
         server={"public_url": "https://voice.example.com"},
         organizations=[{"name": "acme", "public_keys": ["pk_acme"], "private_keys": ["sk_acme"]}],
-        limits={"agent_connect_timeout": 2, "start_timeout": 2},
         agents=[
             {"name": name, "organization": "acme", "instances": [port.url], "sessions_per_instance": 50}
             for name, port in ports.items()

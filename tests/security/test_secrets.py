@@ -17,7 +17,7 @@ import pytest
 
 from tests.harness.agent import AgentPort
 from tests.harness.caller import dial, open_socket
-from tests.harness.gateway import PATCHBAY, Gateway
+from tests.harness.gateway import PATCHBAY, Gateway, eventually
 from tests.harness.openings import opening
 from tests.harness.peer import WAIT_S
 
@@ -162,6 +162,7 @@ async def test_no_secret_shows(gateway: Gateway) -> None:
         assert_hides(await reader.read())
     writer.close()
     assert_hides(json.dumps(gateway.status()).encode())
+    await eventually(lambda: len(gateway.ends()) == gateway.upgrades, "all is told")
     log = (gateway.directory / "patchbay.log").read_bytes()
     assert log.count(b"\n") > 100
     assert_hides(log)

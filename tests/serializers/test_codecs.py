@@ -138,4 +138,4 @@ def test_rates_that_are_none(from_hz, to_hz):
 def test_the_import_is_silent():
     """The standard audioop warns of its own end when it is first imported."""
     command = [sys.executable, "-W", "error", "-c", "import serializers.codecs"]
-    assert subprocess.run(command, check=True, capture_output=True, timeout=30).stderr == b""
+    assert subprocess.run(command, check=True, capture_output=True, timeout=120).stderr == b""

@@ -90,10 +90,14 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def work_at(file: Path) -> AsyncIterator[Callable[..., Any]]:
-    """Opens the store as another worker; every one is closed in the end."""
+    """Opens the store as another worker; every one is closed in the end.
+
+    However long another process has the file for itself, it is waited for, unless a test says otherwise.
+    """
     opened: list[SqliteStore] = []
 
     async def open_one(owner: Owner | None = None, **limits: float) -> SqliteStore:
+        limits = {"busy_s": ANSWER_S} | limits
         store = SqliteStore(file, owner or Owner.of_this_process(f"worker-{len(opened)}"), **limits)
         await store.open()
         opened.append(store)

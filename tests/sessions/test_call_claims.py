@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -135,6 +135,30 @@ async def test_the_first_socket_is_the_tokens_session(tokens: Tokens, sockets: C
     assert (second.number, second.session_id, before) == (1, "id-0", first)
     assert list(await sockets.all(CALL)) == [first, second]
     assert list(await sockets.all(("acme", "twilio", "CA2"))) == []
+
+
+async def test_a_second_socket_may_be_the_firsts_session(tokens: Tokens, sockets: CallSockets) -> None:
+    async def goes_on(known: Sequence[CallSocket]) -> str:
+        return known[-1].session_id
+
+    claims = tokens.read_call(tokens.mint_call(*FOR, session_id=SESSION), *FOR)
+    await sockets.take(CALL, claims, new_ids(), goes_on)
+    for number in (1, 2):
+        mine, before = await sockets.take(CALL, claims, new_ids(), goes_on)
+        assert (mine.number, mine.session_id) == (number, SESSION)
+        assert before is not None
+    other, _ = await sockets.take(CALL, claims, new_ids(), let_pass)
+    assert other.session_id == "id-0"
+
+
+async def test_all_workers_know_of_a_session_that_waits(sockets: CallSockets) -> None:
+    assert not await sockets.is_lost(SESSION)
+    await sockets.note_lost(SESSION, 5)
+    assert await sockets.is_lost(SESSION)
+    await sockets.forget_lost(SESSION)
+    assert not await sockets.is_lost(SESSION)
+    await sockets.note_lost(SESSION, 0)
+    assert not await sockets.is_lost(SESSION), "not for longer than was said"
 
 
 async def test_of_many_each_has_a_number_of_its_own(tokens: Tokens, sockets: CallSockets) -> None:

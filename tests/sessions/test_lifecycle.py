@@ -104,6 +104,6 @@ def test_the_diagram_has_every_step_once_and_nothing_else() -> None:
 
 def test_the_module_prints_the_diagram() -> None:
     printed = subprocess.run(
-        [sys.executable, "-m", lifecycle.__name__], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-m", lifecycle.__name__], capture_output=True, text=True, check=True, timeout=120
     )
     assert printed.stdout == mermaid() + "\n"

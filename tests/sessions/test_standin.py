@@ -27,20 +27,27 @@ Ring = Callable[..., CallFacts]
 
 
 @contextlib.contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Somebody else has the file for itself."""
+def locked(file: Path, patience_s: float = SHORT_S) -> Iterator[None]:
+    """Somebody else has the file for itself. `patience_s`: how long a call waits for it meanwhile."""
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     try:
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(standin, "PATIENCE_S", patience_s)
+            yield
     finally:
         other.execute("ROLLBACK")
         other.close()
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is free is never taken for one that does not answer, however slow the machine is."""
+    monkeypatch.setattr(standin, "PATIENCE_S", BOUND_S)
+
+
 @pytest.fixture
-async def store(file: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AdmittingStore]:
-    monkeypatch.setattr(standin, "PATIENCE_S", SHORT_S)
+async def store(file: Path) -> AsyncIterator[AdmittingStore]:
     opened = AdmittingStore(file, Owner.of_this_process("me"), busy_s=SHORT_S)
     await opened.open()
     yield opened
@@ -105,9 +112,8 @@ async def test_places_are_counted_here_meanwhile(
 
 
 async def test_an_organisation_has_its_limit_with_the_file_and_without(
-    file: Path, ring: Ring, many_places: Places, monkeypatch: pytest.MonkeyPatch
+    file: Path, ring: Ring, many_places: Places
 ) -> None:
-    monkeypatch.setattr(standin, "PATIENCE_S", SHORT_S)
     store = AdmittingStore(file, Owner.of_this_process("me"), busy_s=SHORT_S, calls_per_organization=2)
     await store.open()
     await store.admit(ring("support.acme"), many_places, 1000.0)
@@ -186,10 +192,9 @@ async def test_more_than_one_transaction_is_owed(
 
 
 async def test_a_caller_who_gives_up_at_a_locked_file_holds_no_place(
-    store: AdmittingStore, file: Path, ring: Ring, one_place: Places, monkeypatch: pytest.MonkeyPatch
+    store: AdmittingStore, file: Path, ring: Ring, one_place: Places
 ) -> None:
-    monkeypatch.setattr(standin, "PATIENCE_S", BOUND_S)
-    with locked(file), pytest.raises(TimeoutError):
+    with locked(file, BOUND_S), pytest.raises(TimeoutError):
         await asyncio.wait_for(store.admit(ring(), one_place, 1000.0), SHORT_S / 2)
     await store.admit(ring(), one_place, 1001.0)
     assert len(store._mine) == 1

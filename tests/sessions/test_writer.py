@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.sessions import writer
 from gateway.sessions.writer import Kind, Writer
 
 
@@ -69,7 +70,8 @@ async def test_what_is_waited_for_takes_the_notes_along(ledger: Ledger) -> None:
     assert ledger.begun <= 2, "the held one, and all that came meanwhile"
 
 
-async def test_notes_in_a_row_share_a_commit(ledger: Ledger) -> None:
+async def test_notes_in_a_row_share_a_commit(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "GATHER_S", 0.5)
     notes = [ledger.write(Kind.NOTE, f"started {number}") for number in range(20)]
     await asyncio.gather(*notes)
     assert len(ledger.lines()) == 20

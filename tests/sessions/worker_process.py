@@ -23,6 +23,8 @@ from gateway.sessions.store import AtCapacity, StoreFailed
 from gateway.sessions.tokens import TokenRefused, Tokens, load_secret
 
 NOW = 1000.0
+BUSY_S = 30.0
+"""However long another process has the file for itself, it is waited for."""
 
 
 class Worker:
@@ -32,7 +34,7 @@ class Worker:
         self.running: dict[str, str] = {}  # instance by session
 
     async def open(self, path: str) -> str:
-        self.store = SqliteStore(Path(path), self.owner)
+        self.store = SqliteStore(Path(path), self.owner, busy_s=BUSY_S)
         await self.store.open()
         return "open"
 

@@ -33,10 +33,10 @@ def word() -> Recording:
 
 @pytest.fixture
 def plan(word: Recording) -> Callable[..., CallPlan]:
-    """A short call of an impatient caller."""
+    """A short call of an impatient caller, who yet waits for an agent that a busy machine keeps waiting."""
 
     def make(url: str, carrier: str, **different: Any) -> CallPlan:
-        hurry: dict[str, Any] = {"answer_wait": 0.1, "pause": 0.2, "quiet": 0.3, "reply_limit": 5.0}
+        hurry: dict[str, Any] = {"answer_wait": 0.1, "pause": 0.2, "quiet": 1.0, "reply_limit": 5.0}
         return CallPlan(url, carrier, word.pcm, word.sample_rate, **hurry | different)
 
     return make

@@ -65,7 +65,7 @@ async def assert_marks_wait_for_sound(
         _mark(carrier, "idle"), _sound(carrier), _mark(carrier, "one"), _mark(carrier, "two")
     )
     async with far_side(script) as gateway:
-        report = await place_call(plan(gateway.url, carrier, quiet=0.8))
+        report = await place_call(plan(gateway.url, carrier))
     assert _played(gateway, carrier) == list(report.marks) == ["idle", "one", "two"]
     order = [message["event"] for message in gateway.said]
     mark = "playedStream" if carrier == "plivo" else "mark"

@@ -44,9 +44,10 @@ async def test_refused_with_a_status_and_its_words(plan: Callable[..., Any]) -> 
 
 
 async def test_nobody_listens(plan: Callable[..., Any]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    report = await place_call(plan(f"ws://127.0.0.1:{port}", "plivo"))
+    with socket.socket() as kept:  # nobody else may listen there either
+        kept.bind(("127.0.0.1", 0))
+        port = kept.getsockname()[1]
+        report = await place_call(plan(f"ws://127.0.0.1:{port}", "plivo"))
     assert report.error == "could not connect: Connection refused"
     assert report.refused is None
 

@@ -114,6 +114,7 @@ async def test_callbacks_that_come_late_and_twice_change_nothing(office: Any, su
     await agent.closed()
     await phone.over("completed")
     await phone.over("busy")
+    await office.over(session)
     shown = await office.get(f"/v1/sessions/{session}")
     assert (shown["call"]["status"], shown["end_reason"]) == ("completed", "caller_hangup")
 

@@ -8,6 +8,12 @@ from typing import Any
 
 import pytest
 
+STALL_S = 1.0
+"""What ends an exchange in which nothing moves. Until then it must have come as far as it is to stall at."""
+
+LONG_STALL_S = 3.0
+"""The same where something moves all the time, and where therefore nothing but this may end it."""
+
 
 def says(raw: bytes) -> Any:
     async def script(heard: Any) -> None:
@@ -160,7 +166,7 @@ async def test_a_chunk_that_is_none(door: Any) -> None:
 class TestStalling:
     @pytest.fixture
     def limits(self) -> dict[str, float]:
-        return {"session_api_timeout": 0.2}
+        return {"session_api_timeout": STALL_S}
 
     async def test_an_instance_that_never_answers(self, door: Any) -> None:
         session = await door.session()
@@ -172,7 +178,7 @@ class TestStalling:
         door.instance.script = hangs
         reply = await door.ask("POST", door.path(session), body=b"x")
         assert reply.refusal == (504, "agent_stalled")
-        assert reply.json["error"] == "nothing came from the instance, or went to it, for 0.2 s"
+        assert reply.json["error"] == f"nothing came from the instance, or went to it, for {STALL_S:g} s"
         assert await left.get()
         await door.nothing_is_left()
 
@@ -237,6 +243,12 @@ class TestStalling:
         client.writer.transport.pause_reading()
         assert await left.get()
         await door.nothing_is_left()
+
+
+class TestDripping:
+    @pytest.fixture
+    def limits(self) -> dict[str, float]:
+        return {"session_api_timeout": LONG_STALL_S}
 
     async def test_slow_is_not_stalled(self, door: Any) -> None:
         """It lasts longer than the limit: another that stalls begins after it and is ended before."""

@@ -121,17 +121,23 @@ async def test_a_greeting_is_heard(agent: Agent, knock: Any) -> None:
     assert (await caller.hear()).text == "welcome"
 
 
-@pytest.mark.parametrize("by", ["client", "instance"])
-async def test_a_close_is_passed_on(agent: Agent, knock: Any, ends: Any, by: str) -> None:
-    caller = await knock()
-    taken = await agent.call()
-    one, other = (caller, taken) if by == "client" else (taken, caller)
-    one.send(one.close_frame(4321, "enough"))
-    assert await other.closed() == (4321, "enough")
-    assert await one.closed() == (4321, "")
-    [line] = await eventually(ends, "its one line")
-    assert line["event"] == "passage ended"
-    assert line["side"] == ("carrier" if by == "client" else "agent")
+class TestClosing:
+    @pytest.fixture
+    def limits(self) -> dict[str, float]:
+        """Both ends close here, each as slowly as it must."""
+        return {"agent_connect_timeout": 5, "close_timeout": 20}
+
+    @pytest.mark.parametrize("by", ["client", "instance"])
+    async def test_a_close_is_passed_on(self, agent: Agent, knock: Any, ends: Any, by: str) -> None:
+        caller = await knock()
+        taken = await agent.call()
+        one, other = (caller, taken) if by == "client" else (taken, caller)
+        one.send(one.close_frame(4321, "enough"))
+        assert await other.closed() == (4321, "enough")
+        assert await one.closed() == (4321, "")
+        [line] = await eventually(ends, "its one line")
+        assert line["event"] == "passage ended"
+        assert line["side"] == ("carrier" if by == "client" else "agent")
 
 
 async def test_a_client_that_is_lost(agent: Agent, knock: Any, ends: Any) -> None:
@@ -153,10 +159,18 @@ async def test_it_ends_with_its_session(door: Any, agent: Agent, knock: Any, end
 
 
 async def test_it_waits_for_a_session_that_is_starting(door: Any, agent: Agent, knock: Any) -> None:
-    facts = await door.session(State.STARTING, instance=agent.port.url)
-    knocking = asyncio.create_task(knock(session=facts))
-    await asyncio.sleep(0)
-    await door.store.started(facts, time.time())
+    session = await door.session(State.STARTING, instance=agent.port.url)
+    looked, find = asyncio.Event(), door.store.session
+
+    async def session_of(wanted: str) -> Any:
+        found = await find(wanted)
+        looked.set()
+        return found
+
+    door.store.session = session_of
+    knocking = asyncio.create_task(knock(session=session))
+    await eventually(looked.is_set, "the session is looked for")
+    await door.store.started(session, time.time())
     assert (await knocking).status == 101
 
 

@@ -385,6 +385,7 @@ async def test_the_same_key_and_body_start_once(worker: Any, bot_agent: Any) -> 
     again = await worker("POST", "/v1/sessions", BOT, Idempotency_Key="one")
     assert (again.status, again.json) == (201, first.json)
     assert again.headers["Location"] == first.headers["Location"]
+    assert (await bot_agent.next()).session == first.json["id"]
     assert len(bot_agent.started) == 1
     other = await worker("POST", "/v1/sessions", BOT, Idempotency_Key="two")
     assert other.json["id"] != first.json["id"]

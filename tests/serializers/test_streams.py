@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A stream under another id: each side is told the one that it knows, and everything else as it was."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serializers.filters import NOTHING, UNCHANGED, Filter, filters_of
+from serializers.registry import DIALECTS
+from serializers.streams import renaming_filters
+
+FIELDS = {"twilio": "streamSid", "telnyx": "stream_id", "plivo": "streamId", "exotel": "stream_sid"}
+KNOWN, LATEST = "MZ-first", "MZ-second"
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]))
+    | st.sampled_from([KNOWN, LATEST]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+    max_leaves=12,
+)
+names = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+def others(carrier: str) -> st.SearchStrategy[dict[str, object]]:
+    """Fields of a message beside those that the filters read."""
+    read = {"event", "media", FIELDS[carrier]}
+    return st.dictionaries(names.filter(lambda name: name not in read), values, max_size=6)
+
+
+@pytest.fixture(params=FIELDS)
+def carrier(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def filters(carrier: str) -> tuple[Filter, Filter]:
+    return renaming_filters(DIALECTS[carrier], KNOWN, LATEST)
+
+
+def passed(one: Filter, message: bytes) -> bytes:
+    """The one message that comes of one, as it came or changed."""
+    passing = one.feed(message)
+    if passing is UNCHANGED:
+        return message
+    (changed,) = passing
+    return changed
+
+
+@given(before=others("twilio"), after=others("twilio"), data=st.data())
+def test_only_the_streams_id_changes(
+    before: dict[str, object], after: dict[str, object], data: st.DataObject
+) -> None:
+    carrier = data.draw(st.sampled_from(sorted(FIELDS)))
+    field = FIELDS[carrier]
+    kept = {name: value for name, value in (before | after).items() if name not in FIELDS.values()}
+    place = data.draw(st.integers(0, len(kept)))
+    pairs = [("event", "dtmf"), *kept.items()]
+    text = data.draw(st.booleans())
+    for one, own, told in zip(filters(carrier), (LATEST, KNOWN), (KNOWN, LATEST), strict=True):
+        pairs.insert(place + 1, (field, own))
+        message = json.dumps(dict(pairs), ensure_ascii=text).encode()
+        pairs[place + 1] = (field, told)
+        heard = json.loads(passed(one, message))
+        assert list(heard.items()) == list(json.loads(json.dumps(dict(pairs))).items())
+        del pairs[place + 1]
+
+
+@given(st.data())
+def test_what_does_not_name_the_stream_is_left_alone(data: st.DataObject) -> None:
+    carrier = data.draw(st.sampled_from(sorted(FIELDS)))
+    field = FIELDS[carrier]
+    message = {"event": "mark", **data.draw(others(carrier))}
+    if data.draw(st.booleans()):
+        message[field] = data.draw(values.filter(lambda value: value not in (KNOWN, LATEST)))
+    text = json.dumps(message).encode()
+    for mine, own in zip(filters(carrier), filters_of(carrier), strict=True):
+        assert _all(mine, text) == _all(own, text)
+
+
+@given(st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_what_is_no_message_is_treated_as_the_dialects_filters_do(text: bytes) -> None:
+    for carrier in FIELDS:
+        for mine, own in zip(filters(carrier), filters_of(carrier), strict=True):
+            assert mine.feed(text) == own.feed(text)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"hello", b"[]", b"{}", b'{"event":"\xff"}', b'{"event":"mark","mark":' + b"[" * 100_000]
+)
+def test_it_reaches_nobody(carrier: str, text: bytes) -> None:
+    for one in filters(carrier):
+        assert one.feed(text) == NOTHING
+
+
+def test_a_value_is_not_written_anew(carrier: str) -> None:
+    """What a number or a text looks like is the sender's affair."""
+    value = b'[1.50, 1e400, "\\u0041\\/", -0, {"a" : null}]'
+    message = b'{"event": "mark", "x": ' + value + b', "%s": "%s"}'
+    to_agent, _ = filters(carrier)
+    heard = passed(to_agent, message % (FIELDS[carrier].encode(), LATEST.encode()))
+    assert value in heard
+    assert KNOWN.encode() in heard
+
+
+def test_the_dialects_own_filters_still_do_their_part() -> None:
+    """Telnyx's sound in its order, Exotel's in its sizes, both under the other id."""
+
+    def telnyx(number: int, stream: str) -> bytes:
+        sound = {"chunk": str(number), "payload": "AAAA"}
+        return json.dumps({"event": "media", "media": sound, "stream_id": stream}).encode()
+
+    to_agent, _ = filters("telnyx")
+    heard = [one for number in (1, 3, 2) for one in _all(to_agent, telnyx(number, LATEST))]
+    assert [json.loads(one) for one in heard] == [json.loads(telnyx(number, KNOWN)) for number in (1, 2, 3)]
+
+    _, to_carrier = filters("exotel")
+    sound = {"payload": "AAAA" * 400}
+    message = json.dumps({"event": "media", "stream_sid": KNOWN, "media": sound}).encode()
+    pieces = [one for _ in range(4) for one in _all(to_carrier, message)]
+    assert to_carrier.waiting
+    pieces += to_carrier.flush()
+    assert {json.loads(piece)["stream_sid"] for piece in pieces} == {LATEST}
+    assert not to_carrier.waiting
+
+
+def _all(one: Filter, message: bytes) -> list[bytes]:
+    passing = one.feed(message)
+    return [message] if passing is UNCHANGED else list(passing)
