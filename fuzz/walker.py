@@ -164,8 +164,8 @@ class _Pumped:
         self._pump = accelerator.Pump(
             self._sources,
             self.walker,
-            near.fileno(),
-            out.fileno(),
+            near,
+            out,
             on_chunk=self._in_python,
             on_unsent=self._unsent,
         )

@@ -321,9 +321,13 @@ static int
 pump_init(Pump *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"sources", "walker", "source", "sink", "on_chunk", "on_unsent", NULL};
-    PyObject *sources, *walker, *on_chunk, *on_unsent;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!ii$OO", names, &SourcesType, &sources, &CountersType, &walker,
-                                     &self->source, &self->sink, &on_chunk, &on_unsent))
+    PyObject *sources, *walker, *source, *sink, *on_chunk, *on_unsent;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!OO$OO", names, &SourcesType, &sources, &CountersType, &walker,
+                                     &source, &sink, &on_chunk, &on_unsent))
+        return -1;
+    self->source = PyObject_AsFileDescriptor(source);
+    self->sink = PyObject_AsFileDescriptor(sink);
+    if (self->source < 0 || self->sink < 0)
         return -1;
     Py_XSETREF(self->sources, (Sources *)Py_NewRef(sources));
     Py_XSETREF(self->walker, (Counters *)Py_NewRef(walker));

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The relay's fast case in C; see _accelerator.c."""
 
+import socket
 from collections.abc import Callable
 
 class Counters:
@@ -25,8 +26,8 @@ class Pump:
         self,
         sources: Sources,
         walker: Counters,
-        source: int,
-        sink: int,
+        source: socket.socket,
+        sink: socket.socket,
         *,
         on_chunk: Callable[[bytes], None],
         on_unsent: Callable[[bytes], None],

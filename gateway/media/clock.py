@@ -10,7 +10,7 @@ import asyncio
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
-TICK_S = 0.1
+TICK_S = 0.2
 """How exactly a relay's times are kept."""
 
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from gateway.media import pump
 from gateway.media.accelerator import Pump, Sources
 from gateway.media.leg import HIGH_WATER_BYTES
+from gateway.media.pump import QUIETLY
 from gateway.shortage import files_left
 
 if TYPE_CHECKING:
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 LOW_WATER_BYTES = HIGH_WATER_BYTES // 4
 BOTH_LEGS = 2
 """Files that taking a call's sockets out of their transports wants, for a moment."""
-
-_QUIETLY: Final = int(
-    socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-)  # as enumerations they cost more than the call
 
 _sources: WeakKeyDictionary[asyncio.AbstractEventLoop, Sources] = WeakKeyDictionary()
 
@@ -87,8 +84,8 @@ class Direct:
         self._pump = Pump(
             sources_of(self._loop),
             walker,
-            self._socket.fileno(),
-            other._socket.fileno(),
+            self._socket,
+            other._socket,
             on_chunk=self._received,
             on_unsent=other._queue,
         )
@@ -129,7 +126,7 @@ class Direct:
             return
         if not self._unsent:
             try:
-                sent = self._socket.send(data, _QUIETLY)
+                sent = self._socket.send(data, QUIETLY)
             except (BlockingIOError, InterruptedError):
                 sent = 0
             except OSError:
@@ -180,7 +177,7 @@ class Direct:
 
     def _send_on(self) -> None:
         try:
-            sent = self._socket.send(self._unsent, _QUIETLY)
+            sent = self._socket.send(self._unsent, QUIETLY)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:

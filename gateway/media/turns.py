@@ -9,7 +9,7 @@ wakes for every single frame pays it for every frame. While there is much to do 
   quarter of the processor is saved. It rests for at most the configured time counted from the turn before,
   so no frame waits longer than that. Frames are held in the kernel's buffers, in their order, not in ours.
 - By **staying** with the sockets, where nothing may be held back: sound is passed on as it comes, by whoever
-  can wait for it without the loop (_accelerator.c), and all else waits for a millisecond.
+  can wait for it without the loop (pump.py, _accelerator.c), and all else waits for two milliseconds.
 
 What takes many turns to do would wait once for each of them: while a call is set up or a request has just
 come, the loop does neither.
@@ -30,7 +30,7 @@ BUSY_SHARE = 0.12
 AWAKE_S = 0.02
 """How long after a request or an upgrade the loop turns as ever: most are done by then."""
 
-STAY_S = 0.001
+STAY_S = 0.002
 """How long the loop stays with the sockets at a time."""
 
 

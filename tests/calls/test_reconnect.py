@@ -22,7 +22,7 @@ from tests.harness.agent import Agent, AgentCall, AgentPort, hangs, waits_for
 from tests.harness.caller import Caller
 from tests.harness.documented import Documented, Server, accounts, said, servers
 from tests.harness.frames import CONTINUATION, TEXT
-from tests.harness.gateway import Gateway, eventually
+from tests.harness.gateway import END_EVENTS, Gateway, eventually
 from tests.harness.openings import IDS, replies, talk
 from tests.harness.peer import WAIT_S
 from tests.harness.rest_plivo import PlivoCall
@@ -797,6 +797,30 @@ async def test_over_two_workers_a_call_goes_on_or_is_taken_over(
             await stream.both_hear()
         stream.caller.send(stream.caller.close_frame(1000))
         await assert_ended(gateway, stream.session, "caller_hangup", "caller")
+
+
+@pytest.mark.parametrize("carrier", ["telnyx", "plivo"], indirect=True)
+async def test_many_at_once_and_one_has_the_call(line: Documented, support: Agent) -> None:
+    """Whichever are handed over, refused or taken over: one session is left, with one socket."""
+    placed = await line.place()
+    callers = [await line.dial(placed.stream_url) for _ in range(6)]
+    for number, caller in enumerate(callers):
+        for message in opening(line.carrier, placed.call_id, f"stream-{number}"):
+            caller.say(message)
+
+    def told() -> int:
+        lines = [one for one in line.gateway.log_lines() if one.get("call_id") == placed.call_id]
+        return sum(one["event"] in (*END_EVENTS, "call continued") for one in lines)
+
+    def live() -> list[str]:
+        mine = [one for one in line.gateway.sessions() if one["call_id"] == placed.call_id]
+        return [one["id"] for one in mine if one["ended_at"] is None]
+
+    await eventually(lambda: told() == 5 and len(live()) == 1, "all but one are over, or part of it")
+    (session,) = live()
+    await line.gateway.callers_leave()
+    assert await asyncio.to_thread(delete, line.gateway, session) in (200, 409)
+    await eventually(lambda: not live(), "it is over")
 
 
 # Its document
