@@ -14,8 +14,9 @@ from typer.testing import CliRunner, Result
 
 from gateway.cli import app
 from tests.harness.agent import AgentPort
-from tests.harness.daily import API_KEY, fails, resets, says
+from tests.harness.daily import API_KEY
 from tests.harness.daily_numbers import DailyWithNumbers
+from tests.harness.failing_server import fails, resets, says
 from tests.harness.gateway import Gateway, toml
 
 NUMBER = "+14155550199"

@@ -252,8 +252,10 @@ sources_fileno(Sources *self, PyObject *Py_UNUSED(ignored))
 static void
 sources_run(struct epoll_event *events, int count)
 {
-    for (int i = 0; i < count; i++) /* one pump's end may be another's: none may go away meanwhile */
+    for (int i = 0; i < count; i++) { /* one pump's end may be another's: none may go away meanwhile */
         Py_INCREF((PyObject *)events[i].data.ptr);
+        __builtin_prefetch(&((Pump *)events[i].data.ptr)->walker->left);
+    }
     for (int i = 0; i < count; i++) {
         Pump *pump = events[i].data.ptr;
         PyObject *done = pump->reading ? pump_run(pump, events[i].events) : Py_NewRef(Py_None);

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from gateway.errors import CallEnd, Endings
 from gateway.media import frames
 from gateway.media.apart import HANG_UP_S, PLAYED_S, Alone, Closing, Farewell
-from gateway.media.clock import clock_of
+from gateway.media.clock import SELDOM_S, clock_of
 from gateway.media.direct import Direct
 from gateway.media.ends import LOST, Gone, end_of_agent, end_of_carrier
 from gateway.media.frames import FrameError, Seen
@@ -34,6 +34,9 @@ from serializers.filters import Filter
 
 LOOK_BELOW_BYTES = 320
 """Shorter than 20 ms of sound in any dialect, longer than any carrier's `stop` (carriers.md §2-5)."""
+
+EXACT_ENOUGH = 10
+"""Times are kept to this part of the shortest of them, or better."""
 
 _NEVER = math.inf
 _NO_BYTES = b""
@@ -52,6 +55,11 @@ class RelayLimits:
     """Between two pings of ours; 0 for none."""
     agent_silence_s: float = 0.0
     """After which an agent that answers no ping is lost; 0 for never."""
+
+    @property
+    def shortest_s(self) -> float:
+        """The shortest of the times that are kept while the call runs."""
+        return min(self.max_duration_s, self.idle_s, self.ping_s or _NEVER, self.agent_silence_s or _NEVER)
 
 
 class Relay:
@@ -175,7 +183,7 @@ class Relay:
                 *sides, now, interval_s=self.limits.ping_s, agent_silence_s=self.limits.agent_silence_s
             )
             self._look_by = self._keep_alive.next_look
-        self._clock.add(self)
+        self._clock.add(self, seldom=self.limits.shortest_s >= EXACT_ENOUGH * SELDOM_S)
 
     def end(self, end: CallEnd) -> None:
         """Ends the call from here: both far ends are told, and have `close_s` to answer."""
@@ -205,6 +213,7 @@ class Relay:
             self.end(end)
             return
         self._parted = end
+        self._clock.hurry(self)
         if self.carrier.stall is not None:
             self.carrier.stall.cancel()
             self.carrier.stall = None
@@ -431,6 +440,7 @@ class Relay:
             return False
         self.ended.set_result(end)
         self._close_by = self._loop.time() + self.limits.close_s
+        self._clock.hurry(self)
         return True
 
     def _pass_nothing(self) -> None:
@@ -499,6 +509,7 @@ class Relay:
             # The close follows at once; where none comes the agent is not left to wait, for it ends only with
             # its socket (carriers.md §8.2).
             self._stopped_by = self._loop.time() + self.limits.close_s
+            self._clock.hurry(self)
 
     def _is_sound(self, payload: bytes) -> bool:
         return self._dialect is None or self._dialect.event_of(payload) in self._dialect.agent_sound_events

@@ -14,12 +14,10 @@ from gateway.api import starting
 from gateway.carriers.daily import Daily
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot import bot_of, holds
-from tests.harness.daily import (
-    API_KEY,
+from tests.harness.daily import API_KEY, DailyServer, rate_limits
+from tests.harness.failing_server import (
     Behaviour,
-    DailyServer,
     fails,
-    rate_limits,
     resets,
     resets_having_made,
     says,

@@ -15,12 +15,10 @@ import structlog
 from gateway.carriers import daily as daily_module
 from gateway.carriers.daily import MAX_ANSWER_BYTES, Daily, DailyFailed, Room, dialin_properties
 from tests.harness.agent import AgentPort
-from tests.harness.daily import (
-    API_KEY,
+from tests.harness.daily import API_KEY, DailyServer, rate_limits
+from tests.harness.failing_server import (
     Behaviour,
-    DailyServer,
     fails,
-    rate_limits,
     resets,
     resets_having_made,
     says,

@@ -11,9 +11,9 @@ import pytest
 
 from gateway.carriers.exotel_rest import ExotelRest
 from gateway.carriers.rest import CarrierFailed, Dialled
+from tests.harness.failing_server import resets_having_made, says
 from tests.harness.rest_accounts import account, dial_request
 from tests.harness.rest_exotel import ACCOUNT, ExotelServer
-from tests.harness.rest_server import resets_having_made, says
 
 INDIAN, EXOPHONE = "+919876543210", "08047491899"
 

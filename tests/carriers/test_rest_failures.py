@@ -18,6 +18,16 @@ from gateway.carriers.http_rest import MAX_ANSWER_BYTES, MAX_RETRY_AFTER_S, Exch
 from gateway.carriers.registry import RESTS
 from gateway.carriers.rest import CarrierFailed, CarrierRest, CredentialsMissing
 from tests.harness.agent import AgentPort
+from tests.harness.failing_server import (
+    Behaviour,
+    fails,
+    resets,
+    resets_having_made,
+    says,
+    stalls,
+    stalls_having_made,
+    trickles,
+)
 from tests.harness.gateway import eventually
 from tests.harness.rest_accounts import (
     CREDENTIALS,
@@ -30,17 +40,7 @@ from tests.harness.rest_accounts import (
     dial_request,
     rest,
 )
-from tests.harness.rest_server import (
-    Behaviour,
-    RestServer,
-    fails,
-    resets,
-    resets_having_made,
-    says,
-    stalls,
-    stalls_having_made,
-    trickles,
-)
+from tests.harness.rest_server import RestServer
 
 CARRIERS = ("twilio", "telnyx", "plivo", "exotel")
 SHORT_S = 1.0  # how long a carrier may stall where a test waits for it, having asked it

@@ -15,9 +15,9 @@ from plivo.utils import validate_v3_signature
 from gateway.carriers.plivo_rest import PlivoRest
 from gateway.carriers.rest import CarrierFailed, Dialled
 from tests.harness import rest_plivo
+from tests.harness.failing_server import fails, resets_having_made, says
 from tests.harness.rest_accounts import FROM, TO, account, dial_request
 from tests.harness.rest_plivo import AUTH_ID, AUTH_TOKEN, PlivoCall, PlivoServer
-from tests.harness.rest_server import fails, resets_having_made, says
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from gateway.carriers.rest import CarrierFailed, Dialled
 from gateway.carriers.telnyx_rest import TelnyxRest
+from tests.harness.failing_server import fails, resets_having_made, says
 from tests.harness.rest_accounts import FROM, TO, account, dial_request
-from tests.harness.rest_server import fails, resets_having_made, says
 from tests.harness.rest_telnyx import API_KEY, CONNECTION, TelnyxCall, TelnyxServer
 
 

@@ -18,8 +18,9 @@ from twilio.rest import Client
 
 from gateway.carriers.rest import CarrierFailed, Dialled
 from gateway.carriers.twilio_rest import INLINE_LIMIT, TwilioRest
+from tests.harness.failing_server import fails, resets_having_made, says
 from tests.harness.rest_accounts import FROM, TO, account, dial_request
-from tests.harness.rest_server import fails, read_document, resets_having_made, says
+from tests.harness.rest_server import read_document
 from tests.harness.rest_twilio import ACCOUNT, AUTH_TOKEN, TwilioCall, TwilioServer
 
 TWIML = (

@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from tests.harness.daily import DOMAIN, DailyServer, error, wrong_property
+from tests.harness.daily import DOMAIN, DailyServer, wrong_property
 from tests.harness.peer import WAIT_S
 
 DOMAIN_ID = "22222222-2222-4222-8222-222222222222"
@@ -50,7 +50,7 @@ class DailyWithNumbers(DailyServer):
         """Those that were taken off hold: `callId`, and the SIP address they went to."""
 
     def add_routes(self, app: web.Application) -> None:
-        """Those of numbers and calls."""
+        super().add_routes(app)
         app.router.add_get("/v1/", self.handler("get_domain", self._get_domain))
         app.router.add_post("/v1/", self._probing("set_domain", self._set_domain))
         configs = "/v1/domain-dialin-config"
@@ -69,10 +69,10 @@ class DailyWithNumbers(DailyServer):
     def _set_domain(self, request: web.Request, body: Any) -> web.Response:
         entries = body.get("properties", {}).get("pinless_dialin")
         if not isinstance(entries, list):
-            return error(400, "invalid-request-error", "pinless_dialin must be an array")
+            return self.error(400, "invalid-request-error", "pinless_dialin must be an array")
         for entry in entries:
             if wrong := _wrong_dialin(entry):
-                return error(400, "invalid-request-error", wrong)
+                return self.error(400, "invalid-request-error", wrong)
         self.pinless = [
             {**_with_hmac(entry), "sip_uri": f"static-address--{place}@{DOMAIN}.sip.test"}
             for place, entry in enumerate(entries)
@@ -97,7 +97,7 @@ class DailyWithNumbers(DailyServer):
     def _get_config(self, request: web.Request, _: Any) -> web.Response:
         found = self.configs.get(request.match_info["id"])
         if found is None:
-            return error(404, "not-found")
+            return self.error(404, "not-found")
         return web.json_response({**found, "config": self._shown(found["config"])})
 
     def _write_config(self, request: web.Request, body: Any) -> web.Response:
@@ -105,12 +105,12 @@ class DailyWithNumbers(DailyServer):
         config_id = request.match_info.get("id") or str(uuid.UUID(int=len(self.configs)))
         number = fields.get("phone_number")
         if "id" in request.match_info and config_id not in self.configs:
-            return error(404, "not-found")
+            return self.error(404, "not-found")
         if wrong := _wrong_dialin(fields):
-            return error(400, "invalid-request-error", wrong)
+            return self.error(400, "invalid-request-error", wrong)
         others = [each["config"] for key, each in self.configs.items() if key != config_id]
         if number in [each.get("phone_number") for each in [*others, *self.pinless]]:
-            return error(400, "invalid-request-error", "phone_number is used by another config")
+            return self.error(400, "invalid-request-error", "phone_number is used by another config")
         kind = self.configs.get(config_id, body).get("type")
         self.configs[config_id] = {"id": config_id, "type": kind, "config": _with_hmac(fields)}
         return web.json_response(self.configs[config_id])
@@ -151,13 +151,13 @@ class DailyWithNumbers(DailyServer):
 
     def _call_update(self, _: web.Request, body: Any) -> web.Response:
         if not isinstance(body, dict) or body.keys() != {"callId", "callDomain", "sipUri"}:
-            return error(400, "invalid-request-error", "callId, callDomain and sipUri are needed")
+            return self.error(400, "invalid-request-error", "callId, callDomain and sipUri are needed")
         if self.held.get(body["callId"]) != body["callDomain"]:
-            return error(400, "invalid-request-error", "no such call")
+            return self.error(400, "invalid-request-error", "no such call")
         rooms = [room["config"] for room in self.rooms.values() if "sip_uri" in room["config"]]
         endpoints = {f"sip:{config['sip_uri']['endpoint']}" for config in rooms}
         if body["sipUri"] not in endpoints:
-            return error(400, "invalid-request-error", "no such SIP address")
+            return self.error(400, "invalid-request-error", "no such SIP address")
         del self.held[body["callId"]]
         self.patched[body["callId"]] = body["sipUri"]
         return web.json_response({"ok": "true"})

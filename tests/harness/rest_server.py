@@ -1,22 +1,17 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What the carriers' servers for tests have in common: a REST on a port of its own, and webhooks from it.
 
-It keeps what was asked, answers as the carrier would, and fails on request: `server.next("dial", stalls)`.
 Webhooks are signed for the URL that they are for; `via` says where that URL is in the test.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
-import socket
-import struct
 import xml.etree.ElementTree as ElementTree
-from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import aiohttp
@@ -24,6 +19,7 @@ from aiohttp import web
 from yarl import URL
 
 from tests.harness.agent import AgentPort
+from tests.harness.failing_server import FailingServer
 from tests.harness.peer import WAIT_S
 
 Pairs = list[tuple[str, str]]
@@ -117,28 +113,16 @@ class Placed:
 
 
 Act = Callable[[web.Request, Seen], web.Response]
-Behaviour = Callable[["RestServer", web.Request, Callable[[], web.Response]], Awaitable[web.StreamResponse]]
-"""How one request is answered; the last argument does what the carrier would, and gives its answer."""
 Route = tuple[str, str, str, Act]
 
 
-class RestServer:
+class RestServer(FailingServer[Seen]):
     """A carrier on a port of its own. `via`: `http://HOST:PORT` that all webhooks really go to."""
 
     def __init__(self, port: AgentPort | None = None, *, via: str | None = None) -> None:
-        self._own = AgentPort() if port is None else None
-        self._port = port or self._own
-        self._next: dict[str, deque[Behaviour]] = defaultdict(deque)
-        self._runner: web.AppRunner | None = None
+        super().__init__(port)
         self._http: aiohttp.ClientSession | None = None
         self.via = via
-        self.seen: list[Seen] = []
-        self.stopping = asyncio.Event()
-
-    @property
-    def root(self) -> str:
-        assert self._port is not None
-        return self._port.url
 
     @property
     def api_url(self) -> str:
@@ -152,28 +136,13 @@ class RestServer:
     def unauthorized(self, request: web.Request) -> web.Response | None:
         raise NotImplementedError
 
-    def error(
-        self, status: int, code: int | str | None = None, text: str = "", **headers: str
-    ) -> web.Response:
-        """An error in the carrier's shape."""
-        raise NotImplementedError
-
-    def next(self, operation: str, *behaviours: Behaviour) -> None:
-        """The next requests of this kind are answered so, one each; after them as the carrier should."""
-        self._next[operation] += behaviours
-
-    def asked(self, operation: str) -> list[Seen]:
-        return [seen for seen in self.seen if seen.operation == operation]
-
-    async def start(self) -> Any:
-        assert self._port is not None
-        app = web.Application()
+    def add_routes(self, app: web.Application) -> None:
         for method, path, operation, act in self.routes():
             app.router.add_route(method, path, self._handler(operation, act))
         app.router.add_route("*", "/{rest:.*}", self._handler("unknown", lambda *_: self.error(404)))
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
-        await self._runner.setup()
-        await web.SockSite(self._runner, self._port.listen()).start()
+
+    async def start(self) -> Self:
+        await super().start()
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WAIT_S))
         return self
 
@@ -181,10 +150,7 @@ class RestServer:
         self.stopping.set()
         if self._http is not None:
             await self._http.close()
-        if self._runner is not None:
-            await self._runner.cleanup()
-        if self._own is not None:
-            self._own.free()
+        await super().stop()
 
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
@@ -222,8 +188,7 @@ class RestServer:
                     return refused
                 return self.error(400, None, "the body is not JSON") if broken else act(request, seen)
 
-            waiting = self._next[operation]
-            return await waiting.popleft()(self, request, as_carrier) if waiting else as_carrier()
+            return await self.respond(operation, request, as_carrier)
 
         return handle
 
@@ -242,70 +207,3 @@ def login(request: web.Request) -> tuple[str, str] | None:
         return None
     user, colon, password = base64.b64decode(encoded).decode().partition(":")
     return (user, password) if colon else None
-
-
-# How one request may be answered instead
-
-
-def fails(status: int, code: int | str | None = None, text: str = "", **headers: str) -> Behaviour:
-    """With an error of the carrier's; header names may be written with underscores."""
-
-    async def answer(server: RestServer, request: web.Request, act: Any) -> web.Response:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return server.error(status, code, text, **named)
-
-    return answer
-
-
-def says(body: Any, *, status: int = 200, makes: bool = False, **headers: str) -> Behaviour:
-    """With any JSON, or with text as HTML; `makes`: having done what was asked."""
-
-    async def answer(server: RestServer, request: web.Request, act: Callable[[], Any]) -> web.Response:
-        if makes:
-            act()
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        if isinstance(body, str):
-            return web.Response(text=body, status=status, content_type="text/html", headers=named)
-        return web.json_response(body, status=status, headers=named)
-
-    return answer
-
-
-async def stalls(server: RestServer, request: web.Request, act: Callable[[], Any]) -> web.Response:
-    """Not at all."""
-    await server.stopping.wait()
-    return web.Response(status=503)
-
-
-async def stalls_having_made(
-    server: RestServer, request: web.Request, act: Callable[[], Any]
-) -> web.Response:
-    """Does what was asked, and says nothing of it."""
-    act()
-    return await stalls(server, request, act)
-
-
-async def resets(server: RestServer, request: web.Request, act: Callable[[], Any]) -> web.Response:
-    """With a TCP reset."""
-    assert request.transport is not None
-    raw = request.transport.get_extra_info("socket")
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    request.transport.abort()
-    return web.Response(status=503)
-
-
-async def resets_having_made(
-    server: RestServer, request: web.Request, act: Callable[[], Any]
-) -> web.Response:
-    """Does what was asked, and resets the connection."""
-    act()
-    return await resets(server, request, act)
-
-
-async def trickles(server: RestServer, request: web.Request, act: Callable[[], Any]) -> web.StreamResponse:
-    """Answers without an end."""
-    response = web.StreamResponse(headers={"Content-Type": "application/json"})
-    await response.prepare(request)
-    while not server.stopping.is_set():
-        await response.write(b" " * 65536)
-    return response

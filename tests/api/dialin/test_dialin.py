@@ -15,9 +15,10 @@ from gateway.agents.readiness import Readiness
 from gateway.api.dialin import DIALIN
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot import bot_of, holds
-from tests.harness.daily import API_KEY, fails, stalls
+from tests.harness.daily import API_KEY
 from tests.harness.daily_numbers import DailyWithNumbers
 from tests.harness.dialins import ring, take_off_hold, told_of_dialins
+from tests.harness.failing_server import fails, stalls
 from tests.harness.gateway import eventually
 from tests.harness.starts import Worker, working
 from tests.harness.webhooks import send, serving

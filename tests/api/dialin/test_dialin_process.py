@@ -11,9 +11,10 @@ import pytest
 
 from tests.harness.agent import AgentPort
 from tests.harness.bot import bot_of, holds
-from tests.harness.daily import API_KEY, stalls
+from tests.harness.daily import API_KEY
 from tests.harness.daily_numbers import DailyWithNumbers
 from tests.harness.dialins import SECRET, ring, take_off_hold
+from tests.harness.failing_server import stalls
 from tests.harness.gateway import Gateway, eventually
 from tests.harness.peer import WAIT_S
 

@@ -15,9 +15,10 @@ from gateway.config.model import Organization
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot import bot_of
 from tests.harness.bot import says as answers
-from tests.harness.daily import API_KEY, fails, rate_limits, resets, says
+from tests.harness.daily import API_KEY, rate_limits
 from tests.harness.daily_numbers import DailyWithNumbers, signed
 from tests.harness.dialins import OLD_SECRET, SECRET, ring, told_of_dialins
+from tests.harness.failing_server import fails, resets, says
 from tests.harness.starts import Worker
 from tests.harness.webhooks import Told, send
 

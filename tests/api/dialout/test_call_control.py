@@ -11,12 +11,13 @@ import pytest
 
 from tests.harness.agent import Agent, AgentCall
 from tests.harness.caller import Caller
+from tests.harness.failing_server import fails, resets
 from tests.harness.frames import CLOSE, PING, PONG, TEXT
 from tests.harness.gateway import eventually
 from tests.harness.openings import replies, talk
 from tests.harness.phones import Phone
 from tests.harness.rest_accounts import SERVERS
-from tests.harness.rest_server import fails, read_document, resets
+from tests.harness.rest_server import read_document
 from tests.harness.telephony import assert_agent_heard
 
 CARRIERS = tuple(SERVERS)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.harness.agent import Agent
+from tests.harness.failing_server import fails, resets, resets_having_made, says
 from tests.harness.gateway import eventually
 from tests.harness.phones import Phone
 from tests.harness.rest_accounts import SERVERS
-from tests.harness.rest_server import fails, resets, resets_having_made, says
 
 CARRIERS = tuple(SERVERS)
 

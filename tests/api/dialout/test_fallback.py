@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.harness.agent import Agent
+from tests.harness.failing_server import fails
 from tests.harness.gateway import eventually
-from tests.harness.rest_server import fails
 
 ELSEWHERE = "+14155550177"
 

@@ -12,7 +12,8 @@ import pytest
 
 from gateway.calls.target import read_target
 from serializers.registry import DIALECTS
-from tests.harness.daily import fails, rate_limits, stalls
+from tests.harness.daily import rate_limits
+from tests.harness.failing_server import fails, stalls
 
 BOT = {"agent": "support", "transport": {"type": "bot"}}
 SOCKET = {"agent": "support", "transport": {"type": "websocket"}}
