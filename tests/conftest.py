@@ -33,6 +33,12 @@ def agent_port() -> Iterator[Callable[[], AgentPort]]:
 
 
 @pytest.fixture(scope="module")
+def support_port(agent_port: Callable[[], AgentPort]) -> AgentPort:
+    """Where the module's agent `support` is."""
+    return agent_port()
+
+
+@pytest.fixture(scope="module")
 def gateways() -> Iterator[list[Gateway]]:
     """Those that the module has started; each must end well."""
     running: list[Gateway] = []
@@ -69,3 +75,10 @@ async def agent_at() -> AsyncIterator[Callable[..., Any]]:
     yield start
     for agent in agents:
         await agent.stop()
+
+
+@pytest.fixture
+async def support(agent_at: Callable[..., Any], support_port: AgentPort) -> Agent:
+    """The agent `support`, at work."""
+    agent: Agent = await agent_at(support_port)
+    return agent

@@ -509,7 +509,7 @@ class Limits(Table):
         "a quiet one for dead. An answer is not asked for. 0 sends none.",
     )
     agent_silence: Seconds = Field(
-        default=0.0,
+        default=30.0,
         ge=0,
         le=3600,
         description="Seconds after which an agent that neither says anything nor answers a ping is lost; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
@@ -13,7 +13,7 @@ import pytest
 
 from tests.harness import rest_twilio
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.documented import CARRIERS, PUBLIC, STREAM_HOST, Documented, Server, accounts, servers
+from tests.harness.documented import PUBLIC, STREAM_HOST, Documented, Server, accounts
 from tests.harness.gateway import Gateway, eventually
 from tests.harness.rest_server import Answered
 from tests.harness.telephony import assert_no_places_taken
@@ -28,24 +28,17 @@ CALL_IDS = {"plivo": "CallUUID"}
 
 
 @pytest.fixture(scope="module")
-def made(agent_port: Callable[[], AgentPort]) -> dict[str, Server]:
-    return servers(agent_port)
-
-
-@pytest.fixture(scope="module")
-def support_port(agent_port: Callable[[], AgentPort]) -> AgentPort:
-    return agent_port()
-
-
-@pytest.fixture(scope="module")
 def gateway(
-    start_gateway: Callable[..., Gateway], support_port: AgentPort, made: dict[str, Server]
+    start_gateway: Callable[..., Gateway], support_port: AgentPort, carrier_servers: dict[str, Server]
 ) -> Gateway:
     globex = [{"carrier": "twilio", "auth_tokens": ["globex-secret"]}]
     agent = {"instances": [support_port.url], "sessions_per_instance": 20}
     return start_gateway(
         server={"public_url": "https://voice.example.com"},
-        organizations=[{"name": "acme", "carriers": accounts(made)}, {"name": "globex", "carriers": globex}],
+        organizations=[
+            {"name": "acme", "carriers": accounts(carrier_servers)},
+            {"name": "globex", "carriers": globex},
+        ],
         agents=[{"name": "support", "organization": name, **agent} for name in ("acme", "globex")],
     )
 
@@ -59,29 +52,6 @@ def open_gateway(start_gateway: Callable[..., Gateway], support_port: AgentPort)
         agents=[agent | {"sessions_per_instance": 20}],
         limits={"close_timeout": 0.2},  # its agents never answer a close
     )
-
-
-@pytest.fixture(params=CARRIERS)
-def carrier(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
-@pytest.fixture
-async def line(gateway: Gateway, made: dict[str, Server], carrier: str) -> AsyncIterator[Documented]:
-    server = made[carrier]
-    server.via = f"http://127.0.0.1:{gateway.port}"
-    await server.start()
-    yield Documented(gateway, server, carrier)
-    await gateway.callers_leave()
-    await server.stop()
-    await assert_no_places_taken(gateway)  # or the next test's agent would be given a call of this one's
-
-
-@pytest.fixture
-async def support(agent_at: Callable[..., Any], support_port: AgentPort) -> Agent:
-    agent: Agent = await agent_at(support_port)
-    return agent
 
 
 async def running(line: Documented, support: Agent) -> tuple[str, str]:
@@ -189,11 +159,11 @@ async def test_of_another_organisation(gateway: Gateway, line: Documented, suppo
 
 
 async def test_of_another_carrier(
-    gateway: Gateway, line: Documented, made: dict[str, Server], support: Agent
+    gateway: Gateway, line: Documented, carrier_servers: dict[str, Server], support: Agent
 ) -> None:
     session, call_id = await running(line, support)
     other = "plivo" if line.carrier != "plivo" else "telnyx"
-    server = made[other]
+    server = carrier_servers[other]
     server.via = line.server.via
     await server.start()
     try:
@@ -248,7 +218,7 @@ async def test_the_document_asks_to_be_told_of_its_stream(line: Documented, supp
 )
 async def test_what_nobody_can_read(
     open_gateway: Gateway,
-    made: dict[str, Server],
+    carrier_servers: dict[str, Server],
     support: Agent,
     body: bytes,
     kind: str,
@@ -256,7 +226,7 @@ async def test_what_nobody_can_read(
 ) -> None:
     """Of an organisation without accounts, so that nothing stands before the reading."""
     gateway = open_gateway
-    server = made["twilio"]
+    server = carrier_servers["twilio"]
     server.via = f"http://127.0.0.1:{gateway.port}"
     await server.start()
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
@@ -16,21 +16,11 @@ import pytest
 
 from tests.harness.agent import Agent, AgentCall, AgentPort
 from tests.harness.caller import Caller
-from tests.harness.documented import CARRIERS, Documented, Server, servers
+from tests.harness.documented import Documented
 from tests.harness.gateway import Gateway, eventually
-from tests.harness.telephony import assert_ended, assert_no_places_taken
+from tests.harness.telephony import assert_ended
 
 REGIONAL = "voice.example.com"
-
-
-@pytest.fixture(scope="module")
-def made(agent_port: Callable[[], AgentPort]) -> dict[str, Server]:
-    return servers(agent_port)
-
-
-@pytest.fixture(scope="module")
-def support_port(agent_port: Callable[[], AgentPort]) -> AgentPort:
-    return agent_port()
 
 
 @pytest.fixture(scope="module")
@@ -50,29 +40,6 @@ def gateway(start_gateway: Callable[..., Gateway], support_port: AgentPort) -> G
             {"number": "+493012345678", "agent": "faraway.acme"},
         ],
     )
-
-
-@pytest.fixture(params=CARRIERS)
-def carrier(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
-@pytest.fixture
-async def line(gateway: Gateway, made: dict[str, Server], carrier: str) -> AsyncIterator[Documented]:
-    server = made[carrier]
-    server.via = f"http://127.0.0.1:{gateway.port}"
-    await server.start()
-    yield Documented(gateway, server, carrier)
-    await gateway.callers_leave()
-    await server.stop()
-    await assert_no_places_taken(gateway)  # or the next test's agent would be given a call of this one's
-
-
-@pytest.fixture
-async def support(agent_at: Callable[..., Any], support_port: AgentPort) -> Agent:
-    agent: Agent = await agent_at(support_port)
-    return agent
 
 
 def encoded(value: Any) -> str:

@@ -4,30 +4,20 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
 
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.documented import CARRIERS, PUBLIC, STREAM_HOST, Documented, Server, said, servers
+from tests.harness.documented import PUBLIC, STREAM_HOST, Documented, Server, said
 from tests.harness.gateway import Gateway, eventually
 from tests.harness.rest_server import Answered, Placed
 from tests.harness.telephony import assert_ended
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 SUPPORT = "agent=support&org=acme"
-
-
-@pytest.fixture(scope="module")
-def made(agent_port: Callable[[], AgentPort]) -> dict[str, Server]:
-    return servers(agent_port)
-
-
-@pytest.fixture(scope="module")
-def support_port(agent_port: Callable[[], AgentPort]) -> AgentPort:
-    return agent_port()
 
 
 @pytest.fixture(scope="module")
@@ -44,29 +34,6 @@ def gateway(start_gateway: Callable[..., Gateway], support_port: AgentPort) -> G
         ],
         limits={"close_timeout": 0.5},
     )
-
-
-@pytest.fixture(params=CARRIERS)
-def carrier(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
-@pytest.fixture
-async def line(gateway: Gateway, made: dict[str, Server], carrier: str) -> AsyncIterator[Documented]:
-    server = made[carrier]
-    server.via = f"http://127.0.0.1:{gateway.port}"
-    await server.start()
-    yield Documented(gateway, server, carrier)
-    await gateway.callers_leave()
-    await server.stop()
-    await eventually(lambda: gateway.status()["sessions"]["active"] == 0, "all places are free")
-
-
-@pytest.fixture
-async def support(agent_at: Callable[..., Any], support_port: AgentPort) -> Agent:
-    agent: Agent = await agent_at(support_port)
-    return agent
 
 
 def twilio(test: Any) -> Any:
@@ -358,7 +325,7 @@ async def test_a_call_that_comes_back_while_its_stream_seems_to_live(
 
 async def test_a_gateway_that_drains_refuses_kindly(
     start_gateway: Callable[..., Gateway],
-    made: dict[str, Server],
+    carrier_servers: dict[str, Server],
     support: Agent,
     support_port: AgentPort,
 ) -> None:
@@ -375,7 +342,7 @@ async def test_a_gateway_that_drains_refuses_kindly(
             }
         ],
     )
-    server = made["twilio"]
+    server = carrier_servers["twilio"]
     server.via = f"http://127.0.0.1:{gateway.port}"
     await server.start()
     try:

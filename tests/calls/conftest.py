@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.harness.agent import Agent, AgentPort
+from tests.harness.agent import AgentPort
+from tests.harness.document_line import carrier as carrier
+from tests.harness.document_line import carrier_servers as carrier_servers
+from tests.harness.document_line import line as line
 from tests.harness.gateway import Gateway
 from tests.harness.telephony import assert_each_end_told, assert_no_places_taken
 
@@ -22,11 +25,6 @@ async def nobody_holds_the_line(gateways: list[Gateway]) -> AsyncIterator[None]:
         if gateway.process.poll() is None:
             await assert_no_places_taken(gateway)
             await assert_each_end_told(gateway)
-
-
-@pytest.fixture(scope="module")
-def support_port(agent_port: Callable[[], AgentPort]) -> AgentPort:
-    return agent_port()
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +49,3 @@ def gateway(
     more = {name: table for name, table in settings.items() if name not in ("support", "agents")}
     agents = [support | settings.get("support", {}), *settings.get("agents", [])]
     return start_gateway(accelerator=accelerator, agents=agents, **more)
-
-
-@pytest.fixture
-async def support(agent_at: Callable[..., Any], support_port: AgentPort, gateway: Gateway) -> Agent:
-    """support.acme, at work."""
-    agent: Agent = await agent_at(support_port)
-    return agent

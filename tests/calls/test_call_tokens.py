@@ -12,7 +12,7 @@ import signal
 import sqlite3
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ import pytest
 
 from gateway.sessions.tokens import Tokens
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.documented import CARRIERS, HOST, Documented, Server, accounts, said, servers, token_of
+from tests.harness.documented import HOST, Documented, Server, accounts, said, token_of
 from tests.harness.gateway import Gateway, eventually
 from tests.harness.openings import replies
 from tests.harness.telephony import assert_caller_heard, assert_ended, assert_refused
@@ -31,39 +31,19 @@ OTHERS = ("twilio", "exotel")
 
 
 @pytest.fixture(scope="module")
-def made(agent_port: Callable[[], AgentPort]) -> dict[str, Server]:
-    return servers(agent_port)
-
-
-@pytest.fixture(scope="module")
 def gateway(
-    start_gateway: Callable[..., Gateway], support_port: AgentPort, made: dict[str, Server]
+    start_gateway: Callable[..., Gateway], support_port: AgentPort, carrier_servers: dict[str, Server]
 ) -> Gateway:
     """acme wants proof of everybody, globex of nobody; each has an agent with one place."""
     return start_gateway(
         server={"public_url": "https://voice.example.com", "workers": 2},
-        organizations=[{"name": "acme", "carriers": accounts(made)}, {"name": "globex"}],
+        organizations=[{"name": "acme", "carriers": accounts(carrier_servers)}, {"name": "globex"}],
         agents=[
             {"name": "support", "organization": name, "instances": [support_port.url], "max_agents": 1}
             for name in ("acme", "globex")
         ],
         limits={"close_timeout": 0.5, "agent_connect_timeout": 5.0},
     )
-
-
-@pytest.fixture(params=CARRIERS)
-def carrier(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
-@pytest.fixture
-async def line(gateway: Gateway, made: dict[str, Server], carrier: str) -> AsyncIterator[Documented]:
-    server = made[carrier]
-    server.via = f"http://127.0.0.1:{gateway.port}"
-    await server.start()
-    yield Documented(gateway, server, carrier)
-    await server.stop()
 
 
 async def assert_closed_as(line: Documented, caller: Any, before: int, reason: str) -> None:
@@ -267,7 +247,7 @@ async def test_of_a_session_that_waits_for_nobody(line: Documented, support: Age
 @pytest.mark.parametrize("carrier", ["twilio", "telnyx", "plivo"], indirect=True)
 async def test_a_call_whose_gateway_died_comes_back_to_the_other(
     start_gateway: Callable[..., Gateway],
-    made: dict[str, Server],
+    carrier_servers: dict[str, Server],
     carrier: str,
     support_port: AgentPort,
     support: Agent,
@@ -276,10 +256,10 @@ async def test_a_call_whose_gateway_died_comes_back_to_the_other(
     agent = {"name": "support", "organization": "acme", "instances": [support_port.url], "max_agents": 1}
     gateway = start_gateway(
         server={"public_url": "https://voice.example.com", "workers": 2},
-        organizations=[{"name": "acme", "carriers": accounts(made)}],
+        organizations=[{"name": "acme", "carriers": accounts(carrier_servers)}],
         agents=[agent | {"after": "redirect"}],
     )
-    server = made[carrier]
+    server = carrier_servers[carrier]
     server.via = f"http://127.0.0.1:{gateway.port}"
     await server.start()
     try:

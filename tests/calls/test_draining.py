@@ -28,12 +28,6 @@ from tests.harness.telephony import (
 
 
 @pytest.fixture
-async def support(agent_at: Callable[..., Any], support_port: AgentPort) -> Agent:
-    agent: Agent = await agent_at(support_port)
-    return agent
-
-
-@pytest.fixture
 def start(start_gateway: Callable[..., Gateway], support_port: AgentPort) -> Callable[..., Gateway]:
     """A gateway of the test's own, to be stopped."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ import pytest
 from gateway.media.accelerator import ACTIVE
 from tests.harness.agent import Agent, AgentCall, AgentPort, hangs, waits_for
 from tests.harness.caller import Caller
-from tests.harness.documented import Documented, Server, accounts, said, servers
+from tests.harness.documented import Documented, Server, accounts, on_line, said
 from tests.harness.frames import CONTINUATION, TEXT
 from tests.harness.gateway import END_EVENTS, Gateway, eventually
 from tests.harness.openings import IDS, replies, talk
@@ -37,11 +37,6 @@ NEVER_S = 30
 SOON_S = 1.0
 
 
-@pytest.fixture(scope="module")
-def made(agent_port: Callable[[], AgentPort]) -> dict[str, Server]:
-    return servers(agent_port)
-
-
 @pytest.fixture(scope="module", params=["on", "off"] if ACTIVE else ["off"])
 def accelerator(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -54,14 +49,17 @@ def ports(agent_port: Callable[[], AgentPort]) -> list[AgentPort]:
 
 @pytest.fixture(scope="module")
 def start(
-    start_gateway: Callable[..., Gateway], ports: list[AgentPort], made: dict[str, Server], accelerator: str
+    start_gateway: Callable[..., Gateway],
+    ports: list[AgentPort],
+    carrier_servers: dict[str, Server],
+    accelerator: str,
 ) -> Callable[..., Gateway]:
     """Starts a gateway whose agents have one place each; acme wants proof of everybody, globex of nobody."""
-    plivo = made["plivo"]
+    plivo = carrier_servers["plivo"]
 
     def one(*, workers: int = 1, **limits: Any) -> Gateway:
         agent = {"organization": "acme", "instances": [ports[0].url], "max_agents": 1, "max_resumes": 0}
-        proving = accounts(made)
+        proving = accounts(carrier_servers)
         for account in proving:
             if account["carrier"] == "plivo":
                 account["api_url"] = plivo.api_url
@@ -106,28 +104,6 @@ def support(agents: list[Agent]) -> Agent:
 @pytest.fixture(params=CARRIERS)
 def carrier(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-async def line(gateway: Gateway, made: dict[str, Server], carrier: str) -> AsyncIterator[Documented]:
-    async with on_line(gateway, made, carrier) as documented:
-        yield documented
-
-
-class on_line:  # noqa: N801 - used as a function is
-    """A carrier's calls to this gateway."""
-
-    def __init__(self, gateway: Gateway, made: dict[str, Server], carrier: str) -> None:
-        self._line = Documented(gateway, made[carrier], carrier)
-
-    async def __aenter__(self) -> Documented:
-        self._line.server.via = f"http://127.0.0.1:{self._line.gateway.port}"
-        await self._line.server.start()
-        return self._line
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._line.gateway.callers_leave()
-        await self._line.server.stop()
 
 
 just = {
@@ -510,11 +486,11 @@ async def assert_over(stream: Stream, reason: str, side: str, code: int) -> dict
 
 
 async def test_none_comes_in_time(
-    start: Callable[..., Gateway], made: dict[str, Server], agents: list[Agent]
+    start: Callable[..., Gateway], carrier_servers: dict[str, Server], agents: list[Agent]
 ) -> None:
     gateway = start(reconnect_timeout=SOON_S)
     for carrier in CARRIERS:
-        async with on_line(gateway, made, carrier) as line:
+        async with on_line(gateway, carrier_servers, carrier) as line:
             stream = await first_stream(line, agents[0])
             stream.caller.reset()
             words = "the carrier's socket was lost without a close, and no other came within 1 s"
@@ -682,11 +658,11 @@ async def test_an_agent_that_has_had_half_a_message_cannot_go_on(line: Documente
 
 @just["plivo"]
 async def test_a_gateway_that_drains_does_not_wait(
-    start: Callable[..., Gateway], made: dict[str, Server], agents: list[Agent], carrier: str
+    start: Callable[..., Gateway], carrier_servers: dict[str, Server], agents: list[Agent], carrier: str
 ) -> None:
     """It takes no second socket; the calls that run go on."""
     gateway = start()
-    async with on_line(gateway, made, carrier) as line:
+    async with on_line(gateway, carrier_servers, carrier) as line:
         stream = await first_stream(line, agents[0])
         await stream.is_lost()
         gateway.terminate()
@@ -774,11 +750,11 @@ def decided(stream: Stream, before: int) -> bool:
 
 
 async def test_over_two_workers_a_call_goes_on_or_is_taken_over(
-    start: Callable[..., Gateway], made: dict[str, Server], agents: list[Agent], carrier: str
+    start: Callable[..., Gateway], carrier_servers: dict[str, Server], agents: list[Agent], carrier: str
 ) -> None:
     """Whichever worker the second socket reaches; the agent has one place."""
     gateway = start(workers=2)
-    async with on_line(gateway, made, carrier) as line:
+    async with on_line(gateway, carrier_servers, carrier) as line:
         stream = await first_stream(line, agents[0])
         for times in range(3 if carrier == "twilio" else 8):  # a document is asked for so often, and no more
             if times % 2:

@@ -29,12 +29,6 @@ def agents(support_port: AgentPort) -> list[dict[str, Any]]:
     return [agent | {"sessions_per_instance": 100}]
 
 
-@pytest.fixture
-async def support(agent_at: Callable[..., Any], support_port: AgentPort) -> Agent:
-    agent: Agent = await agent_at(support_port)
-    return agent
-
-
 async def assert_they_talk(call: Call) -> None:
     await assert_agent_heard(call.agent, [call.caller.say(message) for message in talk("twilio")])
     await assert_caller_heard(call.caller, [call.agent.say(message) for message in replies("twilio")])

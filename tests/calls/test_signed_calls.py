@@ -6,24 +6,19 @@ The carriers sign with their own packages (tests/harness/rest_*.py), for the pub
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.harness import rest_plivo, rest_telnyx, rest_twilio
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.documented import CARRIERS, HOST, Documented, Server, accounts, said, servers
+from tests.harness.documented import CARRIERS, HOST, Documented, Server, accounts, said
 from tests.harness.gateway import Gateway
 from tests.harness.rest_exotel import API_KEY, API_TOKEN, ExotelServer
 from tests.harness.telephony import assert_ended, assert_refused
 
 SIGNING = ("twilio", "plivo")
-
-
-@pytest.fixture(scope="module")
-def made(agent_port: Callable[[], AgentPort]) -> dict[str, Server]:
-    return servers(agent_port)
 
 
 @pytest.fixture(scope="module")
@@ -38,27 +33,12 @@ def others(agent_port: Callable[[], AgentPort]) -> dict[str, Server]:
 
 
 @pytest.fixture(scope="module")
-def settings(made: dict[str, Server]) -> dict[str, Any]:
+def settings(carrier_servers: dict[str, Server]) -> dict[str, Any]:
     """acme has accounts with all four; nobody else has agents."""
     return {
         "server": {"public_url": "https://voice.example.com"},
-        "organizations": [{"name": "acme", "carriers": accounts(made)}],
+        "organizations": [{"name": "acme", "carriers": accounts(carrier_servers)}],
     }
-
-
-@pytest.fixture(params=CARRIERS)
-def carrier(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
-@pytest.fixture
-async def line(gateway: Gateway, made: dict[str, Server], carrier: str) -> AsyncIterator[Documented]:
-    server = made[carrier]
-    server.via = f"http://127.0.0.1:{gateway.port}"
-    await server.start()
-    yield Documented(gateway, server, carrier)
-    await server.stop()
 
 
 def static_url(carrier: str) -> str:
@@ -187,12 +167,12 @@ async def test_a_call_of_another_account(line: Documented, support: Agent) -> No
 
 async def test_two_secrets_are_valid_while_one_is_replaced(
     start_gateway: Callable[..., Gateway],
-    made: dict[str, Server],
+    carrier_servers: dict[str, Server],
     others: dict[str, Server],
     agent_at: Callable[..., Any],
     support_port: AgentPort,
 ) -> None:
-    found = accounts(made)
+    found = accounts(carrier_servers)
     for account in found:
         for name in ("auth_tokens", "public_keys"):
             if name in account:
@@ -205,7 +185,7 @@ async def test_two_secrets_are_valid_while_one_is_replaced(
     )
     support = await agent_at(support_port)
     for carrier in CARRIERS:
-        server = made[carrier]
+        server = carrier_servers[carrier]
         server.via = f"http://127.0.0.1:{gateway.port}"
         await server.start()
         try:

@@ -69,12 +69,6 @@ def start(start_gateway: Callable[..., Gateway], support_port: AgentPort) -> Cal
     return with_policy
 
 
-@pytest.fixture
-async def support(agent_at: Callable[..., Any], support_port: AgentPort) -> Agent:
-    agent: Agent = await agent_at(support_port)
-    return agent
-
-
 async def assert_they_talk(call: Call) -> None:
     await assert_agent_heard(call.agent, [call.caller.say(message) for message in talk("twilio")])
     await assert_caller_heard(call.caller, [call.agent.say(message) for message in replies("twilio")])

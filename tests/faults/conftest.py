@@ -15,7 +15,7 @@ from tests.faults.launch import Launcher
 from tests.faults.port import PromptPort
 from tests.faults.setup import LIMITS, WAITS, agents_at, warmed
 from tests.faults.table import PAGE, Row, page
-from tests.harness.agent import Agent, AgentPort
+from tests.harness.agent import AgentPort
 from tests.harness.gateway import Gateway
 
 ROWS = pytest.StashKey[list[Row]]()
@@ -65,12 +65,6 @@ def support_port() -> Iterator[AgentPort]:
 @pytest.fixture(scope="module")
 def gateway(start_gateway: Callable[..., Gateway], support_port: AgentPort) -> Gateway:
     return start_gateway(agents=agents_at(support_port.url), limits=LIMITS)
-
-
-@pytest.fixture
-async def support(agent_at: Callable[..., Any], support_port: AgentPort) -> Agent:
-    agent: Agent = await agent_at(support_port)
-    return agent
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -42,11 +43,11 @@ def servers(port: Callable[[], AgentPort]) -> dict[str, Server]:
     }
 
 
-def accounts(made: dict[str, Server]) -> list[dict[str, Any]]:
+def accounts(carrier_servers: dict[str, Server]) -> list[dict[str, Any]]:
     """The organisation's accounts with them, each with what proves its calls."""
     secrets = {
         "twilio": {"auth_tokens": [rest_twilio.AUTH_TOKEN]},
-        "telnyx": {"public_keys": [made["telnyx"].public_key]},
+        "telnyx": {"public_keys": [carrier_servers["telnyx"].public_key]},
         "plivo": {"auth_tokens": [rest_plivo.AUTH_TOKEN]},
         "exotel": {"auth_id": rest_exotel.API_KEY, "auth_tokens": [rest_exotel.API_TOKEN]},
     }
@@ -110,3 +111,18 @@ class Documented:
         taken = await agent.call()
         await taken.opening(sent)
         return taken
+
+
+@contextlib.asynccontextmanager
+async def on_line(
+    gateway: Gateway, carrier_servers: dict[str, Server], carrier: str
+) -> AsyncIterator[Documented]:
+    """A carrier's calls to this gateway; its server runs meanwhile."""
+    line = Documented(gateway, carrier_servers[carrier], carrier)
+    line.server.via = f"http://127.0.0.1:{gateway.port}"
+    await line.server.start()
+    try:
+        yield line
+    finally:
+        await gateway.callers_leave()
+        await line.server.stop()

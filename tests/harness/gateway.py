@@ -82,7 +82,9 @@ class Gateway:
         # Frames are compared one by one, and on a busy machine a test may take until the next ping, or until
         # a caller is held: neither may stand between them where a test does not ask for it. Nor is a carrier
         # waited for whose socket a test resets.
-        settings["limits"] = {"ping_interval": 0, "reconnect_timeout": 0} | settings.get("limits", {})
+        settings["limits"] = {"ping_interval": 0, "agent_silence": 0, "reconnect_timeout": 0} | settings.get(
+            "limits", {}
+        )
         settings["agents"] = [
             agent if any(key.startswith("hold") for key in agent) else {**agent, "hold": "none"}
             for agent in settings.get("agents", [])

@@ -172,11 +172,6 @@ class Way:
 
 
 @pytest.fixture(scope="module")
-def support_port(agent_port: Callable[[], AgentPort]) -> AgentPort:
-    return agent_port()
-
-
-@pytest.fixture(scope="module")
 def server(agent_port: Callable[[], AgentPort], carrier: str) -> Any:
     return servers(agent_port)[carrier]
 

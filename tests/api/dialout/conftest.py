@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.harness.agent import Agent, AgentPort
+from tests.harness.agent import AgentPort
 from tests.harness.gateway import Gateway, eventually
 from tests.harness.peer import WAIT_S
 from tests.harness.phones import Phone, phone_of, server_of
@@ -122,11 +122,6 @@ def carrier_ports(agent_port: Callable[[], AgentPort]) -> dict[str, AgentPort]:
 
 
 @pytest.fixture(scope="module")
-def support_port(agent_port: Callable[[], AgentPort]) -> AgentPort:
-    return agent_port()
-
-
-@pytest.fixture(scope="module")
 def tables() -> dict[str, Any]:
     """What a module wants otherwise: `acme`, `support`, `account` (of each carrier), `server`."""
     return {}
@@ -191,10 +186,3 @@ async def office(
             await office.nothing_left()
     finally:
         await asyncio.gather(*(server.stop() for server in servers.values()))
-
-
-@pytest.fixture
-async def support(agent_at: Callable[..., Any], support_port: AgentPort, gateway: Gateway) -> Agent:
-    """support.acme, at work."""
-    agent: Agent = await agent_at(support_port)
-    return agent

@@ -21,11 +21,6 @@ Ask = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def support_port(agent_port: Callable[[], AgentPort]) -> AgentPort:
-    return agent_port()
-
-
-@pytest.fixture(scope="module")
 def gateway(start_gateway: Callable[..., Gateway], support_port: AgentPort) -> Gateway:
     support = {"name": "support", "organization": "acme", "instances": [support_port.url]}
     support |= {"sessions_per_instance": 2, "max_agents": 1, "websocket_auth": "token"}
@@ -43,12 +38,6 @@ async def nobody_holds_the_line(gateway: Gateway) -> AsyncIterator[None]:
     await gateway.callers_leave()
     await assert_no_places_taken(gateway)
     await assert_each_end_told(gateway)
-
-
-@pytest.fixture
-async def support(agent_at: Callable[..., Any], support_port: AgentPort) -> Agent:
-    agent: Agent = await agent_at(support_port)
-    return agent
 
 
 @pytest.fixture
