@@ -46,6 +46,7 @@ def draw(results: Sequence[Result], file: Path) -> None:
     for axes in (cost, delay):
         axes.grid(alpha=0.3)
     if points:
-        delay.legend(fontsize="small")
+        lines, names = delay.get_legend_handles_labels()
+        figure.legend(lines, names, fontsize="small", loc="outside lower center", ncols=4)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120)

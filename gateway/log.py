@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import sys
+import time
 from collections.abc import MutableMapping
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any
@@ -17,6 +18,10 @@ from typing import Any
 import structlog
 
 MAX_WAITING_LINES = 10_000
+
+GATHERED_S = 0.02
+"""How long a line waits at most behind the one before it."""
+
 _QUIET = ("websockets", "uvicorn.error", "uvicorn.access", "asyncio")
 
 
@@ -39,6 +44,18 @@ class _Dropping(QueueHandler):
             logging.getLogger(__name__).warning(
                 "%d log lines were dropped: standard error is blocked", dropped
             )
+
+
+class _Gathering(QueueListener):
+    """Writes a line at once, and then those that came meanwhile: to wake a thread costs more than a line."""
+
+    def dequeue(self, block: bool) -> logging.LogRecord:
+        lines = self.queue
+        assert isinstance(lines, queue.Queue)
+        if lines.empty():
+            time.sleep(GATHERED_S)
+        line: logging.LogRecord = lines.get(block)
+        return line
 
 
 def _hold_exception(
@@ -85,6 +102,6 @@ def start_logging(log_format: str, level: str) -> QueueListener:
     root.setLevel(level.upper())
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
-    listener = QueueListener(lines, writer)
+    listener = _Gathering(lines, writer)
     listener.start()
     return listener

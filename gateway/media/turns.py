@@ -24,8 +24,9 @@ from collections.abc import Callable
 WINDOW_S = 0.1
 """How often the load is looked at."""
 
-BUSY_SHARE = 0.12
-"""Share of one core from which on turns are saved; at half of it, they no longer are."""
+REST_SHARE = 0.12
+STAY_SHARE = 0.03
+"""Shares of one core from which on the loop rests, or stays; at half of it, it no longer does."""
 
 AWAKE_S = 0.02
 """How long after a request or an upgrade the loop turns as ever: most are done by then."""
@@ -55,6 +56,7 @@ class Turns:
         self._rest_s = rest_s
         self._stay = stay if rest_s <= 0 else None
         self._may_stay = may_stay
+        self._busy_share = REST_SHARE if self._stay is None else STAY_SHARE
         self._clock = clock
         self._cpu = cpu
         self._rest = rest
@@ -89,13 +91,13 @@ class Turns:
         busy = (used - self._used) / max(now - self._looked_at, 1e-9)
         self._used, self._looked_at = used, now
         can = self._stay is None or self._may_stay()
-        if not self.saving and can and busy >= BUSY_SHARE:
+        if not self.saving and can and busy >= self._busy_share:
             self.saving = True
             self._turned_at = now
             if self._next is not None:
                 self._next.cancel()
             self._next = self._loop.call_soon(self._turn)
-        elif self.saving and (not can or busy < BUSY_SHARE / 2):
+        elif self.saving and (not can or busy < self._busy_share / 2):
             self.saving = False
         self._watch = self._loop.call_later(WINDOW_S, self.look)
 

@@ -33,9 +33,7 @@ from gateway.config import Settings
 from gateway.errors import ENDINGS, CallEnd
 from gateway.sessions.documents import Document
 from gateway.sessions.store import StoreFailed
-from tests.harness.document_line import carrier as carrier
-from tests.harness.document_line import carrier_servers as carrier_servers
-from tests.harness.document_line import line as line
+from tests.harness.document_line import carrier, carrier_servers, line  # noqa: F401 - fixtures
 
 ANSWER_S = 20.0
 """No answer takes so long: a test that waits longer hangs."""

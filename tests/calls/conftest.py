@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 from tests.harness.agent import AgentPort
-from tests.harness.document_line import carrier as carrier
-from tests.harness.document_line import carrier_servers as carrier_servers
-from tests.harness.document_line import line as line
+from tests.harness.document_line import carrier, carrier_servers, line  # noqa: F401 - fixtures
 from tests.harness.gateway import Gateway
 from tests.harness.telephony import assert_each_end_told, assert_no_places_taken
 

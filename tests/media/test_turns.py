@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from gateway.media.turns import AWAKE_S, BUSY_SHARE, STAY_S, WINDOW_S, Turns
+from gateway.media.turns import AWAKE_S, REST_SHARE, STAY_S, STAY_SHARE, WINDOW_S, Turns
 
 LIMIT_S = 0.002
 
@@ -64,7 +64,7 @@ async def test_nothing_is_held_back_while_there_is_little_to_do() -> None:
     machine = Machine()
     turns = machine.turns()
     for _ in range(20):
-        machine.window(BUSY_SHARE * 0.9)
+        machine.window(REST_SHARE * 0.9)
         look(turns)
         await pass_turns(3)
     assert not turns.saving
@@ -75,7 +75,7 @@ async def test_nothing_is_held_back_while_there_is_little_to_do() -> None:
 async def test_a_busy_loop_rests_between_turns() -> None:
     machine = Machine()
     turns = machine.turns()
-    machine.window(BUSY_SHARE * 1.1)
+    machine.window(REST_SHARE * 1.1)
     look(turns)
     await pass_turns(4)
     assert turns.saving
@@ -103,12 +103,12 @@ async def test_it_rests_less_the_longer_the_turn_took_and_never_over_the_limit()
 async def test_it_stops_resting_only_well_below_where_it_began() -> None:
     machine = Machine()
     turns = machine.turns()
-    machine.window(BUSY_SHARE * 1.1)
+    machine.window(REST_SHARE * 1.1)
     look(turns)
-    machine.window(BUSY_SHARE * 0.7)
+    machine.window(REST_SHARE * 0.7)
     look(turns)
     assert turns.saving, "resting saves work, which must not end it at once"
-    machine.window(BUSY_SHARE * 0.4)
+    machine.window(REST_SHARE * 0.4)
     look(turns)
     assert not turns.saving
     rested = len(machine.rests)
@@ -191,7 +191,10 @@ async def test_a_busy_loop_stays_with_its_sockets_where_nothing_may_wait() -> No
     machine = Machine()
     stays = Stays()
     turns = machine.turns(0, stay=stays)
-    machine.window(BUSY_SHARE * 1.1)
+    machine.window(STAY_SHARE * 0.9)
+    turns.look()
+    assert not turns.saving
+    machine.window(STAY_SHARE * 1.1)
     look(turns)
     await pass_turns(4)
     assert turns.saving
@@ -208,7 +211,7 @@ async def test_a_loop_that_may_hold_back_rests_and_does_not_stay() -> None:
     machine = Machine()
     stays = Stays()
     turns = machine.turns(LIMIT_S, stay=stays)
-    machine.window(BUSY_SHARE * 1.1)
+    machine.window(REST_SHARE * 1.1)
     look(turns)
     await pass_turns(4)
     assert machine.rests

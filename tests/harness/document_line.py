@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Fixtures of tests in which each carrier calls by its document; a folder's conftest.py has to name them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from tests.harness.agent import AgentPort
+from tests.harness.documented import CARRIERS, Documented, Server, on_line, servers
+from tests.harness.gateway import Gateway
+from tests.harness.telephony import assert_no_places_taken
+
+
+@pytest.fixture(scope="module")
+def carrier_servers(agent_port: Callable[[], AgentPort]) -> dict[str, Server]:
+    """The four, not started yet."""
+    return servers(agent_port)
+
+
+@pytest.fixture(params=CARRIERS)
+def carrier(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def line(
+    gateway: Gateway, carrier_servers: dict[str, Server], carrier: str
+) -> AsyncIterator[Documented]:
+    """The carrier's calls to the module's gateway."""
+    async with on_line(gateway, carrier_servers, carrier) as documented:
+        yield documented
+    await assert_no_places_taken(gateway)  # or the next test's agent would be given a call of this one's
