@@ -34,7 +34,6 @@
 #include <getopt.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -47,26 +46,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "load.h"
+
 #define MESSAGE_BYTES 262144 /* the largest message, head and body */
 #define MOST_CONNECTIONS 1024
 #define LAST_ANSWERS_NS 2000000000ull /* so long answers are waited for behind the window */
-
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
-}
-
-static void die(const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    fputs("httpload: ", stderr);
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
-    exit(1);
-}
 
 /* ---- options and totals --------------------------------------------------------------- */
 
@@ -92,27 +76,6 @@ static int poller;
 static bool measuring, spinning, command_waits;
 static char *request;
 static size_t request_length, request_head;
-
-static uint64_t clock_of(clockid_t clock)
-{
-    struct timespec t;
-    if (clock_gettime(clock, &t))
-        die("cannot read a CPU clock");
-    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
-}
-
-/* CPU nanoseconds that the watched processes have used so far, all their threads together. */
-static uint64_t watched_cpu(void)
-{
-    uint64_t sum = 0;
-    for (unsigned i = 0; i < options.watched; i++) {
-        clockid_t clock;
-        if (clock_getcpuclockid(options.watch[i], &clock))
-            die("process %d is gone", options.watch[i]);
-        sum += clock_of(clock);
-    }
-    return sum;
-}
 
 /* ---- connections ---------------------------------------------------------------------- */
 
@@ -467,11 +430,11 @@ static void run(void)
     talk(base, &next, start);
     measuring = true;
     totals.idle = 0;
-    uint64_t cpu = watched_cpu(), own = clock_of(CLOCK_PROCESS_CPUTIME_ID), began = now_ns();
+    uint64_t cpu = cpu_of_all(options.watch, options.watched), own = own_cpu(), began = now_ns();
     talk(base, &next, end);
     double window = (double)(now_ns() - began) / 1e9;
-    double used = (double)(watched_cpu() - cpu) / 1e9;
-    double own_used = (double)(clock_of(CLOCK_PROCESS_CPUTIME_ID) - own) / 1e9, free_s = (double)totals.idle / 1e9;
+    double used = (double)(cpu_of_all(options.watch, options.watched) - cpu) / 1e9;
+    double own_used = (double)(own_cpu() - own) / 1e9, free_s = (double)totals.idle / 1e9;
     measuring = spinning = false;
     uint64_t waiting = options.connections - idle_count;
     for (uint64_t limit = now_ns() + LAST_ANSWERS_NS; idle_count < options.connections && now_ns() < limit;)

@@ -51,7 +51,6 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -65,6 +64,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "load.h"
+
 #define AUDIO_BYTES 160        /* 20 ms of 8 kHz mu-law */
 #define AUDIO_CHARS 216        /* the same in base64 */
 #define SERIAL_CHARS 16        /* leading base64 characters that carry call and serial number */
@@ -72,23 +73,6 @@
 #define IN_FLIGHT 1024         /* unanswered messages a call may have before frames are skipped */
 #define STALL_NS 30000000000ull /* set-up that takes longer than this is given up */
 #define RATE_STALL_NS 2000000000ull /* with --rate: so long after the last call was due */
-
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
-}
-
-static void die(const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    fputs("wsload: ", stderr);
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
-    exit(1);
-}
 
 /* ---- histogram: 64 linear steps per power of two, so within 1.6 % --------------------- */
 
@@ -242,32 +226,6 @@ static uint32_t random32(void)
     random_state ^= random_state << 13;
     random_state ^= random_state >> 17;
     return random_state ^= random_state << 5;
-}
-
-/* CPU nanoseconds that a watched process has used so far, all its threads together. */
-static uint64_t cpu_of(pid_t process)
-{
-    clockid_t clock;
-    struct timespec t;
-    if (clock_getcpuclockid(process, &clock) || clock_gettime(clock, &t))
-        die("cannot read the CPU clock of process %d", process);
-    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
-}
-
-/* The same of all watched processes together. */
-static uint64_t watched_cpu(void)
-{
-    uint64_t sum = 0;
-    for (unsigned i = 0; i < options.watched; i++)
-        sum += cpu_of(options.watch[i]);
-    return sum;
-}
-
-static uint64_t own_cpu(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
 }
 
 /* Resident memory of the watched processes together, in KiB. */
@@ -938,7 +896,7 @@ static void run(void)
 
     spinning = options.spin;
     long rss = watched_rss();
-    uint64_t cpu = watched_cpu(), began = now_ns();
+    uint64_t cpu = cpu_of_all(options.watch, options.watched), began = now_ns();
     if (options.rate > 0)
         calls_arrive(calls, standing);
     else
@@ -946,7 +904,7 @@ static void run(void)
     double open_seconds = (double)(now_ns() - began) / 1e9, open_idle = (double)totals.idle / 1e9;
     for (uint64_t settled = now_ns() + (uint64_t)(options.settle * 1e9); now_ns() < settled;)
         loop_once(settled);
-    double open_cpu = (double)(watched_cpu() - cpu) / 1e9;
+    double open_cpu = (double)(cpu_of_all(options.watch, options.watched) - cpu) / 1e9;
 
     uint64_t base = now_ns(), start = base + (uint64_t)(options.warm_up * 1e9);
     uint64_t end = start + (uint64_t)(options.seconds * 1e9);
@@ -954,14 +912,14 @@ static void run(void)
     measuring = true;
     totals.idle = 0;
     uint64_t killed_at = options.kill ? victim_kill(calls) : 0;
-    cpu = watched_cpu();
+    cpu = cpu_of_all(options.watch, options.watched);
     for (unsigned i = 0; i < options.watched; i++)
         each[i] = cpu_of(options.watch[i]);
     uint64_t own = own_cpu();
     began = now_ns();
     calls_go_on(calls, phase, &next, base, end);
     double window = (double)(now_ns() - began) / 1e9;
-    double window_cpu = (double)(watched_cpu() - cpu) / 1e9;
+    double window_cpu = (double)(cpu_of_all(options.watch, options.watched) - cpu) / 1e9;
     double generator_cpu = (double)(own_cpu() - own) / 1e9;
     for (unsigned i = 0; i < options.watched; i++)
         each[i] = cpu_of(options.watch[i]) - each[i];

@@ -15,23 +15,14 @@ from gateway.dialing.dial_line import Line, Minutes, check_number, line_of
 from gateway.errors import CallEnd, Endings
 from gateway.sessions.owner import Owner
 from gateway.sessions.sqlite import SqliteStore
+from tests.harness.clock import Clock
 
 NOW = 1000.0
 
 
-class Clock:
-    """Time that a test sets."""
-
-    def __init__(self) -> None:
-        self.at = NOW
-
-    def __call__(self) -> float:
-        return self.at
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOW)
 
 
 @pytest.fixture
@@ -96,14 +87,14 @@ async def test_a_line_that_is_too_long_is_not_joined(
 
 async def test_who_gives_up_leaves_the_turn_to_the_next(stores: list[SqliteStore], clock: Clock) -> None:
     line = Line(stores[0].documents, clock)
-    clock.at = NOW + 0.5
+    clock.now = NOW + 0.5
     waiting = asyncio.create_task(line.turn(account(calls_per_second=0.001), 3600))
-    while not await stores[1].documents.list("dial_slot", clock.at):
+    while not await stores[1].documents.list("dial_slot", clock.now):
         await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    while await stores[1].documents.list("dial_slot", clock.at):
+    while await stores[1].documents.list("dial_slot", clock.now):
         await asyncio.sleep(0)
 
 
@@ -115,10 +106,10 @@ async def test_an_organisation_has_so_many_calls_a_minute(stores: list[SqliteSto
     refused = [answer for answer in answers if isinstance(answer, CallEnd)]
     assert {refusal.ending for refusal in refused} == {Endings.rate_limited}
     assert len(refused) == 3
-    clock.at += 59
+    clock.now += 59
     with pytest.raises(CallEnd):
         await minutes[0].take(organization)
-    clock.at += 1
+    clock.now += 1
     await minutes[0].take(organization)
 
 

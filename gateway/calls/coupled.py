@@ -24,8 +24,9 @@ from gateway.errors import CallEnd, Endings
 from gateway.media import frames
 from gateway.media.ends import Gone, end_of_agent, end_of_carrier
 from gateway.media.leg import Leg
-from gateway.media.relay import Relay, RelayLimits
+from gateway.media.relay import Relay
 from gateway.media.side import Side
+from gateway.media.watch import RelayLimits
 from serializers.dialect import Dialect
 from serializers.events import Start
 from serializers.filters import filters_of

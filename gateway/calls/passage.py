@@ -30,8 +30,9 @@ from gateway.media import frames
 from gateway.media.dial import dial_for
 from gateway.media.ends import Gone, end_of_agent, end_of_carrier
 from gateway.media.leg import Leg
-from gateway.media.relay import Relay, RelayLimits
+from gateway.media.relay import Relay
 from gateway.media.upgrade import Upgrade
+from gateway.media.watch import RelayLimits
 from gateway.sessions.session import SessionRecord
 from gateway.sessions.store import StoreFailed
 

@@ -10,13 +10,11 @@ from urllib.parse import quote
 
 import aiohttp
 
-from gateway.carriers.http_rest import TIMEOUT_S, Error, Exchange
+from gateway.carriers.http_rest import TIMEOUT_S, Error, with_password
 from gateway.carriers.rest import (
     CarrierFailed,
     Dialled,
     DialRequest,
-    base_of,
-    basic,
     checked_digits,
     id_of,
     login_of,
@@ -55,14 +53,8 @@ class ExotelRest:
         sid, user, password = login_of(account)
         self._login = f"{quote(user, safe='')}:{quote(password, safe='')}"
         self._connect = f"/Accounts/{segment(sid)}/Calls/connect.json"  # without .json it answers XML
-        self._exchange = Exchange(
-            "Exotel",
-            base_of(account, API_URL),
-            http,
-            basic(user, password),
-            secrets=[password],
-            read_error=_error,
-            timeout_s=timeout_s,
+        self._exchange = with_password(
+            "Exotel", account, API_URL, http, read_error=_error, timeout_s=timeout_s
         )
 
     async def dial(self, request: DialRequest) -> Dialled:

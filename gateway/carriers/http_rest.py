@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 import aiohttp
 from yarl import URL
 
-from gateway.carriers.rest import CarrierFailed
+from gateway.carriers.rest import CarrierFailed, base_of, basic, login_of
+from gateway.config import CarrierAccount
 
 CONNECT_TIMEOUT_S = 3.0
 TIMEOUT_S = 10.0  # all of it, the connection included
@@ -166,6 +167,33 @@ class Exchange:
             if plain != "…" or told[-1:] != ["…"]:
                 told.append(plain)
         return " ".join(told)[:MAX_WORDS].rstrip() if any(word != "…" for word in told) else ""
+
+
+def with_password(
+    carrier: str,
+    account: CarrierAccount,
+    api_url: str,
+    http: aiohttp.ClientSession,
+    *,
+    read_error: Callable[[Mapping[str, Any]], Error],
+    gone: Collection[str] = (),
+    timeout_s: float,
+) -> Exchange:
+    """To an account that is asked with user and password, at its own `api_url` or else this one.
+
+    The rest as in Exchange. Raises CredentialsMissing.
+    """
+    _, user, password = login_of(account)
+    return Exchange(
+        carrier,
+        base_of(account, api_url),
+        http,
+        basic(user, password),
+        secrets=[password],
+        read_error=read_error,
+        gone=gone,
+        timeout_s=timeout_s,
+    )
 
 
 def _parsed(raw: bytes) -> dict[str, Any] | None:

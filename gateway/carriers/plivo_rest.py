@@ -10,14 +10,12 @@ from typing import Any
 
 import aiohttp
 
-from gateway.carriers.http_rest import TIMEOUT_S, Error, Exchange
+from gateway.carriers.http_rest import TIMEOUT_S, Error, with_password
 from gateway.carriers.rest import (
     FIND_SLACK_S,
     CarrierFailed,
     Dialled,
     DialRequest,
-    base_of,
-    basic,
     checked_digits,
     id_of,
     login_of,
@@ -47,16 +45,10 @@ class PlivoRest:
     def __init__(
         self, account: CarrierAccount, http: aiohttp.ClientSession, *, timeout_s: float = TIMEOUT_S
     ) -> None:
-        _, user, password = login_of(account)
+        _, user, _ = login_of(account)
         self._account = f"/Account/{segment(user)}"
-        self._exchange = Exchange(
-            "Plivo",
-            base_of(account, API_URL),
-            http,
-            basic(user, password),
-            secrets=[password],
-            read_error=_error,
-            timeout_s=timeout_s,
+        self._exchange = with_password(
+            "Plivo", account, API_URL, http, read_error=_error, timeout_s=timeout_s
         )
 
     async def dial(self, request: DialRequest) -> Dialled:

@@ -19,8 +19,8 @@ from serializers.dialect import Dialect, DialectError
 from serializers.events import Mark, Played, Start
 
 if TYPE_CHECKING:
-    from gateway.media.relay import Relay
     from gateway.media.side import Side
+    from gateway.media.uncoupling import Uncoupling
 
 PLAYED_S: Final = 10.0
 """How long the carrier has to play what it was sent."""
@@ -42,27 +42,27 @@ class Farewell:
         self._mark = dialect.write_agent(Mark(_NAME), start).encode()
         self._hang_up = hang_up
 
-    def bid(self, relay: Relay, *, has_spoken: bool) -> Coroutine[None, None, None]:
-        """What waits until all was played, hangs up, and lets the relay close; it raises nothing.
+    def bid(self, uncoupling: Uncoupling, *, has_spoken: bool) -> Coroutine[None, None, None]:
+        """What waits until all was played, hangs up, and lets the carrier's side close; it raises nothing.
 
         From this call on the carrier is not passed on any more.
         """
-        waiting = _LastWords(relay, relay.carrier, self._is_echo)
-        relay.carrier.transport.set_protocol(waiting)
-        relay.carrier.transport.resume_reading()
-        return self._bid(relay, waiting, has_spoken)
+        waiting = _LastWords(uncoupling, uncoupling.carrier, self._is_echo)
+        uncoupling.carrier.transport.set_protocol(waiting)
+        uncoupling.carrier.transport.resume_reading()
+        return self._bid(uncoupling, waiting, has_spoken)
 
     async def hang_up(self) -> None:
         """Hangs up, where no relay is left to play anything; raises nothing."""
         await asyncio.wait([asyncio.ensure_future(self._hang_up())], timeout=HANG_UP_S)
 
-    async def _bid(self, relay: Relay, waiting: _LastWords, has_spoken: bool) -> None:
-        side = relay.carrier
+    async def _bid(self, uncoupling: Uncoupling, waiting: _LastWords, has_spoken: bool) -> None:
+        side = uncoupling.carrier
         if has_spoken and side.other.walker.between_messages and not side.transport.is_closing():
             side.transport.write(frames.build(frames.TEXT, self._mark, masked=side.client))
             await asyncio.wait([waiting.over], timeout=PLAYED_S)
         await self.hang_up()
-        relay.close_carrier()
+        uncoupling.close_carrier()
 
     def _is_echo(self, payload: bytes) -> bool:
         try:
@@ -75,8 +75,8 @@ class Farewell:
 class _LastWords(asyncio.Protocol):
     """The carrier's side while it plays what it has: of what it says only the echo of the mark is heard."""
 
-    def __init__(self, relay: Relay, side: Side, is_echo: Callable[[bytes], bool]) -> None:
-        self._relay = relay
+    def __init__(self, uncoupling: Uncoupling, side: Side, is_echo: Callable[[bytes], bool]) -> None:
+        self._uncoupling = uncoupling
         self._side = side
         self._is_echo = is_echo
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -98,7 +98,7 @@ class _LastWords(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._side.lost = True
         self._end()
-        self._relay.gone(self._side)
+        self._uncoupling.gone(self._side)
 
     def _end(self) -> None:
         if not self.over.done():
@@ -111,8 +111,8 @@ class _LastWords(asyncio.Protocol):
 class Alone(asyncio.Protocol):
     """The agent's side of a call that was transferred: its socket is kept, and what it says goes nowhere."""
 
-    def __init__(self, relay: Relay, side: Side) -> None:
-        self._relay = relay
+    def __init__(self, uncoupling: Uncoupling, side: Side) -> None:
+        self._uncoupling = uncoupling
         self._side = side
         side.walker.look_below = 0
 
@@ -122,14 +122,14 @@ class Alone(asyncio.Protocol):
             return
         for frame, payload in _seen(side, data):
             if frame == frames.CLOSE:
-                self._relay.left_alone(payload)
+                self._uncoupling.left_alone(payload)
                 return
             if frame == frames.PING and side.other.walker.at_boundary:
                 side.transport.write(frames.build(frames.PONG, payload, masked=side.client))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._side.lost = True
-        self._relay.gone(self._side)
+        self._uncoupling.gone(self._side)
 
     def pause_writing(self) -> None:
         """Nothing but pongs is written, and an agent that reads none is not waited for."""
@@ -138,8 +138,8 @@ class Alone(asyncio.Protocol):
 class Closing(asyncio.Protocol):
     """A side whose call has ended: reads on for the far end's close, passes nothing."""
 
-    def __init__(self, relay: Relay, side: Side) -> None:
-        self._relay = relay
+    def __init__(self, uncoupling: Uncoupling, side: Side) -> None:
+        self._uncoupling = uncoupling
         self._side = side
         side.walker.look_below = 0
 
@@ -154,11 +154,11 @@ class Closing(asyncio.Protocol):
         for frame in side.walker.seen:
             side.close_seen |= frame.opcode == frames.CLOSE
         side.walker.seen.clear()
-        self._relay.answered()
+        self._uncoupling.answered()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._side.lost = True
-        self._relay.gone(self._side)
+        self._uncoupling.gone(self._side)
 
     def pause_writing(self) -> None:
         """Nothing is written any more."""

@@ -61,7 +61,7 @@ class MessageSide(Side):
                 if not is_ours(data, frame):
                     passing.append(data[frame.start : frame.end])
                 elif self is self.relay.carrier:
-                    self.relay.heard_pong(frame.end - frame.start)
+                    self.relay.watch.heard_pong(frame.end - frame.start)
             else:
                 self._take(data, frame, passing)
         if passing:

@@ -73,7 +73,7 @@ class Side(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.other.transport.pause_reading()
         self.stall = asyncio.get_running_loop().call_later(
-            self.relay.limits.stall_s, self.relay.end, self.relay.stalled(self)
+            self.relay.limits.stall_s, self.relay.uncoupling.stalled, self
         )
 
     def resume_writing(self) -> None:
@@ -88,7 +88,7 @@ class Side(asyncio.Protocol):
         self.lost = True
         if self.stall is not None:
             self.stall.cancel()
-        self.relay.gone(self)
+        self.relay.uncoupling.gone(self)
 
     def pass_kept(self, kept: bytes, *, as_it_came: bool) -> None:
         """Passes on what came before the legs were coupled; it has been walked already.

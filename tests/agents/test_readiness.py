@@ -11,6 +11,7 @@ import pytest
 from gateway.agents.readiness import Probes, Readiness
 from gateway.agents.trust import FIRST_PAUSE_S, LONGEST_PAUSE_S, TRIAL_S
 from tests.harness.agent import AgentPort
+from tests.harness.clock import Clock
 from tests.harness.gateway import eventually
 
 
@@ -51,16 +52,6 @@ async def test_who_waits_for_an_instance_that_is_taken_out_waits_no_longer(
     await probes.wait_until_started(starting.url)
     probes.unreachable(starting.url)
     assert probes.readiness(starting.url) is Readiness.UNKNOWN
-
-
-class Clock:
-    """Seconds that pass when they are told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 async def test_one_that_fails_its_callers_is_set_aside_until_it_was_tried(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A small API over real HTTP: a table of operations that do as they are told, and clients that do not."""
+"""A small API over real HTTP, whose operations do as they are told; its clients, which do not; a worker."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +34,11 @@ from gateway.config import Settings
 from gateway.errors import ENDINGS, CallEnd
 from gateway.sessions.documents import Document
 from gateway.sessions.store import StoreFailed
+from tests.harness.agent import Agent, AgentPort
+from tests.harness.bot import holds
+from tests.harness.clock import Clock
 from tests.harness.document_line import carrier, carrier_servers, line  # noqa: F401 - fixtures
+from tests.harness.starts import Worker, tables, working
 
 ANSWER_S = 20.0
 """No answer takes so long: a test that waits longer hangs."""
@@ -46,16 +51,6 @@ ORGANIZATIONS = [
     },
     {"name": "globex", "public_keys": ["pk_globex"], "private_keys": ["sk_globex"]},
 ]
-
-
-class Clock:
-    """Time that stands until it is told to go on."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class DocumentsInMemory:
@@ -338,7 +333,7 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1_000_000.0)
 
 
 @pytest.fixture
@@ -429,3 +424,29 @@ async def api(serve: Callable[..., Any]) -> Api:
     """The small API with room for many requests."""
     found: Api = await serve(requests_per_second=1000, requests_burst=1000)
     return found
+
+
+@pytest.fixture
+def port(agent_port: Callable[[], AgentPort]) -> AgentPort:
+    """Where support.acme is."""
+    return agent_port()
+
+
+@pytest.fixture
+async def agent(agent_at: Callable[..., Any], port: AgentPort) -> Agent:
+    """support.acme, at work; it keeps each session until it is stopped."""
+    found: Agent = await agent_at(port, holds)
+    return found
+
+
+@pytest.fixture
+def settings(port: AgentPort) -> dict[str, Any]:
+    """What a gateway is started with that has the agent there; to be overridden."""
+    return tables(port.url)
+
+
+@pytest.fixture
+async def worker(tmp_path: Path, settings: dict[str, Any]) -> AsyncIterator[Worker]:
+    """A worker of a gateway with these settings, in this process."""
+    async with working(tmp_path / "patchbay.db", settings) as one:
+        yield one

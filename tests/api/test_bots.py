@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +20,6 @@ from tests.harness.gateway import eventually
 from tests.harness.starts import Worker, refusal, starts, tables, working
 
 SHORT_S = 0.3
-
-
-@pytest.fixture
-def port(agent_port: Callable[[], AgentPort]) -> AgentPort:
-    return agent_port()
-
-
-@pytest.fixture
-async def worker(tmp_path: Path, port: AgentPort) -> AsyncIterator[Worker]:
-    async with working(tmp_path / "patchbay.db", tables(port.url)) as one:
-        yield one
-
-
-@pytest.fixture
-async def agent(agent_at: Callable[..., Any], port: AgentPort) -> Agent:
-    """support.acme, at work; it has one place."""
-    found: Agent = await agent_at(port, holds)
-    return found
 
 
 # A session, from its start to its end

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +26,6 @@ from tests.harness.starts import Worker, refusal, starts, tables, working
 
 SHORT_S = 1.0
 """How long an agent is waited for that is to be given up; until then it must have been asked."""
-
-
-@pytest.fixture
-def port(agent_port: Callable[[], AgentPort]) -> AgentPort:
-    return agent_port()
-
-
-@pytest.fixture
-async def worker(tmp_path: Path, port: AgentPort) -> AsyncIterator[Worker]:
-    async with working(tmp_path / "patchbay.db", tables(port.url)) as one:
-        yield one
-
-
-@pytest.fixture
-async def agent(agent_at: Callable[..., Any], port: AgentPort) -> Agent:
-    """support.acme, at work; it has one place."""
-    found: Agent = await agent_at(port, holds)
-    return found
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,25 +14,7 @@ from gateway.agents.readiness import Readiness
 from gateway.sessions.lifecycle import State
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot import bot_of, holds
-from tests.harness.starts import Reply, Worker, tables, working
-
-
-@pytest.fixture
-def port(agent_port: Callable[[], AgentPort]) -> AgentPort:
-    return agent_port()
-
-
-@pytest.fixture
-async def worker(tmp_path: Path, port: AgentPort) -> AsyncIterator[Worker]:
-    async with working(tmp_path / "patchbay.db", tables(port.url)) as one:
-        yield one
-
-
-@pytest.fixture
-async def agent(agent_at: Callable[..., Any], port: AgentPort) -> Agent:
-    """support.acme, at work; it has one place."""
-    found: Agent = await agent_at(port, holds)
-    return found
+from tests.harness.starts import Reply, Worker
 
 
 def assert_refused(reply: Reply, status: int, code: str | None = None) -> None:

@@ -34,11 +34,6 @@ PATIENCE_S = 0.5
 
 
 @pytest.fixture
-def port(agent_port: Callable[[], AgentPort]) -> AgentPort:
-    return agent_port()
-
-
-@pytest.fixture
 async def daily(agent_port: Callable[[], AgentPort]) -> AsyncIterator[DailyServer]:
     """Its port stays its own, also when nobody listens there any more."""
     server = await DailyServer(agent_port()).start()
@@ -55,12 +50,6 @@ async def worker(tmp_path: Path, port: AgentPort, daily: DailyServer) -> AsyncIt
     )
     async with working(tmp_path / "patchbay.db", settings) as one:
         yield one
-
-
-@pytest.fixture
-async def agent(agent_at: Callable[..., Any], port: AgentPort) -> Agent:
-    found: Agent = await agent_at(port, holds)
-    return found
 
 
 @pytest.mark.parametrize("wanted", [{"createDailyRoom": True}, {"transport": "daily"}])

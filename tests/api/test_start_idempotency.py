@@ -31,17 +31,6 @@ KEY = {"Idempotency_Key": "order-4711"}
 
 
 @pytest.fixture
-def port(agent_port: Callable[[], AgentPort]) -> AgentPort:
-    return agent_port()
-
-
-@pytest.fixture
-async def agent(agent_at: Callable[..., Any], port: AgentPort) -> Agent:
-    found: Agent = await agent_at(port, holds)
-    return found
-
-
-@pytest.fixture
 async def daily() -> AsyncIterator[DailyServer]:
     server = await DailyServer().start()
     yield server

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,21 +14,9 @@ from gateway.api.media_url import media_url
 from gateway.config import Settings
 from gateway.sessions.lifecycle import State
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.bot import holds
 from tests.harness.starts import Worker, tables, working
 
 PUBLIC = "https://voice.example.com"
-
-
-@pytest.fixture
-def port(agent_port: Callable[[], AgentPort]) -> AgentPort:
-    return agent_port()
-
-
-@pytest.fixture
-async def agent(agent_at: Callable[..., Any], port: AgentPort) -> Agent:
-    found: Agent = await agent_at(port, holds)
-    return found
 
 
 @pytest.fixture

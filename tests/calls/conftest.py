@@ -33,7 +33,7 @@ def settings() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def accelerator() -> str:
-    """Whether frames may pass in C; a module whose tests are about frames overrides it with `both_ways`."""
+    """Whether frames may pass in C; a module whose tests are about frames overrides it, to have both."""
     return "on"
 
 

@@ -20,14 +20,12 @@ from tests.harness.caller import Caller, dial, open_socket
 from tests.harness.certificate import anybody, issue
 from tests.harness.files import episodes, few_files, no_files
 from tests.harness.gateway import Gateway, eventually
-from tests.harness.openings import opening, replies, talk
+from tests.harness.openings import opening
 from tests.harness.peer import WAIT_S
 from tests.harness.telephony import (
-    Call,
-    assert_agent_heard,
-    assert_caller_heard,
     assert_ended,
     assert_next_call_works,
+    assert_they_talk,
     connect,
     hang_up,
 )
@@ -73,11 +71,6 @@ async def refused(gateway: Gateway, **how: Any) -> None:
     await caller.leave()
 
 
-async def they_talk(call: Call) -> None:
-    await assert_agent_heard(call.agent, [call.caller.say(message) for message in talk("twilio")])
-    await assert_caller_heard(call.caller, [call.agent.say(message) for message in replies("twilio")])
-
-
 async def over(gateway: Gateway, count: int) -> dict[str, Any]:
     """There are files again, told once, as was that there were none: for the `count`th time."""
     lines = await eventually(
@@ -99,15 +92,15 @@ async def test_new_callers_are_refused_and_running_calls_go_on(gateway: Gateway,
                 await refused(gateway)
             assert gateway.get("/livez") == (200, {"status": "alive"})
             assert gateway.get("/readyz")[0] == 200
-            await they_talk(call)
+            await assert_they_talk(call)
             await hang_up(other)
             await assert_ended(gateway, other.session, "caller_hangup", "caller")
-            await they_talk(call)
+            await assert_they_talk(call)
             assert len(episodes(gateway)) == before + 1
     told = await over(gateway, before // 2 + 1)
     assert told["refused"] == 5
     await assert_next_call_works(gateway, support)
-    await they_talk(call)
+    await assert_they_talk(call)
     await hang_up(call)
 
 
@@ -125,7 +118,7 @@ async def test_who_comes_when_even_the_last_are_taken(gateway: Gateway, support:
             # Those for whom there is nothing left in the same turn of the loop are closed by libuv.
             assert set(answers) - {b""} == {OVERLOADED, TOO_SLOW}
             await refused(gateway)
-            await they_talk(call)
+            await assert_they_talk(call)
     told = await over(gateway, before // 2 + 1)
     assert told["refused"] == answers.count(OVERLOADED) + 1
     await hang_up(call)
@@ -146,7 +139,7 @@ async def test_behind_tls(
             await hold(gateway, room + MORE, held)
             await eventually(lambda: episodes(gateway), "it is told")
             await refused(gateway, tls=anybody())
-            await they_talk(call)
+            await assert_they_talk(call)
     await over(gateway, 1)
     await hang_up(call)
 

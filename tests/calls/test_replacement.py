@@ -15,9 +15,8 @@ from gateway.serving.takeover import listeners
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.caller import dial
 from tests.harness.gateway import PATCHBAY, Gateway, eventually, toml
-from tests.harness.openings import replies, talk
 from tests.harness.peer import WAIT_S
-from tests.harness.telephony import Call, assert_agent_heard, assert_caller_heard, connect, hang_up
+from tests.harness.telephony import Call, assert_they_talk, connect, hang_up
 
 PACE_S = 0.03
 """Between two calls of one caller: the new gateway's processes want to start meanwhile."""
@@ -27,11 +26,6 @@ PACE_S = 0.03
 def agents(support_port: AgentPort) -> list[dict[str, Any]]:
     agent = {"name": "support", "organization": "acme", "instances": [support_port.url]}
     return [agent | {"sessions_per_instance": 100}]
-
-
-async def assert_they_talk(call: Call) -> None:
-    await assert_agent_heard(call.agent, [call.caller.say(message) for message in talk("twilio")])
-    await assert_caller_heard(call.caller, [call.agent.say(message) for message in replies("twilio")])
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -19,9 +19,9 @@ from gateway.sessions.schema import connect as make_store
 from gateway.sessions.store import StoreFailed
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.gateway import PATCHBAY, Gateway, eventually, toml
-from tests.harness.openings import opening, replies, talk
+from tests.harness.openings import opening
 from tests.harness.peer import WAIT_S
-from tests.harness.telephony import Call, assert_agent_heard, assert_caller_heard, connect, hang_up
+from tests.harness.telephony import Call, assert_they_talk, connect, hang_up
 
 NOBODY = 65534
 
@@ -67,11 +67,6 @@ def start(start_gateway: Callable[..., Gateway], support_port: AgentPort) -> Cal
         )
 
     return with_policy
-
-
-async def assert_they_talk(call: Call) -> None:
-    await assert_agent_heard(call.agent, [call.caller.say(message) for message in talk("twilio")])
-    await assert_caller_heard(call.caller, [call.agent.say(message) for message in replies("twilio")])
 
 
 def record(gateway: Gateway, call: Call) -> dict[str, Any]:

@@ -18,20 +18,14 @@ from tests.harness.agent import Agent, AgentPort
 from tests.harness.caller import open_socket
 from tests.harness.certificate import anybody, issue, serial_of
 from tests.harness.gateway import PATCHBAY, Gateway, eventually, toml
-from tests.harness.openings import replies, talk
 from tests.harness.peer import WAIT_S
-from tests.harness.telephony import Call, assert_agent_heard, assert_caller_heard, connect, hang_up
+from tests.harness.telephony import assert_they_talk, connect, hang_up
 
 
 @pytest.fixture
 def agents(support_port: AgentPort) -> list[dict[str, Any]]:
     agent = {"name": "support", "organization": "acme", "instances": [support_port.url]}
     return [agent | {"sessions_per_instance": 10}]
-
-
-async def assert_they_talk(call: Call) -> None:
-    await assert_agent_heard(call.agent, [call.caller.say(message) for message in talk("twilio")])
-    await assert_caller_heard(call.caller, [call.agent.say(message) for message in replies("twilio")])
 
 
 async def shown(port: int) -> int:

@@ -46,12 +46,6 @@ async def server() -> AsyncIterator[DailyServer]:
 
 
 @pytest.fixture
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
-
-
-@pytest.fixture
 def daily(http: aiohttp.ClientSession, server: DailyServer) -> Daily:
     return Daily(http, API_KEY, server.api_url)
 

@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 import aiohttp
 import pytest
 
 from gateway.carriers.exotel_rest import ExotelRest
-from gateway.carriers.rest import CarrierFailed, Dialled
+from gateway.carriers.rest import Dialled
 from tests.harness.failing_server import resets_having_made, says
-from tests.harness.rest_accounts import account, dial_request
+from tests.harness.rest_accounts import account, dial_request, failure
 from tests.harness.rest_exotel import ACCOUNT, ExotelServer
 
 INDIAN, EXOPHONE = "+919876543210", "08047491899"
@@ -26,20 +25,8 @@ async def server() -> AsyncIterator[ExotelServer]:
 
 
 @pytest.fixture
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
-
-
-@pytest.fixture
 def exotel(http: aiohttp.ClientSession, server: ExotelServer) -> ExotelRest:
     return ExotelRest(account("exotel", server.api_url), http)
-
-
-async def failure(work: Any) -> CarrierFailed:
-    with pytest.raises(CarrierFailed) as caught:
-        await work
-    return caught.value
 
 
 async def test_who_is_called_is_from(exotel: ExotelRest, server: ExotelServer) -> None:

@@ -61,12 +61,6 @@ class Line:
         return rest(self.server, self.carrier, self.http, SHORT_S)
 
 
-@pytest.fixture
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
-
-
 @pytest.fixture(params=CARRIERS)
 async def line(request: pytest.FixtureRequest, http: aiohttp.ClientSession) -> AsyncIterator[Line]:
     server = await SERVERS[request.param]().start()

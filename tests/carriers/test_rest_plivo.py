@@ -6,17 +6,16 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
 
 import aiohttp
 import pytest
 from plivo.utils import validate_v3_signature
 
 from gateway.carriers.plivo_rest import PlivoRest
-from gateway.carriers.rest import CarrierFailed, Dialled
+from gateway.carriers.rest import Dialled
 from tests.harness import rest_plivo
 from tests.harness.failing_server import fails, resets_having_made, says
-from tests.harness.rest_accounts import FROM, TO, account, dial_request
+from tests.harness.rest_accounts import FROM, TO, account, dial_request, failure
 from tests.harness.rest_plivo import AUTH_ID, AUTH_TOKEN, PlivoCall, PlivoServer
 
 
@@ -25,12 +24,6 @@ async def server() -> AsyncIterator[PlivoServer]:
     plivo = await PlivoServer().start()
     yield plivo
     await plivo.stop()
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 @pytest.fixture
@@ -44,12 +37,6 @@ async def call(plivo: PlivoRest, server: PlivoServer, state: str = "in-progress"
     one = next(one for one in server.calls.values() if one.request_uuid == made.request_id)
     one.state = state
     return one
-
-
-async def failure(work: Any) -> CarrierFailed:
-    with pytest.raises(CarrierFailed) as caught:
-        await work
-    return caught.value
 
 
 # Calls out

@@ -6,17 +6,16 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncIterator
-from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from gateway.carriers.rest import CarrierFailed, Dialled
+from gateway.carriers.rest import Dialled
 from gateway.carriers.telnyx_rest import TelnyxRest
 from tests.harness.failing_server import fails, resets_having_made, says
-from tests.harness.rest_accounts import FROM, TO, account, dial_request
+from tests.harness.rest_accounts import FROM, TO, account, dial_request, failure
 from tests.harness.rest_telnyx import API_KEY, CONNECTION, TelnyxCall, TelnyxServer
 
 
@@ -25,12 +24,6 @@ async def server() -> AsyncIterator[TelnyxServer]:
     telnyx = await TelnyxServer().start()
     yield telnyx
     await telnyx.stop()
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 @pytest.fixture
@@ -44,12 +37,6 @@ async def call(telnyx: TelnyxRest, server: TelnyxServer, state: str = "answered"
     one = server.calls[str(made.call_id)]
     one.state = state
     return one
-
-
-async def failure(work: Any) -> CarrierFailed:
-    with pytest.raises(CarrierFailed) as caught:
-        await work
-    return caught.value
 
 
 # Calls out

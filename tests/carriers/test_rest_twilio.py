@@ -16,10 +16,10 @@ from twilio.http.response import Response
 from twilio.request_validator import RequestValidator
 from twilio.rest import Client
 
-from gateway.carriers.rest import CarrierFailed, Dialled
+from gateway.carriers.rest import Dialled
 from gateway.carriers.twilio_rest import INLINE_LIMIT, TwilioRest
 from tests.harness.failing_server import fails, resets_having_made, says
-from tests.harness.rest_accounts import FROM, TO, account, dial_request
+from tests.harness.rest_accounts import FROM, TO, account, dial_request, failure
 from tests.harness.rest_server import read_document
 from tests.harness.rest_twilio import ACCOUNT, AUTH_TOKEN, TwilioCall, TwilioServer
 
@@ -37,12 +37,6 @@ async def server() -> AsyncIterator[TwilioServer]:
 
 
 @pytest.fixture
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
-
-
-@pytest.fixture
 def twilio(http: aiohttp.ClientSession, server: TwilioServer) -> TwilioRest:
     return TwilioRest(account("twilio", server.api_url), http)
 
@@ -53,12 +47,6 @@ async def call(twilio: TwilioRest, server: TwilioServer, status: str = "in-progr
     one = server.calls[str(made.call_id)]
     one.resource["status"] = status
     return one
-
-
-async def failure(work: Any) -> CarrierFailed:
-    with pytest.raises(CarrierFailed) as caught:
-        await work
-    return caught.value
 
 
 # Calls out

@@ -6,9 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 import aiohttp
+import pytest
 
 from gateway.carriers.registry import RESTS
-from gateway.carriers.rest import CarrierRest, DialRequest
+from gateway.carriers.rest import CarrierFailed, CarrierRest, DialRequest
 from gateway.config import CarrierAccount
 from tests.harness import rest_exotel, rest_plivo, rest_telnyx, rest_twilio
 from tests.harness.rest_server import RestServer
@@ -63,3 +64,10 @@ def dial_request(**changed: Any) -> DialRequest:
         "session_id": "s-1",
     }
     return DialRequest(**asked | changed)
+
+
+async def failure(work: Any) -> CarrierFailed:
+    """How the work fails, which it must."""
+    with pytest.raises(CarrierFailed) as caught:
+        await work
+    return caught.value

@@ -112,6 +112,12 @@ class Placed:
         return self.document.stream_url
 
 
+def placed(call_id: str, answered: Answered, fields: dict[str, str]) -> Placed:
+    """A call whose webhook was answered with XML, or refused."""
+    document = read_document(answered.text) if answered.status == 200 else None
+    return Placed(call_id, answered, document, fields)
+
+
 Act = Callable[[web.Request, Seen], web.Response]
 Route = tuple[str, str, str, Act]
 

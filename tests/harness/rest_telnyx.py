@@ -27,7 +27,7 @@ from tests.harness.rest_server import (
     Route,
     Seen,
     form_body,
-    read_document,
+    placed,
 )
 
 API_KEY = "KEY0123456789ABCDEF_telnyx"
@@ -249,5 +249,4 @@ class TelnyxServer(RestServer):
             joined = f"{url}{'&' if '?' in url else '?'}{urlencode(fields)}"
             headers = {"User-Agent": "telnyx-webhooks", **(self.sign(b"") if signed else {})}
             answered = await self.send("GET", joined, headers)
-        document = read_document(answered.text) if answered.status == 200 else None
-        return Placed(call_id, answered, document, fields)
+        return placed(call_id, answered, fields)

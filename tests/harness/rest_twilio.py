@@ -24,6 +24,7 @@ from tests.harness.rest_server import (
     Seen,
     form_body,
     login,
+    placed,
     read_document,
 )
 
@@ -290,8 +291,7 @@ class TwilioServer(RestServer):
 
     async def _ask(self, url: str, fields: dict[str, str], *, signed: bool = True) -> Placed:
         answered = await self.post(url, fields, signed=signed)
-        document = read_document(answered.text) if answered.status == 200 else None
-        return Placed(fields["CallSid"], answered, document, fields)
+        return placed(fields["CallSid"], answered, fields)
 
     def made_at(self, call: TwilioCall, seconds_ago: float) -> None:
         """Has the call be older."""

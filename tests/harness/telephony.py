@@ -69,6 +69,12 @@ async def _assert_heard(peer: Peer, raw: Sequence[bytes]) -> None:
         assert heard.raw == expected
 
 
+async def assert_they_talk(call: Call) -> None:
+    """A Twilio call: what each says now, the other hears."""
+    await assert_agent_heard(call.agent, [call.caller.say(message) for message in talk("twilio")])
+    await assert_caller_heard(call.caller, [call.agent.say(message) for message in replies("twilio")])
+
+
 async def assert_ended(gateway: Gateway, session: str, reason: str, side: str) -> dict[str, Any]:
     """The session ended with this one reason, in the store and in one log line; gives its record."""
 

@@ -17,8 +17,9 @@ from gateway.media import accelerator, direct, frames, pump
 from gateway.media.direct import Direct, sources_of
 from gateway.media.ends import Gone
 from gateway.media.leg import Leg
-from gateway.media.relay import Relay, RelayLimits
+from gateway.media.relay import Relay
 from gateway.media.turns import Turns
+from gateway.media.watch import RelayLimits
 from serializers.registry import DIALECTS
 
 FRAMES = 10_000
@@ -104,7 +105,7 @@ async def wires(
 
     yield make
     for relay in made:
-        relay._finish()
+        relay.uncoupling.finish()
         for side in (relay.carrier, relay.agent):
             side.transport.abort()
     await asyncio.sleep(0)
@@ -178,7 +179,7 @@ async def test_reading_and_writing_keep_nothing(wires: Any) -> None:
 async def test_every_byte_arrives_in_order_both_ways(wires: Any, how: str) -> None:
     wired = await wires()
     loop = asyncio.get_running_loop()
-    stay = sources_of(loop).stay if how == "staying" and wired.relay.is_direct else None
+    stay = sources_of(loop).stay if how == "staying" and wired.relay.watch.is_direct else None
     rest_s = 0.002 if how == "held back" else 0.0
     turns = Turns(rest_s, stay=stay, cpu=iter(range(1_000_000)).__next__)  # a processor that is always busy
     if rest_s or stay:
@@ -237,7 +238,7 @@ async def test_a_frame_of_ours_stands_between_two_of_theirs(wires: Any) -> None:
     await loop.sock_sendall(wired.carrier, half)
     assert await read(wired.agent, len(half)) == half
     wired.relay.end(CallEnd(Endings.max_duration))
-    wired.relay._finish()
+    wired.relay.uncoupling.finish()
     async with asyncio.timeout(20):
         assert await loop.sock_recv(wired.agent, 65536) == b"", "the agent's socket just closes"
         closed = await loop.sock_recv(wired.carrier, 65536)

@@ -15,7 +15,8 @@ from gateway.media import frames
 from gateway.media.ends import Gone
 from gateway.media.frames import Walker
 from gateway.media.leg import Leg
-from gateway.media.relay import Relay, RelayLimits
+from gateway.media.relay import Relay
+from gateway.media.watch import RelayLimits
 from serializers.filters import filters_of
 from serializers.registry import DIALECTS
 
@@ -80,7 +81,7 @@ async def exotel() -> AsyncIterator[Call]:
     )
     relay.start()
     yield Call(relay, *far_ends)
-    relay._finish()
+    relay.uncoupling.finish()
     for side in (relay.carrier, relay.agent):
         side.transport.abort()
     for far in far_ends:

@@ -13,7 +13,8 @@ import pytest
 from gateway.errors import Endings
 from gateway.media.ends import Gone
 from gateway.media.leg import Leg
-from gateway.media.relay import Relay, RelayLimits
+from gateway.media.relay import Relay
+from gateway.media.watch import RelayLimits
 from serializers.registry import DIALECTS
 
 LIMITS = RelayLimits(max_duration_s=60, idle_s=1000, stall_s=10, close_s=1, max_message_bytes=1 << 20)
@@ -48,7 +49,7 @@ async def relay() -> AsyncIterator[Callable[..., Any]]:
 
     yield make
     for one in made:
-        one._finish()
+        one.uncoupling.finish()
         for side in (one.carrier, one.agent):
             side.transport.abort()
     for far in far_ends:
@@ -63,6 +64,6 @@ async def test_the_longest_duration_is_counted_from_the_first(relay: Callable[..
     began_before = asyncio.get_running_loop().time()
     second = await relay(after=first)
     second.start()  # later, so that sixty seconds from now on would not be over
-    second.tick(began_before + LIMITS.max_duration_s)
+    second.watch.tick(began_before + LIMITS.max_duration_s)
     assert second.ended.done()
     assert second.ended.result().ending is Endings.max_duration

@@ -13,8 +13,9 @@ from gateway.errors import CallEnd, Endings
 from gateway.media import frames
 from gateway.media.ends import Gone
 from gateway.media.leg import Leg
-from gateway.media.relay import Relay, RelayLimits
+from gateway.media.relay import Relay
 from gateway.media.side import Side
+from gateway.media.watch import RelayLimits
 from serializers.registry import DIALECTS
 
 SOUND = b'{"event": "media", "media": {"payload": "AAAA"}}'.ljust(400)
@@ -86,7 +87,7 @@ async def call() -> AsyncIterator[Call]:
     made = Call()
     yield made
     for relay in made.relays:
-        relay._finish()
+        relay.uncoupling.finish()
         for side in (relay.carrier, relay.agent):
             side.transport.abort()
     for far in made.far:

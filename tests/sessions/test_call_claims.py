@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,20 +14,13 @@ from gateway.sessions.call_sockets import CallSocket, CallSockets, TooManySocket
 from gateway.sessions.call_tokens import looks_like_one
 from gateway.sessions.sqlite import SqliteStore
 from gateway.sessions.tokens import TOKEN_S, TokenRefused, Tokens
+from tests.harness.clock import Clock
 
 SECRET = b"s" * 32
 SESSION = "5bd1d9f4-2f5e-4e15-8b1f-0f7a3c3f5a7e"
 FOR = ("support.acme", "acme", "twilio")
 CALL = ("acme", "twilio", "CA1")
 URL_SAFE = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-
-
-@dataclass
-class Clock:
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

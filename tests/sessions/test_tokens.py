@@ -8,7 +8,6 @@ import base64
 import re
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from gateway.sessions.sqlite import SqliteStore
 from gateway.sessions.store import StoreFailed
 from gateway.sessions.tokens import TOKEN_S, Redeemed, TokenRefused, Tokens, load_secret
+from tests.harness.clock import Clock
 
 WorkAt = Callable[..., Any]
 Hire = Callable[..., Any]
@@ -27,14 +27,6 @@ SECRET = b"s" * 32
 SESSION = "5bd1d9f4-2f5e-4e15-8b1f-0f7a3c3f5a7e"
 AGENT = ("support.acme", "acme")
 URL_SAFE = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-
-
-@dataclass
-class Clock:
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -3,28 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from gateway.api import dialin
 from gateway.api.dialin import DIALIN
-from tests.harness.agent import Agent, AgentPort
-from tests.harness.bot import holds
+from tests.harness.agent import AgentPort
 from tests.harness.daily import API_KEY
 from tests.harness.daily_numbers import DailyWithNumbers
 from tests.harness.dialins import OLD_SECRET, SECRET
-from tests.harness.starts import Worker, tables, working
+from tests.harness.starts import Worker, tables
 from tests.harness.webhooks import serving
 
 LONGEST_S = 900
-
-
-@pytest.fixture
-def port(agent_port: Callable[[], AgentPort]) -> AgentPort:
-    return agent_port()
 
 
 @pytest.fixture
@@ -46,21 +39,9 @@ def settings(port: AgentPort, daily: DailyWithNumbers) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def worker(tmp_path: Path, settings: dict[str, Any]) -> AsyncIterator[Worker]:
-    async with working(tmp_path / "patchbay.db", settings) as one:
-        yield one
-
-
-@pytest.fixture
 async def url(worker: Worker) -> AsyncIterator[str]:
     async with serving(worker, DIALIN) as address:
         yield f"{address}/v1/public/webhooks/acme/support/dialin"
-
-
-@pytest.fixture
-async def agent(agent_at: Callable[..., Any], port: AgentPort) -> Agent:
-    found: Agent = await agent_at(port, holds)
-    return found
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ from gateway.sessions.session import CallFacts, Outcome, Places, SessionExtras, 
 from gateway.sessions.sqlite import SqliteStore
 from gateway.sessions.tokens import Tokens, load_secret
 from tests.harness.agent import AgentPort
+from tests.harness.clock import Clock
 from tests.harness.daily import API_KEY, DailyServer
 
 PATIENCE_S = 20.0
@@ -52,16 +53,6 @@ async def eventually(happened: Callable[[], Any]) -> Any:
         assert time.monotonic() < deadline, "it never happened"
         await asyncio.sleep(0.002)
     return found
-
-
-class Clock:
-    """Time that stands until it is told to go on."""
-
-    def __init__(self) -> None:
-        self.now = 1_769_851_800.25  # 2026-01-31T09:30:00.250Z
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @dataclass
@@ -203,7 +194,7 @@ class Worker:
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1_769_851_800.25)  # 2026-01-31T09:30:00.250Z
 
 
 @pytest.fixture

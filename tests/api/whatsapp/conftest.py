@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from gateway.agents.readiness import Readiness
 from gateway.api.whatsapp import WHATSAPP
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.meta import OLD_SECRET, SECRET, agrees
-from tests.harness.starts import Worker, tables, working
+from tests.harness.starts import Worker, tables
 from tests.harness.webhooks import serving
 
 
@@ -26,12 +25,6 @@ def ports(agent_port: Callable[[], AgentPort]) -> list[AgentPort]:
 def settings(ports: list[AgentPort]) -> dict[str, Any]:
     acme = {"whatsapp": {"app_secrets": [OLD_SECRET, SECRET]}}
     return tables(*(port.url for port in ports), acme=acme, limits={"agent_connect_timeout": 5})
-
-
-@pytest.fixture
-async def worker(tmp_path: Path, settings: dict[str, Any]) -> AsyncIterator[Worker]:
-    async with working(tmp_path / "patchbay.db", settings) as one:
-        yield one
 
 
 @pytest.fixture
