@@ -68,9 +68,11 @@ class Call(Coupled):
             end = await self.talk()
         except Continued:
             self._board.calls.discard(self)
+            self._let_go()
             return
         except CallEnd as refusal:
             end = refusal
+            refusal.__traceback__ = refusal.__context__ = None  # they hold on to all this
         except Exception:  # noqa: BLE001 - the edge of the call's task: it ends this call and no other
             self._log.exception("internal error")
             end = CallEnd(Endings.internal_error)
@@ -78,6 +80,7 @@ class Call(Coupled):
             await self._finish(end)
         finally:
             self._board.calls.discard(self)
+            self._let_go()
 
     async def tell(self) -> None:
         """The story, up to where the relay runs.
@@ -112,6 +115,13 @@ class Call(Coupled):
                 self._accept()
                 await asyncio.sleep(0)  # its 101 is on its way before anything else is
         self._couple(agent, dialect, start)
+
+    def _let_go(self) -> None:
+        """What holds this call and is held by it goes now, and waits for no collector."""
+        self._upgrade.on_gone = self._upgrade.on_shutdown = None
+        self.fate.let_go()
+        self._relay = self._hold = self._resumption = self._reconnection = None
+        self._leg = self._agent_leg = None
 
     # The steps, in their order
 

@@ -54,3 +54,7 @@ class Fate:
         self._interrupt = end_call
         if self.end is not None:
             end_call(self.end)
+
+    def let_go(self) -> None:
+        """The call is over: a decision goes to nobody."""
+        self._interrupt = None

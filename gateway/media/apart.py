@@ -58,7 +58,7 @@ class Farewell:
 
     async def _bid(self, uncoupling: Uncoupling, waiting: _LastWords, has_spoken: bool) -> None:
         side = uncoupling.carrier
-        if has_spoken and side.other.walker.between_messages and not side.transport.is_closing():
+        if has_spoken and not side.transport.is_closing() and side.other.walker.between_messages:
             side.transport.write(frames.build(frames.TEXT, self._mark, masked=side.client))
             await asyncio.wait([waiting.over], timeout=PLAYED_S)
         await self.hang_up()

@@ -27,6 +27,8 @@ LOW_WATER_BYTES = HIGH_WATER_BYTES // 4
 BOTH_LEGS = 2
 """Files that taking a call's sockets out of their transports wants, for a moment."""
 
+_NOBODY = asyncio.Protocol()
+
 _sources: WeakKeyDictionary[asyncio.AbstractEventLoop, Sources] = WeakKeyDictionary()
 
 
@@ -53,7 +55,7 @@ class Direct:
         transport.pause_reading()
         transport.close()  # closes its own descriptor; the connection lives on in ours
         self._loop = loop
-        self._protocol = asyncio.Protocol()
+        self._protocol = _NOBODY
         self._pump: Pump | None = None
         self._passing = False  # the protocol lets the pump pass plain frames by it
         self._fed_by: Direct | None = None  # whose pump writes here
@@ -204,7 +206,8 @@ class Direct:
         self._socket.close()
         self._pump = None
         self._fed_by = self._feeds = None
-        self._protocol.connection_lost(None)
+        protocol, self._protocol = self._protocol, _NOBODY
+        protocol.connection_lost(None)
 
 
 def sources_of(loop: asyncio.AbstractEventLoop) -> Sources:

@@ -90,6 +90,10 @@ class Side(asyncio.Protocol):
             self.stall.cancel()
         self.relay.uncoupling.gone(self)
 
+    def let_go(self) -> None:
+        """Nothing can happen on either side any more: they hold each other no longer."""
+        del self.relay, self.other
+
     def pass_kept(self, kept: bytes, *, as_it_came: bool) -> None:
         """Passes on what came before the legs were coupled; it has been walked already.
 

@@ -25,6 +25,7 @@ class Uncoupling:
     """The end of one relay, from its first sign to two closed sockets."""
 
     __slots__ = (
+        "__weakref__",
         "_farewell",
         "_goodbye",
         "_keeps_agent",
@@ -109,6 +110,7 @@ class Uncoupling:
     def gone(self, side: Side) -> None:
         """A far end's socket is closed."""
         if self.closed.done():
+            self._let_go()
             return
         if side is self.carrier and not self.ended.done():
             if self._transfers and self._keeps_agent:
@@ -144,6 +146,13 @@ class Uncoupling:
                 side.close_transport()
                 # A far end that does not read what is left to say would hold its socket for ever.
                 self._loop.call_later(self.watch.limits.close_s, side.transport.abort)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Once both sockets are closed nothing waits for a collector that seldom comes."""
+        if self.carrier.lost and self.agent.lost:
+            self.carrier.let_go()
+            self.agent.let_go()
 
     def _end_of(self, side: Side, gone: Gone) -> CallEnd:
         if side is self.agent:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -67,7 +68,7 @@ class Watch:
         """`end_by`: of a call that was watched before; NEVER for one that begins with `start`."""
         self._loop = asyncio.get_running_loop()
         self._clock = clock_of(self._loop)
-        self._uncoupling = uncoupling
+        self._uncoupling: Uncoupling = weakref.proxy(uncoupling)  # which owns this
         self.limits = limits
         self.end_by = end_by  # the call has lasted as long as it may
         self.close_by = NEVER  # a call that is over is waited for until then
