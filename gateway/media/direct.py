@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -18,15 +19,11 @@ from gateway.media import pump
 from gateway.media.accelerator import Pump, Sources
 from gateway.media.leg import HIGH_WATER_BYTES
 from gateway.media.pump import QUIETLY
-from gateway.shortage import files_left
 
 if TYPE_CHECKING:
     from gateway.media.frames import Walker
 
 LOW_WATER_BYTES = HIGH_WATER_BYTES // 4
-BOTH_LEGS = 2
-"""Files that taking a call's sockets out of their transports wants, for a moment."""
-
 _NOBODY = asyncio.Protocol()
 
 _sources: WeakKeyDictionary[asyncio.AbstractEventLoop, Sources] = WeakKeyDictionary()
@@ -48,12 +45,9 @@ class Direct:
         "_unsent",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
-        """Takes the socket out of `transport`, for which that must be `possible`."""
-        fd = os.dup(transport.get_extra_info("socket").fileno())
-        self._socket = socket.socket(fileno=fd)
-        transport.pause_reading()
-        transport.close()  # closes its own descriptor; the connection lives on in ours
+    def __init__(self, loop: asyncio.AbstractEventLoop, own: socket.socket) -> None:
+        """`own`: connected, and nobody else's to read or write."""
+        self._socket = own
         self._loop = loop
         self._protocol = _NOBODY
         self._pump: Pump | None = None
@@ -63,22 +57,6 @@ class Direct:
         self._unsent = bytearray()
         self._paused = False  # the protocol has been told to stop writing
         self._closing = False
-
-    @staticmethod
-    def possible(transport: asyncio.Transport | Direct) -> bool:
-        """Whether a transport's socket can be taken out of it now, or is out of it already."""
-        return isinstance(transport, Direct) or (
-            pump.POSSIBLE
-            and transport.get_extra_info("sslcontext") is None
-            and not transport.is_closing()
-            and transport.get_write_buffer_size() == 0
-            and files_left(BOTH_LEGS, like=sources_of(asyncio.get_running_loop()).fileno())
-        )
-
-    @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport | Direct) -> Direct:
-        """The socket of a transport for which that is `possible`."""
-        return transport if isinstance(transport, Direct) else cls(loop, transport)
 
     def pump_to(self, other: Direct, walker: Walker) -> None:
         """Lets plain frames go straight to `other`, until there is another protocol. Reads after `resume`."""
@@ -208,6 +186,45 @@ class Direct:
         self._fed_by = self._feeds = None
         protocol, self._protocol = self._protocol, _NOBODY
         protocol.connection_lost(None)
+
+
+def taken_out(
+    loop: asyncio.AbstractEventLoop, transports: Sequence[asyncio.Transport | Direct]
+) -> list[Direct] | None:
+    """The sockets of a relay's transports, out of them; each that is out already stays as it is.
+
+    None, with nothing done, where one of them cannot be: it is not plain TCP, has something unsent or is
+    closing, or this process has no files left, of which it takes one each for a moment.
+    """
+    bound = [transport for transport in transports if not isinstance(transport, Direct)]
+    if not all(map(_possible, bound)):
+        return None
+    copies: dict[asyncio.Transport, socket.socket] = {}
+    try:
+        for transport in bound:
+            theirs = transport.get_extra_info("socket")
+            copy = os.dup(theirs.fileno())
+            copies[transport] = socket.socket(theirs.family, theirs.type, theirs.proto, fileno=copy)
+    except OSError:
+        for own in copies.values():
+            own.close()
+        return None
+    for transport in bound:
+        transport.pause_reading()
+        transport.close()  # closes its own descriptor; the connection lives on in ours
+    return [
+        transport if isinstance(transport, Direct) else Direct(loop, copies[transport])
+        for transport in transports
+    ]
+
+
+def _possible(transport: asyncio.Transport) -> bool:
+    return (
+        pump.POSSIBLE
+        and transport.get_extra_info("sslcontext") is None
+        and not transport.is_closing()
+        and transport.get_write_buffer_size() == 0
+    )
 
 
 def sources_of(loop: asyncio.AbstractEventLoop) -> Sources:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from gateway.errors import CallEnd
 from gateway.media import frames
 from gateway.media.apart import Farewell
-from gateway.media.direct import Direct
+from gateway.media.direct import Direct, taken_out
 from gateway.media.ends import Gone
 from gateway.media.frames import FrameError, Seen
 from gateway.media.keepalive import without_pongs
@@ -110,11 +110,9 @@ class Relay:
         """Couples the legs: the opening and the early words go first, then everything as it comes."""
         early, greeting = (leg.take() for leg in self._legs)
         sides = self.carrier, self.agent
-        transports = [leg.transport for leg in self._legs]
-        if all(map(Direct.possible, transports)):
-            loop = asyncio.get_running_loop()
-            for side, transport in zip(sides, transports, strict=True):
-                side.transport = Direct.of(loop, transport)
+        direct = taken_out(asyncio.get_running_loop(), [leg.transport for leg in self._legs])
+        if direct is not None:
+            self.carrier.transport, self.agent.transport = direct
         for side in sides:
             side.write_other = side.other.transport.write
             side.walker.max_payload = self.limits.max_message_bytes

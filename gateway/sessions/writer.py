@@ -9,7 +9,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
@@ -31,8 +31,8 @@ log = structlog.get_logger(__name__)
 #
 #   ASK   somebody waits for the answer, and a late one is worthless: fails with the group
 #   OWE   the truth about a session that is there: kept, in order, and tried again until it is written
-#   NOTE  the same, and nobody waits for it: while nothing else is there to do it waits GATHER_S for company,
-#         since a commit costs as much as several writes
+#   NOTE  the same, and nobody waits for it: it stays in the event loop until something else is asked for, for
+#         GATHER_S at the most, since to wake the thread and to commit each cost more than the write
 #   READ  needs no lock: done by itself after the group, so it sees what was asked for before it
 #
 # What is owed needs no limit of its own in memory. It is written before whatever came after it, so while any
@@ -43,7 +43,7 @@ GROUP_LIMIT: Final = 512
 """Operations in one transaction: it holds the file's write lock, which other workers wait for."""
 
 GATHER_S: Final = 0.02
-"""How long a note waits for something to be committed with; far below what anybody reads a state for."""
+"""How long a note waits for something to be written with; far below what anybody reads a state for."""
 
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 2.0
@@ -90,7 +90,8 @@ class Writer:
         self._name = name
         self._connect = connect
         self._close_s = close_s
-        self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()  # None: the end
+        self._queue: queue.SimpleQueue[Sequence[Work] | None] = queue.SimpleQueue()  # None: the end
+        self._notes: list[Work] = []  # that wait for something to go with
         self._deadline: float | None = None  # set in the thread, when it came to the end
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -131,7 +132,10 @@ class Writer:
             if work.owed:
                 self.owed += 1
                 future.add_done_callback(self._one_less)
-            self._queue.put(work)
+            if kind is Kind.NOTE:
+                self._gather(work)
+            else:
+                self._pass_on(work)
         else:
             future.set_exception(StoreFailed(f"the session store {self._name} is not open"))
         return future
@@ -142,9 +146,21 @@ class Writer:
             return
         if self._takes:
             self._takes = False
+            self._pass_on()
             self._queue.put(None)
         await asyncio.shield(self._gone)
         self._thread.join()  # it has said its last word
+
+    def _gather(self, note: Work) -> None:
+        if not self._notes:
+            self._loop.call_later(GATHER_S, self._pass_on)
+        self._notes.append(note)
+
+    def _pass_on(self, *works: Work) -> None:
+        """To the thread, behind the notes that wait."""
+        if self._notes or works:
+            notes, self._notes = self._notes, []
+            self._queue.put([*notes, *works])
 
     def _one_less(self, _: asyncio.Future[Any]) -> None:
         self.owed -= 1
@@ -199,22 +215,15 @@ class Writer:
             self._fail(owed, failure)
 
     def _take(self, wait_s: float | None, limit: int | None) -> list[Work]:
-        """What waits, up to `limit`; waits `wait_s` for the first, None for ever."""
+        """What waits, up to about `limit`; waits `wait_s` for the first, None for ever."""
         taken: list[Work] = []
-        gather_until: float | None = None
         try:
             while limit is None or len(taken) < limit:
-                if taken:
-                    wait_s = max(0.0, gather_until - time.monotonic()) if gather_until else 0
-                work = self._queue.get(timeout=wait_s)
-                if work is None:
+                works = self._queue.get(timeout=0 if taken else wait_s)
+                if works is None:
                     self._deadline = time.monotonic() + self._close_s
                     break
-                if work.kind is not Kind.NOTE or limit is None:
-                    gather_until = None
-                elif not taken:
-                    gather_until = time.monotonic() + GATHER_S
-                taken.append(work)
+                taken += works
         except queue.Empty:
             pass
         return taken
