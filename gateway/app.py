@@ -32,6 +32,7 @@ from gateway.api.kernel import routes
 from gateway.api.services import Services
 from gateway.api.table import OPERATIONS
 from gateway.calls.bots import Bots, bots_http
+from gateway.calls.handover import Handovers
 from gateway.calls.stops import StopWatch
 from gateway.calls.switchboard import Switchboard
 from gateway.config import Settings
@@ -65,15 +66,19 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Starlette, Services
     Raises StoreFailed where the store cannot be opened.
     """
     async with AsyncExitStack() as stack:
+        owner = Owner.of_this_process(uuid.uuid4().hex)
         store = open_store(
             settings.store.url,
-            Owner.of_this_process(uuid.uuid4().hex),
+            owner,
             admits_alone=settings.store.on_failure == "admit",
             calls_per_organization=settings.limits.calls_per_organization,
         )
         await store.open()
         stack.push_async_callback(store.close)
         services = await _services(settings, store, stack)
+        handovers = Handovers(services.board, owner.id)
+        handovers.start()
+        stack.push_async_callback(handovers.stop)
         keeper = asyncio.create_task(_keep(store))
         stack.push_async_callback(_cancelled, keeper)
         turns = _turns(settings.server.relay_batch_ms / 1000)

@@ -25,6 +25,7 @@ from gateway.calls.body import from_parameters
 from gateway.calls.claim import claim, truth
 from gateway.calls.control import told_end
 from gateway.calls.coupled import Coupled
+from gateway.calls.handover import go_on
 from gateway.calls.overflow import find_place
 from gateway.calls.proof import NOTHING, prove_start, prove_upgrade
 from gateway.calls.reconnect import Continued, Reconnection, may_reconnect
@@ -197,7 +198,7 @@ class Call(Coupled):
         self._claim, running = await claim(self._board, carrier, start, agent, claims)
         if running is not None:
             assert self._leg is not None
-            if self.fate.end is None and running.go_on(self._leg, start):
+            if self.fate.end is None and await go_on(running, self._leg, start, carrier, agent):
                 self._leg = None
                 raise Continued
             self._claim, _ = await claim(self._board, carrier, start, agent, claims, failed=self._claim)

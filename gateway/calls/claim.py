@@ -5,8 +5,8 @@ A carrier that reconnects opens a second socket because it has lost the first: t
 one that does not, a second socket is nobody's while the first lives. A token is good once, but for a carrier
 that reconnects, which dials the URL that it has again; after a call that ended well nothing goes on.
 
-Who takes over goes on with the session, where it runs in this worker and can (reconnect.py); elsewhere the
-session ends, and the second socket is one of its own.
+Who takes over goes on with the session where it can (reconnect.py), whichever worker has it (handover.py).
+Else that ends, and the second socket is a session of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from gateway.calls.ends import end_watch
+from gateway.calls.handover import Elsewhere
+from gateway.calls.reconnect import may_reconnect
 from gateway.carriers.habits import HABITS
 from gateway.config import AgentSettings
 from gateway.errors import CallEnd, Endings
@@ -62,7 +64,7 @@ async def claim(
     claims: CallClaims,
     *,
     failed: Claim | None = None,
-) -> tuple[Claim, Call | None]:
+) -> tuple[Claim, Call | Elsewhere | None]:
     """Takes the call's socket: with the running call that goes on with it, else the session that had it ends.
 
     `failed`: taken before, for a call that could not go on after all. Raises CallEnd: unauthorized,
@@ -70,7 +72,7 @@ async def claim(
     """
     call = agent.organization, carrier, start.call_id
     reconnects = HABITS[carrier].reconnects
-    going_on: Call | None = None
+    going_on: Call | Elsewhere | None = None
 
     async def judge(known: Sequence[CallSocket]) -> str | None:
         nonlocal going_on
@@ -87,9 +89,7 @@ async def claim(
             broke = record is None or record.state is State.FAILED
             if not reconnects or not broke:
                 raise CallEnd(Endings.unauthorized, "the token is refused: used already")
-        going_on = board.call_of(earlier.session_id) if failed is None else None
-        if going_on is not None and not going_on.may_go_on(agent, start):
-            going_on = None
+        going_on = _running(board, record, agent, start) if failed is None else None
         return earlier.session_id if going_on is not None else None
 
     try:
@@ -127,6 +127,20 @@ async def _record_of(board: Switchboard, socket: CallSocket, *, patient: bool) -
             return None
         await asyncio.sleep(_POLL_S)
     return record
+
+
+def _running(
+    board: Switchboard, record: SessionRecord | None, agent: AgentSettings, start: Start
+) -> Call | Elsewhere | None:
+    """The call that may go on with a socket that opened so; of another worker's only that one knows."""
+    if record is None:
+        return None
+    call = board.call_of(record.session_id)
+    if call is not None:
+        return call if call.may_go_on(agent.service_host, start) else None
+    if record.state in TERMINAL or not may_reconnect(board.settings.limits, agent, record.carrier):
+        return None
+    return Elsewhere(record.owner, record.session_id)
 
 
 async def _end(board: Switchboard, earlier: CallSocket) -> None:

@@ -215,8 +215,8 @@ class Coupled:
 
     # Another socket of the carrier's
 
-    def may_go_on(self, agent: AgentSettings, start: Start) -> bool:
-        """Whether another socket of the call's, for this agent and opened so, would go on with this one."""
+    def may_go_on(self, agent: str, start: Start) -> bool:
+        """Whether a second socket, for `agent` (AGENT.ORG) and opened so, would go on with the call."""
         reconnection = self._reconnection
         return (
             reconnection is not None

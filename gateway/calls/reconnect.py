@@ -79,9 +79,9 @@ class Reconnection:
         self.times = 0
         self.over = False
 
-    def fits(self, agent: AgentSettings, start: Start) -> bool:
-        """Whether a stream can go on with this one: it is for the same agent, and sounds the same."""
-        return agent.service_host == self._wanted and start.audio == self.start.audio
+    def fits(self, agent: str, start: Start) -> bool:
+        """Whether a stream can go on with this one: for the same `agent` (AGENT.ORG), in the same codec."""
+        return agent == self._wanted and start.audio == self.start.audio
 
     def came(self, start: Start) -> None:
         """The second socket is there, and its opening was read."""

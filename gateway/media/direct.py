@@ -17,11 +17,13 @@ from weakref import WeakKeyDictionary
 
 from gateway.media import pump
 from gateway.media.accelerator import Pump, Sources
-from gateway.media.leg import HIGH_WATER_BYTES
 from gateway.media.pump import QUIETLY
 
 if TYPE_CHECKING:
     from gateway.media.frames import Walker
+
+HIGH_WATER_BYTES = 65536
+"""Unsent bytes at which a leg pauses the other: more than a second of sound at 100 messages a second."""
 
 LOW_WATER_BYTES = HIGH_WATER_BYTES // 4
 _NOBODY = asyncio.Protocol()

@@ -118,6 +118,11 @@ class Walker(Counters):
         """Bytes held back."""
         return len(self._rest)
 
+    @property
+    def rest(self) -> bytes:
+        """What is held back."""
+        return self._rest
+
     def stop(self) -> None:
         """Forgets what was to come: the caller passes nothing on after the frame it was last shown."""
         self.left = 0

@@ -12,18 +12,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from gateway.media import frames
+from gateway.media.direct import HIGH_WATER_BYTES, Direct
 from gateway.media.early import Early
 from gateway.media.ends import LOST, Gone
 from gateway.media.frames import FrameError, Walker
-
-if TYPE_CHECKING:
-    from gateway.media.direct import Direct
-
-HIGH_WATER_BYTES = 65536
-"""Unsent bytes at which a leg pauses the other: more than a second of sound at 100 messages a second."""
 
 LINGER_S = 2.0
 """How long a far end has to take what is left to say to it: one that does not read would keep its socket."""
@@ -70,7 +64,7 @@ class Leg(asyncio.Protocol):
             self.walker.look_below = frames.LOOK_AT_ALL
             self._kept.append(opening)
             self._half = self.walker.inside_message  # whose beginning went to somebody who is gone
-        if isinstance(transport, asyncio.Transport):  # what is out of one has its marks
+        if not isinstance(transport, Direct):  # which has its marks
             transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         transport.set_protocol(self)
 
@@ -152,6 +146,37 @@ class Leg(asyncio.Protocol):
             return False
         self._on_gone = on_gone
         return True
+
+    def lend(self) -> int | None:
+        """The descriptor of its socket, for another process to make a leg of; till `stay` nothing is read.
+
+        None where that cannot be: the socket is not plain TCP, has something unsent, or nobody is there.
+        """
+        transport = self.transport
+        if (
+            self._on_gone is None
+            or isinstance(transport, Direct)
+            or transport.get_extra_info("sslcontext") is not None
+            or transport.is_closing()
+            or transport.get_write_buffer_size()
+        ):
+            return None
+        transport.pause_reading()
+        return int(transport.get_extra_info("socket").fileno())
+
+    def everything(self) -> bytes:
+        """All data that has come, as it came, and what there is of a frame that has not come whole."""
+        return b"".join(self._kept) + self.walker.rest
+
+    def stay(self) -> None:
+        """It is read on, if it was lent and is still here."""
+        if self._on_gone is not None:
+            self._read_on()
+
+    def part(self) -> None:
+        """Lets its socket go without a word: it is another's."""
+        self._on_gone = None
+        self.transport.close()
 
     def _frames_of(self, raw: bytes) -> list[frames.Seen]:
         walker = Walker(masked=not self.client, max_payload=1 << 62, look_below=frames.LOOK_AT_ALL)

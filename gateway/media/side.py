@@ -14,9 +14,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gateway.media import frames
-from gateway.media.direct import Direct
+from gateway.media.direct import HIGH_WATER_BYTES, Direct
 from gateway.media.frames import FrameError
-from gateway.media.leg import HIGH_WATER_BYTES
 
 if TYPE_CHECKING:
     from gateway.media.leg import Leg

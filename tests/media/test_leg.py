@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -226,3 +227,57 @@ async def test_after_it_was_taken_it_reports_nothing(line: Line) -> None:
     line.far.half_close()
     await line.until(line.leg.transport.is_closing)
     assert line.gone == []
+
+
+# It is lent to another process
+
+
+async def test_one_that_is_lent_is_as_it_was_with_all_that_has_come(line: Line) -> None:
+    opening, early = line.frame(TEXT, b"start"), line.frame(TEXT, b"early")
+    half = line.frame(TEXT, b"half of this")[:9]
+    await line.said(opening)
+    assert await line.leg.receive() == "start"
+    line.leg.hold(OPENING_BYTES)
+    await line.said(early)
+    await line.far.pour(half)
+    await line.until(lambda: line.leg.walker.held == len(half))
+    assert line.leg.lend() is not None
+    assert line.leg.opening() == opening
+    assert line.leg.everything() == opening + early + half
+
+
+async def test_of_one_that_is_lent_nothing_is_read_until_it_stays(line: Line) -> None:
+    await line.said(line.frame(TEXT, b"start"))
+    line.leg.hold(OPENING_BYTES)
+    assert line.leg.lend() is not None
+    before = line.leg.everything()
+    await line.far.pour(line.frame(TEXT, b"early") + line.frame(PING, b"done?"))
+    assert not line.leg.transport.is_reading()
+    line.leg.stay()
+    answer = await line.far.next()
+    assert answer is not None
+    assert (answer.opcode, answer.payload) == (PONG, b"done?")
+    assert line.leg.everything() == before + line.frame(TEXT, b"early")
+
+
+async def test_one_that_parts_leaves_its_socket_to_who_has_a_copy(line: Line) -> None:
+    descriptor = line.leg.lend()
+    assert descriptor is not None
+    with socket.socket(fileno=os.dup(descriptor)) as others:
+        line.leg.part()
+        await asyncio.sleep(0)  # its own copy is closed
+        others.send(frame(TEXT, b"still here", key=KEY if line.leg.client else None))
+        heard = await line.far.next()
+        assert heard is not None
+        assert heard.payload == b"still here"
+    assert line.gone == []
+
+
+@pytest.mark.parametrize("why", ["it has left", "something is unsent"])
+async def test_one_that_cannot_be_lent(line: Line, why: str) -> None:
+    if why == "it has left":
+        line.far.send(line.frame(CLOSE))
+        await line.until(lambda: line.gone)
+    else:
+        line.leg.transport.write(bytes(10_000_000))
+    assert line.leg.lend() is None

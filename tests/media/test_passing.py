@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""An open socket goes from one worker to another, or stays: gateway/media/passing.py."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from gateway.media import passing
+from gateway.media.passing import MAX_BYTES, Listener, Passed, pass_on
+
+
+class Worker:
+    """One that takes sockets, as long as `willing`."""
+
+    def __init__(self) -> None:
+        self.name = uuid.uuid4().hex
+        self.willing = True
+        self.silent = False
+        self.taken: list[socket.socket] = []
+        self.told: list[bytes] = []
+        self.listener = Listener(self.name, self._take)
+
+    async def _take(self, own: socket.socket, message: bytes) -> bool:
+        self.told.append(message)
+        if self.silent:
+            own.close()
+            await asyncio.Event().wait()
+        if self.willing:
+            self.taken.append(own)
+        else:
+            own.close()
+        return self.willing
+
+
+@pytest.fixture
+async def worker() -> AsyncIterator[Worker]:
+    worker = Worker()
+    worker.listener.start()
+    yield worker
+    await worker.listener.stop()
+    for own in worker.taken:
+        own.close()
+
+
+@pytest.fixture
+def caller() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A caller's end of a connection, and ours."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    with theirs, ours:
+        yield theirs, ours
+
+
+async def test_it_is_the_others_with_what_was_said_and_what_comes(
+    worker: Worker, caller: tuple[socket.socket, socket.socket]
+) -> None:
+    theirs, ours = caller
+    theirs.send(b"not read yet")
+    assert await pass_on(worker.name, ours.fileno(), b"of call 7") is Passed.TAKEN
+    ours.close()
+    assert worker.told == [b"of call 7"]
+    loop, (own,) = asyncio.get_running_loop(), worker.taken
+    assert await loop.sock_recv(own, 100) == b"not read yet"
+    await loop.sock_sendall(own, b"heard")
+    assert theirs.recv(100) == b"heard"
+
+
+async def test_one_that_is_not_wanted_stays(
+    worker: Worker, caller: tuple[socket.socket, socket.socket]
+) -> None:
+    theirs, ours = caller
+    worker.willing = False
+    assert await pass_on(worker.name, ours.fileno(), b"of call 7") is Passed.KEPT
+    ours.send(b"still here")
+    assert theirs.recv(100) == b"still here"
+
+
+async def test_where_nobody_listens_it_stays(caller: tuple[socket.socket, socket.socket]) -> None:
+    assert await pass_on(uuid.uuid4().hex, caller[1].fileno(), b"") is Passed.KEPT
+
+
+async def test_who_has_stopped_takes_nothing(
+    worker: Worker, caller: tuple[socket.socket, socket.socket]
+) -> None:
+    await worker.listener.stop()
+    assert await pass_on(worker.name, caller[1].fileno(), b"") is Passed.KEPT
+
+
+async def test_what_is_said_goes_whole_or_not_at_all(
+    worker: Worker, caller: tuple[socket.socket, socket.socket]
+) -> None:
+    longest = os.urandom(MAX_BYTES)
+    assert await pass_on(worker.name, caller[1].fileno(), longest) is Passed.TAKEN
+    assert await pass_on(worker.name, caller[1].fileno(), longest + b"!") is Passed.KEPT
+    assert worker.told == [longest]
+
+
+async def test_another_users_process_is_not_spoken_to(
+    worker: Worker, caller: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = os.geteuid()
+    monkeypatch.setattr(passing.os, "geteuid", lambda: mine + 1)
+    assert await pass_on(worker.name, caller[1].fileno(), b"") is Passed.KEPT
+    assert worker.told == []
+
+
+async def test_another_users_process_is_not_listened_to(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = os.geteuid()
+    stranger = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with stranger:
+        stranger.connect(passing._address(worker.name))
+        stranger.setblocking(False)
+        monkeypatch.setattr(passing.os, "geteuid", lambda: mine + 1)
+        assert await asyncio.get_running_loop().sock_recv(stranger, 1) == b""
+    assert worker.told == []
+
+
+async def test_who_offers_nothing_is_not_waited_for(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passing, "ANSWER_S", 0.05)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as idle:
+        idle.connect(passing._address(worker.name))
+        idle.setblocking(False)
+        assert await asyncio.get_running_loop().sock_recv(idle, 1) == b""
+
+
+async def test_without_a_socket_nothing_is_taken(worker: Worker) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as idle:
+        idle.connect(passing._address(worker.name))
+        idle.setblocking(False)
+        idle.send(b"of call 7")
+        assert await asyncio.get_running_loop().sock_recv(idle, 1) == b"\0"
+    assert worker.told == []
+
+
+async def test_without_an_answer_nobody_knows_whose_it_is(
+    caller: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the other worker is stopped by a signal: the kernel has taken the message for it."""
+    monkeypatch.setattr(passing, "ANSWER_S", 0.05)
+    name = uuid.uuid4().hex
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stopped:
+        stopped.bind(passing._address(name))
+        stopped.listen()
+        assert await pass_on(name, caller[1].fileno(), b"") is Passed.UNKNOWN
+
+
+async def test_a_worker_that_dies_over_it_leaves_it(caller: tuple[socket.socket, socket.socket]) -> None:
+    name = uuid.uuid4().hex
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dying:
+        dying.bind(passing._address(name))
+        dying.listen()
+        offer = asyncio.create_task(pass_on(name, caller[1].fileno(), b""))
+        await asyncio.sleep(0)
+        giver, _ = dying.accept()
+        giver.close()
+        assert await offer is Passed.KEPT
+
+
+async def test_a_name_in_use_is_no_reason_to_stop(worker: Worker) -> None:
+    second = Listener(worker.name, worker._take)
+    second.start()
+    await second.stop()
