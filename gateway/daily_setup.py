@@ -21,8 +21,7 @@ import aiohttp
 
 from gateway.carriers.daily import DailyFailed
 from gateway.carriers.daily_numbers import DailyNumbers
-from gateway.config import Settings
-from gateway.config.model import DailySettings
+from gateway.config import DailySettings, Settings
 from gateway.config.values import agent_name, phone_number
 
 SECRET_BYTES: Final = 32

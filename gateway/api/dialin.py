@@ -30,8 +30,7 @@ from gateway.calls.bots import NotReady
 from gateway.carriers.daily import dialin_properties
 from gateway.carriers.daily_proof import SIGNATURE, TIMESTAMP, prove_dialin
 from gateway.carriers.proof import NotProven
-from gateway.config import AgentSettings
-from gateway.config.model import DailySettings
+from gateway.config import AgentSettings, DailySettings
 from gateway.errors import CallEnd, Endings
 from gateway.sessions.store import Store, StoreFailed
 

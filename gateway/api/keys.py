@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Final, Literal
 
-from gateway.config.model import Organization
+from gateway.config import Organization
 from gateway.sessions.documents import Documents
 
 KeyKind = Literal["public", "private"]

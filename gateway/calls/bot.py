@@ -20,7 +20,7 @@ import aiohttp
 import structlog
 
 from gateway.agents.readiness import Probes
-from gateway.calls.ends import end_watch
+from gateway.calls.ends import end_watch, end_written
 from gateway.calls.fate import Fate
 from gateway.errors import CallEnd, Endings
 from gateway.sessions.lifecycle import State
@@ -29,9 +29,6 @@ from gateway.sessions.store import Store
 from gateway.shortage import is_ours
 
 log = structlog.get_logger(__name__)
-
-END_WRITE_TIMEOUT_S: Final = 1.0
-"""How long an ended session waits for its end to be written; the store goes on trying without it."""
 
 KEEPALIVE_IDLE_S: Final = 30
 KEEPALIVE_INTERVAL_S: Final = 10
@@ -207,7 +204,7 @@ class Bot:
             completion_status=_completion_status(end),
         )
         written = self._means.store.ended(self._session_id, outcome)
-        await asyncio.wait([written], timeout=END_WRITE_TIMEOUT_S)
+        await end_written(written)
         end_watch(self._means.store).ended(self._session_id)
         say = self._log.error if ending is Endings.internal_error else self._log.info
         say(

@@ -22,6 +22,9 @@ log = structlog.get_logger(__name__)
 
 POLL_S: Final = 0.1
 
+END_WRITE_TIMEOUT_S: Final = 1.0
+"""How long who has ended waits for its end to be written; the store goes on trying without."""
+
 Over = asyncio.Future[None]
 
 
@@ -96,3 +99,8 @@ def end_watch(store: Store) -> EndWatch:
     if watch is None:
         watch = _watches[store] = EndWatch(store)
     return watch
+
+
+async def end_written(written: asyncio.Future[None] | asyncio.Future[bool]) -> None:
+    """Waits for an end that was handed to the store, not for ever."""
+    await asyncio.wait([written], timeout=END_WRITE_TIMEOUT_S)

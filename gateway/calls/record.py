@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import structlog
 
-from gateway.calls.ends import end_watch
+from gateway.calls.ends import end_watch, end_written
 from gateway.errors import CallEnd, Endings
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay
@@ -17,9 +16,6 @@ from gateway.sessions.session import Outcome, Traffic
 
 if TYPE_CHECKING:
     from gateway.calls.switchboard import Switchboard
-
-END_WRITE_TIMEOUT_S: Final = 1.0
-"""How long an ended call waits for its end to be written; the store goes on trying without it."""
 
 
 def traffic_of(relay: Relay | None, carrier: Leg | None) -> Traffic:
@@ -55,7 +51,7 @@ async def write_end(
     )
     written = board.store.ended(session_id, outcome)
     end_watch(board.store).ended(session_id)
-    await asyncio.wait([written], timeout=END_WRITE_TIMEOUT_S)
+    await end_written(written)
 
 
 def say_end(

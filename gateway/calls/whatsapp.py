@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import structlog
 
-from gateway.calls.ends import end_watch
+from gateway.calls.ends import end_watch, end_written
 from gateway.calls.fate import Fate
 from gateway.calls.switchboard import Switchboard
 from gateway.errors import CallEnd, Endings
@@ -28,8 +28,6 @@ log = structlog.get_logger(__name__)
 
 STORE_PAUSE_S: Final = 1.0
 """How long a store that failed is left alone."""
-END_WRITE_TIMEOUT_S: Final = 1.0
-"""How long an ended call waits for its end to be written; the store goes on trying without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,7 @@ class WhatsAppCall:
             limit.cancel()
             self._board.calls.discard(entry)
         if end is not None:  # handed over before anything is waited for: the store may close next
-            await _written(_end(self._board.store, self._held, end, self._board.now()))
+            await end_written(_end(self._board.store, self._held, end, self._board.now()))
 
     async def _over(self) -> None:
         """Waits until some worker has ended the session, and told it."""
@@ -115,7 +113,7 @@ async def end_session(store: Store, held: Held, end: CallEnd, now: float) -> Non
     else:
         if record is not None and record.state in TERMINAL:
             return
-    await _written(_end(store, held, end, now))
+    await end_written(_end(store, held, end, now))
 
 
 def _end(store: Store, held: Held, end: CallEnd, now: float) -> asyncio.Future[None]:
@@ -146,7 +144,3 @@ def _end(store: Store, held: Held, end: CallEnd, now: float) -> asyncio.Future[N
     )
     written.add_done_callback(lambda _: end_watch(store).ended(held.session_id))
     return written
-
-
-async def _written(written: asyncio.Future[None]) -> None:
-    await asyncio.wait([written], timeout=END_WRITE_TIMEOUT_S)

@@ -18,7 +18,7 @@ from typing import Final
 
 import structlog
 
-from gateway.calls.ends import end_watch
+from gateway.calls.ends import end_watch, end_written
 from gateway.calls.fate import Fate
 from gateway.calls.wishes import Wish
 from gateway.carriers.calls import CallState, CallStatus
@@ -45,7 +45,6 @@ RATE_PAUSE_S: Final = 1.0
 REPEATS: Final = 2
 """How often an uncertain request is repeated, where the carrier makes one call of them (carriers.md §3.5)."""
 HANG_UP_TRIES: Final = 4
-END_WRITE_TIMEOUT_S: Final = 1.0
 
 _REFUSED: Final = {
     "refused": Endings.carrier_refused,
@@ -274,7 +273,7 @@ class Dialout:
             first_agent_sound_at=None,
         )
         written = self._means.store.abandon(self.session_id, outcome)
-        await asyncio.wait([written], timeout=END_WRITE_TIMEOUT_S)
+        await end_written(written)
         if await self._was_adopted():
             self._note_taken(None)
             self._say("call out connected")

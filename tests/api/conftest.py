@@ -28,7 +28,7 @@ from gateway.api.kernel import Access, Answer, Context, Operation, Refusal, Styl
 from gateway.api.keys import Keyring
 from gateway.api.operation import UNAUTHORIZED_START
 from gateway.api.services import Services
-from gateway.calls import bot, bots, whatsapp
+from gateway.calls import bots, ends
 from gateway.carriers import daily
 from gateway.config import Settings
 from gateway.errors import ENDINGS, CallEnd
@@ -326,8 +326,7 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the gateway does not wait for longer than a moment: a busy machine is no failure here."""
     monkeypatch.setattr(readiness, "PROBE_TIMEOUT_S", ANSWER_S)
     monkeypatch.setattr(bots, "START_WRITE_S", ANSWER_S)
-    monkeypatch.setattr(bot, "END_WRITE_TIMEOUT_S", ANSWER_S)
-    monkeypatch.setattr(whatsapp, "END_WRITE_TIMEOUT_S", ANSWER_S)
+    monkeypatch.setattr(ends, "END_WRITE_TIMEOUT_S", ANSWER_S)
     monkeypatch.setattr(daily, "UNDO_TIMEOUT_S", ANSWER_S)
 
 

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from gateway.api import dialin
-from gateway.config.model import Organization
+from gateway.config import Organization
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot import bot_of
 from tests.harness.bot import says as answers

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""`[[organizations]]`: who has agents, and their accounts with carriers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from gateway.config import values
+from gateway.config.table import (
+    Base64Secret,
+    BaseUrl,
+    CarrierId,
+    CarrierKey,
+    Ed25519Key,
+    Label,
+    Network,
+    PrivateKey,
+    PublicKey,
+    Rate,
+    Table,
+    Whole,
+)
+
+
+class DailySettings(Table):
+    """`[organizations.daily]`: the organisation's domain at Daily, for rooms and calls through it."""
+
+    api_key: CarrierKey = Field(description="The domain's API key. Never printed.")
+    api_url: BaseUrl = Field(
+        default="https://api.daily.co/v1", description="Daily's REST; agents are told it too."
+    )
+    webhook_secrets: list[Base64Secret] = Field(
+        default_factory=list,
+        description="The `hmac` of the numbers' dial-in configuration, base64; several are valid at once, so "
+        "that one can be replaced. With any, an unsigned dial-in webhook is refused.",
+    )
+
+
+class WhatsAppSettings(Table):
+    """`[organizations.whatsapp]`: the organisation's app at Meta."""
+
+    app_secrets: list[CarrierKey] = Field(
+        default_factory=list,
+        description="The app's secrets; several are valid at once. With any, an unsigned event is refused.",
+    )
+
+
+_OF_EVERY_CARRIER = {"carrier", "account", "api_url", "calls_per_second"}
+_OF_CARRIER = {
+    "twilio": {"auth_id", "auth_tokens", "signing_keys"},
+    "telnyx": {"public_keys", "api_key", "connection_id"},
+    "plivo": {"auth_id", "auth_tokens"},
+    "exotel": {"auth_id", "auth_tokens", "allow"},
+}
+
+
+class CarrierAccount(Table):
+    """`[[organizations.carriers]]`: an account with a carrier: what proves its calls, and calls out.
+
+    With anything that can prove a call given (`auth_tokens`, `signing_keys`, `public_keys`, `allow`), what
+    comes from that carrier for this organisation without proof is refused.
+    """
+
+    carrier: Literal["twilio", "telnyx", "plivo", "exotel"] = Field(description="The carrier.")
+    account: CarrierId | None = Field(
+        default=None,
+        description="The account as the stream's `start` names it: Twilio's and Exotel's account SID, "
+        "Plivo's auth id, Telnyx's user id. A call of another account is refused.",
+    )
+    auth_id: CarrierId | None = Field(
+        default=None,
+        description="Who calls the carrier's REST: Plivo's auth id, Exotel's API key. Left out: the account.",
+    )
+    auth_tokens: list[CarrierKey] = Field(
+        default_factory=list,
+        description="Twilio's and Plivo's auth tokens, Exotel's API token. The first calls the carrier's "
+        "REST; all of them prove a call, so that one can be replaced. Never printed.",
+    )
+    signing_keys: list[CarrierKey] = Field(
+        default_factory=list,
+        description="Twilio's shared keys for webhook signatures with SHA-256. Never printed.",
+    )
+    public_keys: list[Ed25519Key] = Field(
+        default_factory=list, description="Telnyx's public keys, base64; several are valid at once."
+    )
+    api_key: CarrierKey | None = Field(default=None, description="Telnyx's API key. Never printed.")
+    connection_id: CarrierId | None = Field(
+        default=None, description="Telnyx's Call Control application, which outbound calls belong to."
+    )
+    allow: list[Network] = Field(
+        default_factory=list,
+        description="Addresses, or networks as in `203.0.113.0/24`, that Exotel's requests may come from.",
+    )
+    api_url: BaseUrl | None = Field(
+        default=None, description="The carrier's REST, for another region. Left out: the carrier's usual one."
+    )
+    calls_per_second: Rate = Field(
+        default=1.0,
+        description="Outbound calls a second that the carrier takes; more wait in line, over all workers.",
+    )
+
+    @model_validator(mode="after")
+    def _only_its_own(self) -> Self:
+        given = {name for name in self.model_fields_set if getattr(self, name) not in (None, [])}
+        foreign = sorted(given - _OF_EVERY_CARRIER - _OF_CARRIER[self.carrier])
+        if foreign:
+            raise ValueError(f"{self.carrier} has no {', '.join(foreign)}")
+        return self
+
+    @property
+    def proves(self) -> bool:
+        """Whether there is anything that a call can be held against."""
+        return bool(self.auth_tokens or self.signing_keys or self.public_keys or self.allow)
+
+
+class Organization(Table):
+    """`[[organizations]]`: who owns agents, and the keys that prove it."""
+
+    name: Label = Field(description="The organisation's name, the second half of a service host.")
+    public_keys: list[PublicKey] = Field(
+        default_factory=list, description="Keys (`pk_…`) that may start sessions of its agents."
+    )
+    private_keys: list[PrivateKey] = Field(
+        default_factory=list,
+        description="Keys (`sk_…`, or personal tokens `pcc_pat_…`) that may do everything. Never printed.",
+    )
+    daily: DailySettings | None = Field(
+        default=None, description="Its domain at Daily. Without one, no room is made for a start."
+    )
+    whatsapp: WhatsAppSettings | None = Field(default=None, description="Its app at Meta.")
+    carriers: list[CarrierAccount] = Field(
+        default_factory=list, description="Its accounts with carriers: proofs of calls, and calls out."
+    )
+    dial_prefixes: list[Annotated[str, AfterValidator(values.number_prefix)]] = Field(
+        default_factory=list,
+        description="What numbers it calls may begin with, as in `+1` or `+4930`; `+` allows all. With none, "
+        "no calls out: whoever gets hold of a key could otherwise dial at your cost.",
+    )
+    dial_per_minute: Whole = Field(
+        default=10, ge=1, description="Calls out it may ask for in a minute, over all workers."
+    )
