@@ -183,6 +183,7 @@ class Direct:
     def _close(self) -> None:
         if self._socket.fileno() < 0:
             return
+        self._steer_feed(direct=False)  # its descriptor may soon be another call's
         self._socket.close()
         self._pump = None
         self._fed_by = self._feeds = None
