@@ -96,6 +96,9 @@ def start_logging(log_format: str, level: str) -> QueueListener:
     writer.setFormatter(
         structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[*final, renderer])
     )
+    # Nothing of it is printed, and it costs as much as the rest of a line (logging, "Optimization").
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     lines: queue.Queue[logging.LogRecord] = queue.Queue(MAX_WAITING_LINES)
     root = logging.getLogger()
     root.handlers = [_Dropping(lines)]

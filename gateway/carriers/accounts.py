@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from gateway.carriers.proof import PROOFS, NotProven, Signed
 from gateway.config import CarrierAccount, Settings
@@ -29,13 +30,14 @@ class Accounts:
             for account in organization.carriers:
                 accounts[organization.name, account.carrier].append(account)
         self._accounts = {key: tuple(found) for key, found in accounts.items()}
-        self._regions = tuple(region.code for region in settings.regions)
         self._home = settings.server.region
         self._with_agents = {agent.organization for agent in settings.agents}
         # Whoever has a private key may make agents through the API at any time.
         self._with_agents |= {found.name for found in settings.organizations if found.private_keys}
         public_url = settings.server.public_url
-        self._public = None if public_url is None else urlsplit(public_url)
+        self._public = public = None if public_url is None else urlsplit(public_url)
+        codes = tuple(region.code for region in settings.regions)
+        self._hosts = {code: _regional(public, code, codes) for code in codes} if public is not None else {}
 
     def of(self, organization: str, carrier: str) -> tuple[CarrierAccount, ...]:
         """The organisation's accounts with the carrier, in the order of the configuration."""
@@ -87,7 +89,7 @@ class Accounts:
         """
         if self._public is None or not path_and_query.startswith("/"):
             return ()
-        hosts = [self._public.netloc, *map(self._regional, self._regions)]
+        hosts = (self._public.netloc, *self._hosts.values())
         return tuple(self._with_host(host, path_and_query, scheme) for host in dict.fromkeys(hosts))
 
     def url(self, path_and_query: str, scheme: Scheme, region: str) -> str:
@@ -99,7 +101,11 @@ class Accounts:
             raise ValueError("server.public_url is not set")
         if not path_and_query.startswith("/"):
             raise ValueError("a path begins with a slash")
-        host = self._public.netloc if region == self._home else self._regional(region)
+        host = (
+            self._public.netloc
+            if region == self._home
+            else self._hosts.get(region) or _regional(self._public, region, self._hosts)
+        )
         return self._with_host(host, path_and_query, scheme)
 
     def _with_host(self, netloc: str, path_and_query: str, scheme: Scheme) -> str:
@@ -107,15 +113,15 @@ class Accounts:
         spoken = scheme if self._public.scheme == "https" else _PLAIN[scheme]
         return f"{spoken}://{netloc}{self._public.path}{path_and_query}"
 
-    def _regional(self, region: str) -> str:
-        """Host and port behind the region's label, which takes the place of another's.
 
-        An address is no name and has no regions in front of it.
-        """
-        assert self._public is not None
-        try:
-            ipaddress.ip_address(self._public.hostname or "")
-        except ValueError:
-            label, _, rest = self._public.netloc.partition(".")
-            return f"{region}.{rest if rest and label.lower() in self._regions else self._public.netloc}"
-        return self._public.netloc
+def _regional(public: SplitResult, region: str, regions: Collection[str]) -> str:
+    """Host and port behind the region's label, which takes the place of another's.
+
+    An address is no name and has no regions in front of it.
+    """
+    try:
+        ipaddress.ip_address(public.hostname or "")
+    except ValueError:
+        label, _, rest = public.netloc.partition(".")
+        return f"{region}.{rest if rest and label.lower() in regions else public.netloc}"
+    return public.netloc
