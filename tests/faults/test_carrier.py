@@ -5,20 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
-import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from gateway.sessions.tokens import Tokens
 from tests.faults.case import Case
 from tests.faults.line import REPLY, SOUND, speak
+from tests.faults.token import tokened
 from tests.harness.agent import Agent, hangs
 from tests.harness.frames import BINARY, PING, TEXT
-from tests.harness.gateway import Gateway
 from tests.harness.openings import IDS, opening
 from tests.harness.openings import talk as says
 
@@ -211,16 +207,6 @@ async def leaves(fault: Case, talk: Any, heard: str) -> None:
     fault.heard = heard
     await talk.hang_up()
     await fault.over("caller_hangup", "caller")
-
-
-def tokened(gateway: Gateway) -> str:
-    """The URL of Plivo's stream in a document for the transcript's call: dialled again when it breaks."""
-    connection = sqlite3.connect(f"file:{gateway.store}?mode=ro", uri=True)
-    (value,) = connection.execute("SELECT value FROM document WHERE kind = 'secret'").fetchone()
-    connection.close()
-    tokens = Tokens(bytes.fromhex(json.loads(value)), SimpleNamespace(documents=None), time.time)
-    token = tokens.mint_call("support.acme", "acme", "plivo", call_id=IDS["plivo"][0])
-    return f"/ws/plivo?serviceHost=support.acme&token={token}"
 
 
 SECOND_SOCKETS = {

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A stream's URL as a document names it, without the document."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from types import SimpleNamespace
+
+from gateway.sessions.tokens import Tokens
+from tests.harness.gateway import Gateway
+from tests.harness.openings import IDS
+
+
+def tokened(gateway: Gateway) -> str:
+    """The URL of Plivo's stream in a document for the transcript's call: dialled again when it breaks."""
+    connection = sqlite3.connect(f"file:{gateway.store}?mode=ro", uri=True)
+    (value,) = connection.execute("SELECT value FROM document WHERE kind = 'secret'").fetchone()
+    connection.close()
+    tokens = Tokens(bytes.fromhex(json.loads(value)), SimpleNamespace(documents=None), time.time)
+    token = tokens.mint_call("support.acme", "acme", "plivo", call_id=IDS["plivo"][0])
+    return f"/ws/plivo?serviceHost=support.acme&token={token}"
