@@ -95,20 +95,22 @@ class Handovers:
         told = json.loads(head)
         loop = asyncio.get_running_loop()
         transport, _ = await loop.connect_accepted_socket(_Unread, own)
-        leg = self._leg(transport)
+        leg, taken = self._leg(transport), False
         try:
             start = await _read(leg, DIALECTS[told["carrier"]], came[: told["opening"]])
+            call = self._board.call_of(told["session"])
+            if call is not None and call.may_go_on(told["agent"], start):
+                leg.hold(self._board.settings.limits.max_message_bytes)
+                leg.data_received(came[told["opening"] :])
+                taken = call.go_on(leg, start)
         except DialectError:
-            start = None
-        call = self._board.call_of(told["session"])
-        if start is not None and call is not None and call.may_go_on(told["agent"], start):
-            leg.hold(self._board.settings.limits.max_message_bytes)
-            leg.data_received(came[told["opening"] :])
-            if call.go_on(leg, start):
-                loop.call_soon(leg.stay)  # when the other worker has been told that it is here
-                return True
-        leg.part()
-        return False
+            log.warning("a worker has handed over what is no opening", session=told["session"])
+        finally:
+            if not taken:
+                leg.part()
+        if taken:
+            loop.call_soon(leg.stay)  # when the other worker has been told that it is here
+        return taken
 
     def _leg(self, transport: asyncio.Transport) -> Leg:
         limits = self._board.settings.limits
@@ -128,7 +130,7 @@ class _Unread(asyncio.Protocol):
         cast(asyncio.Transport, transport).pause_reading()
 
 
-async def _read(leg: Leg, dialect: Dialect, opening: bytes) -> Start | None:
+async def _read(leg: Leg, dialect: Dialect, opening: bytes) -> Start:
     """As the worker has read it where the socket came. Raises DialectError."""
     reading, start = Opening(dialect), None
     leg.data_received(opening)

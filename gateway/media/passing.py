@@ -30,6 +30,9 @@ MAX_BYTES: Final = 128 * 1024
 ANSWER_S: Final = 2.0
 """How long who takes a socket may take for it, and how long who gives it away waits for the answer."""
 
+PAUSE_S: Final = 1.0
+"""After no file was left to take an offer with: its giver waits no longer than ANSWER_S."""
+
 _MOST_WAITING: Final = 16
 _YES: Final = b"\1"
 _NO: Final = b"\0"
@@ -56,6 +59,7 @@ class Listener:
         self._take = take
         self._socket: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._pause: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Listens from now on, where that is possible; a name in use, or no files left, is only said."""
@@ -70,10 +74,12 @@ class Listener:
             log.warning("sockets cannot be handed over to this worker", error=str(error))
             return
         self._socket = listening
-        asyncio.get_running_loop().add_reader(listening.fileno(), self._accept)
+        self._listen()
 
     async def stop(self) -> None:
         """Takes no more; what is under way is broken off."""
+        if self._pause is not None:
+            self._pause.cancel()
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket.fileno())
             self._socket.close()
@@ -82,14 +88,23 @@ class Listener:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def _listen(self) -> None:
+        assert self._socket is not None
+        asyncio.get_running_loop().add_reader(self._socket.fileno(), self._accept)
+
     def _accept(self) -> None:
         assert self._socket is not None
+        loop = asyncio.get_running_loop()
         try:
             giver, _ = self._socket.accept()
-        except OSError:  # it has gone again, or there are no files left: it is told by its end
+        except BlockingIOError:
+            return
+        except OSError:  # no files left: it would be readable again at once, and for ever
+            loop.remove_reader(self._socket.fileno())
+            self._pause = loop.call_later(PAUSE_S, self._listen)
             return
         giver.setblocking(False)
-        task = asyncio.get_running_loop().create_task(self._serve(giver))
+        task = loop.create_task(self._serve(giver))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -119,7 +134,11 @@ class Listener:
             own.close()
             return False
         own.setblocking(False)
-        return await self._take(own, message)
+        try:
+            return await self._take(own, message)
+        except BaseException:
+            own.close()
+            raise
 
 
 async def pass_on(name: str, descriptor: int, message: bytes) -> Passed:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import uuid
@@ -13,6 +14,7 @@ import pytest
 
 from gateway.media import passing
 from gateway.media.passing import MAX_BYTES, Listener, Passed, pass_on
+from tests.harness.gateway import eventually
 
 
 class Worker:
@@ -169,3 +171,46 @@ async def test_a_name_in_use_is_no_reason_to_stop(worker: Worker) -> None:
     second = Listener(worker.name, worker._take)
     second.start()
     await second.stop()
+
+
+async def test_what_was_given_is_closed_where_taking_it_fails(
+    worker: Worker, caller: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the caller's connection would stay open, and be nobody's, when its other worker lets it go."""
+    theirs, ours = caller
+    given: list[socket.socket] = []
+
+    async def fails(own: socket.socket, message: bytes) -> bool:
+        given.append(own)
+        raise ValueError(message)
+
+    monkeypatch.setattr(worker.listener, "_take", fails)
+    assert await pass_on(worker.name, ours.fileno(), b"nonsense") is Passed.KEPT
+    assert [own.fileno() for own in given] == [-1]
+    ours.send(b"still here")
+    assert theirs.recv(100) == b"still here"
+
+
+async def test_without_files_it_pauses_and_listens_again(
+    worker: Worker, caller: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An offer that cannot be accepted stays readable: a loop that tried on and on would do nothing else."""
+    listening, tries = worker.listener._socket, 0
+
+    class Short:
+        """The listening socket of a process that may open nothing more."""
+
+        fileno = listening.fileno
+
+        def accept(self) -> None:
+            nonlocal tries
+            tries += 1
+            raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(passing, "PAUSE_S", 0.05)
+    monkeypatch.setattr(worker.listener, "_socket", Short())
+    offer = asyncio.create_task(pass_on(worker.name, caller[1].fileno(), b"of call 7"))
+    await eventually(lambda: tries, "it is tried")
+    assert tries == 1
+    monkeypatch.setattr(worker.listener, "_socket", listening)
+    assert await offer is Passed.TAKEN
