@@ -7,8 +7,8 @@ import asyncio
 import contextlib
 import http.client
 import json
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,14 @@ async def test_behind_tls(
 # Nothing is left for the agent's connection: the gateway's fault, not the agent's
 
 
+@asynccontextmanager
+async def none_left(gateway: Gateway) -> AsyncIterator[None]:
+    """Ends once the gateway has told of it: until then nobody could say when it is over."""
+    with no_files(gateway):
+        yield
+        await eventually(lambda: len(episodes(gateway)) % 2 == 1, "it is told")
+
+
 @pytest.fixture
 async def blameless(gateway: Gateway, support: Agent) -> Any:
     """Whatever happened, the one instance is as ready as it was, and takes the next call."""
@@ -176,7 +184,7 @@ async def test_none_for_a_call_whose_agent_starts(gateway: Gateway, support: Age
     (record,) = await eventually(
         lambda: [one for one in gateway.sessions() if one["ended_at"] is None], "it has its place"
     )
-    with no_files(gateway):
+    async with none_left(gateway):
         assert (await caller.closed())[0] == 1013
         ended = await assert_ended(gateway, record["id"], "overloaded", "gateway")
         assert ended["detail"] == "there is nothing left to ask the agent with"
@@ -193,7 +201,7 @@ async def test_none_for_a_call_that_gets_its_place(gateway: Gateway, support: Ag
     (line,) = await eventually(
         lambda: [one for one in gateway.log_lines() if one["event"] == "call waits for a place"], "it waits"
     )
-    with no_files(gateway):
+    async with none_left(gateway):
         await hang_up(first)
         assert (await waiting.closed())[0] == 1013
         ended = await assert_ended(gateway, line["session"], "overloaded", "gateway")
@@ -212,7 +220,7 @@ async def test_none_for_a_request(gateway: Gateway, support: Agent) -> None:
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=WAIT_S)) as client:
         client.request("GET", "/livez")
         client.getresponse().read()
-        with no_files(gateway):
+        async with none_left(gateway):
             for method, path in requests:
                 headers = {"Authorization": "Bearer pk_acme", "Content-Type": "application/json"}
                 client.request(method, path, "{}" if method == "POST" else None, headers)

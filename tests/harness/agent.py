@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qs, urlsplit
 
 from tests.harness.caller import accept_key
+from tests.harness.listening import Listener
 from tests.harness.peer import WAIT_S, Peer
 
 
@@ -123,15 +124,11 @@ class Agent:
         self.upgrades = 0
         self.probes = 0
         """How often it has said whether it is ready."""
-        self._all: list[AgentCall] = []
-        self._serving: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._listener = Listener(self._serve)
 
     async def start(self, *, receive_buffer: int | None = None, read_ahead: int = 1 << 16) -> Agent:
         """Listens. `receive_buffer`, `read_ahead`: bytes that the kernel and this end take unread."""
-        self._server = await asyncio.start_server(
-            self._connected, sock=self.port.listen(receive_buffer), limit=read_ahead, backlog=1024
-        )
+        await self._listener.start(self.port.listen(receive_buffer), limit=read_ahead)
         return self
 
     async def call(self) -> AgentCall:
@@ -145,23 +142,10 @@ class Agent:
             return await self.asked.get()
 
     async def stop(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._serving:
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
-        for call in self._all:
-            await call.leave()
-        await self._server.wait_closed()
-
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
+        await self._listener.stop()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         call = AgentCall(reader, writer, masks=False)
-        self._all.append(call)
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
         except (asyncio.IncompleteReadError, OSError):

@@ -7,6 +7,7 @@ import asyncio
 import base64
 import http.client
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.caller import dial
 from tests.harness.gateway import Gateway, eventually
+from tests.harness.listening import Listener
 from tests.harness.openings import opening
 from tests.harness.peer import WAIT_S
 
@@ -26,10 +28,12 @@ class Trap:
 
     def __init__(self) -> None:
         self.visits: list[bytes] = []
+        self._listener = Listener(self._visited)
 
     async def start(self) -> Trap:
-        self._server = await asyncio.start_server(self._visited, "127.0.0.1", 0)
-        self.port: int = self._server.sockets[0].getsockname()[1]
+        sock = socket.create_server(("127.0.0.1", 0))
+        self.port: int = sock.getsockname()[1]
+        await self._listener.start(sock)
         return self
 
     @property
@@ -41,8 +45,7 @@ class Trap:
         writer.close()
 
     async def stop(self) -> None:
-        self._server.close()
-        await self._server.wait_closed()
+        await self._listener.stop()
 
 
 @pytest.fixture
@@ -155,7 +158,8 @@ async def test_where_an_agent_sends_it(gateway: Gateway, trap: Trap, ports: dict
         writer.close()
 
     port = ports["redirecting"]
-    server = await asyncio.start_server(redirects, sock=port.listen())
+    redirecting = Listener(redirects)
+    await redirecting.start(port.listen())
     caller = await gateway.dial("/ws/generic/redirecting.acme")
     assert caller.refusal == (502, "agent_unreachable")
     await caller.leave()
@@ -164,8 +168,7 @@ async def test_where_an_agent_sends_it(gateway: Gateway, trap: Trap, ports: dict
     await eventually(lambda: any(b"/bot" in visit for visit in visits), "the bot was asked")
     assert any(visit.startswith(b"GET /ws") for visit in visits)
     assert trap.visits == []
-    server.close()
-    await server.wait_closed()
+    await redirecting.stop()
 
 
 async def test_dial_is_the_harness_own(gateway: Gateway, trap: Trap) -> None:

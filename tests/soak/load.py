@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from tests.harness.agent import AgentCall, AgentPort, upgraded
 from tests.harness.caller import Caller, dial
 from tests.harness.frames import CLOSE, TEXT
+from tests.harness.listening import Listener
 from tests.harness.openings import opening_messages, replies, stop, talk
 
 TALK_EVERY_S = 0.2
@@ -45,30 +46,20 @@ class Agents:
         self.ports = [AgentPort() for _ in range(INSTANCES)]
         self.did: Counter[str] = Counter()
         self._chance = random.Random(seed)
-        self._servers: list[asyncio.Server] = []
-        self._serving: set[asyncio.Task[None]] = set()
+        self._listeners = [Listener(self._serve) for _ in self.ports]
 
     async def start(self) -> None:
-        for port in self.ports:
-            self._servers.append(
-                await asyncio.start_server(self._connected, sock=port.listen(), backlog=1024)
-            )
+        for listener, port in zip(self._listeners, self.ports, strict=True):
+            await listener.start(port.listen())
 
     async def stop(self) -> None:
-        for server in self._servers:
-            server.close()
-        for task in self._serving:
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
+        for listener in self._listeners:
+            await listener.stop()
         for port in self.ports:
             port.free()
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(AgentCall(reader, writer, masks=False), reader))
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
-
-    async def _serve(self, call: AgentCall, reader: asyncio.StreamReader) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        call = AgentCall(reader, writer, masks=False)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             if head.startswith("GET /readyz"):

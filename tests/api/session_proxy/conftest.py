@@ -36,6 +36,7 @@ from gateway.sessions.session import TELEPHONY, CallFacts, Outcome, Places, Traf
 from gateway.sessions.sqlite import SqliteStore
 from tests.harness.agent import AgentPort
 from tests.harness.gateway import eventually
+from tests.harness.listening import Listener
 
 WAIT_S = 20.0
 """No answer takes so long: a test that waits longer hangs."""
@@ -117,37 +118,24 @@ class Instance:
         self.script: Script = echoes
         self.heard: asyncio.Queue[Heard] = asyncio.Queue()
         self.connections = 0
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener = Listener(self._serve)
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._connected, sock=self.port.listen())
+        await self._listener.start(self.port.listen())
 
     async def pause(self) -> None:
         """Listens no more; its port stays its own."""
-        assert self._server is not None
-        self._server.close()
-        await self._server.wait_closed()
-        self._server = None
+        await self._listener.pause()
 
     async def stop(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            for task in self._tasks:
-                task.cancel()
-            failed = await asyncio.gather(*self._tasks, return_exceptions=True)
-            assert not [error for error in failed if isinstance(error, AssertionError)], failed
-            await self._server.wait_closed()
-            self._server = None
+        await self._listener.stop()
         self.port.free()
+        failed = self._listener.failed
+        assert not [error for error in failed if isinstance(error, AssertionError)], failed
 
     async def next(self) -> Heard:
         async with asyncio.timeout(WAIT_S):
             return await self.heard.get()
-
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._tasks.add(task)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

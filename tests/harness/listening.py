@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Servers for tests that leave nothing behind, whoever comes in while they stop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+"""What is done with a connection. It may leave it open; it is closed with the server."""
+
+TURNS = 5
+"""Of asyncio's loop, from accepting a connection to its handler's first step."""
+
+
+class Listener:
+    """A server on one socket.
+
+    `asyncio.Server` forgets a connection that is accepted in the turn in which it is closed, and a
+    handler that is cancelled before its first step never closes its own: either comes up as a socket
+    that nobody closed, in some later test.
+    """
+
+    def __init__(self, serve: Serve) -> None:
+        self._serve = serve
+        self.failed: list[BaseException] = []
+        """What went wrong in handlers."""
+        self._serving: set[asyncio.Task[None]] = set()
+        self._open: list[asyncio.WriteTransport] = []
+        self._server: asyncio.Server | None = None
+
+    async def start(self, sock: socket.socket, *, limit: int = 1 << 16, backlog: int = 1024) -> None:
+        """Listens at a bound socket. `limit`: bytes that are read ahead."""
+        self._server = await asyncio.start_server(self._connected, sock=sock, limit=limit, backlog=backlog)
+
+    async def pause(self) -> None:
+        """Listens no more; who is connected stays so."""
+        if self._server is None:
+            return
+        for listening in self._server.sockets:
+            asyncio.get_running_loop().remove_reader(listening.fileno())
+        await self._turns()  # who was accepted before is with its handler now
+        self._server.close()
+        self._server = None
+
+    async def stop(self) -> None:
+        """Listens no more, and closes all connections."""
+        await self.pause()
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        for transport in self._open:
+            transport.abort()
+        await self._turns()
+
+    async def _turns(self) -> None:
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open = [one for one in self._open if one.get_extra_info("socket").fileno() != -1]
+        self._open.append(writer.transport)  # nobody else keeps one that has nothing to read any more
+        task = asyncio.get_running_loop().create_task(self._handle(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._served)
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._serve(reader, writer)
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        self._serving.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.failed.append(error)
