@@ -100,6 +100,7 @@ walk(Counters *w, const unsigned char *data, long long size)
 typedef struct {
     PyObject_HEAD
     int epoll;
+    double rested_at; /* seconds of the monotonic clock */
 } Sources;
 
 /* ---- Pump: reads one socket, writes the other ---- */
@@ -266,11 +267,23 @@ sources_run(struct epoll_event *events, int count)
     }
 }
 
+/* Reads what is readable, or becomes so within the time; how much there was. */
+static int
+sources_read(Sources *self, int wait_ms)
+{
+    struct epoll_event events[EVENTS_AT_ONCE];
+    int count;
+    Py_BEGIN_ALLOW_THREADS
+    count = epoll_wait(self->epoll, events, EVENTS_AT_ONCE, wait_ms);
+    Py_END_ALLOW_THREADS
+    sources_run(events, count);
+    return count;
+}
+
 static PyObject *
 sources_ready(Sources *self, PyObject *Py_UNUSED(ignored))
 {
-    struct epoll_event events[EVENTS_AT_ONCE];
-    sources_run(events, epoll_wait(self->epoll, events, EVENTS_AT_ONCE, 0));
+    sources_read(self, 0);
     Py_RETURN_NONE;
 }
 
@@ -282,28 +295,49 @@ seconds(void)
     return now.tv_sec + now.tv_nsec / 1e9;
 }
 
+/* Sleeps until so long after the last rest's end. */
+static void
+sources_rest(Sources *self, double rest_s)
+{
+    const double left = self->rested_at + rest_s - seconds();
+    if (left > 0) {
+        const struct timespec pause = {.tv_sec = (time_t)left, .tv_nsec = (long)((left - (time_t)left) * 1e9)};
+        Py_BEGIN_ALLOW_THREADS
+        nanosleep(&pause, NULL); /* a signal may end it: then it was shorter */
+        Py_END_ALLOW_THREADS
+    }
+    self->rested_at = seconds();
+}
+
 /* Under load several waits are one turn of the loop's: see gateway/media/turns.py. */
 static PyObject *
-sources_stay(Sources *self, PyObject *limit)
+sources_stay(Sources *self, PyObject *args)
 {
-    struct epoll_event events[EVENTS_AT_ONCE];
-    const double limit_s = PyFloat_AsDouble(limit), until = seconds() + limit_s;
-    int count;
-    if (limit_s == -1.0 && PyErr_Occurred())
+    double limit_s, rest_s = 0.0;
+    if (!PyArg_ParseTuple(args, "d|d", &limit_s, &rest_s))
         return NULL;
-    do {
-        Py_BEGIN_ALLOW_THREADS
-        count = epoll_wait(self->epoll, events, EVENTS_AT_ONCE, SILENCE_MS);
-        Py_END_ALLOW_THREADS
-        sources_run(events, count);
-    } while (count > 0 && seconds() < until);
-    return PyBool_FromLong(count > 0);
+    const double until = seconds() + limit_s;
+    int count;
+    if (rest_s <= 0.0) {
+        do
+            count = sources_read(self, SILENCE_MS);
+        while (count > 0 && seconds() < until);
+        return PyBool_FromLong(count > 0);
+    }
+    while (seconds() < until) {
+        sources_rest(self, rest_s);
+        do
+            count = sources_read(self, 0);
+        while (count == EVENTS_AT_ONCE && seconds() < until);
+    }
+    Py_RETURN_TRUE;
 }
 
 static PyMethodDef sources_methods[] = {
     {"fileno", (PyCFunction)sources_fileno, METH_NOARGS, "The descriptor that is readable when a source is."},
     {"ready", (PyCFunction)sources_ready, METH_NOARGS, "Reads every source that is readable."},
-    {"stay", (PyCFunction)sources_stay, METH_O, "Reads them as they become readable, for so many seconds; whether any did."},
+    {"stay", (PyCFunction)sources_stay, METH_VARARGS,
+     "Reads them as they become readable, for about so many seconds; False where at last none does. See pump.py."},
     {NULL},
 };
 

@@ -14,7 +14,8 @@ import asyncio
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from operator import length_hint
 from typing import Final
 
 CHUNK_BYTES: Final = 65536
@@ -56,7 +57,8 @@ class Sources:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._runs: dict[int, Callable[[int], None]] = {}
+        self._lanes: list[_Lane | None] = []  # by descriptor: a dict would be looked through
+        self._rested_at = 0.0
 
     def fileno(self) -> int:
         """The descriptor that is readable when a source is."""
@@ -64,41 +66,97 @@ class Sources:
 
     def ready(self) -> None:
         """Reads every source that is readable."""
-        self._run(self._epoll.poll(0, EVENTS_AT_ONCE))
+        self._read(0, 0.0)
 
-    def stay(self, seconds: float) -> bool:
-        """Reads them as they become readable, for so many seconds; whether any did."""
+    def stay(self, seconds: float, rest_s: float = 0.0) -> bool:
+        """Reads them as they become readable, for about so many seconds; False where at last none does.
+
+        `rest_s`: no more often than that, whether any have become readable since or not.
+        """
         until = time.monotonic() + seconds
-        while events := self._epoll.poll(SILENCE_S, EVENTS_AT_ONCE):
-            self._run(events)
-            if time.monotonic() >= until:
-                return True
-        return False
+        if not rest_s:
+            return self._read(SILENCE_S, until) > 0
+        while (now := time.monotonic()) < until:
+            if (left := self._rested_at + rest_s - now) > 0:
+                time.sleep(left)
+            self._rested_at = time.monotonic()
+            while self._read(0, 0.0) == EVENTS_AT_ONCE and time.monotonic() < until:
+                pass
+        return True
 
-    def add(self, source: int, run: Callable[[int], None]) -> None:
-        """Has `run` called with what epoll says of `source`, once for all that has come."""
-        self._runs[source] = run
+    def add(self, source: int, lane: _Lane) -> None:
+        """Reads one more, as its lane says. `source`: its descriptor."""
+        self._lanes += [None] * (source + 1 - len(self._lanes))
+        self._lanes[source] = lane
         self._epoll.register(source, _EDGES)
-
-    def add_again(self, source: int) -> None:
-        """Asks for it once more: something was left."""
-        self._epoll.modify(source, _EDGES)
 
     def remove(self, source: int) -> None:
         """To be called before the descriptor is closed."""
-        del self._runs[source]
+        self._lanes[source] = None
         self._epoll.unregister(source)
 
-    def _run(self, events: list[tuple[int, int]]) -> None:
-        runs = self._runs
+    def _read(self, wait_s: float, until: float) -> int:
+        """Reads what becomes readable, at least once; how much there was the last time."""
+        while events := self._epoll.poll(wait_s, EVENTS_AT_ONCE):
+            left = iter(events)
+            while length_hint(left):
+                try:
+                    self._pass_on(left)
+                except Exception as error:  # noqa: BLE001 - an edge: it must end nobody else's turn
+                    report = {"message": "a pump", "exception": error}
+                    asyncio.get_running_loop().call_exception_handler(report)
+            if time.monotonic() >= until:
+                break
+        return len(events)
+
+    def _pass_on(self, events: Iterator[tuple[int, int]]) -> None:  # noqa: PLR0912 - see below
+        """The hot path: from one socket to the other. A call of Python for each chunk would be 2 % of all."""
+        lanes = self._lanes
         for source, what in events:
-            run = runs.get(source)  # one pump's end may be another's
-            if run is None:
+            lane = lanes[source]
+            if lane is None:  # one pump's end may be another's
                 continue
+            pump, walker, recv, send, mask_bit, head_bytes = lane
             try:
-                run(what)
-            except Exception as error:  # noqa: BLE001 - an edge: it must end nobody else's turn
-                asyncio.get_running_loop().call_exception_handler({"message": "a pump", "exception": error})
+                chunk = recv(CHUNK_BYTES, QUIETLY)
+            except BlockingIOError:
+                continue
+            except OSError:
+                chunk = b""
+            size = len(chunk)
+            if what != EPOLLIN or size == CHUNK_BYTES:  # something was left: it is to be told again
+                self._epoll.modify(source, _EDGES)
+            if not pump.direct or not walker.simple or not size:
+                pump.on_chunk(chunk)
+                continue
+            # Whether the chunk is all plain frames (RFC 6455 §5.2); only then it is counted.
+            at, frames = walker.left, 0
+            while at < size:
+                body = at + head_bytes
+                length = chunk[at + 1] ^ mask_bit if body + 2 <= size else _NOT_PLAIN
+                if length == 126:
+                    body += 2
+                    length = chunk[at + 2] << 8 | chunk[at + 3]
+                elif length > 125:
+                    length = _NOT_PLAIN
+                if (
+                    not walker.look_below <= length <= walker.max_payload
+                    or not FIN_TEXT <= chunk[at] <= FIN_BINARY
+                ):
+                    pump.on_chunk(chunk)
+                    break
+                at = body + length
+                frames += 1
+            else:
+                walker.left = at - size
+                walker.frames += frames
+                walker.bytes += size
+                try:
+                    sent = send(chunk, QUIETLY)
+                except OSError:  # also where it is broken: its own reading side finds that out
+                    sent = 0
+                if sent != size:
+                    pump.on_unsent(chunk[sent:])
 
 
 class Pump:
@@ -108,7 +166,7 @@ class Pump:
     that the other socket did not take. `walker` counts what goes by.
     """
 
-    __slots__ = ("_hot", "_on_chunk", "_on_unsent", "_source", "_sources", "direct", "reading")
+    __slots__ = ("_lane", "_source", "_sources", "direct", "on_chunk", "on_unsent", "reading")
 
     def __init__(
         self,
@@ -122,10 +180,10 @@ class Pump:
     ) -> None:
         self._sources = sources
         self._source = source.fileno()
-        self._on_chunk = on_chunk
-        self._on_unsent = on_unsent
+        self.on_chunk = on_chunk
+        self.on_unsent = on_unsent
         mask_bit, key_bytes = (MASKED, 4) if walker.masked else (0, 0)
-        self._hot = source.recv, sink.send, walker, mask_bit, 2 + key_bytes
+        self._lane: _Lane = self, walker, source.recv, sink.send, mask_bit, 2 + key_bytes
         self.direct = True
         """Whether plain frames may go by themselves."""
         self.reading = False
@@ -133,7 +191,7 @@ class Pump:
     def resume(self) -> None:
         """Reads from now on."""
         if not self.reading:
-            self._sources.add(self._source, self._run)
+            self._sources.add(self._source, self._lane)
             self.reading = True
 
     def pause(self) -> None:
@@ -142,46 +200,6 @@ class Pump:
             self.reading = False
             self._sources.remove(self._source)
 
-    # The hot path: one call of Python a chunk
 
-    def _run(self, what: int) -> None:
-        recv, send, walker, mask_bit, head_bytes = self._hot
-        try:
-            chunk = recv(CHUNK_BYTES, QUIETLY)
-        except BlockingIOError:
-            return
-        except OSError:
-            chunk = b""
-        size = len(chunk)
-        if what != EPOLLIN or size == CHUNK_BYTES:
-            self._sources.add_again(self._source)
-        if not self.direct or not walker.simple or not size:
-            self._on_chunk(chunk)
-            return
-        # Whether the chunk is all plain frames (RFC 6455 §5.2); only then it is counted.
-        at, frames = walker.left, 0
-        while at < size:
-            body = at + head_bytes
-            length = chunk[at + 1] ^ mask_bit if body + 2 <= size else _NOT_PLAIN
-            if length == 126:
-                body += 2
-                length = chunk[at + 2] << 8 | chunk[at + 3]
-            elif length > 125:
-                length = _NOT_PLAIN
-            if (
-                not walker.look_below <= length <= walker.max_payload
-                or not FIN_TEXT <= chunk[at] <= FIN_BINARY
-            ):
-                self._on_chunk(chunk)
-                return
-            at = body + length
-            frames += 1
-        walker.left = at - size
-        walker.frames += frames
-        walker.bytes += size
-        try:
-            sent = send(chunk, QUIETLY)
-        except OSError:  # also where the socket is broken: its own reading side finds that out
-            sent = 0
-        if sent != size:
-            self._on_unsent(chunk[sent:])
+_Lane = tuple[Pump, Counters, Callable[..., bytes], Callable[..., int], int, int]
+"""What a chunk needs on its way, in one place: much of the cost is that what is apart has left the cache."""

@@ -4,12 +4,13 @@
 Most of a relay's cost is the kernel's. Of the rest, most is paid once per turn of the loop, and a loop that
 wakes for every single frame pays it for every frame. While there is much to do it is paid less often:
 
-- By **resting**, where frames may wait (`relay_batch_ms`): a loop that rests for a millisecond or two first
-  finds the frames of many calls waiting, and reads and writes them in one turn. No ear notices 2 ms, and a
-  quarter of the processor is saved. It rests for at most the configured time counted from the turn before,
-  so no frame waits longer than that. Frames are held in the kernel's buffers, in their order, not in ours.
-- By **staying** with the sockets, where nothing may be held back: sound is passed on as it comes, by whoever
-  can wait for it without the loop (pump.py, _accelerator.c), and all else waits for two milliseconds.
+- By **staying** with the sockets: sound is passed on by whoever can wait for it without the loop (pump.py,
+  _accelerator.c), and all else waits for two milliseconds, or four.
+- By **resting**, where frames may wait (`relay_batch_ms`): who rests for a millisecond or two first finds the
+  frames of many calls waiting, and reads and writes them in one go. No ear notices 2 ms, and a quarter of
+  the processor is saved. It rests for at most the configured time counted from the rest before, so no frame
+  waits longer than that. Frames are held in the kernel's buffers, in their order, not in ours. Where the loop
+  has some of the sockets itself (over TLS) it is the loop that rests.
 
 What takes many turns to do would wait once for each of them: while a call is set up or a request has just
 come, the loop does neither.
@@ -32,21 +33,25 @@ AWAKE_S = 0.02
 """How long after a request or an upgrade the loop turns as ever: most are done by then."""
 
 STAY_S = 0.002
-"""How long the loop stays with the sockets at a time."""
+"""How long the loop stays with the sockets at a time, where it does not rest."""
+
+RESTS = 2
+"""How often it rests while it stays with them."""
 
 
 class Turns:
     """Saves turns of the running loop while there is much to do.
 
     `rest_s`: the most seconds a frame may wait; 0: it may not. `stay`: passes sound on for so many seconds,
-    and says whether any came. `may_stay`: whether all sound there is passes that way.
+    resting so long each time, and says whether any came. `may_stay`: whether all sound there is passes that
+    way.
     """
 
     def __init__(
         self,
         rest_s: float,
         *,
-        stay: Callable[[float], bool] | None = None,
+        stay: Callable[[float, float], bool] | None = None,
         may_stay: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
         cpu: Callable[[], float] = time.thread_time,
@@ -54,9 +59,10 @@ class Turns:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._rest_s = rest_s
-        self._stay = stay if rest_s <= 0 else None
+        self._stay = stay
+        self._stay_s = RESTS * rest_s or STAY_S
         self._may_stay = may_stay
-        self._busy_share = REST_SHARE if self._stay is None else STAY_SHARE
+        self._busy_share = REST_SHARE if rest_s else STAY_SHARE
         self._clock = clock
         self._cpu = cpu
         self._rest = rest
@@ -90,7 +96,7 @@ class Turns:
         used, now = self._cpu(), self._clock()
         busy = (used - self._used) / max(now - self._looked_at, 1e-9)
         self._used, self._looked_at = used, now
-        can = self._stay is None or self._may_stay()
+        can = self._rest_s > 0 or self._may_stay()
         if not self.saving and can and busy >= self._busy_share:
             self.saving = True
             self._turned_at = now
@@ -110,8 +116,8 @@ class Turns:
             # Not at every turn: a loop that always has something to call never waits for its sockets.
             self._next = self._loop.call_later(self._awake_until - now, self._turn)
             return
-        if self._stay is not None:
-            if not self._stay(STAY_S):
+        if self._stay is not None and self._may_stay():
+            if not self._stay(self._stay_s, self._rest_s):
                 self.saving = False  # what keeps the loop busy is something else; until the next look
                 return
         elif (left := self._turned_at + self._rest_s - now) > 0:

@@ -175,12 +175,12 @@ async def test_reading_and_writing_keep_nothing(wires: Any) -> None:
     assert after - before < MOST_BYTES_KEPT
 
 
-@pytest.mark.parametrize("how", ["at once", "held back", "staying"])
+@pytest.mark.parametrize("how", ["at once", "held back by the loop", "held back", "staying"])
 async def test_every_byte_arrives_in_order_both_ways(wires: Any, how: str) -> None:
     wired = await wires()
     loop = asyncio.get_running_loop()
-    stay = sources_of(loop).stay if how == "staying" and wired.relay.watch.is_direct else None
-    rest_s = 0.002 if how == "held back" else 0.0
+    stay = sources_of(loop).stay if how in ("held back", "staying") and wired.relay.watch.is_direct else None
+    rest_s = 0.002 if how.startswith("held back") else 0.0
     turns = Turns(rest_s, stay=stay, cpu=iter(range(1_000_000)).__next__)  # a processor that is always busy
     if rest_s or stay:
         turns.look()
@@ -209,6 +209,45 @@ async def test_every_byte_arrives_in_order_both_ways(wires: Any, how: str) -> No
     assert heard[0] == says[True]
     assert heard[1] == says[False]
     assert wired.relay.traffic == (2_000, len(says[True]), 2_000, len(says[False]))
+
+
+@pytest.mark.parametrize(("seconds", "rest_s"), [(0.0, 0.0), (0.002, 0.001)])
+async def test_who_stays_with_the_sockets_passes_on_what_comes(
+    wires: Any, seconds: float, rest_s: float
+) -> None:
+    """Without a turn of the loop; and only who does not rest can say that nothing came."""
+    wired = await wires()
+    if not isinstance(wired.relay.carrier.transport, Direct):
+        return
+    stay = sources_of(asyncio.get_running_loop()).stay
+    wired.carrier.send(SOUND[True])
+    wired.agent.send(SOUND[False])
+    assert stay(seconds, rest_s)
+    assert wired.agent.recv(65536) == SOUND[True]
+    assert wired.carrier.recv(65536) == SOUND[False]
+    assert stay(seconds, rest_s) is bool(rest_s)
+
+
+async def test_one_edge_that_fails_ends_nobody_elses_turn(wires: Any, monkeypatch: Any) -> None:
+    """Whatever a pump's owner raises, the other sockets that were readable with it are read."""
+    wired = await wires()
+    if not isinstance(wired.relay.carrier.transport, Direct):
+        return
+    loop = asyncio.get_running_loop()
+    reported: list[Any] = []
+    loop.set_exception_handler(lambda _, report: reported.append(report))
+    monkeypatch.setattr("sys.unraisablehook", reported.append)  # the accelerator's way to say it
+
+    class Fails(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            raise RuntimeError("an owner's mistake")
+
+    wired.relay.carrier.transport.set_protocol(Fails())
+    wired.carrier.send(SOUND[True])
+    wired.agent.send(SOUND[False])
+    sources_of(loop).ready()
+    assert len(reported) == 1
+    assert wired.carrier.recv(65536) == SOUND[False]
 
 
 async def test_sound_and_the_end_that_come_together_are_both_heard(wires: Any) -> None:

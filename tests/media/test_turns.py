@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from gateway.media.turns import AWAKE_S, REST_SHARE, STAY_S, STAY_SHARE, WINDOW_S, Turns
+from gateway.media.turns import AWAKE_S, REST_SHARE, RESTS, STAY_S, STAY_SHARE, WINDOW_S, Turns
 
 LIMIT_S = 0.002
 
@@ -40,11 +40,11 @@ class Stays:
     """Stays with sockets, on which something comes or nothing does."""
 
     def __init__(self, *, sound: bool = True) -> None:
-        self.seconds: list[float] = []
+        self.asked: list[tuple[float, float]] = []
         self.sound = sound
 
-    def __call__(self, seconds: float) -> bool:
-        self.seconds.append(seconds)
+    def __call__(self, seconds: float, rest_s: float) -> bool:
+        self.asked.append((seconds, rest_s))
         return self.sound
 
 
@@ -198,24 +198,33 @@ async def test_a_busy_loop_stays_with_its_sockets_where_nothing_may_wait() -> No
     look(turns)
     await pass_turns(4)
     assert turns.saving
-    assert set(stays.seconds) == {STAY_S}
+    assert set(stays.asked) == {(STAY_S, 0)}
     assert machine.rests == []
     turns.stay_awake()
-    stays.seconds.clear()
+    stays.asked.clear()
     await pass_turns(4)
-    assert stays.seconds == []
+    assert stays.asked == []
     turns.stop()
 
 
-async def test_a_loop_that_may_hold_back_rests_and_does_not_stay() -> None:
+async def test_a_loop_that_may_hold_back_rests_while_it_stays_and_by_itself_where_it_has_sockets() -> None:
     machine = Machine()
     stays = Stays()
-    turns = machine.turns(LIMIT_S, stay=stays)
+    all_here = True
+    turns = machine.turns(LIMIT_S, stay=stays, may_stay=lambda: all_here)
     machine.window(REST_SHARE * 1.1)
     look(turns)
     await pass_turns(4)
+    assert set(stays.asked) == {(RESTS * LIMIT_S, LIMIT_S)}
+    assert machine.rests == []
+    all_here = False
+    stays.asked.clear()
+    machine.window(REST_SHARE * 1.1)
+    look(turns)
+    await pass_turns(4)
+    assert turns.saving
     assert machine.rests
-    assert stays.seconds == []
+    assert stays.asked == []
     turns.stop()
 
 
@@ -232,7 +241,7 @@ async def test_nobody_stays_with_some_of_the_sockets_while_others_wait_for_the_l
     look(turns)
     assert not turns.saving
     await pass_turns(4)
-    assert stays.seconds == []
+    assert stays.asked == []
     turns.stop()
 
 
@@ -243,6 +252,6 @@ async def test_nobody_stays_where_no_sound_comes() -> None:
     machine.window(0.9)
     look(turns)
     await pass_turns(4)
-    assert len(stays.seconds) == 1
+    assert len(stays.asked) == 1
     assert not turns.saving
     turns.stop()
