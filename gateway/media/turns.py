@@ -32,7 +32,7 @@ STAY_SHARE = 0.03
 AWAKE_S = 0.02
 """How long after a request or an upgrade the loop turns as ever: most are done by then."""
 
-STAY_S = 0.002
+STAY_S = 0.004
 """How long the loop stays with the sockets at a time, where it does not rest."""
 
 RESTS = 2

@@ -54,9 +54,10 @@ def upgrade_headers(host: str, key: str) -> dict[str, str]:
     }
 
 
-async def open_socket(
-    port: int, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def open_socket(port: int, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Connection:
     async with asyncio.timeout(WAIT_S):
         return await asyncio.open_connection(host, port, ssl=tls)
 
@@ -91,15 +92,16 @@ async def dial(
     headers: dict[str, str | None] | None = None,
     on_open: list[Caller] | None = None,
     tls: ssl.SSLContext | None = None,
+    over: Connection | None = None,
 ) -> Caller:
-    """Asks for a media socket and waits for the answer, whatever it is.
+    """Asks for a media socket and waits for the answer, whatever it is. `over`: a connection that stands.
 
     `headers` are added to the upgrade's own, or take their place; None takes one away. `on_open` gets the
     caller as soon as the connection stands, for who wants to give up before the answer.
     """
     key = base64.b64encode(os.urandom(16)).decode()
     wanted: dict[str, str | None] = {**upgrade_headers(host, key), **(headers or {})}
-    reader, writer = await open_socket(port, tls=tls)
+    reader, writer = over or await open_socket(port, tls=tls)
     caller = Caller(reader, writer, masks=True)
     if on_open is not None:
         on_open.append(caller)

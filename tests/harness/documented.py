@@ -91,14 +91,16 @@ class Documented:
         placed: Placed = await self.server.place_call(self.url(path, proven=proven), **more)
         return placed
 
-    async def dial(self, url: str, *, proven: bool = True, headers: dict[str, str] | None = None) -> Caller:
-        """Opens a stream's socket as the carrier does; Twilio loses the query."""
+    async def dial(
+        self, url: str, *, proven: bool = True, headers: dict[str, str] | None = None, **how: Any
+    ) -> Caller:
+        """Opens a stream's socket as the carrier does; Twilio loses the query. `how`: see caller.dial."""
         parts = urlsplit(url)
         target = parts.path
         if parts.query and self.carrier != "twilio":
             target += f"?{parts.query}"
         shown = self.server.upgrade_headers(url) if proven else {}
-        return await self.gateway.dial(target, host=parts.netloc, headers=headers or shown)
+        return await self.gateway.dial(target, host=parts.netloc, headers=headers or shown, **how)
 
     async def stream(self, placed: Placed, agent: Agent, **parameters: str) -> tuple[Caller, AgentCall]:
         """Opens the document's stream and says the opening, until the agent has heard it."""

@@ -53,6 +53,11 @@ class Peer:
         await self._writer.drain()
         await asyncio.sleep(0)  # others have their turn, also while there is always room
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that not even the kernel has taken."""
+        return self._writer.transport.get_write_buffer_size()
+
     async def pour_on(self, raw: bytes) -> None:
         """The same again and again, until nobody takes it any more."""
         with contextlib.suppress(OSError):

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A second socket that comes to another worker than the one that carries the call (docs/sockets.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.harness.agent import Agent
+from tests.harness.caller import Connection, open_socket
+from tests.harness.documented import Documented, Server, on_line
+from tests.harness.gateway import END_EVENTS, Gateway, eventually
+from tests.harness.keyed import delete
+from tests.harness.peer import WAIT_S
+from tests.harness.streams import (
+    assert_over,
+    first_stream,
+    just,
+    opening,
+)
+from tests.harness.telephony import assert_ended
+
+
+async def test_over_two_workers_a_call_goes_on_wherever_its_socket_comes(
+    start: Callable[..., Gateway], carrier_servers: dict[str, Server], agents: list[Agent], carrier: str
+) -> None:
+    """The agent has one place, and is never asked again."""
+    gateway = start(workers=2)
+    async with on_line(gateway, carrier_servers, carrier) as line:
+        stream = await first_stream(line, agents[0])
+        for times in range(3 if carrier == "twilio" else 8):  # a document is asked for so often, and no more
+            if times % 2:
+                await stream.is_lost()
+            await stream.goes_on()
+            await stream.both_hear()
+        await stream.hangs_up()
+
+
+@just["telnyx"]
+async def test_over_two_workers_what_cannot_go_on_is_taken_over(
+    start: Callable[..., Gateway], carrier_servers: dict[str, Server], agents: list[Agent], carrier: str
+) -> None:
+    """Also where the socket came to another worker than the call's, which would not have it."""
+    gateway = start(workers=2)
+    async with on_line(gateway, carrier_servers, carrier) as line:
+        for _ in range(4):
+            stream = await first_stream(line, agents[0])
+            caller = await line.dial(stream.placed.stream_url)
+            for message in opening(carrier, stream.placed.call_id, "stream-2"):
+                caller.say(message.replace("PCMU", "PCMA"))
+            await assert_over(stream, "taken_over", "carrier", 1000)
+            taken = await agents[0].call()
+            await caller.hang_up()
+            await assert_ended(gateway, taken.session, "caller_hangup", "caller")
+
+
+@contextmanager
+def frozen(gateway: Gateway, session: str) -> Iterator[None]:
+    """The worker that carries a session does nothing meanwhile."""
+    owner = gateway.sessions(session)[0]["owner"]
+    pid = next(one["pid"] for one in gateway.workers() if one["id"] == owner)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def to_one_that_runs(gateway: Gateway) -> Connection:
+    """A connection to a worker that answers: of so many, the kernel gives one to each."""
+    connections = [await open_socket(gateway.port) for _ in range(16)]
+
+    async def answers(connection: Connection) -> Connection:
+        reader, writer = connection
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: api.example.com\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        (length,) = re.findall(rb"content-length: (\d+)", head.lower())
+        await reader.readexactly(int(length))
+        return connection
+
+    asking = [asyncio.create_task(answers(each)) for each in connections]
+    async with asyncio.timeout(WAIT_S):
+        first, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+    found = first.pop().result()
+    for task in asking:
+        task.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+    for connection in connections:
+        if connection is not found:
+            connection[1].transport.abort()
+    return found
+
+
+@pytest.mark.parametrize("carrier", ["telnyx", "plivo"], indirect=True)
+async def test_a_worker_that_is_frozen_goes_on_with_the_call_when_it_wakes(
+    start: Callable[..., Gateway], carrier_servers: dict[str, Server], agents: list[Agent], carrier: str
+) -> None:
+    """The carrier dialled again. Where its socket came, it was let go of; the frozen worker finds it."""
+    gateway = start(workers=2)
+    async with on_line(gateway, carrier_servers, carrier) as line:
+        stream = await first_stream(line, agents[0])
+        await stream.both_hear()
+        first = stream.caller
+        with frozen(gateway, stream.session):
+            stream.caller = await stream.comes_again(over=await to_one_that_runs(gateway))
+
+            def told() -> bool:
+                lines = gateway.log_lines()
+                return any(one["event"] == "a worker does not say whether it took a socket" for one in lines)
+
+            await eventually(told, "the other has let go of it")
+        assert (await first.closed())[0] == 1000
+        await stream.both_hear()
+        await stream.hangs_up()
+    assert agents[0].upgrades == 1
+
+
+@pytest.mark.parametrize("carrier", ["telnyx", "plivo"], indirect=True)
+async def test_many_at_once_and_one_has_the_call(line: Documented, support: Agent) -> None:
+    """Whichever are handed over, refused or taken over: one session is left, with one socket."""
+    placed = await line.place()
+    callers = [await line.dial(placed.stream_url) for _ in range(6)]
+    for number, caller in enumerate(callers):
+        for message in opening(line.carrier, placed.call_id, f"stream-{number}"):
+            caller.say(message)
+
+    def told() -> int:
+        lines = [one for one in line.gateway.log_lines() if one.get("call_id") == placed.call_id]
+        return sum(one["event"] in (*END_EVENTS, "call continued") for one in lines)
+
+    def live() -> list[str]:
+        mine = [one for one in line.gateway.sessions() if one["call_id"] == placed.call_id]
+        return [one["id"] for one in mine if one["ended_at"] is None]
+
+    await eventually(lambda: told() == 5 and len(live()) == 1, "all but one are over, or part of it")
+    (session,) = live()
+    await line.gateway.callers_leave()
+    assert await asyncio.to_thread(delete, line.gateway, session) in (200, 409)
+    await eventually(lambda: not live(), "it is over")

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A second socket that is another call's, or whose call cannot go on with it (docs/sockets.md)."""
+
+from __future__ import annotations
+
+from tests.harness.agent import Agent, hangs
+from tests.harness.documented import Documented
+from tests.harness.gateway import eventually
+from tests.harness.streams import (
+    asks_again,
+    assert_over,
+    continued,
+    first_stream,
+    just,
+    opening,
+)
+from tests.harness.telephony import assert_ended
+
+
+@just["plivo"]
+async def test_a_second_socket_for_another_agent_takes_the_call_over(
+    line: Documented, support: Agent
+) -> None:
+    """As where an operator's own XML leads the call from one agent to the next."""
+    stream = await first_stream(line, support)
+    again = await line.place("/xml/plivo?agent=asked&org=acme&return=1", CallUUID=stream.placed.call_id)
+    caller = await line.dial(again.stream_url)
+    for message in opening("plivo", stream.placed.call_id, "stream-2"):
+        caller.say(message)
+    await assert_over(stream, "taken_over", "carrier", 1000)
+    taken = await support.call()
+    assert taken.session != stream.session
+    await caller.hang_up()
+    await assert_ended(line.gateway, taken.session, "caller_hangup", "caller")
+
+
+@just["telnyx"]
+async def test_a_stream_in_another_codec_takes_the_call_over(line: Documented, support: Agent) -> None:
+    stream = await first_stream(line, support)
+    caller = await line.dial(stream.placed.stream_url)
+    for message in opening("telnyx", stream.placed.call_id, "stream-2"):
+        caller.say(message.replace("PCMU", "PCMA"))
+    await assert_over(stream, "taken_over", "carrier", 1000)
+    taken = await support.call()
+    assert taken.session != stream.session
+    await caller.hang_up()
+    await assert_ended(line.gateway, taken.session, "caller_hangup", "caller")
+
+
+@just["twilio"]
+async def test_without_a_token_nothing_is_waited_for(line: Documented, support: Agent) -> None:
+    caller = await line.gateway.dial("/ws/twilio/support.globex")
+    sent = [caller.say(message) for message in opening("twilio", "CA1", "stream-1")]
+    taken = await support.call()
+    await taken.opening(sent)
+    caller.reset()
+    assert (await taken.closed())[0] == 1011
+    await assert_ended(line.gateway, taken.session, "carrier_lost", "carrier")
+
+
+@just["twilio"]
+async def test_a_carrier_that_does_not_come_back_is_not_waited_for(line: Documented, support: Agent) -> None:
+    stream = await first_stream(line, support, "support")
+    stream.caller.reset()
+    await assert_over(stream, "carrier_lost", "carrier", 1011)
+
+
+async def test_while_the_agent_starts_a_second_socket_takes_the_call_over(
+    line: Documented, support: Agent
+) -> None:
+    """There is no session yet that could go on."""
+    if line.carrier == "twilio":
+        return
+    support.answer = hangs
+    placed = await line.place(f"/xml/{line.carrier}?agent=support&org=acme")
+    first = await line.dial(placed.stream_url)
+    for message in opening(line.carrier, placed.call_id, "stream-1"):
+        first.say(message)
+    await support.asks()
+    second = await line.dial(placed.stream_url)
+    for message in opening(line.carrier, placed.call_id, "stream-2"):
+        second.say(message)
+    assert (await first.closed())[0] == 1000
+    await support.asks()
+
+
+async def test_the_document_of_a_call_that_waits_is_another_stream(line: Documented, support: Agent) -> None:
+    """At once, and so often as `max_returns` says."""
+    stream = await first_stream(line, support, "asked")
+    await stream.is_lost()
+    placed = stream.placed
+    for _ in range(3):
+        placed = await asks_again(line, placed)
+        assert placed.stream_url
+    last = await asks_again(line, placed)
+    assert last.document is not None
+    assert [verb.tag for verb in last.document.verbs] == ["Hangup"], "the loop guard"
+    caller = await line.dial(placed.stream_url)
+    for message in opening(line.carrier, placed.call_id, "stream-2"):
+        caller.say(message)
+    await eventually(lambda: continued(line.gateway, stream.session), "the call goes on")
+    stream.caller, stream.latest = caller, "stream-2"
+    await stream.both_hear()
+    await stream.hangs_up()

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Ends that stay ends, though an agent was lost (docs/resume.md)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.harness.agent import Agent, AgentCall, hangs, upgraded
+from tests.harness.caller import Caller
+from tests.harness.frames import close_frame
+from tests.harness.gateway import Gateway, eventually
+from tests.harness.keyed import delete
+from tests.harness.openings import talk
+from tests.harness.resumes import (
+    first_call,
+    taken_over,
+    who_has_it,
+)
+from tests.harness.telephony import (
+    Call,
+    assert_ended,
+)
+
+MEDIA = talk("twilio")[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [(1000, "agent_ended"), (1001, "agent_ended"), (1011, "agent_failed"), (4000, "agent_failed")],
+)
+async def test_a_close_is_an_end(gateway: Gateway, agents: list[Agent], code: int, why: str) -> None:
+    call, *_ = await first_call(gateway, agents)
+    call.agent.send(call.agent.close_frame(code))
+    call.agent.half_close()
+    assert await call.caller.closed() == (code, "")
+    record = await assert_ended(gateway, call.session, why, "agent")
+    assert record["resumed"] == 0
+
+
+async def test_one_that_takes_over_and_closes(gateway: Gateway, agents: list[Agent]) -> None:
+    async def accepts_and_closes(agent: Agent, call: AgentCall) -> None:
+        call.send(upgraded(call) + close_frame(1000, "no bot today"))
+
+    call, _, other = await first_call(gateway, agents)
+    other.answer = accepts_and_closes
+    call.agent.reset()
+    assert await call.caller.closed() == (1000, "no bot today")
+    await assert_ended(gateway, call.session, "agent_ended", "agent")
+
+
+async def test_a_client_without_a_dialect_has_nothing_to_replay(
+    gateway: Gateway, agents: list[Agent]
+) -> None:
+    taking = asyncio.create_task(who_has_it(agents))
+    caller = await gateway.dial("/ws/generic/support.acme")
+    _, taken = await taking
+    taken.reset()
+    assert (await caller.closed())[0] == 1011
+    await assert_ended(gateway, taken.session, "agent_lost", "agent")
+
+
+async def caller_waits(gateway: Gateway, agents: list[Agent]) -> tuple[Call, AgentCall, Caller]:
+    """A caller whose agent is lost, while the next one hangs."""
+    call, mine, other = await first_call(gateway, agents)
+    mine.answer = other.answer = hangs
+    call.agent.reset()
+    return call, await other.asks(), call.caller
+
+
+@pytest.mark.parametrize(
+    ("how", "why", "side"),
+    [
+        ("hang_up", "caller_hangup", "caller"),
+        ("reset", "carrier_lost", "carrier"),
+        ("half_close", "carrier_lost", "carrier"),
+    ],
+)
+async def test_the_caller_leaves_while_another_agent_is_looked_for(
+    gateway: Gateway, agents: list[Agent], how: str, why: str, side: str
+) -> None:
+    call, asked, caller = await caller_waits(gateway, agents)
+    if how == "hang_up":
+        assert (await caller.hang_up())[0] == 1000
+    else:
+        getattr(caller, how)()
+    assert await asked.ended() == b""
+    record = await assert_ended(gateway, call.session, why, side)
+    assert record["resumed"] == 0
+
+
+async def test_it_is_stopped_while_another_agent_is_looked_for(gateway: Gateway, agents: list[Agent]) -> None:
+    call, asked, caller = await caller_waits(gateway, agents)
+    assert await asyncio.to_thread(delete, gateway, call.session) == 200
+    assert (await caller.closed())[0] == 1000
+    assert await asked.ended() == b""
+    await assert_ended(gateway, call.session, "stopped", "gateway")
+
+
+async def test_the_caller_breaks_the_protocol_meanwhile(gateway: Gateway, agents: list[Agent]) -> None:
+    call, asked, caller = await caller_waits(gateway, agents)
+    caller.send(caller.frame(0x3, b"?"))
+    assert (await caller.closed())[0] == 1002
+    assert await asked.ended() == b""
+    await assert_ended(gateway, call.session, "carrier_protocol_error", "carrier")
+
+
+async def test_both_leave_at_the_same_time(gateway: Gateway, agents: list[Agent]) -> None:
+    for _ in range(10):
+        call, mine, other = await first_call(gateway, agents)
+        call.agent.reset()
+        call.caller.reset()
+        ended = await eventually(
+            lambda session=call.session: [one for one in gateway.sessions(session) if one["reason"]],
+            "it ends",
+        )
+        assert ended[0]["reason"] in ("carrier_lost", "agent_lost")
+        for each in (mine, other):
+            while not each.calls.empty():
+                each.calls.get_nowait()
+
+
+async def test_the_longest_duration_goes_on(gateway: Gateway, agents: list[Agent]) -> None:
+    """A call does not get more time with each agent (how much: tests/media/test_relay_again.py)."""
+    call, _, other = await first_call(gateway, agents, agent="brief")
+    call.agent.reset()
+    second = await taken_over(other, call)
+    assert await call.caller.closed() == (1000, "5 s")
+    assert await second.closed() == (1000, "5 s")
+    await assert_ended(gateway, call.session, "max_duration", "gateway")

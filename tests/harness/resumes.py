@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Calls whose agent is lost and replaced (docs/resume.md)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from tests.harness.agent import Agent, AgentCall, AgentPort, accepts
+from tests.harness.gateway import Gateway, eventually
+from tests.harness.openings import opening
+from tests.harness.telephony import (
+    Call,
+    assert_ended,
+    hang_up,
+)
+
+RESUMED = "x-patchbay-resumed"
+
+
+def readiness(gateway: Gateway, port: AgentPort) -> str:
+    told = [line for line in gateway.log_lines() if line["event"] == "instance"]
+    seen = [line["readiness"] for line in told if line["instance"] == port.url]
+    return seen[-1] if seen else ""
+
+
+async def first_call(
+    gateway: Gateway, agents: list[Agent], carrier: str = "twilio", agent: str = "support"
+) -> tuple[Call, Agent, Agent]:
+    """A call, the instance that has it, and the other one."""
+    for each in agents:
+        each.answer = accepts
+    taking = asyncio.create_task(who_has_it(agents))
+    caller = await gateway.dial(f"/ws/{carrier}/{agent}.acme")
+    assert caller.status == 101, caller.body
+    sent = [caller.say(message) for message in opening(carrier)]
+    mine, taken = await taking
+    if agent != "hidden":
+        await taken.opening(sent)
+    other = next(each for each in agents if each is not mine)
+    return Call(caller, taken, sent), mine, other
+
+
+async def who_has_it(agents: list[Agent]) -> tuple[Agent, AgentCall]:
+    found: list[tuple[Agent, AgentCall]] = []
+
+    def any_has() -> bool:
+        found.extend((each, each.calls.get_nowait()) for each in agents if not each.calls.empty())
+        return bool(found)
+
+    await eventually(any_has, "an instance has the call")
+    return found[0]
+
+
+def resumes(gateway: Gateway, session: str) -> list[dict[str, Any]]:
+    lines = gateway.log_lines()
+    return [line for line in lines if line["event"] == "call resumed" and line["session"] == session]
+
+
+async def assert_resumed(gateway: Gateway, session: str, times: int) -> None:
+    lines = await eventually(lambda: resumes(gateway, session)[times - 1 :], "it is logged")
+    assert [line["times"] for line in resumes(gateway, session)] == list(range(1, times + 1))
+    assert lines[0]["words"]
+
+
+async def taken_over(agent: Agent, call: Call, times: int = 1) -> AgentCall:
+    """The next agent has the call: the same session, the same opening."""
+    second = await agent.call()
+    assert (second.session, second.headers[RESUMED]) == (call.session, str(times))
+    assert second.path == call.agent.path
+    await second.opening(call.opening)
+    return second
+
+
+async def noticed(agent: AgentCall) -> None:
+    """The agent is lost, and the gateway knows it: it has closed the socket too."""
+    agent.half_close()
+    await agent.ended()
+
+
+async def end(gateway: Gateway, call: Call, agent: AgentCall, times: int = 1) -> dict[str, Any]:
+    """The caller hangs up; gives the record."""
+    await hang_up(Call(call.caller, agent, call.opening))
+    record = await assert_ended(gateway, call.session, "caller_hangup", "caller")
+    assert (record["resumed"], record["state"]) == (times, "ended")
+    return record

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A call whose carrier opens one socket after the other (carriers.md §1, §3.1, §4.1): docs/sockets.md."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.harness.agent import Agent, AgentCall
+from tests.harness.caller import Caller
+from tests.harness.documented import Documented, said
+from tests.harness.gateway import Gateway, eventually
+from tests.harness.openings import IDS, replies, talk
+from tests.harness.rest_server import Placed
+from tests.harness.telephony import assert_ended
+
+CARRIERS = ("twilio", "telnyx", "plivo")
+
+
+just = {
+    name: pytest.mark.parametrize("carrier", [name], indirect=True) for name in ("twilio", "telnyx", "plivo")
+}
+
+
+def on_stream(carrier: str, message: str, stream: str) -> str:
+    """A message of the transcripts, of another stream."""
+    return message.replace(IDS[carrier][1], stream)
+
+
+@dataclass
+class Stream:
+    """A call that runs: its carrier's latest socket, and its agent. `first`: the id that the agent knows."""
+
+    line: Documented
+    placed: Placed
+    caller: Caller
+    agent: AgentCall
+    first: str = "stream-1"
+    latest: str = "stream-1"
+    count: int = 1
+
+    @property
+    def gateway(self) -> Gateway:
+        return self.line.gateway
+
+    @property
+    def session(self) -> str:
+        return self.agent.session
+
+    async def both_hear(self) -> None:
+        """Sound, digits and marks go both ways, each side hearing the stream's id that it knows."""
+        await self.agent_hears(talk(self.line.carrier))
+        await self.caller_hears(replies(self.line.carrier))
+
+    async def agent_hears(self, messages: list[str]) -> None:
+        carrier = self.line.carrier
+        for message in messages:
+            self.caller.say(on_stream(carrier, message, self.latest))
+        for message in messages:
+            heard = await self.agent.hear()
+            assert json.loads(heard.payload) == json.loads(on_stream(carrier, message, self.first))
+
+    async def caller_hears(self, messages: list[str]) -> None:
+        for message in messages:
+            self.agent.say(on_stream(self.line.carrier, message, self.first))
+        await self.caller_hears_what_was_said(messages)
+
+    async def caller_hears_what_was_said(self, messages: list[str]) -> None:
+        carrier = self.line.carrier
+        for message in messages:
+            heard = await self.caller.hear()
+            assert json.loads(heard.payload) == json.loads(on_stream(carrier, message, self.latest))
+
+    async def is_lost(self, how: str = "half_close") -> None:
+        """The carrier's socket ends without a close, and the gateway knows it."""
+        getattr(self.caller, how)()
+        if how == "half_close":
+            await self.caller.ended()
+        await eventually(lambda: waits(self.gateway, self.session), "the call waits for another socket")
+
+    async def comes_again(self, **how: Any) -> Caller:
+        """Opens another socket for the call, as the carrier does. `how`: as caller.dial has it."""
+        url = self.placed.stream_url
+        if self.line.carrier == "twilio":
+            again = await asks_again(self.line, self.placed)
+            url = again.stream_url
+            self.placed = again
+        self.count += 1
+        self.latest = f"stream-{self.count}"
+        caller = await self.line.dial(url, **how)
+        assert caller.status == 101, caller.body
+        for message in opening(self.line.carrier, self.placed.call_id, self.latest):
+            caller.say(message)
+        return caller
+
+    async def goes_on(self) -> None:
+        """Another socket comes, and the call goes on with it."""
+        before = continued(self.gateway, self.session)
+        self.caller = await self.comes_again()
+        await eventually(lambda: len(continued(self.gateway, self.session)) > len(before), "the call goes on")
+
+    async def hangs_up(self) -> dict[str, Any]:
+        """The caller hangs up; gives the call's record."""
+        self.caller.send(self.caller.close_frame(1000))
+        assert (await self.agent.closed())[0] == 1000
+        record = await assert_ended(self.gateway, self.session, "caller_hangup", "caller")
+        assert record["state"] == "ended"
+        assert [one["id"] for one in sessions_of(self)] == [self.session], "there is no other session"
+        return record
+
+
+def opening(carrier: str, call_id: str, stream: str) -> list[str]:
+    return [on_stream(carrier, message, stream) for message in said(carrier, call_id)]
+
+
+def sessions_of(stream: Stream) -> list[dict[str, Any]]:
+    return [one for one in stream.gateway.sessions() if one["call_id"] == stream.placed.call_id]
+
+
+def continued(gateway: Gateway, session: str) -> list[dict[str, Any]]:
+    lines = gateway.log_lines()
+    return [line for line in lines if line["event"] == "call continued" and line["session"] == session]
+
+
+def waits(gateway: Gateway, session: str) -> bool:
+    """Whether the call is known, over all workers, to wait for another socket."""
+    found = gateway._rows("SELECT * FROM document WHERE kind = 'call_lost' AND key = ?", (session,))
+    return bool(found)
+
+
+async def asks_again(line: Documented, placed: Placed) -> Placed:
+    """The carrier asks for a document again, as the last one said."""
+    assert placed.document is not None
+    (redirect,) = [verb for verb in placed.document.after if verb.tag == "Redirect"]
+    parts = urlsplit(redirect.text or "")
+    name = "CallUUID" if line.carrier == "plivo" else "CallSid"
+    how = {"method": "POST"} if line.carrier == "telnyx" else {}
+    again = await line.place(f"{parts.path}?{parts.query}", **{name: placed.call_id}, **how)
+    return Placed(placed.call_id, again.answered, again.document, again.fields)
+
+
+async def first_stream(
+    line: Documented, agent: Agent, name: str | None = None, org: str = "acme", *, opened: bool = True
+) -> Stream:
+    """A call that reached its agent. Without a `name` its agent is one that this carrier comes back to."""
+    name = name or ("asked" if line.carrier == "twilio" else "support")
+    proven = org == "acme"
+    placed = await line.place(f"/xml/{line.carrier}?agent={name}&org={org}", proven=proven)
+    caller = await line.dial(placed.stream_url, proven=proven)
+    assert caller.status == 101, caller.body
+    sent = [caller.say(message) for message in opening(line.carrier, placed.call_id, "stream-1")]
+    taken = await agent.call()
+    if opened:
+        await taken.opening(sent)
+    return Stream(line, placed, caller, taken)
+
+
+async def assert_over(stream: Stream, reason: str, side: str, code: int) -> dict[str, Any]:
+    """The agent is told so, and the record says it."""
+    assert (await stream.agent.closed())[0] == code
+    return await assert_ended(stream.gateway, stream.session, reason, side)
