@@ -11,7 +11,8 @@ import logging
 import queue
 import sys
 import time
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any
 
@@ -67,8 +68,9 @@ def _hold_exception(
     return event
 
 
-def start_logging(log_format: str, level: str) -> QueueListener:
-    """Sets up structlog and the standard library's logging alike; `stop()` of the result writes what waits.
+@contextmanager
+def logging_as(log_format: str, level: str) -> Iterator[None]:
+    """Sets up structlog and the standard library's logging alike; what waits at the end is written then.
 
     `log_format`: "json", "console", or "auto", which is console on a terminal and JSON otherwise.
     """
@@ -107,4 +109,7 @@ def start_logging(log_format: str, level: str) -> QueueListener:
         logging.getLogger(name).setLevel(logging.WARNING)
     listener = _Gathering(lines, writer)
     listener.start()
-    return listener
+    try:
+        yield
+    finally:
+        listener.stop()

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +14,9 @@ import aiohttp
 
 from tests.harness import meta
 from tests.harness.agent import AgentPort
+from tests.harness.files import episodes, no_files
 from tests.harness.gateway import Gateway, eventually
+from tests.harness.peer import WAIT_S
 
 
 async def tell(gateway: Gateway, what: str, call_id: str = "wacid.1") -> int:
@@ -110,3 +115,33 @@ async def test_any_worker_may_be_asked_to_stop_a_call(
         assert answer.status == 200
     await eventually(lambda: states(gateway) == {"wacid.1": "ended"}, "it is over")
     assert gateway.sessions()[0]["reason"] == "stopped"
+
+
+async def test_a_worker_that_has_no_file_left_to_tell_the_agent_with(
+    start_gateway: Callable[..., Gateway], agent_port: Callable[[], AgentPort], agent_at: Callable[..., Any]
+) -> None:
+    """Meta is told to come again, over a connection that was there; the instance is not blamed."""
+    port = agent_port()
+    await agent_at(port, meta.agrees)
+    gateway = start_gateway(**settings(port))
+    await eventually(lambda: readiness(gateway) == ["ready"], "the instance is ready")
+    raw = json.dumps(meta.event(meta.call("connect"))).encode()
+    headers = {"Content-Type": "application/json", **meta.signed(raw)}
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=WAIT_S)) as line:
+        line.request("GET", "/livez")
+        line.getresponse().read()
+        with no_files(gateway):
+            line.request("POST", "/v1/public/webhooks/acme/support/whatsapp", raw, headers)
+            answer = await asyncio.to_thread(line.getresponse)
+            assert (answer.status, json.loads(answer.read())["code"]) == (503, "overloaded")
+            await eventually(lambda: len(episodes(gateway)) == 1, "it is told that there are no files")
+    (row,) = gateway.sessions()
+    assert (row["state"], row["reason"], row["side"]) == ("failed", "overloaded", "gateway")
+    await eventually(lambda: len(episodes(gateway)) == 2, "there are files again")
+    assert await tell(gateway, "connect", "wacid.2") == 200
+    assert await tell(gateway, "terminate", "wacid.2") == 200
+    assert readiness(gateway) == ["ready"]
+
+
+def readiness(gateway: Gateway) -> list[str]:
+    return [line["readiness"] for line in gateway.log_lines() if line["event"] == "instance"]
