@@ -14,13 +14,11 @@
 #include <structmember.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
 enum { CHUNK_BYTES = 65536, EVENTS_AT_ONCE = 256, FIN_TEXT = 0x81, FIN_BINARY = 0x82, MASKED = 0x80 };
-
-/* How long a stay waits for sound at most. Shorter, and the kernel sets its clock anew for each wait. */
-enum { SILENCE_MS = 10 };
 
 /* Edges: a socket is reported once for what has come, and not looked at again by the next wait. */
 #define EDGES (EPOLLIN | EPOLLRDHUP | EPOLLET)
@@ -100,6 +98,7 @@ walk(Counters *w, const unsigned char *data, long long size)
 typedef struct {
     PyObject_HEAD
     int epoll;
+    int alarm;        /* a timer behind the same descriptor: it ends a stay */
     double rested_at; /* seconds of the monotonic clock */
 } Sources;
 
@@ -227,8 +226,10 @@ static PyTypeObject PumpType = {
 static int
 sources_init(Sources *self, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
 {
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.ptr = NULL};
     self->epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (self->epoll < 0) {
+    self->alarm = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (self->epoll < 0 || self->alarm < 0 || epoll_ctl(self->epoll, EPOLL_CTL_ADD, self->alarm, &event)) {
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
@@ -240,6 +241,8 @@ sources_dealloc(Sources *self)
 {
     if (self->epoll > 0)
         close(self->epoll);
+    if (self->alarm > 0)
+        close(self->alarm);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
@@ -249,41 +252,69 @@ sources_fileno(Sources *self, PyObject *Py_UNUSED(ignored))
     return PyLong_FromLong(self->epoll);
 }
 
-/* Runs the pumps of these sources. An exception of one is reported and ends nobody else's turn. */
-static void
+/* Runs the pumps of these sources. An exception of one is reported and ends nobody else's turn. Whether the
+ * alarm was among them. */
+static int
 sources_run(struct epoll_event *events, int count)
 {
+    int alarm = 0;
     for (int i = 0; i < count; i++) { /* one pump's end may be another's: none may go away meanwhile */
-        Py_INCREF((PyObject *)events[i].data.ptr);
-        __builtin_prefetch(&((Pump *)events[i].data.ptr)->walker->left);
+        Pump *pump = events[i].data.ptr;
+        Py_XINCREF(pump);
+        if (pump != NULL)
+            __builtin_prefetch(&pump->walker->left);
     }
     for (int i = 0; i < count; i++) {
         Pump *pump = events[i].data.ptr;
+        if (pump == NULL) {
+            alarm = 1;
+            continue;
+        }
         PyObject *done = pump->reading ? pump_run(pump, events[i].events) : Py_NewRef(Py_None);
         if (done == NULL)
             PyErr_WriteUnraisable((PyObject *)pump);
         Py_XDECREF(done);
         Py_DECREF(pump);
     }
+    return alarm;
 }
 
-/* Reads what is readable, or becomes so within the time; how much there was. */
+/* Reads what is readable; how much there was. */
 static int
-sources_read(Sources *self, int wait_ms)
+sources_read(Sources *self)
 {
     struct epoll_event events[EVENTS_AT_ONCE];
-    int count;
-    Py_BEGIN_ALLOW_THREADS
-    count = epoll_wait(self->epoll, events, EVENTS_AT_ONCE, wait_ms);
-    Py_END_ALLOW_THREADS
+    const int count = epoll_wait(self->epoll, events, EVENTS_AT_ONCE, 0);
     sources_run(events, count);
     return count;
+}
+
+/* Reads what becomes readable until the alarm; whether anything did. A wait with a time of its own would cost
+ * a timer each time, and most are over in microseconds. */
+static int
+sources_wait(Sources *self, double limit_s)
+{
+    struct epoll_event events[EVENTS_AT_ONCE];
+    const long limit_ns = limit_s < 0.999 ? (long)(limit_s * 1e9) + 1 : 999999999; /* 0 would be never */
+    const struct itimerspec until = {.it_value.tv_nsec = limit_ns};
+    int count, over = 0, any = 0;
+    timerfd_settime(self->alarm, 0, &until, NULL);
+    while (!over) {
+        Py_BEGIN_ALLOW_THREADS
+        count = epoll_wait(self->epoll, events, EVENTS_AT_ONCE, -1);
+        Py_END_ALLOW_THREADS
+        if (count < 0)
+            return errno == EINTR; /* a signal, which is the loop's to deal with */
+        over = sources_run(events, count);
+        any |= count > over;
+    }
+    return any;
 }
 
 static PyObject *
 sources_ready(Sources *self, PyObject *Py_UNUSED(ignored))
 {
-    sources_read(self, 0);
+    sources_read(self);
     Py_RETURN_NONE;
 }
 
@@ -316,19 +347,13 @@ sources_stay(Sources *self, PyObject *args)
     double limit_s, rest_s = 0.0;
     if (!PyArg_ParseTuple(args, "d|d", &limit_s, &rest_s))
         return NULL;
+    if (rest_s <= 0.0)
+        return PyBool_FromLong(sources_wait(self, limit_s));
     const double until = seconds() + limit_s;
-    int count;
-    if (rest_s <= 0.0) {
-        do
-            count = sources_read(self, SILENCE_MS);
-        while (count > 0 && seconds() < until);
-        return PyBool_FromLong(count > 0);
-    }
     while (seconds() < until) {
         sources_rest(self, rest_s);
-        do
-            count = sources_read(self, 0);
-        while (count == EVENTS_AT_ONCE && seconds() < until);
+        while (sources_read(self) == EVENTS_AT_ONCE && seconds() < until)
+            ;
     }
     Py_RETURN_TRUE;
 }
@@ -337,7 +362,7 @@ static PyMethodDef sources_methods[] = {
     {"fileno", (PyCFunction)sources_fileno, METH_NOARGS, "The descriptor that is readable when a source is."},
     {"ready", (PyCFunction)sources_ready, METH_NOARGS, "Reads every source that is readable."},
     {"stay", (PyCFunction)sources_stay, METH_VARARGS,
-     "Reads them as they become readable, for about so many seconds; False where at last none does. See pump.py."},
+     "Reads them as they become readable, for so many seconds; whether any did. See pump.py."},
     {NULL},
 };
 

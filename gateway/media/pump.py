@@ -18,11 +18,10 @@ from collections.abc import Callable, Iterator
 from operator import length_hint
 from typing import Final
 
+from gateway.media.alarm import Alarm
+
 CHUNK_BYTES: Final = 65536
 EVENTS_AT_ONCE: Final = 256
-
-SILENCE_S: Final = 0.01
-"""How long a stay waits for sound at most. Shorter, and the kernel sets its clock anew for each wait."""
 
 POSSIBLE: Final = hasattr(select, "epoll")
 
@@ -57,7 +56,11 @@ class Sources:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._lanes: list[_Lane | None] = []  # by descriptor: a dict would be looked through
+        self._alarm = Alarm()  # ends a stay: it has no lane
+        self._epoll.register(self._alarm.fileno(), _EDGES)
+        self._lanes: list[_Lane | None] = [None] * (
+            self._alarm.fileno() + 1
+        )  # by descriptor: no dict to look through
         self._rested_at = 0.0
 
     def fileno(self) -> int:
@@ -69,13 +72,16 @@ class Sources:
         self._read(0, 0.0)
 
     def stay(self, seconds: float, rest_s: float = 0.0) -> bool:
-        """Reads them as they become readable, for about so many seconds; False where at last none does.
+        """Reads them as they become readable, for so many seconds; whether any did.
 
-        `rest_s`: no more often than that, whether any have become readable since or not.
+        `rest_s`: no more often than that; then nobody says whether any did. A stay's end comes by one timer,
+        and no wait has a time of its own: where no timer is due soon, the kernel stops its clock whenever
+        the processor has nothing to do, and sets it anew, which costs a quarter of a wake-up.
         """
         until = time.monotonic() + seconds
         if not rest_s:
-            return self._read(SILENCE_S, until) > 0
+            self._alarm.set(seconds)
+            return self._read(-1, until) > 1
         while (now := time.monotonic()) < until:
             if (left := self._rested_at + rest_s - now) > 0:
                 time.sleep(left)
@@ -96,7 +102,8 @@ class Sources:
         self._epoll.unregister(source)
 
     def _read(self, wait_s: float, until: float) -> int:
-        """Reads what becomes readable, at least once; how much there was the last time."""
+        """Reads what becomes readable, at least once; how much there was, the alarm included."""
+        read = 0
         while events := self._epoll.poll(wait_s, EVENTS_AT_ONCE):
             left = iter(events)
             while length_hint(left):
@@ -105,16 +112,17 @@ class Sources:
                 except Exception as error:  # noqa: BLE001 - an edge: it must end nobody else's turn
                     report = {"message": "a pump", "exception": error}
                     asyncio.get_running_loop().call_exception_handler(report)
+            read += len(events)
             if time.monotonic() >= until:
                 break
-        return len(events)
+        return read
 
     def _pass_on(self, events: Iterator[tuple[int, int]]) -> None:  # noqa: PLR0912 - see below
         """The hot path: from one socket to the other. A call of Python for each chunk would be 2 % of all."""
         lanes = self._lanes
         for source, what in events:
             lane = lanes[source]
-            if lane is None:  # one pump's end may be another's
+            if lane is None:  # the alarm; and one pump's end may be another's
                 continue
             pump, walker, recv, send, mask_bit, head_bytes = lane
             try:
