@@ -289,8 +289,8 @@ sources_read(Sources *self)
     return count;
 }
 
-/* Reads what becomes readable until the alarm; whether anything did. A wait with a time of its own would cost
- * a timer each time, and most are over in microseconds. */
+/* Reads what becomes readable until the alarm; whether anything did, -1 for an error. A wait with a time of
+ * its own would cost a timer each time, and most are over in microseconds. */
 static int
 sources_wait(Sources *self, double limit_s)
 {
@@ -298,7 +298,10 @@ sources_wait(Sources *self, double limit_s)
     const long limit_ns = limit_s < 0.999 ? (long)(limit_s * 1e9) + 1 : 999999999; /* 0 would be never */
     const struct itimerspec until = {.it_value.tv_nsec = limit_ns};
     int count, over = 0, any = 0;
-    timerfd_settime(self->alarm, 0, &until, NULL);
+    if (timerfd_settime(self->alarm, 0, &until, NULL)) { /* it would be waited for without end */
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
     while (!over) {
         Py_BEGIN_ALLOW_THREADS
         count = epoll_wait(self->epoll, events, EVENTS_AT_ONCE, -1);
@@ -347,8 +350,10 @@ sources_stay(Sources *self, PyObject *args)
     double limit_s, rest_s = 0.0;
     if (!PyArg_ParseTuple(args, "d|d", &limit_s, &rest_s))
         return NULL;
-    if (rest_s <= 0.0)
-        return PyBool_FromLong(sources_wait(self, limit_s));
+    if (rest_s <= 0.0) {
+        const int any = sources_wait(self, limit_s);
+        return any < 0 ? NULL : PyBool_FromLong(any);
+    }
     const double until = seconds() + limit_s;
     while (seconds() < until) {
         sources_rest(self, rest_s);

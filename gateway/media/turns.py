@@ -120,6 +120,9 @@ class Turns:
             if not self._stay(self._stay_s, self._rest_s):
                 self.saving = False  # what keeps the loop busy is something else; until the next look
                 return
+        elif not self._rest_s:
+            self.saving = False  # or the loop would turn for nothing until the next look
+            return
         elif (left := self._turned_at + self._rest_s - now) > 0:
             self._rest(left)
         self._turned_at = self._clock()

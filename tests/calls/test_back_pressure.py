@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gateway.media.accelerator import ACTIVE
 from tests.harness.agent import Agent, AgentPort
+from tests.harness.both import accelerator  # noqa: F401 - a fixture
 from tests.harness.frames import KEY, PING, TEXT, frame
 from tests.harness.gateway import Gateway
 from tests.harness.peer import Peer
@@ -29,11 +29,6 @@ MOST_BACKLOG = 32 << 20
 MOST_MEMORY = 16 << 20
 """What a process may grow by while somebody does not read: far more than a call's buffers, far less than a
 queue of everything that was said."""
-
-
-@pytest.fixture(scope="module", params=["on", "off"] if ACTIVE else ["off"])
-def accelerator(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gateway.media.accelerator import ACTIVE
 from tests.harness.agent import Agent
+from tests.harness.both import accelerator  # noqa: F401 - a fixture
 from tests.harness.frames import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, frame
 from tests.harness.gateway import Gateway
 from tests.harness.openings import replies, talk
@@ -20,11 +20,6 @@ from tests.harness.telephony import assert_caller_heard, assert_ended, connect
 
 MAX_MESSAGE_BYTES = 100_000
 LARGE = b"x" * 60_000
-
-
-@pytest.fixture(scope="module", params=["on", "off"] if ACTIVE else ["off"])
-def accelerator(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture(scope="module")

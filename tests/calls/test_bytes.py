@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from gateway.media.accelerator import ACTIVE
 from tests.harness.agent import Agent, AgentCall, upgraded
+from tests.harness.both import accelerator  # noqa: F401 - a fixture
 from tests.harness.frames import BINARY, CONTINUATION, PING, PONG, TEXT, frame
 from tests.harness.gateway import Gateway
 from tests.harness.openings import CARRIERS, opening, replies, talk
@@ -22,11 +22,6 @@ from tests.harness.telephony import (
 )
 
 MAX_MESSAGE_BYTES = 1048576
-
-
-@pytest.fixture(scope="module", params=["on", "off"] if ACTIVE else ["off"])
-def accelerator(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)

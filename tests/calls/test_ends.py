@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway.media.accelerator import ACTIVE
 from tests.harness.agent import Agent, AgentPort
+from tests.harness.both import accelerator  # noqa: F401 - a fixture
 from tests.harness.frames import CLOSE, PING, TEXT, frame
 from tests.harness.gateway import Gateway, eventually
 from tests.harness.openings import CARRIERS, stop, talk
@@ -21,11 +21,6 @@ from tests.harness.telephony import (
     connect,
     hang_up,
 )
-
-
-@pytest.fixture(scope="module", params=["on", "off"] if ACTIVE else ["off"])
-def accelerator(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture(scope="module")

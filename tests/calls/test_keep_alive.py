@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from gateway.media.frames import LOOK_AT_ALL, Walker
 from gateway.media.keepalive import PAYLOAD, without_pongs
 from tests.harness.agent import Agent, AgentPort
+from tests.harness.both import accelerator  # noqa: F401 - a fixture
 from tests.harness.frames import BINARY, PING, PONG, TEXT, frame
 from tests.harness.gateway import Gateway, eventually
 from tests.harness.openings import replies, talk
@@ -26,11 +27,6 @@ from tests.harness.telephony import assert_agent_heard, assert_caller_heard, con
 INTERVAL_S = 0.2
 SILENCE_S = 3.6
 """After which an agent that answers nothing is lost; one that is only late, on a busy machine, is not."""
-
-
-@pytest.fixture(scope="module", params=["on", "off"])
-def accelerator(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture(scope="module")

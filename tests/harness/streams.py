@@ -159,6 +159,14 @@ async def first_stream(
     return Stream(line, placed, caller, taken)
 
 
+async def assert_another_session(stream: Stream, caller: Caller, agent: Agent) -> None:
+    """This socket's call reached the agent as a session of its own; its caller hangs up."""
+    taken = await agent.call()
+    assert taken.session != stream.session
+    await caller.hang_up()
+    await assert_ended(stream.gateway, taken.session, "caller_hangup", "caller")
+
+
 async def assert_over(stream: Stream, reason: str, side: str, code: int) -> dict[str, Any]:
     """The agent is told so, and the record says it."""
     assert (await stream.agent.closed())[0] == code

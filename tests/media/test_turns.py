@@ -245,6 +245,26 @@ async def test_nobody_stays_with_some_of_the_sockets_while_others_wait_for_the_l
     turns.stop()
 
 
+async def test_a_loop_that_can_neither_stay_nor_rest_does_not_turn_for_nothing() -> None:
+    """The last relay has gone between two looks at the load, or one came that is the loop's own."""
+    machine = Machine()
+    stays = Stays()
+    all_here = True
+    turns = machine.turns(0, stay=stays, may_stay=lambda: all_here)
+    machine.window(0.9)
+    look(turns)
+    await pass_turns(2)
+    all_here = False
+    asked = len(stays.asked)
+    await pass_turns(4)
+    assert not turns.saving
+    assert len(stays.asked) == asked
+    pending = turns._next
+    await pass_turns(10)
+    assert turns._next is pending, "no turn was asked for any more"
+    turns.stop()
+
+
 async def test_nobody_stays_where_no_sound_comes() -> None:
     machine = Machine()
     stays = Stays(sound=False)

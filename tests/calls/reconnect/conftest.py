@@ -8,22 +8,15 @@ from typing import Any
 
 import pytest
 
-from gateway.media.accelerator import ACTIVE
 from tests.harness.agent import Agent, AgentPort
+from tests.harness.both import accelerator  # noqa: F401 - a fixture
 from tests.harness.documented import Server, accounts
 from tests.harness.gateway import Gateway
 from tests.harness.keyed import KEY
-from tests.harness.streams import (
-    CARRIERS,
-)
+from tests.harness.streams import CARRIERS
 
 NEVER_S = 30
 """Longer than any test waits: a call that ends in it was ended by something else."""
-
-
-@pytest.fixture(scope="module", params=["on", "off"] if ACTIVE else ["off"])
-def accelerator(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture(scope="module")

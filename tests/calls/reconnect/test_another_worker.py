@@ -18,13 +18,7 @@ from tests.harness.documented import Documented, Server, on_line
 from tests.harness.gateway import END_EVENTS, Gateway, eventually
 from tests.harness.keyed import delete
 from tests.harness.peer import WAIT_S
-from tests.harness.streams import (
-    assert_over,
-    first_stream,
-    just,
-    opening,
-)
-from tests.harness.telephony import assert_ended
+from tests.harness.streams import assert_another_session, assert_over, first_stream, just, opening
 
 
 async def test_over_two_workers_a_call_goes_on_wherever_its_socket_comes(
@@ -55,9 +49,7 @@ async def test_over_two_workers_what_cannot_go_on_is_taken_over(
             for message in opening(carrier, stream.placed.call_id, "stream-2"):
                 caller.say(message.replace("PCMU", "PCMA"))
             await assert_over(stream, "taken_over", "carrier", 1000)
-            taken = await agents[0].call()
-            await caller.hang_up()
-            await assert_ended(gateway, taken.session, "caller_hangup", "caller")
+            await assert_another_session(stream, caller, agents[0])
 
 
 @contextmanager

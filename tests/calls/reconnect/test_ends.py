@@ -15,13 +15,7 @@ from tests.harness.gateway import Gateway
 from tests.harness.keyed import ask, delete
 from tests.harness.openings import talk
 from tests.harness.rest_plivo import PlivoCall
-from tests.harness.streams import (
-    CARRIERS,
-    assert_over,
-    first_stream,
-    just,
-    on_stream,
-)
+from tests.harness.streams import CARRIERS, assert_another_session, assert_over, first_stream, just, on_stream
 from tests.harness.telephony import assert_agent_heard, assert_ended, assert_refused
 
 SOON_S = 1.0
@@ -108,10 +102,7 @@ async def test_the_agent_is_lost_meanwhile(line: Documented, support: Agent, cod
         stream.agent.send(stream.agent.close_frame(code))
     await assert_ended(line.gateway, stream.session, why, "agent")
     caller = await stream.comes_again()
-    taken = await support.call()
-    assert taken.session != stream.session
-    await caller.hang_up()
-    await assert_ended(line.gateway, taken.session, "caller_hangup", "caller")
+    await assert_another_session(stream, caller, support)
 
 
 @just["twilio"]

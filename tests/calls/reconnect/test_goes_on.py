@@ -16,14 +16,7 @@ from tests.harness.caller import Caller
 from tests.harness.documented import Documented, said
 from tests.harness.frames import CONTINUATION, TEXT
 from tests.harness.openings import replies, talk
-from tests.harness.streams import (
-    asks_again,
-    continued,
-    first_stream,
-    just,
-    on_stream,
-    opening,
-)
+from tests.harness.streams import asks_again, continued, first_stream, just, on_stream, opening
 from tests.harness.telephony import assert_agent_heard, assert_caller_heard
 
 

@@ -8,6 +8,7 @@ from tests.harness.documented import Documented
 from tests.harness.gateway import eventually
 from tests.harness.streams import (
     asks_again,
+    assert_another_session,
     assert_over,
     continued,
     first_stream,
@@ -28,10 +29,7 @@ async def test_a_second_socket_for_another_agent_takes_the_call_over(
     for message in opening("plivo", stream.placed.call_id, "stream-2"):
         caller.say(message)
     await assert_over(stream, "taken_over", "carrier", 1000)
-    taken = await support.call()
-    assert taken.session != stream.session
-    await caller.hang_up()
-    await assert_ended(line.gateway, taken.session, "caller_hangup", "caller")
+    await assert_another_session(stream, caller, support)
 
 
 @just["telnyx"]
@@ -41,10 +39,7 @@ async def test_a_stream_in_another_codec_takes_the_call_over(line: Documented, s
     for message in opening("telnyx", stream.placed.call_id, "stream-2"):
         caller.say(message.replace("PCMU", "PCMA"))
     await assert_over(stream, "taken_over", "carrier", 1000)
-    taken = await support.call()
-    assert taken.session != stream.session
-    await caller.hang_up()
-    await assert_ended(line.gateway, taken.session, "caller_hangup", "caller")
+    await assert_another_session(stream, caller, support)
 
 
 @just["twilio"]

@@ -10,13 +10,11 @@ from typing import Any
 
 import pytest
 
-from gateway.media.accelerator import ACTIVE
 from tests.harness.agent import Agent, AgentPort
+from tests.harness.both import accelerator  # noqa: F401 - a fixture
 from tests.harness.gateway import Gateway, eventually
 from tests.harness.keyed import KEY
-from tests.harness.resumes import (
-    readiness,
-)
+from tests.harness.resumes import readiness
 
 RATE_HZ = 8000
 
@@ -27,11 +25,6 @@ def recording(path: Path, seconds: float) -> str:
         file.setparams((1, 2, RATE_HZ, 0, "NONE", ""))
         file.writeframes(b"\x00\x20\x00\xe0" * round(seconds * RATE_HZ / 2))
     return str(path)
-
-
-@pytest.fixture(scope="module", params=["on", "off"] if ACTIVE else ["off"])
-def accelerator(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,8 @@ from tests.harness.frames import close_frame
 from tests.harness.gateway import Gateway, eventually
 from tests.harness.keyed import delete
 from tests.harness.openings import talk
-from tests.harness.resumes import (
-    first_call,
-    taken_over,
-    who_has_it,
-)
-from tests.harness.telephony import (
-    Call,
-    assert_ended,
-)
+from tests.harness.resumes import first_call, taken_over, who_has_it
+from tests.harness.telephony import Call, assert_ended
 
 MEDIA = talk("twilio")[0]
 

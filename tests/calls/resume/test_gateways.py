@@ -8,18 +8,8 @@ from collections.abc import Callable
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.gateway import Gateway, eventually
 from tests.harness.openings import talk
-from tests.harness.resumes import (
-    end,
-    first_call,
-    readiness,
-    taken_over,
-    who_has_it,
-)
-from tests.harness.telephony import (
-    Call,
-    assert_agent_heard,
-    hang_up,
-)
+from tests.harness.resumes import end, first_call, readiness, taken_over, who_has_it
+from tests.harness.telephony import Call, assert_agent_heard, hang_up
 
 MEDIA = talk("twilio")[0]
 

@@ -12,14 +12,8 @@ from tests.harness.caller import Caller
 from tests.harness.frames import CLOSE
 from tests.harness.gateway import Gateway
 from tests.harness.openings import replies
-from tests.harness.resumes import (
-    end,
-    first_call,
-)
-from tests.harness.telephony import (
-    assert_caller_heard,
-    assert_ended,
-)
+from tests.harness.resumes import end, first_call
+from tests.harness.telephony import assert_caller_heard, assert_ended
 
 RATE_HZ = 8000
 

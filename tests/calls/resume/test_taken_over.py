@@ -12,20 +12,8 @@ from tests.harness.agent import Agent, AgentCall, accepts, hangs, resets, upgrad
 from tests.harness.frames import CONTINUATION, PONG, TEXT
 from tests.harness.gateway import Gateway, eventually
 from tests.harness.openings import CARRIERS, replies, talk
-from tests.harness.resumes import (
-    RESUMED,
-    assert_resumed,
-    end,
-    first_call,
-    noticed,
-    taken_over,
-    who_has_it,
-)
-from tests.harness.telephony import (
-    assert_agent_heard,
-    assert_caller_heard,
-    assert_ended,
-)
+from tests.harness.resumes import RESUMED, assert_resumed, end, first_call, noticed, taken_over, who_has_it
+from tests.harness.telephony import assert_agent_heard, assert_caller_heard, assert_ended
 
 MEDIA = talk("twilio")[0]
 
