@@ -18,7 +18,10 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CHUNK_BYTES = 65536, EVENTS_AT_ONCE = 256, FIN_TEXT = 0x81, FIN_BINARY = 0x82, MASKED = 0x80 };
+enum { CHUNK_BYTES = 65536, FIN_TEXT = 0x81, FIN_BINARY = 0x82, MASKED = 0x80 };
+
+/* As in pump.py. */
+enum { EVENTS_AT_ONCE = 32, FEW = 8 };
 
 /* Edges: a socket is reported once for what has come, and not looked at again by the next wait. */
 #define EDGES (EPOLLIN | EPOLLRDHUP | EPOLLET)
@@ -357,7 +360,7 @@ sources_stay(Sources *self, PyObject *args)
     const double until = seconds() + limit_s;
     while (seconds() < until) {
         sources_rest(self, rest_s);
-        while (sources_read(self) == EVENTS_AT_ONCE && seconds() < until)
+        while (sources_read(self) >= FEW && seconds() < self->rested_at + rest_s)
             ;
     }
     Py_RETURN_TRUE;

@@ -21,7 +21,12 @@ from typing import Final
 from gateway.media.alarm import Alarm
 
 CHUNK_BYTES: Final = 65536
-EVENTS_AT_ONCE: Final = 256
+EVENTS_AT_ONCE: Final = 32
+"""Not all that are ready: what has just been written to is still in the processor's cache when its answer
+comes, if that is soon."""
+
+FEW: Final = 8
+"""So much is worth another look before the next rest; less may wait for it, and for company."""
 
 POSSIBLE: Final = hasattr(select, "epoll")
 
@@ -74,7 +79,8 @@ class Sources:
     def stay(self, seconds: float, rest_s: float = 0.0) -> bool:
         """Reads them as they become readable, for so many seconds; whether any did.
 
-        `rest_s`: no more often than that; then nobody says whether any did. A stay's end comes by one timer,
+        `rest_s`: no more often than that, but for answers that come while much is passed on; then nobody says
+        whether any did. A stay's end comes by one timer,
         and no wait has a time of its own: where no timer is due soon, the kernel stops its clock whenever
         the processor has nothing to do, and sets it anew, which costs a quarter of a wake-up.
         """
@@ -86,7 +92,8 @@ class Sources:
             if (left := self._rested_at + rest_s - now) > 0:
                 time.sleep(left)
             self._rested_at = time.monotonic()
-            while self._read(0, 0.0) == EVENTS_AT_ONCE and time.monotonic() < until:
+            due = self._rested_at + rest_s
+            while self._read(0, 0.0) >= FEW and time.monotonic() < due:
                 pass
         return True
 

@@ -16,6 +16,7 @@ from gateway.errors import CallEnd, Endings
 from gateway.media import accelerator, direct, frames, pump
 from gateway.media.direct import Direct, sources_of
 from gateway.media.ends import Gone
+from gateway.media.frames import Walker
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay
 from gateway.media.turns import Turns
@@ -64,6 +65,10 @@ class Wires:
 
 def no_report(_: Gone) -> None:
     """Nobody leaves in these tests before they end."""
+
+
+def unexpected(data: bytes) -> None:
+    raise AssertionError(f"{data[:40]!r} did not pass by itself")
 
 
 @pytest.fixture
@@ -226,6 +231,34 @@ async def test_who_stays_with_the_sockets_passes_on_what_comes(
     assert wired.agent.recv(65536) == SOUND[True]
     assert wired.carrier.recv(65536) == SOUND[False]
     assert stay(seconds, rest_s) is bool(rest_s)
+
+
+@pytest.mark.parametrize("how", [accelerator, pump])
+@pytest.mark.parametrize("calls", [1, pump.FEW])
+def test_while_much_is_passed_on_answers_do_not_wait_for_the_next_rest(
+    how: Any, calls: int, far_ends: list[socket.socket]
+) -> None:
+    """Whoever hears each call here answers at once: what it is sent it sends on to the caller."""
+    assert accelerator.ACTIVE
+    sources, heard, pumps = how.Sources(), [], []
+    for _ in range(calls):
+        (caller, ours), (agent, its), (listens, hears) = (socket.socketpair() for _ in range(3))
+        far_ends += [caller, ours, agent, its, listens, hears]
+        for source, sink in ((ours, agent), (its, listens)):
+            walker = Walker(masked=True, max_payload=1 << 20)
+            pumps.append(how.Pump(sources, walker, source, sink, on_chunk=unexpected, on_unsent=unexpected))
+            pumps[-1].resume()
+        caller.send(SOUND[True])
+        hears.setblocking(False)
+        heard.append(hears)
+    sources.stay(1e-6, 10.0)  # it has never rested, so it looks at once, and will not do so again for 10 s
+    for passes in pumps:
+        passes.pause()
+    if calls < pump.FEW:
+        with pytest.raises(BlockingIOError):
+            heard[0].recv(65536)
+        return
+    assert [hears.recv(65536) for hears in heard] == [SOUND[True]] * calls
 
 
 async def test_one_edge_that_fails_ends_nobody_elses_turn(wires: Any, monkeypatch: Any) -> None:
