@@ -22,6 +22,7 @@ enum { CHUNK_BYTES = 65536, FIN_TEXT = 0x81, FIN_BINARY = 0x82, MASKED = 0x80 };
 
 /* As in pump.py. */
 enum { EVENTS_AT_ONCE = 32, FEW = 8 };
+#define ALARM_S 0.002
 
 /* Edges: a socket is reported once for what has come, and not looked at again by the next wait. */
 #define EDGES (EPOLLIN | EPOLLRDHUP | EPOLLET)
@@ -292,16 +293,24 @@ sources_read(Sources *self)
     return count;
 }
 
-/* Reads what becomes readable until the alarm; whether anything did, -1 for an error. A wait with a time of
- * its own would cost a timer each time, and most are over in microseconds. */
+static double
+seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec + now.tv_nsec / 1e9;
+}
+
+/* Reads what becomes readable until the alarm, in so long at the most; whether anything did, -1 for an error. A
+ * wait with a time of its own would cost a timer each time, and most are over in microseconds. */
 static int
-sources_wait(Sources *self, double limit_s)
+sources_wait(Sources *self, double left_s)
 {
     struct epoll_event events[EVENTS_AT_ONCE];
-    const long limit_ns = limit_s < 0.999 ? (long)(limit_s * 1e9) + 1 : 999999999; /* 0 would be never */
-    const struct itimerspec until = {.it_value.tv_nsec = limit_ns};
+    const double due_s = left_s < 0 ? 0 : left_s < ALARM_S ? left_s : ALARM_S;
+    const struct itimerspec due = {.it_value.tv_nsec = (long)(due_s * 1e9) + 1}; /* 0 would be never */
     int count, over = 0, any = 0;
-    if (timerfd_settime(self->alarm, 0, &until, NULL)) { /* it would be waited for without end */
+    if (timerfd_settime(self->alarm, 0, &due, NULL)) { /* it would be waited for without end */
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
@@ -322,14 +331,6 @@ sources_ready(Sources *self, PyObject *Py_UNUSED(ignored))
 {
     sources_read(self);
     Py_RETURN_NONE;
-}
-
-static double
-seconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec + now.tv_nsec / 1e9;
 }
 
 /* Sleeps until so long after the last rest's end. */
@@ -353,11 +354,15 @@ sources_stay(Sources *self, PyObject *args)
     double limit_s, rest_s = 0.0;
     if (!PyArg_ParseTuple(args, "d|d", &limit_s, &rest_s))
         return NULL;
-    if (rest_s <= 0.0) {
-        const int any = sources_wait(self, limit_s);
-        return any < 0 ? NULL : PyBool_FromLong(any);
-    }
     const double until = seconds() + limit_s;
+    if (rest_s <= 0.0) {
+        int any = 0, part;
+        do {
+            part = sources_wait(self, until - seconds());
+            any |= part;
+        } while (part >= 0 && seconds() < until);
+        return part < 0 ? NULL : PyBool_FromLong(any);
+    }
     while (seconds() < until) {
         sources_rest(self, rest_s);
         while (sources_read(self) >= FEW && seconds() < self->rested_at + rest_s)

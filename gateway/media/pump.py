@@ -25,6 +25,10 @@ EVENTS_AT_ONCE: Final = 32
 """Not all that are ready: what has just been written to is still in the processor's cache when its answer
 comes, if that is soon."""
 
+ALARM_S: Final = 0.002
+"""How often the alarm rings while somebody stays. Where no timer is due so soon, the kernel stops its clock
+whenever the processor has nothing to do, and starts it anew, which costs a quarter of a wake-up."""
+
 FEW: Final = 8
 """So much is worth another look before the next rest; less may wait for it, and for company."""
 
@@ -80,14 +84,11 @@ class Sources:
         """Reads them as they become readable, for so many seconds; whether any did.
 
         `rest_s`: no more often than that, but for answers that come while much is passed on; then nobody says
-        whether any did. A stay's end comes by one timer,
-        and no wait has a time of its own: where no timer is due soon, the kernel stops its clock whenever
-        the processor has nothing to do, and sets it anew, which costs a quarter of a wake-up.
+        whether any did. A stay's end comes by one alarm, and no wait has a time of its own.
         """
         until = time.monotonic() + seconds
         if not rest_s:
-            self._alarm.set(seconds)
-            return self._read(-1, until) > 1
+            return self._wait(until)
         while (now := time.monotonic()) < until:
             if (left := self._rested_at + rest_s - now) > 0:
                 time.sleep(left)
@@ -107,6 +108,16 @@ class Sources:
         """To be called before the descriptor is closed."""
         self._lanes[source] = None
         self._epoll.unregister(source)
+
+    def _wait(self, until: float) -> bool:
+        any_came = False
+        while True:
+            now = time.monotonic()
+            due_s = min(until - now, ALARM_S)
+            self._alarm.set(due_s)
+            any_came |= self._read(-1, now + due_s) > 1  # and the alarm
+            if time.monotonic() >= until:
+                return any_came
 
     def _read(self, wait_s: float, until: float) -> int:
         """Reads what becomes readable, at least once; how much there was, the alarm included."""

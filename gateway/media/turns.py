@@ -5,7 +5,7 @@ Most of a relay's cost is the kernel's. Of the rest, most is paid once per turn 
 wakes for every single frame pays it for every frame. While there is much to do it is paid less often:
 
 - By **staying** with the sockets: sound is passed on by whoever can wait for it without the loop (pump.py,
-  _accelerator.c), and all else waits for two milliseconds, or four.
+  _accelerator.c), and all else waits for four milliseconds.
 - By **resting**, where frames may wait (`relay_batch_ms`): who rests for a millisecond or two first finds the
   frames of many calls waiting, and reads and writes them in one go. No ear notices 2 ms, and a quarter of
   the processor is saved. It rests for at most the configured time counted from the rest before, so no frame
@@ -32,8 +32,8 @@ STAY_SHARE = 0.03
 AWAKE_S = 0.02
 """How long after a request or an upgrade the loop turns as ever: most are done by then."""
 
-STAY_S = 0.002
-"""How long the loop stays with the sockets at a time, where it does not rest."""
+STAY_S = 0.004
+"""How long the loop stays with the sockets at a time, where it does not rest. To turn costs two messages."""
 
 RESTS = 2
 """How often it rests while it stays with them."""

@@ -216,7 +216,7 @@ async def test_every_byte_arrives_in_order_both_ways(wires: Any, how: str) -> No
     assert wired.relay.traffic == (2_000, len(says[True]), 2_000, len(says[False]))
 
 
-@pytest.mark.parametrize(("seconds", "rest_s"), [(0.0, 0.0), (0.002, 0.001)])
+@pytest.mark.parametrize(("seconds", "rest_s"), [(0.0, 0.0), (2.5 * pump.ALARM_S, 0.0), (0.002, 0.001)])
 async def test_who_stays_with_the_sockets_passes_on_what_comes(
     wires: Any, seconds: float, rest_s: float
 ) -> None:
