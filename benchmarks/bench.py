@@ -6,13 +6,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from benchmarks.contenders import LOAD_CORE, PROXY_CORE, Contender, accelerator_runs, status
 from benchmarks.load import Load, Report
 from benchmarks.machine import CORES
 from benchmarks.processes import DidNotStartError, process_tree
 from benchmarks.results import Kind, Result
+
+TURN_WARM_UP_S = 0.25
+"""Before each window: long enough for a gateway to see that it is busy."""
 
 
 class OutOfTimeError(Exception):
@@ -23,16 +26,46 @@ class OutOfTimeError(Exception):
 class Plan:
     """How much is measured: `window_s` per run, `budget_s` for all, both in seconds.
 
-    `levels`: numbers of calls for everybody. `limits`: whether the most calls and the highest set-up rate are
-    searched. `sweep`: further numbers of calls for the picture.
+    `turns`: how often a contender and nginx take turns in a round, in windows of `turn_s`. `levels`: numbers
+    of calls for everybody. `limits`: whether the most calls and the highest set-up rate are searched.
+    `sweep`: further numbers of calls for the picture.
     """
 
     rounds: int
     window_s: float
+    turns: int
+    turn_s: float
     levels: tuple[int, ...]
     budget_s: float
     limits: bool
     sweep: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Standing:
+    """Calls of one contender that stand, silent but for their windows."""
+
+    bench: Bench
+    contender: Contender
+    calls: int
+    pids: Sequence[int]
+    number: int  # of the set of calls, as wsload counts them
+    _idle_kb: int | None = None
+
+    def window(self) -> Report | None:
+        """One window; it opens what is missing of the calls. Memory is above that before the first of all."""
+        plan = self.bench.plan
+        words = ("--set", str(self.number), "--keep", "--warm-up", str(TURN_WARM_UP_S))
+        report = self.bench.run(self.contender, self.calls, self.pids, *words, window_s=plan.turn_s)
+        if report is None:
+            return None
+        if self._idle_kb is None:
+            self._idle_kb = report.rss_idle_kb
+        return replace(report, rss_idle_kb=self._idle_kb)
+
+    def hang_up(self) -> None:
+        """Ends them, as far as they still stand."""
+        self.bench.run(self.contender, self.calls, self.pids, "--set", str(self.number), window_s=0)
 
 
 @dataclass(slots=True)
@@ -86,6 +119,17 @@ class Bench:
             contender.url, calls, pids, seconds=seconds, options=(*contender.load_options, *options)
         )
         return self._complete(report, pids)
+
+    @contextmanager
+    def standing(
+        self, contender: Contender, calls: int, pids: Sequence[int], number: int
+    ) -> Iterator[Standing]:
+        """Calls that are opened by their first window and hung up in the end."""
+        standing = Standing(self, contender, calls, pids, number)
+        try:
+            yield standing
+        finally:
+            standing.hang_up()
 
     def run_sharing(self, contender: Contender, calls: int, pids: Sequence[int]) -> Report | None:
         """One run with a load that sleeps when it has nothing to do.

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The figures that are asked of the relay, computed from the results: one value a round, then the median."""
+"""The figures that are asked of the relay, computed from the results: their medians."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from benchmarks.contenders import ACCELERATED, BATCHING, COUPLING, PYTHON, TWO_WORKERS
 from benchmarks.load import Report
 from benchmarks.measurements import FEW, MANY, SET_UP_RATE_TARGET
 from benchmarks.results import Kind, Result
 
-Values = list[float]  # one a round
+Values = list[float]  # one a round, or one a turn
 Of = Callable[[str], Values]  # from Patchbay's variant to its values
 
 
@@ -28,7 +29,7 @@ class Figure:
     digits: int = 2
 
     def measured(self, variant: str) -> str:
-        """The median with its range and the number of rounds."""
+        """The median with its range and how many there are."""
         values = self.of(variant)
         if not values:
             return "not measured"
@@ -59,14 +60,16 @@ class Figures:
             if r.kind is kind and r.name == name and r.value is not None
         }
 
-    def against_nginx(self, name: str, calls: int, quantity: Callable[[Report], float]) -> dict[int, float]:
-        """A quantity over the mean of nginx's right before and after it, by round."""
-        found: dict[int, float] = {}
+    def against_nginx(
+        self, name: str, calls: int, quantity: Callable[[Report], float]
+    ) -> dict[tuple[int, int], float]:
+        """A quantity over the mean of nginx's right before and after it, by round and turn."""
+        found: dict[tuple[int, int], float] = {}
         for r in self._results:
             if r.kind is Kind.LOAD and r.name == name and r.calls == calls and r.report:
                 neighbours = [quantity(n) for n in r.nginx if n]
                 if len(neighbours) == 2:
-                    found[r.round] = quantity(r.report) / statistics.mean(neighbours)
+                    found[r.round, r.turn] = quantity(r.report) / statistics.mean(neighbours)
         return found
 
     def cpu(self, variant: str, calls: int, suffix: str = "") -> Values:
@@ -202,6 +205,6 @@ def cpu_per_message(report: Report) -> float:
     return report.cpu_per_million
 
 
-def ratios(above: dict[int, float], below: dict[int, float]) -> Values:
-    """Quotients round by round, where a round has both."""
+def ratios(above: Mapping[Any, float], below: Mapping[Any, float]) -> Values:
+    """Quotients round by round, or turn by turn, where there are both."""
     return [above[n] / below[n] for n in sorted(above.keys() & below.keys()) if below[n]]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from benchmarks.bench import Bench, OutOfTimeError, Plan
+from benchmarks.bench import Bench, OutOfTimeError, Plan, Standing
 from benchmarks.contenders import COUPLING, Contender
 from benchmarks.load import Report
 from benchmarks.processes import DidNotStartError
@@ -16,12 +16,14 @@ from benchmarks.search import ladder, largest
 FULL = Plan(
     rounds=3,
     window_s=1.2,
+    turns=3,
+    turn_s=0.35,
     levels=(200, 500),
     budget_s=735,
     limits=True,
     sweep=(50, 350, 700),
 )
-QUICK = Plan(rounds=1, window_s=0.7, levels=(200, 500), budget_s=78, limits=False)
+QUICK = Plan(rounds=1, window_s=0.7, turns=2, turn_s=0.25, levels=(200, 500), budget_s=78, limits=False)
 
 CALL_SIZES = ladder(20, 3000, 1.06)  # calls
 RATE_SIZES = ladder(20, 600, 1.25)  # calls a second: up to twice what is asked for
@@ -66,27 +68,35 @@ def measure(bench: Bench) -> bool:
 
 
 def levels(bench: Bench, round_: int) -> None:
-    """Everybody at every level of calls, each between two measurements of nginx.
+    """Everybody at every level of calls, each in turns with nginx.
 
     The neighbours make the drift of a noisy machine cancel: a ratio is to the mean of the two.
     """
     for calls in bench.plan.levels:
-        with bench.running(bench.nginx) as nginx_pids:
-            before = bench.run(bench.nginx, calls, nginx_pids)
+        with bench.running(bench.nginx) as pids, bench.standing(bench.nginx, calls, pids, 0) as yardstick:
             for contender in bench.others:
                 if calls != FEW and contender.name.endswith(COUPLING):
                     continue  # asked for at one level only
-                with suppress(DidNotStartError), bench.running(contender) as pids:
-                    report = bench.run(contender, calls, pids)
-                    error = "" if report else bench.load.last_error
-                    after = bench.run(bench.nginx, calls, nginx_pids)
-                    neighbours = (before, after)
-                    bench.record(
-                        Result(Kind.LOAD, round_, contender.name, calls, report, neighbours, error=error)
-                    )
-                    guess_most_calls(bench, contender.name, report)
-                    before = after
-            guess_most_calls(bench, bench.nginx.name, before)
+                with suppress(DidNotStartError):
+                    turns(bench, round_, contender, yardstick)
+
+
+def turns(bench: Bench, round_: int, contender: Contender, yardstick: Standing) -> None:
+    """One contender and nginx, whose calls all stand, so that a turn costs no set-up."""
+    calls = yardstick.calls
+    with bench.running(contender) as pids, bench.standing(contender, calls, pids, 1) as standing:
+        before = yardstick.window()
+        for turn in range(bench.plan.turns):
+            report = standing.window()
+            error = "" if report else bench.load.last_error
+            after = yardstick.window()
+            neighbours = (before, after)
+            bench.record(
+                Result(Kind.LOAD, round_, contender.name, calls, report, neighbours, error=error, turn=turn)
+            )
+            before = after
+    guess_most_calls(bench, contender.name, report)
+    guess_most_calls(bench, bench.nginx.name, before)
 
 
 def guess_most_calls(bench: Bench, name: str, report: Report | None) -> None:
@@ -186,12 +196,15 @@ def most_calls(bench: Bench, round_: int) -> None:
 
 
 def workers_most(bench: Bench) -> None:
-    """The most calls of two workers when they and the load share all cores; one round, it takes long."""
+    """The most calls of two workers when they and the load share all cores.
+
+    One round with one variant: it takes long, and nobody asks for it.
+    """
 
     def attempt(contender: Contender) -> Attempt:
         return lambda calls, pids: judged(bench.run_sharing(contender, calls, pids))
 
-    for one, two in bench.pairs:
+    for one, two in bench.pairs[-1:]:
         guess = bench.guesses.get((Kind.MOST_CALLS, one.name))
         if guess:
             bench.guesses[Kind.WORKERS_MOST, two.name] = 1.3 * guess

@@ -45,8 +45,9 @@ def written(head: Head, results: Sequence[Result]) -> str:
     parts = [
         "# What the relay costs",
         "Written by the command below; README.md beside this file tells the method. A figure is the median"
-        " of its rounds, with its range and the number of rounds. A ratio to nginx is to the mean of two"
-        " measurements of nginx, one right before and one right after.",
+        " of its rounds, or of the turns that a contender and nginx took in them, with its range and their"
+        " number. A ratio to nginx is to the mean of two windows of nginx, one right before and one right"
+        " after.",
         facts(head),
         "## The figures",
         table(
@@ -81,7 +82,11 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def facts(head: Head) -> str:
     """Command, hardware and versions."""
-    took = f"{head.seconds:.0f} s, {head.plan.rounds} round(s), windows of {head.plan.window_s} s"
+    plan = head.plan
+    took = (
+        f"{head.seconds:.0f} s, {plan.rounds} round(s) with {plan.turns} turns each, in windows of"
+        f" {plan.turn_s} s; other windows of {plan.window_s} s"
+    )
     rows = [("Command", f"`{head.command}`"), ("Took", took), *head.machine.items()]
     return table(("", ""), rows)
 

@@ -14,7 +14,7 @@ from benchmarks.load import Report
 class Kind(StrEnum):
     """What was measured."""
 
-    LOAD = "load"  # paced calls, between two measurements of nginx
+    LOAD = "load"  # a window of paced calls, between two windows of nginx
     SET_UP = "set_up"  # the CPU of setting calls up, paced, none ended
     SET_UP_RATE = "set_up_rate"  # the most calls a second that are set up and ended again
     MOST_CALLS = "most_calls"  # the most calls with the round trip's p99 within 20 ms
@@ -32,7 +32,7 @@ class Result:
 
     `value`: the limit that was found, in calls or calls a second; None where none was sought. `report`: the
     run (for a limit: the run at it); None where the contender failed, `error` says how. `nginx`: the reports
-    of nginx right before and right after.
+    of nginx right before and right after. `turn`: of several in a round, where they are taken in turns.
     """
 
     kind: Kind
@@ -43,6 +43,7 @@ class Result:
     nginx: tuple[Report | None, Report | None] = (None, None)
     value: float | None = None
     error: str = ""
+    turn: int = 0
 
     def line(self) -> str:
         """As one line of JSON."""
