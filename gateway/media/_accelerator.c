@@ -21,7 +21,7 @@
 enum { CHUNK_BYTES = 65536, FIN_TEXT = 0x81, FIN_BINARY = 0x82, MASKED = 0x80 };
 
 /* As in pump.py. */
-enum { EVENTS_AT_ONCE = 32, FEW = 8 };
+enum { EVENTS_AT_ONCE = 32, LOOKS_A_TURN = 8, FEW = 8 };
 #define ALARM_S 0.002
 
 /* Edges: a socket is reported once for what has come, and not looked at again by the next wait. */
@@ -329,7 +329,8 @@ sources_wait(Sources *self, double left_s)
 static PyObject *
 sources_ready(Sources *self, PyObject *Py_UNUSED(ignored))
 {
-    sources_read(self);
+    for (int looks = 0; looks < LOOKS_A_TURN && sources_read(self) == EVENTS_AT_ONCE; looks++)
+        ;
     Py_RETURN_NONE;
 }
 

@@ -25,6 +25,9 @@ EVENTS_AT_ONCE: Final = 32
 """Not all that are ready: what has just been written to is still in the processor's cache when its answer
 comes, if that is soon."""
 
+LOOKS_A_TURN: Final = 8
+"""How often the loop looks before anything else gets a turn."""
+
 ALARM_S: Final = 0.002
 """How often the alarm rings while somebody stays. Where no timer is due so soon, the kernel stops its clock
 whenever the processor has nothing to do, and starts it anew, which costs a quarter of a wake-up."""
@@ -77,8 +80,10 @@ class Sources:
         return self._epoll.fileno()
 
     def ready(self) -> None:
-        """Reads every source that is readable."""
-        self._read(0, 0.0)
+        """Reads the sources that are readable: all of them, or so many that the loop should have a turn."""
+        for _ in range(LOOKS_A_TURN):
+            if self._read(0, 0.0) < EVENTS_AT_ONCE:
+                break
 
     def stay(self, seconds: float, rest_s: float = 0.0) -> bool:
         """Reads them as they become readable, for so many seconds; whether any did.

@@ -8,6 +8,7 @@ import base64
 import socket
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -233,32 +234,69 @@ async def test_who_stays_with_the_sockets_passes_on_what_comes(
     assert stay(seconds, rest_s) is bool(rest_s)
 
 
-@pytest.mark.parametrize("how", [accelerator, pump])
-@pytest.mark.parametrize("calls", [1, pump.FEW])
-def test_while_much_is_passed_on_answers_do_not_wait_for_the_next_rest(
-    how: Any, calls: int, far_ends: list[socket.socket]
-) -> None:
-    """Whoever hears each call here answers at once: what it is sent it sends on to the caller."""
+@dataclass(frozen=True)
+class Chains:
+    """Calls whose agent answers at once: what it is sent it sends on to the caller, through another pump."""
+
+    sources: Any
+    callers: list[socket.socket]
+    heard: list[socket.socket]
+
+
+@pytest.fixture(params=[accelerator, pump], ids=["c", "python"])
+def chains(
+    request: pytest.FixtureRequest, far_ends: list[socket.socket]
+) -> Iterator[Callable[[int], Chains]]:
     assert accelerator.ACTIVE
-    sources, heard, pumps = how.Sources(), [], []
-    for _ in range(calls):
-        (caller, ours), (agent, its), (listens, hears) = (socket.socketpair() for _ in range(3))
-        far_ends += [caller, ours, agent, its, listens, hears]
-        for source, sink in ((ours, agent), (its, listens)):
-            walker = Walker(masked=True, max_payload=1 << 20)
-            pumps.append(how.Pump(sources, walker, source, sink, on_chunk=unexpected, on_unsent=unexpected))
-            pumps[-1].resume()
+    pumps = []
+
+    def make(calls: int) -> Chains:
+        made = Chains(request.param.Sources(), [], [])
+        for _ in range(calls):
+            (caller, ours), (agent, its), (listens, hears) = (socket.socketpair() for _ in range(3))
+            far_ends.extend((caller, ours, agent, its, listens, hears))
+            for source, sink in ((ours, agent), (its, listens)):
+                walker = Walker(masked=True, max_payload=1 << 20)
+                one = request.param.Pump(
+                    made.sources, walker, source, sink, on_chunk=unexpected, on_unsent=unexpected
+                )
+                one.resume()
+                pumps.append(one)
+            hears.setblocking(False)
+            made.callers.append(caller)
+            made.heard.append(hears)
+        return made
+
+    yield make
+    for one in pumps:
+        one.pause()
+
+
+def test_while_much_is_passed_on_answers_do_not_wait_for_the_next_rest(chains: Any) -> None:
+    made = chains(pump.FEW)
+    for caller in made.callers:
         caller.send(SOUND[True])
-        hears.setblocking(False)
-        heard.append(hears)
-    sources.stay(1e-6, 10.0)  # it has never rested, so it looks at once, and will not do so again for 10 s
-    for passes in pumps:
-        passes.pause()
-    if calls < pump.FEW:
-        with pytest.raises(BlockingIOError):
-            heard[0].recv(65536)
-        return
-    assert [hears.recv(65536) for hears in heard] == [SOUND[True]] * calls
+    made.sources.stay(
+        1e-6, 10.0
+    )  # it has never rested, so it looks at once, and will not do so again for 10 s
+    assert [hears.recv(65536) for hears in made.heard] == [SOUND[True]] * pump.FEW
+
+
+def test_an_answer_by_itself_waits_for_the_next_rest(chains: Any) -> None:
+    made = chains(1)
+    made.callers[0].send(SOUND[True])
+    made.sources.stay(1e-6, 10.0)
+    with pytest.raises(BlockingIOError):
+        made.heard[0].recv(65536)
+
+
+def test_one_turn_of_the_loop_reads_more_than_one_look_finds(chains: Any) -> None:
+    """Where the loop rests, because some sockets are its own, what is left over would wait for another rest."""
+    made = chains(pump.EVENTS_AT_ONCE + 1)
+    for caller in made.callers:
+        caller.send(SOUND[True])
+    made.sources.ready()
+    assert [hears.recv(65536) for hears in made.heard] == [SOUND[True]] * (pump.EVENTS_AT_ONCE + 1)
 
 
 async def test_one_edge_that_fails_ends_nobody_elses_turn(wires: Any, monkeypatch: Any) -> None:
