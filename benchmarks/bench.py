@@ -43,7 +43,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Standing:
-    """Calls of one contender that stand, silent but for their windows."""
+    """Calls of one contender that stand, silent but for their windows. `calls`: how many; more may come."""
 
     bench: Bench
     contender: Contender
@@ -52,11 +52,10 @@ class Standing:
     number: int  # of the set of calls, as wsload counts them
     _idle_kb: int | None = None
 
-    def window(self) -> Report | None:
+    def window(self, seconds: float) -> Report | None:
         """One window; it opens what is missing of the calls. Memory is above that before the first of all."""
-        plan = self.bench.plan
         words = ("--set", str(self.number), "--keep", "--warm-up", str(TURN_WARM_UP_S))
-        report = self.bench.run(self.contender, self.calls, self.pids, *words, window_s=plan.turn_s)
+        report = self.bench.run(self.contender, self.calls, self.pids, *words, window_s=seconds)
         if report is None:
             return None
         if self._idle_kb is None:
@@ -64,8 +63,10 @@ class Standing:
         return replace(report, rss_idle_kb=self._idle_kb)
 
     def hang_up(self) -> None:
-        """Ends them, as far as they still stand."""
-        self.bench.run(self.contender, self.calls, self.pids, "--set", str(self.number), window_s=0)
+        """Ends them, as far as there are any."""
+        if self._idle_kb is not None:
+            words = ("--set", str(self.number))
+            self.bench.run(self.contender, self.calls, self.pids, *words, window_s=0)
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -16,7 +17,7 @@ from benchmarks.search import ladder, largest
 FULL = Plan(
     rounds=3,
     window_s=1.2,
-    turns=3,
+    turns=6,
     turn_s=0.35,
     levels=(200, 500),
     budget_s=735,
@@ -37,6 +38,8 @@ SETTLE_S = 0.5  # for what is done behind the call, its record above all
 FEW, MANY = 200, 1000  # calls
 FRAME_MS = 20
 SWEEP_WINDOW_S = 1.0
+BELOW_THE_GUESS = 2  # steps at which the search begins
+MOST_CALLS_GUESS = 500
 MOST_CALLS_WINDOW_S = 1.5  # long enough for the queue of a core that is 2 % too full to pass 20 ms
 HOPELESS_P99_US = 60_000  # a failure this clear gets no second try
 MESSAGES_PER_CALL = 2 * 1000 // FRAME_MS  # relayed in a second
@@ -83,13 +86,13 @@ def levels(bench: Bench, round_: int) -> None:
 
 def turns(bench: Bench, round_: int, contender: Contender, yardstick: Standing) -> None:
     """One contender and nginx, whose calls all stand, so that a turn costs no set-up."""
-    calls = yardstick.calls
+    calls, seconds = yardstick.calls, bench.plan.turn_s
     with bench.running(contender) as pids, bench.standing(contender, calls, pids, 1) as standing:
-        before = yardstick.window()
-        for turn in range(bench.plan.turns):
-            report = standing.window()
+        before = yardstick.window(seconds)
+        for turn in range(bench.plan.turns if contender.command else 1):
+            report = standing.window(seconds)
             error = "" if report else bench.load.last_error
-            after = yardstick.window()
+            after = yardstick.window(seconds)
             neighbours = (before, after)
             bench.record(
                 Result(Kind.LOAD, round_, contender.name, calls, report, neighbours, error=error, turn=turn)
@@ -186,13 +189,39 @@ def judged(report: Report | None) -> tuple[Report | None, bool, bool]:
 
 def most_calls(bench: Bench, round_: int) -> None:
     """The most calls one core carries with the round trip's p99 within 20 ms."""
-
-    def attempt(contender: Contender) -> Attempt:
-        return lambda calls, pids: judged(bench.run(contender, calls, pids, window_s=MOST_CALLS_WINDOW_S))
-
     for contender in (bench.nginx, *bench.gateways):
         with suppress(DidNotStartError):
-            find_limit(bench, Kind.MOST_CALLS, round_, contender, CALL_SIZES, attempt(contender))
+            guess = bench.guesses.get((Kind.MOST_CALLS, contender.name), MOST_CALLS_GUESS)
+            at = max(0, bisect_left(CALL_SIZES, guess) - BELOW_THE_GUESS)
+            found = climbed(bench, contender, at)
+            while found is None and at > 0:
+                at = max(0, at - 2 * BELOW_THE_GUESS)
+                found = climbed(bench, contender, at)
+            calls = found.calls if found else 0
+            error = "" if found else bench.load.last_error
+            bench.record(
+                Result(Kind.MOST_CALLS, round_, contender.name, calls, found, value=calls, error=error)
+            )
+            if calls:
+                bench.guesses[Kind.MOST_CALLS, contender.name] = calls
+
+
+def climbed(bench: Bench, contender: Contender, at: int) -> Report | None:
+    """The last run that kept up, of calls that grow in number from run to run; None if not even the first.
+
+    It ends with the first number that is too large: no run comes after an overload but its own second try.
+    """
+    best = None
+    with bench.running(contender) as pids, bench.standing(contender, 0, pids, 0) as standing:
+        for standing.calls in CALL_SIZES[at:]:
+            for _ in range(2):
+                report, kept_up, narrowly = judged(standing.window(MOST_CALLS_WINDOW_S))
+                if kept_up or not narrowly:
+                    break
+            if not kept_up:
+                break
+            best = report
+    return best
 
 
 def workers_most(bench: Bench) -> None:

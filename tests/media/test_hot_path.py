@@ -291,7 +291,7 @@ def test_an_answer_by_itself_waits_for_the_next_rest(chains: Any) -> None:
 
 
 def test_one_turn_of_the_loop_reads_more_than_one_look_finds(chains: Any) -> None:
-    """Where the loop rests, because some sockets are its own, what is left over would wait for another rest."""
+    """Where the loop rests, as some sockets are its own, what is left over would wait for another rest."""
     made = chains(pump.EVENTS_AT_ONCE + 1)
     for caller in made.callers:
         caller.send(SOUND[True])
