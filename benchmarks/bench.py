@@ -26,9 +26,9 @@ class OutOfTimeError(Exception):
 class Plan:
     """How much is measured: `window_s` per run, `budget_s` for all, both in seconds.
 
-    `turns`: how often a contender and nginx take turns in a round as a rule, in windows of `turn_s`.
-    `levels`: numbers of calls for everybody. `limits`: whether the most calls and the highest set-up rate are
-    searched. `sweep`: further numbers of calls for the picture.
+    `turns`: how often a contender and nginx take turns in a round, in windows of `turn_s`. `levels`: numbers
+    of calls for everybody. `limits`: whether the most calls and the highest set-up rate are searched.
+    `sweep`: further numbers of calls for the picture.
     """
 
     rounds: int

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from benchmarks.bench import Bench, OutOfTimeError, Plan, Standing
-from benchmarks.contenders import BATCHING, COUPLING, Contender
+from benchmarks.contenders import COUPLING, Contender
 from benchmarks.load import Report
 from benchmarks.processes import DidNotStartError
 from benchmarks.results import Kind, Result
@@ -89,7 +89,7 @@ def turns(bench: Bench, round_: int, contender: Contender, yardstick: Standing) 
     calls, seconds = yardstick.calls, bench.plan.turn_s
     with bench.running(contender) as pids, bench.standing(contender, calls, pids, 1) as standing:
         before = yardstick.window(seconds)
-        for turn in range(turns_of(bench, contender, calls)):
+        for turn in range(bench.plan.turns if contender.command else 1):
             report = standing.window(seconds)
             error = "" if report else bench.load.last_error
             after = yardstick.window(seconds)
@@ -100,18 +100,6 @@ def turns(bench: Bench, round_: int, contender: Contender, yardstick: Standing) 
             before = after
     guess_most_calls(bench, contender.name, report)
     guess_most_calls(bench, bench.nginx.name, before)
-
-
-def turns_of(bench: Bench, contender: Contender, calls: int) -> int:
-    """Twice as many where a p99 is asked for, as it scatters most; few where the limit is far away."""
-    most = bench.plan.turns
-    if contender in bench.gateways and calls == FEW:
-        return 2 * most
-    if contender.name.endswith(COUPLING):
-        return max(1, most // 3)
-    if contender.name.endswith(BATCHING) and calls == FEW:
-        return max(1, most // 2)
-    return most if contender.command else 1
 
 
 def guess_most_calls(bench: Bench, name: str, report: Report | None) -> None:
