@@ -36,3 +36,21 @@ def bind(host: str, number: int, *, reuse_port: bool) -> socket.socket:
         port.close()
         raise
     return port
+
+
+def take_in(port: socket.socket, most: int) -> list[socket.socket]:
+    """Accepts whom the kernel holds for a port that listens; waits for nobody.
+
+    To be called before it is closed, which resets them. `most`: of them at once.
+    """
+    port.setblocking(False)
+    taken: list[socket.socket] = []
+    while len(taken) < most:
+        try:
+            connection, _ = port.accept()
+        except OSError:  # nobody is left, or no file is
+            break
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        taken.append(connection)
+    return taken

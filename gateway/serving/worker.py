@@ -12,7 +12,8 @@ import multiprocessing
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -27,6 +28,7 @@ from gateway.media.upgrade import Upgrade
 from gateway.serving import descriptors, takeover
 from gateway.serving.door import Door
 from gateway.serving.doorman import Doorman
+from gateway.serving.port import take_in
 from gateway.serving.spare import Spare
 from gateway.serving.takeover import HAND_OVER, STRAGGLERS_S, Takeover
 from gateway.serving.tls import WATCH_S, Certificate, CertificateUnusable
@@ -117,6 +119,9 @@ class _Server(uvicorn.Server):
         self._drain_until: float | None = None
         self._log_drain_at = 0.0
         self._leave_port_at: float | None = None
+        self._leave_port: Callable[[], None] = lambda: None  # until there is one
+        self._drain_at: float | None = None
+        self._stragglers: set[asyncio.Task[Any]] = set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -153,7 +158,29 @@ class _Server(uvicorn.Server):
         self.servers = [
             await loop.create_server(door, sock=port, backlog=BACKLOG, **tls) for port in sockets or ()
         ]
+        self._leave_port = partial(self._take_in_and_close, sockets or (), door, tls)
         self.started = True
+
+    def _take_in_and_close(
+        self, ports: Sequence[socket.socket], door: Callable[[], Door], tls: dict[str, Any]
+    ) -> None:
+        """Closes the port, and accepts before whom the kernel holds for it: they would be reset.
+
+        Of several workers the first that leaves makes the numbers wrong by which the kernel is steered
+        (takeover.py), so that until the last has left some still come to those that are there.
+        """
+        loop = asyncio.get_running_loop()
+        for port, server in zip(ports, self.servers, strict=True):
+            for connection in take_in(port, BACKLOG):
+                task = loop.create_task(loop.connect_accepted_socket(door, connection, **tls))
+                self._stragglers.add(task)
+                task.add_done_callback(self._taken_in)
+            server.close()
+
+    def _taken_in(self, task: asyncio.Task[Any]) -> None:
+        self._stragglers.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.info("a connection ended before it was open", error=str(task.exception()))
 
     def _want_reload(self, sig: int, frame: FrameType | None) -> None:
         self._reload_wanted = True
@@ -188,8 +215,10 @@ class _Server(uvicorn.Server):
             self._certificate.follow()
         if self._leave_port_at is not None and time.monotonic() >= self._leave_port_at:
             self._leave_port_at = float("inf")
-            for server in self.servers:
-                server.close()
+            self._leave_port()
+            self._drain_at = time.monotonic() + STRAGGLERS_S  # who was just accepted has not said what for
+        if self._drain_at is not None and time.monotonic() >= self._drain_at:
+            self._drain_at = None
             self.handle_exit(signal.SIGTERM, None)
         if self._drain_until is not None:
             now = time.monotonic()
