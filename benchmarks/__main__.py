@@ -192,6 +192,7 @@ def execute(plan: Plan, out: Path, picture_file: Path | None, selected: str) -> 
         seconds=time.monotonic() - began,
         finished=finished,
         unavailable=bench.unavailable,
+        undisturbed=bench.undisturbed,
     )
     if picture_file:
         picture.draw(results, picture_file)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from benchmarks.contenders import LOAD_CORE, PROXY_CORE, Contender, accelerator_runs, status
 from benchmarks.load import Load, Report
 from benchmarks.machine import CORES
-from benchmarks.processes import DidNotStartError, process_tree
+from benchmarks.processes import DidNotStartError, ahead_of_all, process_tree
 from benchmarks.results import Kind, Result
 
 TURN_WARM_UP_S = 0.25
@@ -83,6 +83,7 @@ class Bench:
     record: Callable[[Result], None]
     began: float = field(default_factory=time.monotonic)
     unavailable: dict[str, str] = field(default_factory=dict)  # contender: why it is not measured
+    undisturbed: bool = True  # whether who takes turns could be given real-time priority
     guesses: dict[tuple[Kind, str], float] = field(
         default_factory=dict
     )  # where to begin the search of a limit
@@ -120,6 +121,13 @@ class Bench:
             contender.url, calls, pids, seconds=seconds, options=(*contender.load_options, *options)
         )
         return self._complete(report, pids)
+
+    @contextmanager
+    def running_undisturbed(self, contender: Contender) -> Iterator[list[int]]:
+        """The same, at real-time priority where the system allows it: never with a core that is full."""
+        with self.running(contender) as pids:
+            self.undisturbed = ahead_of_all(pids) and self.undisturbed
+            yield pids
 
     @contextmanager
     def standing(

@@ -89,7 +89,7 @@ class Figures:
     def round_trip_p99(self, variant: str) -> Values:
         """The round trip's p99 over the median of all of nginx's of the same round, at 200 calls.
 
-        Two neighbours would say nothing: nginx's own scatters by a factor of 2.5 from window to window.
+        Two neighbours would say little: in one window of ten nginx's own is several times what it else is.
         """
         here = [r for r in self._results if r.kind is Kind.LOAD and r.calls == FEW]
         found = []

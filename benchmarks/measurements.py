@@ -76,7 +76,10 @@ def levels(bench: Bench, round_: int) -> None:
     The neighbours make the drift of a noisy machine cancel: a ratio is to the mean of the two.
     """
     for calls in bench.plan.levels:
-        with bench.running(bench.nginx) as pids, bench.standing(bench.nginx, calls, pids, 0) as yardstick:
+        with (
+            bench.running_undisturbed(bench.nginx) as pids,
+            bench.standing(bench.nginx, calls, pids, 0) as yardstick,
+        ):
             for contender in bench.others:
                 if calls != FEW and contender.name.endswith(COUPLING):
                     continue  # asked for at one level only
@@ -87,7 +90,10 @@ def levels(bench: Bench, round_: int) -> None:
 def turns(bench: Bench, round_: int, contender: Contender, yardstick: Standing) -> None:
     """One contender and nginx, whose calls all stand, so that a turn costs no set-up."""
     calls, seconds = yardstick.calls, bench.plan.turn_s
-    with bench.running(contender) as pids, bench.standing(contender, calls, pids, 1) as standing:
+    with (
+        bench.running_undisturbed(contender) as pids,
+        bench.standing(contender, calls, pids, 1) as standing,
+    ):
         before = yardstick.window(seconds)
         for turn in range(bench.plan.turns if contender.command else 1):
             report = standing.window(seconds)

@@ -29,7 +29,10 @@ DOES_NOT_SHOW = """\
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What the report says of its making: `seconds` it took, `unavailable` contenders with their reasons."""
+    """What the report says of its making: `seconds` it took, `unavailable` contenders with their reasons.
+
+    `undisturbed`: whether those who took turns had real-time priority.
+    """
 
     command: str
     machine: Mapping[str, str]
@@ -37,6 +40,7 @@ class Head:
     seconds: float
     finished: bool
     unavailable: Mapping[str, str]
+    undisturbed: bool
 
 
 def written(head: Head, results: Sequence[Result]) -> str:
@@ -87,7 +91,17 @@ def facts(head: Head) -> str:
         f"{head.seconds:.0f} s, {plan.rounds} round(s) with {plan.turns} turns each, in windows of"
         f" {plan.turn_s} s; other windows of {plan.window_s} s"
     )
-    rows = [("Command", f"`{head.command}`"), ("Took", took), *head.machine.items()]
+    priority = (
+        "real-time for whoever takes turns"
+        if head.undisturbed
+        else "as any process's: no permission for real-time priority, so delays hold those of other processes"
+    )
+    rows = [
+        ("Command", f"`{head.command}`"),
+        ("Took", took),
+        ("Priority", priority),
+        *head.machine.items(),
+    ]
     return table(("", ""), rows)
 
 
