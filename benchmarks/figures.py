@@ -120,7 +120,7 @@ class Figures:
         """The p99 of a set-up at the rate that is asked for, in milliseconds; only without a search."""
         if self.limits(Kind.SET_UP_RATE, variant):
             return []
-        return [r.set_up_us.p99 / 1000 for r in self.reports(Kind.SET_UP_RATE, variant).values()]
+        return [r.set_up_us.p99 / 1000 for r in self.reports(Kind.SET_UP, variant).values()]
 
     def two_workers(self, variant: str) -> Values:
         """How many times one worker's messages two workers relay, by the CPU they need and how they share it.

@@ -24,7 +24,7 @@ FULL = Plan(
     limits=True,
     sweep=(50, 350, 700),
 )
-QUICK = Plan(rounds=1, window_s=0.7, turns=2, turn_s=0.25, levels=(200, 500), budget_s=78, limits=False)
+QUICK = Plan(rounds=1, window_s=0.5, turns=2, turn_s=0.25, levels=(200, 500), budget_s=84, limits=False)
 
 CALL_SIZES = ladder(20, 3000, 1.06)  # calls
 RATE_SIZES = ladder(20, 600, 1.25)  # calls a second: up to twice what is asked for
@@ -54,8 +54,6 @@ def measure(bench: Bench) -> bool:
         for round_ in range(bench.plan.rounds):
             levels(bench, round_)
             set_up_cpu(bench, round_)
-            if not bench.plan.limits:
-                set_up_at_target(bench, round_)
             workers(bench, round_)
             many_calls(bench, round_)
         if bench.plan.limits:
@@ -80,21 +78,27 @@ def levels(bench: Bench, round_: int) -> None:
             bench.running_undisturbed(bench.nginx) as pids,
             bench.standing(bench.nginx, calls, pids, 0) as yardstick,
         ):
+            before = yardstick.window(bench.plan.turn_s)
             for contender in bench.others:
                 if calls != FEW and contender.name.endswith(COUPLING):
                     continue  # asked for at one level only
                 with suppress(DidNotStartError):
-                    turns(bench, round_, contender, yardstick)
+                    before = turns(bench, round_, contender, yardstick, before)
+            guess_most_calls(bench, bench.nginx.name, before)
 
 
-def turns(bench: Bench, round_: int, contender: Contender, yardstick: Standing) -> None:
-    """One contender and nginx, whose calls all stand, so that a turn costs no set-up."""
+def turns(
+    bench: Bench, round_: int, contender: Contender, yardstick: Standing, before: Report | None
+) -> Report | None:
+    """One contender and nginx, whose calls all stand, so that a turn costs no set-up.
+
+    `before`: nginx's latest window, from before the contender was started. Its last window.
+    """
     calls, seconds = yardstick.calls, bench.plan.turn_s
     with (
         bench.running_undisturbed(contender) as pids,
         bench.standing(contender, calls, pids, 1) as standing,
     ):
-        before = yardstick.window(seconds)
         for turn in range(bench.plan.turns if contender.command else 1):
             report = standing.window(seconds)
             error = "" if report else bench.load.last_error
@@ -105,7 +109,7 @@ def turns(bench: Bench, round_: int, contender: Contender, yardstick: Standing) 
             )
             before = after
     guess_most_calls(bench, contender.name, report)
-    guess_most_calls(bench, bench.nginx.name, before)
+    return before
 
 
 def guess_most_calls(bench: Bench, name: str, report: Report | None) -> None:
@@ -115,9 +119,14 @@ def guess_most_calls(bench: Bench, name: str, report: Report | None) -> None:
         bench.guesses[Kind.MOST_CALLS, name] = 0.9 * full
 
 
+def asked_for(bench: Bench) -> Sequence[Contender]:
+    """The gateways, and nginx to look at, where there is time for it."""
+    return (bench.nginx, *bench.gateways) if bench.plan.limits else bench.gateways
+
+
 def set_up_cpu(bench: Bench, round_: int) -> None:
     """CPU per call from its TCP connection to its first message back, with the work done behind the call."""
-    for contender in (bench.nginx, *bench.gateways):
+    for contender in asked_for(bench):
         with suppress(DidNotStartError), bench.running(contender) as pids:
             # What only the first call of a process pays is not the price of a call.
             bench.run(contender, 20, pids, "--rate", "100", "--hold", "0.1", window_s=0)
@@ -131,8 +140,8 @@ def set_up_cpu(bench: Bench, round_: int) -> None:
 
 def many_calls(bench: Bench, round_: int) -> None:
     """The cost of a message among five times as many calls, with as many messages and with five times."""
-    slow = ("--interval-ms", str(FRAME_MS * MANY // FEW))
-    for contender in (bench.nginx, *bench.gateways):
+    slow = ("--interval-ms", str(FRAME_MS * MANY // FEW), "--keep")
+    for contender in asked_for(bench):
         with suppress(DidNotStartError), bench.running(contender) as pids:
             bench.keep(Kind.FEW, round_, contender, FEW, bench.run(contender, FEW, pids))
             bench.keep(Kind.MANY_SLOW, round_, contender, MANY, bench.run(contender, MANY, pids, *slow))
@@ -146,16 +155,6 @@ def workers(bench: Bench, round_: int) -> None:
             with suppress(DidNotStartError), bench.running(contender) as pids:
                 report = bench.run_sharing(contender, calls, pids)
                 bench.keep(Kind.WORKERS, round_, contender, calls, report)
-
-
-def set_up_at_target(bench: Bench, round_: int) -> None:
-    """The set-up rate that is asked for, without a search of the highest."""
-    options = ("--rate", str(SET_UP_RATE_TARGET), "--hold", str(HOLD_S))
-    calls = int(SET_UP_RATE_TARGET * RATE_RUN_S)
-    for contender in bench.gateways:
-        with suppress(DidNotStartError), bench.running(contender) as pids:
-            report = bench.run(contender, calls, pids, *options, window_s=0)
-            bench.keep(Kind.SET_UP_RATE, round_, contender, calls, report)
 
 
 def find_limit(
