@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.contenders import ACCELERATED, BATCHING, COUPLING, PYTHON, TWO_WORKERS
 from benchmarks.load import Report
-from benchmarks.measurements import FEW, MANY, SET_UP_RATE_TARGET
+from benchmarks.measurements import FEW, MANY, SET_UP_PACE
 from benchmarks.results import Kind, Result
 
 Values = list[float]  # one a round, or one a turn
@@ -89,7 +89,7 @@ class Figures:
     def round_trip_p99(self, variant: str) -> Values:
         """The round trip's p99 over the median of all of nginx's of the same round, at 200 calls.
 
-        Two neighbours would say little: in one window of ten nginx's own is several times what it else is.
+        Two neighbours would say little: nginx's own is several times as long in some windows as in others.
         """
         here = [r for r in self._results if r.kind is Kind.LOAD and r.calls == FEW]
         found = []
@@ -184,7 +184,7 @@ class Figures:
                 0,
             ),
             Figure(
-                f"set-up p99 at {SET_UP_RATE_TARGET} calls/s (quick run only)",
+                f"set-up p99 at {SET_UP_PACE} calls/s (quick run only)",
                 ("at most 100", "at most 100"),
                 "ms",
                 self.set_up_p99_at_target,

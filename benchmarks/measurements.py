@@ -28,7 +28,6 @@ QUICK = Plan(rounds=1, window_s=0.5, turns=2, turn_s=0.25, levels=(200, 500), bu
 
 CALL_SIZES = ladder(20, 3000, 1.06)  # calls
 RATE_SIZES = ladder(20, 600, 1.25)  # calls a second: up to twice what is asked for
-SET_UP_RATE_TARGET = 300  # calls a second
 SET_UP_P99_US = 100_000
 RATE_RUN_S = 1.5
 HOLD_S = 0.5  # how long a call lasts while the set-up rate is sought
@@ -92,7 +91,7 @@ def turns(
 ) -> Report | None:
     """One contender and nginx, whose calls all stand, so that a turn costs no set-up.
 
-    `before`: nginx's latest window, from before the contender was started. Its last window.
+    `before`: nginx's latest window, from before the contender was started. Returns nginx's last.
     """
     calls, seconds = yardstick.calls, bench.plan.turn_s
     with (
@@ -119,14 +118,14 @@ def guess_most_calls(bench: Bench, name: str, report: Report | None) -> None:
         bench.guesses[Kind.MOST_CALLS, name] = 0.9 * full
 
 
-def asked_for(bench: Bench) -> Sequence[Contender]:
-    """The gateways, and nginx to look at, where there is time for it."""
+def gateways_and_nginx(bench: Bench) -> Sequence[Contender]:
+    """The gateways, and nginx to look at beside them; no figure needs it, so the quick run goes without."""
     return (bench.nginx, *bench.gateways) if bench.plan.limits else bench.gateways
 
 
 def set_up_cpu(bench: Bench, round_: int) -> None:
     """CPU per call from its TCP connection to its first message back, with the work done behind the call."""
-    for contender in asked_for(bench):
+    for contender in gateways_and_nginx(bench):
         with suppress(DidNotStartError), bench.running(contender) as pids:
             # What only the first call of a process pays is not the price of a call.
             bench.run(contender, 20, pids, "--rate", "100", "--hold", "0.1", window_s=0)
@@ -141,7 +140,7 @@ def set_up_cpu(bench: Bench, round_: int) -> None:
 def many_calls(bench: Bench, round_: int) -> None:
     """The cost of a message among five times as many calls, with as many messages and with five times."""
     slow = ("--interval-ms", str(FRAME_MS * MANY // FEW), "--keep")
-    for contender in asked_for(bench):
+    for contender in gateways_and_nginx(bench):
         with suppress(DidNotStartError), bench.running(contender) as pids:
             bench.keep(Kind.FEW, round_, contender, FEW, bench.run(contender, FEW, pids))
             bench.keep(Kind.MANY_SLOW, round_, contender, MANY, bench.run(contender, MANY, pids, *slow))

@@ -12,7 +12,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 START_LIMIT_S = 15.0
@@ -43,11 +43,18 @@ def on_cores(cores: Collection[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+def each_thread(pids: Collection[int], do: Callable[[int], None]) -> None:
+    """Does something to every thread of running processes, by its number; what has ended is passed over."""
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                with contextlib.suppress(ProcessLookupError):
+                    do(int(thread.name))
+
+
 def pin(pids: Collection[int], cores: Collection[int]) -> None:
     """Moves every thread of running processes to these cores."""
-    for pid in pids:
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            os.sched_setaffinity(int(thread.name), cores)
+    each_thread(pids, lambda thread: os.sched_setaffinity(thread, cores))
 
 
 def ahead_of_all(pids: Collection[int]) -> bool:
@@ -57,9 +64,7 @@ def ahead_of_all(pids: Collection[int]) -> bool:
     that the kernel keeps from such processes (sched(7)): they must not need all of it.
     """
     try:
-        for pid in pids:
-            for thread in Path(f"/proc/{pid}/task").iterdir():
-                os.sched_setscheduler(int(thread.name), os.SCHED_FIFO, os.sched_param(1))
+        each_thread(pids, lambda thread: os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(1)))
     except PermissionError:
         return False
     return True

@@ -50,8 +50,8 @@ def written(head: Head, results: Sequence[Result]) -> str:
         "# What the relay costs",
         "Written by the command below; README.md beside this file tells the method. A figure is the median"
         " of its rounds, or of the turns that a contender and nginx took in them, with its range and their"
-        " number. A ratio to nginx is to the mean of two windows of nginx, one right before and one right"
-        " after.",
+        " number. A ratio to nginx is to the mean of its two windows next to the contender's, one before and"
+        " one after.",
         facts(head),
         "## The figures",
         table(
