@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from importlib import metadata
 from pathlib import Path
 
@@ -75,6 +76,14 @@ def _field(file: str, name: str) -> str:
     return found.group(1) if found else "unknown"
 
 
+def _build() -> str:
+    """Whose build of Python this is: one that was not optimised by a profile is a tenth slower."""
+    if sys.base_prefix == "/usr":
+        return "the distribution's"
+    optimised = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+    return "a build of its own, " + ("optimised by a profile" if optimised else "not optimised by a profile")
+
+
 def description() -> dict[str, str]:
     """Hardware, kernel and versions, for the head of the report."""
     memory_gib = int(_field("/proc/meminfo", "MemTotal").split()[0]) / 2**20
@@ -88,7 +97,7 @@ def description() -> dict[str, str]:
         "Kernel": f"{platform.system()} {platform.release()}",
         "Patchbay": f"{metadata.version('patchbay')}"
         + (f", commit {commit}{' with changes' if changed else ''}" if commit else ""),
-        "Python": f"{sys.version.split()[0]}; {', '.join(libraries)}",
+        "Python": f"{sys.version.split()[0]}, {_build()}; {', '.join(libraries)}",
         "nginx": _said("nginx", "-v").removeprefix("nginx version: "),
         "haproxy": _said("haproxy", "-v"),
         "Compiler": _said("cc", "--version"),

@@ -36,7 +36,7 @@ SET_UP_CALLS = 600
 SETTLE_S = 0.5  # for what is done behind the call, its record above all
 FEW, MANY = 200, 1000  # calls
 FRAME_MS = 20
-SWEEP_WINDOW_S = 1.0
+SWEEP_WINDOW_S = 0.7
 BELOW_THE_GUESS = 2  # steps at which the search begins
 MOST_CALLS_GUESS = 500
 MOST_CALLS_WINDOW_S = 1.5  # long enough for the queue of a core that is 2 % too full to pass 20 ms
@@ -58,9 +58,9 @@ def measure(bench: Bench) -> bool:
         if bench.plan.limits:
             for round_ in range(bench.plan.rounds):
                 most_calls(bench, round_)
-            sweep(bench)
             for round_ in range(bench.plan.rounds):
                 set_up_rate(bench, round_)
+            sweep(bench)
             workers_most(bench)
     except OutOfTimeError:
         return False
@@ -132,9 +132,6 @@ def set_up_cpu(bench: Bench, round_: int) -> None:
             options = ("--rate", str(SET_UP_PACE), "--settle", str(SETTLE_S))
             report = bench.run(contender, SET_UP_CALLS, pids, *options, window_s=0)
             bench.keep(Kind.SET_UP, round_, contender, SET_UP_CALLS, report)
-            if report and report.open_cpu_us_per_call:
-                guess = 0.6e6 / report.open_cpu_us_per_call
-                bench.guesses.setdefault((Kind.SET_UP_RATE, contender.name), guess)
 
 
 def many_calls(bench: Bench, round_: int) -> None:
@@ -157,11 +154,19 @@ def workers(bench: Bench, round_: int) -> None:
 
 
 def find_limit(
-    bench: Bench, kind: Kind, round_: int, contender: Contender, sizes: Sequence[int], attempt: Attempt
+    bench: Bench,
+    kind: Kind,
+    round_: int,
+    contender: Contender,
+    sizes: Sequence[int],
+    attempt: Attempt,
+    *,
+    first: float,
 ) -> None:
     """Searches the largest good size and records it with its run.
 
-    The contender is started afresh for each attempt, since an overload may leave traces.
+    It begins where the round before ended, or with `first`. The contender is started afresh for each attempt,
+    since an overload may leave traces.
     """
     good_reports: dict[int, Report | None] = {}
 
@@ -175,8 +180,7 @@ def find_limit(
                 return held
         return False
 
-    guess = bench.guesses.get((kind, contender.name), sizes[len(sizes) // 2])
-    found = largest(sizes, guess, good)
+    found = largest(sizes, bench.guesses.get((kind, contender.name), first), good)
     if found is None:
         bench.record(Result(kind, round_, contender.name, 0, None, value=0, error=bench.load.last_error))
         return
@@ -238,11 +242,9 @@ def workers_most(bench: Bench) -> None:
         return lambda calls, pids: judged(bench.run_sharing(contender, calls, pids))
 
     for one, two in bench.pairs[-1:]:
-        guess = bench.guesses.get((Kind.MOST_CALLS, one.name))
-        if guess:
-            bench.guesses[Kind.WORKERS_MOST, two.name] = 1.3 * guess
+        first = 1.3 * bench.guesses.get((Kind.MOST_CALLS, one.name), MOST_CALLS_GUESS)
         with suppress(DidNotStartError):
-            find_limit(bench, Kind.WORKERS_MOST, 0, two, CALL_SIZES, attempt(two))
+            find_limit(bench, Kind.WORKERS_MOST, 0, two, CALL_SIZES, attempt(two), first=first)
 
 
 def set_up_rate(bench: Bench, round_: int) -> None:
@@ -259,7 +261,15 @@ def set_up_rate(bench: Bench, round_: int) -> None:
 
     for contender in bench.gateways:
         with suppress(DidNotStartError):
-            find_limit(bench, Kind.SET_UP_RATE, round_, contender, RATE_SIZES, attempt(contender))
+            find_limit(
+                bench,
+                Kind.SET_UP_RATE,
+                round_,
+                contender,
+                RATE_SIZES,
+                attempt(contender),
+                first=RATE_SIZES[-1],
+            )
 
 
 def sweep(bench: Bench) -> None:
