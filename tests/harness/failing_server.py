@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 from aiohttp import web
 
 from tests.harness.agent import AgentPort
+from tests.harness.listening import WebServer
 
 
 class Operation(Protocol):
@@ -40,7 +41,7 @@ class FailingServer(Generic[Seen]):
         self._own = AgentPort() if port is None else None
         self._port = port or self._own
         self._next: dict[str, deque[Behaviour]] = defaultdict(deque)
-        self._runner: web.AppRunner | None = None
+        self._server: WebServer | None = None
         self.seen: list[Seen] = []
         self.stopping = asyncio.Event()
 
@@ -70,15 +71,14 @@ class FailingServer(Generic[Seen]):
         assert self._port is not None
         app = web.Application()
         self.add_routes(app)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
-        await self._runner.setup()
-        await web.SockSite(self._runner, self._port.listen()).start()
+        self._server = WebServer(app)
+        await self._server.start(self._port.listen())
         return self
 
     async def stop(self) -> None:
         self.stopping.set()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self._server is not None:
+            await self._server.stop()
         if self._own is not None:
             self._own.free()
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+
+from aiohttp import web
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 """What is done with a connection. It may leave it open; it is closed with the server."""
@@ -14,13 +16,47 @@ TURNS = 5
 """Of asyncio's loop, from accepting a connection to its handler's first step."""
 
 
-class Listener:
-    """A server on one socket.
+async def accept_no_more(listening: Iterable[socket.socket]) -> None:
+    """To be called before a server is closed: who was accepted before is with its handler then.
 
     `asyncio.Server` forgets a connection that is accepted in the turn in which it is closed, and a
     handler that is cancelled before its first step never closes its own: either comes up as a socket
     that nobody closed, in some later test.
     """
+    for each in listening:
+        asyncio.get_running_loop().remove_reader(each.fileno())
+    await _turns()
+
+
+async def _turns() -> None:
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+
+
+class WebServer:
+    """aiohttp's server on one socket. `how`: words for its AppRunner."""
+
+    def __init__(self, app: web.Application, **how: bool) -> None:
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, **how)
+        self._listening: socket.socket | None = None
+
+    async def start(self, sock: socket.socket) -> None:
+        """Listens at a bound socket."""
+        await self._runner.setup()
+        await web.SockSite(self._runner, sock).start()
+        self._listening = sock
+
+    async def stop(self) -> None:
+        """Listens no more, and closes all connections; may be called again."""
+        if self._listening is not None:
+            await accept_no_more([self._listening])
+            self._listening = None
+        await self._runner.cleanup()
+        await _turns()
+
+
+class Listener:
+    """A server on one socket."""
 
     def __init__(self, serve: Serve) -> None:
         self._serve = serve
@@ -38,9 +74,7 @@ class Listener:
         """Listens no more; who is connected stays so."""
         if self._server is None:
             return
-        for listening in self._server.sockets:
-            asyncio.get_running_loop().remove_reader(listening.fileno())
-        await self._turns()  # who was accepted before is with its handler now
+        await accept_no_more(self._server.sockets)
         self._server.close()
         self._server = None
 
@@ -52,11 +86,7 @@ class Listener:
         await asyncio.gather(*self._serving, return_exceptions=True)
         for transport in self._open:
             transport.abort()
-        await self._turns()
-
-    async def _turns(self) -> None:
-        for _ in range(TURNS):
-            await asyncio.sleep(0)
+        await _turns()
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open = [one for one in self._open if one.get_extra_info("socket").fileno() != -1]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Any
 
 from tests.harness.agent import Agent, AgentCall, AgentPort, accepts
@@ -25,12 +26,21 @@ def readiness(gateway: Gateway, port: AgentPort) -> str:
 
 
 async def first_call(
-    gateway: Gateway, agents: list[Agent], carrier: str = "twilio", agent: str = "support"
+    gateway: Gateway,
+    agents: list[Agent],
+    carrier: str = "twilio",
+    agent: str = "support",
+    *,
+    but_not: Collection[str] = (),
 ) -> tuple[Call, Agent, Agent]:
-    """A call, the instance that has it, and the other one."""
+    """A call, the instance that has it, and the other one.
+
+    `but_not`: sessions that are over, and that an instance may still be given: whoever connected for one
+    that ended in that moment.
+    """
     for each in agents:
         each.answer = accepts
-    taking = asyncio.create_task(who_has_it(agents))
+    taking = asyncio.create_task(who_has_it(agents, but_not))
     caller = await gateway.dial(f"/ws/{carrier}/{agent}.acme")
     assert caller.status == 101, caller.body
     sent = [caller.say(message) for message in opening(carrier)]
@@ -41,11 +51,12 @@ async def first_call(
     return Call(caller, taken, sent), mine, other
 
 
-async def who_has_it(agents: list[Agent]) -> tuple[Agent, AgentCall]:
+async def who_has_it(agents: list[Agent], but_not: Collection[str] = ()) -> tuple[Agent, AgentCall]:
     found: list[tuple[Agent, AgentCall]] = []
 
     def any_has() -> bool:
-        found.extend((each, each.calls.get_nowait()) for each in agents if not each.calls.empty())
+        came = [(each, each.calls.get_nowait()) for each in agents if not each.calls.empty()]
+        found.extend((each, call) for each, call in came if call.session not in but_not)
         return bool(found)
 
     await eventually(any_has, "an instance has the call")

@@ -41,6 +41,7 @@ from gateway.sessions.tokens import Tokens, load_secret
 from tests.harness.agent import AgentPort
 from tests.harness.clock import Clock
 from tests.harness.daily import API_KEY, DailyServer
+from tests.harness.listening import WebServer
 
 PATIENCE_S = 20.0
 """Nothing takes so long: a test that waits longer hangs."""
@@ -80,16 +81,15 @@ class BotAgent:
         self._port = port
         app = web.Application(client_max_size=2_000_000)
         app.router.add_post("/bot", self._bot)
-        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1)
+        self._server = WebServer(app, handler_cancellation=True)
 
     async def listen(self) -> None:
-        await self._runner.setup()
-        await web.SockSite(self._runner, self._port.listen()).start()
+        await self._server.start(self._port.listen())
 
     async def stop(self) -> None:
         for started in self.started:
             started.ends.set()
-        await self._runner.cleanup()
+        await self._server.stop()
 
     async def next(self) -> Started:
         async with asyncio.timeout(PATIENCE_S):
