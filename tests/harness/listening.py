@@ -63,7 +63,7 @@ class Listener:
         self.failed: list[BaseException] = []
         """What went wrong in handlers."""
         self._serving: set[asyncio.Task[None]] = set()
-        self._open: list[asyncio.WriteTransport] = []
+        self._open: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server | None = None
 
     async def start(self, sock: socket.socket, *, limit: int = 1 << 16, backlog: int = 1024) -> None:
@@ -84,13 +84,15 @@ class Listener:
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
-        for transport in self._open:
-            transport.abort()
+        for writer in self._open:
+            writer.transport.abort()
         await _turns()
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Nobody else keeps one that has nothing to read any more; from Python 3.13 on one that is let go of
+        # while it is open closes, and complains.
         self._open = [one for one in self._open if one.get_extra_info("socket").fileno() != -1]
-        self._open.append(writer.transport)  # nobody else keeps one that has nothing to read any more
+        self._open.append(writer)
         task = asyncio.get_running_loop().create_task(self._handle(reader, writer))
         self._serving.add(task)
         task.add_done_callback(self._served)
