@@ -158,7 +158,9 @@ batch_send(Batch *batch)
             sent = 0;
         if (sent != size) {
             unsent[refused].pump = pump;
-            unsent[refused++].data = PyBytes_FromStringAndSize((const char *)data + sent, size - sent);
+            unsent[refused].data = PyBytes_FromStringAndSize((const char *)data + sent, size - sent);
+            if (unsent[refused++].data == NULL)
+                PyErr_Clear(); /* said below: no call may begin with an exception pending */
         }
         data += size;
     }
@@ -196,8 +198,10 @@ pump_run(Pump *self, unsigned int what, Batch *batch)
         return;
     }
     PyObject *data = PyBytes_FromStringAndSize((const char *)chunk, size > 0 ? size : 0);
-    batch_send(batch);
-    told(self, data == NULL ? NULL : PyObject_CallOneArg(self->on_chunk, data));
+    if (data == NULL)
+        PyErr_Clear();
+    batch_send(batch); /* what is not taken pauses its own source and ends nothing: these bytes are still wanted */
+    told(self, data == NULL ? PyErr_NoMemory() : PyObject_CallOneArg(self->on_chunk, data));
     Py_XDECREF(data);
 }
 
