@@ -12,7 +12,7 @@ help:                 ## this list
 
 setup: $(VENV)/.ready ## .venv with everything that development and the demonstration need
 
-$(VENV)/.ready: requirements.lock pyproject.toml setup.py gateway/media/_accelerator.c
+$(VENV)/.ready: requirements.lock pyproject.toml setup.py gateway/fastpath/_accelerator.c
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .

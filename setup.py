@@ -6,8 +6,8 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         Extension(
-            "gateway.media._accelerator",
-            ["gateway/media/_accelerator.c"],
+            "gateway.fastpath._accelerator",
+            ["gateway/fastpath/_accelerator.c"],
             extra_compile_args=["-O2"],
             optional=True,
         )

@@ -242,10 +242,10 @@ class ApiBench:
         seconds: float,
         rate: int,
     ) -> ApiReport | None:
-        words = ["--port", str(contender.port), "--request", str(file), "--connections", str(CONNECTIONS)]
-        words += ["--seconds", str(seconds), "--warm-up", str(self.plan.warm_up_s), "--rate", str(rate)]
-        words += ["--spin", "--watch", ",".join(map(str, pids)), *(["--echo"] if scenario.echo else [])]
-        values = self.load.told(words)
+        detail = ["--port", str(contender.port), "--request", str(file), "--connections", str(CONNECTIONS)]
+        detail += ["--seconds", str(seconds), "--warm-up", str(self.plan.warm_up_s), "--rate", str(rate)]
+        detail += ["--spin", "--watch", ",".join(map(str, pids)), *(["--echo"] if scenario.echo else [])]
+        values = self.load.told(detail)
         if values is None:
             return None
         report = report_of(values)

@@ -54,8 +54,8 @@ class Standing:
 
     def window(self, seconds: float) -> Report | None:
         """One window; it opens what is missing of the calls. Memory is above that before the first of all."""
-        words = ("--set", str(self.number), "--keep", "--warm-up", str(TURN_WARM_UP_S))
-        report = self.bench.run(self.contender, self.calls, self.pids, *words, window_s=seconds)
+        detail = ("--set", str(self.number), "--keep", "--warm-up", str(TURN_WARM_UP_S))
+        report = self.bench.run(self.contender, self.calls, self.pids, *detail, window_s=seconds)
         if report is None:
             return None
         if self._idle_kb is None:
@@ -65,8 +65,8 @@ class Standing:
     def hang_up(self) -> None:
         """Ends them, as far as there are any."""
         if self._idle_kb is not None:
-            words = ("--set", str(self.number))
-            self.bench.run(self.contender, self.calls, self.pids, *words, window_s=0)
+            detail = ("--set", str(self.number))
+            self.bench.run(self.contender, self.calls, self.pids, *detail, window_s=0)
 
 
 @dataclass(slots=True)

@@ -134,14 +134,14 @@ class Generator:
             time.sleep(0.02)
         return process
 
-    def told(self, words: Sequence[str], cores: Collection[int] | None = None) -> dict[str, Any] | None:
+    def told(self, detail: Sequence[str], cores: Collection[int] | None = None) -> dict[str, Any] | None:
         """What the generator says of a run with these options, or None where it failed; `last_error` then
         says why, and the generator and its agent were started afresh.
 
         `cores`: where it runs this time, its own core by default.
         """
         pin([self._process.pid], cores or {self.core})
-        line = self._ask(" ".join(words))
+        line = self._ask(" ".join(detail))
         if line:
             values: dict[str, Any] = json.loads(line)
             return values
@@ -153,13 +153,13 @@ class Generator:
         self._process = self._start()
         return None
 
-    def _ask(self, words: str) -> bytes:
+    def _ask(self, detail: str) -> bytes:
         """The answer to one line; empty when the generator gave up or took longer than RUN_LIMIT_S."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
         try:
-            stdin.write(words.encode() + b"\n")
+            stdin.write(detail.encode() + b"\n")
         except BrokenPipeError:
             return b""
         line = b""
@@ -204,11 +204,11 @@ class Load(Generator):
         `seconds`: the measuring window; 0 measures the set-up alone. `spin`: poll without sleeping, which
         wants a core of its own. `cores`: where the generator runs this time, its own core by default.
         """
-        words = ["--url", url, "--calls", str(calls), "--seconds", str(seconds)]
-        words += ["--warm-up", str(WARM_UP_S if seconds else 0), *options]
+        detail = ["--url", url, "--calls", str(calls), "--seconds", str(seconds)]
+        detail += ["--warm-up", str(WARM_UP_S if seconds else 0), *options]
         if spin:
-            words.append("--spin")
+            detail.append("--spin")
         if watch:
-            words += ["--watch", ",".join(map(str, watch))]
-        values = self.told(words, cores)
+            detail += ["--watch", ",".join(map(str, watch))]
+        values = self.told(detail, cores)
         return None if values is None else Report.from_json(values)

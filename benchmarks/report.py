@@ -52,7 +52,7 @@ def written(head: Head, results: Sequence[Result]) -> str:
         " of its rounds, or of the turns that a contender and nginx took in them, with its range and their"
         " number. A ratio to nginx is to the mean of its two windows next to the contender's, one before and"
         " one after.",
-        facts(head),
+        details(head),
         "## The figures",
         table(
             ("figure", "asked, pure Python", "pure Python", "asked, accelerator", "accelerator"),
@@ -84,7 +84,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads), *lines])
 
 
-def facts(head: Head) -> str:
+def details(head: Head) -> str:
     """Command, hardware and versions."""
     plan = head.plan
     took = (

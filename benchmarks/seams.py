@@ -37,7 +37,7 @@ from benchmarks.seams_houses import (
     Site,
     opened,
 )
-from benchmarks.seams_results import HoldingTurn, Recovery, Refusal, SeamResult, Turn
+from benchmarks.seams_results import ApiError, HoldingTurn, Recovery, SeamResult, Turn
 
 HOLDING = 50  # further callers
 LISTENED_S = 0.3  # to holding callers alone: three pieces of their sound each
@@ -176,7 +176,7 @@ class SeamsBench:
             found = [(n, what, self._refused(*ours, *kind)) for n in rounds for what, kind in kinds.items()]
             after = self._refused(*yardstick)
             for round_, what, report in found:
-                self.record(Refusal(what, house.name, round_, report, (before, after)))
+                self.record(ApiError(what, house.name, round_, report, (before, after)))
 
         with self._closing(everybody):
             self._open(everybody)
@@ -189,11 +189,11 @@ class SeamsBench:
         for round_, (pid, port) in enumerate(house.mortal):
             self._check_time()
             service_host = f"{gateways.pair_name(round_)}.bench"
-            words = ["--url", house.seams.contender.url, "--calls", str(PAIR_CALLS), "--listen"]
-            words += ["--set", str(house.seams.set + KILLED_SET)]
-            words += ["--parameter", f"_pipecatCloudServiceHost={service_host}"]
-            words += ["--warm-up", str(SPOKEN_S), "--seconds", str(RECOVERY_LIMIT_S)]
-            values = self.load.told([*words, "--kill", str(pid), "--victim", str(port)])
+            detail = ["--url", house.seams.contender.url, "--calls", str(PAIR_CALLS), "--listen"]
+            detail += ["--set", str(house.seams.set + KILLED_SET)]
+            detail += ["--parameter", f"_pipecatCloudServiceHost={service_host}"]
+            detail += ["--warm-up", str(SPOKEN_S), "--seconds", str(RECOVERY_LIMIT_S)]
+            values = self.load.told([*detail, "--kill", str(pid), "--victim", str(port)])
             if values is None:
                 raise FailedError(self.load.last_error)
             times_ms = tuple(values["recovered_ms"])
@@ -244,13 +244,13 @@ class SeamsBench:
         return report
 
     def _run(self, arm: Arm, warm_up_s: float, seconds: float, *options: str) -> Report:
-        words = ("--warm-up", str(warm_up_s), "--set", str(arm.set), *arm.options, *options)
+        detail = ("--warm-up", str(warm_up_s), "--set", str(arm.set), *arm.options, *options)
         report = self.load.run(
             arm.contender.url,
             arm.calls,
             arm.pids,
             seconds=seconds,
-            options=(*arm.contender.load_options, *words),
+            options=(*arm.contender.load_options, *detail),
         )
         if report is None:  # the generator was started anew, and all calls are gone
             self._standing.clear()
@@ -268,10 +268,10 @@ class SeamsBench:
         self._grow()
         file = self.directory / "request"
         file.write_bytes(request)
-        words = ["--port", str(contender.port), "--request", str(file), "--answer", str(answer), "--fresh"]
-        words += ["--connections", str(OPEN_AT_A_TIME), "--rate", str(REFUSALS_PER_S), "--spin"]
-        words += ["--warm-up", str(self.site.plan.warm_up_s), "--seconds", str(self.site.plan.refusal_s)]
-        values = self.requests.told([*words, "--watch", ",".join(map(str, pids))])
+        detail = ["--port", str(contender.port), "--request", str(file), "--answer", str(answer), "--fresh"]
+        detail += ["--connections", str(OPEN_AT_A_TIME), "--rate", str(REFUSALS_PER_S), "--spin"]
+        detail += ["--warm-up", str(self.site.plan.warm_up_s), "--seconds", str(self.site.plan.refusal_s)]
+        values = self.requests.told([*detail, "--watch", ",".join(map(str, pids))])
         if values is None:
             raise FailedError(self.requests.last_error)
         report = report_of(values)

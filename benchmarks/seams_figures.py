@@ -10,7 +10,7 @@ from functools import partial
 from benchmarks.contenders import ACCELERATED, PYTHON
 from benchmarks.seams import FORGED, HOLDING, NO_PLACE, PAIR_CALLS, UNKNOWN
 from benchmarks.seams_houses import CALLS, OFTEN, SAME, USUAL
-from benchmarks.seams_results import HoldingTurn, Recovery, Refusal, SeamResult, Turn
+from benchmarks.seams_results import ApiError, HoldingTurn, Recovery, SeamResult, Turn
 
 NO_MORE = "no more than the noise"
 Of = Callable[[str], str]  # from a variant to its cell
@@ -43,7 +43,7 @@ class Seams:
         found = list(results)
         self.turns = [r for r in found if isinstance(r, Turn)]
         self.holding = [r for r in found if isinstance(r, HoldingTurn)]
-        self.refusals = [r for r in found if isinstance(r, Refusal)]
+        self.refusals = [r for r in found if isinstance(r, ApiError)]
         self.recoveries = [r for r in found if isinstance(r, Recovery)]
 
     def pinged(self, variant: str, what: str, of: Callable[[Turn], float] = cpu_of) -> list[float]:

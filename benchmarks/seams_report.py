@@ -12,9 +12,9 @@ from benchmarks.seams import HOLDING, REFUSALS_PER_S
 from benchmarks.seams_figures import Seams, figure, quantile, ratios
 from benchmarks.seams_houses import KEEP_ALIVES, SeamsPlan
 from benchmarks.seams_results import (
+    ApiError,
     HoldingTurn,
     Recovery,
-    Refusal,
     SeamResult,
     Turn,
     cpu_per_message,
@@ -48,7 +48,7 @@ def told(result: SeamResult) -> str:
                 f"{result.variant}: {HOLDING} hold: {result.cpu_ratio:.3f} x CPU a message of the others,"
                 f" {result.caller_ms:.2f} ms/s each"
             )
-        case Refusal():
+        case ApiError():
             return f"{result.variant}: {result.what}: {result.ours.cpu_us:.0f} us CPU"
         case Recovery():
             times = sorted(result.times_ms)
@@ -155,7 +155,7 @@ def holding(seams: Seams) -> str:
 
 def refusals(seams: Seams) -> str:
     """What a refused call costs beside nginx's own 503."""
-    found: dict[tuple[str, str], list[Refusal]] = {}
+    found: dict[tuple[str, str], list[ApiError]] = {}
     for one in seams.refusals:
         found.setdefault((one.variant, one.what), []).append(one)
     lines = [
@@ -175,7 +175,7 @@ def refusals(seams: Seams) -> str:
     )
 
 
-def against_nginx(refusal: Refusal) -> float:
+def against_nginx(refusal: ApiError) -> float:
     """CPU over the mean of nginx's two."""
     return refusal.ours.cpu_us / statistics.mean(run.cpu_us for run in refusal.nginx)
 

@@ -83,12 +83,12 @@ class HoldingTurn:
     def speaking_ms(self) -> float:
         """The same where what it says is kept for its agent."""
         run = self.speaking
-        words = run.cpu_seconds - self.idle.cores_used * run.window - self.piece_s * run.heard
-        return words / run.sent * WORDS_PER_S * 1000 + self.caller_ms
+        detail = run.cpu_seconds - self.idle.cores_used * run.window - self.piece_s * run.heard
+        return detail / run.sent * WORDS_PER_S * 1000 + self.caller_ms
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ApiError:
     """One kind of refusal in one round. `nginx`: its own 503, before all rounds and after."""
 
     what: str
@@ -108,7 +108,7 @@ class Recovery:
     times_ms: tuple[float, ...]
 
 
-SeamResult = Turn | HoldingTurn | Refusal | Recovery
+SeamResult = Turn | HoldingTurn | ApiError | Recovery
 
 
 def line(result: SeamResult) -> str:

@@ -3,7 +3,7 @@
 
 They stand between `<!-- NAME -->` and `<!-- /NAME -->`; figures that were measured stand between such marks
 too, and are left as they are. Run `python docs/update.py` after a change of the
-table of endings or of the life cycle; tests/test_docs.py says when that was forgotten.
+table of reasons or of the life cycle; tests/test_docs.py says when that was forgotten.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from gateway.errors import ENDINGS, Ending
-from gateway.sessions.lifecycle import mermaid
+from gateway.model.lifecycle import mermaid
+from gateway.model.reasons import REASONS, Reason
 
 DOCS = Path(__file__).parent
 
@@ -22,8 +22,8 @@ _HEAD = ("Code", "Side", "Before the upgrade", "On a socket", "Session", "In wor
 
 
 def endings() -> str:
-    """The table of endings, in Markdown."""
-    rows = [_HEAD, ("---",) * len(_HEAD), *map(_row, ENDINGS.values())]
+    """The table of reasons, in Markdown."""
+    rows = [_HEAD, ("---",) * len(_HEAD), *map(_row, REASONS.values())]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -50,12 +50,12 @@ def _made(part: re.Match[str]) -> str:
     return f"{part[1]}{PARTS[part['name']]()}\n{part[3]}"
 
 
-def _row(ending: Ending) -> tuple[str, ...]:
-    status = "none" if ending.status is None else str(ending.status)
-    if ending.status is not None and ending.retry_after is not None:
-        status += f", Retry-After: {ending.retry_after}"
-    end = "failed" if ending.failed else "ended"
-    return f"`{ending.code}`", str(ending.side), status, str(ending.close_code), end, ending.sentence
+def _row(reason: Reason) -> tuple[str, ...]:
+    status = "none" if reason.status is None else str(reason.status)
+    if reason.status is not None and reason.retry_after is not None:
+        status += f", Retry-After: {reason.retry_after}"
+    end = "failed" if reason.failed else "ended"
+    return f"`{reason.code}`", str(reason.side), status, str(reason.close_code), end, reason.sentence
 
 
 def main() -> None:

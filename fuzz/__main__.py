@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fuzz.one import FRAMES
 from fuzz.seeds import CARRIERS, CORPUS
-from gateway.media import accelerator
+from gateway.fastpath import accelerator
 
 FOUND = CORPUS.parent / "found"
 SECONDS = 60.0

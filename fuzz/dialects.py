@@ -13,9 +13,9 @@ from typing import TypeVar
 from fuzz.seeds import messages
 from serializers.dialect import Dialect, DialectError
 from serializers.events import Start, Unknown
-from serializers.filters import UNCHANGED, filters_of
 from serializers.opening import Opening
 from serializers.registry import DIALECTS
+from serializers.transforms import UNCHANGED, filters_of
 
 Event = TypeVar("Event")
 Target = Callable[[bytes], None]

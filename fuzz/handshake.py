@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 from websockets.uri import parse_uri
 
-from gateway.media import handshake
-from gateway.media.handshake import Asking, NotAWebSocketError, read_request
+from gateway.websocket import handshake
+from gateway.websocket.handshake import ClientHandshake, NotAWebSocketError, read_request
 
 END = b"\r\n\r\n"
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 """The key of RFC 6455 §1.3, so that the corpus can hold an answer to it."""
 
-_asking = Asking(parse_uri("ws://127.0.0.1:8080/ws"), [])
+_asking = ClientHandshake(parse_uri("ws://127.0.0.1:8080/ws"), [])
 _asking._key = KEY
 
 

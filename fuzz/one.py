@@ -10,7 +10,7 @@ from collections.abc import Callable
 INSTRUMENTED = ["gateway", "serializers", "websockets", "uvicorn"]
 """Packages whose branches guide the fuzzer."""
 
-FRAMES = ("walker", "accelerator")
+FRAMES = ("scanner", "accelerator")
 
 
 def find(name: str) -> Callable[[bytes], None]:
@@ -21,8 +21,8 @@ def find(name: str) -> Callable[[bytes], None]:
     elif name == "handshake":
         found = importlib.import_module("fuzz.handshake").judge
     elif name in FRAMES:
-        walker = importlib.import_module("fuzz.walker")
-        found = walker.walk if name == "walker" else walker.accelerate
+        scanner = importlib.import_module("fuzz.walker")
+        found = scanner.walk if name == "scanner" else scanner.accelerate
     else:
         found = importlib.import_module("fuzz.dialects").target(name)
     return found

@@ -15,8 +15,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway.calls.target import read_target
-from gateway.errors import CallEnd, Endings
-from gateway.media.upgrade import SERVE_CALL, Upgrade
+from gateway.media.accept import SERVE_CALL, Upgrade
+from gateway.model.reasons import CallEnded, Reasons
 from serializers.registry import DIALECTS
 
 REGIONS = ("us-west", "eu-central")
@@ -71,7 +71,7 @@ async def _serve(upgrade: Upgrade) -> None:
     """As a call begins: the request's fault, its URL, then an answer."""
     try:
         if upgrade.fault:
-            raise CallEnd(Endings.bad_request, upgrade.fault)
+            raise CallEnded(Reasons.bad_request, upgrade.fault)
         upgrade.header("Authorization")
         read_target(
             upgrade.url,
@@ -81,10 +81,10 @@ async def _serve(upgrade: Upgrade) -> None:
             region=REGIONS[0],
             max_body_bytes=MAX_BODY_BYTES,
         )
-    except CallEnd as refusal:
+    except CallEnded as refusal:
         upgrade.refuse(refusal)
         return
-    upgrade.accept(opening_bytes=1000, early_bytes=1000, on_gone=lambda _: None)
+    upgrade.accept(opening_bytes=1000, early_bytes=1000, on_disconnect=lambda _: None)
 
 
 _loop = asyncio.new_event_loop()

@@ -11,12 +11,19 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from gateway.media import accelerator
-from gateway.media.frames import LOOK_AT_ALL, MESSAGE_TOO_BIG, PROTOCOL_ERROR, FrameError, Walker, payload
+from gateway.fastpath import accelerator
+from gateway.websocket.frames import (
+    INSPECT_ALL,
+    MESSAGE_TOO_BIG,
+    PROTOCOL_ERROR,
+    FrameError,
+    FrameScanner,
+    payload,
+)
 from tests.harness.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, split
 
 HEAD_BYTES = 4
-LOOKS = (0, 40, 320, LOOK_AT_ALL)
+LOOKS = (0, 40, 320, INSPECT_ALL)
 MOST_PAYLOADS = (1, 125, 1000, 1 << 20)
 CONTROLS = (CLOSE, PING, PONG)
 MOST_CONTROL_BYTES = 125
@@ -27,7 +34,7 @@ class Settings:
     """What a walker is made with, and the seed of the cuts."""
 
     masked: bool
-    look_below: int
+    inspect_below: int
     max_payload: int
     cuts: int
 
@@ -37,8 +44,10 @@ class Settings:
             bool(head[0] & 1), LOOKS[head[0] >> 1 & 3], MOST_PAYLOADS[head[0] >> 3 & 3], int.from_bytes(head)
         )
 
-    def walker(self) -> Walker:
-        return Walker(masked=self.masked, max_payload=self.max_payload, look_below=self.look_below)
+    def scanner(self) -> FrameScanner:
+        return FrameScanner(
+            masked=self.masked, max_payload=self.max_payload, inspect_below=self.inspect_below
+        )
 
     def pieces(self, stream: bytes) -> Iterator[bytes]:
         """The stream as a network might bring it."""
@@ -90,7 +99,7 @@ class Expected:
     def _take(self, frame: Frame, settings: Settings) -> None:
         size = len(frame.payload)
         self.passed += len(frame.raw)
-        if frame.opcode in CONTROLS or size < settings.look_below:
+        if frame.opcode in CONTROLS or size < settings.inspect_below:
             self.seen.append((frame.raw[0], frame.payload))
         if frame.opcode not in CONTROLS:
             self._count(frame.raw[0], size)
@@ -114,7 +123,7 @@ class Expected:
             return
         size = int.from_bytes(rest[2 : 2 + wide], "big") if wide else size
         self.fault = self._judge(rest[0], masked, size, settings)
-        if self.fault is None and rest[0] & 0x0F not in CONTROLS and size >= settings.look_below:
+        if self.fault is None and rest[0] & 0x0F not in CONTROLS and size >= settings.inspect_below:
             self._count(rest[0], size)
             self.passed += len(rest)
             self.held, self.at_boundary = 0, False
@@ -125,17 +134,17 @@ def walk(data: bytes) -> None:
     if len(data) < HEAD_BYTES:
         return
     settings, stream = Settings.of(data[:HEAD_BYTES]), data[HEAD_BYTES:]
-    walker = settings.walker()
+    scanner = settings.scanner()
     passed, fed, fault = b"", b"", None
     seen: list[tuple[int, bytes]] = []
     for piece in settings.pieces(stream):
         fed += piece
         try:
-            passing = walker.feed(piece)
+            passing = scanner.feed(piece)
         except FrameError as error:
             passing, fault = error.passing, error.close_code
-        seen += [(frame.first, payload(passing, frame)) for frame in walker.seen]
-        walker.seen.clear()
+        seen += [(frame.first, payload(passing, frame)) for frame in scanner.seen]
+        scanner.seen.clear()
         passed += passing
         if fault is not None:
             break
@@ -144,15 +153,15 @@ def walk(data: bytes) -> None:
     assert passed == fed[: expected.passed], (len(passed), expected)
     assert seen == expected.seen, (seen, expected)
     if fault is None:
-        assert (walker.frames, walker.bytes) == (expected.frames, len(fed)), (walker.frames, expected)
-        assert (walker.held, walker.at_boundary) == (expected.held, expected.at_boundary), expected
+        assert (scanner.frames, scanner.bytes) == (expected.frames, len(fed)), (scanner.frames, expected)
+        assert (scanner.held, scanner.at_boundary) == (expected.held, expected.at_boundary), expected
 
 
 class _Pumped:
     """A stream that goes through the accelerator from socket to socket, and what of it needed Python."""
 
     def __init__(self, settings: Settings) -> None:
-        self.walker = settings.walker()
+        self.scanner = settings.scanner()
         self.fault: int | None = None
         self.seen: list[tuple[int, bytes]] = []
         self._far, near = socket.socketpair()
@@ -160,10 +169,10 @@ class _Pumped:
         self._sockets = (self._far, near, out, self._heard)
         self._heard.setblocking(False)
         self._out = out
-        self._sources = accelerator.Sources()
+        self._sources = accelerator.EpollSet()
         self._pump = accelerator.Pump(
             self._sources,
-            self.walker,
+            self.scanner,
             near,
             out,
             on_chunk=self._in_python,
@@ -173,11 +182,11 @@ class _Pumped:
 
     def _in_python(self, chunk: bytes) -> None:
         try:
-            passing = self.walker.feed(chunk)
+            passing = self.scanner.feed(chunk)
         except FrameError as error:
             passing, self.fault = error.passing, error.close_code
-        self.seen += [(frame.first, payload(passing, frame)) for frame in self.walker.seen]
-        self.walker.seen.clear()
+        self.seen += [(frame.first, payload(passing, frame)) for frame in self.scanner.seen]
+        self.scanner.seen.clear()
         self._unsent(passing)
 
     def _unsent(self, rest: bytes) -> None:
@@ -203,22 +212,22 @@ def accelerate(data: bytes) -> None:
     if len(data) < HEAD_BYTES:
         return
     settings, stream = Settings.of(data[:HEAD_BYTES]), data[HEAD_BYTES:]
-    walker, pumped = settings.walker(), _Pumped(settings)
+    scanner, pumped = settings.scanner(), _Pumped(settings)
     seen: list[tuple[int, bytes]] = []
     try:
         for piece in settings.pieces(stream):
             fault = None
             try:
-                passing = walker.feed(piece)
+                passing = scanner.feed(piece)
             except FrameError as error:
                 passing, fault = error.passing, error.close_code
-            seen += [(frame.first, payload(passing, frame)) for frame in walker.seen]
-            walker.seen.clear()
+            seen += [(frame.first, payload(passing, frame)) for frame in scanner.seen]
+            scanner.seen.clear()
             assert pumped.feed(piece) == passing
             assert (pumped.fault, pumped.seen) == (fault, seen)
             if fault is not None:
                 return
             for name in ("left", "frames", "bytes", "simple", "held"):
-                assert getattr(walker, name) == getattr(pumped.walker, name), name
+                assert getattr(scanner, name) == getattr(pumped.scanner, name), name
     finally:
         pumped.close()

@@ -21,30 +21,33 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from gateway.agents.client import open_client
-from gateway.agents.directory import Directory
-from gateway.agents.kept import KeptAgents
-from gateway.agents.readiness import Probes
-from gateway.api.docs_page import reading_operations
-from gateway.api.edge import Edge, http_exception
-from gateway.api.health import health_routes
-from gateway.api.kernel import routes
-from gateway.api.services import Services
-from gateway.api.table import OPERATIONS
-from gateway.calls.bots import Bots, bots_http
-from gateway.calls.handover import Handovers
-from gateway.calls.stops import StopWatch
-from gateway.calls.switchboard import Switchboard
+from gateway.agents.directory import AgentDirectory
+from gateway.agents.http_client import open_client
+from gateway.agents.instance_health import InstanceHealth
+from gateway.agents.stored_agents import StoredAgents
+from gateway.api.framework.dispatch import routes
+from gateway.api.framework.docs_page import reading_operations
+from gateway.api.framework.health import health_routes
+from gateway.api.framework.middleware import ApiMiddleware, http_exception
+from gateway.api.framework.services import Services
+from gateway.api.routes import OPERATIONS
+from gateway.auth.media_tokens import MediaTokens, load_secret
+from gateway.calls.active import ActiveCalls
+from gateway.calls.bot_session import BotSessions, bot_http_client
+from gateway.calls.dispatcher import Dispatcher
+from gateway.calls.outbound.outbound_calls import OutboundCalls
+from gateway.calls.remote_call import StreamHandovers
+from gateway.calls.services import make_call_services
+from gateway.calls.store_watcher import StoreWatcher
 from gateway.config import Settings
-from gateway.errors import CallEnd, Endings
-from gateway.media.clock import clock_of
-from gateway.media.direct import sources_of
-from gateway.media.turns import Turns
-from gateway.media.upgrade import SERVE_CALL, Upgrade
-from gateway.sessions.connect import open_store
-from gateway.sessions.owner import STALE_S, Owner
-from gateway.sessions.store import Store, StoreFailed
-from gateway.sessions.tokens import Tokens, load_secret
+from gateway.media.accept import SERVE_CALL, Upgrade
+from gateway.media.direct_transport import epoll_set_of
+from gateway.media.loop_batcher import LoopBatcher
+from gateway.media.relay_timers import scheduler_of
+from gateway.model.reasons import CallEnded, Reasons
+from gateway.store.connect import open_store
+from gateway.store.interface import Store, StoreFailed
+from gateway.store.worker_id import STALE_S, WorkerId
 
 log = structlog.get_logger(__name__)
 
@@ -66,17 +69,17 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Starlette, Services
     Raises StoreFailed where the store cannot be opened.
     """
     async with AsyncExitStack() as stack:
-        owner = Owner.of_this_process(uuid.uuid4().hex)
+        owner = WorkerId.of_this_process(uuid.uuid4().hex)
         store = open_store(
             settings.store.url,
             owner,
-            admits_alone=settings.store.on_failure == "admit",
+            admits_without_store=settings.store.on_failure == "admit",
             calls_per_organization=settings.limits.calls_per_organization,
         )
         await store.open()
         stack.push_async_callback(store.close)
         services = await _services(settings, store, stack)
-        handovers = Handovers(services.board, owner.id)
+        handovers = StreamHandovers(services.calls, services.active, owner.id)
         handovers.start()
         stack.push_async_callback(handovers.stop)
         keeper = asyncio.create_task(_keep(store))
@@ -92,68 +95,73 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Starlette, Services
         yield application, services
 
 
-def _turns(rest_s: float) -> Turns:
+def _turns(rest_s: float) -> LoopBatcher:
     loop = asyncio.get_running_loop()
-    return Turns(rest_s, stay=sources_of(loop).stay, may_stay=clock_of(loop).all_direct)
+    return LoopBatcher(rest_s, stay=epoll_set_of(loop).stay, may_stay=scheduler_of(loop).all_direct)
 
 
 async def _services(settings: Settings, store: Store, stack: AsyncExitStack) -> Services:
     """Makes and starts everything that handlers and calls use; the stack ends it, the last first."""
     await _beat(store)
-    directory = Directory(settings)
-    probes = Probes(
+    directory = AgentDirectory(settings)
+    health = InstanceHealth(
         (instance for agent in directory.agents for instance in agent.instances),
         failures=settings.limits.instance_failures,
     )
-    tokens = Tokens(await load_secret(store, time.time), store, time.time)
-    board = Switchboard(settings, store, directory, probes, tokens)
-    kept = KeptAgents(settings, store.documents)
+    tokens = MediaTokens(await load_secret(store, time.time), store, time.time)
+    calls = make_call_services(settings, store, directory, health, tokens)
+    active = ActiveCalls()
+    outbound = OutboundCalls(calls, active)
+    kept = StoredAgents(settings, store.documents)
 
     async def refresh() -> None:
-        await kept.refresh(directory, probes, time.time())
+        await kept.refresh(directory, health, time.time())
 
     await refresh()
-    await probes.start()
-    stack.push_async_callback(probes.stop)
+    await health.start()
+    stack.push_async_callback(health.stop)
     http = await stack.enter_async_context(open_client(settings.limits.session_api_timeout))
-    bots = Bots(
+    bots = BotSessions(
         store,
-        probes,
-        await stack.enter_async_context(bots_http()),
+        health,
+        await stack.enter_async_context(bot_http_client()),
         time.time,
         connect_timeout_s=settings.limits.agent_connect_timeout,
     )
-    stack.push_async_callback(bots.end_all, CallEnd(Endings.draining, "the gateway stops"))
+    stack.push_async_callback(bots.end_all, CallEnded(Reasons.draining, "the gateway stops"))
 
-    def end_session(session_id: str, end: CallEnd) -> bool:
-        # A call out may be stopped just as its stream comes: then both hear of it.
-        dialled = board.dialouts.stop(session_id, end)
-        return board.end_call(session_id, end) or bots.stop(session_id, end) or dialled
+    dispatcher = Dispatcher(calls, active, outbound)
 
-    stack.push_async_callback(board.rests.close)
-    stack.push_async_callback(board.dialouts.end_all, CallEnd(Endings.draining, "the gateway stops"))
-    stops = StopWatch(store, end_session, refresh, board.wishes.look)
+    def end_session(session_id: str, end: CallEnded) -> bool:
+        return dispatcher.terminate(session_id, end) or bots.stop(session_id, end)
+
+    stack.push_async_callback(calls.clients.close)
+    stack.push_async_callback(outbound.end_all, CallEnded(Reasons.draining, "the gateway stops"))
+    stops = StoreWatcher(store, end_session, refresh, calls.commands.look)
     stops.start()
     stack.push_async_callback(stops.stop)
     return Services(
         settings=settings,
         store=store,
-        directory=directory,
-        board=board,
-        probes=probes,
-        keyring=board.keyring,
+        agents=directory,
+        calls=calls,
+        active=active,
+        outbound=outbound,
+        dispatcher=dispatcher,
+        health=health,
+        api_keys=calls.api_keys,
         tokens=tokens,
         bots=bots,
         http=http,
         now=time.time,
-        new_id=board.new_id,
+        new_id=calls.new_id,
     )
 
 
-def _application(services: Services, turns: Turns) -> Starlette:
+def _application(services: Services, turns: LoopBatcher) -> Starlette:
     def serve(upgrade: Upgrade) -> Coroutine[Any, Any, None]:
         turns.stay_awake()
-        return services.board.serve(upgrade)
+        return services.dispatcher.serve(upgrade)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
@@ -165,11 +173,11 @@ def _application(services: Services, turns: Turns) -> Starlette:
     ]
     application = Starlette(
         routes=[
-            *health_routes(services.board),
+            *health_routes(services.calls, services.active),
             Route("/ws/{target:path}", _no_upgrade),
             *routes(operations, services),
         ],
-        middleware=[Middleware(Edge, on_request=turns.stay_awake)],
+        middleware=[Middleware(ApiMiddleware, on_request=turns.stay_awake)],
         exception_handlers={HTTPException: http_exception},
         lifespan=lifespan,
     )
@@ -178,7 +186,7 @@ def _application(services: Services, turns: Turns) -> Starlette:
 
 
 async def _no_upgrade(_: Request) -> JSONResponse:
-    answer = {"error": "media sockets want a WebSocket upgrade", "code": Endings.bad_request.code}
+    answer = {"error": "media sockets want a WebSocket upgrade", "code": Reasons.bad_request.code}
     return JSONResponse(answer, HTTPStatus.UPGRADE_REQUIRED, {"Upgrade": "websocket"})
 
 

@@ -59,7 +59,7 @@ def serve(
 ) -> None:
     """Run the gateway until SIGTERM, then let running calls finish."""
     settings = _settings(config)
-    from gateway.serving.server import run  # noqa: PLC0415
+    from gateway.server.serve import run  # noqa: PLC0415
 
     raise typer.Exit(run(settings, replace=replace))
 
@@ -68,7 +68,7 @@ def serve(
 def check(config: ConfigFile = None) -> None:
     """Print the resolved configuration with secrets hidden, or everything that is wrong with it."""
     settings = _settings(config)
-    from gateway.config.text import render  # noqa: PLC0415
+    from gateway.config.toml_text import render  # noqa: PLC0415
 
     typer.echo(render(settings), nl=False)
 
@@ -88,7 +88,7 @@ def daily_setup(
 ) -> None:
     """Show what Daily does with calls to a number, and with --write have it ask this gateway."""
     settings = _settings(config)
-    from gateway.daily_setup import SetupFailed, run  # noqa: PLC0415
+    from gateway.carriers.daily.setup import SetupFailed, run  # noqa: PLC0415
 
     try:
         run(settings, agent_name, number, write=write, say=typer.echo)
@@ -109,9 +109,9 @@ def xml(
     It is the one that /xml/CARRIER answers with, but without a token, which is good for one call alone.
     """
     settings = _settings(config)
-    from gateway.carriers.accounts import Accounts  # noqa: PLC0415
-    from gateway.carriers.answers import Asked, stream_document  # noqa: PLC0415
-    from gateway.carriers.habits import HABITS  # noqa: PLC0415
+    from gateway.carriers.accounts import CarrierAccounts  # noqa: PLC0415
+    from gateway.carriers.profile import PROFILES  # noqa: PLC0415
+    from gateway.carriers.stream_documents import IncomingCall, stream_document  # noqa: PLC0415
 
     found = next((one for one in settings.agents if one.service_host == agent), None)
     if found is None:
@@ -120,10 +120,10 @@ def xml(
     if found.websocket_auth == "token":
         typer.echo(f"{agent} wants a token with each call: point the carrier at /xml/{carrier}", err=True)
         raise typer.Exit(1)
-    accounts = Accounts(settings)
-    proven = accounts.wants_proof(found.organization, carrier.value)
+    accounts = CarrierAccounts(settings)
+    proven = accounts.requires_authentication(found.organization, carrier.value)
     by_address = any(account.allow for account in accounts.of(found.organization, carrier.value))
-    if proven and not by_address and not HABITS[carrier.value].signs:
+    if proven and not by_address and not PROFILES[carrier.value].signs:
         typer.echo(
             f"{found.organization} wants its {carrier.value} calls proven, and their sockets are not signed: "
             f"point the carrier at /xml/{carrier.value}, whose documents carry a token",
@@ -134,7 +134,7 @@ def xml(
         document = stream_document(
             accounts,
             found,
-            Asked(carrier.value),
+            IncomingCall(carrier.value),
             token=None,
             session_id=None,
             max_body_bytes=settings.limits.max_body_bytes,

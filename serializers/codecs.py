@@ -19,7 +19,7 @@ with warnings.catch_warnings():
 
 SAMPLE_BYTES = 2
 RATES_HZ = frozenset({8000, 16000, 22050, 24000, 44100, 48000})
-"""The sample rates carriers and WAV files come with (carriers.md §3.3, §5.1)."""
+"""The sample rates carriers and WAV files come with (docs/reference/carriers.md §3.3, §5.1)."""
 
 
 def decode(payload: bytes, audio: AudioFormat) -> bytes:

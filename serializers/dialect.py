@@ -31,7 +31,9 @@ class Dialect(Protocol):
     """As in the path `/ws/{name}`: "twilio"."""
 
     frame_ms: int
-    """Milliseconds of sound in one media message of the carrier: 20, Exotel 100 (carriers.md §1)."""
+    """Milliseconds of sound in one media message of the carrier: 20, Exotel 100 (docs/reference/carriers.md
+    §1).
+    """
 
     says_connected: bool
     """Whether `connected` comes before `start`."""
@@ -40,7 +42,9 @@ class Dialect(Protocol):
     """Whether the end of the call is announced before the close."""
 
     stream_id_field: str
-    """The field of its messages, both ways, that holds the stream's id: "streamSid" (carriers.md §2-5)."""
+    """The field of its messages, both ways, that holds the stream's id: "streamSid"
+    (docs/reference/carriers.md §2-5).
+    """
 
     agent_sound_events: frozenset[str]
     """The `event` of those agent messages that carry sound: {"media"}, Plivo {"playAudio"}."""

@@ -2,7 +2,7 @@
 """What carriers and agents say to each other on a media stream, whatever the dialect.
 
 An event is what a message means; a dialect (`serializers.dialect.Dialect`) is how a carrier spells it.
-Everything optional here is something that at least one carrier leaves out (carriers.md §1).
+Everything optional here is something that at least one carrier leaves out (docs/reference/carriers.md §1).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
 class AudioFormat:
     """How sound is coded on one direction of a call.
 
-    `sample_rate` is in Hz; `big_endian` turns the bytes of "linear16" round (carriers.md §3.3).
+    `sample_rate` is in Hz; `big_endian` turns the bytes of "linear16" round (docs/reference/carriers.md
+    §3.3).
     """
 
     encoding: Encoding = "mulaw"
@@ -35,7 +36,7 @@ class AudioFormat:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The carrier's socket is up; `start` follows. Plivo never says it (carriers.md §4.2)."""
+    """The carrier's socket is up; `start` follows. Plivo never says it (docs/reference/carriers.md §4.2)."""
 
     protocol: str | None = None
     version: str | None = None
@@ -95,7 +96,9 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """Carrier to agent: playback passed the mark, or a clear threw it away (carriers.md §2.3)."""
+    """Carrier to agent: playback passed the mark, or a clear threw it away (docs/reference/carriers.md
+    §2.3).
+    """
 
     name: str
     sequence: int | None = None
@@ -108,7 +111,7 @@ class Clear:
 
 @dataclass(frozen=True, slots=True)
 class Cleared:
-    """Carrier to agent: it has been thrown away. Only Plivo says so (carriers.md §4.2)."""
+    """Carrier to agent: it has been thrown away. Only Plivo says so (docs/reference/carriers.md §4.2)."""
 
     sequence: int | None = None
 

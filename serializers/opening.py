@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""How a media stream opens: `connected`, then `start`, and nothing before them (carriers.md §1, §8.1)."""
+"""How a media stream opens: `connected`, then `start`, and nothing before them (docs/reference/carriers.md
+§1, §8.1).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ SERVICE_HOST_PARAMETERS = ("_pipecatCloudServiceHost", "serviceHost")
 class Opening:
     """The rules for a stream's first messages. Pure; one object a socket, fed until it returns Start.
 
-    Bots read two messages and then decide (carriers.md §8.1), so a stream has two to say who it is. A
+    Bots read two messages and then decide (docs/reference/carriers.md §8.1), so a stream has two to say who
+    it is. A
     `start` without `connected` before it is tolerated; Plivo knows no other.
     """
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Plivo audio streaming (carriers.md §4.2, §4.3)."""
+"""Plivo audio streaming (docs/reference/carriers.md §4.2, §4.3)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from urllib.parse import quote
 
-from serializers import formats, wire
+from serializers import json_fields
 from serializers.dialect import Dialect, DialectError
 from serializers.events import (
     AgentEvent,
@@ -39,46 +39,46 @@ class Plivo(Dialect):
     agent_sound_events = frozenset({"playAudio"})
 
     def read_carrier(self, message: str | bytes) -> CarrierEvent:  # noqa: PLR0911 - one an event
-        said = wire.read_object(message)
-        sequence = wire.optional_integer(said, "sequenceNumber")
-        match event := wire.event_name(said):
+        said = json_fields.read_object(message)
+        sequence = json_fields.optional_integer(said, "sequenceNumber")
+        match event := json_fields.event_name(said):
             case "start":
                 return _read_start(said, sequence)
             case "media":
-                media = wire.child(said, "media")
+                media = json_fields.child(said, "media")
                 return Media(
-                    wire.payload(media),
-                    track=formats.read_track(media),
-                    chunk=wire.optional_integer(media, "chunk"),
-                    timestamp_ms=wire.optional_integer(media, "timestamp"),
+                    json_fields.payload(media),
+                    track=json_fields.read_track(media),
+                    chunk=json_fields.optional_integer(media, "chunk"),
+                    timestamp_ms=json_fields.optional_integer(media, "timestamp"),
                     sequence=sequence,
                 )
             case "dtmf":
-                dtmf = wire.child(said, "dtmf")
-                when = wire.optional_integer(dtmf, "timestamp")
-                return Dtmf(wire.text(dtmf, "digit"), sequence, timestamp_ms=when)
+                dtmf = json_fields.child(said, "dtmf")
+                when = json_fields.optional_integer(dtmf, "timestamp")
+                return Dtmf(json_fields.text(dtmf, "digit"), sequence, timestamp_ms=when)
             case "playedStream":
-                return Played(wire.text(said, "name"), sequence)
+                return Played(json_fields.text(said, "name"), sequence)
             case "clearedAudio":
                 return Cleared(sequence)
             case "stop":  # not among the documented events, but Plivo's own pre-flight sends it (§4.2)
-                return Stop(wire.optional_text(said, "reason"), sequence)
+                return Stop(json_fields.optional_text(said, "reason"), sequence)
             case "error" | "playFailed":  # undocumented; Plivo's own code reads them (§4.2)
-                return Error(title=event, detail=wire.optional_text(said, "reason"))
+                return Error(title=event, detail=json_fields.optional_text(said, "reason"))
             case _:
                 return Unknown(event)
 
     def read_agent(self, message: str | bytes) -> AgentEvent:
-        said = wire.read_object(message)
-        match event := wire.event_name(said):
+        said = json_fields.read_object(message)
+        match event := json_fields.event_name(said):
             case "playAudio":
-                return Media(wire.payload(wire.child(said, "media")))
+                return Media(json_fields.payload(json_fields.child(said, "media")))
             case "checkpoint":
-                return Mark(wire.text(said, "name"))
+                return Mark(json_fields.text(said, "name"))
             case "clearAudio":
                 return Clear()
             case "sendDTMF":
-                return Dtmf(wire.text(said, "dtmf"))
+                return Dtmf(json_fields.text(said, "dtmf"))
             case _:
                 return Unknown(event)
 
@@ -95,9 +95,9 @@ class Plivo(Dialect):
                     **stream,
                     "media": {
                         "track": event.track or "inbound",
-                        "timestamp": str(wire.known_integer(event.timestamp_ms, "the timestamp")),
-                        "chunk": wire.known_integer(event.chunk, "the chunk number"),
-                        "payload": wire.base64_text(event.payload),
+                        "timestamp": str(json_fields.known_integer(event.timestamp_ms, "the timestamp")),
+                        "chunk": json_fields.known_integer(event.chunk, "the chunk number"),
+                        "payload": json_fields.base64_text(event.payload),
                     },
                     **_extra_headers(start.parameters),
                 }
@@ -107,7 +107,7 @@ class Plivo(Dialect):
                     "event": "dtmf",
                     "sequenceNumber": _sequence(event),
                     **stream,
-                    "dtmf": {"track": "inbound", "digit": wire.digits(event.digits), **when},
+                    "dtmf": {"track": "inbound", "digit": json_fields.digits(event.digits), **when},
                     **_extra_headers(start.parameters),
                 }
             case Played():
@@ -115,36 +115,40 @@ class Plivo(Dialect):
                     "event": "playedStream",
                     "sequenceNumber": _sequence(event),
                     **stream,
-                    "name": wire.known_text(event.name, "the checkpoint's name"),
+                    "name": json_fields.known_text(event.name, "the checkpoint's name"),
                 }
             case Cleared():
                 message = {"event": "clearedAudio", "sequenceNumber": _sequence(event), **stream}
             case _:
                 raise DialectError(f"Plivo never says {type(event).__name__}")
-        return wire.write_object(message)
+        return json_fields.write_object(message)
 
     def write_agent(self, event: AgentEvent, start: Start) -> str:
         match event:
             case Media():
                 media = {
-                    "contentType": formats.write_encoding(start.audio, _ENCODINGS),
+                    "contentType": json_fields.write_encoding(start.audio, _ENCODINGS),
                     "sampleRate": start.audio.sample_rate,
-                    "payload": wire.base64_text(event.payload),
+                    "payload": json_fields.base64_text(event.payload),
                 }
-                return wire.write_object({"event": "playAudio", "media": media})
+                return json_fields.write_object({"event": "playAudio", "media": media})
             case Mark():
-                name = wire.known_text(event.name, "the checkpoint's name")
-                return wire.write_object({"event": "checkpoint", "streamId": start.stream_id, "name": name})
+                name = json_fields.known_text(event.name, "the checkpoint's name")
+                return json_fields.write_object(
+                    {"event": "checkpoint", "streamId": start.stream_id, "name": name}
+                )
             case Clear():
-                return wire.write_object({"event": "clearAudio", "streamId": start.stream_id})
+                return json_fields.write_object({"event": "clearAudio", "streamId": start.stream_id})
             case Dtmf():
-                return wire.write_object({"event": "sendDTMF", "dtmf": wire.digits(event.digits, None)})
+                return json_fields.write_object(
+                    {"event": "sendDTMF", "dtmf": json_fields.digits(event.digits, None)}
+                )
             case _:
                 raise DialectError(f"Plivo has no word for {type(event).__name__}")
 
 
 def _sequence(event: Media | Dtmf | Played | Cleared | Start) -> int:
-    return wire.known_integer(event.sequence, "the sequence number")
+    return json_fields.known_integer(event.sequence, "the sequence number")
 
 
 def _extra_headers(parameters: Mapping[str, str]) -> dict[str, str]:
@@ -160,23 +164,23 @@ def _extra_headers(parameters: Mapping[str, str]) -> dict[str, str]:
     return {"extra_headers": ";".join(pairs)}
 
 
-def _read_start(said: wire.Json, sequence: int | None) -> Start:
-    start = wire.child(said, "start")
+def _read_start(said: json_fields.Json, sequence: int | None) -> Start:
+    start = json_fields.child(said, "start")
     # Plivo tells neither caller nor callee; the answer document may have put them here.
-    parameters = wire.parameters(said.get("extra_headers"))
-    audio = wire.optional_child(start, "mediaFormat")
+    parameters = json_fields.parameters(said.get("extra_headers"))
+    audio = json_fields.optional_child(start, "mediaFormat")
     return Start(
-        call_id=wire.text(start, "callId"),
-        stream_id=wire.text(start, "streamId"),
-        account_id=wire.optional_text(start, "accountId"),
+        call_id=json_fields.text(start, "callId"),
+        stream_id=json_fields.text(start, "streamId"),
+        account_id=json_fields.optional_text(start, "accountId"),
         from_number=parameters.get("from_number"),
         to_number=parameters.get("to_number"),
         audio=AudioFormat(
-            formats.read_encoding(wire.optional_text(audio, "encoding")),
-            formats.read_rate(audio, "sampleRate"),
+            json_fields.read_encoding(json_fields.optional_text(audio, "encoding")),
+            json_fields.read_rate(audio, "sampleRate"),
         ),
         parameters=parameters,
-        tracks=formats.read_tracks(start),
+        tracks=json_fields.read_tracks(start),
         sequence=sequence,
     )
 
@@ -186,12 +190,12 @@ def _start(event: Start) -> dict[str, object]:
         "event": "start",
         "sequenceNumber": _sequence(event),
         "start": {
-            "callId": wire.known_text(event.call_id, "the call id"),
-            "streamId": wire.known_text(event.stream_id, "the stream id"),
-            "accountId": wire.known_text(event.account_id, "the account id"),
+            "callId": json_fields.known_text(event.call_id, "the call id"),
+            "streamId": json_fields.known_text(event.stream_id, "the stream id"),
+            "accountId": json_fields.known_text(event.account_id, "the account id"),
             "tracks": list(event.tracks),
             "mediaFormat": {
-                "encoding": formats.write_encoding(formats.mono(event.audio), _ENCODINGS),
+                "encoding": json_fields.write_encoding(json_fields.mono(event.audio), _ENCODINGS),
                 "sampleRate": event.audio.sample_rate,
             },
         },

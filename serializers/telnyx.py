@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Telnyx media streaming (carriers.md §3.2, §3.3)."""
+"""Telnyx media streaming (docs/reference/carriers.md §3.2, §3.3)."""
 
 from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime, timedelta
 
-from serializers import formats, wire
+from serializers import json_fields
 from serializers.dialect import Dialect, DialectError
 from serializers.events import (
     AgentEvent,
@@ -48,47 +48,51 @@ class Telnyx(Dialect):
     needs_sound = True  # within 1.6 s, as was seen (§3.3)
 
     def read_carrier(self, message: str | bytes) -> CarrierEvent:  # noqa: PLR0911 - one an event
-        said = wire.read_object(message)
-        sequence = wire.optional_integer(said, "sequence_number")
-        match event := wire.event_name(said):
+        said = json_fields.read_object(message)
+        sequence = json_fields.optional_integer(said, "sequence_number")
+        match event := json_fields.event_name(said):
             case "connected":
-                return Connected(wire.optional_text(said, "protocol"), wire.optional_text(said, "version"))
+                return Connected(
+                    json_fields.optional_text(said, "protocol"), json_fields.optional_text(said, "version")
+                )
             case "start":
-                return _read_start(wire.child(said, "start"), wire.text(said, "stream_id"), sequence)
+                return _read_start(
+                    json_fields.child(said, "start"), json_fields.text(said, "stream_id"), sequence
+                )
             case "media":
-                media = wire.child(said, "media")
+                media = json_fields.child(said, "media")
                 return Media(
-                    wire.payload(media),
-                    track=formats.read_track(media),
-                    chunk=wire.optional_integer(media, "chunk"),
-                    timestamp_ms=wire.optional_integer(media, "timestamp"),
+                    json_fields.payload(media),
+                    track=json_fields.read_track(media),
+                    chunk=json_fields.optional_integer(media, "chunk"),
+                    timestamp_ms=json_fields.optional_integer(media, "timestamp"),
                     sequence=sequence,
                 )
             case "dtmf":
-                digit = wire.text(wire.child(said, "dtmf"), "digit")
+                digit = json_fields.text(json_fields.child(said, "dtmf"), "digit")
                 return Dtmf(digit, sequence, timestamp_ms=_read_time(said.get("occurred_at")))
             case "mark":
-                return Played(wire.text(wire.child(said, "mark"), "name"), sequence)
+                return Played(json_fields.text(json_fields.child(said, "mark"), "name"), sequence)
             case "stop":
                 return Stop(sequence=sequence)
             case "error":
                 # The details stand under "payload", not under "error" (§3.2).
-                what = wire.optional_child(said, "payload")
+                what = json_fields.optional_child(said, "payload")
                 return Error(
-                    wire.optional_integer(what, "code"),
-                    wire.optional_text(what, "title"),
-                    wire.optional_text(what, "detail"),
+                    json_fields.optional_integer(what, "code"),
+                    json_fields.optional_text(what, "title"),
+                    json_fields.optional_text(what, "detail"),
                 )
             case _:
                 return Unknown(event)
 
     def read_agent(self, message: str | bytes) -> AgentEvent:
-        said = wire.read_object(message)
-        match event := wire.event_name(said):
+        said = json_fields.read_object(message)
+        match event := json_fields.event_name(said):
             case "media":
-                return Media(wire.payload(wire.child(said, "media")))
+                return Media(json_fields.payload(json_fields.child(said, "media")))
             case "mark":
-                return Mark(wire.text(wire.child(said, "mark"), "name"))
+                return Mark(json_fields.text(json_fields.child(said, "mark"), "name"))
             case "clear":
                 return Clear()
             case _:
@@ -107,9 +111,9 @@ class Telnyx(Dialect):
                     "sequence_number": _sequence(event),
                     "media": {
                         "track": event.track or "inbound",
-                        "chunk": str(wire.known_integer(event.chunk, "the chunk number")),
-                        "timestamp": str(wire.known_integer(event.timestamp_ms, "the timestamp")),
-                        "payload": wire.base64_text(event.payload),
+                        "chunk": str(json_fields.known_integer(event.chunk, "the chunk number")),
+                        "timestamp": str(json_fields.known_integer(event.timestamp_ms, "the timestamp")),
+                        "payload": json_fields.base64_text(event.payload),
                     },
                     "stream_id": start.stream_id,
                 }
@@ -119,21 +123,21 @@ class Telnyx(Dialect):
                     "stream_id": start.stream_id,
                     **({} if event.timestamp_ms is None else {"occurred_at": _time(event.timestamp_ms)}),
                     "sequence_number": _sequence(event),
-                    "dtmf": {"digit": wire.digits(event.digits)},
+                    "dtmf": {"digit": json_fields.digits(event.digits)},
                 }
             case Played():
                 message = {
                     "event": "mark",
                     "sequence_number": _sequence(event),
                     "stream_id": start.stream_id,
-                    "mark": {"name": wire.known_text(event.name, "the mark's name")},
+                    "mark": {"name": json_fields.known_text(event.name, "the mark's name")},
                 }
             case Stop():
                 message = {
                     "event": "stop",
                     "sequence_number": _sequence(event),
                     "stop": {
-                        "user_id": wire.known_text(start.account_id, "the account id"),
+                        "user_id": json_fields.known_text(start.account_id, "the account id"),
                         "call_control_id": start.call_id,
                     },
                     "stream_id": start.stream_id,
@@ -142,27 +146,27 @@ class Telnyx(Dialect):
                 message = {
                     "event": "error",
                     "payload": {
-                        "code": wire.known_integer(event.code, "the error's code"),
-                        "title": wire.known_text(event.title, "the error's title"),
-                        "detail": wire.known_text(event.detail, "the error's detail"),
+                        "code": json_fields.known_integer(event.code, "the error's code"),
+                        "title": json_fields.known_text(event.title, "the error's title"),
+                        "detail": json_fields.known_text(event.detail, "the error's detail"),
                     },
                     "stream_id": start.stream_id,
                 }
             case _:
                 raise DialectError(f"Telnyx never says {type(event).__name__}")
-        return wire.write_object(message)
+        return json_fields.write_object(message)
 
     def write_agent(self, event: AgentEvent, start: Start) -> str:
         match event:
             case Media():
-                return wire.write_object(
-                    {"event": "media", "media": {"payload": wire.base64_text(event.payload)}}
+                return json_fields.write_object(
+                    {"event": "media", "media": {"payload": json_fields.base64_text(event.payload)}}
                 )
             case Mark():
-                name = wire.known_text(event.name, "the mark's name")
-                return wire.write_object({"event": "mark", "mark": {"name": name}})
+                name = json_fields.known_text(event.name, "the mark's name")
+                return json_fields.write_object({"event": "mark", "mark": {"name": name}})
             case Clear():
-                return wire.write_object({"event": "clear"})
+                return json_fields.write_object({"event": "clear"})
             case _:
                 raise DialectError(f"Telnyx has no word for {type(event).__name__}")
 
@@ -173,7 +177,7 @@ class Telnyx(Dialect):
 
 
 def _sequence(event: Media | Dtmf | Played | Stop | Start) -> str:
-    return str(wire.known_integer(event.sequence, "the sequence number"))
+    return str(json_fields.known_integer(event.sequence, "the sequence number"))
 
 
 def _read_time(value: object) -> int | None:
@@ -197,25 +201,25 @@ def _time(timestamp_ms: int) -> str:
     return when.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-def _read_start(start: wire.Json, stream_id: str, sequence: int | None) -> Start:
-    audio = wire.optional_child(start, "media_format")
-    encoding = formats.read_encoding(wire.optional_text(audio, "encoding"))
+def _read_start(start: json_fields.Json, stream_id: str, sequence: int | None) -> Start:
+    audio = json_fields.optional_child(start, "media_format")
+    encoding = json_fields.read_encoding(json_fields.optional_text(audio, "encoding"))
     return Start(
-        call_id=wire.text(start, "call_control_id"),
+        call_id=json_fields.text(start, "call_control_id"),
         stream_id=stream_id,
-        account_id=wire.optional_text(start, "user_id"),
-        from_number=wire.optional_text(start, "from"),
-        to_number=wire.optional_text(start, "to"),
+        account_id=json_fields.optional_text(start, "user_id"),
+        from_number=json_fields.optional_text(start, "from"),
+        to_number=json_fields.optional_text(start, "to"),
         audio=AudioFormat(
             encoding,
-            formats.read_rate(audio, "sample_rate"),
-            formats.read_channels(audio),
+            json_fields.read_rate(audio, "sample_rate"),
+            json_fields.read_channels(audio),
             # Not verified on a call. Telnyx documents the payload as that of RTP, whose L16 is in network
             # byte order (RFC 3551 §4.5.11), and those who tried it assume the same (§3.3).
             big_endian=encoding == "linear16",
         ),
         # Key and shape are not documented (§3.2): both that were seen are read.
-        parameters=wire.parameters(start.get("custom_parameters")),
+        parameters=json_fields.parameters(start.get("custom_parameters")),
         sequence=sequence,
     )
 
@@ -223,19 +227,19 @@ def _read_start(start: wire.Json, stream_id: str, sequence: int | None) -> Start
 def _start(event: Start) -> dict[str, object]:
     if event.audio.big_endian != (event.audio.encoding == "linear16"):
         raise DialectError("Telnyx sends linear16, and nothing else, in network byte order")
-    call_id = wire.known_text(event.call_id, "the call id")
+    call_id = json_fields.known_text(event.call_id, "the call id")
     start: dict[str, object] = {
-        "user_id": wire.known_text(event.account_id, "the account id"),
+        "user_id": json_fields.known_text(event.account_id, "the account id"),
         "call_control_id": call_id,
         # No event holds the session's id: it only has to be one, and the same for the same call.
         "call_session_id": str(uuid.uuid5(uuid.NAMESPACE_URL, call_id)),
-        "from": wire.known_text(event.from_number, "the caller's number"),
-        "to": wire.known_text(event.to_number, "the called number"),
+        "from": json_fields.known_text(event.from_number, "the caller's number"),
+        "to": json_fields.known_text(event.to_number, "the called number"),
     }
     if event.parameters:
-        start["custom_parameters"] = wire.known_parameters(event.parameters)
+        start["custom_parameters"] = json_fields.known_parameters(event.parameters)
     start["media_format"] = {
-        "encoding": formats.write_encoding(event.audio, _ENCODINGS),
+        "encoding": json_fields.write_encoding(event.audio, _ENCODINGS),
         "sample_rate": event.audio.sample_rate,
         "channels": event.audio.channels,
     }
@@ -243,7 +247,7 @@ def _start(event: Start) -> dict[str, object]:
         "event": "start",
         "sequence_number": _sequence(event),
         "start": start,
-        "stream_id": wire.known_text(event.stream_id, "the stream id"),
+        "stream_id": json_fields.known_text(event.stream_id, "the stream id"),
     }
 
 

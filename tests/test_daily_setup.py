@@ -272,7 +272,7 @@ async def test_a_number_that_asks_for_a_pin(daily: DailyWithNumbers, configured:
 
 
 @pytest.mark.parametrize(
-    ("how", "words"),
+    ("how", "detail"),
     [
         ({"number": "5550199"}, "E.164"),
         ({"agent": "support"}, "no organisation ''"),
@@ -281,11 +281,11 @@ async def test_a_number_that_asks_for_a_pin(daily: DailyWithNumbers, configured:
     ],
 )
 async def test_what_is_asked_makes_no_sense(
-    daily: DailyWithNumbers, configured: Callable[..., Path], how: dict[str, str], words: str
+    daily: DailyWithNumbers, configured: Callable[..., Path], how: dict[str, str], detail: str
 ) -> None:
     result = await setup(configured(), "--write", **how)
     assert result.exit_code == 1
-    assert words in result.stderr
+    assert detail in result.stderr
     assert daily.seen == []
 
 

@@ -12,7 +12,7 @@ from tests.harness.peer import WAIT_S
 
 TRIED = """
 import os, resource, sys
-from gateway.serving.descriptors import reserve
+from gateway.server.fd_reserve import reserve
 hard = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
 print(reserve(), resource.getrlimit(resource.RLIMIT_NOFILE)[0])

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from gateway.calls.outbound.dial_limits import CallRateLimiter, CpsLimiter, check_number, cps_limiter_of
 from gateway.config import CarrierAccount, Organization
-from gateway.dialing.dial_line import Line, Minutes, check_number, line_of
-from gateway.errors import CallEnd, Endings
-from gateway.sessions.owner import Owner
-from gateway.sessions.sqlite import SqliteStore
+from gateway.model.reasons import CallEnded, Reasons
+from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.worker_id import WorkerId
 from tests.harness.clock import Clock
 
 NOW = 1000.0
@@ -29,7 +29,7 @@ def clock() -> Clock:
 async def stores(tmp_path: Path) -> AsyncIterator[list[SqliteStore]]:
     opened = []
     for name in ("one", "two"):
-        opened.append(SqliteStore(tmp_path / "patchbay.db", Owner.of_this_process(name)))
+        opened.append(SqliteStore(tmp_path / "patchbay.db", WorkerId.of_this_process(name)))
         await opened[-1].open()
     yield opened
     for store in opened:
@@ -44,7 +44,7 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         waits.append(round(seconds, 6))
 
-    monkeypatch.setattr("gateway.dialing.dial_line.asyncio.sleep", sleep)
+    monkeypatch.setattr("gateway.calls.outbound.dial_limits.asyncio.sleep", sleep)
     return waits
 
 
@@ -59,7 +59,7 @@ def acme(**more: Any) -> Organization:
 async def test_each_call_has_a_turn_of_its_own(
     stores: list[SqliteStore], clock: Clock, slept: list[float]
 ) -> None:
-    lines = [Line(store.documents, clock) for store in stores]
+    lines = [CpsLimiter(store.documents, clock) for store in stores]
     await asyncio.gather(*(line.turn(account(calls_per_second=2), 60) for line in lines for _ in range(4)))
     assert sorted(slept) == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
 
@@ -67,7 +67,7 @@ async def test_each_call_has_a_turn_of_its_own(
 async def test_accounts_do_not_wait_for_each_other(
     stores: list[SqliteStore], clock: Clock, slept: list[float]
 ) -> None:
-    line = Line(stores[0].documents, clock)
+    line = CpsLimiter(stores[0].documents, clock)
     for name in ("AC1", "AC2", "AC1"):
         await line.turn(account(account=name), 60)
     assert slept == [0.0, 0.0, 1.0]
@@ -76,17 +76,17 @@ async def test_accounts_do_not_wait_for_each_other(
 async def test_a_line_that_is_too_long_is_not_joined(
     stores: list[SqliteStore], clock: Clock, slept: list[float]
 ) -> None:
-    line = Line(stores[0].documents, clock)
+    line = CpsLimiter(stores[0].documents, clock)
     for _ in range(3):
         await line.turn(account(), 2)
-    with pytest.raises(CallEnd) as refused:
+    with pytest.raises(CallEnded) as refused:
         await line.turn(account(), 2)
-    assert refused.value.ending is Endings.carrier_busy
+    assert refused.value.reason is Reasons.carrier_busy
     assert slept == [0.0, 1.0, 2.0]
 
 
 async def test_who_gives_up_leaves_the_turn_to_the_next(stores: list[SqliteStore], clock: Clock) -> None:
-    line = Line(stores[0].documents, clock)
+    line = CpsLimiter(stores[0].documents, clock)
     clock.now = NOW + 0.5
     waiting = asyncio.create_task(line.turn(account(calls_per_second=0.001), 3600))
     while not await stores[1].documents.list("dial_slot", clock.now):
@@ -99,15 +99,15 @@ async def test_who_gives_up_leaves_the_turn_to_the_next(stores: list[SqliteStore
 
 
 async def test_an_organisation_has_so_many_calls_a_minute(stores: list[SqliteStore], clock: Clock) -> None:
-    minutes = [Minutes(store.documents, clock) for store in stores]
+    minutes = [CallRateLimiter(store.documents, clock) for store in stores]
     organization = acme(dial_per_minute=3)
     asked = [each.take(organization) for each in minutes for _ in range(3)]
     answers = await asyncio.gather(*asked, return_exceptions=True)
-    refused = [answer for answer in answers if isinstance(answer, CallEnd)]
-    assert {refusal.ending for refusal in refused} == {Endings.rate_limited}
+    refused = [answer for answer in answers if isinstance(answer, CallEnded)]
+    assert {refusal.reason for refusal in refused} == {Reasons.rate_limited}
     assert len(refused) == 3
     clock.now += 59
-    with pytest.raises(CallEnd):
+    with pytest.raises(CallEnded):
         await minutes[0].take(organization)
     clock.now += 1
     await minutes[0].take(organization)
@@ -116,7 +116,7 @@ async def test_an_organisation_has_so_many_calls_a_minute(stores: list[SqliteSto
 async def test_a_ticket_with_which_nobody_was_called_is_good_again(
     stores: list[SqliteStore], clock: Clock
 ) -> None:
-    minutes = Minutes(stores[0].documents, clock)
+    minutes = CallRateLimiter(stores[0].documents, clock)
     organization = acme(dial_per_minute=1)
     await minutes.give_back(await minutes.take(organization))
     await minutes.take(organization)
@@ -129,16 +129,16 @@ def test_numbers_that_a_prefix_allows(number: str) -> None:
 
 @pytest.mark.parametrize("number", ["+882123456789", "+49891234567", "+331234567"])
 def test_numbers_that_no_prefix_allows(number: str) -> None:
-    with pytest.raises(CallEnd) as refused:
+    with pytest.raises(CallEnded) as refused:
         check_number(number, acme())
-    assert refused.value.ending is Endings.number_refused
+    assert refused.value.reason is Reasons.number_refused
 
 
 @pytest.mark.parametrize("organization", [None, acme(dial_prefixes=[])])
 def test_without_prefixes_nobody_is_called(organization: Organization | None) -> None:
-    with pytest.raises(CallEnd) as refused:
+    with pytest.raises(CallEnded) as refused:
         check_number("+14155550142", organization)
-    assert refused.value.ending is Endings.number_refused
+    assert refused.value.reason is Reasons.number_refused
 
 
 def test_a_plus_allows_all() -> None:
@@ -146,6 +146,6 @@ def test_a_plus_allows_all() -> None:
 
 
 def test_a_line_is_named_by_its_account_and_never_by_a_secret() -> None:
-    assert line_of(account()) == "twilio/AC1"
+    assert cps_limiter_of(account()) == "twilio/AC1"
     telnyx = CarrierAccount.model_validate({"carrier": "telnyx", "api_key": "KEY-s3cret"})
-    assert "s3cret" not in line_of(telnyx)
+    assert "s3cret" not in cps_limiter_of(telnyx)

@@ -11,20 +11,20 @@ from types import MappingProxyType
 
 import pytest
 
-from gateway.calls.wishes import Wishes
-from gateway.carriers.calls import CallBook, CallStatus
-from gateway.carriers.rest import CarrierFailed, Dialled, DialRequest, MachineDetection
+from gateway.calls.command_bus import CommandBus
+from gateway.calls.outbound import outbound_call
+from gateway.calls.outbound.dial_limits import CpsLimiter
+from gateway.calls.outbound.outbound_call import OutboundCall
+from gateway.calls.outbound.outbound_request import OutboundRequest, OutboundServices
+from gateway.carriers.call_log import CallLog, CallStatus
+from gateway.carriers.rest_interface import CarrierFailed, DialedCall, DialRequest, MachineDetection
 from gateway.config import AgentSettings, CarrierAccount, Organization
-from gateway.dialing import dialout
-from gateway.dialing.dial_line import Line
-from gateway.dialing.dial_wish import DialMeans, DialWish
-from gateway.dialing.dialout import Dialout
-from gateway.errors import CallEnd
-from gateway.sessions.owner import Owner
-from gateway.sessions.session import CallFacts, Places
-from gateway.sessions.sqlite import SqliteStore
+from gateway.model.reasons import CallEnded
+from gateway.model.session import CallDetails, SlotLimits
+from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.worker_id import WorkerId
 
-Begin = Callable[..., Awaitable[Dialout]]
+Begin = Callable[..., Awaitable[OutboundCall]]
 LOST = CarrierFailed("timeout", "Twilio did not answer within 10 s", uncertain=True)
 
 
@@ -34,14 +34,14 @@ class Carrier:
     name = "twilio"
     cannot: Mapping[str, str] = MappingProxyType({})
 
-    def __init__(self, *answers: Dialled | CarrierFailed, repeats_safely: bool = False) -> None:
+    def __init__(self, *answers: DialedCall | CarrierFailed, repeats_safely: bool = False) -> None:
         self.repeats_safely = repeats_safely
         self._answers = list(answers)
-        self.found: Dialled | None = None
+        self.found: DialedCall | None = None
         self.dialled = 0
         self.hung_up: list[tuple[str, bool]] = []
 
-    async def dial(self, request: DialRequest) -> Dialled:
+    async def dial(self, request: DialRequest) -> DialedCall:
         self.dialled += 1
         answer = self._answers.pop(0)
         if isinstance(answer, CarrierFailed):
@@ -62,19 +62,19 @@ class Carrier:
 
     async def find(
         self, request: DialRequest, *, since: float, known: Collection[str] = ()
-    ) -> Dialled | None:
+    ) -> DialedCall | None:
         return self.found
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RING_SLACK_S", "STREAM_S", "MACHINE_S", "FIRST_FIND_S", "LONGEST_FIND_S", "RATE_PAUSE_S"):
-        monkeypatch.setattr(dialout, name, 0.0)
+        monkeypatch.setattr(outbound_call, name, 0.0)
 
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    opened = SqliteStore(tmp_path / "patchbay.db", Owner.of_this_process("worker"))
+    opened = SqliteStore(tmp_path / "patchbay.db", WorkerId.of_this_process("worker"))
     await opened.open()
     yield opened
     await opened.close()
@@ -87,11 +87,11 @@ def call(store: SqliteStore) -> Begin:
         {"carrier": "twilio", "account": "AC1", "auth_tokens": ["t"], "calls_per_second": 10_000}
     )
     agent = AgentSettings(name="support", organization="acme", region="us-west")
-    means = DialMeans(
+    means = OutboundServices(
         store=store,
-        book=CallBook(store.documents, time.time),
-        line=Line(store.documents, time.time),
-        wishes=Wishes(store.documents, time.time, lambda *_: False),
+        book=CallLog(store.documents, time.time),
+        line=CpsLimiter(store.documents, time.time),
+        commands=CommandBus(store.documents, time.time),
         request=_request,
         pause_s=lambda: 0.001,
         now=time.time,
@@ -102,13 +102,13 @@ def call(store: SqliteStore) -> Begin:
         *told: CallStatus,
         machines: MachineDetection | None = None,
         timeout_s: float = 0.05,
-    ) -> Dialout:
+    ) -> OutboundCall:
         session = str(uuid.uuid4())
-        facts = CallFacts(
+        details = CallDetails(
             session, "support.acme", "acme", "us-west", "twilio", None, None, "+14155550199", "+14155550142"
         )
-        await store.admit(facts, Places((("http://127.0.0.1:8080", 0),), 1, 1), time.time())
-        wish = DialWish(
+        await store.admit(details, SlotLimits((("http://127.0.0.1:8080", 0),), 1, 1), time.time())
+        wish = OutboundRequest(
             agent,
             Organization(name="acme"),
             account,
@@ -119,14 +119,14 @@ def call(store: SqliteStore) -> Begin:
         )
         for status in told:
             await means.book.moved(session, status)
-        made = Dialout(means, wish, carrier, session)
+        made = OutboundCall(means, wish, carrier, session)
         await made.task
         return made
 
     return begin
 
 
-def _request(wish: DialWish, session_id: str) -> DialRequest:
+def _request(wish: OutboundRequest, session_id: str) -> DialRequest:
     return DialRequest(
         wish.to,
         wish.from_number,
@@ -140,7 +140,7 @@ def _request(wish: DialWish, session_id: str) -> DialRequest:
     )
 
 
-async def ended(store: SqliteStore, made: Dialout) -> tuple[str | None, str | None]:
+async def ended(store: SqliteStore, made: OutboundCall) -> tuple[str | None, str | None]:
     record = await store.session(made.session_id)
     assert record is not None
     assert not record.active
@@ -148,7 +148,7 @@ async def ended(store: SqliteStore, made: Dialout) -> tuple[str | None, str | No
 
 
 async def test_nobody_answers(store: SqliteStore, call: Begin) -> None:
-    carrier = Carrier(Dialled("CA1"))
+    carrier = Carrier(DialedCall("CA1"))
     made = await call(carrier, CallStatus.RINGING)
     assert (await ended(store, made))[0] == "no_answer"
     assert made.taken.result() == "CA1"
@@ -156,15 +156,15 @@ async def test_nobody_answers(store: SqliteStore, call: Begin) -> None:
 
 
 async def test_somebody_answers_and_no_stream_comes(store: SqliteStore, call: Begin) -> None:
-    carrier = Carrier(Dialled("CA1"))
+    carrier = Carrier(DialedCall("CA1"))
     made = await call(carrier, CallStatus.ANSWERED)
     assert (await ended(store, made))[0] == "no_stream"
     assert carrier.hung_up == [("CA1", True)]
 
 
 async def test_a_request_without_a_call_is_taken_back(store: SqliteStore, call: Begin) -> None:
-    """carriers.md §4.5: Plivo's request has an id before its call has one."""
-    carrier = Carrier(Dialled(None, "REQ1"))
+    """docs/reference/carriers.md §4.5: Plivo's request has an id before its call has one."""
+    carrier = Carrier(DialedCall(None, "REQ1"))
     made = await call(carrier)
     assert (await ended(store, made))[0] == "no_answer"
     assert carrier.hung_up == [("REQ1", False)]
@@ -173,17 +173,17 @@ async def test_a_request_without_a_call_is_taken_back(store: SqliteStore, call: 
 async def test_a_call_of_which_nobody_knows_is_asked_for_once(store: SqliteStore, call: Begin) -> None:
     carrier = Carrier(LOST)
     made = await call(carrier)
-    reason, words = await ended(store, made)
+    reason, detail = await ended(store, made)
     assert reason == "carrier_timeout"
-    assert words is not None
-    assert words.endswith("whether it called is not known")
-    assert isinstance(made.taken.exception(), CallEnd)
+    assert detail is not None
+    assert detail.endswith("whether it called is not known")
+    assert isinstance(made.taken.exception(), CallEnded)
     assert (carrier.dialled, carrier.hung_up) == (1, [])
 
 
 async def test_a_call_that_shows_late_is_hung_up(store: SqliteStore, call: Begin) -> None:
     carrier = Carrier(LOST)
-    carrier.found = Dialled("CA9")
+    carrier.found = DialedCall("CA9")
     made = await call(carrier)
     assert (await ended(store, made))[0] == "no_answer"
     assert made.taken.result() == "CA9"
@@ -215,7 +215,7 @@ async def test_what_a_carrier_fails_with(store: SqliteStore, call: Begin, kind: 
 
 
 async def test_a_machine_is_left_to_an_agent_that_wants_it(store: SqliteStore, call: Begin) -> None:
-    made = await call(Carrier(Dialled("CA1")), CallStatus.MACHINE, machines="wait_for_end")
+    made = await call(Carrier(DialedCall("CA1")), CallStatus.MACHINE, machines="wait_for_end")
     assert (await ended(store, made))[0] == "no_stream"
-    made = await call(Carrier(Dialled("CA2")), CallStatus.MACHINE, machines="detect")
+    made = await call(Carrier(DialedCall("CA2")), CallStatus.MACHINE, machines="detect")
     assert (await ended(store, made))[0] == "machine_answered"

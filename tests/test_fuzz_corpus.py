@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from fuzz.one import find
-from gateway.media import accelerator
+from gateway.fastpath import accelerator
 
 CORPUS = Path(__file__).parents[1] / "fuzz" / "corpus"
-DIRECTORIES = {"walker": "frames", "accelerator": "frames"}
-TARGETS = ["accelerator", "exotel", "handshake", "plivo", "telnyx", "twilio", "upgrade", "walker"]
+DIRECTORIES = {"scanner": "frames", "accelerator": "frames"}
+TARGETS = ["accelerator", "exotel", "handshake", "plivo", "telnyx", "twilio", "upgrade", "scanner"]
 
 
 @pytest.mark.parametrize("name", TARGETS)

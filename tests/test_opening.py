@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway.calls.opening import hide_call_id
+from gateway.calls.hidden_call_id import hide_call_id
 from gateway.media.leg import Leg
 from serializers.registry import DIALECTS
 from tests.harness.frames import BINARY, CONTINUATION, TEXT, split
@@ -40,7 +40,9 @@ async def line() -> AsyncIterator[Line]:
     ours, theirs = socket.socketpair()
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
-    leg = Leg(transport, client=False, opening_bytes=1 << 16, early_bytes=1 << 16, on_gone=lambda _: None)
+    leg = Leg(
+        transport, client=False, opening_bytes=1 << 16, early_bytes=1 << 16, on_disconnect=lambda _: None
+    )
     carrier = Peer(*await asyncio.open_connection(sock=theirs), masks=True)
     yield Line(leg, carrier)
     transport.abort()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.calls.wishes import Wish, Wishes
-from gateway.sessions.owner import Owner
-from gateway.sessions.sqlite import SqliteStore
+from gateway.calls.command_bus import CallCommand, CommandBus
+from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.worker_id import WorkerId
 from tests.harness.peer import WAIT_S
 
 SESSION = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
@@ -23,10 +23,11 @@ class Worker:
 
     def __init__(self, store: SqliteStore) -> None:
         self.carries: set[str] = set()
-        self.heard: list[tuple[str, Wish]] = []
-        self.wishes = Wishes(store.documents, time.time, self._hear)
+        self.heard: list[tuple[str, CallCommand]] = []
+        self.commands = CommandBus(store.documents, time.time)
+        self.commands.connect(self._hear)
 
-    def _hear(self, session_id: str, wish: Wish) -> bool:
+    def _hear(self, session_id: str, wish: CallCommand) -> bool:
         if session_id not in self.carries:
             return False
         self.heard.append((session_id, wish))
@@ -36,12 +37,14 @@ class Worker:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who carries the session hears of a wish, however slow the machine is."""
-    monkeypatch.setattr("gateway.calls.wishes.HEARD_S", WAIT_S)
+    monkeypatch.setattr("gateway.calls.command_bus.HEARD_S", WAIT_S)
 
 
 @pytest.fixture
 async def workers(tmp_path: Path) -> AsyncIterator[list[Worker]]:
-    stores = [SqliteStore(tmp_path / "patchbay.db", Owner.of_this_process(name)) for name in ("one", "two")]
+    stores = [
+        SqliteStore(tmp_path / "patchbay.db", WorkerId.of_this_process(name)) for name in ("one", "two")
+    ]
     for store in stores:
         await store.open()
     yield [Worker(store) for store in stores]
@@ -51,38 +54,38 @@ async def workers(tmp_path: Path) -> AsyncIterator[list[Worker]]:
 
 async def test_a_wish_is_heard_at_once_where_it_is_told(workers: list[Worker]) -> None:
     workers[0].carries.add(SESSION)
-    assert await workers[0].wishes.tell(SESSION, Wish.HANG_UP)
-    assert workers[0].heard == [(SESSION, Wish.HANG_UP)]
+    assert await workers[0].commands.tell(SESSION, CallCommand.HANG_UP)
+    assert workers[0].heard == [(SESSION, CallCommand.HANG_UP)]
 
 
 async def test_a_wish_is_heard_once_by_the_worker_that_carries_the_session(workers: list[Worker]) -> None:
     one, two = workers
     two.carries.add(SESSION)
-    telling = asyncio.create_task(one.wishes.tell(SESSION, Wish.TRANSFER))
+    telling = asyncio.create_task(one.commands.tell(SESSION, CallCommand.TRANSFER))
     while not two.heard:
-        await two.wishes.look()
-        await one.wishes.look()
+        await two.commands.look()
+        await one.commands.look()
     assert await telling
-    await two.wishes.look()
-    assert (one.heard, two.heard) == ([], [(SESSION, Wish.TRANSFER)])
+    await two.commands.look()
+    assert (one.heard, two.heard) == ([], [(SESSION, CallCommand.TRANSFER)])
 
 
 async def test_wishes_follow_each_other(workers: list[Worker]) -> None:
     one, two = workers
     two.carries.add(SESSION)
-    for wish in (Wish.TRANSFER, Wish.NOTHING, Wish.TRANSFER, Wish.TRANSFERRED):
-        telling = asyncio.create_task(one.wishes.tell(SESSION, wish))
+    for wish in (CallCommand.TRANSFER, CallCommand.NOTHING, CallCommand.TRANSFER, CallCommand.TRANSFERRED):
+        telling = asyncio.create_task(one.commands.tell(SESSION, wish))
         while not telling.done():
-            await two.wishes.look()
+            await two.commands.look()
         assert telling.result()
     assert [wish for _, wish in two.heard] == [
-        Wish.TRANSFER,
-        Wish.NOTHING,
-        Wish.TRANSFER,
-        Wish.TRANSFERRED,
+        CallCommand.TRANSFER,
+        CallCommand.NOTHING,
+        CallCommand.TRANSFER,
+        CallCommand.TRANSFERRED,
     ]
 
 
 async def test_a_wish_that_nobody_can_hear(workers: list[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.calls.wishes.HEARD_S", 0.05)
-    assert not await workers[0].wishes.tell(SESSION, Wish.HANG_UP)
+    monkeypatch.setattr("gateway.calls.command_bus.HEARD_S", 0.05)
+    assert not await workers[0].commands.tell(SESSION, CallCommand.HANG_UP)

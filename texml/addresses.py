@@ -12,7 +12,8 @@ MAX_SIP_CHARACTERS = 255
 
 _PRINTABLE_ASCII = re.compile(r"[!-~]+")
 _E164 = re.compile(r"\+[1-9][0-9]{6,14}")
-_CALLER_ID = re.compile(r"\+?[0-9]{3,15}")  # Plivo says and takes numbers without the + (carriers.md §4.4)
+# Plivo says and takes numbers without the + (docs/reference/carriers.md §4.4)
+_CALLER_ID = re.compile(r"\+?[0-9]{3,15}")
 _SIP = re.compile(r"sips?:[!#-;=?-~]+")  # no quotes, no angle brackets, no spaces
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 

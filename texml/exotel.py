@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The JSON that Exotel's applets fetch (carriers.md §5.3).
+"""The JSON that Exotel's applets fetch (docs/reference/carriers.md §5.3).
 
 An applet asks for one thing only: the Voicebot applet for a socket, the Connect applet for numbers. What
 comes before and after is the flow's, which the operator draws. So there is no tail here, and no way to
@@ -19,7 +19,7 @@ from texml.stream import Stream
 URL_CHARACTERS = 600
 QUERY_CHARACTERS = 256
 QUERY_PARAMETERS = 3
-"""The three of carriers.md §5.1; the sample rate is not counted among the parameters."""
+"""The three of docs/reference/carriers.md §5.1; the sample rate is not counted among the parameters."""
 
 SAMPLE_RATES = (8000, 16000, 24000)
 RATE_NAMES = ("sample-rate", "sample_rate")  # pages differ; the first is written

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Plivo XML (carriers.md §4.4)."""
+"""Plivo XML (docs/reference/carriers.md §4.4)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ URL_CHARACTERS = 2048
 """Carriers.md §4.1."""
 
 HEADER_BYTES = 512
-"""Of `extraHeaders` (carriers.md §4.4)."""
+"""Of `extraHeaders` (docs/reference/carriers.md §4.4)."""
 
 CONTENT_TYPES = {8000: "audio/x-mulaw;rate=8000", 16000: "audio/x-l16;rate=16000"}
-"""By Hz. Always written: Plivo's own pages disagree about the default (carriers.md §4.4)."""
+"""By Hz. Always written: Plivo's own pages disagree about the default (docs/reference/carriers.md §4.4)."""
 
 
 def _stream(stream: Stream) -> Element:
@@ -30,7 +30,7 @@ def _stream(stream: Stream) -> Element:
     if stream.sample_rate not in CONTENT_TYPES:
         raise DocumentError("Plivo's stream has 8000 or 16000 Hz")
     attributes = {
-        "bidirectional": "true",  # default false: the caller hears nothing (carriers.md §10)
+        "bidirectional": "true",  # default false: the caller hears nothing (docs/reference/carriers.md §10)
         "keepCallAlive": "true",  # default false: the XML after it runs at once, and the call ends
         "contentType": CONTENT_TYPES[stream.sample_rate],
         "extraHeaders": extra_headers(stream.parameters),
@@ -60,6 +60,6 @@ WRITER = XmlWriter(
     name="plivo",
     verbs=Verbs(say="Speak", pause="Wait", sip="User", reject="Hangup"),
     stream=_stream,
-    max_bytes=100_000,  # carriers.md §4.4
+    max_bytes=100_000,  # docs/reference/carriers.md §4.4
     longest_ring_s=600,  # no limit is documented; this is Twilio's
 )

@@ -34,7 +34,9 @@ class Stream:
     """Hz. Plivo takes 8000 and 16000, Exotel 8000, 16000 and 24000, the others 8000."""
 
     codec: str | None = None
-    """Telnyx: what the caller's sound is transcoded to, as PCMU (carriers.md §3.4). None: the call's own."""
+    """Telnyx: what the caller's sound is transcoded to, as PCMU (docs/reference/carriers.md §3.4). None:
+    the call's own.
+    """
 
     reconnect: bool = False
     """Telnyx: whether a lost socket is dialled again. A close of ours may then bring a new socket."""

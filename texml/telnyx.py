@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""TeXML (carriers.md §3.4)."""
+"""TeXML (docs/reference/carriers.md §3.4)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from texml.writer import Verbs, XmlWriter, parameter_elements, status_attributes
 
 CODECS = frozenset({"PCMU", "PCMA", "G722", "OPUS", "AMR-WB", "default"})
 SAMPLE_RATE = 8000
-"""Of PCMU, which is what Pipecat's agents send (carriers.md §8.2)."""
+"""Of PCMU, which is what Pipecat's agents send (docs/reference/carriers.md §8.2)."""
 
 
 def _connect(stream: Stream) -> Element:
@@ -27,7 +27,8 @@ def _connect(stream: Stream) -> Element:
         "name": stream.name,
         "track": "inbound_track",
         "codec": stream.codec,
-        "bidirectionalMode": "rtp",  # with mp3, the default, the caller hears nothing (carriers.md §10)
+        # with mp3, the default, the caller hears nothing (docs/reference/carriers.md §10)
+        "bidirectionalMode": "rtp",
         "bidirectionalCodec": "PCMU",
         # The default is true, and then it is not known whether a close of ours ends <Connect> (§3.1).
         "enableReconnect": "true" if stream.reconnect else "false",
@@ -43,5 +44,6 @@ WRITER = XmlWriter(
     max_bytes=65_536,  # no limit is documented; this is Twilio's, whose XML it mirrors
     shortest_ring_s=5,  # TeXML's page on Dial: 5 to 120
     longest_ring_s=120,
-    inline_limit=4000,  # `Texml` (carriers.md §3.5) mirrors Twilio's `Twiml`; no limit of its own is known
+    # `Texml` (docs/reference/carriers.md §3.5) mirrors Twilio's `Twiml`; no limit of its own is known
+    inline_limit=4000,
 )

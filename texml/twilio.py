@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""TwiML (carriers.md §2.4)."""
+"""TwiML (docs/reference/carriers.md §2.4)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from texml.stream import Stream
 from texml.writer import Verbs, XmlWriter, parameter_elements, status_attributes
 
 PARAMETER_CHARACTERS = 500
-"""Name and value of one parameter have fewer than this, together (carriers.md §2.4)."""
+"""Name and value of one parameter have fewer than this, together (docs/reference/carriers.md §2.4)."""
 
 SAMPLE_RATE = 8000
 
 
 def _connect(stream: Stream) -> Element:
     if socket_url(stream.url, plain=False).query or "?" in stream.url:
-        raise DocumentError("Twilio drops the query of a stream's URL")  # carriers.md §2.1
+        raise DocumentError("Twilio drops the query of a stream's URL")  # docs/reference/carriers.md §2.1
     if stream.sample_rate != SAMPLE_RATE:
         raise DocumentError("Twilio's stream has 8000 Hz")
     for name, value in stream.parameters.items():
@@ -37,5 +37,5 @@ WRITER = XmlWriter(
     stream=_connect,
     max_bytes=65_536,  # Twilio's error 11750
     longest_ring_s=600,
-    inline_limit=4000,  # carriers.md §2.6, `Twiml`
+    inline_limit=4000,  # docs/reference/carriers.md §2.6, `Twiml`
 )

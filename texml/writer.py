@@ -142,7 +142,7 @@ def _redirect(back: str | None) -> Element:
 
 
 def parameter_elements(stream: Stream) -> list[Element]:
-    """`<Parameter name value>` for each custom parameter (carriers.md §2.4, §3.4)."""
+    """`<Parameter name value>` for each custom parameter (docs/reference/carriers.md §2.4, §3.4)."""
     return [
         element("Parameter", {"name": parameter_name(name), "value": value})
         for name, value in stream.parameters.items()

@@ -8,12 +8,12 @@ import re
 from collections.abc import Iterable
 
 from gateway.config import AgentSettings, Settings
-from gateway.errors import CallEnd, Endings
+from gateway.model.reasons import CallEnded, Reasons
 
 _FEWEST_NATIONAL_DIGITS = 7
 
 
-class Directory:
+class AgentDirectory:
     """The agents, configured and kept in the store, and the table of called numbers."""
 
     def __init__(self, settings: Settings) -> None:
@@ -39,43 +39,45 @@ class Directory:
     def agent(self, service_host: str, region: str | None) -> AgentSettings:
         """The agent AGENT.ORG, asked for in `region`, None for any.
 
-        Raises CallEnd: unknown_agent, wrong_region.
+        Raises CallEnded: unknown_agent, wrong_region.
         """
         agent = self._agents.get(service_host)
         if agent is None:
-            raise CallEnd(Endings.unknown_agent, f"no agent {service_host} is configured")
+            raise CallEnded(Reasons.unknown_agent, f"no agent {service_host} is configured")
         if region is not None and agent.region != region:
-            raise CallEnd(Endings.wrong_region, f"{service_host} is not in {region}")
+            raise CallEnded(Reasons.wrong_region, f"{service_host} is not in {region}")
         return agent
 
     def named(self, names: Iterable[str], region: str | None) -> AgentSettings | None:
         """The one agent that all the names name, None where there are none.
 
-        Raises CallEnd: bad_request where two disagree, and as `agent` does.
+        Raises CallEnded: bad_request where two disagree, and as `agent` does.
         """
         different = sorted(set(names))
         if len(different) > 1:
-            raise CallEnd(Endings.bad_request, f"two agents are named: {' and '.join(different)}")
+            raise CallEnded(Reasons.bad_request, f"two agents are named: {' and '.join(different)}")
         return self.agent(different[0], region) if different else None
 
     def called(self, number: str | None, region: str | None) -> AgentSettings:
         """The agent behind a called number; the last resort, where nothing named one.
 
-        Raises CallEnd: bad_request where no number is known, unknown_agent where none is configured for it.
+        Raises CallEnded: bad_request where no number is known, unknown_agent where none is configured for it.
         """
         if number is None:
-            raise CallEnd(
-                Endings.bad_request, "no agent is named: neither path, query nor parameter has AGENT.ORG"
+            raise CallEnded(
+                Reasons.bad_request, "no agent is named: neither path, query nor parameter has AGENT.ORG"
             )
         service_host = self._numbers.get(_digits(number)) or self._by_national_number(number)
         if service_host is None:
-            raise CallEnd(
-                Endings.unknown_agent, "no agent is named, and none is configured for the called number"
+            raise CallEnded(
+                Reasons.unknown_agent, "no agent is named, and none is configured for the called number"
             )
         return self.agent(service_host, region)
 
     def _by_national_number(self, number: str) -> str | None:
-        """Exotel writes 0… for +91… (carriers.md §5.2): the one number that ends with these digits."""
+        """Exotel writes 0… for +91… (docs/reference/carriers.md §5.2): the one number that ends with these
+        digits.
+        """
         if not number.startswith("0"):
             return None
         national = _digits(number).lstrip("0")
@@ -86,5 +88,7 @@ class Directory:
 
 
 def _digits(number: str) -> str:
-    """A number without its plus sign, which Plivo leaves out (carriers.md §4.4), and without punctuation."""
+    """A number without its plus sign, which Plivo leaves out (docs/reference/carriers.md §4.4), and without
+    punctuation.
+    """
     return re.sub(r"\D", "", number)

@@ -3,7 +3,7 @@
 
 The worker that carries the session is told first (wishes.py), the carrier is asked second, and the sockets
 close last: where they closed first, the document behind the stream would run, or the agent would hang up
-what is to be transferred (carriers.md §4.5, §8.3).
+what is to be transferred (docs/reference/carriers.md §4.5, §8.3).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from gateway.calls.wishes import ENDS, Wish
-from gateway.carriers.rest import CarrierFailed, CarrierRest
+from gateway.calls.command_bus import REASON_BY_COMMAND, CallCommand
+from gateway.calls.outbound.dial_limits import CallRateLimiter, check_number
+from gateway.carriers.rest_interface import CarrierFailed, CarrierRest
 from gateway.config import AgentSettings
-from gateway.dialing.dial_line import Minutes, check_number
-from gateway.errors import CallEnd, Ending, Endings
-from gateway.media.apart import Farewell
-from gateway.sessions.lifecycle import State
-from gateway.sessions.session import TELEPHONY, SessionRecord
+from gateway.media.teardown import HangupAfterPlayback
+from gateway.model.lifecycle import SessionState
+from gateway.model.reasons import CallEnded, Reason, Reasons
+from gateway.model.session import TELEPHONY_OPTIONS, SessionRecord
 from serializers.dialect import Dialect
 from serializers.events import Start
 from texml.errors import DocumentError
@@ -30,7 +30,7 @@ from texml.plan import Dial, OwnXml, read_tail
 from texml.registry import WRITERS
 
 if TYPE_CHECKING:
-    from gateway.calls.switchboard import Switchboard
+    from gateway.calls.services import CallServices
 
 log = structlog.get_logger(__name__)
 
@@ -39,28 +39,28 @@ POLL_S: Final = 0.05
 
 _NOT_OURS: Final = frozenset(
     {
-        Endings.caller_hangup,
-        Endings.carrier_lost,
-        Endings.agent_ended,
-        Endings.agent_lost,
-        Endings.agent_failed,
-        Endings.stopped,
+        Reasons.caller_hangup,
+        Reasons.carrier_lost,
+        Reasons.agent_ended,
+        Reasons.agent_lost,
+        Reasons.agent_failed,
+        Reasons.stopped,
     }
 )
 """What a wish that came to pass looks like on the sockets."""
 
-_FAILED: Final[dict[str, Ending]] = {
-    "refused": Endings.carrier_refused,
-    "rate_limited": Endings.carrier_busy,
-    "unreachable": Endings.carrier_unreachable,
-    "timeout": Endings.carrier_timeout,
-    "broken": Endings.carrier_unreachable,
+_FAILED: Final[dict[str, Reason]] = {
+    "refused": Reasons.carrier_refused,
+    "rate_limited": Reasons.carrier_busy,
+    "unreachable": Reasons.carrier_unreachable,
+    "timeout": Reasons.carrier_timeout,
+    "broken": Reasons.carrier_unreachable,
 }
 
 _NUMBER: Final = re.compile(r"\+")
 
 
-class NotCarried(Exception):  # noqa: N818 - an answer: there is no call to do it with
+class CallNotActive(Exception):  # noqa: N818 - an answer: there is no call to do it with
     """The session has no call that runs. `str()` says why."""
 
 
@@ -73,20 +73,22 @@ class _Line:
     call_id: str
 
 
-def told_end(wish: Wish | None, end: CallEnd) -> CallEnd:
+def reason_after_command(wish: CallCommand | None, end: CallEnded) -> CallEnded:
     """The end of a call of which something was wished: what its sockets say is only how that looked."""
-    if wish in ENDS and end.ending in _NOT_OURS:
-        return CallEnd(ENDS[wish])
+    if wish in REASON_BY_COMMAND and end.reason in _NOT_OURS:
+        return CallEnded(REASON_BY_COMMAND[wish])
     return end
 
 
-def farewell_of(board: Switchboard, agent: AgentSettings, dialect: Dialect, start: Start) -> Farewell | None:
+def hangup_after_playback(
+    services: CallServices, agent: AgentSettings, dialect: Dialect, start: Start
+) -> HangupAfterPlayback | None:
     """What is done for the caller when the agent ends the session; None where it is only closed."""
-    accounts = board.accounts.of(agent.organization, dialect.name)
+    accounts = services.accounts.of(agent.organization, dialect.name)
     hangs_up = agent.hangup_on_agent_end
     if hangs_up is None:
         hangs_up = not isinstance(read_tail(agent.after), Dial | OwnXml)
-    rest = board.rests.first(accounts, start.account_id) if hangs_up else None
+    rest = services.clients.first(accounts, start.account_id) if hangs_up else None
     if rest is None:
         return None
 
@@ -98,115 +100,115 @@ def farewell_of(board: Switchboard, agent: AgentSettings, dialect: Dialect, star
         try:
             await rest.hang_up(call_id)
         except CarrierFailed as failure:
-            log.warning("not hung up", carrier=dialect.name, kind=failure.kind, words=failure.words)
+            log.warning("not hung up", carrier=dialect.name, kind=failure.kind, words=failure.detail)
 
-    return Farewell(dialect, start, hang_up)
+    return HangupAfterPlayback(dialect, start, hang_up)
 
 
-async def hang_up(board: Switchboard, record: SessionRecord) -> None:
+async def hang_up(services: CallServices, record: SessionRecord) -> None:
     """Hangs the session's call up, also one that rings still.
 
-    Raises NotCarried, CallEnd (carrier_cannot, carrier_refused and the like), StoreFailed.
+    Raises CallNotActive, CallEnded (carrier_cannot, carrier_refused and the like), StoreFailed.
     """
     if _rings(record):
-        await _tell(board, record, Wish.GIVE_UP)
-        record = await _given_up(board, record)
+        await _tell(services, record, CallCommand.GIVE_UP)
+        record = await _given_up(services, record)
         if not record.active:
             return
-    line = await _line(board, record, "hangup")
-    await _tell(board, record, Wish.HANG_UP)
+    line = await _line(services, record, "hangup")
+    await _tell(services, record, CallCommand.HANG_UP)
     try:
         await line.rest.hang_up(line.call_id)
     except CarrierFailed as failure:
-        await board.wishes.tell(record.session_id, Wish.NOTHING)
+        await services.commands.tell(record.session_id, CallCommand.NOTHING)
         raise _failed(failure) from None
-    await board.store.request_stop(record.session_id, board.now())
+    await services.store.request_stop(record.session_id, services.now())
 
 
 async def transfer(
-    board: Switchboard, record: SessionRecord, to: str, *, caller_id: str | None, timeout_s: int | None
+    services: CallServices, record: SessionRecord, to: str, *, caller_id: str | None, timeout_s: int | None
 ) -> None:
     """Transfers the session's call to a number or a `sip:` address; its session ends with that.
 
-    Raises as `hang_up`, and CallEnd(bad_request, number_refused, rate_limited).
+    Raises as `hang_up`, and CallEnded(bad_request, number_refused, rate_limited).
     """
     organization = next(
-        (one for one in board.settings.organizations if one.name == record.organization), None
+        (one for one in services.settings.organizations if one.name == record.organization), None
     )
     if _NUMBER.match(to):
         check_number(to, organization)  # it is called at the organisation's cost
-    line = await _line(board, record, "transfer")
-    if record.state is not State.RUNNING:
-        raise NotCarried("the session's agent is being started")
+    line = await _line(services, record, "transfer")
+    if record.state is not SessionState.RUNNING:
+        raise CallNotActive("the session's agent is being started")
     carrier, session_id = record.carrier, record.session_id
-    callbacks = board.accounts.url(f"/callbacks/{carrier}/{session_id}", "https", record.region)
+    callbacks = services.accounts.url(f"/callbacks/{carrier}/{session_id}", "https", record.region)
     try:
         document = WRITERS[carrier].transfer(
             to, caller_id=caller_id, action=f"{callbacks}/transferred", timeout_s=timeout_s
         )
         inline = WRITERS[carrier].inline(document) if WRITERS[carrier].inline_limit else None
     except DocumentError as error:
-        raise CallEnd(Endings.bad_request, str(error)) from None
+        raise CallEnded(Reasons.bad_request, str(error)) from None
     if organization is not None and _NUMBER.match(to):
-        await Minutes(board.store.documents, board.now).take(organization)
-    await board.call_book.keep_document(session_id, document)
-    await _tell(board, record, Wish.TRANSFER)
+        await CallRateLimiter(services.store.documents, services.now).take(organization)
+    await services.call_log.keep_document(session_id, document)
+    await _tell(services, record, CallCommand.TRANSFER)
     try:
         await line.rest.transfer(
             line.call_id, to, document=inline, document_url=f"{callbacks}/transfer", caller_id=caller_id
         )
     except CarrierFailed as failure:
-        await board.wishes.tell(session_id, Wish.NOTHING)
+        await services.commands.tell(session_id, CallCommand.NOTHING)
         raise _failed(failure) from None
-    await board.wishes.tell(session_id, Wish.TRANSFERRED)
+    await services.commands.tell(session_id, CallCommand.TRANSFERRED)
 
 
-async def send_dtmf(board: Switchboard, record: SessionRecord, digits: str) -> None:
+async def send_dtmf(services: CallServices, record: SessionRecord, digits: str) -> None:
     """Plays digits to the far end. Raises as `hang_up`."""
-    line = await _line(board, record, "dtmf")
+    line = await _line(services, record, "dtmf")
     try:
         await line.rest.send_dtmf(line.call_id, digits)
     except CarrierFailed as failure:
         raise _failed(failure) from None
 
 
-async def _given_up(board: Switchboard, record: SessionRecord) -> SessionRecord:
+async def _given_up(services: CallServices, record: SessionRecord) -> SessionRecord:
     """The session of a call that was to be given up, once it is over or its stream came just then."""
     loop = asyncio.get_running_loop()
     until = loop.time() + GIVEN_UP_S
     while _rings(record) and loop.time() < until:
         await asyncio.sleep(POLL_S)
-        record = await board.store.session(record.session_id) or record
+        record = await services.store.session(record.session_id) or record
     return record
 
 
 def _rings(record: SessionRecord) -> bool:
     """Whether it is a call out without a stream."""
-    return record.active and record.transport == TELEPHONY.transport and record.stream_id is None
+    return record.active and record.transport == TELEPHONY_OPTIONS.transport and record.stream_id is None
 
 
-async def _line(board: Switchboard, record: SessionRecord, wanted: str) -> _Line:
-    """The way to a call that runs. Raises NotCarried, CallEnd(carrier_cannot), StoreFailed."""
-    if record.transport != TELEPHONY.transport:
-        raise CallEnd(Endings.carrier_cannot, "the session is no telephone call")
+async def _line(services: CallServices, record: SessionRecord, wanted: str) -> _Line:
+    """The way to a call that runs. Raises CallNotActive, CallEnded(carrier_cannot), StoreFailed."""
+    if record.transport != TELEPHONY_OPTIONS.transport:
+        raise CallEnded(Reasons.carrier_cannot, "the session is no telephone call")
     if not record.active or record.call_id is None or record.stream_id is None:
-        raise NotCarried(f"the session is {record.state}, and its call does not run")
-    state = await board.call_book.of(record.session_id)
-    rest = board.rests.first(board.accounts.of(record.organization, record.carrier), state.account)
+        raise CallNotActive(f"the session is {record.state}, and its call does not run")
+    state = await services.call_log.of(record.session_id)
+    rest = services.clients.first(services.accounts.of(record.organization, record.carrier), state.account)
     if rest is None:
-        words = f"the organisation has no account with {record.carrier} that could"
-        raise CallEnd(Endings.carrier_cannot, words)
+        detail = f"the organisation has no account with {record.carrier} that could"
+        raise CallEnded(Reasons.carrier_cannot, detail)
     if wanted in rest.cannot:
-        raise CallEnd(Endings.carrier_cannot, rest.cannot[wanted])
+        raise CallEnded(Reasons.carrier_cannot, rest.cannot[wanted])
     return _Line(record, rest, record.call_id)
 
 
-async def _tell(board: Switchboard, record: SessionRecord, wish: Wish) -> None:
-    if not await board.wishes.tell(record.session_id, wish):
-        raise NotCarried("nobody carries the session's call")
+async def _tell(services: CallServices, record: SessionRecord, wish: CallCommand) -> None:
+    if not await services.commands.tell(record.session_id, wish):
+        raise CallNotActive("nobody carries the session's call")
 
 
-def _failed(failure: CarrierFailed) -> CallEnd | NotCarried:
+def _failed(failure: CarrierFailed) -> CallEnded | CallNotActive:
     if failure.gone:
-        return NotCarried("the call is over")
-    return CallEnd(_FAILED[failure.kind], failure.words)
+        return CallNotActive("the call is over")
+    return CallEnded(_FAILED[failure.kind], failure.detail)

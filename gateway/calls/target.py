@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the URL of a media socket says (public-api.md, "Media sockets").
+"""What the URL of a media socket says (docs/reference/public-api.md, "Media sockets").
 
 wss://[{region}.]{host}/ws/{carrier|generic}[/{AGENT.ORG}][/{token}][?serviceHost=AGENT.ORG][&body=…]
 """
@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import SplitResult, parse_qs, unquote
 
-from gateway.calls.body import read_body
-from gateway.errors import CallEnd, Endings
+from gateway.carriers.agent_body import read_body
+from gateway.model.reasons import CallEnded, Reasons
 
 GENERIC = "generic"
 SERVICE_HOST = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?")
@@ -44,27 +44,27 @@ def read_target(
 ) -> Target:
     """Reads a media socket's URL and its Host header. `region` is the gateway's own.
 
-    Raises CallEnd: not_found for another path, bad_request or too_large for what cannot be read.
+    Raises CallEnded: not_found for another path, bad_request or too_large for what cannot be read.
     """
     segments = [unquote(part) for part in url.path.split("/")[1:]]
     if len(segments) < 2 or segments[0] != "ws":
-        raise CallEnd(Endings.not_found, "media sockets are under /ws/{carrier}")
+        raise CallEnded(Reasons.not_found, "media sockets are under /ws/{carrier}")
     carrier, rest = segments[1], [part for part in segments[2:] if part]
     if carrier != GENERIC and carrier not in carriers:
-        raise CallEnd(
-            Endings.not_found, f"no such carrier; there are {', '.join([*sorted(carriers), GENERIC])}"
+        raise CallEnded(
+            Reasons.not_found, f"no such carrier; there are {', '.join([*sorted(carriers), GENERIC])}"
         )
     named = []
     if rest and "." in rest[0]:
         if not SERVICE_HOST.fullmatch(rest[0]):
-            raise CallEnd(Endings.bad_request, "the path names an agent that is not of the form AGENT.ORG")
+            raise CallEnded(Reasons.bad_request, "the path names an agent that is not of the form AGENT.ORG")
         named.append(rest.pop(0))
     if len(rest) > 1 or len(segments) > _MOST_SEGMENTS + 1:
-        raise CallEnd(Endings.not_found, "a media socket's path is /ws/{carrier}/{AGENT.ORG}/{token}")
+        raise CallEnded(Reasons.not_found, "a media socket's path is /ws/{carrier}/{AGENT.ORG}/{token}")
     query = parse_qs(url.query, keep_blank_values=True)
     for service_host in query.get("serviceHost", []):
         if not SERVICE_HOST.fullmatch(service_host):
-            raise CallEnd(Endings.bad_request, "serviceHost is not of the form AGENT.ORG")
+            raise CallEnded(Reasons.bad_request, "serviceHost is not of the form AGENT.ORG")
         named.append(service_host)
     return Target(
         carrier=carrier,
@@ -85,5 +85,5 @@ def _one(query: Mapping[str, list[str]], name: str) -> str | None:
     """A parameter that may be given once."""
     values = query.get(name, [])
     if len(values) > 1:
-        raise CallEnd(Endings.bad_request, f"{name} is given twice")
+        raise CallEnded(Reasons.bad_request, f"{name} is given twice")
     return values[0] if values else None

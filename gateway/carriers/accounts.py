@@ -2,7 +2,7 @@
 """Organisations' accounts with carriers: who proves a request, and the URLs that carriers know.
 
 URLs are made of the configuration alone. A Host header is what the sender wants it to be, and a proxy may
-have changed it (carriers.md §9, "Common rule").
+have changed it (docs/reference/carriers.md §9, "Common rule").
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
-from gateway.carriers.proof import PROOFS, NotProven, Signed
+from gateway.carriers.authenticators import AUTHENTICATORS, AuthenticationFailed, SignedRequest
 from gateway.config import CarrierAccount, Settings
 
 Scheme = Literal["https", "wss"]
@@ -21,7 +21,7 @@ Scheme = Literal["https", "wss"]
 _PLAIN: dict[Scheme, str] = {"https": "http", "wss": "ws"}
 
 
-class Accounts:
+class CarrierAccounts:
     """All accounts of all organisations, and the gateway's public URLs."""
 
     def __init__(self, settings: Settings) -> None:
@@ -43,32 +43,35 @@ class Accounts:
         """The organisation's accounts with the carrier, in the order of the configuration."""
         return self._accounts.get((organization, carrier), ())
 
-    def wants_proof(self, organization: str, carrier: str) -> bool:
+    def requires_authentication(self, organization: str, carrier: str) -> bool:
         """Whether what comes from the carrier for this organisation must be proven."""
         return any(account.proves for account in self.of(organization, carrier))
 
-    def everybody_wants_proof(self, carrier: str) -> bool:
+    def always_authenticated(self, carrier: str) -> bool:
         """Whether every organisation that has agents, or may make some, wants proof. False where none has."""
-        return bool(self._with_agents) and all(self.wants_proof(name, carrier) for name in self._with_agents)
+        return bool(self._with_agents) and all(
+            self.requires_authentication(name, carrier) for name in self._with_agents
+        )
 
-    def prove(self, organization: str, carrier: str, signed: Signed) -> CarrierAccount:
+    def prove(self, organization: str, carrier: str, signed: SignedRequest) -> CarrierAccount:
         """The first of the organisation's accounts that accepts it.
 
-        Raises NotProven: with the reason of the last account, or where there is none that proves anything.
+        Raises AuthenticationFailed: with the reason of the last account, or where there is none that
+        proves anything.
         """
-        refused = NotProven("the organisation has no account that could prove it")
+        refused = AuthenticationFailed("the organisation has no account that could prove it")
         for account in self.of(organization, carrier):
             if not account.proves:
                 continue
             try:
-                PROOFS[carrier](account, signed)
-            except NotProven as error:
+                AUTHENTICATORS[carrier](account, signed)
+            except AuthenticationFailed as error:
                 refused = error
             else:
                 return account
         raise refused
 
-    def proven(self, carrier: str, signed: Signed) -> frozenset[str]:
+    def proven(self, carrier: str, signed: SignedRequest) -> frozenset[str]:
         """The organisations one of whose accounts accepts it; for requests that do not name theirs yet."""
         found = set()
         for organization, name in self._accounts:
@@ -76,7 +79,7 @@ class Accounts:
                 continue
             try:
                 self.prove(organization, carrier, signed)
-            except NotProven:
+            except AuthenticationFailed:
                 continue
             found.add(organization)
         return frozenset(found)

@@ -8,11 +8,11 @@ from types import MappingProxyType
 
 import aiohttp
 
-from gateway.carriers.exotel_rest import ExotelRest
-from gateway.carriers.plivo_rest import PlivoRest
-from gateway.carriers.rest import CarrierRest
-from gateway.carriers.telnyx_rest import TelnyxRest
-from gateway.carriers.twilio_rest import TwilioRest
+from gateway.carriers.exotel.rest import ExotelRest
+from gateway.carriers.plivo.rest import PlivoRest
+from gateway.carriers.rest_interface import CarrierRest
+from gateway.carriers.telnyx.rest import TelnyxRest
+from gateway.carriers.twilio.rest import TwilioRest
 from gateway.config import CarrierAccount
 
 RESTS: Mapping[str, Callable[[CarrierAccount, aiohttp.ClientSession], CarrierRest]] = MappingProxyType(

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The configuration: the settings model, and reading it from a file and the environment."""
 
-from gateway.config.agents import AgentSettings, NumberRoute
-from gateway.config.model import Region, Settings
-from gateway.config.organizations import CarrierAccount, DailySettings, Organization, WhatsAppSettings
+from gateway.config.agent_settings import AgentSettings, NumberRoute
+from gateway.config.loading import load
+from gateway.config.organization_settings import CarrierAccount, DailySettings, Organization, WhatsAppSettings
 from gateway.config.problems import ConfigError, Problem
-from gateway.config.process import Limits, Server, StoreSettings
-from gateway.config.sources import load
+from gateway.config.process_settings import Limits, Server, StoreSettings
+from gateway.config.settings import Region, Settings
 
 __all__ = [
     "AgentSettings",

@@ -11,12 +11,12 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from gateway.config import schema
-from gateway.config.checks import Location, show
+from gateway.config import model_fields
+from gateway.config.consistency import Location, show
 from gateway.config.problems import Problem
 
 PREFIX = "PATCHBAY_"
-NOT_VALUES = ("PATCHBAY_CONFIG", "PATCHBAY_ACCELERATOR")  # the file's name; gateway/media/accelerator.py
+NOT_VALUES = ("PATCHBAY_CONFIG", "PATCHBAY_ACCELERATOR")  # the file's name; gateway/fastpath/accelerator.py
 SEPARATOR = "__"
 INDEX_DIGITS = 4
 
@@ -59,15 +59,15 @@ class EnvironmentSource(PydanticBaseSettingsSource):
         kind: Any = self.settings_cls
         before = PREFIX
         for step in name.removeprefix(PREFIX).split(SEPARATOR):
-            keys = {key.upper(): field.annotation for key, field in (schema.fields(kind) or {}).items()}
-            inside = schema.item(kind)
+            keys = {key.upper(): field.annotation for key, field in (model_fields.fields(kind) or {}).items()}
+            inside = model_fields.item(kind)
             if keys and step in keys:
                 location, kind = (*location, step.lower()), keys[step]
             elif inside is not None and step.isascii() and step.isdecimal() and len(step) <= INDEX_DIGITS:
                 location, kind = (*location, int(step)), inside
             else:
                 what = (
-                    schema.suggestion(step, keys, before)
+                    model_fields.suggestion(step, keys, before)
                     if keys
                     else f"after {before} comes the number of an item, from 0"
                     if inside is not None
@@ -79,16 +79,16 @@ class EnvironmentSource(PydanticBaseSettingsSource):
         return location
 
     def _set(self, location: Location, name: str, text: str) -> None:
-        kind = schema.at(location)
+        kind = model_fields.at(location)
         value: Any = text
-        if schema.fields(kind) is not None or schema.item(kind) is not None:
+        if model_fields.fields(kind) is not None or model_fields.item(kind) is not None:
             try:
                 value = json.loads(text)
             except (ValueError, RecursionError):
-                what = "table" if schema.item(kind) is None else "list"
+                what = "table" if model_fields.item(kind) is None else "list"
                 self.problems.append(Problem(name, f"must be JSON, because it stands for a whole {what}"))
                 return
-        elif schema.takes_none(kind) and not text:
+        elif model_fields.takes_none(kind) and not text:
             value = None
         self._put(location, name, value)
 

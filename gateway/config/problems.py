@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from pydantic_core import ErrorDetails
 
-from gateway.config import schema
-from gateway.config.checks import Location
+from gateway.config import model_fields
+from gateway.config.consistency import Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,12 @@ def words(location: Location, error: ErrorDetails) -> str:
         case "missing":
             return "is missing"
         case "extra_forbidden":
-            known = schema.fields(schema.at(location[:-1])) or {}
-            return f"is not a known key: {schema.suggestion(str(location[-1]), known)}"
+            known = model_fields.fields(model_fields.at(location[:-1])) or {}
+            return f"is not a known key: {model_fields.suggestion(str(location[-1]), known)}"
         case "model_type" | "model_attributes_type":
             return "must be a table of keys and values"
         case "list_type":
-            if schema.fields(schema.item(schema.at(location))) is not None:
+            if model_fields.fields(model_fields.item(model_fields.at(location))) is not None:
                 return f"must be a list of tables, each under a header [[{location[-1]}]]"
             return "must be a list"
     return error["msg"].removeprefix("Value error, ").replace("Input should", "must")

@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
 
-from gateway.media.prompt import read_prompt
+from gateway.audio.prompt import read_prompt
 from texml.plan import read_busy, read_tail
 
 SQLITE = "sqlite:///"
@@ -24,7 +24,7 @@ RECORDING = ".wav"
 AGENT_NAME_LENGTH = 54
 LABEL_LENGTH = 63  # a region is a DNS label in front of the public host (RFC 1035 §2.3.4)
 
-_AGENT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])")  # public-api.md, "Management"
+_AGENT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])")  # docs/reference/public-api.md, "Management"
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 _PREFIX = re.compile(r"\+([1-9][0-9]{0,14})?")
@@ -48,7 +48,7 @@ def empty_for_none(value: object) -> object:
 
 
 def agent_name(value: str) -> str:
-    """An agent's name (public-api.md, "Management")."""
+    """An agent's name (docs/reference/public-api.md, "Management")."""
     if len(value) > AGENT_NAME_LENGTH or not _AGENT_NAME.fullmatch(value):
         raise ValueError(
             f"must be 2 to {AGENT_NAME_LENGTH} small letters, digits and hyphens, no hyphen first or last"
@@ -73,12 +73,12 @@ def phone_number(value: str) -> str:
 
 
 def public_key(value: str) -> str:
-    """A key that starts with pk_ (public-api.md, "Keys")."""
+    """A key that starts with pk_ (docs/reference/public-api.md, "Keys")."""
     return _key(value, ("pk_",), "pk_")
 
 
 def private_key(value: SecretStr) -> SecretStr:
-    """A key that starts with sk_, or a personal token, pcc_pat_ (public-api.md, "Keys")."""
+    """A key that starts with sk_, or a personal token, pcc_pat_ (docs/reference/public-api.md, "Keys")."""
     _key(value.get_secret_value(), ("sk_", "pcc_pat_"), "sk_ or pcc_pat_")
     return value
 
@@ -98,14 +98,14 @@ def carrier_id(value: str) -> str:
 
 
 def ed25519_key(value: str) -> str:
-    """Telnyx's public key: base64 of 32 bytes (carriers.md §9.2)."""
+    """Telnyx's public key: base64 of 32 bytes (docs/reference/carriers.md §9.2)."""
     if len(_base64(value)) != ED25519_KEY_BYTES:
         raise ValueError(f"must be base64 of {ED25519_KEY_BYTES} bytes")
     return value
 
 
 def base64_secret(value: SecretStr) -> SecretStr:
-    """Daily's hmac, which is base64 (carriers.md §6.2)."""
+    """Daily's hmac, which is base64 (docs/reference/carriers.md §6.2)."""
     if not _base64(value.get_secret_value()):
         raise ValueError("must be base64, and not empty")
     return value

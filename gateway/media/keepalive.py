@@ -13,12 +13,12 @@ import math
 import os
 from typing import TYPE_CHECKING, Final
 
-from gateway.errors import CallEnd, Endings
-from gateway.media import frames
-from gateway.media.frames import Seen
+from gateway.model.reasons import CallEnded, Reasons
+from gateway.websocket import frames
+from gateway.websocket.frames import FrameSpan
 
 if TYPE_CHECKING:
-    from gateway.media.side import Side
+    from gateway.media.relay_side import RelaySide
 
 PAYLOAD: Final = b"patchbay" + os.urandom(8)
 """By which our own pongs are known; of each process another, as an agent may itself be behind a gateway."""
@@ -35,7 +35,7 @@ class KeepAlive:
     __slots__ = ("_agent", "_carrier", "_heard", "_intervals", "_lost_by", "_ping_by", "_silence_s")
 
     def __init__(
-        self, carrier: Side, agent: Side, now: float, *, interval_s: float, agent_silence_s: float
+        self, carrier: RelaySide, agent: RelaySide, now: float, *, interval_s: float, agent_silence_s: float
     ) -> None:
         """`interval_s`: between two pings, 0 for none. `agent_silence_s`: 0 where an agent may be silent."""
         self._carrier = carrier
@@ -52,7 +52,7 @@ class KeepAlive:
         """When `look` is to be called again."""
         return min(*self._ping_by, self._lost_by)
 
-    def look(self, now: float) -> CallEnd | None:
+    def look(self, now: float) -> CallEnded | None:
         """Pings whom it is time for; the call's end where the agent has been silent for too long."""
         for place, (side, interval) in enumerate(self._intervals):
             # Inside a frame it is tried again with the next tick: something is being said there anyway.
@@ -62,8 +62,8 @@ class KeepAlive:
             return self._judge(now)
         return None
 
-    def _judge(self, now: float) -> CallEnd | None:
-        heard = self._agent.walker.bytes
+    def _judge(self, now: float) -> CallEnded | None:
+        heard = self._agent.scanner.bytes
         # Who is not read, or does not read, is not silent: that has a limit of its own.
         held_up = self._carrier.stall is not None or self._agent.stall is not None
         if heard != self._heard or held_up:
@@ -71,29 +71,29 @@ class KeepAlive:
             self._lost_by = now + self._silence_s
         elif now >= self._lost_by:
             self._lost_by = _NEVER
-            return CallEnd(Endings.agent_lost, f"neither a word nor a pong for {self._silence_s:g} s")
+            return CallEnded(Reasons.agent_lost, f"neither a word nor a pong for {self._silence_s:g} s")
         return None
 
 
-def _ping(side: Side) -> bool:
+def _ping(side: RelaySide) -> bool:
     """Whether that is settled: it was sent, or the leg is beyond it."""
     if side.lost or side.close_sent or side.transport.is_closing():
         return True
-    if not side.other.walker.at_boundary:
+    if not side.other.scanner.at_boundary:
         return False
     if side.stall is None:  # who does not read needs no more to read
         side.transport.write(frames.build(frames.PING, PAYLOAD, masked=side.client))
     return True
 
 
-def is_ours(chunk: bytes, frame: Seen) -> bool:
+def is_ours(chunk: bytes, frame: FrameSpan) -> bool:
     """Whether a frame is the answer to a ping of ours."""
     return frame.opcode == frames.PONG and frames.payload(chunk, frame) == PAYLOAD
 
 
-def without_pongs(chunk: bytes, seen: list[Seen]) -> tuple[bytes, list[Seen]]:
+def without_pongs(chunk: bytes, seen: list[FrameSpan]) -> tuple[bytes, list[FrameSpan]]:
     """The chunk, and the frames seen in it, without the answers to our pings."""
-    kept: list[Seen] = []
+    kept: list[FrameSpan] = []
     parts: list[bytes] = []
     begin = cut = 0
     for frame in seen:
@@ -102,5 +102,5 @@ def without_pongs(chunk: bytes, seen: list[Seen]) -> tuple[bytes, list[Seen]]:
             begin = frame.end
             cut += frame.end - frame.start
         else:
-            kept.append(Seen(frame.first, frame.start - cut, frame.body - cut, frame.end - cut))
+            kept.append(FrameSpan(frame.first, frame.start - cut, frame.body - cut, frame.end - cut))
     return (b"".join([*parts, chunk[begin:]]), kept) if cut else (chunk, seen)

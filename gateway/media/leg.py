@@ -13,11 +13,10 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from gateway.media import frames
-from gateway.media.direct import HIGH_WATER_BYTES, Direct
-from gateway.media.early import Early
-from gateway.media.ends import LOST, Gone
-from gateway.media.frames import FrameError, Walker
+from gateway.media.direct_transport import HIGH_WATER_BYTES, DirectTransport
+from gateway.media.disconnect import CONNECTION_LOST, Disconnect
+from gateway.websocket import frames
+from gateway.websocket.frames import FrameError, FrameScanner, FrameSpan
 
 LINGER_S = 2.0
 """How long a far end has to take what is left to say to it: one that does not read would keep its socket."""
@@ -35,21 +34,21 @@ class Leg(asyncio.Protocol):
 
     def __init__(
         self,
-        transport: asyncio.Transport | Direct,
+        transport: asyncio.Transport | DirectTransport,
         *,
         client: bool,
         opening_bytes: int,
         early_bytes: int,
-        on_gone: Callable[[Gone], None],
-        again: tuple[Walker, bytes] | None = None,
+        on_disconnect: Callable[[Disconnect], None],
+        again: tuple[FrameScanner, bytes] | None = None,
     ) -> None:
         self.transport = transport
         self.client = client
         self._early_bytes = early_bytes
-        self._on_gone: Callable[[Gone], None] | None = on_gone
+        self._on_disconnect: Callable[[Disconnect], None] | None = on_disconnect
         self._kept: list[bytes] = []
         self._kept_bytes = 0
-        self._early: Early | None = None
+        self._early: PreconnectBuffer | None = None
         self._fragments: list[bytes] = []
         self._binary = False  # the message that the fragments belong to
         self._messages: deque[str | bytes] | None = deque() if again is None else None
@@ -57,14 +56,16 @@ class Leg(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._offence: int | None = None  # the close code due to a far end that broke the protocol
         if again is None:
-            self.walker = Walker(masked=not client, max_payload=opening_bytes, look_below=frames.LOOK_AT_ALL)
+            self.scanner = FrameScanner(
+                masked=not client, max_payload=opening_bytes, inspect_below=frames.INSPECT_ALL
+            )
             self._half = False
         else:
-            self.walker, opening = again
-            self.walker.look_below = frames.LOOK_AT_ALL
+            self.scanner, opening = again
+            self.scanner.inspect_below = frames.INSPECT_ALL
             self._kept.append(opening)
-            self._half = self.walker.inside_message  # whose beginning went to somebody who is gone
-        if not isinstance(transport, Direct):  # which has its marks
+            self._half = self.scanner.inside_message  # whose beginning went to somebody who is gone
+        if not isinstance(transport, DirectTransport):  # which has its marks
             transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         transport.set_protocol(self)
 
@@ -79,14 +80,14 @@ class Leg(asyncio.Protocol):
 
     async def whole(self) -> None:
         """Waits for the end of a message whose beginning was passed on before the leg was held again."""
-        while self._half or self.walker.left:
+        while self._half or self.scanner.left:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
 
     def hold(self, max_message_bytes: int) -> None:
         """From here on messages are kept unread, until a relay takes them."""
         self._messages = None
-        self.walker.max_payload = max_message_bytes
+        self.scanner.max_payload = max_message_bytes
 
     def keep_sound(self, most: int | None, is_sound: Callable[[bytes], bool]) -> None:
         """Of the messages with sound that have come and still come, the newest `most` are kept; None: all.
@@ -96,7 +97,7 @@ class Leg(asyncio.Protocol):
         if self._early is None:
             if most is None:
                 return
-            self._early = Early(is_sound)
+            self._early = PreconnectBuffer(is_sound)
             self._kept = self._early.begin(self._kept, masked=not self.client)
         self._kept_bytes -= self._early.keep(most)
         self._read_on()
@@ -140,11 +141,11 @@ class Leg(asyncio.Protocol):
         self._kept_bytes -= len(opening)
         return opening
 
-    def hand_over(self, on_gone: Callable[[Gone], None]) -> bool:
+    def hand_over(self, on_disconnect: Callable[[Disconnect], None]) -> bool:
         """From now on another is told that the far end has left; False where it has."""
-        if self._on_gone is None or self.transport.is_closing():
+        if self._on_disconnect is None or self.transport.is_closing():
             return False
-        self._on_gone = on_gone
+        self._on_disconnect = on_disconnect
         return True
 
     def lend(self) -> int | None:
@@ -154,8 +155,8 @@ class Leg(asyncio.Protocol):
         """
         transport = self.transport
         if (
-            self._on_gone is None
-            or isinstance(transport, Direct)
+            self._on_disconnect is None
+            or isinstance(transport, DirectTransport)
             or transport.get_extra_info("sslcontext") is not None
             or transport.is_closing()
             or transport.get_write_buffer_size()
@@ -166,22 +167,22 @@ class Leg(asyncio.Protocol):
 
     def everything(self) -> bytes:
         """All data that has come, as it came, and what there is of a frame that has not come whole."""
-        return b"".join(self._kept) + self.walker.rest
+        return b"".join(self._kept) + self.scanner.rest
 
     def stay(self) -> None:
         """It is read on, if it was lent and is still here."""
-        if self._on_gone is not None:
+        if self._on_disconnect is not None:
             self._read_on()
 
     def part(self) -> None:
         """Lets its socket go without a word: it is another's."""
-        self._on_gone = None
+        self._on_disconnect = None
         self.transport.close()
 
-    def _frames_of(self, raw: bytes) -> list[frames.Seen]:
-        walker = Walker(masked=not self.client, max_payload=1 << 62, look_below=frames.LOOK_AT_ALL)
-        walker.feed(raw)
-        return walker.seen
+    def _frames_of(self, raw: bytes) -> list[frames.FrameSpan]:
+        scanner = FrameScanner(masked=not self.client, max_payload=1 << 62, inspect_below=frames.INSPECT_ALL)
+        scanner.feed(raw)
+        return scanner.seen
 
     def take(self) -> bytes:
         """Every data frame that has come so far, as it came; the relay's first words to the other leg."""
@@ -189,7 +190,7 @@ class Leg(asyncio.Protocol):
         self._kept.clear()
         if self._early is not None:
             kept += self._early.take()
-        self._on_gone = None
+        self._on_disconnect = None
         return kept
 
     def close(self, code: int, reason: str) -> None:
@@ -197,7 +198,7 @@ class Leg(asyncio.Protocol):
 
         `code`: a far end that broke the protocol is told so instead (RFC 6455 §7.1.7).
         """
-        self._on_gone = None
+        self._on_disconnect = None
         if not self.transport.is_closing():
             code = self._offence or code
             self.transport.write(frames.build_close(code, reason, masked=self.client))
@@ -207,33 +208,35 @@ class Leg(asyncio.Protocol):
     # What the transport says
 
     def data_received(self, data: bytes) -> None:
-        if self._on_gone is None:
+        if self._on_disconnect is None:
             return
         try:
-            chunk = self.walker.feed(data)
-            for frame in self.walker.seen:
+            chunk = self.scanner.feed(data)
+            for frame in self.scanner.seen:
                 self._take_frame(chunk, frame)
         except FrameError as error:
             self._offence = error.close_code
-            self._gone(Gone(frames.ABNORMAL, error.reason, offence=error.close_code))
-        self.walker.seen.clear()
+            self._gone(Disconnect(frames.ABNORMAL, error.reason, offence=error.close_code))
+        self.scanner.seen.clear()
         if self._messages is None:
             self._wake()
         if self._is_full:
             self.transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._gone(LOST)
+        self._gone(CONNECTION_LOST)
 
     def pause_writing(self) -> None:
         """Only pongs come to so much: whoever asks for so many and reads none is not listening."""
         self._offence = frames.POLICY_VIOLATION
-        self._gone(Gone(frames.ABNORMAL, "the answers to its pings are not read", offence=self._offence))
+        self._gone(
+            Disconnect(frames.ABNORMAL, "the answers to its pings are not read", offence=self._offence)
+        )
 
-    def _take_frame(self, chunk: bytes, frame: frames.Seen) -> None:
+    def _take_frame(self, chunk: bytes, frame: frames.FrameSpan) -> None:
         if frame.opcode == frames.CLOSE:
             code, reason = frames.read_close(frames.payload(chunk, frame))
-            self._gone(Gone(code, reason))
+            self._gone(Disconnect(code, reason))
         elif frame.opcode == frames.PING:
             self.transport.write(frames.build(frames.PONG, frames.payload(chunk, frame), masked=self.client))
         elif self._half and frame.opcode != frames.PONG:
@@ -247,11 +250,11 @@ class Leg(asyncio.Protocol):
             if self._messages is not None:
                 self._take_fragment(chunk, frame)
 
-    def _take_fragment(self, chunk: bytes, frame: frames.Seen) -> None:
+    def _take_fragment(self, chunk: bytes, frame: frames.FrameSpan) -> None:
         assert self._messages is not None
-        if self._kept_bytes > self.walker.max_payload:
+        if self._kept_bytes > self.scanner.max_payload:
             raise FrameError(
-                frames.MESSAGE_TOO_BIG, f"opening is larger than {self.walker.max_payload} bytes"
+                frames.MESSAGE_TOO_BIG, f"opening is larger than {self.scanner.max_payload} bytes"
             )
         if frame.opcode != frames.CONTINUATION:
             self._binary = frame.opcode == frames.BINARY
@@ -271,14 +274,65 @@ class Leg(asyncio.Protocol):
 
     @property
     def _is_full(self) -> bool:
-        return self._messages is None and self._kept_bytes + self.walker.held > self._early_bytes
+        return self._messages is None and self._kept_bytes + self.scanner.held > self._early_bytes
 
     def _read_on(self) -> None:
         """Room has been made."""
         if not self._is_full and not self.transport.is_closing() and not self.transport.is_reading():
             self.transport.resume_reading()
 
-    def _gone(self, gone: Gone) -> None:
-        if self._on_gone is not None:
-            on_gone, self._on_gone = self._on_gone, None
-            on_gone(gone)
+    def _gone(self, gone: Disconnect) -> None:
+        if self._on_disconnect is not None:
+            on_disconnect, self._on_disconnect = self._on_disconnect, None
+            on_disconnect(gone)
+
+
+class PreconnectBuffer:
+    """The frames of one leg that came after its opening, as they came."""
+
+    __slots__ = ("_frames", "_is_sound", "_most", "_number", "_sounds")
+
+    def __init__(self, is_sound: Callable[[bytes], bool]) -> None:
+        self._is_sound = is_sound
+        self._most: int | None = None
+        self._number = 0
+        self._frames: dict[int, bytes] = {}  # in the order in which they came
+        self._sounds: deque[int] = deque()  # those of them that are sound
+
+    def begin(self, kept: list[bytes], *, masked: bool) -> list[bytes]:
+        """Takes over what came with the opening and is none of it; what is left is the opening."""
+        scanner = FrameScanner(masked=masked, max_payload=1 << 62, inspect_below=frames.INSPECT_ALL)
+        raw = scanner.feed(b"".join(kept))
+        for place, frame in enumerate(scanner.seen):
+            if self._is_sound(frames.payload(raw, frame)):
+                for later in scanner.seen[place:]:
+                    self.add(raw, later)
+                return [raw[: frame.start]]
+        return kept
+
+    def add(self, chunk: bytes, frame: FrameSpan) -> int:
+        """Keeps a data frame; the bytes that were thrown away for it."""
+        self._number += 1
+        self._frames[self._number] = chunk[frame.start : frame.end]
+        # A fragment is no message, so it is none of those that may be thrown away.
+        if frame.first & frames.FIN and self._is_sound(frames.payload(chunk, frame)):
+            self._sounds.append(self._number)
+        return self._forget()
+
+    def keep(self, most: int | None) -> int:
+        """From now on no more than the newest `most` messages of sound; None: all. Gives the bytes freed."""
+        self._most = most
+        return self._forget()
+
+    def take(self) -> bytes:
+        """Everything that is kept, and nothing is kept any more."""
+        kept = b"".join(self._frames.values())
+        self._frames.clear()
+        self._sounds.clear()
+        return kept
+
+    def _forget(self) -> int:
+        freed = 0
+        while self._most is not None and len(self._sounds) > self._most:
+            freed += len(self._frames.pop(self._sounds.popleft()))
+        return freed

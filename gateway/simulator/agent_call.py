@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""One call of the demonstration agent: reads the opening, greets, repeats, obeys (agent-container.md)."""
+"""One call of the demonstration agent: reads the opening, greets, repeats, obeys
+(docs/reference/agent-container.md).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from gateway.simulator.agent_opening import as_object, carrier_of
 from gateway.simulator.agent_voice import CHUNKING, Chunking, Voice
-from gateway.simulator.sound import bytes_per_ms, cut, for_call, silence
+from gateway.simulator.call_audio import bytes_per_ms, cut, for_call, silence
 from gateway.simulator.wav import Recording
 from serializers.dialect import Dialect, DialectError
 from serializers.events import AgentEvent, CarrierEvent, Clear, Dtmf, Media, Played, Start
@@ -107,12 +109,14 @@ class AgentCall:
         voice = Voice(chunking, quiet, self.manners.delay)
         if (prompt := self.manners.greeting) is not None:
             frame_ms = max(dialect.frame_ms, -(-chunking.least // bytes_per_ms(start.audio)))
-            words = for_call(prompt.pcm, prompt.sample_rate, start.audio)
-            voice.greet(time.monotonic(), cut(words, start.audio, frame_ms), frame_ms / 1000)
+            detail = for_call(prompt.pcm, prompt.sample_rate, start.audio)
+            voice.greet(time.monotonic(), cut(detail, start.audio, frame_ms), frame_ms / 1000)
         return voice
 
     async def _listen(self, dialect: Dialect, start: Start, voice: Voice) -> None:
-        """Until the caller asks for the end. `stop` means nothing to an agent (agent-container.md)."""
+        """Until the caller asks for the end. `stop` means nothing to an agent
+        (docs/reference/agent-container.md).
+        """
         while True:
             async with asyncio.timeout(IDLE_TIMEOUT_S):
                 message = await self._receive()
@@ -192,7 +196,9 @@ class AgentCall:
 
 
 def _may_be_a_carrier(opening: list[str | bytes]) -> bool:
-    """Whether another message can tell: at first, and once after `connected` (carriers.md §8.1)."""
+    """Whether another message can tell: at first, and once after `connected` (docs/reference/carriers.md
+    §8.1).
+    """
     if not opening:
         return True
     first = as_object(opening[0]) if isinstance(opening[0], str) else None

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Which carrier an agent is talking to, told by the opening as Pipecat tells it (carriers.md §8.1). Pure.
+"""Which carrier an agent is talking to, told by the opening as Pipecat tells it (docs/reference/carriers.md
+§8.1). Pure.
 
 Written apart from `serializers`, so that the demonstration agent is a witness of its own.
 """

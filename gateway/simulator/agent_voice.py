@@ -11,7 +11,7 @@ from serializers.events import AgentEvent, Mark, Media
 
 EXOTEL_MIN_BYTES = 3200
 EXOTEL_MULTIPLE = 320
-"""Smaller chunks, or others, are played with gaps (carriers.md §5.2)."""
+"""Smaller chunks, or others, are played with gaps (docs/reference/carriers.md §5.2)."""
 
 GREETING_MARK = "greeting"
 
@@ -69,11 +69,11 @@ class Voice:
         """What is due, cut as the carrier takes it."""
         said: list[AgentEvent] = []
         while self._due and self._due[0][0] <= now:
-            _, words = self._due.popleft()
-            if isinstance(words, Mark):
-                said += [*self.finish(), words]
+            _, detail = self._due.popleft()
+            if isinstance(detail, Mark):
+                said += [*self.finish(), detail]
                 continue
-            self._gathered += words
+            self._gathered += detail
             if len(self._gathered) >= self._chunking.least:
                 whole = len(self._gathered) - len(self._gathered) % self._chunking.multiple
                 said.append(Media(bytes(self._gathered[:whole])))

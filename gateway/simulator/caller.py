@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gateway.simulator.plan import CallPlan
+from gateway.simulator.call_plan import CallPlan
 from gateway.simulator.playback import TICK_MS
 
 DIGIT_MS = 200

@@ -57,9 +57,9 @@ def call(
     """Be a carrier: place a call, play the caller, and say what came of it. Exits with 1 if a call failed."""
     from rich.console import Console  # noqa: PLC0415
 
-    from gateway.simulator.calling import place_calls  # noqa: PLC0415
-    from gateway.simulator.plan import CallPlan  # noqa: PLC0415
-    from gateway.simulator.tables import calls_table, troubles  # noqa: PLC0415
+    from gateway.simulator.call_plan import CallPlan  # noqa: PLC0415
+    from gateway.simulator.place_calls import place_calls  # noqa: PLC0415
+    from gateway.simulator.report_table import calls_table, troubles  # noqa: PLC0415
     from gateway.simulator.wav import WavError, read_speech, read_wav, write_wav  # noqa: PLC0415
 
     try:
@@ -79,8 +79,8 @@ def call(
         raise typer.Exit(1) from None
     reports = asyncio.run(place_calls([plan] * calls, Console(stderr=True)))
     Console(width=None if sys.stdout.isatty() else 80).print(calls_table(reports, f"{carrier.value} {url}"))
-    for words in troubles(reports):
-        typer.echo(words, err=True)
+    for detail in troubles(reports):
+        typer.echo(detail, err=True)
     try:
         for number, report in enumerate(reports, 1):
             if out is not None and report.heard:
@@ -104,8 +104,8 @@ def agent(
     greeting: Annotated[bool, typer.Option(help="Whether it speaks first.")] = True,
 ) -> None:
     """Run the demonstration agent: it greets and repeats the caller. Key * interrupts it, *# ends."""
-    from gateway.simulator.agent import serve_agent  # noqa: PLC0415
     from gateway.simulator.agent_call import Manners  # noqa: PLC0415
+    from gateway.simulator.fake_agent import serve_agent  # noqa: PLC0415
     from gateway.simulator.wav import read_speech  # noqa: PLC0415
 
     serve_agent(Manners(read_speech("greeting") if greeting else None, delay), host, port, sessions)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gateway.simulator.calling import place_calls
-from gateway.simulator.habits import HABITS
-from gateway.simulator.plan import CallPlan, CallReport
-from gateway.simulator.processes import LOOPBACK, StartError, free_port, running
-from gateway.simulator.tables import calls_table, troubles
+from gateway.simulator.call_plan import CallPlan, CallReport
+from gateway.simulator.carrier_profiles import HABITS
+from gateway.simulator.gateway_process import LOOPBACK, StartError, free_port, running
+from gateway.simulator.place_calls import place_calls
+from gateway.simulator.report_table import calls_table, troubles
 from gateway.simulator.wav import WavError, read_speech, write_wav
 
 SESSIONS = 10
@@ -76,7 +76,7 @@ async def _demonstrate(out: Path, scratch: Path, console: Console, *, stay: bool
             "the gateway",
             ["serve", "--config", str(config)],
             f"http://{LOOPBACK}:{port}/readyz",
-            out / "gateway.log",
+            out / "gateway.observability.log",
         ),
     ):
         _say(console, f"The gateway is on {LOOPBACK}:{port}, the agent {AGENT} on {LOOPBACK}:{agent_port}.")
@@ -103,12 +103,12 @@ def _show(reports: Sequence[CallReport], out: Path, console: Console) -> bool:
         write_wav(out / f"{report.carrier}-heard.wav", report.heard, report.sample_rate)
     _say(console, f"Recordings: {out}/CARRIER-caller.wav (said), {out}/CARRIER-heard.wav (heard)")
     _say(console, _draw(reports, out))
-    words = troubles(reports) + [
+    detail = troubles(reports) + [
         f"{report.carrier}: the caller heard nothing"
         for report in reports
         if not report.failed and not report.heard_ms
     ]
-    for line in words:
+    for line in detail:
         _say(console, line, "red")
     return any(report.failed or not report.heard_ms for report in reports)
 
@@ -132,6 +132,6 @@ async def _stay(url: str, console: Console) -> None:
     await asyncio.Event().wait()
 
 
-def _say(console: Console, words: str, style: str | None = None) -> None:
+def _say(console: Console, detail: str, style: str | None = None) -> None:
     """A line as it is, for people who copy it: neither wrapped nor coloured by its content."""
-    console.print(words, style=style, markup=False, highlight=False, soft_wrap=True)
+    console.print(detail, style=style, markup=False, highlight=False, soft_wrap=True)

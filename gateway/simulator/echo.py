@@ -14,7 +14,7 @@ DISTINCT_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
+class HeardSound:
     """One media message: when it was sent or came, in seconds of one clock, and its payload."""
 
     at_s: float
@@ -37,7 +37,7 @@ class Echo:
         return self.delays_ms[max(int(rank), 1) - 1]
 
 
-def match_echo(sent: Sequence[Sound], received: Sequence[Sound]) -> Echo | None:
+def match_echo(sent: Sequence[HeardSound], received: Sequence[HeardSound]) -> Echo | None:
     """Matches sent frames with the received stream, whatever its framing; None where nothing came back.
 
     Only frames that occur once and are not silence are looked for, in the order they were sent.

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from gateway.simulator.plan import CallEvent, CallReport
+from gateway.simulator.call_plan import CallReport, SimulatedEvent
 
 SIZE_INCHES = (12.0, 5.6)
 DPI = 110
@@ -41,8 +41,8 @@ def draw_call(report: CallReport, path: Path) -> None:
         for event in _of(report.events, "hang-up", "closed")[:1]:
             axes.axvline(event.at_ms / 1000, color=NOTE, linewidth=1.2)
     if end := _of(report.events, "hang-up", "closed"):
-        words = "hangs up " if end[0].kind == "hang-up" else "far side closes "
-        said.text(end[0].at_ms / 1000, WORDS_ABOVE, words, ha="right", va="top", fontsize=9, color=NOTE)
+        detail = "hangs up " if end[0].kind == "hang-up" else "far side closes "
+        said.text(end[0].at_ms / 1000, WORDS_ABOVE, detail, ha="right", va="top", fontsize=9, color=NOTE)
     heard.set_xlim(0, seconds * 1.01)
     heard.set_xlabel("seconds since the stream opened")
     figure.suptitle(
@@ -70,7 +70,7 @@ def _wave(axes: Axes, pcm: bytes, sample_rate: int, color: str, label: str) -> N
         axes.spines[side].set_visible(False)
 
 
-def _digits(axes: Axes, events: tuple[CallEvent, ...]) -> None:
+def _digits(axes: Axes, events: tuple[SimulatedEvent, ...]) -> None:
     keys = [event for event in _of(events, "digit") if len(event.text) == 1]
     for event in keys:
         axes.axvline(event.at_ms / 1000, ymin=0.25, ymax=0.75, color=QUIET, linewidth=0.8, linestyle=":")
@@ -88,12 +88,12 @@ def _digits(axes: Axes, events: tuple[CallEvent, ...]) -> None:
         axes.text(keys[0].at_ms / 1000 - 0.1, 0.55, "keys ", ha="right", fontsize=9, color=NOTE)
 
 
-def _marks(axes: Axes, events: tuple[CallEvent, ...]) -> None:
+def _marks(axes: Axes, events: tuple[SimulatedEvent, ...]) -> None:
     """When the caller had heard up to a mark, and when the agent took back what had not been played."""
     for event in _of(events, "played", "clear"):
-        words = f"mark “{event.text}” played" if event.kind == "played" else "cleared"
+        detail = f"mark “{event.text}” played" if event.kind == "played" else "cleared"
         axes.axvline(event.at_ms / 1000, color=NOTE, linewidth=1, linestyle="--")
-        axes.text(event.at_ms / 1000, WORDS_ABOVE, f" {words}", va="top", fontsize=9, color=NOTE)
+        axes.text(event.at_ms / 1000, WORDS_ABOVE, f" {detail}", va="top", fontsize=9, color=NOTE)
 
 
 def _setup(axes: Axes, report: CallReport) -> None:
@@ -120,8 +120,8 @@ def _echo(axes: Axes, report: CallReport) -> None:
         (said, WORDS_BELOW + 0.05),
         arrowprops={"arrowstyle": "->", "color": NOTE},
     )
-    words = f" the caller's words come back {report.delay_p50_ms:.0f} ms later"
-    axes.text(back, WORDS_BELOW, words, fontsize=9, color=NOTE)
+    detail = f" the caller's words come back {report.delay_p50_ms:.0f} ms later"
+    axes.text(back, WORDS_BELOW, detail, fontsize=9, color=NOTE)
 
 
 def _summary(report: CallReport) -> str:
@@ -133,5 +133,5 @@ def _summary(report: CallReport) -> str:
     return "   ·   ".join(parts)
 
 
-def _of(events: tuple[CallEvent, ...], *kinds: str) -> list[CallEvent]:
+def _of(events: tuple[SimulatedEvent, ...], *kinds: str) -> list[SimulatedEvent]:
     return [event for event in events if event.kind in kinds]

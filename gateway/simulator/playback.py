@@ -43,7 +43,9 @@ class Playback:
             self._waiting.append(bytearray(payload))
 
     def mark(self, name: str) -> list[str]:
-        """A mark from the agent. Returns what to report now: it, if nothing waits (carriers.md §2.3)."""
+        """A mark from the agent. Returns what to report now: it, if nothing waits
+        (docs/reference/carriers.md §2.3).
+        """
         if self._waiting:
             self._waiting.append(name)
             return []

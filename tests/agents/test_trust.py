@@ -7,64 +7,71 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.agents.trust import FIRST_PAUSE_S, LONGEST_PAUSE_S, TRIAL_S, WINDOW_S, Standing, Trust
+from gateway.agents.circuit_breaker import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    TRIAL_S,
+    WINDOW_S,
+    CircuitBreaker,
+    CircuitState,
+)
 
 MOST = 3
 
 
 @pytest.fixture
-def trust() -> Trust:
-    return Trust(MOST)
+def trust() -> CircuitBreaker:
+    return CircuitBreaker(MOST)
 
 
-def set_aside(trust: Trust, now: float) -> float:
+def set_aside(trust: CircuitBreaker, now: float) -> float:
     """Fails until it is aside; the end of its first pause."""
     for _ in range(MOST):
         trust.failed(now)
-    assert trust.standing(now) is Standing.ASIDE
+    assert trust.standing(now) is CircuitState.ASIDE
     return now + FIRST_PAUSE_S
 
 
-def on_trial(trust: Trust, now: float) -> float:
+def on_trial(trust: CircuitBreaker, now: float) -> float:
     """The time at which its one caller comes."""
     after = set_aside(trust, now)
     trust.answered(after)
-    assert trust.standing(after) is Standing.HALF_OPEN
+    assert trust.standing(after) is CircuitState.HALF_OPEN
     trust.taken(after)
-    assert trust.standing(after) is Standing.ON_TRIAL
+    assert trust.standing(after) is CircuitState.ON_TRIAL
     return after
 
 
-def test_few_failures_are_borne(trust: Trust) -> None:
+def test_few_failures_are_borne(trust: CircuitBreaker) -> None:
     for now in range(MOST - 1):
         trust.failed(float(now))
     assert trust.takes_callers(MOST)
 
 
-def test_failures_are_forgotten(trust: Trust) -> None:
+def test_failures_are_forgotten(trust: CircuitBreaker) -> None:
     for now in range(20):
         trust.failed(now * WINDOW_S / (MOST - 1))
-        assert trust.standing(now * WINDOW_S / (MOST - 1)) is Standing.IN_USE
+        assert trust.standing(now * WINDOW_S / (MOST - 1)) is CircuitState.IN_USE
 
 
-def test_many_within_the_window_set_it_aside(trust: Trust) -> None:
+def test_many_within_the_window_set_it_aside(trust: CircuitBreaker) -> None:
     for now in (0.0, WINDOW_S / 2, WINDOW_S - 0.1):
         assert trust.takes_callers(now)
         trust.failed(now)
     assert not trust.takes_callers(WINDOW_S)
 
 
-def test_an_answer_before_the_pause_is_over_changes_nothing(trust: Trust) -> None:
+def test_an_answer_before_the_pause_is_over_changes_nothing(trust: CircuitBreaker) -> None:
     until = set_aside(trust, 100.0)
     trust.answered(until - 0.1)
     trust.taken(until - 0.1)
     trust.failed(until - 0.1)  # of a call that it had before: the pause is no longer for that
-    assert trust.standing(until) is Standing.ASIDE, "it was not asked since"
+    assert trust.standing(until) is CircuitState.ASIDE, "it was not asked since"
     trust.answered(until)
-    assert trust.standing(until) is Standing.HALF_OPEN
+    assert trust.standing(until) is CircuitState.HALF_OPEN
 
 
-def test_one_caller_tries_it(trust: Trust) -> None:
+def test_one_caller_tries_it(trust: CircuitBreaker) -> None:
     until = set_aside(trust, 100.0)
     trust.answered(until)
     assert trust.takes_callers(until)
@@ -72,17 +79,17 @@ def test_one_caller_tries_it(trust: Trust) -> None:
     assert not trust.takes_callers(until)
 
 
-def test_a_trial_that_goes_well(trust: Trust) -> None:
+def test_a_trial_that_goes_well(trust: CircuitBreaker) -> None:
     came = on_trial(trust, 100.0)
     trust.answered(came + 1)
     assert not trust.takes_callers(came + TRIAL_S - 0.1)
-    assert trust.standing(came + TRIAL_S) is Standing.IN_USE
+    assert trust.standing(came + TRIAL_S) is CircuitState.IN_USE
     for _ in range(MOST - 1):
         trust.failed(came + TRIAL_S)
     assert trust.takes_callers(came + TRIAL_S), "nothing of before is held against it"
 
 
-def test_a_trial_that_goes_wrong(trust: Trust) -> None:
+def test_a_trial_that_goes_wrong(trust: CircuitBreaker) -> None:
     came = on_trial(trust, 100.0)
     trust.failed(came + 1)
     again = came + 1 + 2 * FIRST_PAUSE_S
@@ -92,14 +99,14 @@ def test_a_trial_that_goes_wrong(trust: Trust) -> None:
     assert trust.takes_callers(again)
 
 
-def test_a_call_it_had_before_fails_before_the_trial(trust: Trust) -> None:
+def test_a_call_it_had_before_fails_before_the_trial(trust: CircuitBreaker) -> None:
     until = set_aside(trust, 100.0)
     trust.answered(until)
     trust.failed(until)
-    assert trust.standing(until) is Standing.ASIDE
+    assert trust.standing(until) is CircuitState.ASIDE
 
 
-def test_pauses_grow_up_to_the_longest_and_begin_anew(trust: Trust) -> None:
+def test_pauses_grow_up_to_the_longest_and_begin_anew(trust: CircuitBreaker) -> None:
     now = on_trial(trust, 0.0)
     for _ in range(20):
         trust.failed(now)
@@ -116,7 +123,7 @@ def test_pauses_grow_up_to_the_longest_and_begin_anew(trust: Trust) -> None:
 @given(st.lists(st.tuples(st.sampled_from(["failed", "answered", "taken"]), st.floats(0, 60)), max_size=80))
 def test_one_that_answers_and_does_not_fail_comes_back(story: list[tuple[str, float]]) -> None:
     """Whatever was: nobody is set aside for good."""
-    trust, now = Trust(MOST), 0.0
+    trust, now = CircuitBreaker(MOST), 0.0
     for what, later in story:
         now += later
         getattr(trust, what)(now)
@@ -125,4 +132,4 @@ def test_one_that_answers_and_does_not_fail_comes_back(story: list[tuple[str, fl
         trust.answered(now)
         if trust.takes_callers(now):
             trust.taken(now)
-    assert trust.standing(now + TRIAL_S) is Standing.IN_USE
+    assert trust.standing(now + TRIAL_S) is CircuitState.IN_USE

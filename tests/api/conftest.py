@@ -21,24 +21,24 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from gateway.agents import readiness
-from gateway.api.docs_page import reading_operations
-from gateway.api.edge import Edge, http_exception
-from gateway.api.kernel import Access, Answer, Context, Operation, Refusal, Style, routes
-from gateway.api.keys import Keyring
-from gateway.api.operation import UNAUTHORIZED_START
-from gateway.api.services import Services
-from gateway.calls import bots, ends
-from gateway.carriers import daily
+from gateway.agents import instance_health
+from gateway.api.framework.dispatch import Access, Answer, ApiError, Context, Operation, Style, routes
+from gateway.api.framework.docs_page import reading_operations
+from gateway.api.framework.middleware import ApiMiddleware, http_exception
+from gateway.api.framework.operation import UNAUTHORIZED_START
+from gateway.api.framework.services import Services
+from gateway.auth.api_keys import Keyring
+from gateway.calls import bot_session, session_events
+from gateway.carriers.daily import rest
 from gateway.config import Settings
-from gateway.errors import ENDINGS, CallEnd
-from gateway.sessions.documents import Document
-from gateway.sessions.store import StoreFailed
+from gateway.model.reasons import REASONS, CallEnded
+from gateway.store.interface import StoredValue, StoreFailed
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot import holds
 from tests.harness.clock import Clock
 from tests.harness.document_line import carrier, carrier_servers, line  # noqa: F401 - fixtures
 from tests.harness.starts import Worker, tables, working
+from tests.harness.wiring import NO_CALLS
 
 ANSWER_S = 20.0
 """No answer takes so long: a test that waits longer hangs."""
@@ -54,10 +54,10 @@ ORGANIZATIONS = [
 
 
 class DocumentsInMemory:
-    """`Documents` (gateway/sessions/documents.py) of one process. `broken`: why it does not answer."""
+    """`Documents` (gateway/store/interface.py) of one process. `broken`: why it does not answer."""
 
     def __init__(self) -> None:
-        self.rows: dict[tuple[str, str], Document] = {}
+        self.rows: dict[tuple[str, str], StoredValue] = {}
         self.broken = ""
 
     def _check(self) -> None:
@@ -68,13 +68,13 @@ class DocumentsInMemory:
         self, kind: str, key: str, value: str, *, now: float, expires_at: float | None = None
     ) -> None:
         self._check()
-        self.rows[kind, key] = Document(kind, key, value, now, expires_at)
+        self.rows[kind, key] = StoredValue(kind, key, value, now, expires_at)
 
-    async def get(self, kind: str, key: str, now: float) -> Document | None:
+    async def get(self, kind: str, key: str, now: float) -> StoredValue | None:
         self._check()
         return self.rows.get((kind, key))
 
-    async def list(self, kind: str, now: float, prefix: str = "") -> tuple[Document, ...]:
+    async def list(self, kind: str, now: float, prefix: str = "") -> tuple[StoredValue, ...]:
         self._check()
         return tuple(row for row in self.rows.values() if row.kind == kind)
 
@@ -150,13 +150,13 @@ async def make(context: Context) -> Answer:
 async def show(context: Context) -> Answer:
     """Does what its id says."""
     what = context.path["thing_id"]
-    if what in ENDINGS:
-        raise CallEnd(ENDINGS[what])
+    if what in REASONS:
+        raise CallEnded(REASONS[what])
     match what:
         case "gone":
-            raise Refusal(404, "not_found", "There is no such thing", param="thing_id")
+            raise ApiError(404, "not_found", "There is no such thing", param="thing_id")
         case "conflict":
-            raise Refusal(409, "not_active", "It has ended")
+            raise ApiError(409, "not_active", "It has ended")
         case "bug":
             raise RuntimeError("s3cret words of a stack")
         case "store":
@@ -280,7 +280,7 @@ class Api:
     port: int
     clock: Clock
     documents: DocumentsInMemory
-    keyring: Keyring
+    api_keys: Keyring
     open: list[asyncio.StreamWriter] = field(default_factory=list)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -324,10 +324,10 @@ class Api:
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the gateway does not wait for longer than a moment: a busy machine is no failure here."""
-    monkeypatch.setattr(readiness, "PROBE_TIMEOUT_S", ANSWER_S)
-    monkeypatch.setattr(bots, "START_WRITE_S", ANSWER_S)
-    monkeypatch.setattr(ends, "END_WRITE_TIMEOUT_S", ANSWER_S)
-    monkeypatch.setattr(daily, "UNDO_TIMEOUT_S", ANSWER_S)
+    monkeypatch.setattr(instance_health, "PROBE_TIMEOUT_S", ANSWER_S)
+    monkeypatch.setattr(bot_session, "START_WRITE_S", ANSWER_S)
+    monkeypatch.setattr(session_events, "END_WRITE_TIMEOUT_S", ANSWER_S)
+    monkeypatch.setattr(rest, "UNDO_TIMEOUT_S", ANSWER_S)
 
 
 @pytest.fixture
@@ -354,14 +354,14 @@ async def serve(
 
     async def begin(*, body_timeout_s: float = ANSWER_S, **limits: float) -> Api:
         settings = Settings(organizations=ORGANIZATIONS, limits=limits)
-        keyring = Keyring(settings.organizations, documents, clock)
+        api_keys = Keyring(settings.organizations, documents, clock)
         services = Services(
             settings=settings,
             store=None,
-            directory=None,
-            board=None,
-            probes=None,
-            keyring=keyring,
+            agents=None,
+            **NO_CALLS,
+            health=None,
+            api_keys=api_keys,
             tokens=None,
             bots=None,
             http=None,
@@ -390,7 +390,7 @@ async def serve(
                 Route("/half", half),
                 *routes(whole, services, body_timeout_s=body_timeout_s),
             ],
-            middleware=[Middleware(Edge)],
+            middleware=[Middleware(ApiMiddleware)],
             exception_handlers={HTTPException: http_exception},
         )
         port = socket.create_server(("127.0.0.1", 0))
@@ -401,7 +401,7 @@ async def serve(
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)
         await server.startup(sockets=[port])
-        api = Api(port.getsockname()[1], clock, documents, keyring)
+        api = Api(port.getsockname()[1], clock, documents, api_keys)
         running.append((server, port, api))
         return api
 

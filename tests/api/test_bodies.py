@@ -20,7 +20,7 @@ TOO_LARGE = {"error": "The request's body is larger than 10000 bytes", "code": "
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "detail"),
     [
         (b"{", "The body is not JSON: Expecting property name enclosed in double quotes at character 1"),
         (b"[1,]", "The body is not JSON: Illegal trailing comma before end of array at character 2"),
@@ -54,14 +54,14 @@ TOO_LARGE = {"error": "The request's body is larger than 10000 bytes", "code": "
         (b"{} {}", "The body is not JSON: Extra data at character 3"),
     ],
 )
-async def test_what_only_looks_like_json_is_400(api: Any, body: bytes, words: str) -> None:
+async def test_what_only_looks_like_json_is_400(api: Any, body: bytes, detail: str) -> None:
     reply = await api("POST", START, body=body)
     assert reply.status == 400
     assert reply.json["code"] == "400"
     # Python words the same fault in its own way from version to version.
-    assert reply.json["error"].partition(": ")[0] == words.partition(": ")[0]
-    if not words.startswith("The body is not JSON: ") or " is no JSON number" in words:
-        assert reply.json["error"] == words
+    assert reply.json["error"].partition(": ")[0] == detail.partition(": ")[0]
+    if not detail.startswith("The body is not JSON: ") or " is no JSON number" in detail:
+        assert reply.json["error"] == detail
 
 
 async def test_in_the_envelope_it_is_400_and_not_422(api: Any) -> None:
@@ -140,7 +140,7 @@ async def test_a_body_that_does_not_say_what_it_is_is_taken_for_json(api: Any) -
 
 
 @pytest.mark.parametrize(
-    ("header", "value", "words"),
+    ("header", "value", "detail"),
     [
         ("Content-Type", "text/plain", "The body's Content-Type must be application/json"),
         (
@@ -155,9 +155,9 @@ async def test_a_body_that_does_not_say_what_it_is_is_taken_for_json(api: Any) -
         ("Content-Encoding", "gzip", "The body is compressed (gzip), which is not taken here"),
     ],
 )
-async def test_other_kinds_of_body_are_400(api: Any, header: str, value: str, words: str) -> None:
+async def test_other_kinds_of_body_are_400(api: Any, header: str, value: str, detail: str) -> None:
     reply = await api("POST", START, body=b"{}", headers={header: value})
-    assert (reply.status, reply.json) == (400, {"error": words, "code": "400"})
+    assert (reply.status, reply.json) == (400, {"error": detail, "code": "400"})
 
 
 # Sizes

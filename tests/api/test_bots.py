@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Sessions that run as `POST /bot` held open, against agents on real sockets (agent-container.md)."""
+"""Sessions that run as `POST /bot` held open, against agents on real sockets
+(docs/reference/agent-container.md).
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from gateway.calls.stops import StopWatch
-from gateway.errors import CallEnd, Endings, Side
-from gateway.sessions.lifecycle import State
+from gateway.calls.store_watcher import StoreWatcher
+from gateway.model.lifecycle import SessionState
+from gateway.model.reasons import CallEnded, Party, Reasons
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot import answer_of, bot_of, holds, says
 from tests.harness.gateway import eventually
@@ -45,13 +47,13 @@ async def test_the_session_runs_while_the_request_is_open_and_ends_with_it(
     bot = await bot_of(agent)
     running = await worker.store.session(started.session_id)
     assert running is not None
-    assert running.state is State.RUNNING
+    assert running.state is SessionState.RUNNING
     assert worker.bots.running == 1
 
     bot.end(200)
 
     record = await worker.over(started.session_id)
-    assert (record.state, record.reason, record.side) == (State.ENDED, "agent_ended", Side.AGENT)
+    assert (record.state, record.reason, record.side) == (SessionState.ENDED, "agent_ended", Party.AGENT)
     assert record.completion_status == "HTTP_COMPLETED"
     await eventually(lambda: worker.bots.running == 0, "the session is forgotten")
 
@@ -80,7 +82,7 @@ async def test_any_other_answer_is_the_agents_failure(worker: Worker, agent: Age
     (await bot_of(agent)).call.send(answer_of(status, "", "Location: http://127.0.0.1:1/elsewhere"))
 
     record = await worker.over(started.session_id)
-    assert (record.state, record.reason, record.side) == (State.FAILED, "agent_failed", Side.AGENT)
+    assert (record.state, record.reason, record.side) == (SessionState.FAILED, "agent_failed", Party.AGENT)
     assert record.completion_status == "HTTP_ERROR"
     assert record.detail == f"/bot answered {status}"
 
@@ -98,7 +100,7 @@ async def test_a_request_that_breaks_is_a_lost_agent(
     await agent_at(port, says(raw, then=then))
     started = await starts(worker)
     record = await worker.over(started.session_id)
-    assert (record.state, record.reason) == (State.FAILED, "agent_lost")
+    assert (record.state, record.reason) == (SessionState.FAILED, "agent_lost")
     assert record.completion_status == "HTTP_ERROR"
 
 
@@ -109,23 +111,23 @@ async def test_to_stop_a_session_is_to_break_off_its_request(worker: Worker, age
     started = await starts(worker)
     bot = await bot_of(agent)
 
-    assert worker.bots.stop(started.session_id, CallEnd(Endings.stopped))
+    assert worker.bots.stop(started.session_id, CallEnded(Reasons.stopped))
 
     await bot.broken_off()
     record = await worker.over(started.session_id)
-    assert (record.state, record.reason, record.completion_status) == (State.ENDED, "stopped", None)
+    assert (record.state, record.reason, record.completion_status) == (SessionState.ENDED, "stopped", None)
 
 
 async def test_a_second_stop_changes_nothing(worker: Worker, agent: Agent) -> None:
     started = await starts(worker)
     await bot_of(agent)
-    worker.bots.stop(started.session_id, CallEnd(Endings.stopped))
-    worker.bots.stop(started.session_id, CallEnd(Endings.internal_error))
+    worker.bots.stop(started.session_id, CallEnded(Reasons.stopped))
+    worker.bots.stop(started.session_id, CallEnded(Reasons.internal_error))
     assert (await worker.over(started.session_id)).reason == "stopped"
 
 
 async def test_a_session_that_is_not_here_cannot_be_stopped_here(worker: Worker) -> None:
-    assert not worker.bots.stop(str(uuid.uuid4()), CallEnd(Endings.stopped))
+    assert not worker.bots.stop(str(uuid.uuid4()), CallEnded(Reasons.stopped))
 
 
 async def test_any_worker_may_be_asked_to_stop_a_session(
@@ -134,7 +136,7 @@ async def test_any_worker_may_be_asked_to_stop_a_session(
     async def nothing() -> None:
         """There is nothing to read anew."""
 
-    watch = StopWatch(worker.store, worker.bots.stop, nothing)
+    watch = StoreWatcher(worker.store, worker.bots.stop, nothing)
     watch.start()
     started = await starts(worker)
     bot = await bot_of(agent)
@@ -149,7 +151,7 @@ async def test_a_session_is_ended_after_its_longest_duration(worker: Worker, age
     started = await starts(worker, max_duration_s=SHORT_S)
     await (await bot_of(agent)).broken_off()
     record = await worker.over(started.session_id)
-    assert (record.state, record.reason) == (State.ENDED, "max_duration")
+    assert (record.state, record.reason) == (SessionState.ENDED, "max_duration")
 
 
 async def test_a_gateway_that_goes_ends_its_sessions_and_starts_no_more(
@@ -162,11 +164,11 @@ async def test_a_gateway_that_goes_ends_its_sessions_and_starts_no_more(
         held = [await bot_of(agent) for agent in agents]
         assert worker.bots.running == 3
 
-        await worker.bots.end_all(CallEnd(Endings.draining))
+        await worker.bots.end_all(CallEnded(Reasons.draining))
 
         assert worker.bots.running == 0
         for bot in held:
             await bot.broken_off()
         for session in sessions:
             assert (await worker.over(session.session_id)).reason == "draining"
-        assert (await refusal(worker)).ending is Endings.draining
+        assert (await refusal(worker)).reason is Reasons.draining

@@ -13,11 +13,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.agents.readiness import Readiness
-from gateway.calls import bot
-from gateway.calls.bots import Bots, NotReady
-from gateway.errors import CallEnd, Endings
-from gateway.sessions.lifecycle import State
+from gateway.agents.instance_health import Health
+from gateway.calls import bot_session
+from gateway.calls.bot_session import BotSessions, NotReady
+from gateway.model.lifecycle import SessionState
+from gateway.model.reasons import CallEnded, Reasons
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot import answer_of, bot_of, holds, never_reads, says
 from tests.harness.gateway import eventually
@@ -31,7 +31,7 @@ SHORT_S = 1.0
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """However late an agent's refusal comes, it comes at once."""
-    monkeypatch.setattr(bot, "REFUSAL_S", WAIT_S)
+    monkeypatch.setattr(bot_session, "REFUSAL_S", WAIT_S)
 
 
 # Starts that are refused, and leave nothing
@@ -39,11 +39,11 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_nobody_listens(worker: Worker, port: AgentPort) -> None:
     end = await refusal(worker)
-    assert end.ending is Endings.agent_unreachable
-    assert end.words == "connecting to the agent failed: connection refused"
+    assert end.reason is Reasons.agent_unreachable
+    assert end.detail == "connecting to the agent failed: connection refused"
     (record,) = await worker.records()
-    assert (record.state, record.completion_status) == (State.FAILED, "HTTP_ERROR")
-    assert worker.services.probes.readiness(port.url) is Readiness.UNREACHABLE
+    assert (record.state, record.completion_status) == (SessionState.FAILED, "HTTP_ERROR")
+    assert worker.services.health.readiness(port.url) is Health.UNREACHABLE
 
 
 async def test_an_instance_without_the_tls_that_its_url_promises(port: AgentPort, tmp_path: Path) -> None:
@@ -55,16 +55,16 @@ async def test_an_instance_without_the_tls_that_its_url_promises(port: AgentPort
     server = await asyncio.start_server(plain, sock=port.listen())
     async with server, working(tmp_path / "patchbay.db", settings) as worker:
         end = await refusal(worker)
-        assert end.ending is Endings.agent_unreachable
-        assert "TLS" in end.words
+        assert end.reason is Reasons.agent_unreachable
+        assert "TLS" in end.detail
 
 
 async def test_all_places_are_taken(worker: Worker, agent: Agent) -> None:
     started = await starts(worker)
-    with pytest.raises(CallEnd) as caught:
+    with pytest.raises(CallEnded) as caught:
         await starts(worker)
-    assert caught.value.ending is Endings.at_capacity
-    assert caught.value.words == "1 of 1 places are taken"
+    assert caught.value.reason is Reasons.at_capacity
+    assert caught.value.detail == "1 of 1 places are taken"
     await bot_of(agent)
     assert agent.upgrades == 1
     assert [record.session_id for record in await worker.records()] == [started.session_id]
@@ -72,7 +72,7 @@ async def test_all_places_are_taken(worker: Worker, agent: Agent) -> None:
 
 async def test_no_instance_is_ready(worker: Worker, agent_at: Callable[..., Any], port: AgentPort) -> None:
     await agent_at(port, holds, ready=503)
-    await worker.sees(port.url, Readiness.STARTING)
+    await worker.sees(port.url, Health.STARTING)
     assert isinstance(await refusal(worker), NotReady)
     assert await worker.records() == []
 
@@ -82,10 +82,10 @@ async def test_an_instance_that_is_not_ready_because_it_is_busy_is_at_capacity(
 ) -> None:
     await starts(worker)
     agent.ready = 503
-    await worker.sees(port.url, Readiness.STARTING)
-    with pytest.raises(CallEnd) as caught:
+    await worker.sees(port.url, Health.STARTING)
+    with pytest.raises(CallEnded) as caught:
         await starts(worker)
-    assert caught.value.ending is Endings.at_capacity
+    assert caught.value.reason is Reasons.at_capacity
 
 
 async def test_the_instance_that_is_ready_is_taken(
@@ -97,9 +97,9 @@ async def test_the_instance_that_is_ready_is_taken(
     settings = tables(slow.url, gone.url, ready.url)
     async with working(tmp_path / "patchbay.db", settings) as worker:
         for port, readiness in (
-            (slow, Readiness.STARTING),
-            (gone, Readiness.UNREACHABLE),
-            (ready, Readiness.READY),
+            (slow, Health.STARTING),
+            (gone, Health.UNREACHABLE),
+            (ready, Health.READY),
         ):
             await worker.sees(port.url, readiness)
         assert (await starts(worker)).instance == agent.port.url
@@ -113,7 +113,7 @@ async def test_an_agent_that_does_not_take_the_request_in_time(
     async with working(tmp_path / "patchbay.db", settings) as worker:
         starting = asyncio.create_task(refusal(worker, body=b" " * 8_000_000))
         await agent.asks()
-        assert (await starting).ending is Endings.agent_start_timeout
+        assert (await starting).reason is Reasons.agent_start_timeout
         assert agent.upgrades == 1
 
 
@@ -126,7 +126,7 @@ async def test_an_agent_that_refuses_before_it_has_read_the_request(
 
     await agent_at(port, refuses, receive_buffer=4096)
     end = await refusal(worker, body=b" " * 8_000_000)
-    assert (end.ending, end.words) == (Endings.agent_failed, "/bot answered 413")
+    assert (end.reason, end.detail) == (Reasons.agent_failed, "/bot answered 413")
 
 
 @pytest.mark.usefixtures("patient")
@@ -136,9 +136,9 @@ async def test_an_agent_that_refuses_the_request_at_once(
 ) -> None:
     await agent_at(port, says(answer_of(status, "", "Location: http://127.0.0.1:1/elsewhere")))
     end = await refusal(worker)
-    assert (end.ending, end.words) == (Endings.agent_failed, f"/bot answered {status}")
+    assert (end.reason, end.detail) == (Reasons.agent_failed, f"/bot answered {status}")
     (record,) = await worker.records()
-    assert (record.state, record.completion_status) == (State.FAILED, "HTTP_ERROR")
+    assert (record.state, record.completion_status) == (SessionState.FAILED, "HTTP_ERROR")
 
 
 @pytest.mark.usefixtures("patient")
@@ -149,9 +149,9 @@ async def test_an_agent_that_breaks_the_request_off_at_once(
     worker: Worker, agent_at: Callable[..., Any], port: AgentPort, raw: bytes, then: str
 ) -> None:
     await agent_at(port, says(raw, then=then))
-    assert (await refusal(worker)).ending is Endings.agent_lost
+    assert (await refusal(worker)).reason is Reasons.agent_lost
     (record,) = await worker.records()
-    assert (record.state, record.reason) == (State.FAILED, "agent_lost")
+    assert (record.state, record.reason) == (SessionState.FAILED, "agent_lost")
 
 
 async def test_whoever_starts_may_give_up(
@@ -176,25 +176,25 @@ async def test_a_session_may_be_stopped_while_it_starts(
     session_id = str(uuid.uuid4())
     starting = asyncio.create_task(starts(worker, session_id=session_id, body=b" " * 8_000_000))
     await agent.asks()
-    assert worker.bots.stop(session_id, CallEnd(Endings.stopped))
-    with pytest.raises(CallEnd) as caught:
+    assert worker.bots.stop(session_id, CallEnded(Reasons.stopped))
+    with pytest.raises(CallEnded) as caught:
         await starting
-    assert caught.value.ending is Endings.stopped
-    assert (await worker.over(session_id)).state is State.CANCELED
+    assert caught.value.reason is Reasons.stopped
+    assert (await worker.over(session_id)).state is SessionState.CANCELED
 
 
 async def test_the_store_does_not_answer(worker: Worker, agent: Agent) -> None:
     await worker.store.close()
-    with pytest.raises(CallEnd) as caught:
+    with pytest.raises(CallEnded) as caught:
         await starts(worker)
-    assert caught.value.ending is Endings.store_failed
+    assert caught.value.reason is Reasons.store_failed
     assert agent.upgrades == 0
-    with pytest.raises(CallEnd) as caught:
-        await worker.bots.expect_place(next(iter(worker.services.directory.agents)))
-    assert caught.value.ending is Endings.store_failed
+    with pytest.raises(CallEnded) as caught:
+        await worker.bots.expect_place(next(iter(worker.services.agents.agents)))
+    assert caught.value.reason is Reasons.store_failed
 
 
 async def test_a_client_that_shares_connections_is_none_for_sessions(worker: Worker) -> None:
     async with aiohttp.ClientSession() as http:
-        with pytest.raises(ValueError, match="bots_http"):
-            Bots(worker.store, worker.services.probes, http, time.time, connect_timeout_s=WAIT_S)
+        with pytest.raises(ValueError, match="bot_http_client"):
+            BotSessions(worker.store, worker.services.health, http, time.time, connect_timeout_s=WAIT_S)

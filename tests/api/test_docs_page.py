@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from gateway.api.docs_page import docs_page
-from gateway.api.kernel import Access, Answer, Context, Operation, Style
-from gateway.api.openapi import openapi_document
+from gateway.api.framework.dispatch import Access, Answer, Context, Operation, Style
+from gateway.api.framework.docs_page import docs_page
+from gateway.api.framework.openapi import openapi_document
 
 VOID = {"meta", "input", "wbr", "link", "br", "img"}
 
@@ -25,7 +25,7 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
-        self.words: list[str] = []
+        self.detail: list[str] = []
         self.feed(text)
         self.close()
 
@@ -38,7 +38,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.words.append(data)
+        self.detail.append(data)
 
     def having(self, tag: str, **attributes: str) -> list[dict[str, str | None]]:
         return [
@@ -73,14 +73,14 @@ def test_every_operation_is_on_it_and_in_the_index(page: Page, operations: list[
 
 
 def test_what_can_be_searched_for(page: Page) -> None:
-    (words,) = (
+    (detail,) = (
         found["data-words"]
         for found in page.having("details")
         if found.get("id") == "post_v1_public_agent_start"
     )
-    assert words is not None
+    assert detail is not None
     for word in ("post", "/v1/public/{agent}/start", "start", "goes on to the agent"):
-        assert word in words
+        assert word in detail
 
 
 def test_it_needs_no_other_host(page: Page) -> None:
@@ -122,4 +122,4 @@ def test_what_is_written_in_the_table_stays_text() -> None:
     page = Page(docs_page(openapi_document([row], url="https://voice.example.com/'\"<b>", version=evil)))
     assert page.open == []
     assert len(page.having("script")) == 1
-    assert "alert" in "".join(page.words)
+    assert "alert" in "".join(page.detail)

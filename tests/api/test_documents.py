@@ -216,7 +216,7 @@ async def test_the_path_of_pipecats_guide(line: Documented, support: Agent) -> N
 async def test_without_a_call_id_the_token_is_whose_call_comes_first(
     line: Documented, support: Agent
 ) -> None:
-    """Exotel's question for a socket is not documented field by field (carriers.md §5.3)."""
+    """Exotel's question for a socket is not documented field by field (docs/reference/carriers.md §5.3)."""
     answered = await line.server.send("GET", line.url(f"/xml/{line.carrier}?agent=support&org=acme"), {})
     assert answered.status == 200
     assert "wss://" in answered.text

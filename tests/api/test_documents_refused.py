@@ -64,7 +64,7 @@ def assert_sent_away(placed: Placed, status: int) -> None:
 
 @twilio
 @pytest.mark.parametrize(
-    ("query", "words"),
+    ("query", "detail"),
     [
         ("agent=support", "agent and org go together"),
         ("org=acme", "agent and org go together"),
@@ -83,10 +83,10 @@ def assert_sent_away(placed: Placed, status: int) -> None:
         (f"{SUPPORT}&serviceHost=sales.acme", "two agents are named"),
     ],
 )
-async def test_a_bad_url_is_400(line: Documented, query: str, words: str) -> None:
+async def test_a_bad_url_is_400(line: Documented, query: str, detail: str) -> None:
     placed = await line.place(f"/xml/twilio?{query}", proven=False)
     assert placed.answered.status == 400
-    assert words in placed.answered.json["error"]
+    assert detail in placed.answered.json["error"]
 
 
 @twilio
@@ -173,7 +173,9 @@ async def test_an_agent_that_wants_tokens_gives_none_to_strangers(line: Document
     "query", ["customer=" + "x" * 700, "body=" + base64.b64encode(b'"' + b"x" * 4000 + b'"').decode()]
 )
 async def test_parameters_that_the_carrier_cannot_carry(line: Documented, query: str) -> None:
-    """Twilio's and Plivo's limits; Telnyx has none that is known (carriers.md §2.4, §4.1, §4.4)."""
+    """Twilio's and Plivo's limits; Telnyx has none that is known (docs/reference/carriers.md §2.4, §4.1,
+    §4.4).
+    """
     too_much = {"twilio": query.startswith("customer"), "plivo": True, "telnyx": False}[line.carrier]
     placed = await line.place(f"/xml/{line.carrier}?{SUPPORT}&{query}")
     assert placed.answered.status == 200

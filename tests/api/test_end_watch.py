@@ -12,21 +12,21 @@ from typing import Any
 
 import pytest
 
-from gateway.calls.ends import EndWatch, end_watch
-from gateway.errors import Side
-from gateway.sessions.lifecycle import State
-from gateway.sessions.owner import Owner
-from gateway.sessions.session import CallFacts, Outcome, Places, Traffic
-from gateway.sessions.sqlite import SqliteStore
-from gateway.sessions.store import StoreFailed
+from gateway.calls.session_events import SessionEvents, session_events
+from gateway.model.lifecycle import SessionState
+from gateway.model.reasons import Party
+from gateway.model.session import CallDetails, SessionResult, SlotLimits, Traffic
+from gateway.store.interface import StoreFailed
+from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.worker_id import WorkerId
 
 PATIENCE_S = 20.0
-PLACES = Places((("http://127.0.0.1:8080", 0),), per_instance=1000, max_instances=1)
-HUNG_UP = Outcome(State.ENDED, 1010.0, "caller_hangup", Side.CALLER, "", 1000, Traffic(), None)
+PLACES = SlotLimits((("http://127.0.0.1:8080", 0),), per_instance=1000, max_instances=1)
+HUNG_UP = SessionResult(SessionState.ENDED, 1010.0, "caller_hangup", Party.CALLER, "", 1000, Traffic(), None)
 
 
-def call(session_id: str) -> CallFacts:
-    return CallFacts(session_id, "support.acme", "acme", "us-west", "twilio", None, None, None, None)
+def call(session_id: str) -> CallDetails:
+    return CallDetails(session_id, "support.acme", "acme", "us-west", "twilio", None, None, None, None)
 
 
 class Counting:
@@ -62,7 +62,7 @@ class Counting:
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    opened = SqliteStore(tmp_path / "patchbay.db", Owner.of_this_process("worker"))
+    opened = SqliteStore(tmp_path / "patchbay.db", WorkerId.of_this_process("worker"))
     await opened.open()
     for name in ("one", "two"):
         await opened.admit(call(name), PLACES, 1000.0)
@@ -80,7 +80,7 @@ async def over(future: asyncio.Future[None]) -> None:
 
 
 async def test_an_end_that_is_told_is_known_at_once(store: SqliteStore) -> None:
-    watch = EndWatch(store, poll_s=3600.0)
+    watch = SessionEvents(store, poll_s=3600.0)
     with watch.waiting("one") as first, watch.waiting("one") as second, watch.waiting("two") as other:
         store.ended("one", HUNG_UP)
         watch.ended("one")
@@ -95,7 +95,7 @@ async def test_an_end_that_is_told_is_known_at_once(store: SqliteStore) -> None:
 
 
 async def test_an_end_that_nobody_tells_is_seen(store: SqliteStore) -> None:
-    watch = EndWatch(store, poll_s=0.005)
+    watch = SessionEvents(store, poll_s=0.005)
     with watch.waiting("one") as one, watch.waiting("two") as two:
         await store.ended("two", HUNG_UP)
         await over(two)
@@ -104,13 +104,13 @@ async def test_an_end_that_nobody_tells_is_seen(store: SqliteStore) -> None:
 
 async def test_what_was_over_before_is_seen(store: SqliteStore) -> None:
     await store.ended("one", HUNG_UP)
-    watch = EndWatch(store, poll_s=3600.0)
+    watch = SessionEvents(store, poll_s=3600.0)
     with watch.waiting("one") as one:
         await over(one)
 
 
 async def test_many_share_one_look(counting: Counting) -> None:
-    watch = EndWatch(counting, poll_s=3600.0)  # type: ignore[arg-type]
+    watch = SessionEvents(counting, poll_s=3600.0)  # type: ignore[arg-type]
     waits = [watch.waiting("one") for _ in range(100)]
     for wait in waits:
         wait.__enter__()
@@ -124,7 +124,7 @@ async def test_many_share_one_look(counting: Counting) -> None:
 
 
 async def test_sessions_are_looked_at_only_when_one_has_ended(store: SqliteStore, counting: Counting) -> None:
-    watch = EndWatch(counting, poll_s=0.005)  # type: ignore[arg-type]
+    watch = SessionEvents(counting, poll_s=0.005)  # type: ignore[arg-type]
     with watch.waiting("one") as one:
         await counting.is_asked_again()
         assert counting.looked_at == ["one"]
@@ -138,7 +138,7 @@ async def test_sessions_are_looked_at_only_when_one_has_ended(store: SqliteStore
 
 
 async def test_nobody_is_asked_for_nobody(counting: Counting) -> None:
-    watch = EndWatch(counting, poll_s=0.0)  # type: ignore[arg-type]
+    watch = SessionEvents(counting, poll_s=0.0)  # type: ignore[arg-type]
     assert counting.counted == 0
     for _ in range(2):
         with watch.waiting("one"):
@@ -154,16 +154,16 @@ async def test_a_store_that_does_not_answer_for_a_while_is_asked_again(
 ) -> None:
     counting.failures = 3
     await store.ended("one", HUNG_UP)
-    watch = EndWatch(counting, poll_s=0.005)  # type: ignore[arg-type]
+    watch = SessionEvents(counting, poll_s=0.005)  # type: ignore[arg-type]
     with watch.waiting("one") as one:
         await over(one)
     assert counting.failures == 0
 
 
 async def test_a_store_has_one_watch_which_does_not_keep_it(store: SqliteStore, tmp_path: Path) -> None:
-    assert end_watch(store) is end_watch(store)
-    other = SqliteStore(tmp_path / "other.db", Owner.of_this_process("worker"))
-    assert end_watch(other) is not end_watch(store)
+    assert session_events(store) is session_events(store)
+    other = SqliteStore(tmp_path / "other.db", WorkerId.of_this_process("worker"))
+    assert session_events(other) is not session_events(store)
     kept = weakref.ref(other)
     del other
     gc.collect()

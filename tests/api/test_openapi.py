@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.api.openapi import openapi_document
-from gateway.api.operation import Operation
+from gateway.api.framework.openapi import openapi_document
+from gateway.api.framework.operation import Operation
 
 METHODS = {"get", "head", "post", "put", "patch", "delete", "options"}
 

@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
-from gateway.api import rate
-from gateway.api import strangers as strangers_module
-from gateway.api.rate import Rates
-from gateway.api.strangers import Strangers
+from gateway.auth import rate_limits
+from gateway.auth import rate_limits as strangers_module
+from gateway.auth.rate_limits import FailedKeyLimiter, RateLimiter
 
 
 def test_a_burst_passes_and_then_it_is_so_many_a_second() -> None:
-    rates = Rates(per_second=2.0, burst=3)
+    rates = RateLimiter(per_second=2.0, burst=3)
     assert [rates.take("a", 100.0) for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
     assert rates.take("a", 100.25) == 0.25
     assert rates.take("a", 100.5) == 0.0
@@ -24,22 +23,22 @@ def test_a_burst_passes_and_then_it_is_so_many_a_second() -> None:
 
 
 def test_each_key_has_its_own() -> None:
-    rates = Rates(per_second=1.0, burst=1)
+    rates = RateLimiter(per_second=1.0, burst=1)
     assert rates.take("a", 0.0) == 0.0
     assert rates.take("b", 0.0) == 0.0
     assert rates.take("a", 0.0) == 1.0
 
 
 def test_a_clock_that_is_set_back_locks_nobody_out() -> None:
-    rates = Rates(per_second=1.0, burst=1)
+    rates = RateLimiter(per_second=1.0, burst=1)
     assert rates.take("a", 10_000.0) == 0.0
     assert rates.take("a", 5.0) == 1.0
     assert rates.take("a", 6.0) == 0.0
 
 
 def test_few_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate, "MAX_BUCKETS", 2)
-    rates = Rates(per_second=1.0, burst=1)
+    monkeypatch.setattr(rate_limits, "MAX_BUCKETS", 2)
+    rates = RateLimiter(per_second=1.0, burst=1)
     for name in "abc":
         assert rates.take(name, 0.0) == 0.0
     assert rates.take("c", 0.0) == 1.0
@@ -103,7 +102,7 @@ async def test_a_public_key_that_wants_too_much_is_counted_as_any_other(serve: C
 
 
 def test_an_address_is_as_much_as_one_customer_has() -> None:
-    strangers = Strangers(Rates(per_second=1.0, burst=1))
+    strangers = FailedKeyLimiter(RateLimiter(per_second=1.0, burst=1))
     strangers.refused("a", "2001:db8:1:2::7", 0.0)
     assert strangers.wait("b", "2001:db8:1:2:ffff::9", 0.0) == 1.0
     assert strangers.wait("b", "2001:db8:1:3::7", 0.0) == 0.0
@@ -117,7 +116,7 @@ def test_an_address_is_as_much_as_one_customer_has() -> None:
 
 def test_few_keys_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strangers_module, "MAX_KNOWN", 2)
-    strangers = Strangers(Rates(per_second=1.0, burst=1))
+    strangers = FailedKeyLimiter(RateLimiter(per_second=1.0, burst=1))
     strangers.refused("x", "192.0.2.7", 0.0)
     for key in "abac":
         strangers.opened(key)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Every refusal of the kernel and of the table of endings, to the letter, in both styles."""
+"""Every refusal of the kernel and of the table of reasons, to the letter, in both styles."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import ENDINGS
+from gateway.model.reasons import REASONS
 
 ID = {"X-Request-Id": "call-1"}
 
@@ -16,7 +16,7 @@ def envelope(kind: str, code: str, message: str, param: str | None = None) -> di
     return {"error": {"type": kind, "code": code, "message": message, "param": param, "request_id": "call-1"}}
 
 
-# Keys (public-api.md, "Keys")
+# Keys (docs/reference/public-api.md, "Keys")
 
 
 @pytest.mark.parametrize("key", [None, "pk_nobody", "sk_nobody", ""])
@@ -149,7 +149,7 @@ async def test_several_wrong_values_are_all_told(api: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "words"),
+    ("query", "detail"),
     [
         ("limit=0", "limit: Input should be greater than or equal to 1"),
         (
@@ -159,9 +159,9 @@ async def test_several_wrong_values_are_all_told(api: Any) -> None:
         ("limit=1&limit=2", "limit: is given 2 times"),
     ],
 )
-async def test_a_wrong_query_is_400(api: Any, query: str, words: str) -> None:
+async def test_a_wrong_query_is_400(api: Any, query: str, detail: str) -> None:
     reply = await api("GET", f"/v1/toys?{query}")
-    assert (reply.status, reply.json) == (400, {"error": words, "code": "400"})
+    assert (reply.status, reply.json) == (400, {"error": detail, "code": "400"})
 
 
 async def test_a_wrong_query_in_the_envelope_is_422(api: Any) -> None:
@@ -210,7 +210,7 @@ async def test_an_agent_at_capacity_in_the_envelope_is_503(api: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ending", "status", "code"),
+    ("reason", "status", "code"),
     [
         ("unknown_agent", 404, "404"),
         ("wrong_region", 404, "404"),
@@ -225,13 +225,13 @@ async def test_an_agent_at_capacity_in_the_envelope_is_503(api: Any) -> None:
         ("stopped", 503, "stopped"),
     ],
 )
-async def test_an_ending_as_an_answer(api: Any, ending: str, status: int, code: str) -> None:
-    reply = await api("GET", f"/v1/toys/{ending}")
-    assert (reply.status, reply.json) == (status, {"error": ENDINGS[ending].sentence, "code": code})
+async def test_an_ending_as_an_answer(api: Any, reason: str, status: int, code: str) -> None:
+    reply = await api("GET", f"/v1/toys/{reason}")
+    assert (reply.status, reply.json) == (status, {"error": REASONS[reason].sentence, "code": code})
 
 
 @pytest.mark.parametrize(
-    ("ending", "status", "kind"),
+    ("reason", "status", "kind"),
     [
         ("unknown_agent", 404, "not_found"),
         ("unauthorized", 403, "permission"),
@@ -244,28 +244,28 @@ async def test_an_ending_as_an_answer(api: Any, ending: str, status: int, code: 
         ("internal_error", 500, "internal"),
     ],
 )
-async def test_an_ending_in_the_envelope(api: Any, ending: str, status: int, kind: str) -> None:
-    reply = await api("GET", f"/v1/things/{ending}", headers=ID)
-    assert (reply.status, reply.json) == (status, envelope(kind, ending, ENDINGS[ending].sentence))
+async def test_an_ending_in_the_envelope(api: Any, reason: str, status: int, kind: str) -> None:
+    reply = await api("GET", f"/v1/things/{reason}", headers=ID)
+    assert (reply.status, reply.json) == (status, envelope(kind, reason, REASONS[reason].sentence))
 
 
 async def test_every_ending_can_be_an_answer_and_its_code_is_a_string(api: Any) -> None:
-    for ending in ENDINGS:
-        reply = await api("GET", f"/v1/toys/{ending}")
+    for reason in REASONS:
+        reply = await api("GET", f"/v1/toys/{reason}")
         assert 400 <= reply.status < 600
         assert isinstance(reply.json["code"], str)
-        reply = await api("GET", f"/v1/things/{ending}")
+        reply = await api("GET", f"/v1/things/{reason}")
         assert 400 <= reply.status < 600
-        assert reply.json["error"]["code"] == ending
+        assert reply.json["error"]["code"] == reason
 
 
 async def test_a_store_that_does_not_answer_is_503(api: Any) -> None:
-    words = "the session store does not answer"
+    detail = "the session store does not answer"
     reply = await api("GET", "/v1/toys/store")
-    assert (reply.status, reply.json) == (503, {"error": words, "code": "store_failed"})
+    assert (reply.status, reply.json) == (503, {"error": detail, "code": "store_failed"})
     assert reply.header("Retry-After") == "5"
     reply = await api("GET", "/v1/things/store", headers=ID)
-    assert (reply.status, reply.json) == (503, envelope("service_unavailable", "store_failed", words))
+    assert (reply.status, reply.json) == (503, envelope("service_unavailable", "store_failed", detail))
 
 
 async def test_a_store_that_cannot_say_whose_key_it_is_is_503(api: Any) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""`POST /v1/public/{agent}/start` over real HTTP (public-api.md, "Start")."""
+"""`POST /v1/public/{agent}/start` over real HTTP (docs/reference/public-api.md, "Start")."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gateway.agents.readiness import Readiness
-from gateway.sessions.lifecycle import State
+from gateway.agents.instance_health import Health
+from gateway.model.lifecycle import SessionState
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot import bot_of, holds
 from tests.harness.starts import Reply, Worker
@@ -45,7 +45,7 @@ async def test_a_plain_start_is_a_request_to_the_agent(worker: Worker, agent: Ag
     record = await worker.store.session(bot.session)
     assert record is not None
     assert (record.agent, record.organization, record.transport) == ("support.acme", "acme", "bot")
-    assert record.state is State.RUNNING
+    assert record.state is SessionState.RUNNING
     bot.end()
     assert (await worker.over(bot.session)).completion_status == "HTTP_COMPLETED"
 
@@ -199,7 +199,7 @@ async def test_of_many_at_once_as_many_start_as_there_are_places(worker: Worker,
 
 async def test_not_ready(worker: Worker, agent_at: Callable[..., Any], port: AgentPort) -> None:
     agent = await agent_at(port, holds, ready=503)
-    await worker.sees(port.url, Readiness.STARTING)
+    await worker.sees(port.url, Health.STARTING)
     assert_refused(await worker.start(), 400, "PCC-1001")
     await assert_nothing_happened(worker, agent)
 
@@ -210,7 +210,7 @@ async def test_nobody_listens(worker: Worker) -> None:
 
 
 async def test_the_gateway_is_going_away(worker: Worker, agent: Agent) -> None:
-    worker.services.board.draining = True
+    worker.services.active.draining = True
     reply = await worker.start()
     assert_refused(reply, 503, "draining")
     assert "Retry-After" in reply.headers

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Starts in a room at Daily, and every way in which Daily or the agent may fail (carriers.md §6.4)."""
+"""Starts in a room at Daily, and every way in which Daily or the agent may fail (docs/reference/carriers.md
+§6.4).
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from gateway.agents.readiness import Readiness
-from gateway.api import starting
-from gateway.carriers.daily import Daily
+from gateway.agents.instance_health import Health
+from gateway.calls import session_start
+from gateway.carriers.daily.rest import Daily
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot import bot_of, holds
 from tests.harness.daily import API_KEY, DailyServer, rate_limits
@@ -193,7 +195,7 @@ async def test_daily_does_not_do_what_it_is_asked(
     code: str,
 ) -> None:
     if status == 504:
-        monkeypatch.setattr(starting, "Daily", hasty(operation))
+        monkeypatch.setattr(session_start, "Daily", hasty(operation))
     daily.next(operation, behaviour)
     reply = await worker.start("support", {"createDailyRoom": True})
     assert (reply.status, reply.body["code"]) == (status, code), reply.body
@@ -243,7 +245,7 @@ async def test_no_room_is_made_for_an_agent_that_is_not_ready(
     worker: Worker, agent_at: Callable[..., Any], port: AgentPort, daily: DailyServer
 ) -> None:
     await agent_at(port, holds, ready=503)
-    await worker.sees(port.url, Readiness.STARTING)
+    await worker.sees(port.url, Health.STARTING)
     reply = await worker.start("support", {"createDailyRoom": True})
     assert (reply.status, reply.body["code"]) == (400, "PCC-1001")
     assert daily.seen == []

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A start whose agent calls somebody from its room at Daily, as the guide shows it (carriers.md §6.5)."""
+"""A start whose agent calls somebody from its room at Daily, as the guide shows it
+(docs/reference/carriers.md §6.5).
+"""
 
 from __future__ import annotations
 

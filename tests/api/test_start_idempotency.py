@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from gateway.api.idempotency import (
+from gateway.api.framework.dispatch import Answer, ApiError
+from gateway.api.framework.idempotency import (
     DOCUMENT_KIND,
     KEPT_S,
     RUNNING_S,
     _opened,
     _sealed,
     fingerprint_of,
-    once,
+    run_once,
 )
-from gateway.api.kernel import Answer, Refusal
-from gateway.sessions.store import StoreFailed
+from gateway.store.interface import StoreFailed
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot import bot_of, holds
 from tests.harness.daily import API_KEY, DailyServer
@@ -211,10 +211,10 @@ async def test_a_worker_that_dies_does_not_keep_the_key_for_long(workers: list[W
 
     async def work() -> Answer:
         seen.append((await document_of(one)).expires_at - one.services.now())
-        raise Refusal(502, "502", "the agent is gone")
+        raise ApiError(502, "502", "the agent is gone")
 
-    with pytest.raises(Refusal):
-        await once(one.services, "acme", "key", fingerprint_of(b"1"), work)
+    with pytest.raises(ApiError):
+        await run_once(one.services, "acme", "key", fingerprint_of(b"1"), work)
     assert seen[0] <= one.services.settings.limits.agent_connect_timeout + RUNNING_S
     assert await one.store.documents.list(DOCUMENT_KIND, one.services.now()) == ()
 
@@ -226,7 +226,7 @@ async def test_what_was_started_is_answered_also_where_it_cannot_be_kept(workers
         await one.store.close()
         return Answer(200, {"sessionId": "1"})
 
-    answer = await once(one.services, "acme", "key", fingerprint_of(b"1"), work)
+    answer = await run_once(one.services, "acme", "key", fingerprint_of(b"1"), work)
     assert answer.body == {"sessionId": "1"}
 
 
@@ -238,7 +238,7 @@ async def test_nothing_is_done_where_the_store_does_not_answer(workers: list[Wor
         raise AssertionError("it was done")
 
     with pytest.raises(StoreFailed):
-        await once(one.services, "acme", "key", fingerprint_of(b"1"), work)
+        await run_once(one.services, "acme", "key", fingerprint_of(b"1"), work)
 
 
 def test_a_fingerprint_keeps_its_parts_apart() -> None:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Starts for a media socket: a promise and a token, and no agent yet (public-api.md, "Start")."""
+"""Starts for a media socket: a promise and a token, and no agent yet (docs/reference/public-api.md,
+"Start").
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.api.media_url import media_url
+from gateway.calls.media_url import media_url
 from gateway.config import Settings
-from gateway.sessions.lifecycle import State
+from gateway.model.lifecycle import SessionState
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.starts import Worker, tables, working
 
@@ -38,7 +40,7 @@ async def test_a_socket_is_promised_and_no_agent_starts(worker: Worker, agent: A
     assert agent.upgrades == 0
     record = await worker.store.session(reply.body["sessionId"])
     assert record is not None
-    assert (record.state, record.transport) == (State.CREATED, "websocket")
+    assert (record.state, record.transport) == (SessionState.CREATED, "websocket")
     assert record.promised_until is not None
     assert 300 <= record.promised_until - before < 330
     assert worker.bots.running == 0

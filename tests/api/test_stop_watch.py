@@ -10,21 +10,21 @@ from typing import Any
 
 import pytest
 
-from gateway.calls.stops import StopWatch
-from gateway.errors import CallEnd, Endings, Side
-from gateway.sessions.lifecycle import State
-from gateway.sessions.owner import Owner
-from gateway.sessions.session import CallFacts, Outcome, Places, Traffic
-from gateway.sessions.sqlite import SqliteStore
-from gateway.sessions.store import StoreFailed
+from gateway.calls.store_watcher import StoreWatcher
+from gateway.model.lifecycle import SessionState
+from gateway.model.reasons import CallEnded, Party, Reasons
+from gateway.model.session import CallDetails, SessionResult, SlotLimits, Traffic
+from gateway.store.interface import StoreFailed
+from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.worker_id import WorkerId
 
-PLACES = Places((("http://127.0.0.1:8080", 0),), per_instance=100, max_instances=1)
+PLACES = SlotLimits((("http://127.0.0.1:8080", 0),), per_instance=100, max_instances=1)
 PATIENCE_S = 20.0
-STOPPED = Outcome(
-    state=State.ENDED,
+STOPPED = SessionResult(
+    state=SessionState.ENDED,
     ended_at=1010.0,
     reason="stopped",
-    side=Side.GATEWAY,
+    side=Party.GATEWAY,
     detail="",
     close_code=1000,
     traffic=Traffic(),
@@ -32,8 +32,8 @@ STOPPED = Outcome(
 )
 
 
-def call(session_id: str) -> CallFacts:
-    return CallFacts(session_id, "support.acme", "acme", "us-west", "twilio", None, None, None, None)
+def call(session_id: str) -> CallDetails:
+    return CallDetails(session_id, "support.acme", "acme", "us-west", "twilio", None, None, None, None)
 
 
 class Carrier:
@@ -47,12 +47,12 @@ class Carrier:
         self.something = asyncio.Event()
         self.on_refresh: Callable[[], Awaitable[None]] | None = None
 
-    def end_call(self, session_id: str, end: CallEnd) -> bool:
+    def end_call(self, session_id: str, end: CallEnded) -> bool:
         self.asked.append(session_id)
         self.something.set()
         if session_id not in self.carried:
             return False
-        self.ended.append((session_id, end.ending.code))
+        self.ended.append((session_id, end.reason.code))
         return True
 
     async def refresh(self) -> None:
@@ -77,7 +77,7 @@ def carrier() -> Carrier:
 async def stores(tmp_path: Path) -> AsyncIterator[tuple[SqliteStore, SqliteStore]]:
     """The store as two workers have it: one file."""
     pair = tuple(
-        SqliteStore(tmp_path / "patchbay.db", Owner.of_this_process(name)) for name in ("east", "west")
+        SqliteStore(tmp_path / "patchbay.db", WorkerId.of_this_process(name)) for name in ("east", "west")
     )
     for store in pair:
         await store.open()
@@ -89,13 +89,13 @@ async def stores(tmp_path: Path) -> AsyncIterator[tuple[SqliteStore, SqliteStore
 @pytest.fixture
 async def watching(
     stores: tuple[SqliteStore, SqliteStore], carrier: Carrier
-) -> AsyncIterator[Callable[..., StopWatch]]:
+) -> AsyncIterator[Callable[..., StoreWatcher]]:
     """Starts a watch over the first worker's sessions; none outlives the test."""
-    started: list[StopWatch] = []
+    started: list[StoreWatcher] = []
 
-    def start(store: Any = None, **times: float) -> StopWatch:
+    def start(store: Any = None, **times: float) -> StoreWatcher:
         times = {"poll_s": 0.005, "refresh_s": 0.0} | times
-        started.append(StopWatch(store or stores[0], carrier.end_call, carrier.refresh, **times))
+        started.append(StoreWatcher(store or stores[0], carrier.end_call, carrier.refresh, **times))
         started[-1].start()
         return started[-1]
 
@@ -105,7 +105,7 @@ async def watching(
 
 
 async def test_a_session_is_stopped_from_another_worker(
-    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StopWatch]
+    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StoreWatcher]
 ) -> None:
     east, west = stores
     for name in ("one", "two"):
@@ -114,11 +114,11 @@ async def test_a_session_is_stopped_from_another_worker(
     watching()
     assert await west.request_stop("two", 1001.0)
     await carrier.until(lambda: carrier.ended)
-    assert carrier.ended == [("two", Endings.stopped.code)]
+    assert carrier.ended == [("two", Reasons.stopped.code)]
 
 
 async def test_a_session_is_stopped_from_its_own_worker(
-    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StopWatch]
+    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StoreWatcher]
 ) -> None:
     east, _ = stores
     await east.admit(call("one"), PLACES, 1000.0)
@@ -130,7 +130,7 @@ async def test_a_session_is_stopped_from_its_own_worker(
 
 
 async def test_a_session_is_told_once_however_long_it_takes_to_end(
-    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StopWatch]
+    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StoreWatcher]
 ) -> None:
     east, west = stores
     for name in ("one", "two"):
@@ -145,7 +145,7 @@ async def test_a_session_is_told_once_however_long_it_takes_to_end(
 
 
 async def test_a_session_that_is_not_carried_yet_is_asked_for_again(
-    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StopWatch]
+    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StoreWatcher]
 ) -> None:
     east, _ = stores
     await east.admit(call("one"), PLACES, 1000.0)
@@ -157,7 +157,7 @@ async def test_a_session_that_is_not_carried_yet_is_asked_for_again(
 
 
 async def test_what_is_over_is_asked_for_no_more(
-    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StopWatch]
+    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StoreWatcher]
 ) -> None:
     east, west = stores
     await east.admit(call("one"), PLACES, 1000.0)
@@ -177,7 +177,7 @@ async def test_what_is_over_is_asked_for_no_more(
 
 
 async def test_what_the_store_keeps_is_read_anew_after_a_change(
-    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StopWatch]
+    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StoreWatcher]
 ) -> None:
     _, west = stores
     watching()
@@ -187,7 +187,7 @@ async def test_what_the_store_keeps_is_read_anew_after_a_change(
 
 
 async def test_changes_in_a_row_are_one_refresh(
-    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StopWatch]
+    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StoreWatcher]
 ) -> None:
     east, west = stores
     await east.admit(call("one"), PLACES, 1000.0)
@@ -220,7 +220,7 @@ class Failing:
 
 
 async def test_a_stop_is_not_lost_while_the_store_does_not_answer(
-    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StopWatch]
+    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StoreWatcher]
 ) -> None:
     east, _ = stores
     await east.admit(call("one"), PLACES, 1000.0)
@@ -232,7 +232,7 @@ async def test_a_stop_is_not_lost_while_the_store_does_not_answer(
 
 @pytest.mark.parametrize("failure", [StoreFailed("the disk is gone"), RuntimeError("a mistake")])
 async def test_a_refresh_that_failed_is_tried_again(
-    failure: Exception, carrier: Carrier, watching: Callable[..., StopWatch]
+    failure: Exception, carrier: Carrier, watching: Callable[..., StoreWatcher]
 ) -> None:
     async def fail_once() -> None:
         carrier.on_refresh = None
@@ -244,7 +244,7 @@ async def test_a_refresh_that_failed_is_tried_again(
 
 
 async def test_it_stops_in_the_middle_of_a_refresh(
-    carrier: Carrier, watching: Callable[..., StopWatch]
+    carrier: Carrier, watching: Callable[..., StoreWatcher]
 ) -> None:
     async def hang() -> None:
         await asyncio.Event().wait()

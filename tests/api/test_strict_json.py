@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api.strict_json import MAX_DEPTH, BadJson, dump, parse
+from gateway.api.framework.strict_json import MAX_DEPTH, BadJson, dump, parse
 
 values = st.recursive(
     st.none()

@@ -48,17 +48,17 @@ def test_it_is_printed_without_a_token(file: Path, carrier: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "detail"),
     [
         (("twilio", "--agent", "nobody.acme"), "no agent nobody.acme"),
         (("twilio", "--agent", "locked.acme"), "wants a token"),
         (("telnyx", "--agent", "support.globex"), "point the carrier at /xml/telnyx"),
     ],
 )
-def test_what_cannot_be_printed(file: Path, arguments: tuple[str, ...], words: str) -> None:
+def test_what_cannot_be_printed(file: Path, arguments: tuple[str, ...], detail: str) -> None:
     printed = xml(file, *arguments)
     assert printed.exit_code == 1
-    assert words in printed.output
+    assert detail in printed.output
 
 
 def test_who_is_known_by_the_address_needs_no_token(file: Path) -> None:

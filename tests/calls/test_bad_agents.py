@@ -88,8 +88,8 @@ async def test_an_agent_that_does_not_accept(gateway: Gateway, support: Agent, a
     support.answer = answer
     before = len(gateway.ends())
     caller = await refused_twilio(gateway)
-    code, words = await caller.closed()
-    assert (code, bool(words)) == (1011, True)
+    code, detail = await caller.closed()
+    assert (code, bool(detail)) == (1011, True)
     line = await assert_told(gateway, before, "agent_unreachable")
     assert line["event"] == "call not begun"
     record = await assert_ended(gateway, line["session"], "agent_unreachable", "agent")
@@ -109,8 +109,8 @@ async def test_nobody_listens(
 ) -> None:
     before = len(gateway.ends())
     caller = await refused_twilio(gateway)
-    code, words = await caller.closed()
-    assert (code, "refused" in words) == (1011, True)
+    code, detail = await caller.closed()
+    assert (code, "refused" in detail) == (1011, True)
     await assert_told(gateway, before, "agent_unreachable")
     caller = await gateway.dial("/ws/generic/support.acme")
     assert caller.refusal == (502, "agent_unreachable")
@@ -141,7 +141,9 @@ def accepts_then(last: bytes) -> Answer:
 async def test_an_agent_that_accepts_and_closes(
     gateway: Gateway, support: Agent, target: str, code: int, reason: str, why: str
 ) -> None:
-    """Its code and reason are the caller's, however early they come (agent-container.md: 4003)."""
+    """Its code and reason are the caller's, however early they come (docs/reference/agent-container.md:
+    4003).
+    """
     support.answer = accepts_then(close_frame(code, reason))
     before = len(gateway.ends())
     if "twilio" in target:

@@ -60,8 +60,8 @@ BAD_OPENINGS: dict[str, list[bytes]] = {
 async def assert_closed_for(
     gateway: Gateway, support: Agent, caller: Caller, before: int, reason: str, code: int
 ) -> None:
-    heard, words = await caller.closed()
-    assert (heard, bool(words)) == (code, True)
+    heard, detail = await caller.closed()
+    assert (heard, bool(detail)) == (code, True)
     assert await caller.next() is None
     await assert_refused(gateway, before, reason)
     assert support.upgrades == 0

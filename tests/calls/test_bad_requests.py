@@ -104,7 +104,7 @@ async def test_a_token_by_any_way_is_not_ours(gateway: Gateway, carrier: str) ->
 
 
 async def test_an_agent_that_wants_a_token_named_by_parameter(gateway: Gateway) -> None:
-    """Twilio drops the query, so it is only known once the socket is open (public-api.md)."""
+    """Twilio drops the query, so it is only known once the socket is open (docs/reference/public-api.md)."""
     before = len(gateway.ends())
     caller = await gateway.dial("/ws/twilio")
     for message in opening("twilio", {"_pipecatCloudServiceHost": "vault.acme"}):

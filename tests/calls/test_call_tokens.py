@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The token in a document's stream URL: for one call, once, and one socket for one call.
 
-carriers.md §2.1, §3.1, §4.1, §5.1. Two workers, so that whatever is remembered is remembered over both.
+docs/reference/carriers.md §2.1, §3.1, §4.1, §5.1. Two workers, so that whatever is remembered is remembered
+over both.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from gateway.sessions.tokens import Tokens
+from gateway.auth.media_tokens import MediaTokens
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.documented import HOST, Documented, Server, accounts, said, token_of
 from tests.harness.gateway import Gateway, eventually
@@ -57,7 +58,7 @@ def minted(line: Documented, call_id: str, *, at: float, **claims: Any) -> str:
     connection = sqlite3.connect(f"file:{line.gateway.store}?mode=ro", uri=True)
     (value,) = connection.execute("SELECT value FROM document WHERE kind = 'secret'").fetchone()
     connection.close()
-    tokens = Tokens(bytes.fromhex(json.loads(value)), SimpleNamespace(documents=None), lambda: at)
+    tokens = MediaTokens(bytes.fromhex(json.loads(value)), SimpleNamespace(documents=None), lambda: at)
     token = tokens.mint_call("support.acme", "acme", line.carrier, call_id=call_id, **claims)
     return stream_url(line, token)
 
@@ -86,7 +87,7 @@ async def test_for_another_call(line: Documented, support: Agent) -> None:
 async def test_a_connection_that_failed_is_tried_again_with_the_same_url(
     line: Documented, support: Agent
 ) -> None:
-    """carriers.md §4.1, §5.1: the socket that said nothing did not use the token up."""
+    """docs/reference/carriers.md §4.1, §5.1: the socket that said nothing did not use the token up."""
     placed = await line.place()
     first = await line.dial(placed.stream_url)
     assert first.status == 101

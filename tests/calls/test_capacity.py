@@ -106,9 +106,9 @@ async def test_200_carriers_for_50_places(gateway: Gateway, agents: list[Agent])
     served = {id(caller) for caller in callers}
 
     async def how_it_ends(caller: Caller) -> None:
-        code, words = await caller.closed()
+        code, detail = await caller.closed()
         served.discard(id(caller))
-        assert (code, words) == (1013, f"{PLACES} of {PLACES} places are taken")
+        assert (code, detail) == (1013, f"{PLACES} of {PLACES} places are taken")
 
     refused = [asyncio.create_task(how_it_ends(caller)) for caller in callers]
     await eventually(lambda: len(served) == PLACES, "150 are told to try again later")

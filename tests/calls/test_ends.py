@@ -185,7 +185,7 @@ async def test_stop_and_close(gateway: Gateway, support: Agent, carrier: str) ->
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 async def test_stop_without_a_close(hasty: Gateway, support: Agent, carrier: str) -> None:
-    """The agent ends only with its socket (carriers.md §8.2), so it is closed for it."""
+    """The agent ends only with its socket (docs/reference/carriers.md §8.2), so it is closed for it."""
     call = await connect(hasty, support, f"/ws/{carrier}/support.acme")
     await assert_agent_heard(call.agent, [call.caller.say(stop(carrier))])
     assert await call.agent.closed() == (1000, "the stream was stopped")

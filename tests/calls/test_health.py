@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway import __version__
-from gateway.sessions.lifecycle import State
+from gateway.model.lifecycle import SessionState
 from tests.harness.agent import Agent
 from tests.harness.gateway import Gateway
 from tests.harness.telephony import assert_ended, connect, hang_up
@@ -38,7 +38,7 @@ async def test_status(gateway: Gateway, support: Agent) -> None:
         }.items()
     )
     assert set(status["regions"]) == {"us-west", "us-east", "eu-central", "ap-south"}
-    assert status["sessions"]["by_state"].keys() == {str(state) for state in State}
+    assert status["sessions"]["by_state"].keys() == {str(state) for state in SessionState}
     ended = status["sessions"]["by_state"]["ended"]
 
     call = await connect(gateway, support)

@@ -21,7 +21,7 @@ from tests.harness.peer import WAIT_S
 
 LIMITS = {"close_timeout": 0.2}
 AT_ONCE_S = 0.1
-"""Below gateway.media.holding.WAIT_S, so that no sound can have begun before the agent was there."""
+"""Below gateway.media.audio_player.WAIT_S, so that no sound can have begun before the agent was there."""
 
 AGENTS: dict[str, dict[str, Any]] = {
     "support": {"hold_limit": 60},

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Which instance takes a call: one that is ready, the least loaded (agent-container.md, `GET /readyz`)."""
+"""Which instance takes a call: one that is ready, the least loaded (docs/reference/agent-container.md, `GET
+/readyz`).
+"""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.media.frames import LOOK_AT_ALL, Walker
 from gateway.media.keepalive import PAYLOAD, without_pongs
+from gateway.websocket.frames import INSPECT_ALL, FrameScanner
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.both import accelerator  # noqa: F401 - a fixture
 from tests.harness.frames import BINARY, PING, PONG, TEXT, frame
@@ -172,10 +172,10 @@ async def test_nobody_is_pinged_who_is_not_to_be(
     st.booleans(),
 )
 def test_only_our_pongs_are_cut_out(messages: list[tuple[int, bytes]], masked: bool) -> None:
-    walker = Walker(masked=masked, max_payload=1 << 20, look_below=LOOK_AT_ALL)
+    scanner = FrameScanner(masked=masked, max_payload=1 << 20, inspect_below=INSPECT_ALL)
     raw = [frame(opcode, payload, key=b"abcd" if masked else None) for opcode, payload in messages]
-    chunk = walker.feed(b"".join(raw))
-    passing, seen = without_pongs(chunk, walker.seen)
+    chunk = scanner.feed(b"".join(raw))
+    passing, seen = without_pongs(chunk, scanner.seen)
     kept = [each for each, message in zip(raw, messages, strict=True) if message != (PONG, PAYLOAD)]
     assert passing == b"".join(kept)
     assert [passing[at.start : at.end] for at in seen] == kept

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gateway.serving.spare import KEPT
+from gateway.server.fd_reserve import KEPT
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.caller import Caller, dial, open_socket
 from tests.harness.certificate import anybody, issue

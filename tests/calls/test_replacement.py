@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.serving.takeover import listeners
+from gateway.server.takeover import listeners
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.caller import dial
 from tests.harness.gateway import PATCHBAY, Gateway, eventually, toml

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Which agent a call reaches: by path, query, parameter or called number, in its region (public-api.md)."""
+"""Which agent a call reaches: by path, query, parameter or called number, in its region
+(docs/reference/public-api.md).
+"""
 
 from __future__ import annotations
 
@@ -90,11 +92,12 @@ async def test_by_called_number(gateway: Gateway, sales: Agent, carrier: str) ->
 
 @pytest.mark.parametrize("number", ["14155550142", "+1 (415) 555-0142"])
 async def test_by_called_number_however_it_is_written(gateway: Gateway, sales: Agent, number: str) -> None:
-    await reaches(gateway, sales, "/ws/plivo", to_number=number)  # carriers.md §4.4: without the plus
+    # docs/reference/carriers.md §4.4: without the plus
+    await reaches(gateway, sales, "/ws/plivo", to_number=number)
 
 
 async def test_by_national_number(gateway: Gateway, sales: Agent) -> None:
-    """Exotel writes 0… for +91… (carriers.md §5.2)."""
+    """Exotel writes 0… for +91… (docs/reference/carriers.md §5.2)."""
     await reaches(gateway, sales, "/ws/exotel", to_number="0" + INDIAN_NUMBER.removeprefix("+91"))
 
 
@@ -154,8 +157,8 @@ async def test_a_parameter_or_number_of_another_region(gateway: Gateway, carrier
         caller = await gateway.dial(f"/ws/{carrier}")
         for message in opening(carrier, **how):  # type: ignore[arg-type]
             caller.say(message)
-        code, words = await caller.closed()
-        assert (code, "eu-central" in words or "us-west" in words) == (1008, True)
+        code, detail = await caller.closed()
+        assert (code, "eu-central" in detail or "us-west" in detail) == (1008, True)
         await assert_refused(gateway, before, "wrong_region")
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from gateway.sessions.schema import connect as make_store
-from gateway.sessions.store import StoreFailed
+from gateway.store.interface import StoreFailed
+from gateway.store.sqlite.schema import connect as make_store
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.gateway import PATCHBAY, Gateway, eventually, toml
 from tests.harness.openings import opening
@@ -87,9 +87,9 @@ async def test_new_calls_are_refused_and_running_ones_go_on(
         refused = await gateway.dial("/ws/twilio/support.acme")
         for message in opening("twilio"):
             refused.say(message)
-        code, words = await refused.closed()
+        code, detail = await refused.closed()
         assert code == 1013
-        assert "does not answer" in words
+        assert "does not answer" in detail
         await refused.leave()
         await assert_they_talk(running)
         await hang_up(ends)

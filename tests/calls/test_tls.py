@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gateway.serving.tls import Certificate, CertificateUnusable
+from gateway.server.tls import Certificate, CertificateUnusable
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.caller import open_socket
 from tests.harness.certificate import anybody, issue, serial_of
@@ -159,16 +159,16 @@ BROKEN = [no_file, no_key_file, no_certificate, no_key, anothers_key, a_locked_k
 def test_what_cannot_be_used(breaks: Callable[[Path, Path], str], tmp_path: Path) -> None:
     certificate, key = issue(tmp_path, 1)
     good = Certificate(str(certificate), str(key))
-    words = breaks(certificate, key)
+    detail = breaks(certificate, key)
     good.follow()  # says so, and stays as it was
     with pytest.raises(CertificateUnusable) as refused:
         Certificate(str(certificate), str(key))
-    assert words in str(refused.value)
+    assert detail in str(refused.value)
 
 
 def test_it_is_said_at_the_start(tmp_path: Path) -> None:
     certificate, key = issue(tmp_path, 1)
-    words = anothers_key(certificate, key)
+    detail = anothers_key(certificate, key)
     (tmp_path / "patchbay.toml").write_text(
         toml({"server": {"port": 0, "tls_certificate": str(certificate), "tls_key": str(key)}})
     )
@@ -181,5 +181,5 @@ def test_it_is_said_at_the_start(tmp_path: Path) -> None:
         check=False,
     )
     assert failed.returncode == 1
-    assert words in failed.stderr
+    assert detail in failed.stderr
     assert "Traceback" not in failed.stderr

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Sockets that want a token (public-api.md, "Media sockets"): where it may be, and that it is good once."""
+"""Sockets that want a token (docs/reference/public-api.md, "Media sockets"): where it may be, and that it
+is good once.
+"""
 
 from __future__ import annotations
 

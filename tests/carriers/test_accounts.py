@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Accounts: which organisations a request is proven for, and the URLs that carriers know."""
+"""CarrierAccounts: which organisations a request is proven for, and the URLs that carriers know."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from twilio.request_validator import RequestValidator
 
-from gateway.carriers.accounts import Accounts
-from gateway.carriers.proof import NotProven, Signed
+from gateway.carriers.accounts import CarrierAccounts
+from gateway.carriers.authenticators import AuthenticationFailed, SignedRequest
 from gateway.config import Settings
 
 TWILIO = {"carrier": "twilio", "account": "AC1", "auth_tokens": ["acmes"]}
@@ -29,24 +29,24 @@ def accounts(
     agents: tuple[dict[str, Any], ...] = (),
     public_url: str | None = "https://gw.example.com",
     regions: tuple[str, ...] = ("us-west", "eu-central"),
-) -> Accounts:
+) -> CarrierAccounts:
     tables = {
         "server": {"region": regions[0], **({"public_url": public_url} if public_url else {})},
         "regions": [{"code": code, "display_name": code} for code in regions],
         "organizations": list(organizations),
         "agents": list(agents),
     }
-    return Accounts(Settings.model_validate(tables))
+    return CarrierAccounts(Settings.model_validate(tables))
 
 
-def upgrade(urls: tuple[str, ...], token: str, signed_url: str | None = None) -> Signed:
+def upgrade(urls: tuple[str, ...], token: str, signed_url: str | None = None) -> SignedRequest:
     signature = RequestValidator(token).compute_signature(signed_url or urls[0], {})
-    return Signed("GET", urls, {"x-twilio-signature": signature}, b"", "203.0.113.7", 0.0)
+    return SignedRequest("GET", urls, {"x-twilio-signature": signature}, b"", "203.0.113.7", 0.0)
 
 
-def exotel(user: str, token: str) -> Signed:
+def exotel(user: str, token: str) -> SignedRequest:
     shown = base64.b64encode(f"{user}:{token}".encode()).decode()
-    return Signed("GET", (), {"authorization": f"Basic {shown}"}, b"", "203.0.113.7", 0.0)
+    return SignedRequest("GET", (), {"authorization": f"Basic {shown}"}, b"", "203.0.113.7", 0.0)
 
 
 # Who wants proof
@@ -67,29 +67,29 @@ def test_an_account_that_can_prove_nothing_wants_no_proof() -> None:
     known = accounts(
         organization("acme", {"carrier": "telnyx", "api_key": "k"}, {"carrier": "twilio"}, TWILIO)
     )
-    assert not known.wants_proof("acme", "telnyx")
-    assert not known.wants_proof("acme", "plivo")
-    assert known.wants_proof("acme", "twilio"), "one of two is enough"
+    assert not known.requires_authentication("acme", "telnyx")
+    assert not known.requires_authentication("acme", "plivo")
+    assert known.requires_authentication("acme", "twilio"), "one of two is enough"
 
 
 def test_everybody_is_every_organisation_that_has_agents() -> None:
     acme, globex, idle = organization("acme", TWILIO), organization("globex", TWILIO), organization("idle")
     both = (agent("acme"), agent("globex"))
-    assert accounts(acme, globex, idle, agents=both).everybody_wants_proof("twilio")
-    assert not accounts(acme, globex, idle, agents=both).everybody_wants_proof("telnyx")
-    assert not accounts(acme, globex, idle, agents=(*both, agent("idle"))).everybody_wants_proof("twilio")
+    assert accounts(acme, globex, idle, agents=both).always_authenticated("twilio")
+    assert not accounts(acme, globex, idle, agents=both).always_authenticated("telnyx")
+    assert not accounts(acme, globex, idle, agents=(*both, agent("idle"))).always_authenticated("twilio")
 
 
 def test_whoever_may_make_agents_through_the_api_counts_too() -> None:
     may = organization("globex", private_keys=["sk_1"])
-    assert not accounts(organization("acme", TWILIO), may, agents=(agent("acme"),)).everybody_wants_proof(
+    assert not accounts(organization("acme", TWILIO), may, agents=(agent("acme"),)).always_authenticated(
         "twilio"
     )
 
 
 def test_nobody_is_not_everybody() -> None:
-    assert not accounts().everybody_wants_proof("twilio")
-    assert not accounts(agents=(agent("acme"),)).everybody_wants_proof("twilio")
+    assert not accounts().always_authenticated("twilio")
+    assert not accounts(agents=(agent("acme"),)).always_authenticated("twilio")
 
 
 # Who has proven
@@ -122,8 +122,8 @@ def test_the_account_that_accepts_is_told() -> None:
 def test_a_refusal_has_words_without_secrets() -> None:
     known = accounts(organization("acme", TWILIO), organization("open", {"carrier": "twilio"}))
     signed = upgrade(known.urls("/ws/twilio", "wss"), "forged")
-    for name, words in (("acme", "the signature"), ("open", "no account"), ("nobody", "no account")):
-        with pytest.raises(NotProven, match=words) as caught:
+    for name, detail in (("acme", "the signature"), ("open", "no account"), ("nobody", "no account")):
+        with pytest.raises(AuthenticationFailed, match=detail) as caught:
             known.prove(name, "twilio", signed)
         assert "acmes" not in caught.value.reason
 

@@ -10,28 +10,28 @@ from pathlib import Path
 
 import pytest
 
-from gateway.carriers.calls import CallBook, CallState, CallStatus
-from gateway.sessions.owner import Owner
-from gateway.sessions.sqlite import SqliteStore
+from gateway.carriers.call_log import CallLog, CallState, CallStatus
+from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.worker_id import WorkerId
 
 SESSION = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 S = CallStatus
 
 
 @pytest.fixture
-async def book(tmp_path: Path) -> AsyncIterator[CallBook]:
-    store = SqliteStore(tmp_path / "patchbay.db", Owner.of_this_process("worker"))
+async def book(tmp_path: Path) -> AsyncIterator[CallLog]:
+    store = SqliteStore(tmp_path / "patchbay.db", WorkerId.of_this_process("worker"))
     await store.open()
-    yield CallBook(store.documents, lambda: 1000.0)
+    yield CallLog(store.documents, lambda: 1000.0)
     await store.close()
 
 
-async def test_nothing_is_known_of_a_call_that_nobody_noted(book: CallBook) -> None:
+async def test_nothing_is_known_of_a_call_that_nobody_noted(book: CallLog) -> None:
     assert await book.of(SESSION) == CallState(SESSION)
     assert await book.session_of("twilio", "CA7") is None
 
 
-async def test_what_is_noted_is_found_by_session_and_by_call_id(book: CallBook) -> None:
+async def test_what_is_noted_is_found_by_session_and_by_call_id(book: CallLog) -> None:
     await book.note(SESSION, carrier="twilio", account="AC1")
     await book.note(SESSION, carrier="twilio", call_id="CA7")
     assert await book.of(SESSION) == CallState(SESSION, "twilio", "AC1", "CA7")
@@ -39,12 +39,12 @@ async def test_what_is_noted_is_found_by_session_and_by_call_id(book: CallBook) 
     assert await book.session_of("plivo", "CA7") is None
 
 
-async def test_a_session_is_not_another_one_with_a_longer_id(book: CallBook) -> None:
+async def test_a_session_is_not_another_one_with_a_longer_id(book: CallLog) -> None:
     await book.note(f"{SESSION}0", carrier="twilio", call_id="CA8")
     assert (await book.of(SESSION)).call_id is None
 
 
-async def test_a_call_goes_on_step_by_step(book: CallBook) -> None:
+async def test_a_call_goes_on_step_by_step(book: CallLog) -> None:
     for at, status in enumerate((S.DIALING, S.QUEUED, S.RINGING, S.ANSWERED, S.COMPLETED)):
         assert await book.moved(SESSION, status, at, 100.0 + at)
         state = await book.of(SESSION)
@@ -54,7 +54,7 @@ async def test_a_call_goes_on_step_by_step(book: CallBook) -> None:
 
 @pytest.mark.parametrize("order", list(itertools.permutations((S.RINGING, S.ANSWERED, S.COMPLETED))))
 async def test_in_whatever_order_it_is_told_the_last_step_stands(
-    book: CallBook, order: tuple[CallStatus, ...]
+    book: CallLog, order: tuple[CallStatus, ...]
 ) -> None:
     furthest = -1
     for status in order:
@@ -64,20 +64,20 @@ async def test_in_whatever_order_it_is_told_the_last_step_stands(
     assert (await book.of(SESSION)).status is S.COMPLETED
 
 
-async def test_what_is_told_twice_changes_nothing(book: CallBook) -> None:
+async def test_what_is_told_twice_changes_nothing(book: CallLog) -> None:
     assert await book.moved(SESSION, S.RINGING, 1, 100.0)
     assert not await book.moved(SESSION, S.RINGING, 1, 105.0)
     assert (await book.of(SESSION)).moved_at == 100.0
 
 
-async def test_the_first_end_is_believed(book: CallBook) -> None:
+async def test_the_first_end_is_believed(book: CallLog) -> None:
     assert await book.moved(SESSION, S.BUSY, None, 100.0, detail="USER_BUSY")
     assert not await book.moved(SESSION, S.COMPLETED, None, 101.0)
     state = await book.of(SESSION)
     assert (state.status, state.detail) == (S.BUSY, "USER_BUSY")
 
 
-async def test_of_many_workers_that_hear_it_one_moves_it(book: CallBook) -> None:
+async def test_of_many_workers_that_hear_it_one_moves_it(book: CallLog) -> None:
     answers = await asyncio.gather(*(book.moved(SESSION, S.COMPLETED, 1, 100.0) for _ in range(20)))
     assert sum(answers) == 1
 

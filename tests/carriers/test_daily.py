@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Rooms and tokens at Daily, over real sockets, and every way in which Daily may fail (carriers.md §6.4)."""
+"""Rooms and tokens at Daily, over real sockets, and every way in which Daily may fail
+(docs/reference/carriers.md §6.4).
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ import aiohttp
 import pytest
 import structlog
 
-from gateway.carriers import daily as daily_module
-from gateway.carriers.daily import MAX_ANSWER_BYTES, Daily, DailyFailed, Room, dialin_properties
+from gateway.carriers.daily import rest as daily_module
+from gateway.carriers.daily.rest import MAX_ANSWER_BYTES, Daily, DailyFailed, Room, dialin_properties
 from tests.harness.agent import AgentPort
 from tests.harness.daily import API_KEY, DailyServer, rate_limits
 from tests.harness.failing_server import (
@@ -61,7 +63,7 @@ async def failure(work: Any) -> DailyFailed:
     with pytest.raises(DailyFailed) as caught:
         await work
     assert API_KEY not in str(caught.value)
-    assert API_KEY not in caught.value.words
+    assert API_KEY not in caught.value.detail
     return caught.value
 
 
@@ -91,13 +93,13 @@ async def test_rooms_have_names_that_nobody_guesses(daily: Daily) -> None:
 
 
 async def test_the_callers_properties_go_over_ours(daily: Daily, server: DailyServer) -> None:
-    wishes = {"eject_at_room_exp": False, "enable_recording": "cloud", "exp": 1_700_000_000}
-    room = await daily.create_room(wishes, expires_at=EXPIRES_AT, name="hello_Room-1", privacy="private")
+    commands = {"eject_at_room_exp": False, "enable_recording": "cloud", "exp": 1_700_000_000}
+    room = await daily.create_room(commands, expires_at=EXPIRES_AT, name="hello_Room-1", privacy="private")
 
     assert room.name == "hello_Room-1"
     assert server.rooms["hello_Room-1"]["privacy"] == "private"
-    assert server.rooms["hello_Room-1"]["config"] == wishes
-    assert wishes["exp"] == 1_700_000_000
+    assert server.rooms["hello_Room-1"]["config"] == commands
+    assert commands["exp"] == 1_700_000_000
 
 
 @pytest.mark.parametrize("exp", [1_900_000_000, 1e300, 10**400, float("inf"), None])
@@ -171,9 +173,9 @@ async def test_a_token_is_an_owners_and_for_this_room_alone(daily: Daily, server
 
 
 async def test_a_caller_cannot_have_a_token_for_another_room(daily: Daily, server: DailyServer) -> None:
-    wishes = {"room_name": "boardroom", "is_owner": False, "user_name": "Guest", "exp": 1_700_000_000}
-    token = await daily.create_token("room-1", wishes, expires_at=EXPIRES_AT)
-    assert server.tokens[token] == {**wishes, "room_name": "room-1"}
+    commands = {"room_name": "boardroom", "is_owner": False, "user_name": "Guest", "exp": 1_700_000_000}
+    token = await daily.create_token("room-1", commands, expires_at=EXPIRES_AT)
+    assert server.tokens[token] == {**commands, "room_name": "room-1"}
 
 
 @pytest.mark.parametrize(
@@ -247,12 +249,12 @@ async def test_a_wrong_key_is_refused(http: aiohttp.ClientSession, server: Daily
     ):
         failed = await failure(work)
         assert (failed.status, failed.reason) == (502, "refused")
-        assert failed.words == "Daily answered 401 (authentication-error)"
+        assert failed.detail == "Daily answered 401 (authentication-error)"
 
 
 async def test_daily_says_what_it_did_not_like(daily: Daily, server: DailyServer) -> None:
     failed = await failure(daily.create_room({"enable_magic": True}, expires_at=EXPIRES_AT))
-    assert failed.words == "Daily answered 400 (invalid-request-error: unknown property 'enable_magic')"
+    assert failed.detail == "Daily answered 400 (invalid-request-error: unknown property 'enable_magic')"
 
 
 async def test_a_room_that_was_there_before_is_left_alone(daily: Daily, server: DailyServer) -> None:
@@ -282,14 +284,14 @@ async def test_a_rate_limit_keeps_its_seconds(
 async def test_what_might_be_a_secret_is_not_repeated(daily: Daily, server: DailyServer, info: Any) -> None:
     server.next("create_room", says({"error": "invalid-request-error", "info": info}, status=400))
     failed = await failure(daily.create_room(None, expires_at=EXPIRES_AT))
-    assert failed.words == "Daily answered 400 (invalid-request-error)"
+    assert failed.detail == "Daily answered 400 (invalid-request-error)"
 
 
 @pytest.mark.parametrize("kind", ["Not A Type", "x" * 65, "<script>", 5, None, {"a": 1}])
 async def test_an_odd_error_type_is_not_repeated(daily: Daily, server: DailyServer, kind: Any) -> None:
     server.next("create_token", says({"error": kind}, status=400))
     failed = await failure(daily.create_token("room", None, expires_at=EXPIRES_AT))
-    assert failed.words == "Daily answered 400"
+    assert failed.detail == "Daily answered 400"
 
 
 # Daily breaks
@@ -344,7 +346,7 @@ async def test_a_stalling_daily_is_a_504_and_leaves_no_room(
     server.next("create_room", stalls_having_made)
     failed = await failure(hasty.create_room(None, expires_at=EXPIRES_AT))
     assert (failed.status, failed.reason) == (504, "timeout")
-    assert failed.words == f"Daily did not answer within {SHORT_S:g} s"
+    assert failed.detail == f"Daily did not answer within {SHORT_S:g} s"
     assert server.rooms == {}
 
 

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from gateway.carriers.daily_proof import prove_dialin
-from gateway.carriers.shared_proof import MAX_BODY_BYTES, NotProven
+from gateway.carriers.daily.auth import authenticate_dialin
+from gateway.carriers.signatures import MAX_BODY_BYTES, AuthenticationFailed
 
-# carriers.md §9.4
+# docs/reference/carriers.md §9.4
 SECRET = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 STAMP = "1756000000000"
 NOW = 1_756_000_000.0
@@ -39,7 +39,7 @@ def prove(
     raw: bytes = BODY,
     now: float = NOW,
 ) -> None:
-    prove_dialin([SecretStr(secret) for secret in secrets or (SECRET,)], stamp, signature, raw, now)
+    authenticate_dialin([SecretStr(secret) for secret in secrets or (SECRET,)], stamp, signature, raw, now)
 
 
 def bent(text: str) -> Iterator[str]:
@@ -55,18 +55,18 @@ def test_the_vector_is_proven() -> None:
 
 def test_no_byte_may_change() -> None:
     for stamp in bent(STAMP):
-        with pytest.raises(NotProven):
+        with pytest.raises(AuthenticationFailed):
             prove(stamp=stamp)
     for signature in bent(SIGNATURE):
-        with pytest.raises(NotProven):
+        with pytest.raises(AuthenticationFailed):
             prove(signature=signature)
     for body in bent(BODY.decode()):
-        with pytest.raises(NotProven):
+        with pytest.raises(AuthenticationFailed):
             prove(raw=body.encode())
 
 
 def test_the_same_json_written_anew_is_another_body() -> None:
-    with pytest.raises(NotProven):
+    with pytest.raises(AuthenticationFailed):
         prove(raw=BODY.replace(b",", b", "))
 
 
@@ -79,12 +79,12 @@ def test_seconds_and_milliseconds_are_both_read(stamp: str, drift_s: int) -> Non
 @pytest.mark.parametrize("stamp", ["1756000000", "1756000000000"])
 @pytest.mark.parametrize("drift_s", [-301, 301, -1e9, 1e12, float("nan")])
 def test_what_is_not_of_these_five_minutes_is_refused(stamp: str, drift_s: float) -> None:
-    with pytest.raises(NotProven, match="300 s"):
+    with pytest.raises(AuthenticationFailed, match="300 s"):
         prove(stamp=stamp, signature=daily_signs(stamp, BODY), now=NOW + drift_s)
 
 
 def test_one_unit_does_not_pass_as_the_other() -> None:
-    with pytest.raises(NotProven):
+    with pytest.raises(AuthenticationFailed):
         prove(stamp="1756000000")
 
 
@@ -92,7 +92,7 @@ def test_one_unit_does_not_pass_as_the_other() -> None:
     "stamp", [None, "", "now", "-1", "1756000000.0", f"{STAMP},{STAMP}", f"{STAMP} ", "ä", "\ud800", 99 * "1"]
 )
 def test_what_is_no_timestamp_is_refused(stamp: str | None) -> None:
-    with pytest.raises(NotProven, match="x-pinless-timestamp"):
+    with pytest.raises(AuthenticationFailed, match="x-pinless-timestamp"):
         prove(stamp=stamp)
 
 
@@ -101,7 +101,7 @@ def test_what_is_no_timestamp_is_refused(stamp: str | None) -> None:
     [None, "", f"{SIGNATURE},{SIGNATURE}", "ä", "\ud800", base64.b64decode(SIGNATURE).hex(), 9999 * "A"],
 )
 def test_what_is_no_signature_is_refused(signature: str | None) -> None:
-    with pytest.raises(NotProven, match="signature"):
+    with pytest.raises(AuthenticationFailed, match="signature"):
         prove(signature=signature)
 
 
@@ -110,18 +110,18 @@ def test_each_of_several_secrets_proves() -> None:
     prove(other, SECRET)
     prove(SECRET, other)
     prove(SECRET, other, signature=daily_signs(STAMP, BODY, other))
-    with pytest.raises(NotProven) as caught:
+    with pytest.raises(AuthenticationFailed) as caught:
         prove(other)
     assert other not in caught.value.reason
 
 
 def test_without_a_secret_nothing_is_proven() -> None:
-    with pytest.raises(NotProven, match="no secret"):
-        prove_dialin([], STAMP, SIGNATURE, BODY, NOW)
+    with pytest.raises(AuthenticationFailed, match="no secret"):
+        authenticate_dialin([], STAMP, SIGNATURE, BODY, NOW)
 
 
 def test_a_body_that_is_too_long_is_refused() -> None:
-    with pytest.raises(NotProven, match="bytes"):
+    with pytest.raises(AuthenticationFailed, match="bytes"):
         prove(raw=bytes(MAX_BODY_BYTES + 1))
 
 

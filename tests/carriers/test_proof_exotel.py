@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.carriers.proof import PROOFS, NotProven, Signed
+from gateway.carriers.authenticators import AUTHENTICATORS, AuthenticationFailed, SignedRequest
 from gateway.config import CarrierAccount
 
 SOCKET = ("wss://gw.example.com/ws/exotel/support.acme",)
@@ -25,17 +25,17 @@ def account(**values: Any) -> CarrierAccount:
 WITH_TOKEN = account(auth_id="key", auth_tokens=["token"])
 
 
-def asked(authorization: str | None = None, address: str = "203.0.113.7") -> Signed:
+def asked(authorization: str | None = None, address: str = "203.0.113.7") -> SignedRequest:
     headers = {} if authorization is None else {"authorization": authorization}
-    return Signed("GET", SOCKET, headers, b"", address, 0.0)
+    return SignedRequest("GET", SOCKET, headers, b"", address, 0.0)
 
 
-def prove(signed: Signed, of: CarrierAccount = WITH_TOKEN) -> None:
-    PROOFS["exotel"](of, signed)
+def prove(signed: SignedRequest, of: CarrierAccount = WITH_TOKEN) -> None:
+    AUTHENTICATORS["exotel"](of, signed)
 
 
-def refused(signed: Signed, of: CarrierAccount = WITH_TOKEN) -> str:
-    with pytest.raises(NotProven) as caught:
+def refused(signed: SignedRequest, of: CarrierAccount = WITH_TOKEN) -> str:
+    with pytest.raises(AuthenticationFailed) as caught:
         prove(signed, of)
     return caught.value.reason
 
@@ -103,8 +103,8 @@ def test_a_token_may_hold_colons() -> None:
 
 
 def test_no_secret_is_in_the_words() -> None:
-    words = refused(asked(basic("somebody:something")))
-    assert not any(secret in words for secret in ("somebody", "something", "key", "token"))
+    detail = refused(asked(basic("somebody:something")))
+    assert not any(secret in detail for secret in ("somebody", "something", "key", "token"))
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from gateway.carriers.daily_proof import prove_dialin
-from gateway.carriers.meta_proof import prove_event
-from gateway.carriers.proof import PROOFS, NotProven, Signed, read_form
-from gateway.carriers.shared_proof import MAX_FIELDS, MAX_URL_CHARS
+from gateway.carriers.authenticators import AUTHENTICATORS, AuthenticationFailed, SignedRequest, read_form
+from gateway.carriers.daily.auth import authenticate_dialin
+from gateway.carriers.signatures import MAX_FIELDS, MAX_URL_CHARS
+from gateway.carriers.whatsapp.auth import authenticate_event
 from gateway.config import CarrierAccount
 
 FORM = "application/x-www-form-urlencoded"
@@ -68,7 +68,7 @@ URLS = st.lists(
 )
 BODIES = st.binary(max_size=60) | ANYTHING.map(lambda text: text.encode("utf-8", "replace"))
 REQUESTS = st.builds(
-    Signed,
+    SignedRequest,
     method=st.sampled_from(["GET", "POST", "PUT", ""]) | ANYTHING,
     urls=URLS.map(tuple),
     headers=st.dictionaries(NAMES | ANYTHING, VALUES, max_size=8),
@@ -78,11 +78,11 @@ REQUESTS = st.builds(
 )
 
 
-@pytest.mark.parametrize("carrier", PROOFS)
+@pytest.mark.parametrize("carrier", AUTHENTICATORS)
 @given(REQUESTS)
-def test_garbage_is_not_proven(carrier: str, signed: Signed) -> None:
-    with pytest.raises(NotProven) as caught:
-        PROOFS[carrier](ACCOUNTS[carrier], signed)
+def test_garbage_is_not_proven(carrier: str, signed: SignedRequest) -> None:
+    with pytest.raises(AuthenticationFailed) as caught:
+        AUTHENTICATORS[carrier](ACCOUNTS[carrier], signed)
     assert caught.value.reason.isprintable()
     assert not any(secret in caught.value.reason for secret in SECRETS)
 
@@ -91,30 +91,30 @@ def test_garbage_is_not_proven(carrier: str, signed: Signed) -> None:
 def test_garbage_is_not_proven_to_be_dailys_or_metas(
     one: str | None, other: str | None, raw: bytes, now: float
 ) -> None:
-    with pytest.raises(NotProven):
-        prove_dialin([SecretStr(KEY)], one, other, raw, now)
-    with pytest.raises(NotProven):
-        prove_event([SecretStr(KEY)], one if one is None else f"sha256={one}", raw)
+    with pytest.raises(AuthenticationFailed):
+        authenticate_dialin([SecretStr(KEY)], one, other, raw, now)
+    with pytest.raises(AuthenticationFailed):
+        authenticate_event([SecretStr(KEY)], one if one is None else f"sha256={one}", raw)
 
 
 @given(ANYTHING | st.sampled_from([FORM, f"{FORM};charset=x"]), BODIES)
 def test_garbage_is_no_form_or_a_form(content_type: str, body: bytes) -> None:
     try:
         fields = read_form(content_type, body)
-    except NotProven:
+    except AuthenticationFailed:
         return
     assert read_form(FORM, urlencode(fields).encode()) == fields
 
 
 def test_there_is_a_proof_for_every_carrier_with_accounts() -> None:
-    assert set(PROOFS) == set(ACCOUNTS)
+    assert set(AUTHENTICATORS) == set(ACCOUNTS)
 
 
-@pytest.mark.parametrize("carrier", PROOFS)
+@pytest.mark.parametrize("carrier", AUTHENTICATORS)
 def test_a_url_that_is_too_long_is_refused(carrier: str) -> None:
-    long = Signed("POST", ("https://h/" + MAX_URL_CHARS * "a",), {}, b"", "198.51.100.1", 0.0)
-    with pytest.raises(NotProven, match="URL"):
-        PROOFS[carrier](ACCOUNTS[carrier], long)
+    long = SignedRequest("POST", ("https://h/" + MAX_URL_CHARS * "a",), {}, b"", "198.51.100.1", 0.0)
+    with pytest.raises(AuthenticationFailed, match="URL"):
+        AUTHENTICATORS[carrier](ACCOUNTS[carrier], long)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_form_says_that_it_is_one(content_type: str) -> None:
     ],
 )
 def test_anything_else_is_no_form(content_type: str) -> None:
-    with pytest.raises(NotProven):
+    with pytest.raises(AuthenticationFailed):
         read_form(content_type, b"a=1")
 
 
@@ -180,5 +180,5 @@ def test_anything_else_is_no_form(content_type: str) -> None:
     ],
 )
 def test_a_malformed_form_is_not_read(body: bytes) -> None:
-    with pytest.raises(NotProven, match="form"):
+    with pytest.raises(AuthenticationFailed, match="form"):
         read_form(FORM, body)

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from gateway.carriers.meta_proof import prove_event
-from gateway.carriers.shared_proof import MAX_BODY_BYTES, NotProven
+from gateway.carriers.signatures import MAX_BODY_BYTES, AuthenticationFailed
+from gateway.carriers.whatsapp.auth import authenticate_event
 
-# carriers.md §9.4
+# docs/reference/carriers.md §9.4
 SECRET = "app_secret"
 BODY = b'{"object":"whatsapp_business_account","entry":[]}'
 SIGNATURE = "sha256=c236c758c9b2bd40b388a550eeca09eaca72384dd0aa5e7c31d19cddac5bba46"
@@ -26,7 +26,7 @@ def meta_signs(body: bytes, secret: str = SECRET) -> str:
 
 
 def prove(*secrets: str, signature: str | None = SIGNATURE, raw: bytes = BODY) -> None:
-    prove_event([SecretStr(secret) for secret in secrets or (SECRET,)], signature, raw)
+    authenticate_event([SecretStr(secret) for secret in secrets or (SECRET,)], signature, raw)
 
 
 def bent(text: str) -> Iterator[str]:
@@ -42,12 +42,12 @@ def test_the_vector_is_proven() -> None:
 
 def test_no_byte_may_change() -> None:
     for signature in bent(SIGNATURE):
-        with pytest.raises(NotProven):
+        with pytest.raises(AuthenticationFailed):
             prove(signature=signature)
     for body in bent(BODY.decode()):
-        with pytest.raises(NotProven):
+        with pytest.raises(AuthenticationFailed):
             prove(raw=body.encode())
-    with pytest.raises(NotProven):
+    with pytest.raises(AuthenticationFailed):
         prove(raw=b"")
 
 
@@ -67,7 +67,7 @@ def test_no_byte_may_change() -> None:
     ],
 )
 def test_what_is_no_signature_is_refused(signature: str | None) -> None:
-    with pytest.raises(NotProven, match="signature"):
+    with pytest.raises(AuthenticationFailed, match="signature"):
         prove(signature=signature)
 
 
@@ -75,18 +75,18 @@ def test_each_of_several_secrets_proves() -> None:
     prove("other", SECRET)
     prove(SECRET, "other")
     prove(SECRET, "other", signature=meta_signs(BODY, "other"))
-    with pytest.raises(NotProven) as caught:
+    with pytest.raises(AuthenticationFailed) as caught:
         prove("other-secret")
     assert "other-secret" not in caught.value.reason
 
 
 def test_without_a_secret_nothing_is_proven() -> None:
-    with pytest.raises(NotProven, match="no secret"):
-        prove_event([], SIGNATURE, BODY)
+    with pytest.raises(AuthenticationFailed, match="no secret"):
+        authenticate_event([], SIGNATURE, BODY)
 
 
 def test_a_body_that_is_too_long_is_refused() -> None:
-    with pytest.raises(NotProven, match="bytes"):
+    with pytest.raises(AuthenticationFailed, match="bytes"):
         prove(raw=bytes(MAX_BODY_BYTES + 1))
 
 

@@ -18,8 +18,8 @@ from plivo.utils.signature_v3 import (
     validate_v3_signature,
 )
 
-from gateway.carriers.proof import PROOFS, NotProven, Signed
-from gateway.carriers.shared_proof import read_form
+from gateway.carriers.authenticators import AUTHENTICATORS, AuthenticationFailed, SignedRequest
+from gateway.carriers.signatures import read_form
 from gateway.config import CarrierAccount
 
 TOKEN = "my_auth_token"
@@ -36,7 +36,7 @@ FIELDS = [
     ("From", "+14155550100"),
     ("To", "+14155550199"),
 ]
-# carriers.md §9.3
+# docs/reference/carriers.md §9.3
 POSTED_WITH_QUERY = "294jQ01L1k7Me0aFdB7bu4wwpKpeFlkeUFZ6t8vZ1lo="
 POSTED = "tcwLD1+pklxthDafqR6wtg+D34FCPUvgZk7gQm1CM3E="
 SOCKET_SIGNED = "H3ejSMeblTcLX1iNiQnBD5Af1hbdtJ1fo4d/KaD7Rjw="
@@ -61,14 +61,14 @@ def asked(
     nonce: str | None = NONCE,
     of_main_account: str | None = None,
     content_type: str = FORM,
-) -> Signed:
+) -> SignedRequest:
     headers = {
         "x-plivo-signature-v3": signature,
         "x-plivo-signature-ma-v3": of_main_account,
         "x-plivo-signature-v3-nonce": nonce,
         "content-type": content_type,
     }
-    return Signed(
+    return SignedRequest(
         method=method,
         urls=(url,) if url else (),
         headers={name: value for name, value in headers.items() if value is not None},
@@ -78,17 +78,17 @@ def asked(
     )
 
 
-def posted(url: str = WITH_QUERY, signature: str | None = POSTED_WITH_QUERY, **changes: Any) -> Signed:
+def posted(url: str = WITH_QUERY, signature: str | None = POSTED_WITH_QUERY, **changes: Any) -> SignedRequest:
     said: dict[str, Any] = {"method": "POST", "body": urlencode(FIELDS).encode(), **changes}
     return asked(url, signature, **said)
 
 
-def prove(signed: Signed, *tokens: str) -> None:
-    PROOFS["plivo"](account(*(tokens or (TOKEN,))), signed)
+def prove(signed: SignedRequest, *tokens: str) -> None:
+    AUTHENTICATORS["plivo"](account(*(tokens or (TOKEN,))), signed)
 
 
-def refused(signed: Signed, *tokens: str) -> str:
-    with pytest.raises(NotProven) as caught:
+def refused(signed: SignedRequest, *tokens: str) -> str:
+    with pytest.raises(AuthenticationFailed) as caught:
         prove(signed, *tokens)
     return caught.value.reason
 
@@ -154,7 +154,7 @@ def test_no_byte_of_a_body_may_change() -> None:
     for text in bent(urlencode(FIELDS)):
         try:
             means_the_same = read_form(FORM, text.encode()) == FIELDS  # %2B and %2b
-        except NotProven:
+        except AuthenticationFailed:
             means_the_same = False
         if not means_the_same:
             refused(posted(body=text.encode()))
@@ -203,7 +203,7 @@ def test_each_of_several_tokens_proves() -> None:
 
 def test_v2_proves_nothing() -> None:
     headers = {"x-plivo-signature-v2": SIGNED_V2, "x-plivo-signature-v2-nonce": NONCE, "content-type": FORM}
-    signed = Signed("POST", (ANSWER,), headers, urlencode(FIELDS).encode(), "203.0.113.7", 0.0)
+    signed = SignedRequest("POST", (ANSWER,), headers, urlencode(FIELDS).encode(), "203.0.113.7", 0.0)
     assert "x-plivo-signature-v3" in refused(signed)
     refused(posted(ANSWER, SIGNED_V2))
 
@@ -257,7 +257,7 @@ def test_a_query_that_cannot_be_read_is_refused(query: str) -> None:
 
 
 def test_a_fragment_is_not_signed() -> None:
-    """It tunes timeouts at Plivo (carriers.md §4.4) and never comes with a request."""
+    """It tunes timeouts at Plivo (docs/reference/carriers.md §4.4) and never comes with a request."""
     prove(posted(f"{ANSWER}#ct=2000&rt=40000", POSTED))
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from gateway.carriers.proof import PROOFS, NotProven, Signed
+from gateway.carriers.authenticators import AUTHENTICATORS, AuthenticationFailed, SignedRequest
 from gateway.config import CarrierAccount
 
-# carriers.md §9.2
+# docs/reference/carriers.md §9.2
 NOW = 1_756_000_000
 BODY = b'{"data":{"event_type":"call.initiated"}}'
 SIGNATURE = "NL6HlHfbORxphlyjbWRnUeUAgq3brXvCNh/M/RdVlL3AS32zsr7vemiy2s4PIsIbo+jicu0pFNbt0VzDbGj+BQ=="
@@ -39,10 +39,10 @@ def asked(
     method: str = "POST",
     url: str = "https://gw.example.com/xml/telnyx",
     **more: str,
-) -> Signed:
+) -> SignedRequest:
     headers = {"telnyx-signature-ed25519": signature, "telnyx-timestamp": timestamp, **more}
     present = {name: value for name, value in headers.items() if value is not None}
-    return Signed(method, (url,) if url else (), present, body, "203.0.113.7", now)
+    return SignedRequest(method, (url,) if url else (), present, body, "203.0.113.7", now)
 
 
 def account(*keys: str) -> CarrierAccount:
@@ -50,12 +50,12 @@ def account(*keys: str) -> CarrierAccount:
     return CarrierAccount(**values)
 
 
-def prove(signed: Signed, *keys: str) -> None:
-    PROOFS["telnyx"](account(*(keys or (PUBLIC_KEY,))), signed)
+def prove(signed: SignedRequest, *keys: str) -> None:
+    AUTHENTICATORS["telnyx"](account(*(keys or (PUBLIC_KEY,))), signed)
 
 
-def refused(signed: Signed, *keys: str) -> str:
-    with pytest.raises(NotProven) as caught:
+def refused(signed: SignedRequest, *keys: str) -> str:
+    with pytest.raises(AuthenticationFailed) as caught:
         prove(signed, *keys)
     return caught.value.reason
 
@@ -165,8 +165,8 @@ def test_a_key_that_is_no_point_proves_nothing(point: bytes) -> None:
 
 
 def test_an_account_without_a_key_proves_nothing() -> None:
-    with pytest.raises(NotProven, match="no public key"):
-        PROOFS["telnyx"](account(), asked())
+    with pytest.raises(AuthenticationFailed, match="no public key"):
+        AUTHENTICATORS["telnyx"](account(), asked())
 
 
 def test_a_document_that_is_fetched_has_an_empty_body() -> None:

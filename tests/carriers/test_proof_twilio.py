@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from starlette.datastructures import ImmutableMultiDict
 from twilio.request_validator import HMAC_SHA256, RequestValidator
 
-from gateway.carriers.proof import PROOFS, NotProven, Signed
-from gateway.carriers.shared_proof import MAX_BODY_BYTES, read_form
+from gateway.carriers.authenticators import AUTHENTICATORS, AuthenticationFailed, SignedRequest
+from gateway.carriers.signatures import MAX_BODY_BYTES, read_form
 from gateway.config import CarrierAccount
 
 TOKEN = "12345"
@@ -35,7 +35,7 @@ FIELDS = [
     ("From", "+14155550100"),
     ("To", "+14155550199"),
 ]
-# carriers.md §9.1
+# docs/reference/carriers.md §9.1
 WEBHOOK_SHA1 = "64Makt0HK7qxBPNsZo0KYW/bow4="
 WEBHOOK_SHA256 = "PusMYBKQctk0QJNMivvIAteGIMNC78PL96WHs00mBWw="
 SOCKET_SHA1 = "OQjCs9PhErWNdZQB5oKwjPkt+x4="
@@ -58,13 +58,13 @@ def asked(
     body: bytes = b"",
     content_type: str | None = FORM,
     settings: str | None = None,
-) -> Signed:
+) -> SignedRequest:
     headers = {
         "x-twilio-signature": signature,
         "content-type": content_type,
         "x-twilio-webhooks-signature-settings": settings,
     }
-    return Signed(
+    return SignedRequest(
         method=method,
         urls=(url,) if isinstance(url, str) else url,
         headers={name: value for name, value in headers.items() if value is not None},
@@ -74,26 +74,26 @@ def asked(
     )
 
 
-def upgrade(url: str, signature: str | None) -> Signed:
+def upgrade(url: str, signature: str | None) -> SignedRequest:
     return asked(url, signature, method="GET", content_type=None)
 
 
-def voice(signature: str | None = WEBHOOK_SHA1, **changes: Any) -> Signed:
+def voice(signature: str | None = WEBHOOK_SHA1, **changes: Any) -> SignedRequest:
     said: dict[str, Any] = {"url": WEBHOOK, "body": urlencode(FIELDS).encode(), **changes}
     return asked(said.pop("url"), signature, **said)
 
 
-def document(signature: str = JSON_SHA1, **changes: Any) -> Signed:
+def document(signature: str = JSON_SHA1, **changes: Any) -> SignedRequest:
     said: dict[str, Any] = {"body": b'{"a":1}', "content_type": "application/json", **changes}
     return asked(said.pop("url", JSON_URL), signature, **said)
 
 
-def prove(signed: Signed, of: CarrierAccount | None = None) -> None:
-    PROOFS["twilio"](of or account(TOKEN), signed)
+def prove(signed: SignedRequest, of: CarrierAccount | None = None) -> None:
+    AUTHENTICATORS["twilio"](of or account(TOKEN), signed)
 
 
-def refused(signed: Signed, of: CarrierAccount | None = None) -> str:
-    with pytest.raises(NotProven) as caught:
+def refused(signed: SignedRequest, of: CarrierAccount | None = None) -> str:
+    with pytest.raises(AuthenticationFailed) as caught:
         prove(signed, of)
     return caught.value.reason
 
@@ -143,7 +143,7 @@ def test_no_byte_of_a_body_may_change() -> None:
     for text in bent(whole):
         try:
             means_the_same = read_form(FORM, text.encode()) == FIELDS  # %2B and %2b
-        except NotProven:
+        except AuthenticationFailed:
             means_the_same = False
         if not means_the_same:
             refused(voice(body=text.encode()))
@@ -278,9 +278,9 @@ def test_what_is_no_signature_is_refused(signature: str | None) -> None:
 
 
 def test_no_secret_and_no_signature_is_in_the_words() -> None:
-    words = refused(voice("AAAA" + WEBHOOK_SHA1[4:]), account("a-secret-token"))
-    assert "a-secret-token" not in words
-    assert "AAAA" not in words
+    detail = refused(voice("AAAA" + WEBHOOK_SHA1[4:]), account("a-secret-token"))
+    assert "a-secret-token" not in detail
+    assert "AAAA" not in detail
 
 
 def test_a_form_that_is_too_long_is_refused_unread() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Exotel's REST over real sockets (carriers.md §5.4)."""
+"""Exotel's REST over real sockets (docs/reference/carriers.md §5.4)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from gateway.carriers.exotel_rest import ExotelRest
-from gateway.carriers.rest import Dialled
+from gateway.carriers.exotel.rest import ExotelRest
+from gateway.carriers.rest_interface import DialedCall
 from tests.harness.failing_server import resets_having_made, says
 from tests.harness.rest_accounts import account, dial_request, failure
 from tests.harness.rest_exotel import ACCOUNT, ExotelServer
@@ -33,7 +33,7 @@ async def test_who_is_called_is_from(exotel: ExotelRest, server: ExotelServer) -
     made = await exotel.dial(dial_request(to=INDIAN, from_number=EXOPHONE))
 
     (asked,) = server.asked("dial")
-    assert made == Dialled(next(iter(server.calls)))
+    assert made == DialedCall(next(iter(server.calls)))
     assert asked.path == f"/v1/Accounts/{ACCOUNT}/Calls/connect.json"
     assert asked.form == [
         ("From", INDIAN),

@@ -14,9 +14,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.carriers.http_rest import MAX_ANSWER_BYTES, MAX_RETRY_AFTER_S, Exchange
 from gateway.carriers.registry import RESTS
-from gateway.carriers.rest import CarrierFailed, CarrierRest, CredentialsMissing
+from gateway.carriers.rest_interface import CarrierFailed, CarrierRest, CredentialsMissing
+from gateway.carriers.rest_request import MAX_ANSWER_BYTES, MAX_RETRY_AFTER_S, RestRequest
 from tests.harness.agent import AgentPort
 from tests.harness.failing_server import (
     Behaviour,
@@ -72,9 +72,11 @@ async def failure(work: Any) -> CarrierFailed:
     """How the work fails, which it must; its words hold nothing that is anybody's."""
     with pytest.raises(CarrierFailed) as caught:
         await work
-    words = caught.value.words
-    assert words == str(caught.value) != ""
-    assert not any(hidden in words for hidden in (*SECRETS, TO[1:], FROM[1:], STREAM_TOKEN, "s-1", "gw.test"))
+    detail = caught.value.detail
+    assert detail == str(caught.value) != ""
+    assert not any(
+        hidden in detail for hidden in (*SECRETS, TO[1:], FROM[1:], STREAM_TOKEN, "s-1", "gw.test")
+    )
     return caught.value
 
 
@@ -112,15 +114,15 @@ async def test_a_number_that_the_carrier_does_not_take_is_not_repeated_in_words(
     text = f"The number {TO} ({TO[1:]}) of user bob@acme.test with {STREAM_TOKEN} is not valid, see https://a.test/1"
     line.server.next("dial", fails(400, 21211, text))
     failed = await failure(line.rest.dial(dial_request()))
-    assert "is not valid, see" in failed.words
-    assert not any(part in failed.words for part in ("bob", "acme.test", "https"))
+    assert "is not valid, see" in failed.detail
+    assert not any(part in failed.detail for part in ("bob", "acme.test", "https"))
 
 
 async def test_an_error_that_holds_our_secret_says_nothing_but_its_status(line: Line) -> None:
     secret = {"twilio": 0, "telnyx": 1, "plivo": 2, "exotel": 3}[line.carrier]
     line.server.next("dial", fails(403, None, f"The key {SECRETS[secret].upper()} may not call"))
     failed = await failure(line.rest.dial(dial_request()))
-    assert "may not" not in failed.words
+    assert "may not" not in failed.detail
 
 
 # Not now
@@ -185,7 +187,7 @@ async def test_html_is_not_read(line: Line, status: int, kind: str, uncertain: b
     line.server.next("dial", says(f"<html>Blocked: {TO}</html>", status=status))
     failed = await failure(line.rest.dial(dial_request()))
     assert (failed.kind, failed.status, failed.uncertain) == (kind, status, uncertain)
-    assert "Blocked" not in failed.words
+    assert "Blocked" not in failed.detail
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ async def test_an_answer_without_end_is_left(line: Line) -> None:
     line.server.next("dial", trickles)
     failed = await failure(line.rest.dial(dial_request()))
     assert (failed.kind, failed.uncertain) == ("broken", True)
-    assert str(MAX_ANSWER_BYTES) in failed.words
+    assert str(MAX_ANSWER_BYTES) in failed.detail
 
 
 # Silence
@@ -274,7 +276,7 @@ async def test_a_connection_that_is_not_taken_in_time_carried_nothing(http: aioh
             one.setblocking(False)
             one.connect_ex(("127.0.0.1", port.number))
             waiting.append(one)
-        slow = Exchange(
+        slow = RestRequest(
             "Twilio",
             port.url,
             http,
@@ -349,7 +351,7 @@ async def test_what_a_carrier_cannot_do_is_refused_in_its_words(line: Line) -> N
         "machine_detection": lambda: line.rest.dial(dial_request(machine_detection="detect")),
         "wait_for_end": lambda: line.rest.dial(dial_request(machine_detection="wait_for_end")),
     }
-    for wanted, words in line.rest.cannot.items():
+    for wanted, detail in line.rest.cannot.items():
         failed = await failure(asked[wanted]())
-        assert (failed.kind, failed.words, failed.uncertain) == ("refused", words, False)
+        assert (failed.kind, failed.detail, failed.uncertain) == ("refused", detail, False)
     assert line.server.seen == []

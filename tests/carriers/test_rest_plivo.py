@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Plivo's REST over real sockets (carriers.md §4.5)."""
+"""Plivo's REST over real sockets (docs/reference/carriers.md §4.5)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 from plivo.utils import validate_v3_signature
 
-from gateway.carriers.plivo_rest import PlivoRest
-from gateway.carriers.rest import Dialled
+from gateway.carriers.plivo.rest import PlivoRest
+from gateway.carriers.rest_interface import DialedCall
 from tests.harness import rest_plivo
 from tests.harness.failing_server import fails, resets_having_made, says
 from tests.harness.rest_accounts import FROM, TO, account, dial_request, failure
@@ -46,7 +46,7 @@ async def test_a_call_out_names_where_its_document_is(plivo: PlivoRest, server: 
     made = await plivo.dial(dial_request(document="<Response/>"))
 
     (asked,), (one,) = server.asked("dial"), server.calls.values()
-    assert made == Dialled(None, one.request_uuid)
+    assert made == DialedCall(None, one.request_uuid)
     assert asked.path == f"/v1/Account/{AUTH_ID}/Call/"
     assert asked.body == {
         "from": FROM,
@@ -80,7 +80,7 @@ async def test_the_account_may_stand_for_the_auth_id(
 async def test_a_refused_number_is_not_repeated(plivo: PlivoRest) -> None:
     failed = await failure(plivo.dial(dial_request(to="5550142x")))
     assert (failed.kind, failed.status, failed.code) == ("refused", 400, None)
-    assert failed.words == "Plivo answered 400: … is not a valid phone number"
+    assert failed.detail == "Plivo answered 400: … is not a valid phone number"
 
 
 # A call that may have been made
@@ -98,7 +98,7 @@ async def lost(request: pytest.FixtureRequest, plivo: PlivoRest, server: PlivoSe
 
 
 async def test_a_lost_call_is_found(plivo: PlivoRest, lost: PlivoCall) -> None:
-    assert await plivo.find(dial_request(), since=time.time()) == Dialled(lost.uuid)
+    assert await plivo.find(dial_request(), since=time.time()) == DialedCall(lost.uuid)
 
 
 async def test_another_sessions_call_to_the_same_number_is_not_ours(
@@ -106,7 +106,7 @@ async def test_another_sessions_call_to_the_same_number_is_not_ours(
 ) -> None:
     other = await call(plivo, server)
     assert await plivo.find(dial_request(), since=time.time()) is None  # it could be either
-    assert await plivo.find(dial_request(), since=time.time(), known={other.uuid}) == Dialled(lost.uuid)
+    assert await plivo.find(dial_request(), since=time.time(), known={other.uuid}) == DialedCall(lost.uuid)
 
 
 async def test_calls_elsewhere_are_not_ours(plivo: PlivoRest, lost: PlivoCall) -> None:
@@ -140,7 +140,7 @@ async def test_looking_may_fail_too(plivo: PlivoRest, server: PlivoServer) -> No
 async def test_a_list_of_anything_is_looked_through(plivo: PlivoRest, server: PlivoServer) -> None:
     one = await call(plivo, server)
     server.next("list", says({"calls": [None, "..", {}, "unknown"]}), says({"calls": [one.uuid, one.uuid]}))
-    assert await plivo.find(dial_request(), since=time.time()) == Dialled(one.uuid)
+    assert await plivo.find(dial_request(), since=time.time()) == DialedCall(one.uuid)
 
 
 # Hanging up
@@ -233,7 +233,7 @@ async def test_its_callbacks_are_signed_as_plivo_signs(plivo: PlivoRest, server:
 async def test_its_upgrade_is_signed_as_documented(
     server: PlivoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """carriers.md §9.3's vector."""
+    """docs/reference/carriers.md §9.3's vector."""
     monkeypatch.setattr(rest_plivo, "nonce", lambda: "12345")
     server.auth_token = "my_auth_token"
     headers = server.upgrade_headers("wss://gw.example.com/ws/plivo/tok_abc")

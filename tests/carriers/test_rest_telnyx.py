@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Telnyx's Call Control over real sockets (carriers.md §3.5)."""
+"""Telnyx's Call Control over real sockets (docs/reference/carriers.md §3.5)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from gateway.carriers.rest import Dialled
-from gateway.carriers.telnyx_rest import TelnyxRest
+from gateway.carriers.rest_interface import DialedCall
+from gateway.carriers.telnyx.rest import TelnyxRest
 from tests.harness.failing_server import fails, resets_having_made, says
 from tests.harness.rest_accounts import FROM, TO, account, dial_request, failure
 from tests.harness.rest_telnyx import API_KEY, CONNECTION, TelnyxCall, TelnyxServer
@@ -46,7 +46,7 @@ async def test_the_stream_is_a_part_of_the_request(telnyx: TelnyxRest, server: T
     made = await telnyx.dial(dial_request(document="<Response/>"))
 
     (asked,) = server.asked("dial")
-    assert made == Dialled(next(iter(server.calls)))
+    assert made == DialedCall(next(iter(server.calls)))
     assert (asked.path, asked.headers["authorization"]) == ("/v2/calls", f"Bearer {API_KEY}")
     assert asked.body == {
         "connection_id": CONNECTION,
@@ -104,7 +104,7 @@ async def test_a_repeat_that_was_ignored_without_an_id_is_a_call(
     telnyx: TelnyxRest, server: TelnyxServer
 ) -> None:
     server.next("dial", says({"data": {"result": "ok"}}))
-    assert await telnyx.dial(dial_request()) == Dialled(None)
+    assert await telnyx.dial(dial_request()) == DialedCall(None)
 
 
 async def test_without_an_application_nobody_is_called(
@@ -113,21 +113,21 @@ async def test_without_an_application_nobody_is_called(
     mine = TelnyxRest(account("telnyx", server.api_url, connection_id=None), http)
     failed = await failure(mine.dial(dial_request()))
     assert (failed.kind, failed.uncertain) == ("refused", False)
-    assert "connection_id" in failed.words
+    assert "connection_id" in failed.detail
     assert server.seen == []
 
 
 async def test_a_refused_number_is_told_by_its_code(telnyx: TelnyxRest) -> None:
     failed = await failure(telnyx.dial(dial_request(to="5550142")))
     assert (failed.kind, failed.status, failed.code) == ("refused", 422, "10016")
-    assert "5550142" not in failed.words
+    assert "5550142" not in failed.detail
 
 
 async def test_too_many_requests(telnyx: TelnyxRest, server: TelnyxServer) -> None:
     server.next("dial", fails(429, 10011))
     failed = await failure(telnyx.dial(dial_request()))
     assert (failed.kind, failed.code, failed.uncertain) == ("rate_limited", "10011", False)
-    assert "Too many requests" in failed.words
+    assert "Too many requests" in failed.detail
 
 
 # Control
@@ -229,7 +229,7 @@ async def test_its_events_are_signed_as_telnyx_signs(telnyx: TelnyxRest, server:
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_get_is_signed_over_nothing(server: TelnyxServer, method: str) -> None:
-    """carriers.md §9.2: the query is not covered."""
+    """docs/reference/carriers.md §9.2: the query is not covered."""
     texml = '<Response><Connect><Stream url="wss://gw.test/ws/telnyx?token=t"/></Connect></Response>'
     hooks = await TelnyxServer().start()
     try:

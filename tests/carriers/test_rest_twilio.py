@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Twilio's REST over real sockets; and Twilio's own client against the tests' server (carriers.md §2.6)."""
+"""Twilio's REST over real sockets; and Twilio's own client against the tests' server
+(docs/reference/carriers.md §2.6).
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from twilio.http.response import Response
 from twilio.request_validator import RequestValidator
 from twilio.rest import Client
 
-from gateway.carriers.rest import Dialled
-from gateway.carriers.twilio_rest import INLINE_LIMIT, TwilioRest
+from gateway.carriers.rest_interface import DialedCall
+from gateway.carriers.twilio.rest import INLINE_LIMIT, TwilioRest
 from tests.harness.failing_server import fails, resets_having_made, says
 from tests.harness.rest_accounts import FROM, TO, account, dial_request, failure
 from tests.harness.rest_server import read_document
@@ -56,7 +58,7 @@ async def test_a_short_document_goes_with_the_request(twilio: TwilioRest, server
     made = await twilio.dial(dial_request(document=TWIML))
 
     (asked,) = server.asked("dial")
-    assert made == Dialled(next(iter(server.calls)))
+    assert made == DialedCall(next(iter(server.calls)))
     assert asked.path == f"/2010-04-01/Accounts/{ACCOUNT}/Calls.json"
     assert asked.headers["content-type"].startswith("application/x-www-form-urlencoded")
     assert asked.form == [
@@ -128,8 +130,8 @@ async def test_an_api_key_may_call_for_the_account(http: aiohttp.ClientSession) 
 async def test_a_refused_number_is_told_by_its_code(twilio: TwilioRest) -> None:
     failed = await failure(twilio.dial(dial_request(to="5550142")))
     assert (failed.kind, failed.code, failed.uncertain) == ("refused", "21211", False)
-    assert "5550142" not in failed.words
-    assert "error 21211" in failed.words
+    assert "5550142" not in failed.detail
+    assert "error 21211" in failed.detail
 
 
 # A call that may have been made
@@ -145,7 +147,7 @@ async def lost(twilio: TwilioRest, server: TwilioServer) -> float:
 
 
 async def test_a_lost_call_is_found(twilio: TwilioRest, server: TwilioServer, lost: float) -> None:
-    assert await twilio.find(dial_request(), since=lost) == Dialled(next(iter(server.calls)))
+    assert await twilio.find(dial_request(), since=lost) == DialedCall(next(iter(server.calls)))
     assert server.asked("list")[0].query["To"] == TO
     assert server.asked("list")[0].query["From"] == FROM
 
@@ -163,7 +165,7 @@ async def test_another_sessions_call_to_the_same_number_is_not_ours(
     other = await twilio.dial(dial_request(session_id="s-2"))
     ours = next(iter(server.calls))
     assert await twilio.find(dial_request(), since=lost) is None  # it could be either
-    assert await twilio.find(dial_request(), since=lost, known={str(other.call_id)}) == Dialled(ours)
+    assert await twilio.find(dial_request(), since=lost, known={str(other.call_id)}) == DialedCall(ours)
     assert await twilio.find(dial_request(), since=lost, known=set(server.calls)) is None
 
 
@@ -173,7 +175,7 @@ async def test_neither_an_older_call_nor_one_that_came_in_is_ours(
     older, incoming = await call(twilio, server), await call(twilio, server)
     server.made_at(older, 600)
     incoming.resource["direction"] = "inbound"
-    assert await twilio.find(dial_request(), since=lost) == Dialled(next(iter(server.calls)))
+    assert await twilio.find(dial_request(), since=lost) == DialedCall(next(iter(server.calls)))
 
 
 async def test_nothing_is_found_where_nothing_was_made(twilio: TwilioRest, server: TwilioServer) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from gateway.config import Problem, Settings
-from gateway.config.text import render
+from gateway.config.toml_text import render
 
 Read = Callable[..., Settings]
 Problems = Callable[..., tuple[Problem, ...]]

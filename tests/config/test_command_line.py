@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import gateway.serving.server
+import gateway.server.serve
 from gateway import __version__
 from gateway.cli import app
 from gateway.config import Settings
@@ -104,7 +104,7 @@ def test_serve_hands_over_the_settings_and_ends_with_the_status(
         served.append((settings, replace))
         return 7
 
-    monkeypatch.setattr(gateway.serving.server, "run", run)
+    monkeypatch.setattr(gateway.server.serve, "run", run)
     result = runner.invoke(app, ["serve", "--config", str(write(full))])
     assert result.exit_code == 7
     runner.invoke(app, ["serve", "--config", str(write(full)), "--replace", "4711"])

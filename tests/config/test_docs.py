@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.config import Settings
-from gateway.config_docs import EXAMPLE, document
+from gateway.config.reference_page import EXAMPLE, document
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
 def test_the_page_is_what_the_model_makes() -> None:
-    assert PAGE.read_text(encoding="utf-8") == document(), "run: python -m gateway.config_docs > " + str(PAGE)
+    assert PAGE.read_text(encoding="utf-8") == document(), (
+        "run: python -m gateway.config.reference_page > " + str(PAGE)
+    )
 
 
 def test_every_key_is_described() -> None:

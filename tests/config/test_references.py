@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from gateway.config import DailySettings, Problem, Settings
-from gateway.config.text import render
+from gateway.config.toml_text import render
 
 Read = Callable[..., Settings]
 Problems = Callable[..., tuple[Problem, ...]]

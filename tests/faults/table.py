@@ -21,7 +21,7 @@ Only the gaps change from run to run.
   fault until sound was heard again, the end was told, or the caller hung up. Where sound goes on, the longest
   pause between two of its frames, which are 20 ms apart. `-` where nothing was to be heard.
 - **It ended**: the ending of the session and its side, as in the
-  [table of endings](architecture.md#endings).
+  [table of reasons](architecture.md#reasons).
 - **Places**: how many stayed taken afterwards.
 - **Memory**: `back` where the gateway's resident memory afterwards was within {memory_mib} MiB of before.
 - **Next call**: whether a caller after it was served, both sides hearing each other.

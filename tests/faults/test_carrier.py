@@ -168,7 +168,9 @@ async def test_duplicates(case: Cases, support: Agent) -> None:
 
 
 async def test_reorders(case: Cases, support: Agent) -> None:
-    """Telnyx's may come so (carriers.md §3.2), and an agent that asks for messages wants them in order."""
+    """Telnyx's may come so (docs/reference/carriers.md §3.2), and an agent that asks for messages wants
+    them in order.
+    """
     async with case('says frames out of order (Telnyx, `media = "messages"`)') as fault:
         talk = await fault.talk(support, "/ws/telnyx/reader.acme", caller_speaks=False)
         fault.strike()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gateway.serving.takeover import listeners
+from gateway.server.takeover import listeners
 from tests.faults.case import TWILIO, Case
 from tests.faults.many import CROWD, WELL, crowd, go_on, hang_up_all, over, owner_of, warm_with
 from tests.faults.setup import LIMITS, agents_at

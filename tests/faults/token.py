@@ -8,7 +8,7 @@ import sqlite3
 import time
 from types import SimpleNamespace
 
-from gateway.sessions.tokens import Tokens
+from gateway.auth.media_tokens import MediaTokens
 from tests.harness.gateway import Gateway
 from tests.harness.openings import IDS
 
@@ -18,6 +18,6 @@ def tokened(gateway: Gateway) -> str:
     connection = sqlite3.connect(f"file:{gateway.store}?mode=ro", uri=True)
     (value,) = connection.execute("SELECT value FROM document WHERE kind = 'secret'").fetchone()
     connection.close()
-    tokens = Tokens(bytes.fromhex(json.loads(value)), SimpleNamespace(documents=None), time.time)
+    tokens = MediaTokens(bytes.fromhex(json.loads(value)), SimpleNamespace(documents=None), time.time)
     token = tokens.mint_call("support.acme", "acme", "plivo", call_id=IDS["plivo"][0])
     return f"/ws/plivo?serviceHost=support.acme&token={token}"

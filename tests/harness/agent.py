@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Agents for tests: an instance on a port of its own that answers as a test wants (agent-container.md)."""
+"""Agents for tests: an instance on a port of its own that answers as a test wants
+(docs/reference/agent-container.md).
+"""
 
 from __future__ import annotations
 
@@ -122,7 +124,7 @@ class Agent:
         self.calls: asyncio.Queue[AgentCall] = asyncio.Queue()
         self.asked: asyncio.Queue[AgentCall] = asyncio.Queue()
         self.upgrades = 0
-        self.probes = 0
+        self.health = 0
         """How often it has said whether it is ready."""
         self._listener = Listener(self._serve)
 
@@ -159,7 +161,7 @@ class Agent:
                 f"HTTP/1.1 {self.ready} Said\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
             )
             writer.close()
-            self.probes += 1
+            self.health += 1
         else:
             self.upgrades += 1
             await self.answer(self, call)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""An agent's `POST /bot` for tests, answered by hand (agent-container.md): scripts for `Agent`."""
+"""An agent's `POST /bot` for tests, answered by hand (docs/reference/agent-container.md): scripts for
+`Agent`.
+"""
 
 from __future__ import annotations
 

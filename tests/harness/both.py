@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.media.accelerator import ACTIVE
+from gateway.fastpath.accelerator import ACTIVE
 
 
 @pytest.fixture(scope="module", params=["on", "off"] if ACTIVE else ["off"])

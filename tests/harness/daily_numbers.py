@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Daily for tests, with numbers and callers: what a number does when it rings, and who is on hold.
 
-As carriers.md §6.1 to §6.4 describe it. Webhooks are tried as they are set, if they are on this machine.
+As docs/reference/carriers.md §6.1 to §6.4 describe it. Webhooks are tried as they are set, if they are on
+this machine.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class DailyWithNumbers(DailyServer):
         app.router.add_put(configs + "/{id}", self._probing("update_config", self._write_config))
         app.router.add_post("/v1/dialin/pinlessCallUpdate", self.handler("call_update", self._call_update))
 
-    # Numbers (carriers.md §6.2)
+    # Numbers (docs/reference/carriers.md §6.2)
 
     def _get_domain(self, _: web.Request, __: Any) -> web.Response:
         shown = [self._shown(entry) for entry in self.pinless]
@@ -135,7 +136,7 @@ class DailyWithNumbers(DailyServer):
 
         return handle_and_probe
 
-    # Calls (carriers.md §6.1, §6.3)
+    # Calls (docs/reference/carriers.md §6.1, §6.3)
 
     def caller(self, **more: Any) -> dict[str, Any]:
         """Somebody calls, and is on hold: what the webhook says of it."""

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A caller on hold at Daily: what Daily sends, and what the agent does about it (carriers.md §6)."""
+"""A caller on hold at Daily: what Daily sends, and what the agent does about it (docs/reference/carriers.md
+§6).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ async def ring(url: str, call: Any, *, secret: str = SECRET, **headers: str) -> 
 
 
 async def take_off_hold(bot: BotCall, sip_uri: str) -> int:
-    """As Pipecat does when the room is ready to be called (carriers.md §6.5)."""
+    """As Pipecat does when the room is ready to be called (docs/reference/carriers.md §6.5)."""
     told = bot.json["dialin_settings"]
     async with (
         aiohttp.ClientSession() as http,

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A carrier that asks for its document first, and then opens the stream that it was told (carriers.md §1)."""
+"""A carrier that asks for its document first, and then opens the stream that it was told
+(docs/reference/carriers.md §1).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """WebSocket frames for tests, written and read by hand (RFC 6455 §5.2).
 
-Independent of gateway.media.frames on purpose: what the gateway does is compared with this.
+Independent of gateway.websocket.frames on purpose: what the gateway does is compared with this.
 """
 
 from __future__ import annotations

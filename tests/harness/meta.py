@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""WhatsApp for tests: what Meta sends (carriers.md §7), and agents that answer it."""
+"""WhatsApp for tests: what Meta sends (docs/reference/carriers.md §7), and agents that answer it."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def opening_messages(
     numbers = {"from": from_number, "to": to_number}
     if carrier in ("telnyx", "exotel"):
         start.update({key: number for key, number in numbers.items() if number is not None})
-    else:  # they tell no numbers by themselves (carriers.md §8.1)
+    else:  # they tell no numbers by themselves (docs/reference/carriers.md §8.1)
         given |= {f"{key}_number": number for key, number in numbers.items() if number is not None}
     start.pop("custom_parameters", None)
     start.pop("customParameters", None)
@@ -84,6 +84,8 @@ def replies(carrier: str) -> list[str]:
 
 
 def stop(carrier: str) -> str:
-    """The carrier's `stop`. Plivo only closes, but its own pre-flight sends one (carriers.md §4.2)."""
+    """The carrier's `stop`. Plivo only closes, but its own pre-flight sends one (docs/reference/carriers.md
+    §4.2).
+    """
     found = [m for m in _said(carrier, "carrier") if m["event"] == "stop"]
     return json.dumps(found[0] if found else {"event": "stop", "streamId": IDS["plivo"][1]})

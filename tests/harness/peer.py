@@ -114,8 +114,8 @@ class Peer:
             async with asyncio.timeout(WAIT_S):
                 return await self._reader.read(1 << 18)
         except TimeoutError:  # which is an OSError too
-            words = f"nothing came for {WAIT_S:g} s, after {len(self.heard)} bytes"
-            raise AssertionError(words) from None
+            detail = f"nothing came for {WAIT_S:g} s, after {len(self.heard)} bytes"
+            raise AssertionError(detail) from None
         except OSError:
             return before_the_reset(self._reader)
 

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from gateway.carriers.registry import RESTS
-from gateway.carriers.rest import CarrierFailed, CarrierRest, DialRequest
+from gateway.carriers.rest_interface import CarrierFailed, CarrierRest, DialRequest
 from gateway.config import CarrierAccount
 from tests.harness import rest_exotel, rest_plivo, rest_telnyx, rest_twilio
 from tests.harness.rest_server import RestServer

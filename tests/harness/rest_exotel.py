@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Exotel for tests: its connect call, its callbacks and its applet's question (carriers.md §5.3, §5.4)."""
+"""Exotel for tests: its connect call, its callbacks and its applet's question (docs/reference/carriers.md
+§5.3, §5.4).
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Plivo for tests: its calls, its webhooks and its signatures (carriers.md §4.4, §4.5, §9.3)."""
+"""Plivo for tests: its calls, its webhooks and its signatures (docs/reference/carriers.md §4.4, §4.5,
+§9.3).
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Telnyx for tests: Call Control, webhooks, TeXML, and signatures (carriers.md §3.4, §3.5, §9.2)."""
+"""Telnyx for tests: Call Control, webhooks, TeXML, and signatures (docs/reference/carriers.md §3.4, §3.5,
+§9.2).
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ from tests.harness.rest_server import (
 API_KEY = "KEY0123456789ABCDEF_telnyx"
 CONNECTION = "1234567890123456789"
 USER = "3E6F995F-0000-4000-8000-000000000001"
-MOST_ATTEMPTS = 3  # to tell of an event (carriers.md §3.4)
+MOST_ATTEMPTS = 3  # to tell of an event (docs/reference/carriers.md §3.4)
 ACTIONS = {"hangup", "transfer", "refer", "send_dtmf", "answer", "streaming_start", "streaming_stop"}
 DIGITS = re.compile(r"[0-9A-D*#wW]+")
 TITLES = {

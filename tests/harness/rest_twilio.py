@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Twilio for tests: its Call resource, its webhooks and its signatures (carriers.md §2.4, §2.6, §9.1)."""
+"""Twilio for tests: its Call resource, its webhooks and its signatures (docs/reference/carriers.md §2.4,
+§2.6, §9.1).
+"""
 
 from __future__ import annotations
 

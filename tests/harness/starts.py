@@ -21,26 +21,26 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from gateway.agents.directory import Directory
-from gateway.agents.readiness import Probes, Readiness
-from gateway.api.edge import Edge
-from gateway.api.kernel import routes
-from gateway.api.keys import Keyring
-from gateway.api.services import Services
-from gateway.api.start import START
-from gateway.calls.bots import Bots, StartedBot, bots_http
-from gateway.calls.switchboard import Switchboard
+from gateway.agents.directory import AgentDirectory
+from gateway.agents.instance_health import Health, InstanceHealth
+from gateway.api.framework.dispatch import routes
+from gateway.api.framework.middleware import ApiMiddleware
+from gateway.api.framework.services import Services
+from gateway.api.pipecat_cloud.start import START
+from gateway.auth.api_keys import Keyring
+from gateway.auth.media_tokens import MediaTokens, load_secret
+from gateway.calls.bot_session import BotSessions, StartedBot, bot_http_client
 from gateway.config import Settings
-from gateway.errors import CallEnd, Endings
-from gateway.sessions.owner import Owner
-from gateway.sessions.session import CallFacts, SessionExtras, SessionRecord
-from gateway.sessions.sqlite import SqliteStore
-from gateway.sessions.tokens import Tokens, load_secret
+from gateway.model.reasons import CallEnded, Reasons
+from gateway.model.session import CallDetails, SessionOptions, SessionRecord
+from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.worker_id import WorkerId
 from tests.harness.gateway import POLL_S, eventually
 from tests.harness.peer import WAIT_S
+from tests.harness.wiring import wire
 
 LONGEST_S = 600.0
-CLOSING = CallEnd(Endings.draining)
+CLOSING = CallEnded(Reasons.draining)
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Worker:
     port: int
     services: Services
     store: SqliteStore
-    bots: Bots
+    bots: BotSessions
     http: aiohttp.ClientSession
 
     async def start(
@@ -103,10 +103,10 @@ class Worker:
         assert [record.session_id for record in await self.records() if record.active] == []
         assert self.bots.running == 0
 
-    async def sees(self, instance: str, readiness: Readiness) -> None:
+    async def sees(self, instance: str, readiness: Health) -> None:
         """Looks at an instance, which must be so."""
-        await self.services.probes._probe(instance)
-        assert self.services.probes.readiness(instance) is readiness
+        await self.services.health._probe(instance)
+        assert self.services.health.readiness(instance) is readiness
 
 
 def tables(*instances: str, agent: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -122,32 +122,34 @@ async def working(file: Path, tables: dict[str, Any], name: str = "worker") -> A
     """A worker with these settings, on the store in this file."""
     settings = Settings.model_validate(tables)
     async with AsyncExitStack() as stack:
-        store = SqliteStore(file, Owner.of_this_process(f"{name}-{uuid.uuid4().hex}"))
+        store = SqliteStore(file, WorkerId.of_this_process(f"{name}-{uuid.uuid4().hex}"))
         await store.open()
         stack.push_async_callback(store.close)
-        directory = Directory(settings)
-        probes = Probes(instance for agent in directory.agents for instance in agent.instances)
-        await probes.start()
-        stack.push_async_callback(probes.stop)
-        held = await stack.enter_async_context(bots_http())
-        bots = Bots(store, probes, held, time.time, connect_timeout_s=settings.limits.agent_connect_timeout)
+        directory = AgentDirectory(settings)
+        health = InstanceHealth(instance for agent in directory.agents for instance in agent.instances)
+        await health.start()
+        stack.push_async_callback(health.stop)
+        held = await stack.enter_async_context(bot_http_client())
+        bots = BotSessions(
+            store, health, held, time.time, connect_timeout_s=settings.limits.agent_connect_timeout
+        )
         stack.push_async_callback(bots.end_all, CLOSING)
         http = await stack.enter_async_context(aiohttp.ClientSession())
-        tokens = Tokens(await load_secret(store, time.time), store, time.time)
+        tokens = MediaTokens(await load_secret(store, time.time), store, time.time)
         services = Services(
             settings=settings,
             store=store,
-            directory=directory,
-            board=Switchboard(settings, store, directory, probes, tokens),
-            probes=probes,
-            keyring=Keyring(settings.organizations, store.documents, time.time),
+            agents=directory,
+            **wire(settings, store, directory, health, tokens)._asdict(),
+            health=health,
+            api_keys=Keyring(settings.organizations, store.documents, time.time),
             tokens=tokens,
             bots=bots,
             http=http,
             now=time.time,
             new_id=lambda: str(uuid.uuid4()),
         )
-        app = Starlette(routes=routes(START, services), middleware=[Middleware(Edge)])
+        app = Starlette(routes=routes(START, services), middleware=[Middleware(ApiMiddleware)])
         # asyncio sends at once only where the protocol is said to be TCP.
         listening = stack.enter_context(socket.socket(proto=socket.IPPROTO_TCP))
         listening.bind(("127.0.0.1", 0))
@@ -162,8 +164,8 @@ async def working(file: Path, tables: dict[str, Any], name: str = "worker") -> A
 
 async def starts(worker: Worker, **how: Any) -> StartedBot:
     """Starts a session of support.acme."""
-    (support,) = worker.services.directory.agents
-    facts = CallFacts(
+    (support,) = worker.services.agents.agents
+    details = CallDetails(
         session_id=how.pop("session_id", str(uuid.uuid4())),
         agent=support.service_host,
         organization=support.organization,
@@ -174,14 +176,14 @@ async def starts(worker: Worker, **how: Any) -> StartedBot:
         from_number=None,
         to_number=None,
     )
-    extras = SessionExtras(transport="bot")
+    options = SessionOptions(transport="bot")
     request = {"headers": {}, "body": b"{}", "max_duration_s": LONGEST_S} | how
-    return await worker.bots.start(support, facts, extras, **request)
+    return await worker.bots.start(support, details, options, **request)
 
 
-async def refusal(worker: Worker, **how: Any) -> CallEnd:
+async def refusal(worker: Worker, **how: Any) -> CallEnded:
     """How a start is refused, which it must be; nothing is left then."""
-    with pytest.raises(CallEnd) as caught:
+    with pytest.raises(CallEnded) as caught:
         await starts(worker, **how)
     await eventually(lambda: worker.bots.running == 0, "the session is forgotten")
     await worker.assert_nothing_left()

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A call whose carrier opens one socket after the other (carriers.md §1, §3.1, §4.1): docs/sockets.md."""
+"""A call whose carrier opens one socket after the other (docs/reference/carriers.md §1, §3.1, §4.1):
+docs/sockets.md.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,7 @@ class Stream:
         """Opens another socket for the call, as the carrier does. `how`: as caller.dial has it."""
         url = self.placed.stream_url
         if self.line.carrier == "twilio":
-            again = await asks_again(self.line, self.placed)
+            again = await requests_next_document(self.line, self.placed)
             url = again.stream_url
             self.placed = again
         self.count += 1
@@ -132,7 +134,7 @@ def waits(gateway: Gateway, session: str) -> bool:
     return bool(found)
 
 
-async def asks_again(line: Documented, placed: Placed) -> Placed:
+async def requests_next_document(line: Documented, placed: Placed) -> Placed:
     """The carrier asks for a document again, as the last one said."""
     assert placed.document is not None
     (redirect,) = [verb for verb in placed.document.after if verb.tag == "Redirect"]

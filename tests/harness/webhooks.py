@@ -16,9 +16,9 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from gateway.api.edge import Edge
-from gateway.api.kernel import routes
-from gateway.api.operation import Operation
+from gateway.api.framework.dispatch import routes
+from gateway.api.framework.middleware import ApiMiddleware
+from gateway.api.framework.operation import Operation
 from tests.harness.peer import WAIT_S
 from tests.harness.starts import Worker
 
@@ -54,7 +54,7 @@ async def send(
 @asynccontextmanager
 async def serving(worker: Worker, operations: Iterable[Operation]) -> AsyncIterator[str]:
     """The worker's other operations; the URL in front of their paths. It ends as the server does."""
-    app = Starlette(routes=routes(operations, worker.services), middleware=[Middleware(Edge)])
+    app = Starlette(routes=routes(operations, worker.services), middleware=[Middleware(ApiMiddleware)])
     listening = socket.socket(proto=socket.IPPROTO_TCP)
     with listening:
         listening.bind(("127.0.0.1", 0))

@@ -39,7 +39,9 @@ HELD_MS = 400
 """How much of the caller's sound is held back at first: a carrier that has it plays without gaps."""
 
 EXOTEL_CHUNK_10MS = 20
-"""200 ms, 3200 bytes: the least that Exotel plays without gaps (carriers.md §5.2). Pipecat's own is 40 ms."""
+"""200 ms, 3200 bytes: the least that Exotel plays without gaps (docs/reference/carriers.md §5.2). Pipecat's
+own is 40 ms.
+"""
 
 ENDING_KEY = "#"
 
@@ -126,8 +128,9 @@ def _stay_off_the_carriers_apis() -> None:
     """Turns `auto_hang_up` off where a serializer is made without parameters, as `create_transport` makes it.
 
     With it on, a serializer wants the carrier's credentials, and at the end of every call it hangs up through
-    the carrier's REST API, whose address is fixed for Telnyx and Plivo (carriers.md §8.2, §8.3). There are no
-    credentials here: a Pipecat on which this has no effect refuses every call, and the tests fail.
+    the carrier's REST API, whose address is fixed for Telnyx and Plivo (docs/reference/carriers.md §8.2,
+    §8.3). There are no credentials here: a Pipecat on which this has no effect refuses every call, and the
+    tests fail.
     """
     for serializer in (TwilioFrameSerializer, TelnyxFrameSerializer, PlivoFrameSerializer):
 

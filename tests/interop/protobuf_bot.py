@@ -2,7 +2,8 @@
 """A bot for a web client, on Pipecat alone: it repeats what comes in Pipecat's protobuf frames.
 
 Run as bot.py is. Beside its call it serves two HTTP routes of its own, on the runner's application, as a
-bot's author adds them; which call they speak of, `x-daily-session-id` says (agent-container.md).
+bot's author adds them; which call they speak of, `x-daily-session-id` says
+(docs/reference/agent-container.md).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Each carrier reaches a real Pipecat bot through the gateway and is repeated by it; either side may end.
 
-What such a bot reads, and that only its socket's close ends it: carriers.md §8, agent-container.md.
+What such a bot reads, and that only its socket's close ends it: docs/reference/carriers.md §8,
+docs/reference/agent-container.md.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.simulator.carrier import place_call
-from gateway.simulator.plan import CallPlan, CallReport
+from gateway.simulator.call_plan import CallPlan, CallReport
+from gateway.simulator.fake_carrier import place_call
 from gateway.simulator.wav import Recording, read_speech
 from serializers.registry import DIALECTS
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Pipecat Cloud's own SDK and CLI, as published, with nothing set but the host and the key.
 
-What they send and read: public-api.md. The agent is a socket of the test's own, so that a test sees what
-reached it and says when it ends.
+What they send and read: docs/reference/public-api.md. The agent is a socket of the test's own, so that a
+test sees what reached it and says when it ends.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ async def sees(gateway: Gateway, *, ready: bool) -> None:
 async def bot(agent_at: Callable[..., Any], bot_port: AgentPort, gateway: Gateway) -> AsyncIterator[Agent]:
     """support.acme, which holds its sessions until the test ends them; afterwards no place is taken."""
     agent: Agent = await agent_at(bot_port, holds)
-    await eventually(lambda: agent.probes, "it is asked whether it is ready")  # not the one before it
+    await eventually(lambda: agent.health, "it is asked whether it is ready")  # not the one before it
     await sees(gateway, ready=True)
     yield agent
     await agent.stop()
@@ -213,7 +213,7 @@ async def test_sdk_says_that_the_agent_is_not_ready(
     theirs: PipecatCloud, agent_at: Callable[..., Any], bot_port: AgentPort, gateway: Gateway
 ) -> None:
     agent = await agent_at(bot_port, ready=503)
-    await eventually(lambda: agent.probes, "it is asked whether it is ready")  # and not only away, as before
+    await eventually(lambda: agent.health, "it is asked whether it is ready")  # and not only away, as before
     await sees(gateway, ready=False)
     answer = await theirs.starts("support", "pk_acme")
     assert answer["code"] == "PCC-1001"
@@ -293,7 +293,7 @@ async def test_cli_prints_for_people_without_stumbling(theirs: PipecatCloud, bot
     """In its rich output it reads more than in JSON, and crashes where it finds less than it expects."""
     await theirs.starts("support", "pk_acme")
     held = await bot_of(bot)
-    for command, words in (
+    for command, detail in (
         (("organizations", "list"), "acme"),
         (("organizations", "keys", "list"), "configured-public-0"),
         (("organizations", "properties", "schema"), "defaultRegion"),
@@ -306,7 +306,7 @@ async def test_cli_prints_for_people_without_stumbling(theirs: PipecatCloud, bot
     ):
         run = await theirs.cli(*command, PIPECAT_OUTPUT="rich", COLUMNS="250")
         assert run.status == 0, (command, run.out + run.err)
-        assert words in run.out + run.err, command
+        assert detail in run.out + run.err, command
     held.end()
 
 
@@ -337,7 +337,7 @@ async def test_cli_shows_and_sets_the_default_region(theirs: PipecatCloud) -> No
 
 
 @pytest.mark.parametrize(
-    ("command", "words"),
+    ("command", "detail"),
     [
         (("agent", "logs", "support"), "does not see the logs"),
         (("secrets", "list"), "keeps no secrets"),
@@ -346,11 +346,11 @@ async def test_cli_shows_and_sets_the_default_region(theirs: PipecatCloud) -> No
     ],
 )
 async def test_cli_is_told_what_a_gateway_cannot_have(
-    theirs: PipecatCloud, command: tuple[str, ...], words: str
+    theirs: PipecatCloud, command: tuple[str, ...], detail: str
 ) -> None:
     run = await theirs.cli(*command)
     assert run.status == 1
-    assert words in " ".join((run.out + run.err).split())
+    assert detail in " ".join((run.out + run.err).split())
 
 
 async def test_cli_cannot_delete_an_agent_of_the_configuration(theirs: PipecatCloud) -> None:

@@ -2,7 +2,7 @@
 """A web client starts a real Pipecat bot through the API, talks to it, and reaches its routes meanwhile.
 
 The bot is protobuf_bot.py, the client protobuf_client.py: both speak Pipecat's protobuf frames, over
-/ws/generic (public-api.md, "Start", "Media sockets", "Session API").
+/ws/generic (docs/reference/public-api.md, "Start", "Media sockets", "Session API").
 """
 
 from __future__ import annotations

@@ -8,11 +8,11 @@ import select
 
 import pytest
 
-from gateway.media.alarm import Alarm
+from gateway.fastpath.timer_fd import TimerFd
 from tests.harness.peer import WAIT_S
 
 
-def due(alarm: Alarm) -> list[int]:
+def due(alarm: TimerFd) -> list[int]:
     poll = select.poll()
     poll.register(alarm.fileno(), select.POLLIN)
     return [descriptor for descriptor, _ in poll.poll(WAIT_S * 1000)]
@@ -20,7 +20,7 @@ def due(alarm: Alarm) -> list[int]:
 
 @pytest.mark.parametrize("seconds", [0.0, 0.001, 0.01])
 def test_it_comes_once_for_each_time_that_it_was_set(seconds: float) -> None:
-    alarm = Alarm()
+    alarm = TimerFd()
     for _ in range(3):
         alarm.set(seconds)
         assert due(alarm) == [alarm.fileno()]
@@ -30,14 +30,14 @@ def test_it_comes_once_for_each_time_that_it_was_set(seconds: float) -> None:
 
 
 def test_it_is_set_again_before_it_was_due() -> None:
-    alarm = Alarm()
+    alarm = TimerFd()
     alarm.set(2 * WAIT_S)
     alarm.set(0.001)
     assert due(alarm) == [alarm.fileno()]
 
 
 def test_it_frees_its_descriptor() -> None:
-    alarm = Alarm()
+    alarm = TimerFd()
     descriptor = alarm.fileno()
     del alarm
     with pytest.raises(OSError, match="Bad file descriptor"):

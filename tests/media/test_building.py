@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.media import frames
-from gateway.media.ends import LOST, Gone, end_of_agent, end_of_carrier
+from gateway.media.disconnect import CONNECTION_LOST, Disconnect, reason_for_agent, reason_for_carrier
+from gateway.websocket import frames
 from tests.harness.frames import BINARY, CLOSE, PONG, TEXT, split
 
 LEGAL = [*range(1000, 1004), *range(1007, 1015), 3000, 3999, 4000, 4999]
@@ -27,9 +27,9 @@ def test_a_frame_reads_as_it_was_built(opcode: int, size: int, masked: bool) -> 
     assert (built.opcode, built.payload, built.masked, built.fin, rest) == (opcode, data, masked, True, b"")
     head = 2 + (0 if size < 126 else 2 if size < 65536 else 8) + (4 if masked else 0)
     assert len(raw) == head + size, "the shortest form of the length (§5.2)"
-    walker = frames.Walker(masked=masked, max_payload=1 << 20, look_below=frames.LOOK_AT_ALL)
-    assert walker.feed(raw) == raw
-    assert frames.payload(raw, walker.seen[0]) == data
+    scanner = frames.FrameScanner(masked=masked, max_payload=1 << 20, inspect_below=frames.INSPECT_ALL)
+    assert scanner.feed(raw) == raw
+    assert frames.payload(raw, scanner.seen[0]) == data
 
 
 def test_masking_keys_are_new_each_time() -> None:
@@ -88,25 +88,25 @@ def test_any_close_payload_is_read_or_refused(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gone", "of_carrier", "of_agent", "words"),
+    ("gone", "of_carrier", "of_agent", "detail"),
     [
-        (Gone(1000), "caller_hangup", "agent_ended", "closed with 1000"),
-        (Gone(1001, "bye"), "caller_hangup", "agent_ended", "closed with 1001: bye"),
-        (Gone(1005), "caller_hangup", "agent_ended", "closed without a code"),
-        (Gone(1011, "oh"), "carrier_lost", "agent_failed", "closed with 1011: oh"),
-        (Gone(4000), "carrier_lost", "agent_failed", "closed with 4000"),
-        (Gone(1006, "bad", offence=1002), "carrier_protocol_error", "agent_protocol_error", "bad"),
-        (Gone(1006, "bad", offence=1007), "carrier_protocol_error", "agent_protocol_error", "bad"),
-        (Gone(1006, "big", offence=1009), "too_large", "agent_protocol_error", "big"),
+        (Disconnect(1000), "caller_hangup", "agent_ended", "closed with 1000"),
+        (Disconnect(1001, "bye"), "caller_hangup", "agent_ended", "closed with 1001: bye"),
+        (Disconnect(1005), "caller_hangup", "agent_ended", "closed without a code"),
+        (Disconnect(1011, "oh"), "carrier_lost", "agent_failed", "closed with 1011: oh"),
+        (Disconnect(4000), "carrier_lost", "agent_failed", "closed with 4000"),
+        (Disconnect(1006, "bad", offence=1002), "carrier_protocol_error", "agent_protocol_error", "bad"),
+        (Disconnect(1006, "bad", offence=1007), "carrier_protocol_error", "agent_protocol_error", "bad"),
+        (Disconnect(1006, "big", offence=1009), "too_large", "agent_protocol_error", "big"),
     ],
 )
-def test_what_a_leaving_means(gone: Gone, of_carrier: str, of_agent: str, words: str) -> None:
-    assert (end_of_carrier(gone).ending.code, end_of_carrier(gone).words) == (of_carrier, words)
-    assert (end_of_agent(gone).ending.code, end_of_agent(gone).words) == (of_agent, words)
+def test_what_a_leaving_means(gone: Disconnect, of_carrier: str, of_agent: str, detail: str) -> None:
+    assert (reason_for_carrier(gone).reason.code, reason_for_carrier(gone).detail) == (of_carrier, detail)
+    assert (reason_for_agent(gone).reason.code, reason_for_agent(gone).detail) == (of_agent, detail)
 
 
 def test_a_lost_connection_has_the_tables_words() -> None:
-    assert end_of_carrier(LOST).words == "the carrier's socket was lost without a close"
-    assert end_of_agent(LOST).words == "the agent's socket was lost without a close"
-    assert not LOST.said
-    assert Gone(4000, "x").said
+    assert reason_for_carrier(CONNECTION_LOST).detail == "the carrier's socket was lost without a close"
+    assert reason_for_agent(CONNECTION_LOST).detail == "the agent's socket was lost without a close"
+    assert not CONNECTION_LOST.said
+    assert Disconnect(4000, "x").said

@@ -7,7 +7,7 @@ import asyncio
 
 import pytest
 
-from gateway.media.clock import SELDOM, Clock
+from gateway.media.relay_timers import SELDOM, TickScheduler
 
 
 class Watch:
@@ -22,16 +22,16 @@ class Watch:
 
 
 @pytest.fixture
-async def clock() -> Clock:
-    return Clock(asyncio.get_running_loop())
+async def clock() -> TickScheduler:
+    return TickScheduler(asyncio.get_running_loop())
 
 
-def ticks(clock: Clock, count: int) -> None:
+def ticks(clock: TickScheduler, count: int) -> None:
     for _ in range(count):
         clock._tick()
 
 
-async def test_whoever_may_wait_is_told_once_in_so_many_ticks(clock: Clock) -> None:
+async def test_whoever_may_wait_is_told_once_in_so_many_ticks(clock: TickScheduler) -> None:
     often, seldom = Watch(), [Watch() for _ in range(3 * SELDOM)]
     clock.add(often)
     for watch in seldom:
@@ -46,7 +46,7 @@ async def test_whoever_may_wait_is_told_once_in_so_many_ticks(clock: Clock) -> N
     assert {watch.told for watch in seldom} == {1}
 
 
-async def test_whoever_hurries_is_told_with_every_tick(clock: Clock) -> None:
+async def test_whoever_hurries_is_told_with_every_tick(clock: TickScheduler) -> None:
     watch = Watch()
     clock.add(watch, seldom=True)
     clock.hurry(watch)
@@ -54,7 +54,7 @@ async def test_whoever_hurries_is_told_with_every_tick(clock: Clock) -> None:
     assert watch.told == 4
 
 
-async def test_whoever_left_is_told_no_more_and_cannot_hurry(clock: Clock) -> None:
+async def test_whoever_left_is_told_no_more_and_cannot_hurry(clock: TickScheduler) -> None:
     watches = [Watch(), Watch()]
     clock.add(watches[0])
     clock.add(watches[1], seldom=True)
@@ -67,7 +67,7 @@ async def test_whoever_left_is_told_no_more_and_cannot_hurry(clock: Clock) -> No
     assert clock._next is None, "nobody is waited for"
 
 
-async def test_it_knows_whether_the_loop_watches_anybodys_sockets(clock: Clock) -> None:
+async def test_it_knows_whether_the_loop_watches_anybodys_sockets(clock: TickScheduler) -> None:
     assert not clock.all_direct()
     direct, apart = Watch(), Watch(is_direct=False)
     clock.add(direct, seldom=True)

@@ -8,9 +8,11 @@ import socket
 
 import pytest
 
-from gateway.media import accelerator, direct, frames, pump
-from gateway.media.direct import Direct
-from gateway.media.frames import Walker
+from gateway.fastpath import accelerator, pump
+from gateway.media import direct_transport
+from gateway.media.direct_transport import DirectTransport
+from gateway.websocket import frames
+from gateway.websocket.frames import FrameScanner
 from tests.harness.gateway import eventually
 
 SOUND = frames.build(frames.TEXT, bytes(300), masked=True)
@@ -38,18 +40,18 @@ async def test_when_one_is_closed_its_descriptor_is_nobody_elses_sink(
     if language == "c":
         assert accelerator.ACTIVE, "the accelerator was not built: a compiler and Python's headers are needed"
     else:
-        monkeypatch.setattr(direct, "Pump", pump.Pump)
-        monkeypatch.setattr(direct, "Sources", pump.Sources)
+        monkeypatch.setattr(direct_transport, "Pump", pump.Pump)
+        monkeypatch.setattr(direct_transport, "EpollSet", pump.EpollSet)
     loop = asyncio.get_running_loop()
     pairs = [socket.socketpair() for _ in range(2)]
     for near, _ in pairs:
         near.setblocking(False)
     (caller_near, caller), (agent_near, agent) = pairs
-    carrier_side, agent_side = Direct(loop, caller_near), Direct(loop, agent_near)
+    carrier_side, agent_side = DirectTransport(loop, caller_near), DirectTransport(loop, agent_near)
     carrier, gone = Listening(), Listening()
     carrier_side.set_protocol(carrier)
     agent_side.set_protocol(gone)
-    carrier_side.pump_to(agent_side, Walker(masked=True, max_payload=1 << 20))
+    carrier_side.pump_to(agent_side, FrameScanner(masked=True, max_payload=1 << 20))
     carrier_side.resume_reading()
     agent.setblocking(False)
     caller.send(SOUND)

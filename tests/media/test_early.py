@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.media import frames
 from gateway.media.leg import Leg
+from gateway.websocket import frames
 
 OPENING = [b'{"event":"connected"}', b'{"event":"start"}']
 
@@ -45,7 +45,7 @@ class Carrier:
             client=False,
             opening_bytes=1 << 16,
             early_bytes=early_bytes,
-            on_gone=lambda _: None,
+            on_disconnect=lambda _: None,
         )
         self.said: list[bytes] = []
         self.say(*OPENING, *with_opening)

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from websockets.uri import parse_uri
 
-from gateway.media import handshake
-from gateway.media.handshake import Asking, NotAWebSocketError, accept_key, answer, read_request
+from gateway.websocket import handshake
+from gateway.websocket.handshake import ClientHandshake, NotAWebSocketError, accept_key, answer, read_request
 
 KEY, ACCEPT = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455 §1.3
 REQUEST = [
@@ -113,23 +113,23 @@ def test_plain_handshakes_do_without_the_package(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(handshake, "ServerProtocol", never)
     monkeypatch.setattr(handshake, "ClientProtocol", never)
     assert read_request(head("GET / HTTP/1.1", REQUEST)).accept == ACCEPT
-    asking = Asking(INSTANCE, [("x-daily-session-id", "s")])
+    asking = ClientHandshake(INSTANCE, [("x-daily-session-id", "s")])
     assert asking.read_answer(answer(accept_key(asking._key))) is None
 
 
 def test_our_own_request_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    asking = Asking(INSTANCE, [("x-daily-session-id", "s")], ["chat", "superchat"])
+    asking = ClientHandshake(INSTANCE, [("x-daily-session-id", "s")], ["chat", "superchat"])
     assert asking.request.startswith(b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n")
     asked = handshake._judged(asking.request)
     assert asked.accept == accept_key(asking._key)
     assert asked.header("x-daily-session-id") == "s"
     assert asked.header("Sec-WebSocket-Protocol") == "chat, superchat"
-    assert asking.request != Asking(INSTANCE, []).request, "each has a key of its own"
+    assert asking.request != ClientHandshake(INSTANCE, []).request, "each has a key of its own"
 
 
 @given(headers_like(ANSWER), st.sampled_from(["HTTP/1.1 101 Switching Protocols"] * 4 + ["HTTP/1.0 101 Up"]))
 def test_any_answer_is_judged_as_the_package_does(headers: list[tuple[str, str]], first: str) -> None:
-    asking = Asking(INSTANCE, [])
+    asking = ClientHandshake(INSTANCE, [])
     accept = accept_key(asking._key)
     raw = head(first, [(name, value.format(accept=accept)) for name, value in headers])
 
@@ -149,7 +149,7 @@ def test_any_answer_is_judged_as_the_package_does(headers: list[tuple[str, str]]
 def test_a_subprotocol_is_taken_only_if_it_was_offered(
     taken: str, offered: list[str], verdict: str | None
 ) -> None:
-    asking = Asking(INSTANCE, [], offered)
+    asking = ClientHandshake(INSTANCE, [], offered)
     raw = answer(accept_key(asking._key), taken)
     if verdict is None:
         with pytest.raises(NotAWebSocketError):
@@ -159,7 +159,7 @@ def test_a_subprotocol_is_taken_only_if_it_was_offered(
 
 
 def test_an_extension_that_nobody_asked_for_is_refused() -> None:
-    asking = Asking(INSTANCE, [])
+    asking = ClientHandshake(INSTANCE, [])
     raw = answer(accept_key(asking._key))[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
     with pytest.raises(NotAWebSocketError):
         asking.read_answer(raw)

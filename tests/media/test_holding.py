@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Holding sound against a held clock: its pace, its pieces, its end."""
+"""AudioPlayer sound against a held clock: its pace, its pieces, its end."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from gateway.media import frames
-from gateway.media.frames import Walker
-from gateway.media.holding import AHEAD_S, TICK_S, Holding, Pacer
-from gateway.media.sound import Sounds
+from gateway.audio.clips import ClipCache
+from gateway.media.audio_player import AHEAD_S, TICK_S, AudioPlayer, Pacer
+from gateway.websocket import frames
+from gateway.websocket.frames import FrameScanner
 from serializers.events import AudioFormat, Clear, Media, Start
 from serializers.registry import DIALECTS
 from tests.harness.openings import CARRIERS
@@ -69,9 +69,9 @@ class Carrier:
         return self.unsent
 
     def write(self, data: bytes) -> None:
-        walker = Walker(masked=False, max_payload=1 << 20, look_below=frames.LOOK_AT_ALL)
-        data = walker.feed(data)
-        for frame in walker.seen:
+        scanner = FrameScanner(masked=False, max_payload=1 << 20, inspect_below=frames.INSPECT_ALL)
+        data = scanner.feed(data)
+        for frame in scanner.seen:
             said = DIALECTS[self.carrier].read_agent(frames.payload(data, frame))
             assert isinstance(said, Media | Clear)
             self.heard.append((self.loop.now, said))
@@ -110,8 +110,8 @@ def pacer(loop: HeldLoop) -> Pacer:
 
 
 @pytest.fixture(scope="module")
-def sounds() -> Sounds:
-    return Sounds()
+def sounds() -> ClipCache:
+    return ClipCache()
 
 
 def carrier_of(loop: HeldLoop, name: str, audio: AudioFormat | None = None) -> Carrier:
@@ -119,16 +119,16 @@ def carrier_of(loop: HeldLoop, name: str, audio: AudioFormat | None = None) -> C
     return Carrier(loop, name, Start("C1", "S1", audio=audio))
 
 
-def hold(carrier: Carrier, pacer: Pacer, sounds: Sounds, recipe: Any = "us", **how: Any) -> Holding:
+def hold(carrier: Carrier, pacer: Pacer, sounds: ClipCache, recipe: Any = "us", **how: Any) -> AudioPlayer:
     dialect = DIALECTS[carrier.carrier]
     sound = sounds.sound(recipe, dialect, carrier.start)
-    return Holding(carrier, dialect, carrier.start, sound, pacer=pacer, **how)
+    return AudioPlayer(carrier, dialect, carrier.start, sound, pacer=pacer, **how)
 
 
 @pytest.mark.parametrize("late", [0.0, 0.003, 0.09])
 @pytest.mark.parametrize(("name", "audio"), FORMATS)
 async def test_never_more_than_200_ms_ahead_and_no_gap(
-    loop: HeldLoop, pacer: Pacer, sounds: Sounds, name: str, audio: AudioFormat, late: float
+    loop: HeldLoop, pacer: Pacer, sounds: ClipCache, name: str, audio: AudioFormat, late: float
 ) -> None:
     carrier = carrier_of(loop, name, audio)
     holding = hold(carrier, pacer, sounds)
@@ -145,7 +145,9 @@ async def test_never_more_than_200_ms_ahead_and_no_gap(
     holding.stop()
 
 
-async def test_it_begins_within_300_ms_and_not_at_once(loop: HeldLoop, pacer: Pacer, sounds: Sounds) -> None:
+async def test_it_begins_within_300_ms_and_not_at_once(
+    loop: HeldLoop, pacer: Pacer, sounds: ClipCache
+) -> None:
     first = []
     for offset in (0.0, 0.02, 0.05, 0.099):  # wherever the others' beat is just now
         loop.pass_time(offset)
@@ -159,7 +161,7 @@ async def test_it_begins_within_300_ms_and_not_at_once(loop: HeldLoop, pacer: Pa
 
 @pytest.mark.parametrize("name", CARRIERS)
 async def test_stop_clears_once_and_costs_nothing_more(
-    loop: HeldLoop, pacer: Pacer, sounds: Sounds, name: str
+    loop: HeldLoop, pacer: Pacer, sounds: ClipCache, name: str
 ) -> None:
     carrier = carrier_of(loop, name)
     holding = hold(carrier, pacer, sounds)
@@ -174,7 +176,7 @@ async def test_stop_clears_once_and_costs_nothing_more(
 
 
 async def test_an_agent_that_is_there_at_once_is_preceded_by_nothing(
-    loop: HeldLoop, pacer: Pacer, sounds: Sounds
+    loop: HeldLoop, pacer: Pacer, sounds: ClipCache
 ) -> None:
     carrier = carrier_of(loop, "twilio")
     holding = hold(carrier, pacer, sounds)
@@ -186,7 +188,7 @@ async def test_an_agent_that_is_there_at_once_is_preceded_by_nothing(
 
 @pytest.mark.parametrize("rate", [8000, 16000, 24000])
 async def test_exotel_is_sent_the_sizes_it_plays_without_gaps(
-    loop: HeldLoop, pacer: Pacer, sounds: Sounds, rate: int
+    loop: HeldLoop, pacer: Pacer, sounds: ClipCache, rate: int
 ) -> None:
     carrier = carrier_of(loop, "exotel", AudioFormat("linear16", rate))
     hold(carrier, pacer, sounds, "in")
@@ -196,7 +198,7 @@ async def test_exotel_is_sent_the_sizes_it_plays_without_gaps(
 
 
 async def test_a_british_leg_of_telnyx_is_sent_what_it_plays(
-    loop: HeldLoop, pacer: Pacer, sounds: Sounds
+    loop: HeldLoop, pacer: Pacer, sounds: ClipCache
 ) -> None:
     british, american = (carrier_of(loop, "telnyx", AudioFormat(coded)) for coded in ("alaw", "mulaw"))
     for carrier in (british, american):
@@ -205,7 +207,9 @@ async def test_a_british_leg_of_telnyx_is_sent_what_it_plays(
     assert [said for _, said in british.heard] == [said for _, said in american.heard]
 
 
-async def test_a_carrier_that_does_not_read_is_not_fed(loop: HeldLoop, pacer: Pacer, sounds: Sounds) -> None:
+async def test_a_carrier_that_does_not_read_is_not_fed(
+    loop: HeldLoop, pacer: Pacer, sounds: ClipCache
+) -> None:
     carrier = carrier_of(loop, "twilio")
     hold(carrier, pacer, sounds)
     loop.pass_time(1)
@@ -220,7 +224,7 @@ async def test_a_carrier_that_does_not_read_is_not_fed(loop: HeldLoop, pacer: Pa
 
 
 async def test_nothing_is_put_into_another_message_or_behind_a_close(
-    loop: HeldLoop, pacer: Pacer, sounds: Sounds
+    loop: HeldLoop, pacer: Pacer, sounds: ClipCache
 ) -> None:
     carrier = carrier_of(loop, "plivo")
     holding = hold(carrier, pacer, sounds)
@@ -233,7 +237,7 @@ async def test_nothing_is_put_into_another_message_or_behind_a_close(
 
 
 async def test_at_the_agents_first_sound_a_clear_may_always_stand(
-    loop: HeldLoop, pacer: Pacer, sounds: Sounds
+    loop: HeldLoop, pacer: Pacer, sounds: ClipCache
 ) -> None:
     carrier = carrier_of(loop, "plivo")
     holding = hold(carrier, pacer, sounds)
@@ -244,7 +248,7 @@ async def test_at_the_agents_first_sound_a_clear_may_always_stand(
 
 
 async def test_it_moves_to_the_coupled_leg_and_ends_there_at_its_limit(
-    loop: HeldLoop, pacer: Pacer, sounds: Sounds
+    loop: HeldLoop, pacer: Pacer, sounds: ClipCache
 ) -> None:
     alone = carrier_of(loop, "twilio")
     coupled = carrier_of(loop, "twilio")
@@ -258,7 +262,7 @@ async def test_it_moves_to_the_coupled_leg_and_ends_there_at_its_limit(
     assert coupled.heard[-1][0] == pytest.approx(103, abs=TICK_S)
 
 
-async def test_one_timer_for_all(loop: HeldLoop, pacer: Pacer, sounds: Sounds) -> None:
+async def test_one_timer_for_all(loop: HeldLoop, pacer: Pacer, sounds: ClipCache) -> None:
     carriers = [carrier_of(loop, name) for name in CARRIERS * 50]
     for carrier in carriers:
         hold(carrier, pacer, sounds)
@@ -269,7 +273,7 @@ async def test_one_timer_for_all(loop: HeldLoop, pacer: Pacer, sounds: Sounds) -
 
 
 async def test_a_message_is_played_once_and_then_is_over(
-    loop: HeldLoop, pacer: Pacer, sounds: Sounds
+    loop: HeldLoop, pacer: Pacer, sounds: ClipCache
 ) -> None:
     carrier = carrier_of(loop, "twilio")
     holding = hold(carrier, pacer, sounds, "eu", wait_s=0, repeats=False)
@@ -281,7 +285,7 @@ async def test_a_message_is_played_once_and_then_is_over(
     assert not any(isinstance(said, Clear) for _, said in carrier.heard)
 
 
-async def test_silence_is_silent(loop: HeldLoop, pacer: Pacer, sounds: Sounds) -> None:
+async def test_silence_is_silent(loop: HeldLoop, pacer: Pacer, sounds: ClipCache) -> None:
     carrier = carrier_of(loop, "telnyx")
     hold(carrier, pacer, sounds, None)
     loop.pass_time(1)
@@ -289,7 +293,7 @@ async def test_silence_is_silent(loop: HeldLoop, pacer: Pacer, sounds: Sounds) -
     assert payloads == {b"\xff" * 800}
 
 
-def test_every_piece_is_json_of_the_carrier(sounds: Sounds) -> None:
+def test_every_piece_is_json_of_the_carrier(sounds: ClipCache) -> None:
     for name in CARRIERS:
         start = carrier_of(HeldLoop(), name).start
         piece = sounds.sound("us", DIALECTS[name], start).pieces[0]

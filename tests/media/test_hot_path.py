@@ -13,15 +13,17 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import CallEnd, Endings
-from gateway.media import accelerator, direct, frames, pump
-from gateway.media.direct import Direct, sources_of
-from gateway.media.ends import Gone
-from gateway.media.frames import Walker
+from gateway.fastpath import accelerator, pump
+from gateway.media import direct_transport
+from gateway.media.direct_transport import DirectTransport, epoll_set_of
+from gateway.media.disconnect import Disconnect
 from gateway.media.leg import Leg
+from gateway.media.loop_batcher import LoopBatcher
 from gateway.media.relay import Relay
-from gateway.media.turns import Turns
-from gateway.media.watch import RelayLimits
+from gateway.media.relay_timers import RelayLimits
+from gateway.model.reasons import CallEnded, Reasons
+from gateway.websocket import frames
+from gateway.websocket.frames import FrameScanner
 from serializers.registry import DIALECTS
 
 FRAMES = 10_000
@@ -64,7 +66,7 @@ class Wires:
         self.agent = agent
 
 
-def no_report(_: Gone) -> None:
+def no_report(_: Disconnect) -> None:
     """Nobody leaves in these tests before they end."""
 
 
@@ -88,8 +90,8 @@ async def wires(
     if request.param == "c":
         assert accelerator.ACTIVE, "the accelerator was not built: a compiler and Python's headers are needed"
     else:
-        monkeypatch.setattr(direct, "Pump", pump.Pump)
-        monkeypatch.setattr(direct, "Sources", pump.Sources)
+        monkeypatch.setattr(direct_transport, "Pump", pump.Pump)
+        monkeypatch.setattr(direct_transport, "EpollSet", pump.EpollSet)
         monkeypatch.setattr(pump, "POSSIBLE", request.param == "python")
     made: list[Relay] = []
 
@@ -101,7 +103,9 @@ async def wires(
             far_ends.append(far)
             far.setblocking(False)
             transport, _ = await loop.create_connection(asyncio.Protocol, sock=near)
-            leg = Leg(transport, client=client, opening_bytes=1 << 16, early_bytes=1 << 16, on_gone=no_report)
+            leg = Leg(
+                transport, client=client, opening_bytes=1 << 16, early_bytes=1 << 16, on_disconnect=no_report
+            )
             leg.hold(1 << 20)
             legs.append(leg)
         relay = Relay(*legs, dialect=dialect, limits=LIMITS, on_first_sound=lambda: None)
@@ -111,7 +115,7 @@ async def wires(
 
     yield make
     for relay in made:
-        relay.uncoupling.finish()
+        relay.teardown.finish()
         for side in (relay.carrier, relay.agent):
             side.transport.abort()
     await asyncio.sleep(0)
@@ -144,7 +148,7 @@ async def test_the_python_path_keeps_nothing_and_makes_no_task(wires: Any, monke
         side.data_received(chunk)
     after, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert side.walker.frames == FRAMES + 100
+    assert side.scanner.frames == FRAMES + 100
     assert sink.bytes == len(chunk) * (FRAMES + 100)
     assert peak - before < MOST_BYTES_KEPT
     assert after - before < MOST_BYTES_KEPT
@@ -164,9 +168,9 @@ async def test_reading_and_writing_keep_nothing(wires: Any) -> None:
     """With the accelerator no object is made at all; in Python the chunk is, and it goes."""
     wired = await wires(Unread())
     side = wired.relay.carrier
-    if not isinstance(side.transport, Direct):
+    if not isinstance(side.transport, DirectTransport):
         return  # what the loop keeps is not ours
-    ready = sources_of(asyncio.get_running_loop()).ready
+    ready = epoll_set_of(asyncio.get_running_loop()).ready
     wired.carrier.send(SOUND[True])
     ready()
     tracemalloc.start()
@@ -177,7 +181,7 @@ async def test_reading_and_writing_keep_nothing(wires: Any) -> None:
         wired.agent.recv(65536)
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert side.walker.frames == FRAMES + 1
+    assert side.scanner.frames == FRAMES + 1
     assert after - before < MOST_BYTES_KEPT
 
 
@@ -185,9 +189,13 @@ async def test_reading_and_writing_keep_nothing(wires: Any) -> None:
 async def test_every_byte_arrives_in_order_both_ways(wires: Any, how: str) -> None:
     wired = await wires()
     loop = asyncio.get_running_loop()
-    stay = sources_of(loop).stay if how in ("held back", "staying") and wired.relay.watch.is_direct else None
+    stay = (
+        epoll_set_of(loop).stay if how in ("held back", "staying") and wired.relay.watch.is_direct else None
+    )
     rest_s = 0.002 if how.startswith("held back") else 0.0
-    turns = Turns(rest_s, stay=stay, cpu=iter(range(1_000_000)).__next__)  # a processor that is always busy
+    turns = LoopBatcher(
+        rest_s, stay=stay, cpu=iter(range(1_000_000)).__next__
+    )  # a processor that is always busy
     if rest_s or stay:
         turns.look()
         assert turns.saving
@@ -223,9 +231,9 @@ async def test_who_stays_with_the_sockets_passes_on_what_comes(
 ) -> None:
     """Without a turn of the loop; and only who does not rest can say that nothing came."""
     wired = await wires()
-    if not isinstance(wired.relay.carrier.transport, Direct):
+    if not isinstance(wired.relay.carrier.transport, DirectTransport):
         return
-    stay = sources_of(asyncio.get_running_loop()).stay
+    stay = epoll_set_of(asyncio.get_running_loop()).stay
     wired.carrier.send(SOUND[True])
     wired.agent.send(SOUND[False])
     assert stay(seconds, rest_s)
@@ -251,14 +259,14 @@ def chains(
     pumps = []
 
     def make(calls: int) -> Chains:
-        made = Chains(request.param.Sources(), [], [])
+        made = Chains(request.param.EpollSet(), [], [])
         for _ in range(calls):
             (caller, ours), (agent, its), (listens, hears) = (socket.socketpair() for _ in range(3))
             far_ends.extend((caller, ours, agent, its, listens, hears))
             for source, sink in ((ours, agent), (its, listens)):
-                walker = Walker(masked=True, max_payload=1 << 20)
+                scanner = FrameScanner(masked=True, max_payload=1 << 20)
                 one = request.param.Pump(
-                    made.sources, walker, source, sink, on_chunk=unexpected, on_unsent=unexpected
+                    made.sources, scanner, source, sink, on_chunk=unexpected, on_unsent=unexpected
                 )
                 one.resume()
                 pumps.append(one)
@@ -302,7 +310,7 @@ def test_one_turn_of_the_loop_reads_more_than_one_look_finds(chains: Any) -> Non
 async def test_one_edge_that_fails_ends_nobody_elses_turn(wires: Any, monkeypatch: Any) -> None:
     """Whatever a pump's owner raises, the other sockets that were readable with it are read."""
     wired = await wires()
-    if not isinstance(wired.relay.carrier.transport, Direct):
+    if not isinstance(wired.relay.carrier.transport, DirectTransport):
         return
     loop = asyncio.get_running_loop()
     reported: list[Any] = []
@@ -316,7 +324,7 @@ async def test_one_edge_that_fails_ends_nobody_elses_turn(wires: Any, monkeypatc
     wired.relay.carrier.transport.set_protocol(Fails())
     wired.carrier.send(SOUND[True])
     wired.agent.send(SOUND[False])
-    sources_of(loop).ready()
+    epoll_set_of(loop).ready()
     assert len(reported) == 1
     assert wired.carrier.recv(65536) == SOUND[False]
 
@@ -329,7 +337,7 @@ async def test_sound_and_the_end_that_come_together_are_both_heard(wires: Any) -
     wired.carrier.shutdown(socket.SHUT_WR)
     assert await read(wired.agent, len(SOUND[True])) == SOUND[True]
     async with asyncio.timeout(20):
-        assert (await wired.relay.ended).ending is Endings.carrier_lost
+        assert (await wired.relay.ended).reason is Reasons.carrier_lost
 
 
 async def test_more_than_is_read_at_once_is_heard_to_its_end(wires: Any) -> None:
@@ -347,8 +355,8 @@ async def test_a_frame_of_ours_stands_between_two_of_theirs(wires: Any) -> None:
     half = SOUND[True][: len(SOUND[True]) // 2]
     await loop.sock_sendall(wired.carrier, half)
     assert await read(wired.agent, len(half)) == half
-    wired.relay.end(CallEnd(Endings.max_duration))
-    wired.relay.uncoupling.finish()
+    wired.relay.end(CallEnded(Reasons.max_duration))
+    wired.relay.teardown.finish()
     async with asyncio.timeout(20):
         assert await loop.sock_recv(wired.agent, 65536) == b"", "the agent's socket just closes"
         closed = await loop.sock_recv(wired.carrier, 65536)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.media.ends import LOST, Gone
+from gateway.media.disconnect import CONNECTION_LOST, Disconnect
 from gateway.media.leg import Leg
 from tests.harness.frames import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, close_frame, frame
 from tests.harness.gateway import eventually
@@ -24,7 +24,7 @@ EARLY_BYTES = 2000
 class Line:
     """A leg and the far end of its socket."""
 
-    def __init__(self, leg: Leg, far: Peer, gone: list[Gone], key: bytes | None) -> None:
+    def __init__(self, leg: Leg, far: Peer, gone: list[Disconnect], key: bytes | None) -> None:
         self.leg = leg
         self.far = far
         self.gone = gone
@@ -52,9 +52,13 @@ async def line(request: pytest.FixtureRequest) -> AsyncIterator[Line]:
     client = request.param == "agent"
     ours, theirs = socket.socketpair()
     transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
-    gone: list[Gone] = []
+    gone: list[Disconnect] = []
     leg = Leg(
-        transport, client=client, opening_bytes=OPENING_BYTES, early_bytes=EARLY_BYTES, on_gone=gone.append
+        transport,
+        client=client,
+        opening_bytes=OPENING_BYTES,
+        early_bytes=EARLY_BYTES,
+        on_disconnect=gone.append,
     )
     reader, writer = await asyncio.open_connection(sock=theirs)
     far = Peer(reader, writer, masks=not client)
@@ -185,9 +189,10 @@ async def test_a_breach_is_reported_once_and_told_by_its_own_code(
 
 
 @pytest.mark.parametrize(
-    ("raw", "gone"), [(b"\x03\xe8bye", Gone(1000, "bye")), (b"", Gone(1005)), (b"\x0f\xa0", Gone(4000))]
+    ("raw", "gone"),
+    [(b"\x03\xe8bye", Disconnect(1000, "bye")), (b"", Disconnect(1005)), (b"\x0f\xa0", Disconnect(4000))],
 )
-async def test_a_close_is_reported_once(line: Line, raw: bytes, gone: Gone) -> None:
+async def test_a_close_is_reported_once(line: Line, raw: bytes, gone: Disconnect) -> None:
     line.far.send(line.frame(CLOSE, raw))
     await line.until(lambda: line.gone)
     line.leg.close(1000, "")
@@ -200,7 +205,7 @@ async def test_a_close_is_reported_once(line: Line, raw: bytes, gone: Gone) -> N
 async def test_a_lost_connection_is_reported_once(line: Line, how: str) -> None:
     getattr(line.far, how)()
     await line.until(lambda: line.gone)
-    assert line.gone == [LOST]
+    assert line.gone == [CONNECTION_LOST]
     line.leg.close(1000, "")
     line.leg.close(1000, "")
 
@@ -240,7 +245,7 @@ async def test_one_that_is_lent_is_as_it_was_with_all_that_has_come(line: Line) 
     line.leg.hold(OPENING_BYTES)
     await line.said(early)
     await line.far.pour(half)
-    await line.until(lambda: line.leg.walker.held == len(half))
+    await line.until(lambda: line.leg.scanner.held == len(half))
     assert line.leg.lend() is not None
     assert line.leg.opening() == opening
     assert line.leg.everything() == opening + early + half

@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from gateway.media import accelerator, direct, frames, pump
-from gateway.media.direct import Direct
-from gateway.media.frames import Walker
+from gateway.fastpath import accelerator, pump
+from gateway.media import direct_transport
+from gateway.media.direct_transport import DirectTransport
+from gateway.websocket import frames
+from gateway.websocket.frames import FrameScanner
 from tests.harness.gateway import eventually
 
 SOUND = frames.build(frames.TEXT, bytes(300), masked=True)
@@ -25,17 +27,19 @@ def language(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     if request.param == "c":
         assert accelerator.ACTIVE, "the accelerator was not built: a compiler and Python's headers are needed"
     else:
-        monkeypatch.setattr(direct, "Pump", pump.Pump)
-        monkeypatch.setattr(direct, "Sources", pump.Sources)
+        monkeypatch.setattr(direct_transport, "Pump", pump.Pump)
+        monkeypatch.setattr(direct_transport, "EpollSet", pump.EpollSet)
 
 
 class Telling(asyncio.Protocol):
     """Passes on what it is told, as a `Side` does, after it has told."""
 
-    def __init__(self, walker: Walker, sink: Direct, on_data: Callable[[bytes], None] | None) -> None:
+    def __init__(
+        self, scanner: FrameScanner, sink: DirectTransport, on_data: Callable[[bytes], None] | None
+    ) -> None:
         self.heard = b""
         self.lost = False
-        self._walker = walker
+        self._scanner = scanner
         self._sink = sink
         self._on_data = on_data
 
@@ -43,7 +47,7 @@ class Telling(asyncio.Protocol):
         self.heard += data
         if self._on_data is not None:
             self._on_data(data)
-        self._sink.write(self._walker.feed(data))
+        self._sink.write(self._scanner.feed(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
@@ -59,11 +63,14 @@ class OneWay:
         for one in (own_caller, own_agent, self.caller, self.agent):
             one.setblocking(False)
         own_agent.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER)
-        self.carrier_side, self.agent_side = Direct(loop, own_caller), Direct(loop, own_agent)
-        self.walker = Walker(masked=True, max_payload=1 << 20)
-        self.told = Telling(self.walker, self.agent_side, on_data)
+        self.carrier_side, self.agent_side = (
+            DirectTransport(loop, own_caller),
+            DirectTransport(loop, own_agent),
+        )
+        self.scanner = FrameScanner(masked=True, max_payload=1 << 20)
+        self.told = Telling(self.scanner, self.agent_side, on_data)
         self.carrier_side.set_protocol(self.told)
-        self.carrier_side.pump_to(self.agent_side, self.walker)
+        self.carrier_side.pump_to(self.agent_side, self.scanner)
         self.carrier_side.resume_reading()
 
     async def hears(self, count: int) -> bytes:
@@ -112,7 +119,7 @@ async def test_each_agent_hears_its_own_caller(calls: Callable[..., list[OneWay]
     for call, sound in zip(many, said, strict=True):
         call.caller.send(sound)
     assert [await call.hears(len(SOUND)) for call in many] == said
-    assert [call.walker.frames for call in many] == [1] * len(many)
+    assert [call.scanner.frames for call in many] == [1] * len(many)
 
 
 async def test_more_than_there_is_room_for(calls: Callable[..., list[OneWay]]) -> None:
@@ -125,7 +132,7 @@ async def test_more_than_there_is_room_for(calls: Callable[..., list[OneWay]]) -
     heard = await asyncio.gather(*(call.hears(len(said)) for call in many))
     assert [one == said for one in heard] == [True] * len(many)
     assert not any(call.heard_more() for call in many)
-    assert {call.walker.bytes for call in many} == {len(said)}
+    assert {call.scanner.bytes for call in many} == {len(said)}
 
 
 async def test_what_was_read_before_is_sent_before_anybody_is_told(
@@ -148,12 +155,12 @@ async def test_one_end_may_be_anothers(calls: Callable[..., list[OneWay]]) -> No
         for call in ends:
             call.hang_up()
 
-    before, words, after = calls(None, end_both, None)
+    before, detail, after = calls(None, end_both, None)
     ends += [before, after]
     before.caller.send(SOUND)
-    words.caller.send(PING)
+    detail.caller.send(PING)
     after.caller.send(SOUND)
-    await eventually(lambda: words.told.heard, "it is told")
+    await eventually(lambda: detail.told.heard, "it is told")
     assert await before.hears(len(SOUND)) == SOUND
     assert await asyncio.get_running_loop().sock_recv(after.agent, 65536) == b""
     assert (before.told.heard, after.told.heard) == (b"", b"")
@@ -182,7 +189,7 @@ async def test_an_error_of_one_stops_nobody_else(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.unraisablehook", lambda raised: reported.append(str(raised.exc_value)))
         three = calls(None, fail, None)
-        for call, words in zip(three, (SOUND, PING, SOUND), strict=True):
-            call.caller.send(words)
+        for call, detail in zip(three, (SOUND, PING, SOUND), strict=True):
+            call.caller.send(detail)
         assert [await call.hears(len(SOUND)) for call in (three[0], three[2])] == [SOUND, SOUND]
     assert reported == ["a defect"]

@@ -11,14 +11,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.media import frames
-from gateway.media.ends import Gone
-from gateway.media.frames import Walker
+from gateway.media.disconnect import Disconnect
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay
-from gateway.media.watch import RelayLimits
-from serializers.filters import filters_of
+from gateway.media.relay_timers import RelayLimits
+from gateway.websocket import frames
+from gateway.websocket.frames import FrameScanner
 from serializers.registry import DIALECTS
+from serializers.transforms import filters_of
 
 LIMITS = RelayLimits(max_duration_s=60, idle_s=60, stall_s=10, close_s=1, max_message_bytes=1 << 20)
 
@@ -30,7 +30,7 @@ class Call:
         self.relay = relay
         self.ends = {"carrier": carrier, "agent": agent}
         self._walkers = {
-            name: Walker(masked=name == "agent", max_payload=1 << 20, look_below=frames.LOOK_AT_ALL)
+            name: FrameScanner(masked=name == "agent", max_payload=1 << 20, inspect_below=frames.INSPECT_ALL)
             for name in self.ends
         }
 
@@ -45,14 +45,14 @@ class Call:
     async def hear(self, who: str, count: int) -> list[tuple[int, bytes]]:
         """The next frames that reach a far end: opcode and payload."""
         heard: list[tuple[int, bytes]] = []
-        walker = self._walkers[who]
+        scanner = self._walkers[who]
         async with asyncio.timeout(10):
             while len(heard) < count:
                 data = await asyncio.get_running_loop().sock_recv(self.ends[who], 65536)
                 assert data, f"the {who}'s socket was closed after {heard}"
-                data = walker.feed(data)
-                heard += [(frame.opcode, frames.payload(data, frame)) for frame in walker.seen]
-                walker.seen.clear()
+                data = scanner.feed(data)
+                heard += [(frame.opcode, frames.payload(data, frame)) for frame in scanner.seen]
+                scanner.seen.clear()
         return heard
 
 
@@ -61,7 +61,7 @@ async def exotel() -> AsyncIterator[Call]:
     loop = asyncio.get_running_loop()
     legs, far_ends = [], []
 
-    def nobody_leaves(_: Gone) -> None:
+    def nobody_leaves(_: Disconnect) -> None:
         pass
 
     for client in (False, True):
@@ -69,7 +69,9 @@ async def exotel() -> AsyncIterator[Call]:
         far.setblocking(False)
         far_ends.append(far)
         transport, _ = await loop.create_connection(asyncio.Protocol, sock=near)
-        leg = Leg(transport, client=client, opening_bytes=1 << 16, early_bytes=1 << 16, on_gone=nobody_leaves)
+        leg = Leg(
+            transport, client=client, opening_bytes=1 << 16, early_bytes=1 << 16, on_disconnect=nobody_leaves
+        )
         leg.hold(1 << 20)
         legs.append(leg)
     relay = Relay(
@@ -81,7 +83,7 @@ async def exotel() -> AsyncIterator[Call]:
     )
     relay.start()
     yield Call(relay, *far_ends)
-    relay.uncoupling.finish()
+    relay.teardown.finish()
     for side in (relay.carrier, relay.agent):
         side.transport.abort()
     for far in far_ends:
@@ -127,7 +129,7 @@ async def test_what_is_kept_goes_out_before_the_agents_close(exotel: Call) -> No
     heard = await exotel.hear("carrier", 2)
     assert [opcode for opcode, _ in heard] == [frames.TEXT, frames.CLOSE]
     assert frames.read_close(heard[1][1]) == (1000, "done")
-    assert (await exotel.relay.ended).ending.code == "agent_ended"
+    assert (await exotel.relay.ended).reason.code == "agent_ended"
 
 
 async def test_a_broken_frame_ends_it_with_what_came_before_passed_on(exotel: Call) -> None:
@@ -136,4 +138,4 @@ async def test_a_broken_frame_ends_it_with_what_came_before_passed_on(exotel: Ca
     heard = await exotel.hear("agent", 2)
     assert heard[0] == (frames.TEXT, good)
     assert heard[1][0] == frames.CLOSE
-    assert (await exotel.relay.ended).ending.code == "carrier_protocol_error"
+    assert (await exotel.relay.ended).reason.code == "carrier_protocol_error"

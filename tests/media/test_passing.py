@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""An open socket goes from one worker to another, or stays: gateway/media/passing.py."""
+"""An open socket goes from one worker to another, or stays: gateway/media/socket_passing.py."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from gateway.media import passing
-from gateway.media.passing import MAX_BYTES, Listener, Passed, pass_on
+from gateway.media import socket_passing
+from gateway.media.socket_passing import MAX_BYTES, Listener, Passed, send_socket
 from tests.harness.gateway import eventually
 
 
@@ -65,7 +65,7 @@ async def test_it_is_the_others_with_what_was_said_and_what_comes(
 ) -> None:
     theirs, ours = caller
     theirs.send(b"not read yet")
-    assert await pass_on(worker.name, ours.fileno(), b"of call 7") is Passed.TAKEN
+    assert await send_socket(worker.name, ours.fileno(), b"of call 7") is Passed.TAKEN
     ours.close()
     assert worker.told == [b"of call 7"]
     loop, (own,) = asyncio.get_running_loop(), worker.taken
@@ -79,28 +79,28 @@ async def test_one_that_is_not_wanted_stays(
 ) -> None:
     theirs, ours = caller
     worker.willing = False
-    assert await pass_on(worker.name, ours.fileno(), b"of call 7") is Passed.KEPT
+    assert await send_socket(worker.name, ours.fileno(), b"of call 7") is Passed.KEPT
     ours.send(b"still here")
     assert theirs.recv(100) == b"still here"
 
 
 async def test_where_nobody_listens_it_stays(caller: tuple[socket.socket, socket.socket]) -> None:
-    assert await pass_on(uuid.uuid4().hex, caller[1].fileno(), b"") is Passed.KEPT
+    assert await send_socket(uuid.uuid4().hex, caller[1].fileno(), b"") is Passed.KEPT
 
 
 async def test_who_has_stopped_takes_nothing(
     worker: Worker, caller: tuple[socket.socket, socket.socket]
 ) -> None:
     await worker.listener.stop()
-    assert await pass_on(worker.name, caller[1].fileno(), b"") is Passed.KEPT
+    assert await send_socket(worker.name, caller[1].fileno(), b"") is Passed.KEPT
 
 
 async def test_what_is_said_goes_whole_or_not_at_all(
     worker: Worker, caller: tuple[socket.socket, socket.socket]
 ) -> None:
     longest = os.urandom(MAX_BYTES)
-    assert await pass_on(worker.name, caller[1].fileno(), longest) is Passed.TAKEN
-    assert await pass_on(worker.name, caller[1].fileno(), longest + b"!") is Passed.KEPT
+    assert await send_socket(worker.name, caller[1].fileno(), longest) is Passed.TAKEN
+    assert await send_socket(worker.name, caller[1].fileno(), longest + b"!") is Passed.KEPT
     assert worker.told == [longest]
 
 
@@ -108,8 +108,8 @@ async def test_another_users_process_is_not_spoken_to(
     worker: Worker, caller: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = os.geteuid()
-    monkeypatch.setattr(passing.os, "geteuid", lambda: mine + 1)
-    assert await pass_on(worker.name, caller[1].fileno(), b"") is Passed.KEPT
+    monkeypatch.setattr(socket_passing.os, "geteuid", lambda: mine + 1)
+    assert await send_socket(worker.name, caller[1].fileno(), b"") is Passed.KEPT
     assert worker.told == []
 
 
@@ -119,24 +119,24 @@ async def test_another_users_process_is_not_listened_to(
     mine = os.geteuid()
     stranger = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with stranger:
-        stranger.connect(passing._address(worker.name))
+        stranger.connect(socket_passing._address(worker.name))
         stranger.setblocking(False)
-        monkeypatch.setattr(passing.os, "geteuid", lambda: mine + 1)
+        monkeypatch.setattr(socket_passing.os, "geteuid", lambda: mine + 1)
         assert await asyncio.get_running_loop().sock_recv(stranger, 1) == b""
     assert worker.told == []
 
 
 async def test_who_offers_nothing_is_not_waited_for(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passing, "ANSWER_S", 0.05)
+    monkeypatch.setattr(socket_passing, "ANSWER_S", 0.05)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as idle:
-        idle.connect(passing._address(worker.name))
+        idle.connect(socket_passing._address(worker.name))
         idle.setblocking(False)
         assert await asyncio.get_running_loop().sock_recv(idle, 1) == b""
 
 
 async def test_without_a_socket_nothing_is_taken(worker: Worker) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as idle:
-        idle.connect(passing._address(worker.name))
+        idle.connect(socket_passing._address(worker.name))
         idle.setblocking(False)
         idle.send(b"of call 7")
         assert await asyncio.get_running_loop().sock_recv(idle, 1) == b"\0"
@@ -147,20 +147,20 @@ async def test_without_an_answer_nobody_knows_whose_it_is(
     caller: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the other worker is stopped by a signal: the kernel has taken the message for it."""
-    monkeypatch.setattr(passing, "ANSWER_S", 0.05)
+    monkeypatch.setattr(socket_passing, "ANSWER_S", 0.05)
     name = uuid.uuid4().hex
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stopped:
-        stopped.bind(passing._address(name))
+        stopped.bind(socket_passing._address(name))
         stopped.listen()
-        assert await pass_on(name, caller[1].fileno(), b"") is Passed.UNKNOWN
+        assert await send_socket(name, caller[1].fileno(), b"") is Passed.UNKNOWN
 
 
 async def test_a_worker_that_dies_over_it_leaves_it(caller: tuple[socket.socket, socket.socket]) -> None:
     name = uuid.uuid4().hex
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dying:
-        dying.bind(passing._address(name))
+        dying.bind(socket_passing._address(name))
         dying.listen()
-        offer = asyncio.create_task(pass_on(name, caller[1].fileno(), b""))
+        offer = asyncio.create_task(send_socket(name, caller[1].fileno(), b""))
         await asyncio.sleep(0)
         giver, _ = dying.accept()
         giver.close()
@@ -185,7 +185,7 @@ async def test_what_was_given_is_closed_where_taking_it_fails(
         raise ValueError(message)
 
     monkeypatch.setattr(worker.listener, "_take", fails)
-    assert await pass_on(worker.name, ours.fileno(), b"nonsense") is Passed.KEPT
+    assert await send_socket(worker.name, ours.fileno(), b"nonsense") is Passed.KEPT
     assert [own.fileno() for own in given] == [-1]
     ours.send(b"still here")
     assert theirs.recv(100) == b"still here"
@@ -207,9 +207,9 @@ async def test_without_files_it_pauses_and_listens_again(
             tries += 1
             raise OSError(errno.EMFILE, "too many open files")
 
-    monkeypatch.setattr(passing, "PAUSE_S", 0.05)
+    monkeypatch.setattr(socket_passing, "PAUSE_S", 0.05)
     monkeypatch.setattr(worker.listener, "_socket", Short())
-    offer = asyncio.create_task(pass_on(worker.name, caller[1].fileno(), b"of call 7"))
+    offer = asyncio.create_task(send_socket(worker.name, caller[1].fileno(), b"of call 7"))
     await eventually(lambda: tries, "it is tried")
     assert tries == 1
     monkeypatch.setattr(worker.listener, "_socket", listening)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.media.prompt import LARGEST_BYTES, PromptError, read_prompt
-from gateway.media.sound import Sounds
+from gateway.audio.clips import ClipCache
+from gateway.audio.prompt import LARGEST_BYTES, PromptError, read_prompt
 from serializers.codecs import decode
 from serializers.events import AudioFormat, Start
 from serializers.registry import DIALECTS
@@ -26,7 +26,7 @@ def recording(path: Path, *, rate: int = 8000, channels: int = 1, width: int = 2
 
 
 @pytest.mark.parametrize(
-    ("how", "words"),
+    ("how", "detail"),
     [
         ({"width": 1}, "has 8-bit samples"),
         ({"width": 3}, "has 24-bit samples"),
@@ -36,8 +36,8 @@ def recording(path: Path, *, rate: int = 8000, channels: int = 1, width: int = 2
         ({"seconds": 0}, "holds no sound"),
     ],
 )
-def test_what_cannot_be_played_is_said(tmp_path: Path, how: dict[str, float], words: str) -> None:
-    with pytest.raises(PromptError, match=words):
+def test_what_cannot_be_played_is_said(tmp_path: Path, how: dict[str, float], detail: str) -> None:
+    with pytest.raises(PromptError, match=detail):
         read_prompt(recording(tmp_path / "hold.wav", **how))  # type: ignore[arg-type]
 
 
@@ -79,7 +79,7 @@ def test_it_is_converted_once_and_lasts_as_long(
     tmp_path: Path, rate: int, carrier: str, audio: AudioFormat
 ) -> None:
     prompt = read_prompt(recording(tmp_path / "hold.wav", rate=rate))
-    sounds, start = Sounds(), Start("C1", "S1", audio=audio)
+    sounds, start = ClipCache(), Start("C1", "S1", audio=audio)
     sound = sounds.sound(prompt, DIALECTS[carrier], start)
     assert len(sound.pieces) * sound.piece_ms == 1000
     assert len(decode(b"".join(sound.pieces), audio)) == 2 * audio.sample_rate

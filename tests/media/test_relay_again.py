@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import Endings
-from gateway.media.ends import Gone
+from gateway.media.disconnect import Disconnect
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay
-from gateway.media.watch import RelayLimits
+from gateway.media.relay_timers import RelayLimits
+from gateway.model.reasons import Reasons
 from serializers.registry import DIALECTS
 
 LIMITS = RelayLimits(max_duration_s=60, idle_s=1000, stall_s=10, close_s=1, max_message_bytes=1 << 20)
 
 
-def nobody_leaves(_: Gone) -> None:
+def nobody_leaves(_: Disconnect) -> None:
     pass
 
 
@@ -38,7 +38,11 @@ async def relay() -> AsyncIterator[Callable[..., Any]]:
             far_ends.append(far)
             transport, _ = await loop.create_connection(asyncio.Protocol, sock=near)
             leg = Leg(
-                transport, client=client, opening_bytes=1 << 16, early_bytes=1 << 16, on_gone=nobody_leaves
+                transport,
+                client=client,
+                opening_bytes=1 << 16,
+                early_bytes=1 << 16,
+                on_disconnect=nobody_leaves,
             )
             leg.hold(1 << 20)
             legs.append(leg)
@@ -49,7 +53,7 @@ async def relay() -> AsyncIterator[Callable[..., Any]]:
 
     yield make
     for one in made:
-        one.uncoupling.finish()
+        one.teardown.finish()
         for side in (one.carrier, one.agent):
             side.transport.abort()
     for far in far_ends:
@@ -66,4 +70,4 @@ async def test_the_longest_duration_is_counted_from_the_first(relay: Callable[..
     second.start()  # later, so that sixty seconds from now on would not be over
     second.watch.tick(began_before + LIMITS.max_duration_s)
     assert second.ended.done()
-    assert second.ended.result().ending is Endings.max_duration
+    assert second.ended.result().reason is Reasons.max_duration

@@ -9,20 +9,20 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.errors import CallEnd, Endings
-from gateway.media import frames
-from gateway.media.ends import Gone
+from gateway.media.disconnect import Disconnect
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay
-from gateway.media.side import Side
-from gateway.media.watch import RelayLimits
+from gateway.media.relay_side import RelaySide
+from gateway.media.relay_timers import RelayLimits
+from gateway.model.reasons import CallEnded, Reasons
+from gateway.websocket import frames
 from serializers.registry import DIALECTS
 
 SOUND = b'{"event": "media", "media": {"payload": "AAAA"}}'.ljust(400)
 WAIT_S = 15.0
 
 
-def nobody_leaves(_: Gone) -> None:
+def nobody_leaves(_: Disconnect) -> None:
     pass
 
 
@@ -40,7 +40,9 @@ class Call:
         far.setblocking(False)
         self.far.append(far)
         transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=near)
-        leg = Leg(transport, client=client, opening_bytes=1 << 16, early_bytes=1 << 16, on_gone=nobody_leaves)
+        leg = Leg(
+            transport, client=client, opening_bytes=1 << 16, early_bytes=1 << 16, on_disconnect=nobody_leaves
+        )
         leg.hold(1 << 20)
         return leg
 
@@ -58,15 +60,15 @@ class Call:
         relay.start()
         return relay
 
-    def _keep(self, agent: Side) -> bool:
+    def _keep(self, agent: RelaySide) -> bool:
         if self.takes:
             leg = Leg(
                 agent.transport,
                 client=True,
                 opening_bytes=1 << 16,
                 early_bytes=1 << 16,
-                on_gone=nobody_leaves,
-                again=(agent.walker, b""),
+                on_disconnect=nobody_leaves,
+                again=(agent.scanner, b""),
             )
             self.kept.append(leg)
         return self.takes
@@ -87,7 +89,7 @@ async def call() -> AsyncIterator[Call]:
     made = Call()
     yield made
     for relay in made.relays:
-        relay.uncoupling.finish()
+        relay.teardown.finish()
         for side in (relay.carrier, relay.agent):
             side.transport.abort()
     for far in made.far:
@@ -117,7 +119,7 @@ async def test_time_and_counts_go_on(call: Call) -> None:
     carrier.shutdown(socket.SHUT_RDWR)
     async with asyncio.timeout(WAIT_S):
         end = await first.ended
-    assert end.ending is Endings.carrier_lost
+    assert end.reason is Reasons.carrier_lost
     assert first.closed.done()
     meanwhile = to_carrier(SOUND + b" ")
     await call.says(agent, meanwhile)
@@ -140,21 +142,21 @@ async def test_time_and_counts_go_on(call: Call) -> None:
 
 async def test_a_carrier_is_let_go_with_a_close(call: Call) -> None:
     relay = call.couple(await call.leg(client=False), await call.leg(client=True))
-    assert relay.let_carrier_go(CallEnd(Endings.taken_over))
-    words = Endings.taken_over.sentence
-    await call.hears(call.far[0], frames.build_close(frames.NORMAL_CLOSURE, words, masked=False))
-    assert not relay.let_carrier_go(CallEnd(Endings.taken_over)), "it is gone already"
+    assert relay.let_carrier_go(CallEnded(Reasons.taken_over))
+    detail = Reasons.taken_over.sentence
+    await call.hears(call.far[0], frames.build_close(frames.NORMAL_CLOSURE, detail, masked=False))
+    assert not relay.let_carrier_go(CallEnded(Reasons.taken_over)), "it is gone already"
 
 
 async def test_where_the_agent_is_not_kept_the_call_ends(call: Call) -> None:
     call.takes = False
     relay = call.couple(await call.leg(client=False), await call.leg(client=True))
-    assert not relay.let_carrier_go(CallEnd(Endings.taken_over))
+    assert not relay.let_carrier_go(CallEnded(Reasons.taken_over))
     assert not relay.ended.done()
     call.far[0].shutdown(socket.SHUT_RDWR)
     end = await asyncio.wait_for(relay.ended, WAIT_S)
-    assert end.ending is Endings.carrier_lost
-    closing = frames.build_close(frames.INTERNAL_ERROR, end.words, masked=True)
+    assert end.reason is Reasons.carrier_lost
+    closing = frames.build_close(frames.INTERNAL_ERROR, end.detail, masked=True)
     async with asyncio.timeout(WAIT_S):
         heard = await asyncio.get_running_loop().sock_recv(call.far[1], 1 << 16)
     assert len(heard) == len(closing)
@@ -166,5 +168,5 @@ async def test_an_agent_that_has_half_a_message_is_not_kept(call: Call) -> None:
     half[0] &= ~frames.FIN & 0xFF
     await call.says(call.far[0], bytes(half))
     await call.hears(call.far[1], bytes(half))
-    assert not relay.let_carrier_go(CallEnd(Endings.taken_over))
+    assert not relay.let_carrier_go(CallEnded(Reasons.taken_over))
     assert not call.kept

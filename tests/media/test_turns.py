@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from gateway.media.turns import AWAKE_S, REST_SHARE, RESTS, STAY_S, STAY_SHARE, WINDOW_S, Turns
+from gateway.media.loop_batcher import AWAKE_S, REST_SHARE, RESTS, STAY_S, STAY_SHARE, WINDOW_S, LoopBatcher
 
 LIMIT_S = 0.002
 
@@ -17,18 +17,18 @@ class Machine:
     def __init__(self) -> None:
         self.now = 100.0
         self.used = 5.0
-        self.rests: list[float] = []
+        self.clients: list[float] = []
 
     def rest(self, seconds: float) -> None:
-        self.rests.append(seconds)
+        self.clients.append(seconds)
         self.now += seconds
 
     def works(self, seconds: float) -> None:
         self.now += seconds
         self.used += seconds
 
-    def turns(self, limit_s: float = LIMIT_S, **more: Any) -> Turns:
-        return Turns(limit_s, clock=lambda: self.now, cpu=lambda: self.used, rest=self.rest, **more)
+    def turns(self, limit_s: float = LIMIT_S, **more: Any) -> LoopBatcher:
+        return LoopBatcher(limit_s, clock=lambda: self.now, cpu=lambda: self.used, rest=self.rest, **more)
 
     def window(self, share: float) -> None:
         """A window goes by in which the loop was busy for this share of it."""
@@ -48,7 +48,7 @@ class Stays:
         return self.sound
 
 
-def look(turns: Turns) -> None:
+def look(turns: LoopBatcher) -> None:
     """Looks at the load now, and only when the test says so: real time may go by as it likes."""
     turns.look()
     if turns._watch is not None:
@@ -68,7 +68,7 @@ async def test_nothing_is_held_back_while_there_is_little_to_do() -> None:
         look(turns)
         await pass_turns(3)
     assert not turns.saving
-    assert machine.rests == []
+    assert machine.clients == []
     turns.stop()
 
 
@@ -79,7 +79,7 @@ async def test_a_busy_loop_rests_between_turns() -> None:
     look(turns)
     await pass_turns(4)
     assert turns.saving
-    assert machine.rests
+    assert machine.clients
     turns.stop()
 
 
@@ -95,8 +95,8 @@ async def test_it_rests_less_the_longer_the_turn_took_and_never_over_the_limit()
         await pass_turns(1)
         waits.append(machine.now - turned_at)
     assert all(wait <= max(LIMIT_S, 0.0025) + 1e-9 for wait in waits)
-    assert max(machine.rests) <= LIMIT_S + 1e-9
-    assert len(machine.rests) == 4, "a turn that took longer than the limit is followed by the next at once"
+    assert max(machine.clients) <= LIMIT_S + 1e-9
+    assert len(machine.clients) == 4, "a turn that took longer than the limit is followed by the next at once"
     turns.stop()
 
 
@@ -111,9 +111,9 @@ async def test_it_stops_resting_only_well_below_where_it_began() -> None:
     machine.window(REST_SHARE * 0.4)
     look(turns)
     assert not turns.saving
-    rested = len(machine.rests)
+    rested = len(machine.clients)
     await pass_turns(5)
-    assert len(machine.rests) == rested
+    assert len(machine.clients) == rested
     turns.stop()
 
 
@@ -132,7 +132,7 @@ async def test_stopping_holds_nothing_back_any_more() -> None:
     look(turns)
     turns.stop()
     await pass_turns(3)
-    assert machine.rests == []
+    assert machine.clients == []
 
 
 async def test_what_takes_many_turns_waits_for_none_of_them() -> None:
@@ -142,7 +142,7 @@ async def test_what_takes_many_turns_waits_for_none_of_them() -> None:
     look(turns)
     turns.stay_awake()
     await pass_turns(5)
-    assert machine.rests == []
+    assert machine.clients == []
     machine.now += AWAKE_S
     await pass_turns(1)
     turns.stay_awake()
@@ -150,7 +150,7 @@ async def test_what_takes_many_turns_waits_for_none_of_them() -> None:
     await pass_turns(3)
     machine.works(AWAKE_S)
     async with asyncio.timeout(10):
-        while not machine.rests:  # and then it rests again
+        while not machine.clients:  # and then it rests again
             await asyncio.sleep(AWAKE_S / 4)
     turns.stop()
 
@@ -199,7 +199,7 @@ async def test_a_busy_loop_stays_with_its_sockets_where_nothing_may_wait() -> No
     await pass_turns(4)
     assert turns.saving
     assert set(stays.asked) == {(STAY_S, 0)}
-    assert machine.rests == []
+    assert machine.clients == []
     turns.stay_awake()
     stays.asked.clear()
     await pass_turns(4)
@@ -216,14 +216,14 @@ async def test_a_loop_that_may_hold_back_rests_while_it_stays_and_by_itself_wher
     look(turns)
     await pass_turns(4)
     assert set(stays.asked) == {(RESTS * LIMIT_S, LIMIT_S)}
-    assert machine.rests == []
+    assert machine.clients == []
     all_here = False
     stays.asked.clear()
     machine.window(REST_SHARE * 1.1)
     look(turns)
     await pass_turns(4)
     assert turns.saving
-    assert machine.rests
+    assert machine.clients
     assert stays.asked == []
     turns.stop()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Watches what uvicorn does not promise and gateway/media/upgrade.py needs: how it hands a socket over."""
+"""Watches what uvicorn does not promise and gateway/media/accept.py needs: how it hands a socket over."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from gateway.media.ends import Gone
-from gateway.media.upgrade import SERVE_CALL, Upgrade
+from gateway.media.accept import SERVE_CALL, Upgrade
+from gateway.media.disconnect import Disconnect
 from tests.harness.caller import Caller, dial, open_socket, request, upgrade_headers
 from tests.harness.gateway import eventually
 from tests.harness.peer import WAIT_S
@@ -175,11 +175,11 @@ async def test_a_stop_is_told_to_the_call_and_waits_for_it(house: House) -> None
 
 
 async def test_an_accepted_call_is_the_legs(house: House) -> None:
-    gone: list[Gone] = []
+    gone: list[Disconnect] = []
     dialling = asyncio.create_task(dial(house.port, "/ws/twilio"))
     call = await house.call()
     transport = call.transport
-    leg = call.accept(opening_bytes=1000, early_bytes=1000, on_gone=gone.append)
+    leg = call.accept(opening_bytes=1000, early_bytes=1000, on_disconnect=gone.append)
     caller = await dialling
     assert caller.status == 101
     assert transport.get_protocol() is leg
@@ -197,7 +197,7 @@ async def test_bytes_between_the_request_and_its_answer_come_to_us(house: House)
     call = await house.call()
     raw = dialling_caller.say("too early")
     await eventually(lambda: call.said[-1] == ("data_received", raw), "it comes")
-    leg = call.accept(opening_bytes=1000, early_bytes=1000, on_gone=lambda _: None)
+    leg = call.accept(opening_bytes=1000, early_bytes=1000, on_disconnect=lambda _: None)
     assert await leg.receive() == "too early"
     assert leg.take() == raw
     leg.transport.abort()
@@ -208,7 +208,7 @@ async def test_who_leaves_before_the_answer_is_reported(house: House) -> None:
     caller = await ask(house)
     call = await house.call()
     gone = asyncio.Event()
-    call.on_gone = lambda _: gone.set()
+    call.on_disconnect = lambda _: gone.set()
     caller.reset()
     async with asyncio.timeout(WAIT_S):
         await gone.wait()

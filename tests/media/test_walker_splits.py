@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.media.frames import LOOK_AT_ALL, FrameError, Walker, payload
+from gateway.websocket.frames import INSPECT_ALL, FrameError, FrameScanner, payload
 from tests.harness.frames import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, frame, split
 
 MAX_PAYLOAD = 1 << 20
-LOOKS = [0, 40, LOOK_AT_ALL]
+LOOKS = [0, 40, INSPECT_ALL]
 
 
 def frames_of_all_kinds(key: bytes | None) -> list[bytes]:
@@ -48,8 +48,8 @@ def frames_of_all_kinds(key: bytes | None) -> list[bytes]:
 class Heard:
     """A walker fed piece by piece, and all that came of it. What must hold after each piece is held here."""
 
-    def __init__(self, *, masked: bool, look_below: int, of: list[bytes]) -> None:
-        self.walker = Walker(masked=masked, max_payload=MAX_PAYLOAD, look_below=look_below)
+    def __init__(self, *, masked: bool, inspect_below: int, of: list[bytes]) -> None:
+        self.scanner = FrameScanner(masked=masked, max_payload=MAX_PAYLOAD, inspect_below=inspect_below)
         self.passed = b""
         self.seen: list[tuple[bytes, bytes]] = []
         self._fed = 0
@@ -59,72 +59,74 @@ class Heard:
             start = max(self._edges)
             (parsed,), _ = split(raw)
             self._edges.add(start + len(raw))
-            if parsed.opcode < CLOSE and len(parsed.payload) >= look_below:
+            if parsed.opcode < CLOSE and len(parsed.payload) >= inspect_below:
                 self._insides.append(range(start + len(raw) - len(parsed.payload), start + len(raw)))
 
     def feed(self, piece: bytes) -> None:
-        passing = self.walker.feed(piece)
+        passing = self.scanner.feed(piece)
         self._fed += len(piece)
-        for one in self.walker.seen:
+        for one in self.scanner.seen:
             assert 0 <= one.start < one.body <= one.end <= len(passing), "a seen frame lies in one piece"
             self.seen.append((passing[one.start : one.end], payload(passing, one)))
-        self.walker.seen.clear()
+        self.scanner.seen.clear()
         self.passed += passing
         at = len(self.passed)
-        assert at + self.walker.held == self._fed, "nothing is lost, nothing is invented"
-        assert self.walker.at_boundary == (at in self._edges)
+        assert at + self.scanner.held == self._fed, "nothing is lost, nothing is invented"
+        assert self.scanner.at_boundary == (at in self._edges)
         assert at in self._edges or any(at in inside for inside in self._insides), "a header was cut"
 
 
-def expected_seen(stream: bytes, look_below: int) -> list[tuple[bytes, bytes]]:
+def expected_seen(stream: bytes, inspect_below: int) -> list[tuple[bytes, bytes]]:
     frames, _ = split(stream)
-    return [(one.raw, one.payload) for one in frames if one.opcode >= CLOSE or len(one.payload) < look_below]
+    return [
+        (one.raw, one.payload) for one in frames if one.opcode >= CLOSE or len(one.payload) < inspect_below
+    ]
 
 
-def assert_walked(pieces: list[bytes], of: list[bytes], *, masked: bool, look_below: int) -> None:
-    heard = Heard(masked=masked, look_below=look_below, of=of)
+def assert_walked(pieces: list[bytes], of: list[bytes], *, masked: bool, inspect_below: int) -> None:
+    heard = Heard(masked=masked, inspect_below=inspect_below, of=of)
     for piece in pieces:
         heard.feed(piece)
     stream = b"".join(pieces)
     assert heard.passed == stream
-    assert heard.walker.held == 0
-    assert heard.walker.bytes == len(stream)
+    assert heard.scanner.held == 0
+    assert heard.scanner.bytes == len(stream)
     frames, rest = split(stream)
     assert rest == b""
-    assert heard.walker.frames == sum(one.opcode < CLOSE for one in frames)
-    assert heard.seen == expected_seen(stream, look_below)
+    assert heard.scanner.frames == sum(one.opcode < CLOSE for one in frames)
+    assert heard.seen == expected_seen(stream, inspect_below)
 
 
-@pytest.mark.parametrize("look_below", LOOKS)
+@pytest.mark.parametrize("inspect_below", LOOKS)
 @pytest.mark.parametrize("key", [None, KEY], ids=["plain", "masked"])
-def test_every_split_in_two(key: bytes | None, look_below: int) -> None:
+def test_every_split_in_two(key: bytes | None, inspect_below: int) -> None:
     frames = frames_of_all_kinds(key)
     stream = b"".join(frames)
     for at in range(len(stream) + 1):
         pieces = [stream[:at], stream[at:]]
-        assert_walked(pieces, frames, masked=key is not None, look_below=look_below)
+        assert_walked(pieces, frames, masked=key is not None, inspect_below=inspect_below)
 
 
-@pytest.mark.parametrize("look_below", LOOKS)
+@pytest.mark.parametrize("inspect_below", LOOKS)
 @pytest.mark.parametrize("key", [None, KEY], ids=["plain", "masked"])
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 13])
-def test_pieces_of_one_size(key: bytes | None, look_below: int, size: int) -> None:
+def test_pieces_of_one_size(key: bytes | None, inspect_below: int, size: int) -> None:
     frames = frames_of_all_kinds(key)
     stream = b"".join(frames)
     pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
-    assert_walked(pieces, frames, masked=key is not None, look_below=look_below)
+    assert_walked(pieces, frames, masked=key is not None, inspect_below=inspect_below)
 
 
-@pytest.mark.parametrize("look_below", LOOKS)
+@pytest.mark.parametrize("inspect_below", LOOKS)
 @pytest.mark.parametrize("key", [None, b"\0\0\0\0"], ids=["plain", "masked"])
-def test_a_frame_that_needs_eight_bytes_of_length(key: bytes | None, look_below: int) -> None:
+def test_a_frame_that_needs_eight_bytes_of_length(key: bytes | None, inspect_below: int) -> None:
     long = frame(BINARY, b"x" * 66_000, key=key)
     frames = [frame(TEXT, b"before", key=key), long, frame(TEXT, b"after", key=key)]
     stream = b"".join(frames)
     head = len(frames[0])
     for at in [*range(head + 20), 40_000, *range(head + len(long) - 3, len(stream) + 1)]:
         pieces = [stream[:at], stream[at:]]
-        assert_walked(pieces, frames, masked=key is not None, look_below=look_below)
+        assert_walked(pieces, frames, masked=key is not None, inspect_below=inspect_below)
 
 
 @st.composite
@@ -153,22 +155,22 @@ def streams(draw: st.DrawFn) -> tuple[list[bytes], list[int], int]:
 
 @given(streams())
 def test_any_stream_in_any_pieces(drawn: tuple[list[bytes], list[int], int]) -> None:
-    frames, cuts, look_below = drawn
+    frames, cuts, inspect_below = drawn
     stream = b"".join(frames)
     edges = [0, *cuts, len(stream)]
     pieces = [stream[start:end] for start, end in itertools.pairwise(edges)]
-    assert_walked(pieces, frames, masked=bool(frames[0][1] & 0x80), look_below=look_below)
+    assert_walked(pieces, frames, masked=bool(frames[0][1] & 0x80), inspect_below=inspect_below)
 
 
 @given(st.lists(st.binary(max_size=40), max_size=8), st.booleans(), st.sampled_from(LOOKS))
-def test_bytes_of_any_kind_raise_nothing_else(pieces: list[bytes], masked: bool, look_below: int) -> None:
+def test_bytes_of_any_kind_raise_nothing_else(pieces: list[bytes], masked: bool, inspect_below: int) -> None:
     """Whatever comes: what passes is the front of what came, and a breach is a FrameError, once."""
-    walker = Walker(masked=masked, max_payload=1000, look_below=look_below)
+    scanner = FrameScanner(masked=masked, max_payload=1000, inspect_below=inspect_below)
     passed = b""
     breach = None
     for piece in pieces:
         try:
-            passed += walker.feed(piece)
+            passed += scanner.feed(piece)
         except FrameError as error:
             breach = error
             passed += error.passing

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.media.frames import LOOK_AT_ALL, FrameError, Walker, payload
+from gateway.websocket.frames import INSPECT_ALL, FrameError, FrameScanner, payload
 from tests.harness.frames import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, frame
 
 MAX_PAYLOAD = 1000
-LOOKS = [0, 320, LOOK_AT_ALL]
+LOOKS = [0, 320, INSPECT_ALL]
 PROTOCOL_ERROR, TOO_BIG = 1002, 1009
 
 
@@ -84,28 +84,28 @@ CASES = [
 
 
 @pytest.mark.parametrize(("masked", "before", "bad", "code"), CASES)
-@pytest.mark.parametrize("look_below", LOOKS)
+@pytest.mark.parametrize("inspect_below", LOOKS)
 def test_nothing_of_a_bad_frame_passes(
-    masked: bool, before: bytes, bad: bytes, code: int, look_below: int
+    masked: bool, before: bytes, bad: bytes, code: int, inspect_below: int
 ) -> None:
     good = frame(TEXT, b"good", key=KEY if masked else None)
     stream = good + before + bad
     # Behind the head nothing decides any more; what is cut there is like the rest.
     for at in range(min(len(stream), len(good + before) + 20)):
-        walker = Walker(masked=masked, max_payload=MAX_PAYLOAD, look_below=look_below)
-        passed, breach = walk(walker, [stream[:at], stream[at:], good])
+        scanner = FrameScanner(masked=masked, max_payload=MAX_PAYLOAD, inspect_below=inspect_below)
+        passed, breach = walk(scanner, [stream[:at], stream[at:], good])
         assert breach.close_code == code
         assert breach.reason
         assert passed == good + before
-        assert walker.at_boundary, "a close frame of ours may stand here"
+        assert scanner.at_boundary, "a close frame of ours may stand here"
 
 
-def walk(walker: Walker, pieces: list[bytes]) -> tuple[bytes, FrameError]:
+def walk(scanner: FrameScanner, pieces: list[bytes]) -> tuple[bytes, FrameError]:
     """What passes until the breach, and the breach."""
     passed = b""
     for piece in pieces:
         try:
-            passed += walker.feed(piece)
+            passed += scanner.feed(piece)
         except FrameError as breach:
             return passed + breach.passing, breach
     raise AssertionError("nothing was found")
@@ -114,36 +114,36 @@ def walk(walker: Walker, pieces: list[bytes]) -> tuple[bytes, FrameError]:
 @pytest.mark.parametrize("masked", [True, False])
 def test_the_largest_message_passes(masked: bool) -> None:
     key = KEY if masked else None
-    walker = Walker(masked=masked, max_payload=MAX_PAYLOAD)
+    scanner = FrameScanner(masked=masked, max_payload=MAX_PAYLOAD)
     whole = frame(TEXT, b"x" * MAX_PAYLOAD, key=key)
-    assert walker.feed(whole) == whole
+    assert scanner.feed(whole) == whole
     parts = frame(TEXT, b"x" * 600, key=key, fin=False) + frame(CONTINUATION, b"x" * 400, key=key)
     for _ in range(3):  # a message's size is its own
-        assert walker.feed(parts) == parts
-    assert walker.frames == 7
+        assert scanner.feed(parts) == parts
+    assert scanner.frames == 7
 
 
 def test_what_was_seen_before_a_bad_frame_is_shown() -> None:
-    walker = Walker(masked=True, max_payload=MAX_PAYLOAD)
+    scanner = FrameScanner(masked=True, max_payload=MAX_PAYLOAD)
     ping = frame(PING, b"still there", key=KEY)
     with pytest.raises(FrameError) as broken:
-        walker.feed(ping + frame(0x3, b"", key=KEY))
+        scanner.feed(ping + frame(0x3, b"", key=KEY))
     assert broken.value.passing == ping
-    assert [payload(broken.value.passing, one) for one in walker.seen] == [b"still there"]
+    assert [payload(broken.value.passing, one) for one in scanner.seen] == [b"still there"]
 
 
 def test_after_a_stop_nothing_is_held() -> None:
-    walker = Walker(masked=True, max_payload=MAX_PAYLOAD)
-    walker.feed(frame(TEXT, b"x" * 500, key=KEY)[:100])
-    assert not walker.at_boundary
-    walker.stop()
-    assert walker.at_boundary
-    assert walker.held == 0
+    scanner = FrameScanner(masked=True, max_payload=MAX_PAYLOAD)
+    scanner.feed(frame(TEXT, b"x" * 500, key=KEY)[:100])
+    assert not scanner.at_boundary
+    scanner.stop()
+    assert scanner.at_boundary
+    assert scanner.held == 0
 
 
 def test_a_short_unmasked_frame_of_a_client_is_not_waited_for() -> None:
     """A close of four bytes is shorter than a masked frame's head; nothing more will come."""
-    walker = Walker(masked=True, max_payload=1000)
+    scanner = FrameScanner(masked=True, max_payload=1000)
     with pytest.raises(FrameError) as broken:
-        walker.feed(bytes((0x88, 0x02, 0x03, 0xE8)))
+        scanner.feed(bytes((0x88, 0x02, 0x03, 0xE8)))
     assert broken.value.close_code == PROTOCOL_ERROR

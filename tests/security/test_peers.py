@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import ConfigError, load
-from gateway.serving.peer import Peers, site
+from gateway.server.client_address import ClientAddresses, site
 from tests.harness.agent import AgentPort
 from tests.harness.caller import Caller
 from tests.harness.gateway import Gateway
@@ -43,18 +43,18 @@ EXOTEL = "203.0.113.7"
     ],
 )
 def test_the_client_of_a_request(address: str, forwarded: str, client: str) -> None:
-    assert Peers(PROXIES).client(address, forwarded) == client
+    assert ClientAddresses(PROXIES).client(address, forwarded) == client
 
 
 def test_without_proxies_nobody_is_trusted() -> None:
-    peers = Peers([])
+    peers = ClientAddresses([])
     assert not peers.trusts("127.0.0.1")
     assert peers.client("127.0.0.1", EXOTEL) == "127.0.0.1"
 
 
 @given(st.text(max_size=200))
 def test_whatever_is_said_is_an_address_or_nothing(forwarded: str) -> None:
-    client = Peers(PROXIES).client("10.0.0.1", forwarded)
+    client = ClientAddresses(PROXIES).client("10.0.0.1", forwarded)
     assert site(client)
     assert all(mark in "0123456789abcdef.:" for mark in client)
 
@@ -136,6 +136,6 @@ def test_the_key_without_the_certificate(tmp_path: Any) -> None:
     )
     with pytest.raises(ConfigError) as refused:
         load(tmp_path / "a.toml", {})
-    words = "\n".join(map(str, refused.value.problems))
-    assert "goes with tls_certificate" in words
-    assert "must be an address, or a network" in words
+    detail = "\n".join(map(str, refused.value.problems))
+    assert "goes with tls_certificate" in detail
+    assert "must be an address, or a network" in detail

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a message coupling lets through (carriers.md §5.2, §8.2)."""
+"""What a message coupling lets through (docs/reference/carriers.md §5.2, §8.2)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serializers.filters import (
+from serializers.registry import DIALECTS
+from serializers.transforms import (
     EXOTEL_LEAST_BYTES,
     EXOTEL_MOST_BYTES,
     EXOTEL_STEP_BYTES,
@@ -21,7 +22,6 @@ from serializers.filters import (
     ToExotel,
     filters_of,
 )
-from serializers.registry import DIALECTS
 
 
 def media(size: int, *, fill: int = 7, **more: object) -> bytes:

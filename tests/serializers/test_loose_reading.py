@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What carriers are known to vary (carriers.md §1, §2.2, §3.2, §4.2, §5.2) is read all the same."""
+"""What carriers are known to vary (docs/reference/carriers.md §1, §2.2, §3.2, §4.2, §5.2) is read all the
+same.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Telnyx's sound in its order, within a bounded window (carriers.md §3.2)."""
+"""Telnyx's sound in its order, within a bounded window (docs/reference/carriers.md §3.2)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serializers.filters import ToAgentInOrder, filters_of
-from serializers.order import RESTART, WINDOW, InOrder
+from serializers.reorder import RESTART, WINDOW, InOrder
+from serializers.transforms import ToAgentInOrder, filters_of
 
 
 def media(chunk: int | str, track: str = "inbound") -> bytes:

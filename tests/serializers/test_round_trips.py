@@ -26,7 +26,7 @@ from serializers.events import (
 from serializers.opening import Opening
 from serializers.registry import DIALECTS
 
-words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+detail = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 numbers = st.integers(min_value=0, max_value=10**18 - 1)
 moments = st.none() | st.integers(min_value=0, max_value=253_402_300_799_999)  # ms, to the end of year 9999
 rates = st.sampled_from([8000, 16000, 24000])
@@ -34,16 +34,16 @@ sounds = st.binary(max_size=400)
 tracks = st.sampled_from(["inbound", "outbound"])
 keys = st.sampled_from("0123456789*#ABCD")
 parameters = st.dictionaries(
-    words, st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=4
+    detail, st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=4
 )
 
 
 def starts(audio: st.SearchStrategy[AudioFormat], **more: Any) -> st.SearchStrategy[Start]:
     return st.builds(
         Start,
-        call_id=words,
-        stream_id=words,
-        account_id=words,
+        call_id=detail,
+        stream_id=detail,
+        account_id=detail,
         audio=audio,
         parameters=parameters,
         sequence=numbers,
@@ -67,10 +67,10 @@ class Talk:
 
 
 told_tracks = st.lists(tracks, min_size=1, max_size=2, unique=True).map(tuple)
-callers = {"from_number": words, "to_number": words}
+callers = {"from_number": detail, "to_number": detail}
 media = st.builds(Media, sounds, tracks, numbers, numbers, numbers)
-played = st.builds(Played, words, numbers)
-agent = st.builds(Media, sounds) | st.builds(Mark, words) | st.just(Clear())
+played = st.builds(Played, detail, numbers)
+agent = st.builds(Media, sounds) | st.builds(Mark, detail) | st.just(Clear())
 
 TALKS = {
     "twilio": Talk(
@@ -78,7 +78,7 @@ TALKS = {
             st.builds(AudioFormat, st.just("mulaw"), rates, st.integers(1, 2)),
             tracks=told_tracks,
         ).map(numbers_from_parameters),
-        st.builds(Connected, words, words)
+        st.builds(Connected, detail, detail)
         | media
         | st.builds(Dtmf, keys, numbers)
         | played
@@ -96,12 +96,12 @@ TALKS = {
             | st.builds(AudioFormat, st.just("linear16"), rates, big_endian=st.just(True)),
             **callers,
         ),
-        st.builds(Connected, st.none(), words)
+        st.builds(Connected, st.none(), detail)
         | media
         | st.builds(Dtmf, keys, numbers, moments)
         | played
         | st.builds(Stop, st.none(), numbers)
-        | st.builds(Error, numbers, words, words),
+        | st.builds(Error, numbers, detail, detail),
         agent,
     ),
     "plivo": Talk(
@@ -118,7 +118,7 @@ TALKS = {
         | st.builds(Media, sounds, st.none(), numbers, numbers, numbers)
         | st.builds(Dtmf, keys, numbers, duration_ms=st.none() | numbers)
         | played
-        | st.builds(Stop, words, numbers),
+        | st.builds(Stop, detail, numbers),
         agent,
     ),
 }

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serializers.filters import NOTHING, UNCHANGED, Filter, filters_of
 from serializers.registry import DIALECTS
-from serializers.streams import renaming_filters
+from serializers.transforms import NOTHING, UNCHANGED, Filter, filters_of, renaming_filters
 
 FIELDS = {"twilio": "streamSid", "telnyx": "stream_id", "plivo": "streamId", "exotel": "stream_sid"}
 KNOWN, LATEST = "MZ-first", "MZ-second"

@@ -9,10 +9,10 @@ from itertools import groupby
 import numpy as np
 import pytest
 
+from gateway.audio.tones import RINGBACK, ToneName, ringback
 from serializers.codecs import RATES_HZ, decode, encode
 from serializers.dialect import DialectError
 from serializers.events import AudioFormat
-from serializers.tones import RINGBACK, ToneName, ringback
 
 CADENCES_MS: dict[ToneName, list[int]] = {
     "us": [2000, 4000],

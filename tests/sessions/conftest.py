@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import Side
-from gateway.sessions.lifecycle import State
-from gateway.sessions.owner import Owner
-from gateway.sessions.session import CallFacts, Outcome, Places, SessionExtras, Traffic
-from gateway.sessions.sqlite import SqliteStore
+from gateway.model.lifecycle import SessionState
+from gateway.model.reasons import Party
+from gateway.model.session import CallDetails, SessionOptions, SessionResult, SlotLimits, Traffic
+from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.worker_id import WorkerId
 
 WORKER = Path(__file__).with_name("worker_process.py")
 ANSWER_S = 30.0
@@ -26,10 +26,10 @@ ANSWER_S = 30.0
 
 
 @pytest.fixture
-def ring() -> Callable[..., CallFacts]:
+def ring() -> Callable[..., CallDetails]:
     """A call that comes in, another one each time."""
 
-    def call(agent: str = "support.acme", **facts: Any) -> CallFacts:
+    def call(agent: str = "support.acme", **details: Any) -> CallDetails:
         described: dict[str, Any] = {
             "session_id": str(uuid.uuid4()),
             "agent": agent,
@@ -41,29 +41,29 @@ def ring() -> Callable[..., CallFacts]:
             "from_number": "+15551230000",
             "to_number": "+15559876543",
         }
-        return CallFacts(**described | facts)
+        return CallDetails(**described | details)
 
     return call
 
 
 @pytest.fixture
-def one_place() -> Places:
-    return Places((("http://127.0.0.1:8080", 0),), per_instance=1, max_instances=1)
+def one_place() -> SlotLimits:
+    return SlotLimits((("http://127.0.0.1:8080", 0),), per_instance=1, max_instances=1)
 
 
 @pytest.fixture
-def many_places() -> Places:
-    return Places((("http://127.0.0.1:8080", 0),), per_instance=1000, max_instances=1)
+def many_places() -> SlotLimits:
+    return SlotLimits((("http://127.0.0.1:8080", 0),), per_instance=1000, max_instances=1)
 
 
 @pytest.fixture
-def hung_up() -> Outcome:
+def hung_up() -> SessionResult:
     """The caller hung up at 1060.5, after the agent had spoken."""
-    return Outcome(
-        state=State.ENDED,
+    return SessionResult(
+        state=SessionState.ENDED,
         ended_at=1060.5,
         reason="caller_hangup",
-        side=Side.CALLER,
+        side=Party.CALLER,
         detail="stop received",
         close_code=1000,
         traffic=Traffic(frames_in=3000, bytes_in=480_000, frames_out=1500, bytes_out=240_000),
@@ -72,9 +72,9 @@ def hung_up() -> Outcome:
 
 
 @pytest.fixture
-def browser() -> SessionExtras:
+def browser() -> SessionOptions:
     """What a client said that was promised a session for its own socket."""
-    return SessionExtras(
+    return SessionOptions(
         transport="websocket",
         start_type="warm",
         metadata='{"ticket": 4711}',
@@ -96,9 +96,9 @@ async def work_at(file: Path) -> AsyncIterator[Callable[..., Any]]:
     """
     opened: list[SqliteStore] = []
 
-    async def open_one(owner: Owner | None = None, **limits: float) -> SqliteStore:
+    async def open_one(owner: WorkerId | None = None, **limits: float) -> SqliteStore:
         limits = {"busy_s": ANSWER_S} | limits
-        store = SqliteStore(file, owner or Owner.of_this_process(f"worker-{len(opened)}"), **limits)
+        store = SqliteStore(file, owner or WorkerId.of_this_process(f"worker-{len(opened)}"), **limits)
         await store.open()
         opened.append(store)
         return store

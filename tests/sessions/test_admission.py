@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.sessions.admission import AtCapacity, choose
-from gateway.sessions.session import Places
+from gateway.model.session import SlotLimits
+from gateway.store.admission import AtCapacity, choose_instance
 
 A, B, C = "http://a:8080", "http://b:8080", "http://c:8080"
 
@@ -18,43 +18,50 @@ A, B, C = "http://a:8080", "http://b:8080", "http://c:8080"
 @pytest.mark.parametrize(
     ("case", "places", "loads", "instance"),
     [
-        ("an idle agent: the first", Places(((A, 0), (B, 0)), 1, 50), {}, A),
-        ("the first is taken: the next", Places(((A, 0), (B, 0)), 1, 50), {A: 1}, B),
-        ("the least loaded", Places(((A, 0), (B, 0), (C, 0)), 9, 50), {A: 3, B: 2, C: 5}, B),
-        ("equally loaded: the order given", Places(((C, 0), (B, 0), (A, 0)), 9, 50), {A: 2, B: 2, C: 2}, C),
-        ("ready before least loaded", Places(((A, 1), (B, 0)), 9, 50), {B: 8}, B),
-        ("the ready one is full: less wanted", Places(((A, 1), (B, 0)), 9, 50), {B: 9}, A),
-        ("none is ready: the lowest rank", Places(((A, 7), (B, 3), (C, 5)), 1, 50), {}, B),
-        ("as many in use as may be: share one", Places(((A, 0), (B, 0)), 2, 1), {B: 1}, B),
-        ("as many in use, the less wanted has room", Places(((A, 0), (B, 2), (C, 0)), 2, 1), {B: 1}, B),
-        ("one more instance may open", Places(((A, 0), (B, 0), (C, 0)), 1, 2), {A: 1}, B),
+        ("an idle agent: the first", SlotLimits(((A, 0), (B, 0)), 1, 50), {}, A),
+        ("the first is taken: the next", SlotLimits(((A, 0), (B, 0)), 1, 50), {A: 1}, B),
+        ("the least loaded", SlotLimits(((A, 0), (B, 0), (C, 0)), 9, 50), {A: 3, B: 2, C: 5}, B),
+        (
+            "equally loaded: the order given",
+            SlotLimits(((C, 0), (B, 0), (A, 0)), 9, 50),
+            {A: 2, B: 2, C: 2},
+            C,
+        ),
+        ("ready before least loaded", SlotLimits(((A, 1), (B, 0)), 9, 50), {B: 8}, B),
+        ("the ready one is full: less wanted", SlotLimits(((A, 1), (B, 0)), 9, 50), {B: 9}, A),
+        ("none is ready: the lowest rank", SlotLimits(((A, 7), (B, 3), (C, 5)), 1, 50), {}, B),
+        ("as many in use as may be: share one", SlotLimits(((A, 0), (B, 0)), 2, 1), {B: 1}, B),
+        ("as many in use, the less wanted has room", SlotLimits(((A, 0), (B, 2), (C, 0)), 2, 1), {B: 1}, B),
+        ("one more instance may open", SlotLimits(((A, 0), (B, 0), (C, 0)), 1, 2), {A: 1}, B),
     ],
 )
-def test_a_call_gets(case: str, places: Places, loads: dict[str, int], instance: str) -> None:
-    assert choose(places, loads) == instance, case
+def test_a_call_gets(case: str, places: SlotLimits, loads: dict[str, int], instance: str) -> None:
+    assert choose_instance(places, loads) == instance, case
 
 
 @pytest.mark.parametrize(
     ("case", "places", "loads", "taken", "limit"),
     [
-        ("every instance is full", Places(((A, 0), (B, 1)), 2, 50), {A: 2, B: 2}, 4, 4),
+        ("every instance is full", SlotLimits(((A, 0), (B, 1)), 2, 50), {A: 2, B: 2}, 4, 4),
         (
             "instances left, but no more may be in use",
-            Places(((A, 0), (B, 0), (C, 0)), 1, 2),
+            SlotLimits(((A, 0), (B, 0), (C, 0)), 1, 2),
             {A: 1, C: 1},
             2,
             2,
         ),
-        ("one not offered any more counts", Places(((A, 0), (B, 0)), 1, 1), {C: 1}, 1, 1),
-        ("shrunk while calls ran", Places(((A, 0),), 1, 1), {A: 3}, 3, 1),
-        ("no instance", Places((), 1, 50), {}, 0, 0),
-        ("no instance may be in use", Places(((A, 0),), 1, 0), {}, 0, 0),
-        ("one instance named twice is one", Places(((A, 0), (A, 0)), 1, 50), {A: 1}, 1, 1),
+        ("one not offered any more counts", SlotLimits(((A, 0), (B, 0)), 1, 1), {C: 1}, 1, 1),
+        ("shrunk while calls ran", SlotLimits(((A, 0),), 1, 1), {A: 3}, 3, 1),
+        ("no instance", SlotLimits((), 1, 50), {}, 0, 0),
+        ("no instance may be in use", SlotLimits(((A, 0),), 1, 0), {}, 0, 0),
+        ("one instance named twice is one", SlotLimits(((A, 0), (A, 0)), 1, 50), {A: 1}, 1, 1),
     ],
 )
-def test_a_call_is_refused(case: str, places: Places, loads: dict[str, int], taken: int, limit: int) -> None:
+def test_a_call_is_refused(
+    case: str, places: SlotLimits, loads: dict[str, int], taken: int, limit: int
+) -> None:
     with pytest.raises(AtCapacity) as refusal:
-        choose(places, loads)
+        choose_instance(places, loads)
     assert (refusal.value.taken, refusal.value.limit) == (taken, limit), case
     assert str(refusal.value) == f"{taken} of {limit} places taken"
 
@@ -68,13 +75,15 @@ def test_a_call_is_refused(case: str, places: Places, loads: dict[str, int], tak
 def test_however_calls_come_and_go_exactly_the_limit_fits(
     ranks: list[int], per_instance: int, max_instances: int, hang_ups: list[int]
 ) -> None:
-    places = Places(tuple((f"http://{n}", rank) for n, rank in enumerate(ranks)), per_instance, max_instances)
+    places = SlotLimits(
+        tuple((f"http://{n}", rank) for n, rank in enumerate(ranks)), per_instance, max_instances
+    )
     running: list[str] = []
 
     def fill() -> int:
         while True:
             try:
-                running.append(choose(places, Counter(running)))
+                running.append(choose_instance(places, Counter(running)))
             except AtCapacity as full:
                 return full.limit
 

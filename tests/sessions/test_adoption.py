@@ -10,29 +10,29 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import Side
-from gateway.sessions.lifecycle import State
-from gateway.sessions.session import CallFacts, Outcome, Places, Traffic
-from gateway.sessions.sqlite import SqliteStore
-from gateway.sessions.store import NotPromised, StoreFailed
+from gateway.model.lifecycle import SessionState
+from gateway.model.reasons import Party
+from gateway.model.session import CallDetails, SessionResult, SlotLimits, Traffic
+from gateway.store.interface import NotPromised, StoreFailed
+from gateway.store.sqlite.sqlite_store import SqliteStore
 
-Ring = Callable[..., CallFacts]
+Ring = Callable[..., CallDetails]
 WorkAt = Callable[..., Any]
 
 
 @pytest.fixture
-def dialled(ring: Ring) -> CallFacts:
+def dialled(ring: Ring) -> CallDetails:
     """A call out that rings: its carrier has not said a word on a socket."""
     return ring(call_id=None, stream_id=None, from_number="+15551230000", to_number=None)
 
 
 @pytest.fixture
-def unanswered() -> Outcome:
-    return Outcome(
-        state=State.CANCELED,
+def unanswered() -> SessionResult:
+    return SessionResult(
+        state=SessionState.CANCELED,
         ended_at=1030.0,
         reason="no_answer",
-        side=Side.CALLER,
+        side=Party.CALLER,
         detail="nobody answered",
         close_code=1000,
         traffic=Traffic(),
@@ -40,12 +40,12 @@ def unanswered() -> Outcome:
     )
 
 
-def streaming(dialled: CallFacts) -> CallFacts:
+def streaming(dialled: CallDetails) -> CallDetails:
     return dataclasses.replace(dialled, call_id="CA7", stream_id="MZ7", to_number="+15559876543", region="eu")
 
 
 async def test_the_stream_comes_to_another_worker(
-    work_at: WorkAt, dialled: CallFacts, one_place: Places, hung_up: Outcome
+    work_at: WorkAt, dialled: CallDetails, one_place: SlotLimits, hung_up: SessionResult
 ) -> None:
     dialler, other = await work_at(), await work_at()
     await dialler.admit(dialled, one_place, 1000.0)
@@ -54,7 +54,7 @@ async def test_the_stream_comes_to_another_worker(
 
     record = await dialler.session(dialled.session_id)
     assert record is not None
-    assert (record.state, record.owner, record.region) == (State.STARTING, "worker-1", "eu")
+    assert (record.state, record.owner, record.region) == (SessionState.STARTING, "worker-1", "eu")
     assert (record.call_id, record.stream_id) == ("CA7", "MZ7")
     assert (record.from_number, record.to_number) == ("+15551230000", "+15559876543")
     assert {row.owner for row in await dialler.reap(1010.0)} == set()
@@ -63,17 +63,21 @@ async def test_the_stream_comes_to_another_worker(
     await other.ended(dialled.session_id, hung_up)
     record = await dialler.session(dialled.session_id)
     assert record is not None
-    assert (record.state, record.reason) == (State.ENDED, "caller_hangup")
+    assert (record.state, record.reason) == (SessionState.ENDED, "caller_hangup")
 
 
-async def test_a_stream_is_adopted_once(store: SqliteStore, dialled: CallFacts, one_place: Places) -> None:
+async def test_a_stream_is_adopted_once(
+    store: SqliteStore, dialled: CallDetails, one_place: SlotLimits
+) -> None:
     await store.admit(dialled, one_place, 1000.0)
     await store.adopt(streaming(dialled), 1010.0)
     with pytest.raises(NotPromised):
         await store.adopt(streaming(dialled), 1011.0)
 
 
-async def test_of_many_that_adopt_one_does(work_at: WorkAt, dialled: CallFacts, one_place: Places) -> None:
+async def test_of_many_that_adopt_one_does(
+    work_at: WorkAt, dialled: CallDetails, one_place: SlotLimits
+) -> None:
     workers = [await work_at() for _ in range(3)]
     await workers[0].admit(dialled, one_place, 1000.0)
     tries = [worker.adopt(streaming(dialled), 1010.0) for worker in workers for _ in range(4)]
@@ -93,7 +97,7 @@ async def test_of_many_that_adopt_one_does(work_at: WorkAt, dialled: CallFacts, 
     ids=lambda other: next(iter(other)),
 )
 async def test_only_its_own_call_adopts_it(
-    store: SqliteStore, dialled: CallFacts, one_place: Places, other: dict[str, str]
+    store: SqliteStore, dialled: CallDetails, one_place: SlotLimits, other: dict[str, str]
 ) -> None:
     await store.admit(dialled, one_place, 1000.0)
     with pytest.raises(NotPromised):
@@ -102,7 +106,7 @@ async def test_only_its_own_call_adopts_it(
 
 
 async def test_what_came_with_its_stream_is_not_adopted(
-    store: SqliteStore, ring: Ring, one_place: Places
+    store: SqliteStore, ring: Ring, one_place: SlotLimits
 ) -> None:
     inbound = ring()
     await store.admit(inbound, one_place, 1000.0)
@@ -111,7 +115,7 @@ async def test_what_came_with_its_stream_is_not_adopted(
 
 
 async def test_what_was_asked_to_stop_is_not_adopted(
-    store: SqliteStore, dialled: CallFacts, one_place: Places
+    store: SqliteStore, dialled: CallDetails, one_place: SlotLimits
 ) -> None:
     await store.admit(dialled, one_place, 1000.0)
     await store.request_stop(dialled.session_id, 1001.0)
@@ -120,7 +124,7 @@ async def test_what_was_asked_to_stop_is_not_adopted(
 
 
 async def test_who_gives_up_adopting_leaves_it_as_it_was(
-    work_at: WorkAt, dialled: CallFacts, one_place: Places
+    work_at: WorkAt, dialled: CallDetails, one_place: SlotLimits
 ) -> None:
     dialler, other = await work_at(), await work_at()
     await dialler.admit(dialled, one_place, 1000.0)
@@ -137,7 +141,7 @@ async def test_who_gives_up_adopting_leaves_it_as_it_was(
 
 
 async def test_a_call_that_nobody_takes_is_abandoned(
-    store: SqliteStore, dialled: CallFacts, one_place: Places, ring: Ring, unanswered: Outcome
+    store: SqliteStore, dialled: CallDetails, one_place: SlotLimits, ring: Ring, unanswered: SessionResult
 ) -> None:
     await store.admit(dialled, one_place, 1000.0)
 
@@ -145,7 +149,7 @@ async def test_a_call_that_nobody_takes_is_abandoned(
 
     record = await store.session(dialled.session_id)
     assert record is not None
-    assert (record.state, record.reason, record.ended_at) == (State.CANCELED, "no_answer", 1030.0)
+    assert (record.state, record.reason, record.ended_at) == (SessionState.CANCELED, "no_answer", 1030.0)
     with pytest.raises(NotPromised):
         await store.adopt(streaming(dialled), 1031.0)
     assert not await store.abandon(dialled.session_id, unanswered)
@@ -153,18 +157,18 @@ async def test_a_call_that_nobody_takes_is_abandoned(
 
 
 async def test_a_call_whose_stream_has_come_is_not_abandoned(
-    store: SqliteStore, dialled: CallFacts, one_place: Places, unanswered: Outcome
+    store: SqliteStore, dialled: CallDetails, one_place: SlotLimits, unanswered: SessionResult
 ) -> None:
     await store.admit(dialled, one_place, 1000.0)
     await store.adopt(streaming(dialled), 1010.0)
     assert not await store.abandon(dialled.session_id, unanswered)
     record = await store.session(dialled.session_id)
     assert record is not None
-    assert record.state is State.STARTING
+    assert record.state is SessionState.STARTING
 
 
 async def test_a_store_that_is_closed_adopts_nothing(
-    work_at: WorkAt, dialled: CallFacts, one_place: Places
+    work_at: WorkAt, dialled: CallDetails, one_place: SlotLimits
 ) -> None:
     store = await work_at()
     await store.admit(dialled, one_place, 1000.0)

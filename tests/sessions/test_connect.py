@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.sessions.connect import open_store
-from gateway.sessions.owner import Owner
+from gateway.store.connect import open_store
+from gateway.store.worker_id import WorkerId
 
-ME = Owner.of_this_process("me")
+ME = WorkerId.of_this_process("me")
 
 
 @pytest.mark.parametrize("absolute", [True, False])
@@ -26,7 +26,7 @@ async def test_the_url_names_the_file(
 
 
 @pytest.mark.parametrize(
-    ("url", "words"),
+    ("url", "detail"),
     [
         ("redis://:secret@localhost:6379/0", "'redis' is another scheme"),
         ("sqlite://host/calls.db", "must begin with sqlite:///"),
@@ -38,7 +38,7 @@ async def test_the_url_names_the_file(
         ("sqlite:///a\0b", "no file name has"),
     ],
 )
-def test_another_url_is_refused_in_words(url: str, words: str) -> None:
-    with pytest.raises(ValueError, match=words) as refusal:
+def test_another_url_is_refused_in_words(url: str, detail: str) -> None:
+    with pytest.raises(ValueError, match=detail) as refusal:
         open_store(url, ME)
     assert "secret" not in str(refusal.value)

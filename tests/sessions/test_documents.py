@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Documents: what workers share besides sessions."""
+"""KeyValueStore: what workers share besides sessions."""
 
 from __future__ import annotations
 
@@ -11,42 +11,41 @@ from typing import Any
 
 import pytest
 
-from gateway.sessions import sqlite_documents
-from gateway.sessions.documents import Document, Documents
-from gateway.sessions.sqlite import SqliteStore
-from gateway.sessions.store import StoreFailed
+from gateway.store.interface import KeyValueStore, StoredValue, StoreFailed
+from gateway.store.sqlite import key_values
+from gateway.store.sqlite.sqlite_store import SqliteStore
 
 WorkAt = Callable[..., Any]
 Hire = Callable[..., Any]
 
 
 @pytest.fixture
-def documents(store: SqliteStore) -> Documents:
+def documents(store: SqliteStore) -> KeyValueStore:
     return store.documents
 
 
-async def test_a_document_is_kept_and_replaced(documents: Documents) -> None:
+async def test_a_document_is_kept_and_replaced(documents: KeyValueStore) -> None:
     assert await documents.get("property", "acme", 1000.0) is None
     await documents.put("property", "acme", '{"defaultRegion": "us-west"}', now=1000.0)
     kept = await documents.get("property", "acme", 9e9)
-    assert kept == Document("property", "acme", '{"defaultRegion": "us-west"}', 1000.0, None)
+    assert kept == StoredValue("property", "acme", '{"defaultRegion": "us-west"}', 1000.0, None)
     await documents.put("property", "acme", "{}", now=1001.0, expires_at=1002.0)
     kept = await documents.get("property", "acme", 1001.5)
-    assert kept == Document("property", "acme", "{}", 1001.0, 1002.0)
+    assert kept == StoredValue("property", "acme", "{}", 1001.0, 1002.0)
     assert await documents.get("agent", "acme", 1001.5) is None
 
 
-async def test_from_its_expiry_on_a_document_is_not_there(documents: Documents) -> None:
+async def test_from_its_expiry_on_a_document_is_not_there(documents: KeyValueStore) -> None:
     await documents.put("answer", "k", "1", now=1000.0, expires_at=1010.0)
     assert not await documents.put_if_absent("answer", "k", "2", now=1009.9)
     assert await documents.get("answer", "k", 1009.9)
     assert await documents.get("answer", "k", 1010.0) is None
     assert await documents.list("answer", 1010.0) == ()
     assert await documents.put_if_absent("answer", "k", "2", now=1010.0, expires_at=1020.0)
-    assert await documents.get("answer", "k", 1010.0) == Document("answer", "k", "2", 1010.0, 1020.0)
+    assert await documents.get("answer", "k", 1010.0) == StoredValue("answer", "k", "2", 1010.0, 1020.0)
 
 
-async def test_a_document_for_ever_is_never_absent(documents: Documents) -> None:
+async def test_a_document_for_ever_is_never_absent(documents: KeyValueStore) -> None:
     assert await documents.put_if_absent("secret", "tokens", '"a"', now=1000.0)
     assert not await documents.put_if_absent("secret", "tokens", '"b"', now=9e9)
     kept = await documents.get("secret", "tokens", 9e9)
@@ -54,7 +53,7 @@ async def test_a_document_for_ever_is_never_absent(documents: Documents) -> None
     assert kept.value == '"a"'
 
 
-async def test_a_document_is_removed(documents: Documents) -> None:
+async def test_a_document_is_removed(documents: KeyValueStore) -> None:
     await documents.put("key", "k", "1", now=1000.0)
     assert await documents.delete("key", "k")
     assert not await documents.delete("key", "k")
@@ -62,7 +61,7 @@ async def test_a_document_is_removed(documents: Documents) -> None:
     assert await documents.put_if_absent("key", "k", "2", now=1000.0)
 
 
-async def test_a_list_is_of_a_kind_and_a_prefix_in_order(documents: Documents) -> None:
+async def test_a_list_is_of_a_kind_and_a_prefix_in_order(documents: KeyValueStore) -> None:
     keys = ["acme/2", "acme/1", "acme", "acme/\U0001f600", "acmf/1", "ac%e/1", "other/1", ""]
     for key in keys:
         await documents.put("key", key, f'"{key}"', now=1000.0)
@@ -78,7 +77,7 @@ async def test_a_list_is_of_a_kind_and_a_prefix_in_order(documents: Documents) -
     assert await listed("nobody") == []
 
 
-async def test_keys_are_told_apart_by_every_character(documents: Documents) -> None:
+async def test_keys_are_told_apart_by_every_character(documents: KeyValueStore) -> None:
     for n, key in enumerate(("k", "K", "k ", "k\0", "k\0a", "ḱ")):
         assert await documents.put_if_absent("nonce", key, str(n), now=1000.0)
     with pytest.raises(ValueError, match="surrogates not allowed"):
@@ -96,7 +95,9 @@ async def test_of_two_processes_one_writes_what_was_absent(hire: Hire, file: Pat
     assert [a + b for a, b in zip(east, west, strict=True)] == [1] * 200
 
 
-async def test_reaping_clears_away_what_expired(store: SqliteStore, documents: Documents, file: Path) -> None:
+async def test_reaping_clears_away_what_expired(
+    store: SqliteStore, documents: KeyValueStore, file: Path
+) -> None:
     for n in range(5):
         await documents.put("nonce", f"{n}", "1", now=1000.0, expires_at=1001.0 + n)
     await documents.put("key", "for ever", "1", now=1000.0)
@@ -107,9 +108,11 @@ async def test_reaping_clears_away_what_expired(store: SqliteStore, documents: D
     onlooker.close()
 
 
-async def test_much_that_expired_goes_in_parts(store: SqliteStore, documents: Documents, file: Path) -> None:
+async def test_much_that_expired_goes_in_parts(
+    store: SqliteStore, documents: KeyValueStore, file: Path
+) -> None:
     # One reap holds the write lock, for which calls of other workers wait.
-    limit = sqlite_documents.PURGE_LIMIT
+    limit = key_values.PURGE_LIMIT
     other = sqlite3.connect(file)
     other.executemany(
         "INSERT INTO document VALUES ('nonce', ?, '1', 1000.0, 1001.0)", ((str(n),) for n in range(limit + 1))

@@ -9,13 +9,13 @@ from itertools import product
 
 import pytest
 
-from gateway.sessions import lifecycle
-from gateway.sessions.lifecycle import (
+from gateway.model import lifecycle
+from gateway.model.lifecycle import (
     INITIAL,
     TERMINAL,
     TRANSITIONS,
     LifecycleError,
-    State,
+    SessionState,
     check,
     mermaid,
     over,
@@ -35,8 +35,8 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize(("old", "new"), list(product(State, State)))
-def test_a_session_takes_the_steps_of_the_table_and_no_other(old: State, new: State) -> None:
+@pytest.mark.parametrize(("old", "new"), list(product(SessionState, SessionState)))
+def test_a_session_takes_the_steps_of_the_table_and_no_other(old: SessionState, new: SessionState) -> None:
     if (old, new) in STEPS:
         check(old, new)
     else:
@@ -45,7 +45,7 @@ def test_a_session_takes_the_steps_of_the_table_and_no_other(old: State, new: St
 
 
 def test_the_table_speaks_of_every_state() -> None:
-    assert set(TRANSITIONS) == set(State)
+    assert set(TRANSITIONS) == set(SessionState)
 
 
 def test_a_session_that_is_over_stays_so() -> None:
@@ -55,37 +55,39 @@ def test_a_session_that_is_over_stays_so() -> None:
 
 def test_every_state_can_be_reached_and_left_towards_an_end() -> None:
     reached = set(INITIAL)
-    for _ in State:
+    for _ in SessionState:
         reached |= {new for state in reached for new in TRANSITIONS[state]}
-    assert reached == set(State)
+    assert reached == set(SessionState)
     finishing = set(TERMINAL)
-    for _ in State:
-        finishing |= {state for state in State if finishing & set(TRANSITIONS[state])}
-    assert finishing == set(State)
+    for _ in SessionState:
+        finishing |= {state for state in SessionState if finishing & set(TRANSITIONS[state])}
+    assert finishing == set(SessionState)
 
 
 def test_whatever_is_not_over_can_fail_because_a_process_can_die_at_any_time() -> None:
-    assert all(State.FAILED in TRANSITIONS[state] for state in State if state not in TERMINAL)
+    assert all(SessionState.FAILED in TRANSITIONS[state] for state in SessionState if state not in TERMINAL)
 
 
 @pytest.mark.parametrize(
     ("ran", "wanted", "is_over_as"),
     [
-        (True, State.ENDED, State.ENDED),
-        (True, State.CANCELED, State.ENDED),
-        (True, State.FAILED, State.FAILED),
-        (False, State.ENDED, State.CANCELED),
-        (False, State.CANCELED, State.CANCELED),
-        (False, State.FAILED, State.FAILED),
+        (True, SessionState.ENDED, SessionState.ENDED),
+        (True, SessionState.CANCELED, SessionState.ENDED),
+        (True, SessionState.FAILED, SessionState.FAILED),
+        (False, SessionState.ENDED, SessionState.CANCELED),
+        (False, SessionState.CANCELED, SessionState.CANCELED),
+        (False, SessionState.FAILED, SessionState.FAILED),
     ],
 )
-def test_the_end_of_a_session_fits_whether_it_ran(ran: bool, wanted: State, is_over_as: State) -> None:
+def test_the_end_of_a_session_fits_whether_it_ran(
+    ran: bool, wanted: SessionState, is_over_as: SessionState
+) -> None:
     assert over(ran, wanted) is is_over_as
-    check(State.ENDING if ran else State.STARTING, is_over_as)
+    check(SessionState.ENDING if ran else SessionState.STARTING, is_over_as)
 
 
-@pytest.mark.parametrize("state", [state for state in State if state not in TERMINAL])
-def test_no_session_ends_in_the_middle_of_its_life(state: State) -> None:
+@pytest.mark.parametrize("state", [state for state in SessionState if state not in TERMINAL])
+def test_no_session_ends_in_the_middle_of_its_life(state: SessionState) -> None:
     with pytest.raises(LifecycleError):
         over(True, state)
 

@@ -10,30 +10,30 @@ from typing import Any
 
 import pytest
 
-from gateway.calls.line import Lines
-from gateway.sessions.owner import Owner
-from gateway.sessions.session import CallFacts, Outcome, Places, Queue, SessionExtras
-from gateway.sessions.store import AtCapacity, MustWait, NotPromised, StoreFailed
+from gateway.calls.call_queue import CallQueues
+from gateway.model.session import CallDetails, QueueLimit, SessionOptions, SessionResult, SlotLimits
+from gateway.store.interface import AtCapacity, NotPromised, Queued, StoreFailed
+from gateway.store.worker_id import WorkerId
 
-Ring = Callable[..., CallFacts]
+Ring = Callable[..., CallDetails]
 WorkAt = Callable[..., Any]
 NOW = 1000.0
 
 
 @pytest.fixture
-def place(one_place: Places) -> Places:
+def place(one_place: SlotLimits) -> SlotLimits:
     """One, with a line of three."""
-    return replace(one_place, queue=Queue(3, NOW + 40))
+    return replace(one_place, queue=QueueLimit(3, NOW + 40))
 
 
-async def joins(store: Any, call: CallFacts, places: Places, now: float = NOW) -> int:
-    with pytest.raises(MustWait) as wait:
+async def joins(store: Any, call: CallDetails, places: SlotLimits, now: float = NOW) -> int:
+    with pytest.raises(Queued) as wait:
         await store.admit(call, places, now)
     return wait.value.number
 
 
 async def test_first_come_first_served_over_two_workers(
-    work_at: WorkAt, ring: Ring, place: Places, hung_up: Outcome
+    work_at: WorkAt, ring: Ring, place: SlotLimits, hung_up: SessionResult
 ) -> None:
     east, west = await work_at(), await work_at()
     running, first, second, third = (ring() for _ in range(4))
@@ -53,7 +53,9 @@ async def test_first_come_first_served_over_two_workers(
     await west.admit(third, place, NOW)
 
 
-async def test_nobody_overtakes(work_at: WorkAt, ring: Ring, place: Places, hung_up: Outcome) -> None:
+async def test_nobody_overtakes(
+    work_at: WorkAt, ring: Ring, place: SlotLimits, hung_up: SessionResult
+) -> None:
     store = await work_at()
     running, waits, late = ring(), ring(), ring()
     await store.admit(running, place, NOW)
@@ -65,18 +67,18 @@ async def test_nobody_overtakes(work_at: WorkAt, ring: Ring, place: Places, hung
     await store.admit(waits, place, NOW)
 
 
-async def test_the_line_is_as_long_as_it_may_be(work_at: WorkAt, ring: Ring, place: Places) -> None:
+async def test_the_line_is_as_long_as_it_may_be(work_at: WorkAt, ring: Ring, place: SlotLimits) -> None:
     store = await work_at()
     await store.admit(ring(), place, NOW)
     for _ in range(3):
         await joins(store, ring(), place)
     with pytest.raises(AtCapacity) as full:
         await store.admit(ring(), place, NOW)
-    assert not isinstance(full.value, MustWait)
+    assert not isinstance(full.value, Queued)
 
 
 async def test_who_leaves_makes_room_and_holds_nobody_up(
-    work_at: WorkAt, ring: Ring, place: Places, hung_up: Outcome
+    work_at: WorkAt, ring: Ring, place: SlotLimits, hung_up: SessionResult
 ) -> None:
     store = await work_at()
     running, first, second = ring(), ring(), ring()
@@ -90,24 +92,24 @@ async def test_who_leaves_makes_room_and_holds_nobody_up(
 
 
 async def test_who_has_given_up_by_its_own_account_is_passed_over(
-    work_at: WorkAt, ring: Ring, place: Places, hung_up: Outcome
+    work_at: WorkAt, ring: Ring, place: SlotLimits, hung_up: SessionResult
 ) -> None:
     store = await work_at()
     running, frozen, later = ring(), ring(), ring()
     await store.admit(running, place, NOW)
     await joins(store, frozen, place)
     await store.ended(running.session_id, hung_up)
-    await store.admit(later, replace(place, queue=Queue(3, NOW + 100)), NOW + 41)
+    await store.admit(later, replace(place, queue=QueueLimit(3, NOW + 100)), NOW + 41)
 
 
 async def test_those_of_a_dead_worker_vanish_with_it(
-    work_at: WorkAt, ring: Ring, place: Places, hung_up: Outcome
+    work_at: WorkAt, ring: Ring, place: SlotLimits, hung_up: SessionResult
 ) -> None:
     store = await work_at()
     running, mine = ring(), ring()
     await store.beat(NOW)
     await store.admit(running, place, NOW)
-    dead = await work_at(replace(Owner.of_this_process("dead"), pid=2**22 + 1))  # above any pid
+    dead = await work_at(replace(WorkerId.of_this_process("dead"), pid=2**22 + 1))  # above any pid
     await joins(dead, ring(), place)
     await joins(store, mine, place)
     await store.ended(running.session_id, hung_up)
@@ -117,18 +119,18 @@ async def test_those_of_a_dead_worker_vanish_with_it(
 
 
 async def test_a_promised_session_may_wait_too(
-    work_at: WorkAt, ring: Ring, place: Places, hung_up: Outcome
+    work_at: WorkAt, ring: Ring, place: SlotLimits, hung_up: SessionResult
 ) -> None:
     store = await work_at()
     running, promised = ring(), ring()
-    await store.promise(promised, SessionExtras(), NOW, NOW + 300)
+    await store.promise(promised, SessionOptions(), NOW, NOW + 300)
     await store.admit(running, place, NOW)
     await joins(store, promised, place)
     await store.ended(running.session_id, hung_up)
     await store.admit(promised, place, NOW)
 
 
-async def test_reserved_places_stay_free(work_at: WorkAt, ring: Ring, many_places: Places) -> None:
+async def test_reserved_places_stay_free(work_at: WorkAt, ring: Ring, many_places: SlotLimits) -> None:
     store = await work_at()
     places = replace(many_places, per_instance=3)
     calls_out = replace(places, reserved=1)
@@ -157,7 +159,7 @@ class Asked:
             if self.failing:
                 raise StoreFailed("it is gone")
             if not self.free:
-                raise MustWait(1, 1, number)
+                raise Queued(1, 1, number)
             self.free -= 1
             self.given.append(number)
             return "http://a:8080"
@@ -166,7 +168,7 @@ class Asked:
 
 
 async def test_only_the_first_asks_and_by_number() -> None:
-    lines, store = Lines(poll_s=0), Asked()
+    lines, store = CallQueues(poll_s=0), Asked()
     waiting = [
         asyncio.create_task(lines.wait("support.acme", number, store.by(number), 60)) for number in (7, 5, 6)
     ]
@@ -181,7 +183,7 @@ async def test_only_the_first_asks_and_by_number() -> None:
 
 
 async def test_who_gives_up_lets_the_next_one_ask() -> None:
-    lines, store = Lines(poll_s=0), Asked()
+    lines, store = CallQueues(poll_s=0), Asked()
     first, second = (
         asyncio.create_task(lines.wait("support.acme", number, store.by(number), 60)) for number in (1, 2)
     )
@@ -193,7 +195,7 @@ async def test_who_gives_up_lets_the_next_one_ask() -> None:
 
 
 async def test_nobody_waits_for_ever_and_a_store_may_come_back() -> None:
-    lines, store = Lines(poll_s=0), Asked()
+    lines, store = CallQueues(poll_s=0), Asked()
     with pytest.raises(TimeoutError):
         await lines.wait("support.acme", 1, store.by(1), 0.01)
     assert lines.waiting == 0
@@ -210,4 +212,4 @@ async def test_a_promise_that_is_over_ends_the_wait() -> None:
         raise NotPromised("it was stopped")
 
     with pytest.raises(NotPromised):
-        await Lines().wait("support.acme", 1, ask, 60)
+        await CallQueues().wait("support.acme", 1, ask, 60)

@@ -8,24 +8,26 @@ from typing import Any
 
 import pytest
 
-from gateway.sessions.lifecycle import State
-from gateway.sessions.session import CallFacts, Outcome, Places, SessionExtras
-from gateway.sessions.sqlite import SqliteStore
+from gateway.model.lifecycle import SessionState
+from gateway.model.session import CallDetails, SessionOptions, SessionResult, SlotLimits
+from gateway.store.sqlite.sqlite_store import SqliteStore
 
-Ring = Callable[..., CallFacts]
+Ring = Callable[..., CallDetails]
 
 
 @pytest.fixture
-async def listed(store: SqliteStore, ring: Ring, many_places: Places, hung_up: Outcome) -> Callable[..., Any]:
+async def listed(
+    store: SqliteStore, ring: Ring, many_places: SlotLimits, hung_up: SessionResult
+) -> Callable[..., Any]:
     """Six sessions, "over" the oldest and "promised" the newest; lists their names, and how many match."""
     names = ["over", "canceled", "running", "starting", "other", "promised"]
     calls = {name: ring("desk.other" if name == "other" else "support.acme") for name in names}
     for second, (name, call) in enumerate(calls.items()):
-        extras = SessionExtras(start_type="cold" if name in ("over", "running") else "warm")
+        options = SessionOptions(start_type="cold" if name in ("over", "running") else "warm")
         if name == "promised":
-            await store.promise(call, extras, 1000.0 + second, 1300.0)
+            await store.promise(call, options, 1000.0 + second, 1300.0)
         else:
-            await store.admit(call, many_places, 1000.0 + second, extras)
+            await store.admit(call, many_places, 1000.0 + second, options)
         if name in ("over", "running"):
             await store.started(call.session_id, 1000.5 + second)
         if name in ("over", "canceled"):
@@ -46,13 +48,13 @@ async def listed(store: SqliteStore, ring: Ring, many_places: Places, hung_up: O
         ({}, "promised starting running canceled over"),
         ({"active": True}, "starting running"),
         ({"active": False}, "canceled over"),
-        ({"state": State.CREATED}, "promised"),
-        ({"state": State.RUNNING}, "running"),
-        ({"state": State.CANCELED}, "canceled"),
-        ({"state": State.RUNNING, "active": True}, "running"),
-        ({"state": State.RUNNING, "active": False}, ""),
-        ({"state": State.CREATED, "active": True}, ""),
-        ({"state": State.ENDED, "active": False}, "over"),
+        ({"state": SessionState.CREATED}, "promised"),
+        ({"state": SessionState.RUNNING}, "running"),
+        ({"state": SessionState.CANCELED}, "canceled"),
+        ({"state": SessionState.RUNNING, "active": True}, "running"),
+        ({"state": SessionState.RUNNING, "active": False}, ""),
+        ({"state": SessionState.CREATED, "active": True}, ""),
+        ({"state": SessionState.ENDED, "active": False}, "over"),
         ({"start_type": "cold"}, "running over"),
         ({"start_type": "warm", "active": True}, "starting"),
         ({"start_type": "'; DROP TABLE session; --"}, ""),
@@ -87,7 +89,7 @@ async def test_an_agent_and_its_organization_together(listed: Callable[..., Any]
 
 
 async def test_sessions_of_the_same_moment_are_in_the_order_of_arrival(
-    store: SqliteStore, ring: Ring, many_places: Places
+    store: SqliteStore, ring: Ring, many_places: SlotLimits
 ) -> None:
     calls = [ring() for _ in range(5)]
     for call in calls:

@@ -9,23 +9,23 @@ from typing import Any
 
 import pytest
 
-from gateway.sessions.session import CallFacts, Outcome, Places
-from gateway.sessions.sqlite import SqliteStore
-from gateway.sessions.store import AtCapacity, NotPromised
+from gateway.model.session import CallDetails, SessionResult, SlotLimits
+from gateway.store.interface import AtCapacity, NotPromised
+from gateway.store.sqlite.sqlite_store import SqliteStore
 
-Ring = Callable[..., CallFacts]
+Ring = Callable[..., CallDetails]
 WorkAt = Callable[..., Any]
 
 FIRST, SECOND, THIRD = (f"http://127.0.0.1:808{n}" for n in range(3))
 
 
-def places(*instances: str, per_instance: int = 1, most: int = 9) -> Places:
+def places(*instances: str, per_instance: int = 1, most: int = 9) -> SlotLimits:
     """Those named first are wanted most."""
-    return Places(tuple((each, rank) for rank, each in enumerate(instances)), per_instance, most)
+    return SlotLimits(tuple((each, rank) for rank, each in enumerate(instances)), per_instance, most)
 
 
-async def instance_of(store: SqliteStore, facts: CallFacts) -> str:
-    record = await store.session(facts.session_id)
+async def instance_of(store: SqliteStore, details: CallDetails) -> str:
+    record = await store.session(details.session_id)
     assert record is not None
     return record.instance
 
@@ -59,7 +59,7 @@ async def test_others_places_are_not(store: SqliteStore, ring: Ring) -> None:
     assert await instance_of(store, call) == FIRST
 
 
-async def test_what_is_over_or_stops_stays(store: SqliteStore, ring: Ring, hung_up: Outcome) -> None:
+async def test_what_is_over_or_stops_stays(store: SqliteStore, ring: Ring, hung_up: SessionResult) -> None:
     over, stopping = ring(), ring()
     for each in (over, stopping):
         await store.admit(each, places(FIRST, per_instance=2), 1000.0)
@@ -93,7 +93,7 @@ async def test_of_many_that_move_to_one_place_one_does(work_at: WorkAt, ring: Ri
 
 
 async def test_who_gives_up_while_it_moves_leaves_one_place(
-    store: SqliteStore, ring: Ring, hung_up: Outcome
+    store: SqliteStore, ring: Ring, hung_up: SessionResult
 ) -> None:
     call = ring()
     await store.admit(call, places(FIRST), 1000.0)
@@ -106,7 +106,7 @@ async def test_who_gives_up_while_it_moves_leaves_one_place(
     assert (await store.counts()).total_active == 0
 
 
-async def test_how_often_is_written_down(store: SqliteStore, ring: Ring, hung_up: Outcome) -> None:
+async def test_how_often_is_written_down(store: SqliteStore, ring: Ring, hung_up: SessionResult) -> None:
     call = ring()
     await store.admit(call, places(FIRST), 1000.0)
     store.started(call.session_id, 1001.0)

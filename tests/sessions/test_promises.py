@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import Side
-from gateway.sessions.lifecycle import State
-from gateway.sessions.owner import STALE_S
-from gateway.sessions.session import CallFacts, Outcome, Places, SessionExtras
-from gateway.sessions.sqlite import SqliteStore
-from gateway.sessions.store import AtCapacity, NotPromised, StoreFailed
+from gateway.model.lifecycle import SessionState
+from gateway.model.reasons import Party
+from gateway.model.session import CallDetails, SessionOptions, SessionResult, SlotLimits
+from gateway.store.interface import AtCapacity, NotPromised, StoreFailed
+from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.worker_id import STALE_S
 
-Ring = Callable[..., CallFacts]
+Ring = Callable[..., CallDetails]
 WorkAt = Callable[..., Any]
 Hire = Callable[..., Any]
 
@@ -30,13 +30,13 @@ UNKNOWN = {"carrier": "", "call_id": None, "stream_id": None, "from_number": Non
 
 
 async def test_a_promise_is_kept(
-    store: SqliteStore, ring: Ring, one_place: Places, browser: SessionExtras, hung_up: Outcome
+    store: SqliteStore, ring: Ring, one_place: SlotLimits, browser: SessionOptions, hung_up: SessionResult
 ) -> None:
     promised = ring(**UNKNOWN)
     await store.promise(promised, browser, 1000.0, UNTIL)
     record = await store.session(promised.session_id)
     assert record is not None
-    assert (record.state, record.instance, record.owner) == (State.CREATED, "", "")
+    assert (record.state, record.instance, record.owner) == (SessionState.CREATED, "", "")
     assert (record.created_at, record.admitted_at, record.promised_until) == (1000.0, None, UNTIL)
     for field in dataclasses.fields(browser):
         assert getattr(record, field.name) == getattr(browser, field.name)
@@ -47,7 +47,7 @@ async def test_a_promise_is_kept(
     record = await store.session(call.session_id)
     assert record is not None
     assert record.active
-    assert (record.state, record.instance) == (State.STARTING, "http://127.0.0.1:8080")
+    assert (record.state, record.instance) == (SessionState.STARTING, "http://127.0.0.1:8080")
     assert (record.owner, record.carrier, record.stream_id) == ("worker-0", "generic", "MZ0815")
     assert (record.created_at, record.admitted_at) == (1000.0, 1020.0)
     assert (record.transport, record.metadata) == ("websocket", '{"ticket": 4711}')
@@ -56,15 +56,15 @@ async def test_a_promise_is_kept(
     await store.ended(call.session_id, hung_up)
     record = await store.session(call.session_id)
     assert record is not None
-    assert (record.state, record.started_at, record.ended_at) == (State.ENDED, 1020.5, 1060.5)
+    assert (record.state, record.started_at, record.ended_at) == (SessionState.ENDED, 1020.5, 1060.5)
     assert (await store.counts()).total == 1
 
 
 async def test_what_a_promise_left_open_is_said_when_it_is_kept(
-    store: SqliteStore, ring: Ring, one_place: Places, browser: SessionExtras
+    store: SqliteStore, ring: Ring, one_place: SlotLimits, browser: SessionOptions
 ) -> None:
     call = ring()
-    await store.promise(call, SessionExtras("websocket", max_duration=60), 1000.0, UNTIL)
+    await store.promise(call, SessionOptions("websocket", max_duration=60), 1000.0, UNTIL)
     later = dataclasses.replace(browser, transport="telephony", start_type="cold")
     await store.admit(call, one_place, 1001.0, later)
     record = await store.session(call.session_id)
@@ -74,7 +74,7 @@ async def test_what_a_promise_left_open_is_said_when_it_is_kept(
 
 
 async def test_a_call_may_say_more_of_itself_without_a_promise(
-    store: SqliteStore, ring: Ring, one_place: Places, browser: SessionExtras
+    store: SqliteStore, ring: Ring, one_place: SlotLimits, browser: SessionOptions
 ) -> None:
     call = ring()
     await store.admit(call, one_place, 1000.0, browser)
@@ -86,13 +86,13 @@ async def test_a_call_may_say_more_of_itself_without_a_promise(
 
 
 async def test_promises_hold_no_place(
-    store: SqliteStore, ring: Ring, one_place: Places, browser: SessionExtras
+    store: SqliteStore, ring: Ring, one_place: SlotLimits, browser: SessionOptions
 ) -> None:
     promises = [ring() for _ in range(20)]
     for promised in promises:
         await store.promise(promised, browser, 1000.0, UNTIL)
     counts = await store.counts()
-    assert (counts.active[State.CREATED], counts.total_active, counts.total) == (20, 0, 20)
+    assert (counts.active[SessionState.CREATED], counts.total_active, counts.total) == (20, 0, 20)
 
     await store.admit(ring(), one_place, 1001.0)
     with pytest.raises(AtCapacity, match="1 of 1 places taken"):
@@ -100,7 +100,7 @@ async def test_promises_hold_no_place(
 
 
 async def test_a_promise_outlives_a_refusal(
-    store: SqliteStore, ring: Ring, one_place: Places, browser: SessionExtras, hung_up: Outcome
+    store: SqliteStore, ring: Ring, one_place: SlotLimits, browser: SessionOptions, hung_up: SessionResult
 ) -> None:
     other, promised = ring(), ring()
     await store.promise(promised, browser, 1000.0, UNTIL)
@@ -112,7 +112,7 @@ async def test_a_promise_outlives_a_refusal(
 
 
 async def test_a_promise_that_nobody_took_up_is_canceled(
-    store: SqliteStore, ring: Ring, one_place: Places, browser: SessionExtras
+    store: SqliteStore, ring: Ring, one_place: SlotLimits, browser: SessionOptions
 ) -> None:
     promised, lasting = ring(), ring()
     await store.promise(promised, browser, 1000.0, UNTIL)
@@ -123,29 +123,29 @@ async def test_a_promise_that_nobody_took_up_is_canceled(
     assert await store.reap(UNTIL) == []
     record = await store.session(promised.session_id)
     assert record is not None
-    assert (record.state, record.ended_at, record.reason) == (State.CANCELED, UNTIL, "idle_timeout")
-    assert (record.side, record.detail) == (Side.GATEWAY, "nobody connected in time")
+    assert (record.state, record.ended_at, record.reason) == (SessionState.CANCELED, UNTIL, "idle_timeout")
+    assert (record.side, record.detail) == (Party.GATEWAY, "nobody connected in time")
     with pytest.raises(NotPromised):
         await store.admit(promised, one_place, UNTIL)
     counts = await store.counts()
-    assert (counts.active[State.CREATED], counts.over[State.CANCELED]) == (1, 1)
+    assert (counts.active[SessionState.CREATED], counts.over[SessionState.CANCELED]) == (1, 1)
     await store.admit(lasting, one_place, UNTIL)
 
 
-@pytest.mark.parametrize(("outcome", "state"), [("ended", "canceled"), ("failed", "failed")])
+@pytest.mark.parametrize(("result", "state"), [("ended", "canceled"), ("failed", "failed")])
 async def test_a_promise_can_be_ended(
-    outcome: str, state: str, store: SqliteStore, ring: Ring, browser: SessionExtras, hung_up: Outcome
+    result: str, state: str, store: SqliteStore, ring: Ring, browser: SessionOptions, hung_up: SessionResult
 ) -> None:
     promised = ring()
     await store.promise(promised, browser, 1000.0, UNTIL)
-    await store.ended(promised.session_id, dataclasses.replace(hung_up, state=State(outcome)))
+    await store.ended(promised.session_id, dataclasses.replace(hung_up, state=SessionState(result)))
     record = await store.session(promised.session_id)
     assert record is not None
     assert record.state == state
 
 
 async def test_a_session_is_promised_once(
-    store: SqliteStore, ring: Ring, one_place: Places, browser: SessionExtras
+    store: SqliteStore, ring: Ring, one_place: SlotLimits, browser: SessionOptions
 ) -> None:
     call = ring()
     await store.promise(call, browser, 1000.0, UNTIL)
@@ -157,7 +157,7 @@ async def test_a_session_is_promised_once(
 
 
 async def test_a_session_that_runs_is_not_begun_again(
-    store: SqliteStore, ring: Ring, many_places: Places, browser: SessionExtras, hung_up: Outcome
+    store: SqliteStore, ring: Ring, many_places: SlotLimits, browser: SessionOptions, hung_up: SessionResult
 ) -> None:
     call = ring()
     await store.promise(call, browser, 1000.0, UNTIL)
@@ -172,7 +172,7 @@ async def test_a_session_that_runs_is_not_begun_again(
 
 @pytest.mark.parametrize("other", [{"agent": "sales.acme"}, {"organization": "other"}])
 async def test_a_promise_is_to_one_agent(
-    other: dict[str, str], store: SqliteStore, ring: Ring, one_place: Places, browser: SessionExtras
+    other: dict[str, str], store: SqliteStore, ring: Ring, one_place: SlotLimits, browser: SessionOptions
 ) -> None:
     promised = ring()
     await store.promise(promised, browser, 1000.0, UNTIL)
@@ -182,7 +182,7 @@ async def test_a_promise_is_to_one_agent(
 
 
 async def _give_up_once_admitted(
-    store: SqliteStore, file: Path, call: CallFacts, places: Places, now: float, meanwhile: str = ""
+    store: SqliteStore, file: Path, call: CallDetails, places: SlotLimits, now: float, meanwhile: str = ""
 ) -> None:
     """`meanwhile`: what another worker writes between the admission and its withdrawal."""
     admission = asyncio.create_task(store.admit(call, places, now))
@@ -199,22 +199,22 @@ async def _give_up_once_admitted(
 
 
 async def test_after_a_caller_gave_up_the_promise_stands(
-    store: SqliteStore, file: Path, ring: Ring, one_place: Places, browser: SessionExtras
+    store: SqliteStore, file: Path, ring: Ring, one_place: SlotLimits, browser: SessionOptions
 ) -> None:
     promised = ring()
     await store.promise(promised, browser, 1000.0, UNTIL)
     await _give_up_once_admitted(store, file, promised, one_place, 1001.0)
     record = await store.session(promised.session_id)
     assert record is not None
-    assert (record.state, record.instance, record.owner) == (State.CREATED, "", "")
+    assert (record.state, record.instance, record.owner) == (SessionState.CREATED, "", "")
     assert record.admitted_at is None
     await store.admit(ring(), one_place, 1002.0)
     await store.reap(UNTIL)
-    assert (await store.counts()).over[State.CANCELED] == 1
+    assert (await store.counts()).over[SessionState.CANCELED] == 1
 
 
 async def test_a_promise_is_not_kept_when_a_stop_came_while_the_caller_gave_up(
-    store: SqliteStore, file: Path, ring: Ring, one_place: Places, browser: SessionExtras
+    store: SqliteStore, file: Path, ring: Ring, one_place: SlotLimits, browser: SessionOptions
 ) -> None:
     promised = ring()
     await store.promise(promised, browser, 1000.0, UNTIL)
@@ -225,7 +225,7 @@ async def test_a_promise_is_not_kept_when_a_stop_came_while_the_caller_gave_up(
 
 
 async def test_a_second_caller_who_gives_up_does_not_take_the_first_ones_place(
-    store: SqliteStore, ring: Ring, many_places: Places, browser: SessionExtras
+    store: SqliteStore, ring: Ring, many_places: SlotLimits, browser: SessionOptions
 ) -> None:
     call = ring()
     await store.promise(call, browser, 1000.0, UNTIL)
@@ -237,11 +237,11 @@ async def test_a_second_caller_who_gives_up_does_not_take_the_first_ones_place(
         await second
     record = await store.session(call.session_id)
     assert record is not None
-    assert (record.state, record.admitted_at) == (State.STARTING, 1001.0)
+    assert (record.state, record.admitted_at) == (SessionState.STARTING, 1001.0)
 
 
 async def test_of_two_workers_one_takes_a_promise_up(
-    hire: Hire, store: SqliteStore, file: Path, ring: Ring, browser: SessionExtras
+    hire: Hire, store: SqliteStore, file: Path, ring: Ring, browser: SessionOptions
 ) -> None:
     workers = [await hire("east"), await hire("west")]
     for worker in workers:
@@ -260,7 +260,7 @@ async def test_of_two_workers_one_takes_a_promise_up(
 
 
 async def test_a_promise_outlives_the_worker_that_made_it(
-    work_at: WorkAt, ring: Ring, one_place: Places, browser: SessionExtras
+    work_at: WorkAt, ring: Ring, one_place: SlotLimits, browser: SessionOptions
 ) -> None:
     maker, heir = await work_at(), await work_at()
     call = ring()

@@ -8,10 +8,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from gateway.sessions.session import CallFacts, Outcome, Places, SessionExtras
-from gateway.sessions.sqlite import SqliteStore
+from gateway.model.session import CallDetails, SessionOptions, SessionResult, SlotLimits
+from gateway.store.sqlite.sqlite_store import SqliteStore
 
-Ring = Callable[..., CallFacts]
+Ring = Callable[..., CallDetails]
 WorkAt = Callable[..., Any]
 
 TRANSCRIPT = '[{"role": "user", "text": "Grüezi", "timestamp": 1.5}]'
@@ -19,7 +19,7 @@ RESULTS = '{"booked": true}'
 
 
 async def test_a_report_is_kept_once(
-    work_at: WorkAt, ring: Ring, many_places: Places, hung_up: Outcome
+    work_at: WorkAt, ring: Ring, many_places: SlotLimits, hung_up: SessionResult
 ) -> None:
     east, west = await work_at(), await work_at()
     call = ring()
@@ -38,7 +38,7 @@ async def test_a_report_is_kept_once(
 
 
 async def test_only_an_active_session_is_reported_of(
-    store: SqliteStore, ring: Ring, many_places: Places, browser: SessionExtras, hung_up: Outcome
+    store: SqliteStore, ring: Ring, many_places: SlotLimits, browser: SessionOptions, hung_up: SessionResult
 ) -> None:
     unknown, promised, over = ring(), ring(), ring()
     await store.promise(promised, browser, 1000.0, 1300.0)
@@ -52,7 +52,7 @@ async def test_only_an_active_session_is_reported_of(
         assert (record.completed_at, record.transcript, record.results) == (None, None, None)
 
 
-async def test_a_report_may_say_little(store: SqliteStore, ring: Ring, many_places: Places) -> None:
+async def test_a_report_may_say_little(store: SqliteStore, ring: Ring, many_places: SlotLimits) -> None:
     call = ring()
     await store.admit(call, many_places, 1000.0)
     assert await store.complete(call.session_id, None, None, None, 1001.0)
@@ -63,7 +63,7 @@ async def test_a_report_may_say_little(store: SqliteStore, ring: Ring, many_plac
 
 
 async def test_a_list_leaves_reports_out_unless_they_are_wanted(
-    store: SqliteStore, ring: Ring, many_places: Places
+    store: SqliteStore, ring: Ring, many_places: SlotLimits
 ) -> None:
     call = ring()
     await store.admit(call, many_places, 1000.0)
@@ -76,7 +76,7 @@ async def test_a_list_leaves_reports_out_unless_they_are_wanted(
 
 
 async def test_the_end_says_how_it_is_called_outside(
-    store: SqliteStore, ring: Ring, many_places: Places, hung_up: Outcome
+    store: SqliteStore, ring: Ring, many_places: SlotLimits, hung_up: SessionResult
 ) -> None:
     silent, call = ring(), ring()
     for one, status in ((silent, None), (call, "WS_CONNECTION_CLOSED")):

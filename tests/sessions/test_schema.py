@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from gateway.sessions.lifecycle import State
-from gateway.sessions.schema import VERSION, connect
-from gateway.sessions.session import CallFacts, Outcome, Places
-from gateway.sessions.store import AtCapacity, StoreFailed
+from gateway.model.lifecycle import SessionState
+from gateway.model.session import CallDetails, SessionResult, SlotLimits
+from gateway.store.interface import AtCapacity, StoreFailed
+from gateway.store.sqlite.schema import VERSION, connect
 
-Ring = Callable[..., CallFacts]
+Ring = Callable[..., CallDetails]
 WorkAt = Callable[..., Any]
 Hire = Callable[..., Any]
 
@@ -50,14 +50,14 @@ def version(file: Path) -> int:
 
 
 async def test_a_file_of_version_1_is_taken_over_with_all_that_is_in_it(
-    file: Path, work_at: WorkAt, ring: Ring, one_place: Places, hung_up: Outcome
+    file: Path, work_at: WorkAt, ring: Ring, one_place: SlotLimits, hung_up: SessionResult
 ) -> None:
     make_version_1(file)
     store = await work_at()
     assert version(file) == VERSION
 
     over = await store.session(OVER)
-    assert (over.state, over.reason, over.bytes_in) == (State.ENDED, "caller_hangup", 480_000)
+    assert (over.state, over.reason, over.bytes_in) == (SessionState.ENDED, "caller_hangup", 480_000)
     assert (over.created_at, over.admitted_at, over.promised_until) == (900.0, 900.0, None)
     assert (over.transport, over.start_type, over.metadata) == ("telephony", None, None)
     assert (over.stop_requested_at, over.completed_at, over.transcript) == (None, None, None)
@@ -81,7 +81,7 @@ async def test_a_file_taken_over_is_like_a_new_one(file: Path, tmp_path: Path) -
 
 
 async def test_a_worker_of_the_release_before_can_still_end_its_calls(
-    file: Path, work_at: WorkAt, ring: Ring, one_place: Places
+    file: Path, work_at: WorkAt, ring: Ring, one_place: SlotLimits
 ) -> None:
     make_version_1(file)
     store = await work_at()
@@ -92,7 +92,7 @@ async def test_a_worker_of_the_release_before_can_still_end_its_calls(
         (1000.0, RUNNING),
     )
     old.close()
-    assert (await store.counts()).over[State.ENDED] == 2
+    assert (await store.counts()).over[SessionState.ENDED] == 2
     await store.admit(ring(), one_place, 1001.0)
 
 

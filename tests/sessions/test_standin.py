@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from gateway.sessions import standin
-from gateway.sessions.admission import AtCapacity
-from gateway.sessions.lifecycle import State
-from gateway.sessions.owner import Owner
-from gateway.sessions.session import CallFacts, Outcome, Places
-from gateway.sessions.standin import AdmittingStore
-from gateway.sessions.store import StoreFailed
-from gateway.sessions.tokens import NONCES
+from gateway.auth.media_tokens import NONCES
+from gateway.model.lifecycle import SessionState
+from gateway.model.session import CallDetails, SessionResult, SlotLimits
+from gateway.store import failover_store
+from gateway.store.admission import AtCapacity
+from gateway.store.failover_store import FailoverStore
+from gateway.store.interface import StoreFailed
+from gateway.store.worker_id import WorkerId
 
 SHORT_S = 0.05
 BOUND_S = 20.0
 
-Ring = Callable[..., CallFacts]
+Ring = Callable[..., CallDetails]
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ def locked(file: Path, patience_s: float = SHORT_S) -> Iterator[None]:
     other.execute("BEGIN EXCLUSIVE")
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(standin, "PATIENCE_S", patience_s)
+            patch.setattr(failover_store, "PATIENCE_S", patience_s)
             yield
     finally:
         other.execute("ROLLBACK")
@@ -43,12 +43,12 @@ def locked(file: Path, patience_s: float = SHORT_S) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is free is never taken for one that does not answer, however slow the machine is."""
-    monkeypatch.setattr(standin, "PATIENCE_S", BOUND_S)
+    monkeypatch.setattr(failover_store, "PATIENCE_S", BOUND_S)
 
 
 @pytest.fixture
-async def store(file: Path) -> AsyncIterator[AdmittingStore]:
-    opened = AdmittingStore(file, Owner.of_this_process("me"), busy_s=SHORT_S)
+async def store(file: Path) -> AsyncIterator[FailoverStore]:
+    opened = FailoverStore(file, WorkerId.of_this_process("me"), busy_s=SHORT_S)
     await opened.open()
     yield opened
     await opened.close()
@@ -64,7 +64,7 @@ def written(file: Path) -> list[tuple[str, str, str, str | None]]:
 
 
 async def test_calls_come_and_go_while_the_file_is_locked(
-    store: AdmittingStore, file: Path, ring: Ring, many_places: Places, hung_up: Outcome
+    store: FailoverStore, file: Path, ring: Ring, many_places: SlotLimits, hung_up: SessionResult
 ) -> None:
     before, over, running, late = (ring() for _ in range(4))
     await store.admit(before, many_places, 1000.0)
@@ -92,13 +92,13 @@ async def test_calls_come_and_go_while_the_file_is_locked(
     assert record is not None
     assert (record.admitted_at, record.started_at, record.ended_at) == (1001.0, 1002.0, 1060.5)
     assert record.owner == "me"
-    assert (await store.counts()).over[State.ENDED] == 2
+    assert (await store.counts()).over[SessionState.ENDED] == 2
 
 
 async def test_places_are_counted_here_meanwhile(
-    store: AdmittingStore, file: Path, ring: Ring, hung_up: Outcome
+    store: FailoverStore, file: Path, ring: Ring, hung_up: SessionResult
 ) -> None:
-    two = Places((("http://127.0.0.1:1", 0), ("http://127.0.0.1:2", 1)), per_instance=1, max_instances=2)
+    two = SlotLimits((("http://127.0.0.1:1", 0), ("http://127.0.0.1:2", 1)), per_instance=1, max_instances=2)
     before, first, second = ring(), ring(), ring()
     assert await store.admit(before, two, 1000.0) == "http://127.0.0.1:1"
     with locked(file):
@@ -112,9 +112,9 @@ async def test_places_are_counted_here_meanwhile(
 
 
 async def test_an_organisation_has_its_limit_with_the_file_and_without(
-    file: Path, ring: Ring, many_places: Places
+    file: Path, ring: Ring, many_places: SlotLimits
 ) -> None:
-    store = AdmittingStore(file, Owner.of_this_process("me"), busy_s=SHORT_S, calls_per_organization=2)
+    store = FailoverStore(file, WorkerId.of_this_process("me"), busy_s=SHORT_S, calls_per_organization=2)
     await store.open()
     await store.admit(ring("support.acme"), many_places, 1000.0)
     await store.admit(ring("sales.acme"), many_places, 1000.0)
@@ -131,7 +131,7 @@ async def test_an_organisation_has_its_limit_with_the_file_and_without(
     await store.close()
 
 
-async def test_a_token_is_good_once_meanwhile_and_afterwards(store: AdmittingStore, file: Path) -> None:
+async def test_a_token_is_good_once_meanwhile_and_afterwards(store: FailoverStore, file: Path) -> None:
     documents = store.documents
     with locked(file):
         assert await documents.put_if_absent(NONCES, "a", "true", now=1000.0, expires_at=2000.0)
@@ -149,17 +149,17 @@ async def test_a_token_is_good_once_meanwhile_and_afterwards(store: AdmittingSto
 
 
 async def test_a_call_out_is_not_begun(
-    store: AdmittingStore, file: Path, ring: Ring, many_places: Places
+    store: FailoverStore, file: Path, ring: Ring, many_places: SlotLimits
 ) -> None:
     with locked(file), pytest.raises(StoreFailed, match="a call out needs it"):
         await store.admit(ring(stream_id=None), many_places, 1000.0)
 
 
 async def test_what_is_owed_has_an_end(
-    store: AdmittingStore, file: Path, ring: Ring, many_places: Places, monkeypatch: pytest.MonkeyPatch
+    store: FailoverStore, file: Path, ring: Ring, many_places: SlotLimits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standin, "MOST_OWED", 5)
-    calls: list[CallFacts] = []
+    monkeypatch.setattr(failover_store, "MOST_OWED", 5)
+    calls: list[CallDetails] = []
     with locked(file):
         with contextlib.suppress(StoreFailed):
             while len(calls) < 10:
@@ -176,7 +176,7 @@ async def test_what_is_owed_has_an_end(
 
 
 async def test_more_than_one_transaction_is_owed(
-    store: AdmittingStore, file: Path, ring: Ring, many_places: Places, hung_up: Outcome
+    store: FailoverStore, file: Path, ring: Ring, many_places: SlotLimits, hung_up: SessionResult
 ) -> None:
     with locked(file):
         calls = [ring() for _ in range(400)]
@@ -192,7 +192,7 @@ async def test_more_than_one_transaction_is_owed(
 
 
 async def test_a_caller_who_gives_up_at_a_locked_file_holds_no_place(
-    store: AdmittingStore, file: Path, ring: Ring, one_place: Places
+    store: FailoverStore, file: Path, ring: Ring, one_place: SlotLimits
 ) -> None:
     with locked(file, BOUND_S), pytest.raises(TimeoutError):
         await asyncio.wait_for(store.admit(ring(), one_place, 1000.0), SHORT_S / 2)
@@ -201,15 +201,15 @@ async def test_a_caller_who_gives_up_at_a_locked_file_holds_no_place(
 
 
 async def test_what_nobody_waited_for_is_not_written_twice(
-    store: AdmittingStore,
+    store: FailoverStore,
     file: Path,
     ring: Ring,
-    one_place: Places,
-    hung_up: Outcome,
+    one_place: SlotLimits,
+    hung_up: SessionResult,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The file may take a call just as nobody waits any longer: it is taken back, then written."""
-    monkeypatch.setattr(standin, "PATIENCE_S", 0)
+    monkeypatch.setattr(failover_store, "PATIENCE_S", 0)
     calls = [ring() for _ in range(100)]
     for call in calls:
         await store.admit(call, one_place, 1000.0)

@@ -13,17 +13,17 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import Side
-from gateway.sessions.lifecycle import LifecycleError, State
-from gateway.sessions.session import CallFacts, Outcome, Places
-from gateway.sessions.sqlite import SqliteStore
-from gateway.sessions.store import AtCapacity, StoreFailed
+from gateway.model.lifecycle import LifecycleError, SessionState
+from gateway.model.reasons import Party
+from gateway.model.session import CallDetails, SessionResult, SlotLimits
+from gateway.store.interface import AtCapacity, StoreFailed
+from gateway.store.sqlite.sqlite_store import SqliteStore
 
-Ring = Callable[..., CallFacts]
+Ring = Callable[..., CallDetails]
 
 
 async def test_the_record_tells_the_whole_call(
-    store: SqliteStore, ring: Ring, one_place: Places, hung_up: Outcome
+    store: SqliteStore, ring: Ring, one_place: SlotLimits, hung_up: SessionResult
 ) -> None:
     call = ring()
     assert await store.session(call.session_id) is None
@@ -34,7 +34,7 @@ async def test_the_record_tells_the_whole_call(
     for field in dataclasses.fields(call):
         assert getattr(record, field.name) == getattr(call, field.name)
     assert (record.state, record.instance, record.owner) == (
-        State.STARTING,
+        SessionState.STARTING,
         "http://127.0.0.1:8080",
         "worker-0",
     )
@@ -44,13 +44,13 @@ async def test_the_record_tells_the_whole_call(
     await store.started(call.session_id, 1000.5)
     record = await store.session(call.session_id)
     assert record is not None
-    assert (record.state, record.started_at) == (State.RUNNING, 1000.5)
+    assert (record.state, record.started_at) == (SessionState.RUNNING, 1000.5)
 
     await store.ended(call.session_id, hung_up)
     record = await store.session(call.session_id)
     assert record is not None
     assert not record.active
-    assert (record.state, record.reason, record.side) == (State.ENDED, "caller_hangup", Side.CALLER)
+    assert (record.state, record.reason, record.side) == (SessionState.ENDED, "caller_hangup", Party.CALLER)
     assert (record.detail, record.close_code) == ("stop received", 1000)
     assert (record.started_at, record.first_agent_sound_at, record.ended_at) == (1000.5, 1001.25, 1060.5)
     assert (record.frames_in, record.bytes_in) == (3000, 480_000)
@@ -58,7 +58,7 @@ async def test_the_record_tells_the_whole_call(
 
 
 async def test_the_end_of_a_call_frees_its_place(
-    store: SqliteStore, ring: Ring, one_place: Places, hung_up: Outcome
+    store: SqliteStore, ring: Ring, one_place: SlotLimits, hung_up: SessionResult
 ) -> None:
     call = ring()
     await store.admit(call, one_place, 1000.0)
@@ -69,7 +69,7 @@ async def test_the_end_of_a_call_frees_its_place(
 
 
 async def test_a_refused_call_leaves_nothing_behind(
-    store: SqliteStore, ring: Ring, one_place: Places
+    store: SqliteStore, ring: Ring, one_place: SlotLimits
 ) -> None:
     await store.admit(ring(), one_place, 1000.0)
     refused = ring()
@@ -79,53 +79,53 @@ async def test_a_refused_call_leaves_nothing_behind(
     assert (await store.counts()).total == 1
 
 
-async def test_each_agent_has_its_own_places(store: SqliteStore, ring: Ring, one_place: Places) -> None:
+async def test_each_agent_has_its_own_places(store: SqliteStore, ring: Ring, one_place: SlotLimits) -> None:
     await store.admit(ring("support.acme"), one_place, 1000.0)
     await store.admit(ring("sales.acme"), one_place, 1000.0)
 
 
 async def test_the_first_end_wins(
-    store: SqliteStore, ring: Ring, one_place: Places, hung_up: Outcome
+    store: SqliteStore, ring: Ring, one_place: SlotLimits, hung_up: SessionResult
 ) -> None:
     call = ring()
     await store.admit(call, one_place, 1000.0)
     store.started(call.session_id, 1000.5)
     store.ended(call.session_id, hung_up)
     crash = dataclasses.replace(
-        hung_up, state=State.FAILED, reason="agent_lost", side=Side.AGENT, ended_at=1061.0
+        hung_up, state=SessionState.FAILED, reason="agent_lost", side=Party.AGENT, ended_at=1061.0
     )
     await store.ended(call.session_id, crash)
     await store.started(call.session_id, 1062.0)
     record = await store.session(call.session_id)
     assert record is not None
-    assert (record.state, record.reason, record.ended_at) == (State.ENDED, "caller_hangup", 1060.5)
+    assert (record.state, record.reason, record.ended_at) == (SessionState.ENDED, "caller_hangup", 1060.5)
     counts = await store.counts()
-    assert (counts.over[State.ENDED], counts.over[State.FAILED], counts.total) == (1, 0, 1)
+    assert (counts.over[SessionState.ENDED], counts.over[SessionState.FAILED], counts.total) == (1, 0, 1)
 
 
 async def test_a_call_that_is_over_before_the_agent_ran_is_canceled(
-    store: SqliteStore, ring: Ring, one_place: Places, hung_up: Outcome
+    store: SqliteStore, ring: Ring, one_place: SlotLimits, hung_up: SessionResult
 ) -> None:
     call = ring()
     await store.admit(call, one_place, 1000.0)
     await store.ended(call.session_id, hung_up)
     record = await store.session(call.session_id)
     assert record is not None
-    assert record.state is State.CANCELED
+    assert record.state is SessionState.CANCELED
 
 
-async def test_an_end_nobody_knows_is_no_harm(store: SqliteStore, hung_up: Outcome) -> None:
+async def test_an_end_nobody_knows_is_no_harm(store: SqliteStore, hung_up: SessionResult) -> None:
     await store.ended("5bd1d9f4-2f5e-4e15-8b1f-0f7a3c3f5a7e", hung_up)
     await store.started("5bd1d9f4-2f5e-4e15-8b1f-0f7a3c3f5a7e", 1000.0)
     assert (await store.counts()).total == 0
 
 
-def test_a_session_cannot_end_as_running(hung_up: Outcome) -> None:
+def test_a_session_cannot_end_as_running(hung_up: SessionResult) -> None:
     with pytest.raises(LifecycleError):
-        dataclasses.replace(hung_up, state=State.RUNNING)
+        dataclasses.replace(hung_up, state=SessionState.RUNNING)
 
 
-async def test_a_carriers_text_may_be_anything(store: SqliteStore, ring: Ring, one_place: Places) -> None:
+async def test_a_carriers_text_may_be_anything(store: SqliteStore, ring: Ring, one_place: SlotLimits) -> None:
     call = ring(call_id="half a pair \ud83d", stream_id="nul \0 and ümlaut", from_number="x" * 60_000)
     await store.admit(call, one_place, 1000.0)
     record = await store.session(call.session_id)
@@ -135,7 +135,7 @@ async def test_a_carriers_text_may_be_anything(store: SqliteStore, ring: Ring, o
 
 
 async def test_one_bad_operation_spoils_no_other_of_its_group(
-    store: SqliteStore, ring: Ring, many_places: Places, hung_up: Outcome
+    store: SqliteStore, ring: Ring, many_places: SlotLimits, hung_up: SessionResult
 ) -> None:
     first, last = ring(), ring()
     twice = dataclasses.replace(ring(), session_id=first.session_id)
@@ -150,11 +150,11 @@ async def test_one_bad_operation_spoils_no_other_of_its_group(
     assert answers[0] == answers[3] == "http://127.0.0.1:8080"
     assert isinstance(answers[1], StoreFailed)
     assert isinstance(answers[2], OverflowError)
-    assert (await store.counts()).active[State.STARTING] == 2
+    assert (await store.counts()).active[SessionState.STARTING] == 2
 
 
 async def test_a_caller_who_gave_up_while_admitted_holds_no_place(
-    store: SqliteStore, file: Path, ring: Ring, one_place: Places
+    store: SqliteStore, file: Path, ring: Ring, one_place: SlotLimits
 ) -> None:
     call = ring()
     admission = asyncio.create_task(store.admit(call, one_place, 1000.0))
@@ -174,7 +174,7 @@ async def test_a_caller_who_gave_up_while_admitted_holds_no_place(
 
 
 async def test_sessions_are_listed_newest_first(
-    store: SqliteStore, ring: Ring, many_places: Places, hung_up: Outcome
+    store: SqliteStore, ring: Ring, many_places: SlotLimits, hung_up: SessionResult
 ) -> None:
     support = [ring("support.acme") for _ in range(5)]
     sales, other = ring("sales.acme"), ring("desk.other")
@@ -202,7 +202,7 @@ async def test_sessions_are_listed_newest_first(
 
 
 async def test_counts_tell_every_state(
-    store: SqliteStore, ring: Ring, many_places: Places, hung_up: Outcome
+    store: SqliteStore, ring: Ring, many_places: SlotLimits, hung_up: SessionResult
 ) -> None:
     calls = [ring() for _ in range(6)]
     for call in calls:
@@ -210,16 +210,21 @@ async def test_counts_tell_every_state(
     for call in calls[:4]:
         store.started(call.session_id, 1001.0)
     store.ended(calls[0].session_id, hung_up)
-    store.ended(calls[1].session_id, dataclasses.replace(hung_up, state=State.FAILED))
-    store.ended(calls[4].session_id, dataclasses.replace(hung_up, state=State.CANCELED))
+    store.ended(calls[1].session_id, dataclasses.replace(hung_up, state=SessionState.FAILED))
+    store.ended(calls[4].session_id, dataclasses.replace(hung_up, state=SessionState.CANCELED))
     counts = await store.counts()
-    assert counts.active == {State.CREATED: 0, State.STARTING: 1, State.RUNNING: 2, State.ENDING: 0}
-    assert counts.over == {State.ENDED: 1, State.FAILED: 1, State.CANCELED: 1}
+    assert counts.active == {
+        SessionState.CREATED: 0,
+        SessionState.STARTING: 1,
+        SessionState.RUNNING: 2,
+        SessionState.ENDING: 0,
+    }
+    assert counts.over == {SessionState.ENDED: 1, SessionState.FAILED: 1, SessionState.CANCELED: 1}
     assert (counts.total_active, counts.total) == (3, 6)
 
 
 async def test_what_was_recorded_outlives_the_worker(
-    work_at: Callable[..., Any], ring: Ring, one_place: Places, hung_up: Outcome
+    work_at: Callable[..., Any], ring: Ring, one_place: SlotLimits, hung_up: SessionResult
 ) -> None:
     call = ring()
     before = await work_at()
@@ -232,7 +237,7 @@ async def test_what_was_recorded_outlives_the_worker(
 
 
 async def test_a_closed_store_says_so(
-    store: SqliteStore, ring: Ring, one_place: Places, hung_up: Outcome
+    store: SqliteStore, ring: Ring, one_place: SlotLimits, hung_up: SessionResult
 ) -> None:
     await store.close()
     await store.close()

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from gateway.sessions import sqlite as sqlite_store
-from gateway.sessions.lifecycle import State
-from gateway.sessions.owner import Owner
-from gateway.sessions.schema import VERSION, connect
-from gateway.sessions.session import CallFacts, Outcome, Places
-from gateway.sessions.sqlite import SqliteStore
-from gateway.sessions.store import AtCapacity, StoreFailed
+from gateway.model.lifecycle import SessionState
+from gateway.model.session import CallDetails, SessionResult, SlotLimits
+from gateway.store.interface import AtCapacity, StoreFailed
+from gateway.store.sqlite import sqlite_store
+from gateway.store.sqlite.schema import VERSION, connect
+from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.worker_id import WorkerId
 
-Ring = Callable[..., CallFacts]
+Ring = Callable[..., CallDetails]
 WorkAt = Callable[..., Any]
 
 SHORT_S = 0.02
@@ -43,7 +43,7 @@ def locked(file: Path) -> Iterator[sqlite3.Connection]:
 
 
 async def test_a_locked_file_refuses_calls_in_bounded_time(
-    work_at: WorkAt, file: Path, ring: Ring, many_places: Places
+    work_at: WorkAt, file: Path, ring: Ring, many_places: SlotLimits
 ) -> None:
     store: SqliteStore = await work_at(busy_s=SHORT_S)
     with locked(file):
@@ -62,7 +62,7 @@ async def test_a_locked_file_refuses_calls_in_bounded_time(
 
 
 async def test_what_is_owed_is_written_once_and_in_order_when_the_file_is_free(
-    work_at: WorkAt, file: Path, ring: Ring, many_places: Places, hung_up: Outcome
+    work_at: WorkAt, file: Path, ring: Ring, many_places: SlotLimits, hung_up: SessionResult
 ) -> None:
     store: SqliteStore = await work_at(busy_s=SHORT_S)
     calls = [ring() for _ in range(50)]
@@ -89,11 +89,11 @@ async def test_what_is_owed_is_written_once_and_in_order_when_the_file_is_free(
         [(session_id, "running") for session_id in ids] + [(session_id, "ended") for session_id in ids]
     )
     witness.close()
-    assert (await store.counts()).over[State.ENDED] == 50
+    assert (await store.counts()).over[SessionState.ENDED] == 50
 
 
 async def test_an_end_frees_its_place_before_the_next_call_is_judged(
-    work_at: WorkAt, file: Path, ring: Ring, one_place: Places, hung_up: Outcome
+    work_at: WorkAt, file: Path, ring: Ring, one_place: SlotLimits, hung_up: SessionResult
 ) -> None:
     store: SqliteStore = await work_at(busy_s=SHORT_S)
     call = ring()
@@ -108,7 +108,7 @@ async def test_an_end_frees_its_place_before_the_next_call_is_judged(
 
 
 async def test_a_caller_who_gives_up_at_a_locked_file_holds_no_place(
-    work_at: WorkAt, file: Path, ring: Ring, one_place: Places
+    work_at: WorkAt, file: Path, ring: Ring, one_place: SlotLimits
 ) -> None:
     store: SqliteStore = await work_at(busy_s=BOUND_S)
     call = ring()
@@ -119,7 +119,7 @@ async def test_a_caller_who_gives_up_at_a_locked_file_holds_no_place(
 
 
 async def test_close_writes_what_is_owed(
-    work_at: WorkAt, file: Path, ring: Ring, one_place: Places, hung_up: Outcome
+    work_at: WorkAt, file: Path, ring: Ring, one_place: SlotLimits, hung_up: SessionResult
 ) -> None:
     store: SqliteStore = await work_at(busy_s=SHORT_S)
     call = ring()
@@ -136,7 +136,7 @@ async def test_close_writes_what_is_owed(
 
 
 async def test_close_does_not_wait_for_ever(
-    work_at: WorkAt, file: Path, ring: Ring, one_place: Places, hung_up: Outcome
+    work_at: WorkAt, file: Path, ring: Ring, one_place: SlotLimits, hung_up: SessionResult
 ) -> None:
     store: SqliteStore = await work_at(busy_s=SHORT_S, close_s=SHORT_S)
     call = ring()
@@ -149,9 +149,9 @@ async def test_close_does_not_wait_for_ever(
 
 
 async def test_a_full_disk_refuses_calls_and_keeps_those_that_run(
-    work_at: WorkAt, ring: Ring, many_places: Places, monkeypatch: pytest.MonkeyPatch
+    work_at: WorkAt, ring: Ring, many_places: SlotLimits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def arrives(store: SqliteStore, call: CallFacts) -> str:
+    async def arrives(store: SqliteStore, call: CallDetails) -> str:
         try:
             return await store.admit(call, many_places, 1000.0)
         except StoreFailed as failure:
@@ -168,11 +168,11 @@ async def test_a_full_disk_refuses_calls_and_keeps_those_that_run(
     admitted = answers.count("http://127.0.0.1:8080")
     assert 0 < admitted < 200
     assert "disk is full" in answers[-1]
-    assert (await store.counts()).active[State.STARTING] == admitted
+    assert (await store.counts()).active[SessionState.STARTING] == admitted
 
 
-def test_a_loop_that_ends_before_the_answer_makes_no_noise(file: Path, hung_up: Outcome) -> None:
-    store = SqliteStore(file, Owner.of_this_process("hasty"))
+def test_a_loop_that_ends_before_the_answer_makes_no_noise(file: Path, hung_up: SessionResult) -> None:
+    store = SqliteStore(file, WorkerId.of_this_process("hasty"))
 
     async def leave_in_a_hurry() -> None:
         await store.open()
@@ -233,7 +233,7 @@ def a_store_of_a_later_version(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("make", "detail"),
     [
         (a_text_file, "cannot be used: file is not a database"),
         (a_short_text_file, "cannot be used: file is not a database"),
@@ -247,19 +247,19 @@ def a_store_of_a_later_version(file: Path) -> None:
     ],
 )
 async def test_a_file_that_is_not_our_store_is_refused_and_left_alone(
-    make: Callable[[Path], None], words: str, file: Path
+    make: Callable[[Path], None], detail: str, file: Path
 ) -> None:
     make(file)
     before = content(file)
-    store = SqliteStore(file, Owner.of_this_process("me"))
-    with pytest.raises(StoreFailed, match=words):
+    store = SqliteStore(file, WorkerId.of_this_process("me"))
+    with pytest.raises(StoreFailed, match=detail):
         await store.open()
     await store.close()
     assert content(file) == before
 
 
 async def test_a_directory_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path / "nowhere" / "patchbay.db", Owner.of_this_process("me"))
+    store = SqliteStore(tmp_path / "nowhere" / "patchbay.db", WorkerId.of_this_process("me"))
     with pytest.raises(StoreFailed, match=r"the directory .*nowhere of the session store does not exist"):
         await store.open()
     assert not (tmp_path / "nowhere").exists()
@@ -267,11 +267,11 @@ async def test_a_directory_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 async def test_a_directory_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreFailed, match="cannot be opened: unable to open database file"):
-        await SqliteStore(tmp_path, Owner.of_this_process("me")).open()
+        await SqliteStore(tmp_path, WorkerId.of_this_process("me")).open()
 
 
 async def test_an_empty_file_becomes_a_store(
-    file: Path, work_at: WorkAt, ring: Ring, one_place: Places
+    file: Path, work_at: WorkAt, ring: Ring, one_place: SlotLimits
 ) -> None:
     an_empty_file(file)
     store: SqliteStore = await work_at()

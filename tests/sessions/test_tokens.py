@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Tokens for media sockets: what they open, and everything they do not."""
+"""MediaTokens for media sockets: what they open, and everything they do not."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.sessions.sqlite import SqliteStore
-from gateway.sessions.store import StoreFailed
-from gateway.sessions.tokens import TOKEN_S, Redeemed, TokenRefused, Tokens, load_secret
+from gateway.auth.media_tokens import TOKEN_S, MediaTokens, RedeemedToken, TokenRejected, load_secret
+from gateway.store.interface import StoreFailed
+from gateway.store.sqlite.sqlite_store import SqliteStore
 from tests.harness.clock import Clock
 
 WorkAt = Callable[..., Any]
@@ -35,35 +35,37 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def tokens(store: SqliteStore, clock: Clock) -> Tokens:
-    return Tokens(SECRET, store, clock)
+def tokens(store: SqliteStore, clock: Clock) -> MediaTokens:
+    return MediaTokens(SECRET, store, clock)
 
 
-async def assert_refused(tokens: Tokens, token: str, reason: str, agent: tuple[str, str] = AGENT) -> None:
-    with pytest.raises(TokenRefused) as refusal:
+async def assert_refused(
+    tokens: MediaTokens, token: str, reason: str, agent: tuple[str, str] = AGENT
+) -> None:
+    with pytest.raises(TokenRejected) as refusal:
         await tokens.redeem(token, *agent)
     assert refusal.value.reason == reason
     assert not token or token not in str(refusal.value)
 
 
-async def test_a_token_opens_its_session_once(tokens: Tokens) -> None:
+async def test_a_token_opens_its_session_once(tokens: MediaTokens) -> None:
     token = tokens.mint(*AGENT, SESSION)
     assert (await tokens.redeem(token, *AGENT)).session_id == SESSION
     await assert_refused(tokens, token, "used already")
 
 
-async def test_a_token_needs_no_escaping_anywhere(tokens: Tokens) -> None:
+async def test_a_token_needs_no_escaping_anywhere(tokens: MediaTokens) -> None:
     minted = [tokens.mint(*AGENT, str(uuid.uuid4()), '{"a": 1}') for _ in range(50)]
     assert all(re.fullmatch("[A-Za-z0-9_-]{140}", token) for token in minted)
     assert len(set(minted)) == 50
 
 
-async def test_each_token_of_a_session_is_for_once(tokens: Tokens) -> None:
+async def test_each_token_of_a_session_is_for_once(tokens: MediaTokens) -> None:
     for token in [tokens.mint(*AGENT, SESSION) for _ in range(2)]:
         assert (await tokens.redeem(token, *AGENT)).session_id == SESSION
 
 
-async def test_a_token_expires(tokens: Tokens, clock: Clock) -> None:
+async def test_a_token_expires(tokens: MediaTokens, clock: Clock) -> None:
     token, late = tokens.mint(*AGENT, SESSION), tokens.mint(*AGENT, SESSION)
     clock.now += TOKEN_S - 0.01
     await tokens.redeem(token, *AGENT)
@@ -73,7 +75,7 @@ async def test_a_token_expires(tokens: Tokens, clock: Clock) -> None:
 
 
 async def test_a_used_token_stays_so_when_the_clock_is_set_back(
-    tokens: Tokens, clock: Clock, store: SqliteStore
+    tokens: MediaTokens, clock: Clock, store: SqliteStore
 ) -> None:
     token = tokens.mint(*AGENT, SESSION)
     await tokens.redeem(token, *AGENT)
@@ -95,19 +97,21 @@ async def test_a_used_token_stays_so_when_the_clock_is_set_back(
     ],
 )
 async def test_a_token_is_for_one_agent_and_not_used_up_at_another(
-    other: tuple[str, str], tokens: Tokens
+    other: tuple[str, str], tokens: MediaTokens
 ) -> None:
     token = tokens.mint(*AGENT, SESSION)
     await assert_refused(tokens, token, "for another agent", other)
     await tokens.redeem(token, *AGENT)
 
 
-async def test_a_token_of_another_secret_is_refused(tokens: Tokens, store: SqliteStore, clock: Clock) -> None:
-    forged = Tokens(b"x" * 32, store, clock).mint(*AGENT, SESSION)
+async def test_a_token_of_another_secret_is_refused(
+    tokens: MediaTokens, store: SqliteStore, clock: Clock
+) -> None:
+    forged = MediaTokens(b"x" * 32, store, clock).mint(*AGENT, SESSION)
     await assert_refused(tokens, forged, "wrong signature")
 
 
-async def test_a_token_with_any_character_changed_is_refused(tokens: Tokens) -> None:
+async def test_a_token_with_any_character_changed_is_refused(tokens: MediaTokens) -> None:
     token = tokens.mint(*AGENT, SESSION)
     for n, character in enumerate(token):
         changed = token[:n] + ("A" if character != "A" else "B") + token[n + 1 :]
@@ -134,11 +138,11 @@ async def test_a_token_with_any_character_changed_is_refused(tokens: Tokens) -> 
     ],
     ids=lambda token: ascii(token[-4:]) + f" {len(token)}",
 )
-async def test_what_is_no_token_is_malformed(token: str, tokens: Tokens) -> None:
+async def test_what_is_no_token_is_malformed(token: str, tokens: MediaTokens) -> None:
     await assert_refused(tokens, token, "malformed")
 
 
-async def test_a_token_of_another_release_is_malformed(tokens: Tokens) -> None:
+async def test_a_token_of_another_release_is_malformed(tokens: MediaTokens) -> None:
     claims = b"\x02" + base64.urlsafe_b64decode(tokens.mint(*AGENT, SESSION))[1:73]
     signed = base64.urlsafe_b64encode(claims + tokens._signature(claims)).decode()
     await assert_refused(tokens, signed, "malformed")
@@ -149,19 +153,19 @@ def test_nobody_guesses_a_token(token: str) -> None:
     class NoStore:
         documents = None  # nor is it asked
 
-    tokens = Tokens(SECRET, NoStore(), Clock())  # type: ignore[arg-type]
-    with pytest.raises(TokenRefused, match="wrong signature"):
+    tokens = MediaTokens(SECRET, NoStore(), Clock())  # type: ignore[arg-type]
+    with pytest.raises(TokenRejected, match="wrong signature"):
         asyncio.run(tokens.redeem(token, *AGENT))
 
 
-async def test_a_token_knows_the_body_it_was_made_with(tokens: Tokens) -> None:
+async def test_a_token_knows_the_body_it_was_made_with(tokens: MediaTokens) -> None:
     body = '{"name": "Zoë \ud83d"}'
     bound = await tokens.redeem(tokens.mint(*AGENT, SESSION, body), *AGENT)
     assert bound.fits(body)
     for other in (None, "", body + " "):
         assert not bound.fits(other)
     free = await tokens.redeem(tokens.mint(*AGENT, SESSION), *AGENT)
-    assert isinstance(free, Redeemed)
+    assert isinstance(free, RedeemedToken)
     for any_body in (None, "", body):
         assert free.fits(any_body)
     empty = await tokens.redeem(tokens.mint(*AGENT, SESSION, ""), *AGENT)
@@ -172,7 +176,7 @@ async def test_a_token_knows_the_body_it_was_made_with(tokens: Tokens) -> None:
 @pytest.mark.parametrize(
     "session_id", ["", "session-1", SESSION.upper(), SESSION.replace("-", ""), "{" + SESSION + "}"]
 )
-def test_a_session_without_a_proper_id_gets_no_token(session_id: str, tokens: Tokens) -> None:
+def test_a_session_without_a_proper_id_gets_no_token(session_id: str, tokens: MediaTokens) -> None:
     with pytest.raises(ValueError, match=r"UUID|spelled"):
         tokens.mint(*AGENT, session_id)
 
@@ -181,7 +185,7 @@ async def test_of_two_processes_one_redeems_a_token(hire: Hire, store: SqliteSto
     workers = [await hire("east"), await hire("west")]
     for worker in workers:
         await worker.does(do="open", path=str(file))
-    tokens = Tokens(await load_secret(store, lambda: 1000.0), store, lambda: 1000.0)
+    tokens = MediaTokens(await load_secret(store, lambda: 1000.0), store, lambda: 1000.0)
     sessions = [str(uuid.uuid4()) for _ in range(100)]
     minted = [tokens.mint(*AGENT, session) for session in sessions]
     east, west = await asyncio.gather(*(worker.does(do="redeem", tokens=minted) for worker in workers))
@@ -189,7 +193,7 @@ async def test_of_two_processes_one_redeems_a_token(hire: Hire, store: SqliteSto
         assert sorted(answers) == sorted([session, "used already"])
 
 
-async def test_a_store_that_does_not_answer_opens_nothing(tokens: Tokens, store: SqliteStore) -> None:
+async def test_a_store_that_does_not_answer_opens_nothing(tokens: MediaTokens, store: SqliteStore) -> None:
     token = tokens.mint(*AGENT, SESSION)
     await store.close()
     with pytest.raises(StoreFailed):
@@ -222,4 +226,4 @@ async def test_a_damaged_secret_is_said(kept: str, store: SqliteStore, clock: Cl
 
 def test_a_short_secret_is_none(store: SqliteStore, clock: Clock) -> None:
     with pytest.raises(ValueError, match="at least 32 bytes"):
-        Tokens(b"s" * 31, store, clock)
+        MediaTokens(b"s" * 31, store, clock)

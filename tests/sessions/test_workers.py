@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import Side
-from gateway.sessions.lifecycle import State
-from gateway.sessions.owner import STALE_S, Owner
-from gateway.sessions.session import CallFacts, Outcome, Places
-from gateway.sessions.sqlite import SqliteStore
-from gateway.sessions.store import AtCapacity
+from gateway.model.lifecycle import SessionState
+from gateway.model.reasons import Party
+from gateway.model.session import CallDetails, SessionResult, SlotLimits
+from gateway.store.interface import AtCapacity
+from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.worker_id import STALE_S, WorkerId
 
-Ring = Callable[..., CallFacts]
+Ring = Callable[..., CallDetails]
 Hire = Callable[..., Any]
 WorkAt = Callable[..., Any]
 
@@ -71,7 +71,7 @@ async def test_the_calls_of_a_killed_worker_are_ended_by_the_survivor(
     victim = await hire("victim")
     await victim.does(do="open", path=str(file))
     admitted = (await victim.does(do="arrive", calls=3, **THREE_PLACES))["admitted"]
-    places = Places(((admitted[0], 0),), 3, 1)
+    places = SlotLimits(((admitted[0], 0),), 3, 1)
     assert await store.reap(1001.0) == []  # it lives
 
     await victim.dies_at_once()
@@ -80,12 +80,16 @@ async def test_the_calls_of_a_killed_worker_are_ended_by_the_survivor(
     lost = await store.reap(1001.5)
     assert len(lost) == 3
     for record in lost:
-        assert (record.state, record.reason, record.side) == (State.FAILED, "gateway_lost", Side.GATEWAY)
+        assert (record.state, record.reason, record.side) == (
+            SessionState.FAILED,
+            "gateway_lost",
+            Party.GATEWAY,
+        )
         assert (record.owner, record.ended_at) == ("victim", 1001.5)
         assert record == await store.session(record.session_id)
     assert await store.reap(1002.0) == []
     await store.admit(ring(), places, 1002.0)
-    assert (await store.counts()).over[State.FAILED] == 3
+    assert (await store.counts()).over[SessionState.FAILED] == 3
 
 
 async def test_a_killed_worker_that_cannot_be_looked_up_is_known_by_its_silence(
@@ -105,10 +109,10 @@ async def test_a_killed_worker_that_cannot_be_looked_up_is_known_by_its_silence(
 
 
 async def test_after_everybody_was_silent_nobody_is_taken_for_dead(
-    store: SqliteStore, work_at: WorkAt, ring: Ring, one_place: Places
+    store: SqliteStore, work_at: WorkAt, ring: Ring, one_place: SlotLimits
 ) -> None:
     """The machine slept, or the file was out of reach: the first to wake must not end the others' calls."""
-    far = await work_at(dataclasses.replace(Owner.of_this_process("far"), host=ELSEWHERE))
+    far = await work_at(dataclasses.replace(WorkerId.of_this_process("far"), host=ELSEWHERE))
     await far.admit(ring(), one_place, 1000.0)
     await store.beat(1000.0)
     for now in (5000.0, 5005.0, 5010.0):
@@ -121,9 +125,9 @@ async def test_after_everybody_was_silent_nobody_is_taken_for_dead(
 
 @pytest.mark.parametrize("set_to", [5000.0, 100.0])
 async def test_a_dead_worker_is_found_though_the_clock_was_set(
-    set_to: float, store: SqliteStore, work_at: WorkAt, ring: Ring, one_place: Places
+    set_to: float, store: SqliteStore, work_at: WorkAt, ring: Ring, one_place: SlotLimits
 ) -> None:
-    far = await work_at(dataclasses.replace(Owner.of_this_process("far"), host=ELSEWHERE))
+    far = await work_at(dataclasses.replace(WorkerId.of_this_process("far"), host=ELSEWHERE))
     await far.admit(ring(), one_place, 1000.0)
     await store.beat(1000.0)
     for passed in (0, 4, 8, 11):
@@ -134,7 +138,7 @@ async def test_a_dead_worker_is_found_though_the_clock_was_set(
 
 
 async def test_a_worker_whose_process_lives_is_not_dead_because_it_was_slow(
-    store: SqliteStore, work_at: WorkAt, ring: Ring, one_place: Places
+    store: SqliteStore, work_at: WorkAt, ring: Ring, one_place: SlotLimits
 ) -> None:
     slow = await work_at()
     await slow.admit(ring(), one_place, 1000.0)
@@ -144,9 +148,9 @@ async def test_a_worker_whose_process_lives_is_not_dead_because_it_was_slow(
 
 
 async def test_a_pid_used_again_is_not_the_worker(
-    store: SqliteStore, work_at: WorkAt, ring: Ring, one_place: Places
+    store: SqliteStore, work_at: WorkAt, ring: Ring, one_place: SlotLimits
 ) -> None:
-    me = Owner.of_this_process("earlier")
+    me = WorkerId.of_this_process("earlier")
     if not me.born:
         pytest.skip("this system does not say when a process started")
     earlier = await work_at(dataclasses.replace(me, born=me.born - 1))
@@ -155,9 +159,9 @@ async def test_a_pid_used_again_is_not_the_worker(
 
 
 async def test_a_worker_ends_its_own_calls_even_if_it_was_taken_for_dead(
-    store: SqliteStore, work_at: WorkAt, ring: Ring, one_place: Places, hung_up: Outcome
+    store: SqliteStore, work_at: WorkAt, ring: Ring, one_place: SlotLimits, hung_up: SessionResult
 ) -> None:
-    far = await work_at(dataclasses.replace(Owner.of_this_process("far"), host=ELSEWHERE))
+    far = await work_at(dataclasses.replace(WorkerId.of_this_process("far"), host=ELSEWHERE))
     call, next_call = ring(), ring()
     await far.admit(call, one_place, 1000.0)
     for now in (1000.0, 1010.0, 1020.0):
@@ -171,23 +175,27 @@ async def test_a_worker_ends_its_own_calls_even_if_it_was_taken_for_dead(
 
 
 async def test_a_worker_that_left_properly_leaves_nothing_to_find(
-    store: SqliteStore, work_at: WorkAt, ring: Ring, one_place: Places, hung_up: Outcome
+    store: SqliteStore, work_at: WorkAt, ring: Ring, one_place: SlotLimits, hung_up: SessionResult
 ) -> None:
     call = ring()
-    far = await work_at(dataclasses.replace(Owner.of_this_process("far"), host=ELSEWHERE))
+    far = await work_at(dataclasses.replace(WorkerId.of_this_process("far"), host=ELSEWHERE))
     await far.admit(call, one_place, 1000.0)
     await far.ended(call.session_id, hung_up)
     await far.close()
     for now in (1000.0, 1010.0, 1020.0):
         await store.beat(now)
     assert await store.reap(1020.0) == []
-    assert (await store.counts()).over == {State.ENDED: 0, State.CANCELED: 1, State.FAILED: 0}
+    assert (await store.counts()).over == {
+        SessionState.ENDED: 0,
+        SessionState.CANCELED: 1,
+        SessionState.FAILED: 0,
+    }
 
 
 async def test_a_worker_that_left_amid_calls_is_found(
-    store: SqliteStore, work_at: WorkAt, ring: Ring, one_place: Places
+    store: SqliteStore, work_at: WorkAt, ring: Ring, one_place: SlotLimits
 ) -> None:
-    far = await work_at(dataclasses.replace(Owner.of_this_process("far"), host=ELSEWHERE))
+    far = await work_at(dataclasses.replace(WorkerId.of_this_process("far"), host=ELSEWHERE))
     await far.admit(ring(), one_place, 1000.0)
     await far.close()
     for now in (1000.0, 1010.0, 1020.0):
@@ -196,13 +204,13 @@ async def test_a_worker_that_left_amid_calls_is_found(
 
 
 def test_a_process_is_gone_when_it_was_killed_even_before_its_parent_asked() -> None:
-    me = Owner.of_this_process("me")
+    me = WorkerId.of_this_process("me")
     assert not me.process_gone()
     if not me.born:
         pytest.skip("this system does not tell a zombie")
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         born = int(Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19])
-        owner = Owner("child", me.host, child.pid, born)
+        owner = WorkerId("child", me.host, child.pid, born)
         assert not owner.process_gone()
         child.send_signal(signal.SIGKILL)
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and still in the table of processes
@@ -212,7 +220,7 @@ def test_a_process_is_gone_when_it_was_killed_even_before_its_parent_asked() -> 
 
 def test_where_the_system_says_no_birth_the_pid_alone_decides() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        owner = Owner("child", "here", child.pid, 0)
+        owner = WorkerId("child", "here", child.pid, 0)
         assert not owner.process_gone()
         child.kill()
     assert owner.process_gone()

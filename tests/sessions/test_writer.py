@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.sessions import writer
-from gateway.sessions.writer import Kind, Writer
+from gateway.store.sqlite import writer
+from gateway.store.sqlite.writer import Kind, Writer
 
 
 class Ledger:

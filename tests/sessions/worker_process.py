@@ -14,13 +14,13 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from gateway.errors import Side
-from gateway.sessions.lifecycle import State
-from gateway.sessions.owner import Owner
-from gateway.sessions.session import CallFacts, Outcome, Places, Traffic
-from gateway.sessions.sqlite import SqliteStore
-from gateway.sessions.store import AtCapacity, StoreFailed
-from gateway.sessions.tokens import TokenRefused, Tokens, load_secret
+from gateway.auth.media_tokens import MediaTokens, TokenRejected, load_secret
+from gateway.model.lifecycle import SessionState
+from gateway.model.reasons import Party
+from gateway.model.session import CallDetails, SessionResult, SlotLimits, Traffic
+from gateway.store.interface import AtCapacity, StoreFailed
+from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.worker_id import WorkerId
 
 NOW = 1000.0
 BUSY_S = 30.0
@@ -28,7 +28,7 @@ BUSY_S = 30.0
 
 
 class Worker:
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: WorkerId) -> None:
         self.owner = owner
         self.store: SqliteStore
         self.running: dict[str, str] = {}  # instance by session
@@ -45,7 +45,7 @@ class Worker:
     async def arrive(self, calls: int, instances: int, per_instance: int, max_instances: int) -> Any:
         """So many calls at once; answers the instances of those admitted, and how many were refused."""
         urls = tuple((f"http://127.0.0.1:{8000 + n}", 0) for n in range(instances))
-        places = Places(urls, per_instance, max_instances)
+        places = SlotLimits(urls, per_instance, max_instances)
         admitted = [
             given for given in await asyncio.gather(*(self._call(places) for _ in range(calls))) if given
         ]
@@ -53,17 +53,23 @@ class Worker:
 
     async def hang_up(self) -> int:
         """Ends all; answers how many."""
-        outcome = Outcome(State.ENDED, NOW, "caller_hangup", Side.CALLER, "", 1000, Traffic(), None)
-        await asyncio.gather(*(self.store.ended(session_id, outcome) for session_id in self.running))
+        result = SessionResult(
+            SessionState.ENDED, NOW, "caller_hangup", Party.CALLER, "", 1000, Traffic(), None
+        )
+        await asyncio.gather(*(self.store.ended(session_id, result) for session_id in self.running))
         ended = len(self.running)
         self.running.clear()
         return ended
 
     async def take(self, session_id: str, instance: str) -> str:
         """The call of a session whose id was given out; answers its instance, or why not."""
-        facts = CallFacts(session_id, "support.acme", "acme", "us-west", "generic", None, None, None, None)
+        details = CallDetails(
+            session_id, "support.acme", "acme", "us-west", "generic", None, None, None, None
+        )
         try:
-            self.running[session_id] = await self.store.admit(facts, Places(((instance, 0),), 9, 1), NOW)
+            self.running[session_id] = await self.store.admit(
+                details, SlotLimits(((instance, 0),), 9, 1), NOW
+            )
         except StoreFailed as failure:
             return type(failure).__name__
         return self.running[session_id]
@@ -80,12 +86,12 @@ class Worker:
 
     async def redeem(self, tokens: list[str]) -> list[str]:
         """The session of each token, or why it was refused; all shown at once."""
-        mine = Tokens(await load_secret(self.store, lambda: NOW), self.store, lambda: NOW)
+        mine = MediaTokens(await load_secret(self.store, lambda: NOW), self.store, lambda: NOW)
 
         async def show(token: str) -> str:
             try:
                 return (await mine.redeem(token, "support.acme", "acme")).session_id
-            except TokenRefused as refusal:
+            except TokenRejected as refusal:
                 return refusal.reason
 
         return await asyncio.gather(*map(show, tokens))
@@ -94,11 +100,11 @@ class Worker:
         await self.store.beat(now)
         return now
 
-    async def _call(self, places: Places) -> str | None:
+    async def _call(self, places: SlotLimits) -> str | None:
         session_id = str(uuid.uuid4())
-        facts = CallFacts(session_id, "support.acme", "acme", "us-west", "plivo", None, None, None, None)
+        details = CallDetails(session_id, "support.acme", "acme", "us-west", "plivo", None, None, None, None)
         try:
-            self.running[session_id] = await self.store.admit(facts, places, NOW)
+            self.running[session_id] = await self.store.admit(details, places, NOW)
         except AtCapacity:
             return None
         await self.store.started(session_id, NOW)
@@ -106,7 +112,7 @@ class Worker:
 
 
 async def main() -> None:
-    owner = Owner.of_this_process(sys.argv[1])
+    owner = WorkerId.of_this_process(sys.argv[1])
     if sys.argv[2]:
         owner = dataclasses.replace(owner, host=sys.argv[2])
     worker = Worker(owner)

@@ -15,9 +15,9 @@ import pytest
 import uvicorn
 from websockets.asyncio.server import ServerConnection, serve
 
-from gateway.simulator.agent import Agent
 from gateway.simulator.agent_call import Manners
-from gateway.simulator.plan import CallPlan
+from gateway.simulator.call_plan import CallPlan
+from gateway.simulator.fake_agent import FakeAgent
 from gateway.simulator.wav import Recording, read_speech
 
 PATIENCE_S = 20.0
@@ -48,7 +48,7 @@ def agent(word: Recording) -> Callable[..., AbstractAsyncContextManager[str]]:
 
     @asynccontextmanager
     async def run(*, greets: bool = True, delay: float = 0.1, sessions: int = 4) -> AsyncIterator[str]:
-        app = Agent(Manners(word if greets else None, delay), sessions).app
+        app = FakeAgent(Manners(word if greets else None, delay), sessions).app
         config = uvicorn.Config(
             app, ws="websockets-sansio", ws_ping_interval=None, log_config=None, lifespan="off"
         )

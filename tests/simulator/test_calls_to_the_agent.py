@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Calls that reach the demonstration agent (agent-container.md)."""
+"""Calls that reach the demonstration agent (docs/reference/agent-container.md)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-from gateway.simulator.carrier import place_call
-from gateway.simulator.plan import CallReport
+from gateway.simulator.call_plan import CallReport
+from gateway.simulator.fake_carrier import place_call
 from gateway.simulator.wav import Recording
 
 PATIENCE_S = 20.0

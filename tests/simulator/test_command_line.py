@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gateway.simulator.carrier import place_call
-from gateway.simulator.processes import PATCHBAY, StartError, running
+from gateway.simulator.fake_carrier import place_call
+from gateway.simulator.gateway_process import PATCHBAY, StartError, running
 from gateway.simulator.wav import Recording, read_wav, write_wav
 from tests.harness.ports import unasked_port
 
@@ -53,16 +53,16 @@ async def test_a_call_that_is_refused_fails_in_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "detail"),
     [
         (["--wav", __file__], "is no WAV file"),
         (["--digits", "12x"], "no telephone has the keys x"),
     ],
 )
-async def test_a_call_that_cannot_be_made_fails_in_words(options: list[str], words: str) -> None:
+async def test_a_call_that_cannot_be_made_fails_in_words(options: list[str], detail: str) -> None:
     status, said = await run("call", "ws://127.0.0.1:1", *options)
     assert status == 1
-    assert words in said
+    assert detail in said
 
 
 async def test_a_process_that_cannot_start_says_why(tmp_path: Path) -> None:

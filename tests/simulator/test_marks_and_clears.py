@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""How a carrier answers marks and clears (carriers.md §2.3, §3.3, §4.3, §5.2)."""
+"""How a carrier answers marks and clears (docs/reference/carriers.md §2.3, §3.3, §4.3, §5.2)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.simulator.carrier import place_call
+from gateway.simulator.fake_carrier import place_call
 
 SOUND_S = 0.4
 """Enough for a mark to be late, in silence as the carrier codes it."""
@@ -107,7 +107,7 @@ async def test_telnyx_says_what_it_cannot_read(
     async with far_side(_after_the_opening({"no": "event"})) as gateway:
         report = await place_call(plan(gateway.url, "telnyx"))
     assert [error["payload"]["code"] for error in gateway.events("error")] == [100003]
-    assert any("unreadable" in words for words in report.complaints)
+    assert any("unreadable" in detail for detail in report.complaints)
 
 
 async def test_exotel_complains_about_chunks_it_would_play_with_gaps(

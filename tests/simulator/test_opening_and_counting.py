@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a carrier says by itself: its opening, its counters, its keys, its end (carriers.md §2-5)."""
+"""What a carrier says by itself: its opening, its counters, its keys, its end (docs/reference/carriers.md
+§2-5).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-from gateway.simulator.carrier import place_call
+from gateway.simulator.fake_carrier import place_call
 
 HEX_32 = "[0-9a-f]{32}"
 UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"

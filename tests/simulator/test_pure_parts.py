@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.simulator.call_plan import CallPlan
 from gateway.simulator.caller import Caller, Stage
+from gateway.simulator.carrier_profiles import HABITS
 from gateway.simulator.commands import Carrier
-from gateway.simulator.dial import dial
-from gateway.simulator.echo import Sound, match_echo
-from gateway.simulator.habits import HABITS
-from gateway.simulator.plan import CallPlan
+from gateway.simulator.dial_url import dial
+from gateway.simulator.echo import HeardSound, match_echo
 from gateway.simulator.playback import SETTLE_TICKS, Playback
 from serializers.registry import DIALECTS
 
@@ -114,9 +114,9 @@ class TestEcho:
     FRAMES = tuple(bytes(range(first, first + 20)) for first in (0, 20, 40))
 
     def test_whatever_its_framing(self) -> None:
-        sent = [Sound(float(number), frame) for number, frame in enumerate(self.FRAMES)]
+        sent = [HeardSound(float(number), frame) for number, frame in enumerate(self.FRAMES)]
         stream = b"greeting" + b"".join(self.FRAMES)
-        received = [Sound(5.0 + at, stream[at : at + 34]) for at in range(0, len(stream), 34)]
+        received = [HeardSound(5.0 + at, stream[at : at + 34]) for at in range(0, len(stream), 34)]
         echo = match_echo(sent, received)
         assert echo is not None
         assert echo.lost == 0
@@ -125,12 +125,12 @@ class TestEcho:
         assert echo.percentile(99) == 38000.0
 
     def test_lost_frames_are_counted_and_silence_is_not(self) -> None:
-        sent = [Sound(0.0, frame) for frame in (bytes(20), *self.FRAMES, bytes(20))]
-        received = [Sound(1.0, self.FRAMES[0]), Sound(1.0, self.FRAMES[2])]
+        sent = [HeardSound(0.0, frame) for frame in (bytes(20), *self.FRAMES, bytes(20))]
+        received = [HeardSound(1.0, self.FRAMES[0]), HeardSound(1.0, self.FRAMES[2])]
         echo = match_echo(sent, received)
         assert echo is not None
         assert (len(echo.delays_ms), echo.lost) == (2, 1)
 
     def test_another_voice_is_no_echo(self) -> None:
-        assert match_echo([Sound(0.0, self.FRAMES[0])], [Sound(1.0, self.FRAMES[1])]) is None
+        assert match_echo([HeardSound(0.0, self.FRAMES[0])], [HeardSound(1.0, self.FRAMES[1])]) is None
         assert match_echo([], []) is None

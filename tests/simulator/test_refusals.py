@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.simulator.carrier import place_call
+from gateway.simulator.fake_carrier import place_call
 
 
 @asynccontextmanager
@@ -102,7 +102,7 @@ async def test_closed_in_order_before_the_caller_was_done(
 
 
 @pytest.mark.parametrize(
-    ("url", "words"),
+    ("url", "detail"),
     [
         ("http://127.0.0.1/", "must begin with ws:// or wss://"),
         ("127.0.0.1:7860", "must begin with ws:// or wss://"),
@@ -113,9 +113,9 @@ async def test_closed_in_order_before_the_caller_was_done(
         ("ws://127.0.0.1/ä", "characters"),
     ],
 )
-async def test_a_url_that_cannot_be_dialled(url: str, words: str, plan: Callable[..., Any]) -> None:
+async def test_a_url_that_cannot_be_dialled(url: str, detail: str, plan: Callable[..., Any]) -> None:
     report = await place_call(plan(url, "twilio"))
-    assert words in (report.error or "")
+    assert detail in (report.error or "")
 
 
 async def test_a_carrier_that_is_none(plan: Callable[..., Any]) -> None:

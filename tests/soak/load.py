@@ -77,9 +77,9 @@ class Agents:
             call.send(b"HTTP/1.1 500 Sorry\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             return
         call.send(upgraded(call))
-        words = self._chance.randint(*AGENT_WORDS) if how != "talks" else None
+        detail = self._chance.randint(*AGENT_WORDS) if how != "talks" else None
         for said in itertools.count():
-            if said == words:
+            if said == detail:
                 if how == "ends":
                     call.send(call.close_frame(1000))
                 elif how == "resets":

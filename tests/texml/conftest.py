@@ -66,7 +66,7 @@ def response() -> Callable[[str], ElementTree.Element]:
     def parse(document: str) -> ElementTree.Element:
         assert document.startswith(
             DECLARATION + "<Response>"
-        )  # white space before it: 12100, carriers.md §2.4
+        )  # white space before it: 12100, docs/reference/carriers.md §2.4
         root = ElementTree.fromstring(document.encode("utf-8"))
         assert root.tag == "Response"
         assert not root.attrib

@@ -47,7 +47,7 @@ def test_every_parameter_comes_back_as_it_went(
 def test_plivos_start_has_every_parameter_as_it_went(
     plivo: Writer, response: Parse, parameters: dict[str, str]
 ) -> None:
-    """The headers go into Plivo's `start` as they are (carriers.md §4.2)."""
+    """The headers go into Plivo's `start` as they are (docs/reference/carriers.md §4.2)."""
     size = len(
         "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in parameters.items())
     )
@@ -117,7 +117,7 @@ def test_no_refusal_repeats_what_may_be_secret(xml_writer: Writer) -> None:
 
 
 def test_twilios_parameters_stay_under_500_characters(twilio: Writer, response: Parse) -> None:
-    """Name and value together (carriers.md §2.4); characters, not bytes."""
+    """Name and value together (docs/reference/carriers.md §2.4); characters, not bytes."""
     ((stream,), _) = response(twilio.connect(Stream(URL, {"name": "ü" * 495}), HangUp(), None))
     assert stream[0].attrib["value"] == "ü" * 495
     with pytest.raises(DocumentError, match="fewer than 500 characters"):
@@ -125,7 +125,7 @@ def test_twilios_parameters_stay_under_500_characters(twilio: Writer, response: 
 
 
 def test_plivos_headers_stay_within_512_bytes(plivo: Writer, response: Parse) -> None:
-    """As they are sent: a percent-encoded ü has six (carriers.md §4.4)."""
+    """As they are sent: a percent-encoded ü has six (docs/reference/carriers.md §4.4)."""
     stream, _ = response(plivo.connect(Stream(URL, {"name": "a" * 507}), HangUp(), None))
     assert len(stream.attrib["extraHeaders"]) == 512
     for value in ("a" * 508, "ü" * 85):
@@ -134,7 +134,7 @@ def test_plivos_headers_stay_within_512_bytes(plivo: Writer, response: Parse) ->
 
 
 def test_plivos_url_stays_within_2048_characters(plivo: Writer) -> None:
-    """carriers.md §4.1."""
+    """docs/reference/carriers.md §4.1."""
     longest = f"{URL}?body=".ljust(2048, "a")
     assert longest in plivo.connect(Stream(longest), HangUp(), None)
     with pytest.raises(DocumentError, match="2048 characters"):
@@ -142,7 +142,7 @@ def test_plivos_url_stays_within_2048_characters(plivo: Writer) -> None:
 
 
 def test_exotels_url_stays_within_600_characters_rate_included(exotel: Writer) -> None:
-    """carriers.md §5.1."""
+    """docs/reference/carriers.md §5.1."""
     longest = f"{URL}/".ljust(600, "a")
     assert longest in exotel.connect(Stream(longest), HangUp(), None)
     for stream in (Stream(f"{longest}a"), Stream(longest, sample_rate=16000)):
@@ -162,7 +162,7 @@ def test_exotels_url_stays_within_600_characters_rate_included(exotel: Writer) -
     ],
 )
 def test_what_exotel_would_not_deliver_is_refused(exotel: Writer, stream: Stream) -> None:
-    """Three parameters, 256 characters, one rate (carriers.md §5.1)."""
+    """Three parameters, 256 characters, one rate (docs/reference/carriers.md §5.1)."""
     with pytest.raises(DocumentError):
         exotel.connect(stream, HangUp(), None)
 
@@ -197,7 +197,7 @@ def test_a_url_that_is_no_socket_is_refused(carrier: str, url: str) -> None:
 
 
 def test_twilio_gets_no_query_which_it_would_drop(twilio: Writer) -> None:
-    """carriers.md §2.1."""
+    """docs/reference/carriers.md §2.1."""
     for url in (f"{URL}?a=b", f"{URL}?"):
         with pytest.raises(DocumentError, match="query"):
             twilio.connect(Stream(url), HangUp(), None)
@@ -207,7 +207,7 @@ def test_twilio_gets_no_query_which_it_would_drop(twilio: Writer) -> None:
     ("carrier", "far"), [("twilio", False), ("telnyx", True), ("plivo", True), ("exotel", False)]
 )
 def test_a_plain_socket_only_where_the_carrier_dials_it_or_on_this_machine(carrier: str, far: bool) -> None:
-    """carriers.md §1, §2.1, §3.4."""
+    """docs/reference/carriers.md §1, §2.1, §3.4."""
     for host in ("127.0.0.1:8080", "[::1]:8080", "localhost"):
         assert f"ws://{host}/ws" in WRITERS[carrier].connect(Stream(f"ws://{host}/ws"), HangUp(), None)
     plain = Stream("ws://voice.example.com/ws")
@@ -238,7 +238,7 @@ def test_a_codec_that_telnyx_does_not_have_is_refused(telnyx: Writer) -> None:
     "url", ["", "/relative", "wss://a.example/", "https://a.example/ä", "https://:1/", "\x00"]
 )
 def test_a_callback_must_be_an_absolute_url(xml_writer: Writer, url: str) -> None:
-    """A relative one is Twilio's 11100 (carriers.md §2.4)."""
+    """A relative one is Twilio's 11100 (docs/reference/carriers.md §2.4)."""
     with pytest.raises(DocumentError, match="absolute"):
         xml_writer.connect(Stream(URL, status_callback=url), HangUp(), None)
     with pytest.raises(DocumentError, match="absolute"):
@@ -298,7 +298,7 @@ def test_a_sentence_has_an_end(xml_writer: Writer) -> None:
 
 
 def test_a_document_has_an_end(xml_writer: Writer) -> None:
-    """Plivo: 100 KB (carriers.md §4.4)."""
+    """Plivo: 100 KB (docs/reference/carriers.md §4.4)."""
     with pytest.raises(DocumentError, match="bytes"):
         xml_writer.connect(Stream(URL), OwnXml(f"<Say>{'ä' * 60_000}</Say>"), None)
 

@@ -172,7 +172,7 @@ def test_a_transfer_is_what_plivos_own_package_builds(plivo: Writer, canonical: 
 
 
 def test_exotels_connect_applet_gets_a_number(exotel: Writer) -> None:
-    """carriers.md §5.3."""
+    """docs/reference/carriers.md §5.3."""
     assert json.loads(exotel.transfer(NUMBER, caller_id=None, action=None, timeout_s=45)) == {
         "destination": {"numbers": [NUMBER]},
         "max_ringing_duration": 45,
@@ -208,7 +208,7 @@ def test_a_goodbye_hangs_up(xml_writer: Writer, exotel: Writer, response: Parse)
 
 
 def test_a_document_stands_in_a_request_as_far_as_the_carrier_lets_it(texml_writer: Writer) -> None:
-    """carriers.md §2.6: 4000 characters."""
+    """docs/reference/carriers.md §2.6: 4000 characters."""
     short = texml_writer.goodbye()
     assert texml_writer.inline(short) == short
     assert texml_writer.inline_limit == 4000
@@ -220,7 +220,7 @@ def test_a_document_stands_in_a_request_as_far_as_the_carrier_lets_it(texml_writ
 
 
 def test_plivo_and_exotel_take_no_document_in_a_request(plivo: Writer, exotel: Writer) -> None:
-    """carriers.md §4.5, §5.4."""
+    """docs/reference/carriers.md §4.5, §5.4."""
     for writer in (plivo, exotel):
         assert writer.inline_limit == 0
         with pytest.raises(DocumentError, match="takes no document"):

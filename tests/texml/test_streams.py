@@ -36,7 +36,8 @@ def test_there_is_a_writer_for_every_carrier_the_gateway_speaks_with() -> None:
 
 
 def test_the_answers_say_what_they_are(xml_writer: Writer, exotel: Writer) -> None:
-    assert xml_writer.content_type == "text/xml; charset=utf-8"  # Plivo takes it too, carriers.md §4.4
+    # Plivo takes it too, docs/reference/carriers.md §4.4
+    assert xml_writer.content_type == "text/xml; charset=utf-8"
     assert exotel.content_type == "application/json"
 
 
@@ -61,7 +62,9 @@ def test_twilio_gets_the_shortest_document(twilio: Writer, canonical: Canonical)
 
 
 def test_twilio_gets_no_attribute_but_documented_ones(twilio: Writer, response: Parse) -> None:
-    """carriers.md §2.4; the track is left at its default, the only one that <Connect> takes."""
+    """docs/reference/carriers.md §2.4; the track is left at its default, the only one that <Connect>
+    takes.
+    """
     stream = Stream(URL, PARAMETERS, name="s-1", status_callback=STATUS_URL)
     connect, _ = response(twilio.connect(stream, HangUp(), None))
     assert not connect.attrib
@@ -76,7 +79,9 @@ def test_twilio_gets_no_attribute_but_documented_ones(twilio: Writer, response: 
 
 
 def test_telnyx_gets_its_table_with_the_values_that_work(telnyx: Writer, response: Parse) -> None:
-    """Every attribute of carriers.md §3.4, but the sampling rate, which PCMU does not choose."""
+    """Every attribute of docs/reference/carriers.md §3.4, but the sampling rate, which PCMU does not
+    choose.
+    """
     stream = Stream(
         QUERY_URL, PARAMETERS, name="s-1", status_callback=STATUS_URL, codec="PCMU", reconnect=True
     )
@@ -151,7 +156,9 @@ def test_plivo_gets_what_its_own_package_builds(
 
 
 def test_plivo_is_told_what_it_would_do_wrong_by_default(plivo: Writer, response: Parse) -> None:
-    """One way only, the call ended, and a sound that its own pages disagree about (carriers.md §4.4, §10)."""
+    """One way only, the call ended, and a sound that its own pages disagree about
+    (docs/reference/carriers.md §4.4, §10).
+    """
     element, hangup = response(plivo.connect(Stream(QUERY_URL), HangUp(), None))
     assert element.attrib == {
         "bidirectional": "true",
@@ -163,7 +170,7 @@ def test_plivo_is_told_what_it_would_do_wrong_by_default(plivo: Writer, response
 
 
 def test_exotel_gets_json_and_a_rate_only_where_it_is_not_the_default(exotel: Writer) -> None:
-    """carriers.md §5.1, §5.3."""
+    """docs/reference/carriers.md §5.1, §5.3."""
     url = "wss://key:secret@voice.example.com/ws/exotel/support.acme/a-token"
     assert json.loads(exotel.connect(Stream(url), HangUp(), None)) == {"url": url}
     for sample_rate in (16000, 24000):

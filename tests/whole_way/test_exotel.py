@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Exotel's calls, the whole way (carriers.md §5). It signs nothing: its URLs carry credentials."""
+"""Exotel's calls, the whole way (docs/reference/carriers.md §5). It signs nothing: its URLs carry
+credentials.
+"""
 
 from __future__ import annotations
 

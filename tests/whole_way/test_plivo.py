@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Plivo's calls, the whole way (carriers.md §4)."""
+"""Plivo's calls, the whole way (docs/reference/carriers.md §4)."""
 
 from __future__ import annotations
 

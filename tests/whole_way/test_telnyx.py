@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Telnyx's calls, the whole way (carriers.md §3)."""
+"""Telnyx's calls, the whole way (docs/reference/carriers.md §3)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Twilio's calls, the whole way (carriers.md §2)."""
+"""Twilio's calls, the whole way (docs/reference/carriers.md §2)."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway.api import dialin
-from gateway.api.dialin import DIALIN
+from gateway.api.webhooks import dialin
+from gateway.api.webhooks.dialin import DIALIN
 from tests.harness.agent import AgentPort
 from tests.harness.daily import API_KEY
 from tests.harness.daily_numbers import DailyWithNumbers

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Daily's pinless dial-in: a caller on hold comes to an agent (carriers.md §6)."""
+"""Daily's pinless dial-in: a caller on hold comes to an agent (docs/reference/carriers.md §6)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import structlog
 
-from gateway.agents.readiness import Readiness
-from gateway.api.dialin import DIALIN
+from gateway.agents.instance_health import Health
+from gateway.api.webhooks.dialin import DIALIN
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot import bot_of, holds
 from tests.harness.daily import API_KEY
@@ -154,11 +154,11 @@ async def test_a_caller_waits_for_an_agent_that_is_starting(
     worker: Worker, url: str, agent_at: Callable[..., Any], port: AgentPort, daily: DailyWithNumbers
 ) -> None:
     agent = await agent_at(port, holds, ready=503)
-    await worker.sees(port.url, Readiness.STARTING)
+    await worker.sees(port.url, Health.STARTING)
     told = await ring(url, daily.caller())
     assert told.status == 200
     agent.ready = 200
-    await worker.sees(port.url, Readiness.READY)
+    await worker.sees(port.url, Health.READY)
     assert (await bot_of(agent)).session == told.json["sessionId"]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Dial-ins that are refused, and all that may be wrong with one (carriers.md §6.3)."""
+"""Dial-ins that are refused, and all that may be wrong with one (docs/reference/carriers.md §6.3)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
-from gateway.api import dialin
+from gateway.api.webhooks import dialin
 from gateway.config import Organization
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot import bot_of
@@ -191,7 +191,7 @@ async def test_no_place_is_free(worker: Worker, url: str, agent: Agent, daily: D
 
 @pytest.mark.usefixtures("patient")
 async def test_a_gateway_that_drains(worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers) -> None:
-    worker.services.board.draining = True
+    worker.services.active.draining = True
     told = await ring(url, daily.caller())
     assert (await refused(told, 503, worker, daily))["code"] == "draining"
 

@@ -190,7 +190,7 @@ async def test_an_agent_that_was_kept_may_go(office: Any, support: Agent) -> Non
 async def test_a_stream_that_the_carrier_closes_for_the_transfer_does_not_end_the_agent(
     office: Any, support: Agent
 ) -> None:
-    """carriers.md §2.6: Twilio tears the stream down before it answers."""
+    """docs/reference/carriers.md §2.6: Twilio tears the stream down before it answers."""
     call = await talk_to(office, support, "twilio")
 
     async def and_closes(_: Any, request: Any, act: Any) -> Any:

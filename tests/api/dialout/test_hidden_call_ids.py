@@ -40,11 +40,11 @@ async def test_what_is_said_with_the_opening_follows_it(office: Any, support: Ag
     session, phone = await office.dial("plivo")
     url = await phone.answered()
     caller, said = await phone.opens(office.gateway, url)
-    words = [caller.say(text) for text in talk("plivo")[:3]]
+    detail = [caller.say(text) for text in talk("plivo")[:3]]
     agent = await support.call()
     assert len(said) == 1
     assert json.loads((await agent.hear()).payload)["start"]["callId"] == session
-    assert [(await agent.hear()).raw for _ in words] == words
+    assert [(await agent.hear()).raw for _ in detail] == detail
     caller.send(caller.close_frame(1000))
     await agent.closed()
     await office.over(session)

@@ -19,19 +19,20 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
-from gateway.agents.directory import Directory
-from gateway.agents.readiness import Probes
-from gateway.api.edge import Edge, http_exception
-from gateway.api.kernel import routes
-from gateway.api.keys import Keyring
-from gateway.api.management import MANAGEMENT
-from gateway.api.services import Services
+from gateway.agents.directory import AgentDirectory
+from gateway.agents.instance_health import InstanceHealth
+from gateway.api.framework.dispatch import routes
+from gateway.api.framework.middleware import ApiMiddleware, http_exception
+from gateway.api.framework.services import Services
+from gateway.api.pipecat_cloud.management import MANAGEMENT
+from gateway.auth.api_keys import Keyring
 from gateway.config import Settings
-from gateway.errors import Ending
-from gateway.sessions.lifecycle import State
-from gateway.sessions.owner import Owner
-from gateway.sessions.session import CallFacts, Outcome, Places, SessionExtras, Traffic
-from gateway.sessions.sqlite import SqliteStore
+from gateway.model.lifecycle import SessionState
+from gateway.model.reasons import Reason
+from gateway.model.session import CallDetails, SessionOptions, SessionResult, SlotLimits, Traffic
+from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.worker_id import WorkerId
+from tests.harness.wiring import NO_CALLS
 
 ANSWER_S = 20.0
 HERE = "http://127.0.0.1:8080"
@@ -78,7 +79,7 @@ class Worker:
     def __init__(self, services: Services, url: str, client: aiohttp.ClientSession) -> None:
         self.services = services
         self.store = services.store
-        self.directory = services.directory
+        self.directory = services.agents
         self._url = url
         self._client = client
         self._calls = 0
@@ -99,12 +100,12 @@ class Worker:
         at: float = 1000.0,
         *,
         running_after: float | None = 0.5,
-        **extras: Any,
+        **options: Any,
     ) -> str:
         """A session of the agent that has its place, and runs unless `running_after` is None."""
         session_id = str(uuid.uuid4())
         name, organization = agent.split(".")
-        facts = CallFacts(
+        details = CallDetails(
             session_id=session_id,
             agent=f"{name}.{organization}",
             organization=organization,
@@ -115,15 +116,19 @@ class Worker:
             from_number="+15550001111",
             to_number="+15559876543",
         )
-        await self.store.admit(facts, Places(((HERE, 0),), 100, 100), at, SessionExtras(**extras))
+        await self.store.admit(details, SlotLimits(((HERE, 0),), 100, 100), at, SessionOptions(**options))
         if running_after is not None:
             await self.store.started(session_id, at + running_after)
         return session_id
 
-    async def ends(self, session_id: str, state: State, ending: Ending, at: float, **more: Any) -> None:
+    async def ends(
+        self, session_id: str, state: SessionState, reason: Reason, at: float, **more: Any
+    ) -> None:
         """Its end."""
-        outcome = Outcome(state, at, ending.code, ending.side, "", ending.close_code, Traffic(), None, **more)
-        await self.store.ended(session_id, outcome)
+        result = SessionResult(
+            state, at, reason.code, reason.side, "", reason.close_code, Traffic(), None, **more
+        )
+        await self.store.ended(session_id, result)
 
 
 @pytest.fixture
@@ -141,17 +146,17 @@ async def work(file: Path) -> AsyncIterator[Callable[..., Any]]:
 
         async def begin(**server: Any) -> Worker:
             settings = Settings(**TABLES, server=server, limits={"requests_burst": 10_000})
-            store = SqliteStore(file, Owner.of_this_process(uuid.uuid4().hex))
+            store = SqliteStore(file, WorkerId.of_this_process(uuid.uuid4().hex))
             await store.open()
             ends.push_async_callback(store.close)
-            directory = Directory(settings)
+            directory = AgentDirectory(settings)
             services = Services(
                 settings=settings,
                 store=store,
-                directory=directory,
-                board=None,
-                probes=Probes(()),
-                keyring=Keyring(settings.organizations, store.documents, time.time),
+                agents=directory,
+                **NO_CALLS,
+                health=InstanceHealth(()),
+                api_keys=Keyring(settings.organizations, store.documents, time.time),
                 tokens=None,
                 bots=None,
                 http=client,
@@ -160,7 +165,7 @@ async def work(file: Path) -> AsyncIterator[Callable[..., Any]]:
             )
             app = Starlette(
                 routes=routes(MANAGEMENT, services),
-                middleware=[Middleware(Edge)],
+                middleware=[Middleware(ApiMiddleware)],
                 exception_handlers={HTTPException: http_exception},
             )
             # Only where the protocol is named does asyncio turn off Nagle's algorithm.

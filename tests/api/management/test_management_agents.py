@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from gateway.agents.kept import KeptAgents
-from gateway.api.agents import AGENTS
-from gateway.api.openapi import openapi_document
-from gateway.errors import CallEnd
+from gateway.agents.stored_agents import StoredAgents
+from gateway.api.framework.openapi import openapi_document
+from gateway.api.pipecat_cloud.agents import AGENTS
+from gateway.model.reasons import CallEnded
 
 HERE = "http://127.0.0.1:8080"
 THERE = "http://127.0.0.1:8081"
@@ -79,9 +79,9 @@ async def test_an_agent_is_told_with_its_limits_its_instances_and_its_sessions(a
 
 
 async def test_an_agent_none_of_whose_instances_answers_is_not_ready(api: Any) -> None:
-    api.services.probes.watch([HERE, THERE])
-    api.services.probes.unreachable(HERE)
-    api.services.probes.unreachable(THERE)
+    api.services.health.watch([HERE, THERE])
+    api.services.health.unreachable(HERE)
+    api.services.health.unreachable(THERE)
     agent = details(await api("GET", "/v1/agents/support"))
     assert (agent["ready"], agent["available"]) == (False, False)
     assert {each["readiness"] for each in agent["instances"]} == {"unreachable"}
@@ -156,7 +156,7 @@ async def test_a_deleted_agent_is_gone_for_calls_and_lists(api: Any, agents: str
     assert (reply.status, reply.json) == (200, {"status": "OK"})
     assert (await api("GET", f"{agents}/billing")).status == 404
     assert (await api("DELETE", f"{agents}/billing")).status == 404
-    with pytest.raises(CallEnd, match="unknown_agent"):
+    with pytest.raises(CallEnded, match="unknown_agent"):
         api.directory.agent("billing.acme", "eu-central")
 
 
@@ -189,15 +189,15 @@ async def test_an_agent_that_one_worker_makes_is_reached_through_the_other(work:
     assert other.directory.agent("billing.acme", "eu-central").max_agents == 3
     await other("DELETE", "/v1/agents/billing")
     await kept(one)
-    with pytest.raises(CallEnd, match="unknown_agent"):
+    with pytest.raises(CallEnded, match="unknown_agent"):
         one.directory.agent("billing.acme", "eu-central")
 
 
 async def kept(worker: Any) -> None:
     """What a worker does when the store has changed."""
     services = worker.services
-    await KeptAgents(services.settings, services.store.documents).refresh(
-        services.directory, services.probes, services.now()
+    await StoredAgents(services.settings, services.store.documents).refresh(
+        services.agents, services.health, services.now()
     )
 
 
@@ -228,13 +228,13 @@ async def test_an_agent_whose_instance_the_operator_took_out_is_told_with_the_re
     agent = details(await after("GET", "/v1/agents/billing"))
     assert (agent["ready"], agent["errors"][0]["code"]) == (False, "not_served")
     await kept(after)
-    with pytest.raises(CallEnd, match="unknown_agent"):
+    with pytest.raises(CallEnded, match="unknown_agent"):
         after.directory.agent("billing.acme", "eu-central")
     assert (await after("DELETE", "/v1/agents/billing")).status == 200
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("value", "detail"),
     [
         ({"serviceName": "-x"}, "serviceName: must be 2 to 54"),
         ({"serviceName": 5}, "serviceName"),
@@ -254,11 +254,11 @@ async def test_an_agent_whose_instance_the_operator_took_out_is_told_with_the_re
     ],
 )
 async def test_settings_that_are_none_are_refused_with_their_place(
-    api: Any, agents: str, value: dict[str, Any], words: str
+    api: Any, agents: str, value: dict[str, Any], detail: str
 ) -> None:
     reply = await api("POST", agents, value=NEW | value)
     assert (reply.status, reply.json["code"]) == (400, "400")
-    assert words in reply.json["error"]
+    assert detail in reply.json["error"]
     assert (await api("GET", f"{agents}/billing")).status == 404
 
 

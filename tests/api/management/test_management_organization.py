@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway.api.management import MANAGEMENT
-from gateway.api.not_here import NOT_HERE
+from gateway.api.pipecat_cloud.management import MANAGEMENT
+from gateway.api.pipecat_cloud.unsupported import NOT_HERE
 
 REGIONS = ["us-west", "us-east", "eu-central", "ap-south"]
 

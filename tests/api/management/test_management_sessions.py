@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import Endings
-from gateway.sessions.lifecycle import State
+from gateway.model.lifecycle import SessionState
+from gateway.model.reasons import Reasons
 
 DAY = 1_700_000_000.0
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
@@ -26,7 +26,7 @@ async def ids(api: Any, target: str) -> list[str]:
 
 async def test_a_session_is_told_as_the_contract_has_it(api: Any, agents: str) -> None:
     session = await api.begins(at=DAY, running_after=1.25, start_type="cold", metadata='{"ticket": 7}')
-    await api.ends(session, State.ENDED, Endings.caller_hangup, DAY + 60)
+    await api.ends(session, SessionState.ENDED, Reasons.caller_hangup, DAY + 60)
     agent = (await api("GET", "/v1/agents/support")).json
     reply = await api("GET", f"{agents}/support/sessions")
     assert reply.json == {
@@ -72,7 +72,7 @@ async def test_pages_are_of_ten_newest_first(api: Any, agents: str) -> None:
 
 async def test_sessions_are_filtered_by_time_status_and_kind_of_start(api: Any, agents: str) -> None:
     over = await api.begins(at=DAY, running_after=4, start_type="cold")
-    await api.ends(over, State.ENDED, Endings.caller_hangup, DAY + 60)
+    await api.ends(over, SessionState.ENDED, Reasons.caller_hangup, DAY + 60)
     active = await api.begins(at=DAY + 100, running_after=1, start_type="warm")
     begun = await api.begins(at=DAY + 200, running_after=None)
     at = f"{agents}/support/sessions"
@@ -94,18 +94,18 @@ async def test_sessions_are_filtered_by_time_status_and_kind_of_start(api: Any, 
 @pytest.fixture
 async def histories(api: Any) -> dict[str, str]:
     """A session for each end state."""
-    ends: dict[str, tuple[State, Any, float | None]] = {
-        "completed": (State.ENDED, Endings.caller_hangup, 0.5),
-        "ended_before_agent_start": (State.CANCELED, Endings.caller_hangup, None),
-        "agent_start_timeout": (State.FAILED, Endings.agent_start_timeout, None),
-        "terminated": (State.ENDED, Endings.stopped, 0.5),
-        "agent_error": (State.FAILED, Endings.agent_lost, 0.5),
-        "unknown": (State.FAILED, Endings.carrier_lost, 0.5),
+    ends: dict[str, tuple[SessionState, Any, float | None]] = {
+        "completed": (SessionState.ENDED, Reasons.caller_hangup, 0.5),
+        "ended_before_agent_start": (SessionState.CANCELED, Reasons.caller_hangup, None),
+        "agent_start_timeout": (SessionState.FAILED, Reasons.agent_start_timeout, None),
+        "terminated": (SessionState.ENDED, Reasons.stopped, 0.5),
+        "agent_error": (SessionState.FAILED, Reasons.agent_lost, 0.5),
+        "unknown": (SessionState.FAILED, Reasons.carrier_lost, 0.5),
     }
     made = {"active": await api.begins(at=DAY)}
-    for end_state, (state, ending, running_after) in ends.items():
+    for end_state, (state, reason, running_after) in ends.items():
         made[end_state] = await api.begins(at=DAY, running_after=running_after)
-        await api.ends(made[end_state], state, ending, DAY + 9)
+        await api.ends(made[end_state], state, reason, DAY + 9)
     return made
 
 
@@ -127,7 +127,7 @@ async def test_a_filtered_list_has_pages_too(api: Any) -> None:
     made = []
     for number in range(3):
         made.append(await api.begins(at=DAY + number))
-        await api.ends(made[-1], State.ENDED, Endings.stopped, DAY + 9)
+        await api.ends(made[-1], SessionState.ENDED, Reasons.stopped, DAY + 9)
     await api.begins(at=DAY + 5)
     page = (await api("GET", "/v1/agents/support/sessions?endState=terminated&limit=1&offset=1")).json
     assert (page["total_count"], [each["sessionId"] for each in page["sessions"]]) == (3, [made[1]])
@@ -142,7 +142,7 @@ async def test_completion_status_says_how_the_agents_side_ended(api: Any, histor
     assert await status(histories["ended_before_agent_start"]) is None
     assert await status(histories["agent_start_timeout"]) == "504"
     held = await api.begins(transport="daily")
-    await api.ends(held, State.ENDED, Endings.agent_ended, DAY, completion_status="HTTP_COMPLETED")
+    await api.ends(held, SessionState.ENDED, Reasons.agent_ended, DAY, completion_status="HTTP_COMPLETED")
     assert await status(held) == "HTTP_COMPLETED"
 
 
@@ -176,7 +176,7 @@ async def test_a_stop_is_asked_of_whoever_carries_the_session(work: Callable[...
     assert await carrying.store.changed()
     assert await carrying.store.stops_requested() == [session]
     assert (await asked("DELETE", f"{agents}/support/sessions/{session}")).status == 200
-    await carrying.ends(session, State.ENDED, Endings.stopped, DAY)
+    await carrying.ends(session, SessionState.ENDED, Reasons.stopped, DAY)
     reply = await asked("DELETE", f"{agents}/support/sessions/{session}")
     assert (reply.status, reply.json["error"]) == (404, "The session is over already")
 

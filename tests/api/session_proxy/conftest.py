@@ -19,24 +19,24 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from gateway.agents.client import open_client
-from gateway.agents.directory import Directory
-from gateway.agents.readiness import Probes
-from gateway.api.edge import Edge
-from gateway.api.kernel import routes
-from gateway.api.services import Services
-from gateway.api.session_proxy import SESSION_PROXY
-from gateway.calls.switchboard import Switchboard
+from gateway.agents.directory import AgentDirectory
+from gateway.agents.http_client import open_client
+from gateway.agents.instance_health import InstanceHealth
+from gateway.api.framework.dispatch import routes
+from gateway.api.framework.middleware import ApiMiddleware
+from gateway.api.framework.services import Services
+from gateway.api.pipecat_cloud.session_proxy import SESSION_PROXY
 from gateway.config import Settings
-from gateway.errors import Endings
-from gateway.media.upgrade import SERVE_CALL, Upgrade
-from gateway.sessions.lifecycle import State
-from gateway.sessions.owner import Owner
-from gateway.sessions.session import TELEPHONY, CallFacts, Outcome, Places, Traffic
-from gateway.sessions.sqlite import SqliteStore
+from gateway.media.accept import SERVE_CALL, Upgrade
+from gateway.model.lifecycle import SessionState
+from gateway.model.reasons import Reasons
+from gateway.model.session import TELEPHONY_OPTIONS, CallDetails, SessionResult, SlotLimits, Traffic
+from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.worker_id import WorkerId
 from tests.harness.agent import AgentPort
 from tests.harness.gateway import eventually
 from tests.harness.listening import Listener
+from tests.harness.wiring import Wiring, wire
 
 WAIT_S = 20.0
 """No answer takes so long: a test that waits longer hangs."""
@@ -232,34 +232,36 @@ class Door:
     store: SqliteStore
     instance: Instance
     settings: Settings
-    board: Switchboard
+    wiring: Wiring
     clients: list[Client] = field(default_factory=list)
     idle_tasks: int = 0
     """How many tasks there are in the test's loop while nothing is asked."""
 
     async def session(
-        self, state: State = State.RUNNING, *, agent: str = "support.acme", instance: str = ""
+        self, state: SessionState = SessionState.RUNNING, *, agent: str = "support.acme", instance: str = ""
     ) -> str:
         """A session in that state, on the instance."""
         organization = agent.partition(".")[2]
-        facts = CallFacts(str(uuid.uuid4()), agent, organization, "us-west", "twilio", None, None, None, None)
-        if state is State.CREATED:
-            await self.store.promise(facts, TELEPHONY, time.time(), time.time() + 300)
-            return facts.session_id
-        places = Places(((instance or self.instance.port.url, 0),), per_instance=1000, max_instances=10)
-        await self.store.admit(facts, places, time.time())
-        if state is not State.STARTING:
-            await self.store.started(facts.session_id, time.time())
-        if state is State.ENDED:
-            await self.end(facts.session_id)
-        return facts.session_id
+        details = CallDetails(
+            str(uuid.uuid4()), agent, organization, "us-west", "twilio", None, None, None, None
+        )
+        if state is SessionState.CREATED:
+            await self.store.promise(details, TELEPHONY_OPTIONS, time.time(), time.time() + 300)
+            return details.session_id
+        places = SlotLimits(((instance or self.instance.port.url, 0),), per_instance=1000, max_instances=10)
+        await self.store.admit(details, places, time.time())
+        if state is not SessionState.STARTING:
+            await self.store.started(details.session_id, time.time())
+        if state is SessionState.ENDED:
+            await self.end(details.session_id)
+        return details.session_id
 
     async def end(self, session: str) -> None:
-        ending = Endings.caller_hangup
-        outcome = Outcome(
-            State.ENDED, time.time(), ending.code, ending.side, "", ending.close_code, Traffic(), None
+        reason = Reasons.caller_hangup
+        result = SessionResult(
+            SessionState.ENDED, time.time(), reason.code, reason.side, "", reason.close_code, Traffic(), None
         )
-        await self.store.ended(session, outcome)
+        await self.store.ended(session, result)
 
     async def client(self) -> Client:
         client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -324,19 +326,19 @@ async def door(instance: Instance, limits: dict[str, float], tmp_path: Path) -> 
     ]
     many = {"requests_per_second": 10_000, "requests_burst": 10_000}
     settings = Settings(organizations=organizations, agents=agents, limits=many | limits)
-    store = SqliteStore(tmp_path / "patchbay.db", Owner.of_this_process("here"))
+    store = SqliteStore(tmp_path / "patchbay.db", WorkerId.of_this_process("here"))
     await store.open()
-    directory, probes = Directory(settings), Probes(())
+    directory, health = AgentDirectory(settings), InstanceHealth(())
     tokens: Any = None
-    board = Switchboard(settings, store, directory, probes, tokens)
+    wiring = wire(settings, store, directory, health, tokens)
     http = open_client(settings.limits.session_api_timeout)
     services = Services(
         settings=settings,
         store=store,
-        directory=directory,
-        board=board,
-        probes=probes,
-        keyring=board.keyring,
+        agents=directory,
+        **wiring._asdict(),
+        health=health,
+        api_keys=wiring.calls.api_keys,
         tokens=tokens,
         bots=None,
         http=http,
@@ -346,10 +348,10 @@ async def door(instance: Instance, limits: dict[str, float], tmp_path: Path) -> 
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
-        yield {SERVE_CALL: board.serve}
+        yield {SERVE_CALL: wiring.dispatcher.serve}
 
     app = Starlette(
-        routes=[*routes(SESSION_PROXY, services)], middleware=[Middleware(Edge)], lifespan=lifespan
+        routes=[*routes(SESSION_PROXY, services)], middleware=[Middleware(ApiMiddleware)], lifespan=lifespan
     )
     port = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
@@ -366,7 +368,7 @@ async def door(instance: Instance, limits: dict[str, float], tmp_path: Path) -> 
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
     await server.startup(sockets=[port])
-    found = Door(port.getsockname()[1], store, instance, settings, board)
+    found = Door(port.getsockname()[1], store, instance, settings, wiring)
     found.idle_tasks = len(asyncio.all_tasks())  # with this one, for which the test's comes
     yield found
     for client in found.clients:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.sessions.lifecycle import State
+from gateway.model.lifecycle import SessionState
 
 
 @pytest.fixture
@@ -98,24 +98,24 @@ class TestWaiting:
         return {"agent_connect_timeout": 20, "session_api_timeout": 20}
 
     async def test_a_session_that_is_starting_is_waited_for(self, door: Any) -> None:
-        session = await door.session(State.STARTING)
+        session = await door.session(SessionState.STARTING)
         client = await waits(door, session)
         await door.store.started(session, time.time())
         reply = await client.answer()
         assert (reply.status, reply.raw) == (200, b"ok")
 
-    @pytest.mark.parametrize("state", [State.STARTING, State.CREATED])
-    async def test_a_session_that_never_runs(self, door: Any, state: State) -> None:
+    @pytest.mark.parametrize("state", [SessionState.STARTING, SessionState.CREATED])
+    async def test_a_session_that_never_runs(self, door: Any, state: SessionState) -> None:
         session = await door.session(state)
         client = await waits(door, session)
-        if state is State.CREATED:
+        if state is SessionState.CREATED:
             await door.store.request_stop(session, time.time())
         else:
             await door.end(session)
         assert (await client.answer()).refusal == (404, "404")
 
     async def test_who_does_not_wait_so_long(self, door: Any) -> None:
-        session = await door.session(State.STARTING)
+        session = await door.session(SessionState.STARTING)
         client = await waits(door, session)
         client.writer.close()
         await door.nothing_is_left()
@@ -123,7 +123,7 @@ class TestWaiting:
 
 
 async def test_a_session_that_takes_too_long_to_start(door: Any) -> None:
-    session = await door.session(State.STARTING)
+    session = await door.session(SessionState.STARTING)
     reply = await door.ask("GET", door.path(session))
     assert reply.refusal == (504, "agent_start_timeout")
     assert reply.json["error"] == "the session does not run yet after 0.3 s"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
-from gateway.sessions.lifecycle import State
+from gateway.model.lifecycle import SessionState
 from tests.harness.agent import Agent, AgentCall, AgentPort, answers, upgraded
 from tests.harness.caller import Caller, dial
 from tests.harness.frames import BINARY, CONTINUATION, PING, TEXT
@@ -159,7 +159,7 @@ async def test_it_ends_with_its_session(door: Any, agent: Agent, knock: Any, end
 
 
 async def test_it_waits_for_a_session_that_is_starting(door: Any, agent: Agent, knock: Any) -> None:
-    session = await door.session(State.STARTING, instance=agent.port.url)
+    session = await door.session(SessionState.STARTING, instance=agent.port.url)
     looked, find = asyncio.Event(), door.store.session
 
     async def session_of(wanted: str) -> Any:
@@ -199,7 +199,7 @@ async def test_no_key_of_ours(agent: Agent, knock: Any, ends: Any, headers: Any)
 
 
 async def test_a_session_that_is_not_to_be_reached(door: Any, agent: Agent, knock: Any) -> None:
-    over = await door.session(State.ENDED, instance=agent.port.url)
+    over = await door.session(SessionState.ENDED, instance=agent.port.url)
     theirs = await door.session(agent="support.globex", instance=agent.port.url)
     for session in (over, theirs, str(uuid.uuid4())):
         caller = await knock(session=session)

@@ -64,8 +64,8 @@ async def answers_or_accepts(agent: Agent, call: AgentCall) -> None:
         call.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
         agent.asked.put_nowait(call)
         return
-    words = f"{call.path} of {call.session}".encode()
-    call.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nSet-Cookie: a=b\r\n\r\n%s" % (len(words), words))
+    detail = f"{call.path} of {call.session}".encode()
+    call.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nSet-Cookie: a=b\r\n\r\n%s" % (len(detail), detail))
 
 
 @pytest.fixture

@@ -21,27 +21,27 @@ from aiohttp import web
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from gateway.agents.directory import Directory
-from gateway.agents.readiness import Probes
-from gateway.api.edge import Edge
-from gateway.api.kernel import routes
-from gateway.api.keys import Keyring
-from gateway.api.services import Services
-from gateway.api.sessions import SESSIONS
-from gateway.calls.bots import Bots, bots_http
-from gateway.calls.stops import StopWatch
-from gateway.calls.switchboard import Switchboard
+from gateway.agents.directory import AgentDirectory
+from gateway.agents.instance_health import InstanceHealth
+from gateway.api.framework.dispatch import routes
+from gateway.api.framework.middleware import ApiMiddleware
+from gateway.api.framework.services import Services
+from gateway.api.sessions.sessions import SESSIONS
+from gateway.auth.api_keys import Keyring
+from gateway.auth.media_tokens import MediaTokens, load_secret
+from gateway.calls.bot_session import BotSessions, bot_http_client
+from gateway.calls.store_watcher import StoreWatcher
 from gateway.config import Settings
-from gateway.errors import CallEnd, Endings, Side
-from gateway.sessions.lifecycle import State
-from gateway.sessions.owner import Owner
-from gateway.sessions.session import CallFacts, Outcome, Places, SessionExtras, Traffic
-from gateway.sessions.sqlite import SqliteStore
-from gateway.sessions.tokens import Tokens, load_secret
+from gateway.model.lifecycle import SessionState
+from gateway.model.reasons import CallEnded, Party, Reasons
+from gateway.model.session import CallDetails, SessionOptions, SessionResult, SlotLimits, Traffic
+from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.worker_id import WorkerId
 from tests.harness.agent import AgentPort
 from tests.harness.clock import Clock
 from tests.harness.daily import API_KEY, DailyServer
 from tests.harness.listening import WebServer
+from tests.harness.wiring import Wiring, wire
 
 PATIENCE_S = 20.0
 """Nothing takes so long: a test that waits longer hangs."""
@@ -71,7 +71,7 @@ class Started:
 
 
 class BotAgent:
-    """An instance that holds `POST /bot` open until it is told to end (agent-container.md)."""
+    """An instance that holds `POST /bot` open until it is told to end (docs/reference/agent-container.md)."""
 
     def __init__(self, port: AgentPort) -> None:
         self.url = port.url
@@ -132,9 +132,9 @@ class Worker:
 
     base: str
     store: SqliteStore
-    bots: Bots
-    board: Switchboard
-    tokens: Tokens
+    bots: BotSessions
+    wiring: Wiring
+    tokens: MediaTokens
     client: aiohttp.ClientSession
 
     async def __call__(
@@ -168,28 +168,30 @@ class Worker:
     async def carries(self, now: float, agent: str = "support.acme", **more: Any) -> str:
         """A carrier's call that runs here; its session's id."""
         session_id = str(uuid.uuid4())
-        facts = CallFacts(
+        details = CallDetails(
             session_id, agent, agent.partition(".")[2], "us-west", "twilio", "CA1", "MZ1", "+1555", "+1556"
         )
-        places = Places((("http://127.0.0.1:8080", 0),), per_instance=1000, max_instances=1)
-        await self.store.admit(facts, places, now, SessionExtras(**more))
+        places = SlotLimits((("http://127.0.0.1:8080", 0),), per_instance=1000, max_instances=1)
+        await self.store.admit(details, places, now, SessionOptions(**more))
         await self.store.started(session_id, now)
         return session_id
 
-    async def ends(self, session_id: str, at: float, state: State = State.ENDED, **more: Any) -> None:
+    async def ends(
+        self, session_id: str, at: float, state: SessionState = SessionState.ENDED, **more: Any
+    ) -> None:
         """It is over; told to nobody but the store."""
-        failed = state is State.FAILED
-        outcome = {
+        failed = state is SessionState.FAILED
+        result = {
             "state": state,
             "ended_at": at,
             "reason": "agent_lost" if failed else "caller_hangup",
-            "side": Side.AGENT if failed else Side.CALLER,
+            "side": Party.AGENT if failed else Party.CALLER,
             "detail": "the agent's socket was reset" if failed else "",
             "close_code": 1011 if failed else 1000,
             "traffic": Traffic(frames_in=3000, bytes_in=480_000, frames_out=1500, bytes_out=240_000),
             "first_agent_sound_at": at - 1.0,
         }
-        await self.store.ended(session_id, Outcome(**outcome | more))
+        await self.store.ended(session_id, SessionResult(**result | more))
 
 
 @pytest.fixture
@@ -243,38 +245,41 @@ async def hire(settings: Settings, clock: Clock, tmp_path: Path) -> AsyncIterato
     closers: list[Callable[[], Awaitable[Any]]] = []
 
     async def begin() -> Worker:
-        store = SqliteStore(tmp_path / "patchbay.db", Owner.of_this_process(uuid.uuid4().hex))
+        store = SqliteStore(tmp_path / "patchbay.db", WorkerId.of_this_process(uuid.uuid4().hex))
         await store.open()
         closers.append(store.close)
-        directory = Directory(settings)
-        probes = Probes(instance for agent in directory.agents for instance in agent.instances)
-        tokens = Tokens(await load_secret(store, clock), store, clock)
-        board = Switchboard(settings, store, directory, probes, tokens, now=clock)
-        http, client = bots_http(), aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True))
+        directory = AgentDirectory(settings)
+        health = InstanceHealth(instance for agent in directory.agents for instance in agent.instances)
+        tokens = MediaTokens(await load_secret(store, clock), store, clock)
+        wiring = wire(settings, store, directory, health, tokens, now=clock)
+        http, client = (
+            bot_http_client(),
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)),
+        )
         closers.extend([http.close, client.close])
-        bots = Bots(store, probes, http, clock, connect_timeout_s=5.0)
-        closers.append(lambda: bots.end_all(CallEnd(Endings.draining)))
+        bots = BotSessions(store, health, http, clock, connect_timeout_s=5.0)
+        closers.append(lambda: bots.end_all(CallEnded(Reasons.draining)))
 
         async def refresh() -> None:
             pass
 
-        watch = StopWatch(store, bots.stop, refresh, poll_s=0.005)
+        watch = StoreWatcher(store, bots.stop, refresh, poll_s=0.005)
         watch.start()
         closers.append(watch.stop)
         services = Services(
             settings=settings,
             store=store,
-            directory=directory,
-            board=board,
-            probes=probes,
-            keyring=Keyring(settings.organizations, store.documents, clock),
+            agents=directory,
+            **wiring._asdict(),
+            health=health,
+            api_keys=Keyring(settings.organizations, store.documents, clock),
             tokens=tokens,
             bots=bots,
             http=http,
             now=clock,
             new_id=lambda: str(uuid.uuid4()),
         )
-        app = Starlette(routes=[*routes(SESSIONS, services)], middleware=[Middleware(Edge)])
+        app = Starlette(routes=[*routes(SESSIONS, services)], middleware=[Middleware(ApiMiddleware)])
         port = socket.create_server(("127.0.0.1", 0))
         config = uvicorn.Config(
             app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False
@@ -285,7 +290,7 @@ async def hire(settings: Settings, clock: Clock, tmp_path: Path) -> AsyncIterato
         await server.startup(sockets=[port])
         closers.append(lambda: server.shutdown(sockets=[port]))
         base = f"http://127.0.0.1:{port.getsockname()[1]}"
-        return Worker(base, store, bots, board, tokens, client)
+        return Worker(base, store, bots, wiring, tokens, client)
 
     yield begin
     for close in reversed(closers):

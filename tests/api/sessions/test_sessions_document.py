@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from gateway.api.openapi import openapi_document
-from gateway.api.session_models import NewSession, Report, Session, SessionPage
-from gateway.api.sessions import SESSIONS
+from gateway.api.framework.openapi import openapi_document
+from gateway.api.sessions.session_models import NewSession, Report, Session, SessionPage
+from gateway.api.sessions.sessions import SESSIONS
 
 
 @pytest.fixture(scope="module")

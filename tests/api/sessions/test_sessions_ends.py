@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.calls.ends import end_watch
-from gateway.sessions.lifecycle import State
+from gateway.calls.session_events import session_events
+from gateway.model.lifecycle import SessionState
 
 Until = Callable[[Callable[[], Any]], Any]
 ENTRY = {"role": "user", "text": "Good morning.", "timestamp": "2026-01-31T09:30:01.5Z"}
@@ -37,7 +37,7 @@ async def test_another_worker_is_asked_to_stop_a_session(hire: Any, bot_agent: A
     started = await bot_agent.next()
     path = f"/v1/sessions/{session['id']}"
     waiting = asyncio.create_task(east("GET", f"{path}?wait_for_completion=true&timeout_seconds=120"))
-    await until(lambda: end_watch(east.store).waiters)
+    await until(lambda: session_events(east.store).waiters)
     assert (await west("POST", f"{path}/stop")).status == 200
     async with asyncio.timeout(20):
         await started.gone.wait()
@@ -59,7 +59,7 @@ async def test_a_session_is_ending_until_its_worker_has_ended_it(worker: Any, cl
 
 async def test_to_stop_what_is_over_changes_nothing(worker: Any, clock: Any) -> None:
     session_id = await worker.carries(clock.now)
-    await worker.ends(session_id, clock.now + 1.0, State.FAILED)
+    await worker.ends(session_id, clock.now + 1.0, SessionState.FAILED)
     before = await worker.shows(session_id)
     reply = await worker("POST", f"/v1/sessions/{session_id}/stop")
     assert (reply.status, reply.json) == (200, before)
@@ -172,8 +172,8 @@ async def test_a_session_is_completed_once(worker: Any, clock: Any) -> None:
     assert (shown["results"], shown["transcript"]) == (kept, None)
 
 
-@pytest.mark.parametrize("state", [State.ENDED, State.FAILED])
-async def test_what_is_over_cannot_be_completed(state: State, worker: Any, clock: Any) -> None:
+@pytest.mark.parametrize("state", [SessionState.ENDED, SessionState.FAILED])
+async def test_what_is_over_cannot_be_completed(state: SessionState, worker: Any, clock: Any) -> None:
     session_id = await worker.carries(clock.now)
     await worker.ends(session_id, clock.now + 1.0, state)
     reply = await worker("POST", f"/v1/sessions/{session_id}/complete", {"results": 1})

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gateway.calls.ends import end_watch
-from gateway.sessions.lifecycle import State
-from gateway.sessions.session import Traffic
+from gateway.calls.session_events import session_events
+from gateway.model.lifecycle import SessionState
+from gateway.model.session import Traffic
 
 Until = Callable[[Callable[[], Any]], Any]
 
@@ -41,7 +41,7 @@ async def test_a_telephone_call_is_a_session_too(worker: Any, clock: Any) -> Non
 
 async def test_a_failure_says_why(worker: Any, clock: Any) -> None:
     session_id = await worker.carries(clock.now)
-    await worker.ends(session_id, clock.now + 1.0, State.FAILED)
+    await worker.ends(session_id, clock.now + 1.0, SessionState.FAILED)
     shown = await worker.shows(session_id)
     assert shown["status"] == "failed"
     assert shown["failure"] == {"code": "agent_lost", "message": "the agent's socket was reset"}
@@ -50,7 +50,9 @@ async def test_a_failure_says_why(worker: Any, clock: Any) -> None:
 
 async def test_who_ended_before_the_agent_was_heard_was_canceled(worker: Any, clock: Any) -> None:
     session = await worker.starts(transport={"type": "websocket"})
-    await worker.ends(session["id"], clock.now, State.CANCELED, traffic=Traffic(), first_agent_sound_at=None)
+    await worker.ends(
+        session["id"], clock.now, SessionState.CANCELED, traffic=Traffic(), first_agent_sound_at=None
+    )
     shown = await worker.shows(session["id"])
     assert (shown["status"], shown["started_at"], shown["first_audio_at"]) == ("canceled", None, None)
 
@@ -141,7 +143,7 @@ async def test_sessions_in_a_status(worker: Any, clock: Any) -> None:
     by_status["running"] = [calls[1], calls[0]]
     await worker.ends(calls[2], clock.now)
     by_status["ended"] = [calls[2]]
-    await worker.ends(calls[3], clock.now, State.FAILED)
+    await worker.ends(calls[3], clock.now, SessionState.FAILED)
     by_status["failed"] = [calls[3]]
     await worker.store.request_stop(calls[4], clock.now)
     by_status["ending"] = [calls[4]]
@@ -191,7 +193,7 @@ async def test_many_wait_and_are_answered_when_it_is_over(worker: Any, clock: An
     session_id, other_id = await worker.carries(clock.now), await worker.carries(clock.now)
     waiting = [waits(worker, session_id) for _ in range(20)]
     other = waits(worker, other_id)
-    watch = end_watch(worker.store)
+    watch = session_events(worker.store)
     await until(lambda: watch.waiters == 21)
     assert not any(task.done() for task in (*waiting, other))
     await worker.ends(session_id, clock.now + 1.0)
@@ -199,7 +201,7 @@ async def test_many_wait_and_are_answered_when_it_is_over(worker: Any, clock: An
         assert (reply.status, reply.json["status"]) == (200, "ended")
     assert not other.done()
     assert watch.waiters == 1
-    await worker.ends(other_id, clock.now + 1.0, State.FAILED)
+    await worker.ends(other_id, clock.now + 1.0, SessionState.FAILED)
     assert (await other).json["failure"]["code"] == "agent_lost"
     assert watch.waiters == 0
 
@@ -208,7 +210,7 @@ async def test_an_end_in_another_worker_is_heard(hire: Any, clock: Any, until: U
     east, west = await hire(), await hire()
     session_id = await east.carries(clock.now)
     waiting = waits(west, session_id)
-    await until(lambda: end_watch(west.store).waiters)
+    await until(lambda: session_events(west.store).waiters)
     await east.ends(session_id, clock.now + 1.0)
     assert (await waiting).json["status"] == "ended"
 
@@ -216,7 +218,7 @@ async def test_an_end_in_another_worker_is_heard(hire: Any, clock: Any, until: U
 async def test_a_promise_that_is_stopped_is_over(worker: Any, until: Until) -> None:
     session = await worker.starts(transport={"type": "websocket"})
     waiting = waits(worker, session["id"])
-    await until(lambda: end_watch(worker.store).waiters)
+    await until(lambda: session_events(worker.store).waiters)
     await worker("POST", f"/v1/sessions/{session['id']}/stop")
     assert (await waiting).json["status"] == "canceled"
 
@@ -231,7 +233,7 @@ async def test_after_the_time_it_is_answered_as_it_is(worker: Any, clock: Any) -
     session_id = await worker.carries(clock.now)
     reply = await waits(worker, session_id, 1)
     assert (reply.status, reply.json["status"]) == (200, "running")
-    assert end_watch(worker.store).waiters == 0
+    assert session_events(worker.store).waiters == 0
 
 
 async def test_without_the_wish_nobody_waits(worker: Any, clock: Any) -> None:
@@ -242,7 +244,7 @@ async def test_without_the_wish_nobody_waits(worker: Any, clock: Any) -> None:
 
 async def test_a_client_that_goes_away_frees_its_wait(worker: Any, clock: Any, until: Until) -> None:
     session_id = await worker.carries(clock.now)
-    watch = end_watch(worker.store)
+    watch = session_events(worker.store)
     staying, going = waits(worker, session_id), waits(worker, session_id)
     await until(lambda: watch.waiters == 2)
     going.cancel()

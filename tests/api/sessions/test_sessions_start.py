@@ -101,7 +101,7 @@ async def test_an_agent_that_is_not_there_is_502(worker: Any, bot_agent: Any) ->
 
 
 async def test_a_gateway_that_goes_away_starts_nothing(worker: Any) -> None:
-    worker.board.draining = True
+    worker.wiring.active.draining = True
     for wanted in (BOT, SOCKET, ROOM):
         assert (await worker("POST", "/v1/sessions", wanted)).refuses(503, "draining", "service_unavailable")
 
@@ -222,7 +222,7 @@ async def test_a_daily_that_refuses_is_502_and_nothing_is_left(
 async def test_a_daily_that_does_not_answer_is_504(
     worker: Any, daily_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.carriers.daily.Daily.__init__.__kwdefaults__", {"timeout_s": 0.05})
+    monkeypatch.setattr("gateway.carriers.daily.rest.Daily.__init__.__kwdefaults__", {"timeout_s": 0.05})
     daily_server.next("create_room", stalls)
     reply = await worker("POST", "/v1/sessions", ROOM)
     assert reply.refuses(504, "daily_timeout", "service_unavailable")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway.agents.readiness import Readiness
-from gateway.api.whatsapp import WHATSAPP
+from gateway.agents.instance_health import Health
+from gateway.api.webhooks.whatsapp import WHATSAPP
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.meta import OLD_SECRET, SECRET, agrees
 from tests.harness.starts import Worker, tables
@@ -37,5 +37,5 @@ async def url(worker: Worker) -> AsyncIterator[str]:
 async def agents(agent_at: Callable[..., Any], ports: list[AgentPort], worker: Worker) -> list[Agent]:
     found = [await agent_at(port, agrees) for port in ports]
     for port in ports:
-        await worker.sees(port.url, Readiness.READY)
+        await worker.sees(port.url, Health.READY)
     return found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Calls of WhatsApp, of which all news goes to one instance (carriers.md §7)."""
+"""Calls of WhatsApp, of which all news goes to one instance (docs/reference/carriers.md §7)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import pytest
 import structlog
 
-from gateway.sessions.lifecycle import State
+from gateway.model.lifecycle import SessionState
 from tests.harness.agent import Agent, AgentCall
 from tests.harness.gateway import eventually
 from tests.harness.meta import agrees, answers, call, event, heard_by, signed, tell
@@ -29,19 +29,19 @@ async def test_a_call_holds_its_place_until_it_is_over(worker: Worker, url: str,
     assert heard.headers["content-type"] == "application/json"
     record = await worker.store.session(heard.session)
     assert record is not None
-    assert (record.state, record.transport, record.call_id) == (State.RUNNING, "whatsapp", "wacid.1")
+    assert (record.state, record.transport, record.call_id) == (SessionState.RUNNING, "whatsapp", "wacid.1")
     assert (record.from_number, record.to_number) == ("14155550100", "14155550199")
-    await eventually(lambda: worker.services.board.calls, "it is held")
+    await eventually(lambda: worker.services.active, "it is held")
 
     with structlog.testing.capture_logs() as lines:
         assert (await tell(url, event(call("terminate", status="COMPLETED")))).status == 200
     ended = await heard_by(agents[0])
     assert ended.session == heard.session
     over = await worker.over(heard.session)
-    assert (over.state, over.reason) == (State.ENDED, "caller_hangup")
+    assert (over.state, over.reason) == (SessionState.ENDED, "caller_hangup")
     assert [line["session"] for line in lines if line["event"] == "whatsapp call ended"] == [heard.session]
     assert "1415" not in str(lines)
-    await eventually(lambda: not worker.services.board.calls, "it is let go")
+    await eventually(lambda: not worker.services.active, "it is let go")
     assert agents[1].calls.empty()
 
 
@@ -120,18 +120,18 @@ async def test_a_caller_who_hangs_up_while_the_agent_starts(
     agents[0].answer = is_slow
     connecting = asyncio.create_task(tell(url, event(call("connect"))))
     await eventually(lambda: agents[0].upgrades, "the agent hears of it")
-    ending = asyncio.create_task(tell(url, event(call("terminate"))))
+    reason = asyncio.create_task(tell(url, event(call("terminate"))))
     may_answer.set()
-    assert (await connecting).status == (await ending).status == 200
+    assert (await connecting).status == (await reason).status == 200
     (record,) = await worker.records()
-    assert (await worker.over(record.session_id)).state is State.ENDED
+    assert (await worker.over(record.session_id)).state is SessionState.ENDED
 
 
 async def test_a_call_that_begins_and_ends_in_one_event(
     worker: Worker, url: str, agents: list[Agent]
 ) -> None:
     assert (await tell(url, event(call("connect"), call("terminate")))).status == 200
-    assert (await worker.over((await heard_by(agents[0])).session)).state is State.ENDED
+    assert (await worker.over((await heard_by(agents[0])).session)).state is SessionState.ENDED
     assert agents[0].calls.empty()
 
 
@@ -141,14 +141,14 @@ async def test_an_event_about_two_calls_reaches_both_instances(
     assert (await tell(url, event(call("connect", "wacid.1"), call("connect", "wacid.2")))).status == 200
     sessions = {(await heard_by(agent)).session for agent in agents}
     assert len(sessions) == 2
-    await eventually(lambda: len(worker.services.board.calls) == 2, "both are held")
+    await eventually(lambda: len(worker.services.active) == 2, "both are held")
 
 
 async def test_the_second_of_two_calls_fails(worker: Worker, url: str, agents: list[Agent]) -> None:
     agents[1].answer = answers(500)
     told = await tell(url, event(call("connect", "wacid.1"), call("connect", "wacid.2")))
     assert told.status == 502
-    await eventually(lambda: len(worker.services.board.calls) == 1, "the first is held")
+    await eventually(lambda: len(worker.services.active) == 1, "the first is held")
     assert [record.call_id for record in await worker.records() if record.active] == ["wacid.1"]
     agents[1].answer = agrees
     assert (await tell(url, event(call("connect", "wacid.1"), call("connect", "wacid.2")))).status == 200

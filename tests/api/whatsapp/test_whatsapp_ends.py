@@ -6,9 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gateway.api.whatsapp import WHATSAPP
-from gateway.errors import CallEnd, Endings
-from gateway.sessions.lifecycle import State
+from gateway.api.webhooks.whatsapp import WHATSAPP
+from gateway.model.lifecycle import SessionState
+from gateway.model.reasons import CallEnded, Reasons
 from tests.harness.agent import Agent, AgentCall
 from tests.harness.gateway import eventually
 from tests.harness.meta import agrees, answers, call, event, heard_by, tell
@@ -21,10 +21,10 @@ from tests.harness.webhooks import serving
 async def test_a_call_that_is_stopped(worker: Worker, url: str, agents: list[Agent]) -> None:
     await tell(url, event(call("connect")))
     session = (await heard_by(agents[0])).session
-    board = worker.services.board
-    await eventually(lambda: board.end_call(session, CallEnd(Endings.stopped)), "it is held")
+    active = worker.services.active
+    await eventually(lambda: active.terminate(session, CallEnded(Reasons.stopped)), "it is held")
     over = await worker.over(session)
-    assert (over.state, over.reason) == (State.ENDED, "stopped")
+    assert (over.state, over.reason) == (SessionState.ENDED, "stopped")
 
 
 async def test_a_call_that_is_too_long(tmp_path: Path, settings: dict[str, Any], agents: list[Agent]) -> None:
@@ -81,13 +81,13 @@ async def test_an_agent_that_does_not_hear_the_end_holds_no_place(
     session = (await heard_by(agents[0])).session
     await agents[0].stop()
     assert (await tell(url, event(call("terminate")))).status == 200
-    assert (await worker.over(session)).state is State.ENDED
+    assert (await worker.over(session)).state is SessionState.ENDED
 
 
 async def test_a_gateway_that_drains_takes_no_call_and_hears_of_ends(
     worker: Worker, url: str, agents: list[Agent]
 ) -> None:
     await tell(url, event(call("connect", "wacid.1")))
-    worker.services.board.draining = True
+    worker.services.active.draining = True
     assert (await tell(url, event(call("connect", "wacid.2")))).status == 503
     assert (await tell(url, event(call("terminate", "wacid.1")))).status == 200

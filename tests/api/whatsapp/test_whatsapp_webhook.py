@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Meta's webhook: verification, signatures, bodies, and what is about no call (carriers.md §7)."""
+"""Meta's webhook: verification, signatures, bodies, and what is about no call (docs/reference/carriers.md
+§7).
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from gateway.agents.readiness import Readiness
-from gateway.api.whatsapp import WHATSAPP
+from gateway.agents.instance_health import Health
+from gateway.api.webhooks.whatsapp import WHATSAPP
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.meta import OLD_SECRET, SECRET, answers, call, event, heard_by, signed, tell
 from tests.harness.starts import Worker, working
@@ -33,7 +35,7 @@ async def test_the_challenge_is_answered(url: str) -> None:
 
 
 async def test_a_key_that_was_made_later_verifies(worker: Worker, url: str) -> None:
-    _, key = await worker.services.keyring.create("acme", "public", "meta")
+    _, key = await worker.services.api_keys.create("acme", "public", "meta")
     assert (await send(asked(url, verify_token=key), method="GET")).status == 200
 
 
@@ -74,7 +76,7 @@ async def test_messages_go_to_an_instance_that_is_ready(
     worker: Worker, url: str, agents: list[Agent], ports: list[AgentPort]
 ) -> None:
     agents[0].ready = 503
-    await worker.sees(ports[0].url, Readiness.STARTING)
+    await worker.sees(ports[0].url, Health.STARTING)
     told = await tell(url, event(messages=[{"id": "wamid.1", "text": {"body": "hello"}}]))
     assert (told.status, told.json) == (200, {"status": "success"})
     heard = await heard_by(agents[1])
@@ -95,7 +97,7 @@ async def test_no_instance_is_ready(
 ) -> None:
     for agent, port in zip(agents, ports, strict=True):
         agent.ready = 503
-        await worker.sees(port.url, Readiness.STARTING)
+        await worker.sees(port.url, Health.STARTING)
     assert (await tell(url, event())).status == 504
 
 

@@ -29,10 +29,10 @@ async def test_none_comes_in_time(
         async with on_line(gateway, carrier_servers, carrier) as line:
             stream = await first_stream(line, agents[0])
             stream.caller.reset()
-            words = "the carrier's socket was lost without a close, and no other came within 1 s"
-            assert await stream.agent.closed() == (1011, words)
+            detail = "the carrier's socket was lost without a close, and no other came within 1 s"
+            assert await stream.agent.closed() == (1011, detail)
             record = await assert_ended(gateway, stream.session, "carrier_lost", "carrier")
-            assert (record["detail"], record["state"]) == (words, "failed")
+            assert (record["detail"], record["state"]) == (detail, "failed")
             # Then the next one is a session of its own, as it is where none is waited for.
             caller = await stream.comes_again()
             taken = await agents[0].call()
@@ -165,7 +165,7 @@ async def test_a_close_is_an_end(line: Documented, support: Agent) -> None:
 
 @just["telnyx"]
 async def test_an_agent_that_has_had_half_a_message_cannot_go_on(line: Documented, support: Agent) -> None:
-    """A bot on Pipecat ends a call over a message that is no JSON (carriers.md §8.2)."""
+    """A bot on Pipecat ends a call over a message that is no JSON (docs/reference/carriers.md §8.2)."""
     stream = await first_stream(line, support)
     half = stream.caller.frame(TEXT, talk("telnyx")[0][:50].encode(), fin=False)
     stream.caller.send(half)

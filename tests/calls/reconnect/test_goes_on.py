@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A carrier that is lost and opens another socket for its call goes on with the session (docs/sockets.md).
 
-carriers.md §1, "Carrier reconnects by itself", §3.1, §4.1.
+docs/reference/carriers.md §1, "Carrier reconnects by itself", §3.1, §4.1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.harness.caller import Caller
 from tests.harness.documented import Documented, said
 from tests.harness.frames import CONTINUATION, TEXT
 from tests.harness.openings import replies, talk
-from tests.harness.streams import asks_again, continued, first_stream, just, on_stream, opening
+from tests.harness.streams import continued, first_stream, just, on_stream, opening, requests_next_document
 from tests.harness.telephony import assert_agent_heard, assert_caller_heard
 
 
@@ -83,7 +83,7 @@ async def test_what_the_caller_says_at_once_is_heard(line: Documented, support: 
     await stream.is_lost()
     stream.count += 1
     stream.latest = "stream-2"
-    url = (await asks_again(line, stream.placed)).stream_url if line.carrier == "twilio" else None
+    url = (await requests_next_document(line, stream.placed)).stream_url if line.carrier == "twilio" else None
     stream.caller = await line.dial(url or stream.placed.stream_url)
     messages = opening(line.carrier, stream.placed.call_id, stream.latest)
     early = talk(line.carrier)
@@ -96,7 +96,9 @@ async def test_what_the_caller_says_at_once_is_heard(line: Documented, support: 
 
 
 async def test_a_stream_that_kept_its_id(line: Documented, support: Agent) -> None:
-    """Whether an id is new is not documented (carriers.md §3.1): where it is not, bytes pass as they come."""
+    """Whether an id is new is not documented (docs/reference/carriers.md §3.1): where it is not, bytes pass
+    as they come.
+    """
     stream = await first_stream(line, support)
     await stream.is_lost()
     stream.count = 0
@@ -110,7 +112,7 @@ async def test_coupled_through_messages_all_along(line: Documented, support: Age
     stream = await first_stream(line, support, "messages")
     await stream.both_hear()
     if line.carrier != "twilio":
-        stream.placed = await asks_again(line, stream.placed)
+        stream.placed = await requests_next_document(line, stream.placed)
     await stream.is_lost()
     await stream.goes_on()
     stream.caller.say("no message")
@@ -203,7 +205,9 @@ async def test_the_holding_sound_goes_on(line: Documented, support: Agent) -> No
 
 @just["telnyx"]
 async def test_a_carrier_that_must_be_sent_something_is(line: Documented, support: Agent) -> None:
-    """carriers.md §3.3: a leg that got nothing ends after 1.6 s; its agent has nothing to say just now."""
+    """docs/reference/carriers.md §3.3: a leg that got nothing ends after 1.6 s; its agent has nothing to
+    say just now.
+    """
     stream = await first_stream(line, support)
     await stream.is_lost()
     await stream.goes_on()

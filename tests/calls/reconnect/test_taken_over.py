@@ -7,13 +7,13 @@ from tests.harness.agent import Agent, hangs
 from tests.harness.documented import Documented
 from tests.harness.gateway import eventually
 from tests.harness.streams import (
-    asks_again,
     assert_another_session,
     assert_over,
     continued,
     first_stream,
     just,
     opening,
+    requests_next_document,
 )
 from tests.harness.telephony import assert_ended
 
@@ -85,9 +85,9 @@ async def test_the_document_of_a_call_that_waits_is_another_stream(line: Documen
     await stream.is_lost()
     placed = stream.placed
     for _ in range(3):
-        placed = await asks_again(line, placed)
+        placed = await requests_next_document(line, placed)
         assert placed.stream_url
-    last = await asks_again(line, placed)
+    last = await requests_next_document(line, placed)
     assert last.document is not None
     assert [verb.tag for verb in last.document.verbs] == ["Hangup"], "the loop guard"
     caller = await line.dial(placed.stream_url)

@@ -202,8 +202,8 @@ async def test_nobody_takes_over_in_time(gateway: Gateway, agents: list[Agent], 
     for each in both:
         each.answer = answer
     call.agent.reset()
-    code, words = await call.caller.closed()
-    assert (code, words.startswith("the agent was lost, and no other took over within 2 s: ")) == (
+    code, detail = await call.caller.closed()
+    assert (code, detail.startswith("the agent was lost, and no other took over within 2 s: ")) == (
         1011,
         True,
     )

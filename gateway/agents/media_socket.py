@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Connects a session to its agent's media socket (docs/reference/agent-container.md, `WS /ws`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import quote
+
+from gateway.agents.instance_health import InstanceHealth
+from gateway.config import Limits
+from gateway.media.disconnect import Disconnect
+from gateway.media.leg import Leg
+from gateway.media.outgoing_leg import dial
+
+SESSION_HEADER = "x-daily-session-id"
+RESUMED_HEADER = "x-patchbay-resumed"
+"""Which replacement of a lost agent this one is, counted from 1; no header for the first agent."""
+
+
+async def connect_agent(
+    health: InstanceHealth,
+    limits: Limits,
+    instance: str,
+    session_id: str,
+    body: str | None,
+    *,
+    resumed: int = 0,
+    on_disconnect: Callable[[Disconnect], None],
+) -> Leg:
+    """The held leg of an agent on `instance`, once that is ready; the caller bounds the wait.
+
+    Raises CallEnded: agent_unreachable, overloaded.
+    """
+    await health.wait_until_started(instance)
+    query = f"?body={quote(body, safe='')}" if body else ""
+    headers = {SESSION_HEADER: session_id}
+    if resumed:
+        headers[RESUMED_HEADER] = str(resumed)
+    return await dial(
+        f"ws{instance.removeprefix('http')}/ws{query}",
+        headers,
+        max_message_bytes=limits.max_message_bytes,
+        early_bytes=limits.max_early_bytes,
+        on_disconnect=on_disconnect,
+    )

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Health: is the process alive, may it be sent calls, and what is it doing."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from gateway import __version__
+from gateway.calls.active import ActiveCalls
+from gateway.calls.services import CallServices
+from gateway.fastpath import accelerator
+from gateway.store.interface import StoreFailed
+
+
+def health_routes(services: CallServices, active: ActiveCalls) -> list[Route]:
+    """`/livez`, `/readyz` and `/status`."""
+
+    async def livez(_: Request) -> JSONResponse:
+        return JSONResponse({"status": "alive"})
+
+    async def readyz(_: Request) -> JSONResponse:
+        """503 from the moment a stop was asked for, so that nobody sends more calls."""
+        if active.draining:
+            return JSONResponse({"status": "draining", "calls": len(active)}, status_code=503)
+        return JSONResponse({"status": "ready"})
+
+    async def status(_: Request) -> JSONResponse:
+        """Counts over all workers, and this worker's own calls."""
+        answer: dict[str, object] = {
+            "name": "patchbay",
+            "version": __version__,
+            "region": services.settings.server.region,
+            "regions": sorted(services.region_codes),
+            "agents": len(services.settings.agents),
+            "accelerator": "c" if accelerator.ACTIVE else "python",
+            "workers": services.settings.server.workers,
+            "draining": active.draining,
+            "calls": len(active),
+        }
+        try:
+            counts = await services.store.counts()
+        except StoreFailed as error:
+            return JSONResponse({**answer, "sessions": None, "store": str(error)})
+        answer["sessions"] = {
+            "active": counts.total_active,
+            "by_state": {str(state): n for state, n in {**counts.active, **counts.over}.items()},
+        }
+        return JSONResponse({**answer, "store": "ok"})
+
+    return [Route("/livez", livez), Route("/readyz", readyz), Route("/status", status)]

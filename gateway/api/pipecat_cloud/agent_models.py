@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Agents as the management API tells and takes them (docs/reference/public-api.md, "Management")."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Literal
+
+from pydantic import ConfigDict, Field, JsonValue
+
+from gateway.agents.instance_health import Health, InstanceHealth
+from gateway.agents.stored_agents import StoredAgent
+from gateway.api.framework.timestamps import rfc3339_or_none
+from gateway.api.pipecat_cloud.conventions import RequestModel, ResponseModel
+from gateway.config import AgentSettings
+
+_IDS: Final = uuid.UUID("6b6d2f0e-6f0a-5b0e-8f43-7d6f0c1c5a11")
+"""The namespace of agents' ids (RFC 9562 §5.5), which are made from their service hosts."""
+
+USABLE: Final = frozenset({Health.READY, Health.UNKNOWN})
+"""An instance that answers, but not as HTTP should, is given calls too."""
+
+
+def agent_id(service_host: str) -> str:
+    """An agent's id: the same for as long as its name is, on every worker."""
+    return str(uuid.uuid5(_IDS, service_host))
+
+
+class Replicas(ResponseModel):
+    """How many instances."""
+
+    min_replicas: int = Field(description="To be kept ready; told as it was set.")
+    max_replicas: int = Field(description="In use at the same time.")
+
+
+class InstanceView(ResponseModel):
+    """A running copy of the agent."""
+
+    url: str
+    readiness: Literal["ready", "unknown", "starting", "unreachable"] = Field(
+        description="As this worker saw it last."
+    )
+
+
+class AgentFault(ResponseModel):
+    """Why no call reaches the agent."""
+
+    code: str
+    message: str
+
+
+class AgentSummary(ResponseModel):
+    """An agent in a list."""
+
+    id: str
+    name: str
+    region: str
+    organization_id: str = Field(description="The organisation's name.")
+    active_deployment_id: None = Field(default=None, description="A gateway deploys nothing.")
+    created_at: str | None = Field(description="None for an agent of the configuration file.")
+    updated_at: str | None
+    deleted_at: None = None
+    read_only: bool = Field(description="It stands in the configuration file, and only there it changes.")
+
+
+class AgentsAnswer(ResponseModel):
+    """The organisation's agents."""
+
+    services: list[AgentSummary]
+
+
+class AgentView(AgentSummary):
+    """An agent."""
+
+    ready: bool = Field(description="An instance can take a session, as far as is known.")
+    available: bool
+    active_deployment_ready: bool
+    desired_deployment_id: None = None
+    reconciled_deployment_id: None = None
+    auto_scaling: Replicas
+    active_session_count: int = Field(description="Sessions that hold a place, of all workers together.")
+    instances: list[InstanceView]
+    sessions_per_instance: int
+    max_session_duration: int = Field(description="Seconds.")
+    websocket_auth: Literal["none", "token"]
+    media: Literal["bytes", "messages"]
+    idle_timeout: float = Field(description="Seconds.")
+    errors: list[AgentFault] = Field(description="Why no call reaches it; usually nothing.")
+
+
+class WrappedAgent(ResponseModel):
+    """An agent, as the CLI reads it."""
+
+    body: AgentView
+
+
+class DeletedAnswer(ResponseModel):
+    """The agent is gone. Its sessions go on to their end."""
+
+    status: Literal["OK"] = "OK"
+
+
+class Scaling(RequestModel):
+    """How many instances."""
+
+    min_agents: int | None = Field(default=None, ge=0, description="Instances to keep ready; told as it is.")
+    max_agents: int | None = Field(
+        default=None, ge=1, description="Instances that may be in use at the same time; 50 at first."
+    )
+
+
+class AgentChange(RequestModel):
+    """What may be set of an agent. A field that is left out, or null, stays as it is."""
+
+    instances: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1000,
+        description="URLs of the running copies. Unless the operator allows others, only those that the "
+        "configuration lists for the same organisation.",
+        examples=[["http://10.0.0.5:8080"]],
+    )
+    sessions_per_instance: int | None = Field(
+        default=None,
+        ge=1,
+        description="Sessions of this agent that one instance runs at the same time; 1 at first. An instance "
+        "that several agents use runs as many of each.",
+    )
+    auto_scaling: Scaling | None = None
+    max_session_duration: int | None = Field(
+        default=None, ge=1, le=14400, description="Seconds after which a session is ended; 7200 at first."
+    )
+    websocket_auth: Literal["none", "token"] | None = Field(
+        default=None, description="Whether a media socket must bring a token of ours; `none` at first."
+    )
+    media: Literal["bytes", "messages"] | None = Field(
+        default=None, description="How the legs of a call are coupled; `bytes` at first."
+    )
+    idle_timeout: float | None = Field(
+        default=None,
+        gt=0,
+        le=14400,
+        description="Seconds of silence from the carrier's socket that end a call; 30 at first.",
+    )
+    image: JsonValue = Field(default=None, description="Containers are none of a gateway's: 501.")
+    build_id: JsonValue = Field(default=None, description="As `image`.")
+    git: JsonValue = Field(default=None, description="As `image`.")
+    secret_set: JsonValue = Field(default=None, description="As `image`.")
+    image_pull_secret_set: JsonValue = Field(default=None, description="As `image`.")
+    agent_profile: JsonValue = Field(default=None, description="As `image`.")
+    resources: JsonValue = Field(default=None, description="As `image`.")
+    architecture: JsonValue = Field(default=None, description="As `image`.")
+    node_type: JsonValue = Field(default=None, description="As `image`.")
+    enable_krisp: JsonValue = Field(default=None, description="As `image`; false and null are taken.")
+    krisp_viva: JsonValue = Field(default=None, description="As `image`; what is empty is taken.")
+    force_redeploy: JsonValue = Field(default=None, description="As `image`; false and null are taken.")
+
+    def table(self) -> dict[str, Any]:
+        """What is set, under the keys of `[[agents]]`."""
+        given = self.model_dump(include=set(_SETTINGS), exclude_none=True)
+        scaling = self.auto_scaling.model_dump(exclude_none=True) if self.auto_scaling else {}
+        return {**given, **scaling}
+
+    def container_fields(self) -> list[str]:
+        """The fields that ask for what only a host of containers has."""
+        return [
+            type(self).model_fields[name].alias or name
+            for name in _OF_CONTAINERS
+            if not _says_nothing(getattr(self, name))
+        ]
+
+
+def _with_instances(schema: dict[str, Any]) -> None:
+    """Says what a new agent needs. The model asks for less, so that whoever wants a container is told 501."""
+    schema["required"] = [*schema.get("required", []), "instances"]
+    field = schema["properties"]["instances"]
+    (urls,) = (choice for choice in field.pop("anyOf") if choice != {"type": "null"})
+    field.pop("default", None)
+    field.update(urls)
+
+
+class NewAgent(AgentChange):
+    """An agent to make. It needs `instances`."""
+
+    model_config = ConfigDict(json_schema_extra=_with_instances)
+
+    service_name: str = Field(
+        description="2 to 54 small letters, digits and inner hyphens.", examples=["support"], max_length=54
+    )
+    region: str | None = Field(
+        default=None, description="The region it is reached through; left out, the property defaultRegion."
+    )
+
+
+class NamedAgentChange(AgentChange):
+    """A change of an agent that the body names, as the CLI sends it."""
+
+    service_name: str = Field(description="The agent's name.", examples=["support"], max_length=54)
+    region: str | None = Field(default=None, description="Where it is; an agent cannot move.")
+
+
+_SETTINGS: Final = (
+    "instances",
+    "sessions_per_instance",
+    "max_session_duration",
+    "websocket_auth",
+    "media",
+    "idle_timeout",
+)
+_OF_CONTAINERS: Final = (
+    "image",
+    "build_id",
+    "git",
+    "secret_set",
+    "image_pull_secret_set",
+    "agent_profile",
+    "resources",
+    "architecture",
+    "node_type",
+    "enable_krisp",
+    "krisp_viva",
+    "force_redeploy",
+)
+
+SPELT: Final[Mapping[str, str]] = {
+    "name": "serviceName",
+    "min_agents": "autoScaling.minAgents",
+    "max_agents": "autoScaling.maxAgents",
+    "sessions_per_instance": "sessionsPerInstance",
+    "max_session_duration": "maxSessionDuration",
+    "websocket_auth": "websocketAuth",
+    "idle_timeout": "idleTimeout",
+}
+"""Keys of `[[agents]]` as the API spells them, where it does so otherwise."""
+
+
+def _says_nothing(value: JsonValue) -> bool:
+    """Whether it asks for nothing, as `{"audioFilter": null}` does."""
+    return not value or (isinstance(value, dict) and all(each is None for each in value.values()))
+
+
+def summary(agent: AgentSettings, kept: StoredAgent | None) -> AgentSummary:
+    """An agent in a list; `kept` where it is one of the store."""
+    return AgentSummary(
+        id=agent_id(agent.service_host),
+        name=agent.name,
+        region=agent.region,
+        organization_id=agent.organization,
+        created_at=rfc3339_or_none(kept.created_at) if kept else None,
+        updated_at=rfc3339_or_none(kept.updated_at) if kept else None,
+        read_only=kept is None,
+    )
+
+
+def told(
+    agent: AgentSettings, kept: StoredAgent | None, active_sessions: int, health: InstanceHealth
+) -> AgentView:
+    """An agent, with its instances as this worker sees them."""
+    fault = kept.fault if kept else ""
+    seen = [(instance, health.readiness(instance)) for instance in agent.instances]
+    usable = not fault and _any_usable(readiness for _, readiness in seen)
+    return AgentView(
+        **summary(agent, kept).model_dump(),
+        ready=usable,
+        available=usable,
+        active_deployment_ready=usable,
+        auto_scaling=Replicas(min_replicas=agent.min_agents, max_replicas=agent.max_agents),
+        active_session_count=active_sessions,
+        instances=[
+            InstanceView.model_validate({"url": url, "readiness": readiness.name.lower()})
+            for url, readiness in seen
+        ],
+        sessions_per_instance=agent.sessions_per_instance,
+        max_session_duration=agent.max_session_duration,
+        websocket_auth=agent.websocket_auth,
+        media=agent.media,
+        idle_timeout=agent.idle_timeout,
+        errors=[AgentFault(code="not_served", message=fault)] if fault else [],
+    )
+
+
+def _any_usable(seen: Iterable[Health]) -> bool:
+    return any(readiness in USABLE for readiness in seen)

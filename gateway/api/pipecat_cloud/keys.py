@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""API keys: list, make, revoke (docs/reference/public-api.md, "Keys"). A key is shown once, when it is
+made.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import Field
+
+from gateway.api.framework.operation import Answer, Context, Operation
+from gateway.api.framework.timestamps import rfc3339_or_none
+from gateway.api.pipecat_cloud.conventions import (
+    NO_STORE,
+    RequestModel,
+    ResponseModel,
+    both,
+    missing,
+    refused,
+)
+from gateway.auth.api_keys import ApiKey, KeyKind, ReadOnlyKey
+
+MAX_KEYS: Final = 1000
+"""Keys that an organisation may have made, revoked ones included."""
+
+
+class KeyMetadata(ResponseModel):
+    """What people call it."""
+
+    name: str
+
+
+class KeyView(ResponseModel):
+    """A key, as far as it can be told."""
+
+    id: str
+    key: str = Field(description="Its prefix and its last characters; the key itself is not kept.")
+    type: KeyKind
+    created_at: str = Field(description="Empty for a key of the configuration file.")
+    revoked: bool
+    read_only: bool = Field(description="It stands in the configuration file, and only there can it go.")
+    metadata: KeyMetadata
+
+
+class KeysAnswer(ResponseModel):
+    """The organisation's keys: those of the configuration file first, then the others, the oldest first."""
+
+    public: list[KeyView]
+    private: list[KeyView]
+
+
+class NewKeyAnswer(KeyView):
+    """A key that was made just now."""
+
+    key: str = Field(description="The key, whole. It cannot be shown again.")
+
+
+class NewKey(RequestModel):
+    """A key to make."""
+
+    name: str = Field(
+        min_length=1,
+        max_length=128,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="What people call it: up to 128 characters, none a control character.",
+        examples=["web site"],
+    )
+    type: KeyKind = Field(
+        default="public", description="A `public` one starts sessions, a `private` one does everything."
+    )
+
+
+def _fields(key: ApiKey) -> dict[str, object]:
+    return {
+        "id": key.id,
+        "key": key.shown,
+        "type": key.kind,
+        "created_at": rfc3339_or_none(key.created_at) or "",
+        "revoked": key.revoked_at is not None,
+        "read_only": key.read_only,
+        "metadata": KeyMetadata(name=key.name),
+    }
+
+
+def _told(key: ApiKey) -> KeyView:
+    return KeyView.model_validate(_fields(key))
+
+
+async def list_keys(context: Context) -> Answer:
+    """`GET …/apiKeys`."""
+    keys = await context.services.api_keys.keys(context.caller.organization)
+    told = KeysAnswer(
+        public=[_told(key) for key in keys if key.kind == "public"],
+        private=[_told(key) for key in keys if key.kind == "private"],
+    )
+    return Answer(200, told)
+
+
+async def create_key(context: Context) -> Answer:
+    """`POST …/apiKeys`."""
+    wanted, organization = context.body_as(NewKey), context.caller.organization
+    api_keys = context.services.api_keys
+    if len(await api_keys.keys(organization)) >= MAX_KEYS:
+        raise refused(409, f"This organisation has {MAX_KEYS} keys, and can make no more")
+    record, key = await api_keys.create(organization, wanted.type, wanted.name)
+    return Answer(200, NewKeyAnswer.model_validate({**_fields(record), "key": key}), NO_STORE)
+
+
+async def revoke_key(context: Context) -> Answer:
+    """`DELETE …/apiKeys/{key_id}`."""
+    try:
+        key = await context.services.api_keys.revoke(context.caller.organization, context.path["key_id"])
+    except ReadOnlyKey as error:
+        raise refused(409, str(error)) from None
+    if key is None:
+        raise missing("There is no such key")
+    return Answer(200, _told(key))
+
+
+_NOTES: Final = {"key_id": "The key's `id`, as the list has it."}
+
+API_KEYS: Final[tuple[Operation, ...]] = (
+    *both("GET", "/apiKeys", "/apiKeys", list_keys, "API keys", answers={200: KeysAnswer}),
+    *both(
+        "POST",
+        "/apiKeys",
+        "/apiKeys",
+        create_key,
+        "Makes an API key, and shows it this once",
+        answers={200: NewKeyAnswer, 409: None},
+        body=NewKey,
+    ),
+    *both(
+        "DELETE",
+        "/apiKeys/{key_id}",
+        "/apiKeys/{key_id}",
+        revoke_key,
+        "Revokes an API key on every worker at once",
+        answers={200: KeyView, 404: None, 409: None},
+        path_notes=_NOTES,
+    ),
+)

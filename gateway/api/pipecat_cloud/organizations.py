@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The key's organisation: itself, who calls, its domain at Daily, and the regions there are."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import BaseModel, Field
+
+from gateway.api.framework.operation import Answer, Context, Operation
+from gateway.api.pipecat_cloud.conventions import (
+    NO_STORE,
+    ORGANIZATION,
+    ResponseModel,
+    both,
+    missing,
+    operation,
+)
+
+
+class OrganizationView(ResponseModel):
+    """An organisation."""
+
+    id: str
+    name: str = Field(description="As in the second half of a service host.")
+    verbose_name: str = Field(description="Its name for people; here the same.")
+
+
+class OrganizationsAnswer(ResponseModel):
+    """The organisations that the key may know of: its own."""
+
+    organizations: list[OrganizationView]
+
+
+class EmailView(ResponseModel):
+    """An address of a user."""
+
+    email_address: str
+
+
+class UserView(ResponseModel):
+    """Who calls. Behind a key there is no person that a gateway knew of."""
+
+    user_id: str = Field(description="Names the key, and holds nothing of it.")
+    emails: list[EmailView] = Field(description="Always empty.")
+
+
+class UserAnswer(ResponseModel):
+    """Who calls."""
+
+    user: UserView
+
+
+class DailyAnswer(ResponseModel):
+    """The organisation's domain at Daily."""
+
+    api_key: str = Field(description="The domain's API key, as the operator configured it.")
+
+
+class RegionView(BaseModel):
+    """A region."""
+
+    code: str
+    display_name: str
+
+
+class RegionsAnswer(BaseModel):
+    """The regions there are."""
+
+    regions: list[RegionView]
+
+
+async def list_organizations(context: Context) -> Answer:
+    """`GET /v1/organizations`."""
+    name = context.caller.organization
+    return Answer(
+        200, OrganizationsAnswer(organizations=[OrganizationView(id=name, name=name, verbose_name=name)])
+    )
+
+
+async def who_calls(context: Context) -> Answer:
+    """`GET /v1/users`."""
+    return Answer(200, UserAnswer(user=UserView(user_id=context.caller.key_id, emails=[])))
+
+
+async def daily_key(context: Context) -> Answer:
+    """`GET /v1/organizations/{org}/daily`: the CLI shows it to whoever has a private key."""
+    name = context.caller.organization
+    for organization in context.services.settings.organizations:
+        if organization.name == name and organization.daily is not None:
+            key = organization.daily.api_key.get_secret_value()
+            return Answer(200, DailyAnswer(api_key=key), NO_STORE)
+    raise missing("This organisation has no domain at Daily: see [organizations.daily] of the configuration")
+
+
+async def list_regions(context: Context) -> Answer:
+    """`GET …/regions`."""
+    regions = [
+        RegionView(code=region.code, display_name=region.display_name)
+        for region in context.services.settings.regions
+    ]
+    return Answer(200, RegionsAnswer(regions=regions))
+
+
+ORGANIZATIONS: Final[tuple[Operation, ...]] = (
+    operation(
+        "GET", "/v1/organizations", list_organizations, "The key's organisation", {200: OrganizationsAnswer}
+    ),
+    operation("GET", "/v1/users", who_calls, "Who calls", {200: UserAnswer}),
+    operation(
+        "GET",
+        f"{ORGANIZATION}/daily",
+        daily_key,
+        "The organisation's API key at Daily",
+        {200: DailyAnswer, 404: None},
+    ),
+    *both("GET", "/regions", "/regions", list_regions, "The regions there are", answers={200: RegionsAnswer}),
+)

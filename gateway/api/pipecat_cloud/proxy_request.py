@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""One request that is passed on to an instance, and its answer, both as they come.
+
+Nothing is kept: what the client sends is read when the instance has taken what came before, and what the
+instance answers is read when the client has. Three things may end it from outside: the client leaves, nothing
+moves either way for too long, and the instance breaks off. Before the answer's head they are a refusal;
+behind it all that can be done is to break off as well, so that half an answer is not taken for a whole one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import aiohttp
+import structlog
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from yarl import URL
+
+from gateway.api.framework.errors import ApiError, too_slow
+from gateway.api.framework.operation import Style
+from gateway.calls.session_url import HOP_BY_HOP, Header, end_to_end, is_header
+from gateway.calls.termination import Termination
+from gateway.model.os_limits import is_out_of_resources
+from gateway.model.reasons import CallEnded, Reasons
+
+log = structlog.get_logger(__name__)
+
+READ_BUFFER_BYTES: Final = 32768
+"""Half of what aiohttp reads ahead of an answer before it stops reading."""
+
+MAX_HEADER_BYTES: Final = 65536
+"""Of one line of an answer's head."""
+
+_WITHOUT_BODY: Final = (204, 304)
+_NO_LIMIT: Final = aiohttp.ClientTimeout(total=None)
+_ADDED_BY_AIOHTTP: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+
+
+class ProxyRequest:
+    """The request, from the moment its caller is known, to the end of its answer.
+
+    `stall_s`: seconds without a byte either way that end it.
+    """
+
+    def __init__(self, request: Request, stall_s: float) -> None:
+        self._request = request
+        self._stall_s = stall_s
+        self._termination = Termination()
+        self._loop = asyncio.get_running_loop()
+        self._body_is_open = _has_body(request)
+        self._has_body = self._body_is_open
+        self._slot: asyncio.Queue[tuple[bytes, bool]] = asyncio.Queue(maxsize=1)
+        self._answer: aiohttp.ClientResponse | None = None
+        self._moved_at = self._loop.time()
+        self._timer = self._loop.call_later(stall_s, self._check)
+        self._listening = self._loop.create_task(self._listen())
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Steps before the answer's head. Where they are ended: ClientDisconnect, ApiError, CallEnded."""
+        try:
+            async with self._termination.interrupting():
+                yield
+        except CallEnded as end:
+            if end.reason is Reasons.caller_hangup:
+                raise ClientDisconnect from None
+            if end.reason is Reasons.carrier_stalled:
+                raise too_slow(self._stall_s, Style.PCC) from None
+            raise
+
+    async def ask(self, client: aiohttp.ClientSession, url: URL, headers: list[tuple[str, str]]) -> Response:
+        """Sends the request once, and gives the answer as soon as its head is there. Raises CallEnded."""
+        self._moved()
+        try:
+            answer = self._answer = await client.request(
+                self._request.method,
+                url,
+                headers=headers,
+                skip_auto_headers=_ADDED_BY_AIOHTTP,
+                data=self._body() if self._has_body else None,
+                allow_redirects=False,
+                auto_decompress=False,
+                read_bufsize=READ_BUFFER_BYTES,
+                max_line_size=MAX_HEADER_BYTES,
+                max_field_size=MAX_HEADER_BYTES,
+                timeout=_NO_LIMIT,
+                middlewares=_MIDDLEWARES,
+            )
+        except aiohttp.ClientConnectorError as error:
+            detail = error.os_error.strerror or str(error.os_error)
+            if is_out_of_resources(error.os_error):
+                raise CallEnded(
+                    Reasons.overloaded, f"the agent cannot be connected: {detail.lower()}"
+                ) from None
+            raise _unreachable(url, f"cannot be connected: {detail.lower()}") from None
+        except aiohttp.ClientResponseError as error:
+            raise _unreachable(url, f"did not answer as an HTTP server: {error.message}") from None
+        except (aiohttp.ClientError, ConnectionError):
+            raise _unreachable(url, "closed the connection without an answer") from None
+        return _Passed(self, answer.status, _headers_of(answer, url))
+
+    async def pass_back(self, head: dict[str, object], send: Send) -> None:
+        """Sends the answer's head, then its body as it comes. Raises nothing for what the far ends do."""
+        assert self._answer is not None
+        try:
+            async with self._termination.interrupting():
+                await send(head)
+                while chunk := await self._answer.content.readany():
+                    self._moved()
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    self._moved()
+                await self._stop_listening()  # what is left of the request's body is not ours any more
+                await send({"type": "http.response.body", "body": b""})
+        except CallEnded as end:
+            log.info("answer broken off", reason=end.reason.code, words=end.detail)
+        except (aiohttp.ClientError, ConnectionError):
+            log.info("answer broken off", reason=Reasons.agent_lost.code, words="the instance broke it off")
+        finally:
+            await self.close()
+        # An answer that was not finished makes the server close the connection, which the client notices.
+
+    async def close(self) -> None:
+        """Ends whatever is still under way, at once. May be called again."""
+        self._timer.cancel()
+        if self._answer is not None:
+            self._answer.close()
+        await self._stop_listening()
+
+    # What the client sends
+
+    async def _listen(self) -> None:
+        """The only one who reads from the client: its body by the piece, then whether it is still there."""
+        while True:
+            message = await self._request.receive()
+            if message["type"] == "http.disconnect":
+                self._termination.decide(CallEnded(Reasons.caller_hangup))
+                return
+            if self._body_is_open:
+                self._moved()
+                more = bool(message.get("more_body", False))
+                await self._slot.put((message.get("body", b""), more))
+                self._body_is_open = more
+
+    async def _body(self) -> AsyncIterator[bytes]:
+        if self._slot.empty():
+            yield b""  # aiohttp keeps the head back for the first of the body, which may be long in coming
+        more = True
+        while more:
+            chunk, more = await self._slot.get()
+            self._moved()
+            if chunk:
+                yield chunk
+
+    async def _stop_listening(self) -> None:
+        if not self._listening.done():
+            self._listening.cancel()
+            await asyncio.wait([self._listening])
+
+    # What moves
+
+    def _moved(self) -> None:
+        self._moved_at = self._loop.time()
+
+    def _check(self) -> None:
+        left_s = self._moved_at + self._stall_s - self._loop.time()
+        if left_s > 0:
+            self._timer = self._loop.call_later(left_s, self._check)
+        elif self._body_is_open and self._slot.empty() and self._answer is None:
+            self._termination.decide(
+                CallEnded(Reasons.carrier_stalled, "the client does not send its request")
+            )
+        else:
+            detail = f"nothing came from the instance, or went to it, for {self._stall_s:g} s"
+            self._termination.decide(CallEnded(Reasons.agent_stalled, detail))
+
+
+class _Passed(Response):
+    """The instance's answer, of which only the head is here."""
+
+    def __init__(self, exchange: ProxyRequest, status: int, headers: list[Header]) -> None:
+        self._exchange = exchange
+        self.status_code = status
+        self.raw_headers = headers
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        head: dict[str, object] = {
+            "type": "http.response.start",
+            "status": self.status_code,
+            "headers": self.raw_headers,
+        }
+        await self._exchange.pass_back(head, send)
+
+
+class _BrokenOff(aiohttp.ClientError):
+    """The connection was lost before the answer."""
+
+
+async def _once(
+    request: aiohttp.ClientRequest,
+    handler: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]],
+) -> aiohttp.ClientResponse:
+    """Keeps aiohttp from sending again what it takes for idempotent: nobody asked for it twice."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _BrokenOff from error
+
+
+_MIDDLEWARES: Final = (_once,)
+
+
+def _headers_of(answer: aiohttp.ClientResponse, url: URL) -> list[Header]:
+    """What the client is told of the answer's headers. Raises CallEnded where it cannot be passed on."""
+    if not 200 <= answer.status <= 599:
+        raise _unreachable(url, f"answered with the status {answer.status}")
+    # The server behind us writes a Date of its own (RFC 9110 §6.6.1 wants one).
+    dropped = HOP_BY_HOP | {b"date"}
+    if answer.status in _WITHOUT_BODY or "Transfer-Encoding" in answer.headers:
+        dropped |= {b"content-length"}  # RFC 9110 §8.6, RFC 9112 §6.3
+    headers = end_to_end(answer.raw_headers, dropped)
+    if not all(map(is_header, headers)):
+        raise _unreachable(url, "answered with a header that is none")
+    return headers
+
+
+def _has_body(request: Request) -> bool:
+    """Whether a body follows the request's head (RFC 9112 §6.3). Raises ApiError where it would be lost."""
+    headers = request.headers
+    if "Transfer-Encoding" not in headers and not headers.get("Content-Length", "").strip("0 "):
+        return False
+    if "Upgrade" in headers:  # the server reads no body behind one
+        raise ApiError(400, "400", "A request with a body cannot ask for an upgrade as well")
+    return True
+
+
+def _unreachable(url: URL, detail: str) -> CallEnded:
+    return CallEnded(Reasons.agent_unreachable, f"{url.authority} {detail}")

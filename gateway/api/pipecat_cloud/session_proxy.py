@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The Session API: any request, to the one instance that runs the session (docs/reference/public-api.md,
+"Session API").
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.responses import Response
+from yarl import URL
+
+from gateway.api.framework.operation import Access, Context, Operation, Style
+from gateway.api.pipecat_cloud.proxy_request import ProxyRequest
+from gateway.calls.session_url import forwarded, read_session_url, running_session
+
+METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD")
+PATH: Final = "/v1/public/{agent}/sessions/{session_id}/{path:path}"
+
+
+async def pass_on(context: Context) -> Response:
+    """Finds the session's instance, passes the request on to it, and gives its answer as it begins.
+
+    Raises CallEnded, ApiError, StoreFailed, ClientDisconnect; then nothing is left under way.
+    """
+    request, services = context.request, context.services
+    limits = services.settings.limits
+    wanted = read_session_url(
+        request.scope["raw_path"].decode("latin-1"), request.scope["query_string"].decode("latin-1")
+    )
+    headers = forwarded(request.headers.raw, wanted.session_id, context.request_id)
+    exchange = ProxyRequest(request, limits.session_api_timeout)
+    try:
+        async with exchange.watched():
+            session = await running_session(
+                services.store, wanted, context.caller.organization, wait_s=limits.agent_connect_timeout
+            )
+            url = URL(f"{session.instance}{wanted.target}", encoded=True)
+            return await exchange.ask(services.http, url, headers)
+    except BaseException:
+        await exchange.close()
+        raise
+
+
+def _operation(method: str) -> Operation:
+    return Operation(
+        method=method,
+        path=PATH,
+        handler=pass_on,
+        access=Access.PUBLIC,
+        style=Style.PCC,
+        summary=f"{method} a route of the agent that runs the session",
+        tag="Session API",
+        description="Passed on to the one instance that runs the session, with `x-daily-session-id` and "
+        "`X-Request-Id`; bodies are streamed both ways, and the answer comes back as it is. A session that "
+        "is starting is waited for; one that is over is not found. 502 where the instance does not answer, "
+        "504 where it stalls or the session does not start.",
+        answers={400: None, 404: None, 408: None, 502: None, 504: None},
+        any_answer=True,
+        path_notes={
+            "agent": "The agent's name.",
+            "session_id": "The session's id, as the start gave it.",
+            "path": "A path of the instance, passed on as it is; no segment may be `.` or `..`.",
+        },
+    )
+
+
+SESSION_PROXY: Final = tuple(map(_operation, METHODS))
+"""The rows of the route table."""

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""`POST /v1/public/{agent}/start` (docs/reference/public-api.md, "Start")."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.api.framework.errors import ApiError
+from gateway.api.framework.idempotency import HEADER, fingerprint_of, key_of, run_once
+from gateway.api.framework.operation import UNAUTHORIZED_START, Access, Answer, Context, Operation, Style
+from gateway.calls.bot_session import NotReady
+from gateway.calls.session_start import SessionRequest, Transport, agent_of, start_session
+from gateway.model.reasons import CallEnded, Reasons
+
+NOT_READY_CODE: Final = "PCC-1001"
+
+STUN_URL: Final = "stun:stun.l.google.com:19302"
+"""What Pipecat's own runner gives as a default ICE server (pipecat/runner/run.py)."""
+
+
+class StartRequest(BaseModel):
+    """What to start, and how the caller comes to it. Names that are not known are passed over."""
+
+    model_config = ConfigDict(frozen=True)
+
+    create_daily_room: bool = Field(
+        default=False,
+        alias="createDailyRoom",
+        description="The same as `transport` `daily`, for clients that send none.",
+    )
+    daily_room_properties: dict[str, Any] | None = Field(
+        default=None,
+        alias="dailyRoomProperties",
+        description="Daily's room properties, over the gateway's own.",
+    )
+    daily_meeting_token_properties: dict[str, Any] | None = Field(
+        default=None,
+        alias="dailyMeetingTokenProperties",
+        description="Daily's meeting token properties, over the gateway's own.",
+    )
+    enable_default_ice_servers: bool = Field(
+        default=False, alias="enableDefaultIceServers", description="With `webrtc`: answer with ICE servers."
+    )
+    transport: Literal["daily", "webrtc", "websocket"] | None = Field(
+        default=None, description="How the caller's sound comes. Left out: the agent finds its caller."
+    )
+    body: Any = Field(
+        default=None,
+        description="Any JSON for the agent, null for none: at most 1,000,000 bytes, 4,096 with `websocket`.",
+        examples=[{"customer": 4711}],
+    )
+
+
+class IceServer(BaseModel):
+    """As WebRTC's RTCIceServer."""
+
+    urls: str
+    username: str | None = None
+    credential: str | None = None
+
+
+class IceConfig(BaseModel):
+    """As WebRTC's RTCConfiguration."""
+
+    ice_servers: list[IceServer] = Field(serialization_alias="iceServers")
+
+
+class StartAnswer(BaseModel):
+    """What was started. What a transport does not have is left out."""
+
+    session_id: str = Field(
+        serialization_alias="sessionId",
+        examples=["7c9e6679-7425-40de-944b-e07fc1f90ae7"],
+    )
+    daily_room: str | None = Field(
+        default=None, serialization_alias="dailyRoom", description="`daily`: the room's URL."
+    )
+    daily_token: str | None = Field(
+        default=None,
+        serialization_alias="dailyToken",
+        description="`daily`: the meeting token for it.",
+    )
+    ws_url: str | None = Field(
+        default=None,
+        serialization_alias="wsUrl",
+        description="`websocket`: where the caller's socket goes.",
+    )
+    token: str | None = Field(default=None, description="`websocket`: opens it, within 5 minutes, once.")
+    body: str | None = Field(
+        default=None, description="`websocket`: base64 of the `body` sent, for the socket's query `body`."
+    )
+    ice_config: IceConfig | None = Field(
+        default=None,
+        serialization_alias="iceConfig",
+        description="`webrtc`, where it was asked for.",
+    )
+
+
+async def start(context: Context) -> Answer:
+    """Starts a session, or answers as it did before to the same `Idempotency-Key`."""
+    key = key_of(context.request.headers, Style.PCC)
+    if key is None:
+        return await _start(context)
+    path = context.request.url.path.encode()
+    fingerprint = fingerprint_of(path, context.raw_body)
+
+    async def work() -> Answer:
+        return await _start(context)
+
+    organization = context.caller.organization
+    return await run_once(context.services, organization, key, fingerprint, work, style=Style.PCC)
+
+
+async def _start(context: Context) -> Answer:
+    wanted = context.body_as(StartRequest)
+    agent = agent_of(context.services, context.caller.organization, context.path["agent"])
+    transport = _transport(wanted)
+    wish = SessionRequest(
+        agent,
+        transport,
+        body=wanted.body,
+        room_properties=wanted.daily_room_properties,
+        token_properties=wanted.daily_meeting_token_properties,
+    )
+    try:
+        begun = await start_session(context.services, wish, context.request.scope.get("server"))
+    except NotReady as end:
+        raise ApiError(400, NOT_READY_CODE, f"The agent is not ready: {end.detail}") from None
+    ice = wanted.enable_default_ice_servers and transport == "webrtc"
+    answer = StartAnswer(
+        session_id=begun.session_id,
+        daily_room=begun.room_url,
+        daily_token=begun.room_token,
+        ws_url=begun.ws_url,
+        token=begun.ws_token,
+        body=begun.body,
+        ice_config=IceConfig(ice_servers=[IceServer(urls=STUN_URL)]) if ice else None,
+    )
+    return Answer(200, answer.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+def _transport(wanted: StartRequest) -> Transport:
+    if not wanted.create_daily_room:
+        return wanted.transport or "bot"
+    if wanted.transport not in (None, "daily"):
+        detail = f"createDailyRoom makes a room at Daily, and transport is {wanted.transport}"
+        raise CallEnded(Reasons.bad_request, detail)
+    return "daily"
+
+
+START: Final = (
+    Operation(
+        method="POST",
+        path="/v1/public/{agent}/start",
+        handler=start,
+        access=Access.PUBLIC,
+        style=Style.PCC,
+        summary="Start a session",
+        tag="Start",
+        body=StartRequest,
+        answers={
+            200: StartAnswer,
+            400: None,
+            404: None,
+            409: None,
+            413: None,
+            429: None,
+            502: None,
+            503: None,
+            504: None,
+        },
+        unauthorized=UNAUTHORIZED_START,
+        description="Answers once the agent has taken the session. With `websocket` no agent starts yet: it "
+        "does when the caller's socket comes, under this session's id.",
+        request_headers={
+            HEADER: "The same key with the same body is answered the same for 24 hours, and starts once."
+        },
+        path_notes={"agent": "The agent's name."},
+    ),
+)

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""`POST /v1/sessions/{session_id}/call/…`: hang up, transfer, send digits."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.api.framework.errors import ApiError, not_found
+from gateway.api.framework.operation import Access, Answer, Context, Operation, Style
+from gateway.calls import control
+from gateway.model.session import SessionRecord
+
+NUMBER_OR_SIP: Final = r"^(\+[1-9][0-9]{6,14}|sips?:[!-~]{1,250})$"
+NUMBER: Final = r"^\+[1-9][0-9]{6,14}$"
+DIGITS: Final = r"^[0-9A-D*#wW]{1,32}$"
+
+_TAG: Final = "Calls"
+
+
+class _Accepted(BaseModel):
+    """What is taken: nothing but what is named."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Nothing(_Accepted):
+    """No parameters."""
+
+
+class Transfer(_Accepted):
+    """Where the call goes."""
+
+    to: str = Field(
+        pattern=NUMBER_OR_SIP,
+        description="A number in E.164 form, which the organisation's `dial_prefixes` must allow, or a "
+        "`sip:` address.",
+        examples=["+14155550142"],
+    )
+    caller_id: str | None = Field(
+        default=None, pattern=NUMBER, description="The number that is shown. Left out: the carrier's choice."
+    )
+    timeout_seconds: int | None = Field(
+        default=None, ge=5, le=120, description="How long it may ring. Left out: the carrier's own time."
+    )
+
+
+class Dtmf(_Accepted):
+    """Digits for the far end."""
+
+    digits: str = Field(pattern=DIGITS, description="0-9, A-D, *, #; w and W wait.", examples=["1w2#"])
+
+
+class CallAction(BaseModel):
+    """What was done."""
+
+    object: Literal["call"] = "call"
+    session: str = Field(description="The session's id.", examples=["7c9e6679-7425-40de-944b-e07fc1f90ae7"])
+    action: Literal["hung_up", "transferred", "dtmf_sent"]
+
+
+async def hang_up(context: Context) -> Answer:
+    """`POST …/call/hangup`."""
+    record = await _known(context)
+    await _done(control.hang_up(context.services.calls, record))
+    return Answer(200, CallAction(session=record.session_id, action="hung_up"))
+
+
+async def transfer(context: Context) -> Answer:
+    """`POST …/call/transfer`."""
+    wanted = context.body_as(Transfer)
+    record = await _known(context)
+    await _done(
+        control.transfer(
+            context.services.calls,
+            record,
+            wanted.to,
+            caller_id=wanted.caller_id,
+            timeout_s=wanted.timeout_seconds,
+        )
+    )
+    return Answer(200, CallAction(session=record.session_id, action="transferred"))
+
+
+async def dtmf(context: Context) -> Answer:
+    """`POST …/call/dtmf`."""
+    wanted = context.body_as(Dtmf)
+    record = await _known(context)
+    await _done(control.send_dtmf(context.services.calls, record, wanted.digits))
+    return Answer(200, CallAction(session=record.session_id, action="dtmf_sent"))
+
+
+async def _known(context: Context) -> SessionRecord:
+    """The session of the path, if the caller may know of it."""
+    record = await context.services.store.session(context.path["session_id"])
+    if record is None or record.organization != context.caller.organization:
+        raise not_found("There is no such session", Style.ENVELOPE)
+    return record
+
+
+async def _done(work: Awaitable[None]) -> None:
+    try:
+        await work
+    except control.CallNotActive as error:
+        raise ApiError(409, "call_not_active", str(error)) from None
+
+
+_ANSWERS: Final = {
+    200: CallAction,
+    400: None,
+    403: None,
+    409: None,
+    422: None,
+    429: None,
+    502: None,
+    503: None,
+    504: None,
+}
+_ID_NOTE: Final = {"session_id": "The session's id, as it was answered or as the agent was told it."}
+
+CALL_CONTROL: Final = (
+    Operation(
+        "POST",
+        "/v1/sessions/{session_id}/call/hangup",
+        hang_up,
+        Access.PRIVATE,
+        Style.ENVELOPE,
+        "Hang up a session's call",
+        _TAG,
+        body=Nothing,
+        answers=_ANSWERS,
+        description="Through the carrier; the session ends as `hung_up`. A call that rings is given up. What "
+        "the carrier cannot do is refused with `carrier_cannot` and the reason.",
+        path_notes=_ID_NOTE,
+    ),
+    Operation(
+        "POST",
+        "/v1/sessions/{session_id}/call/transfer",
+        transfer,
+        Access.PRIVATE,
+        Style.ENVELOPE,
+        "Transfer a session's call",
+        _TAG,
+        body=Transfer,
+        answers=_ANSWERS,
+        description="Cold: the call goes to a number or a SIP address; the session ends as `transferred`. An "
+        "agent that is told the call's id keeps its socket, silent, until the call is over.",
+        path_notes=_ID_NOTE,
+    ),
+    Operation(
+        "POST",
+        "/v1/sessions/{session_id}/call/dtmf",
+        dtmf,
+        Access.PRIVATE,
+        Style.ENVELOPE,
+        "Send digits",
+        _TAG,
+        body=Dtmf,
+        answers=_ANSWERS,
+        description="To the far end of the call, where the carrier has a way to do it.",
+        path_notes=_ID_NOTE,
+    ),
+)

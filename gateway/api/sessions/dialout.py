@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""`POST /v1/public/{agent}/dialout`: a call out, in our own shape and in those of Pipecat's guides."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.api.framework.idempotency import HEADER, fingerprint_of, key_of, run_once
+from gateway.api.framework.operation import UNAUTHORIZED_START, Access, Answer, Context, Operation, Style
+from gateway.api.framework.strict_json import dump
+from gateway.api.sessions.session_models import Metadata
+from gateway.calls.outbound.outbound_request import OutboundRequest, body_for
+from gateway.calls.session_start import agent_of
+from gateway.config import AgentSettings, CarrierAccount, Organization
+from gateway.model.reasons import CallEnded, Reasons
+
+ANSWER_S: Final = 10.0
+"""How long the carrier is waited for before the caller is answered without the call's id."""
+
+SHORTEST_S: Final = 5
+LONGEST_S: Final = 600
+DEFAULT_S: Final = 60
+
+_SHOWN: Final = re.compile(r"\+?[0-9]{5,15}")
+"""Carriers know their own numbers in other spellings too, such as Exotel's with a 0
+(docs/reference/carriers.md §5.2).
+"""
+
+Carrier = Literal["twilio", "telnyx", "plivo", "exotel"]
+Machines = Literal["detect", "wait_for_end"]
+
+
+class DialoutSetting(BaseModel):
+    """One call, as Daily's guide writes it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    phone_number: str | None = Field(default=None, alias="phoneNumber", description="Whom to call.")
+    caller_id: str | None = Field(default=None, alias="callerId", description="The number that is shown.")
+
+
+class DialoutRequest(BaseModel):
+    """Whom to call. Names that are not known are passed over."""
+
+    model_config = ConfigDict(frozen=True)
+
+    to: str | None = Field(
+        default=None, description="Whom to call, in E.164 form.", examples=["+14155550142"]
+    )
+    from_: str | None = Field(
+        default=None,
+        alias="from",
+        description="The number that is shown, one of yours with the carrier. Left out: the first of "
+        "`[[numbers]]` that belongs to the agent.",
+        examples=["+14155550199"],
+    )
+    carrier: Carrier | None = Field(
+        default=None, description="Who makes the call. Left out: the only carrier of the organisation."
+    )
+    body: Any = Field(default=None, description="Any JSON for the agent: at most 4,096 bytes.")
+    timeout_seconds: int = Field(
+        default=DEFAULT_S,
+        ge=SHORTEST_S,
+        le=LONGEST_S,
+        description="How long it may ring; and before that, how long it may wait in line.",
+    )
+    machine_detection: Machines | bool | None = Field(
+        default=None,
+        description="`detect` (or true) hangs up when a machine answers; `wait_for_end` gives the call to "
+        "the agent when the machine's greeting is over.",
+    )
+    metadata: Metadata = Field(
+        default=None, description="Any JSON of yours, at most 8192 bytes; given back wherever the session is."
+    )
+    to_number: str | None = Field(default=None, description="The same as `to`.")
+    phone_number: str | None = Field(default=None, description="The same as `to`.")
+    from_number: str | None = Field(default=None, description="The same as `from`.")
+    dialout_settings: list[DialoutSetting] | DialoutSetting | None = Field(
+        default=None, description="The same as `to` and `from`, of one call."
+    )
+
+
+class DialoutAnswer(BaseModel):
+    """The session of the call, which waits for its stream."""
+
+    session_id: str = Field(
+        serialization_alias="sessionId", examples=["7c9e6679-7425-40de-944b-e07fc1f90ae7"]
+    )
+    call_id: str | None = Field(
+        default=None,
+        serialization_alias="callId",
+        description="The carrier's id of the call, where it has one already.",
+        examples=["CA00000000000000000000000000000001"],
+    )
+    status: Literal["queued", "dialing"] = Field(
+        description="`queued`: the carrier has the call. `dialing`: it waits in line, or the carrier has not "
+        "said yet. What becomes of it is in the session."
+    )
+
+
+async def dialout(context: Context) -> Answer:
+    """Calls out, or answers as it did before to the same `Idempotency-Key`."""
+    key = key_of(context.request.headers, Style.PCC)
+    if key is None:
+        return await _dialout(context)
+    fingerprint = fingerprint_of(context.request.url.path.encode(), context.raw_body)
+
+    async def work() -> Answer:
+        return await _dialout(context)
+
+    organization = context.caller.organization
+    return await run_once(context.services, organization, key, fingerprint, work, style=Style.PCC)
+
+
+async def _dialout(context: Context) -> Answer:
+    wanted = context.body_as(DialoutRequest)
+    agent = agent_of(context.services, context.caller.organization, context.path["agent"])
+    call = await context.services.outbound.start(_wish(context, wanted, agent))
+    # The call goes on whatever becomes of this request.
+    await asyncio.wait([call.taken], timeout=ANSWER_S)
+    call_id = call.taken.result() if call.taken.done() else None
+    answer = DialoutAnswer(
+        session_id=call.session_id,
+        call_id=call_id,
+        status="queued" if call.taken.done() else "dialing",
+    )
+    return Answer(200, answer.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+def _wish(context: Context, wanted: DialoutRequest, agent: AgentSettings) -> OutboundRequest:
+    services = context.services
+    settings = services.settings
+    organization = next((one for one in settings.organizations if one.name == agent.organization), None)
+    if organization is None:
+        raise CallEnded(Reasons.carrier_cannot, "the organisation has no account with any carrier")
+    account = _account(organization, wanted.carrier)
+    setting = _setting(wanted)
+    to = _one("to", wanted.to, wanted.to_number, wanted.phone_number, setting.phone_number)
+    shown = _one("from", wanted.from_, wanted.from_number, setting.caller_id)
+    shown = shown or next(
+        (each.number for each in settings.numbers if each.agent == agent.service_host), None
+    )
+    if to is None:
+        raise CallEnded(Reasons.bad_request, "to is needed: whom to call")
+    if shown is None:
+        raise CallEnded(Reasons.bad_request, "from is needed: none of [[numbers]] is the agent's")
+    if not _SHOWN.fullmatch(shown):
+        raise CallEnded(Reasons.bad_request, "from is no number: 5 to 15 digits, with or without +")
+    machines = wanted.machine_detection
+    return OutboundRequest(
+        agent=agent,
+        organization=organization,
+        account=account,
+        to=to,
+        from_number=shown,
+        body=_body(wanted, account, shown, to, settings.limits.max_body_bytes),
+        timeout_s=float(wanted.timeout_seconds),
+        machine_detection=("detect" if machines else None) if isinstance(machines, bool) else machines,
+        metadata=None if wanted.metadata is None else dump(wanted.metadata).decode(),
+    )
+
+
+def _account(organization: Organization, carrier: str | None) -> CarrierAccount:
+    accounts = [each for each in organization.carriers if carrier in (None, each.carrier)]
+    if not accounts:
+        named = carrier or "any carrier"
+        raise CallEnded(Reasons.carrier_cannot, f"the organisation has no account with {named}")
+    if carrier is None and len({each.carrier for each in accounts}) > 1:
+        raise CallEnded(Reasons.bad_request, "carrier is needed: the organisation has several")
+    return accounts[0]
+
+
+def _setting(wanted: DialoutRequest) -> DialoutSetting:
+    settings = wanted.dialout_settings
+    if not isinstance(settings, list):
+        return settings or DialoutSetting()
+    if len(settings) > 1:
+        raise CallEnded(Reasons.bad_request, "dialout_settings has more than one call: each is a request")
+    return settings[0] if settings else DialoutSetting()
+
+
+def _one(name: str, *given: str | None) -> str | None:
+    """What was given under one of several names."""
+    values = {value for value in given if value is not None}
+    if len(values) > 1:
+        raise CallEnded(Reasons.bad_request, f"{name} is given several times, and differently")
+    return values.pop() if values else None
+
+
+def _body(wanted: DialoutRequest, account: CarrierAccount, shown: str, to: str, most: int) -> str | None:
+    body = None
+    if wanted.body is not None:
+        raw = dump(wanted.body)
+        if len(raw) > most:
+            raise CallEnded(Reasons.too_large, f"body has {len(raw)} bytes of JSON, {most} are allowed")
+        body = base64.b64encode(raw).decode("ascii")
+    return body_for(body, account.carrier, shown, to, most)
+
+
+DIALOUT: Final = (
+    Operation(
+        method="POST",
+        path="/v1/public/{agent}/dialout",
+        handler=dialout,
+        access=Access.PUBLIC,
+        style=Style.PCC,
+        summary="Call somebody",
+        tag="Start",
+        body=DialoutRequest,
+        answers={
+            200: DialoutAnswer,
+            400: None,
+            403: None,
+            404: None,
+            409: None,
+            413: None,
+            422: None,
+            429: None,
+            502: None,
+            503: None,
+            504: None,
+        },
+        unauthorized=UNAUTHORIZED_START,
+        description="Answers once the carrier has the call. The session holds a place while it rings, and is "
+        "over where nobody answers. More calls a second than the carrier takes wait in line.",
+        request_headers={
+            HEADER: "The same key with the same body is answered the same for 24 hours, and calls once."
+        },
+        path_notes={"agent": "The agent's name."},
+    ),
+)

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Documents that carriers ask for while a call goes on: where one goes that is answered, or transferred.
+
+`/callbacks/{carrier}/{session_id}/answer` and `…/transfer` are asked by carriers that take no document in a
+request (Plivo, docs/reference/carriers.md §4.5); `…/transferred` by all of them, once the call is over that
+a transfer made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from starlette.responses import Response
+
+from gateway.api.framework.operation import Access, Context, Operation, Style
+from gateway.api.webhooks.carrier_request import (
+    authenticate_any,
+    authenticate_request,
+    read_fields,
+    read_query,
+)
+from gateway.auth.media_tokens import TOKEN_S
+from gateway.calls.outbound.outbound_request import document_of, stream_url_of
+from gateway.carriers.call_log import CallStatus
+from gateway.model.lifecycle import SessionState
+from gateway.model.reasons import CallEnded, Reasons
+from gateway.model.session import SessionRecord
+from texml.registry import WRITERS
+
+MAX_FORM_BYTES: Final = 65_536
+
+_CALL_IDS: Final = ("CallSid", "CallUUID")
+
+Handler = Callable[[Context], Coroutine[Any, Any, Response]]
+
+
+async def answer(context: Context) -> Response:
+    """A call out was answered: its stream. One whose session is over ends."""
+    record, call_id = await _call(context)
+    calls, carrier, session_id = context.services.calls, record.carrier, record.session_id
+    agent = next((one for one in calls.agents.agents if one.service_host == record.agent), None)
+    if agent is None or record.state is not SessionState.STARTING or record.stream_id is not None:
+        return _document(carrier, WRITERS[carrier].goodbye())
+    await calls.call_log.note(session_id, carrier=carrier, call_id=call_id)
+    await calls.call_log.moved(session_id, CallStatus.ANSWERED)
+    url = stream_url_of(calls, agent, carrier, session_id, call_id=call_id, lasting_s=TOKEN_S)
+    numbers = {"from_number": record.from_number, "to_number": record.to_number}
+    return _document(carrier, document_of(calls, agent, carrier, url, **numbers))
+
+
+async def transfer(context: Context) -> Response:
+    """A call is transferred: where to. One that was not asked to be ends."""
+    record, _ = await _call(context)
+    document = await context.services.calls.call_log.document_of(record.session_id)
+    return _document(record.carrier, document or WRITERS[record.carrier].goodbye())
+
+
+async def transferred(context: Context) -> Response:
+    """The call that a transfer made is over, and so is all of it: an agent that was kept may go."""
+    record, _ = await _call(context)
+    services = context.services
+    book = services.calls.call_log
+    if await book.document_of(record.session_id) is not None:  # it was transferred
+        await book.moved(record.session_id, CallStatus.COMPLETED)
+        await services.store.request_stop(record.session_id, services.now())
+    return _document(record.carrier, WRITERS[record.carrier].goodbye())
+
+
+async def _call(context: Context) -> tuple[SessionRecord, str | None]:
+    """The session that the carrier asks about, and the call's id. Raises CallEnded (unauthorized, not_found,
+    bad_request), StoreFailed."""
+    carrier = context.path["carrier"]
+    if carrier not in WRITERS:
+        raise CallEnded(Reasons.not_found, "no such carrier is known here")
+    record = await context.services.store.session(context.path["session_id"])
+    if record is None:
+        authenticate_any(context, carrier)
+    else:
+        authenticate_request(context, carrier, record.organization)
+    fields = read_fields(context) if context.request.method == "POST" else read_query(context)
+    told = {value for name, value in fields if name in _CALL_IDS and value}
+    if len(told) > 1:
+        raise CallEnded(Reasons.bad_request, "a field is given twice, and says two things")
+    call_id = told.pop() if told else None
+    if record is None or record.carrier != carrier:
+        raise CallEnded(Reasons.not_found, "no such call is known here")
+    known = (await context.services.calls.call_log.of(record.session_id)).call_id or record.call_id
+    if known is not None and call_id is not None and call_id != known:
+        raise CallEnded(Reasons.not_found, "no such call is known here")
+    return record, call_id or known
+
+
+def _document(carrier: str, text: str) -> Response:
+    return Response(text, media_type=WRITERS[carrier].content_type)
+
+
+def _operations(what: str, handler: Handler, summary: str) -> list[Operation]:
+    return [
+        Operation(
+            method=method,
+            path=f"/callbacks/{{carrier}}/{{session_id}}/{what}",
+            handler=handler,
+            access=Access.NONE,
+            style=Style.PCC,
+            summary=summary,
+            tag="Carriers",
+            reads_raw=True,
+            max_body_bytes=MAX_FORM_BYTES,
+            in_schema=False,
+        )
+        for method in ("GET", "POST")
+    ]
+
+
+CALL_DOCUMENTS: Final = (
+    *_operations("answer", answer, "What becomes of an answered call out"),
+    *_operations("transfer", transfer, "Where a transferred call goes"),
+    *_operations("transferred", transferred, "A transferred call is over"),
+)

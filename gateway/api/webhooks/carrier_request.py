@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What a carrier asks when it fetches a document: its own fields, and what the operator put into the URL.
+
+The carrier's fields are the form of a POST, or stand in the query of a GET beside the operator's
+(docs/reference/carriers.md §2.4, §3.4, §4.4, §5.3). Nothing is read that a proof did not read too
+(`read_form`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import parse_qsl
+
+from gateway.api.framework.operation import Context
+from gateway.calls.authorization import signed_request
+from gateway.calls.target import SERVICE_HOST
+from gateway.carriers.agent_body import read_body
+from gateway.carriers.authenticators import AuthenticationFailed, read_form
+from gateway.carriers.stream_documents import RETURNS, USUAL_RATE, IncomingCall
+from gateway.model.reasons import CallEnded, Reasons
+
+
+def authenticate_request(context: Context, carrier: str, organization: str) -> None:
+    """Raises CallEnded(unauthorized), 403, where the organisation wants proof and this has none."""
+    accounts = context.services.calls.accounts
+    if not accounts.requires_authentication(organization, carrier):
+        return
+    signed = signed_request(accounts, context.request, context.raw_body, context.services.now())
+    try:
+        accounts.prove(organization, carrier, signed)
+    except AuthenticationFailed as refused:
+        raise CallEnded(Reasons.unauthorized, f"the request is not proven: {refused.reason}") from None
+
+
+def authenticate_any(context: Context, carrier: str) -> None:
+    """The same where it is not known whose the call is: 403 only where there is nobody who wants no proof."""
+    accounts = context.services.calls.accounts
+    if accounts.always_authenticated(carrier):
+        signed = signed_request(accounts, context.request, context.raw_body, context.services.now())
+        if not accounts.proven(carrier, signed):
+            raise CallEnded(Reasons.unauthorized, "the request is not proven to be anybody's")
+
+
+MAX_FIELDS: Final = 200
+MAX_CALL_ID: Final = 256
+MAX_NUMBER: Final = 256
+"""Characters; a caller may also be a SIP address."""
+MAX_PARAMETERS: Final = 50
+
+SAMPLE_RATES: Final = ("8000", "16000", "24000")
+
+_CALL_IDS: Final = ("CallSid", "CallUUID")
+_FROM: Final = ("CallFrom", "From")
+_TO: Final = ("CallTo", "To")
+_OURS: Final = frozenset(
+    {"agent", "org", "serviceHost", "region", "body", "sample_rate", "sample-rate", RETURNS}
+)
+_NOT_CUSTOM: Final = frozenset({"bodySHA256", "flow_id", "tenant_id"})
+"""What carriers add to a query under a small letter: Twilio's hash, Exotel's ids."""
+_CARRIERS_OWN: Final = re.compile(r"[A-Z]")
+_CALL_ID: Final = re.compile(r"[!-~]+")
+_PRINTABLE: Final = re.compile(r"[^\x00-\x1f\x7f]+")
+
+Pairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRequest:
+    """`asked`: the call. `named`: the agents that the URL names, AGENT.ORG; none where the number does.
+
+    `organization`: the one that the URL names. `region`: likewise.
+    """
+
+    asked: IncomingCall
+    named: tuple[str, ...]
+    organization: str | None
+    region: str | None
+
+
+def read_document_request(context: Context, carrier: str, max_body_bytes: int) -> DocumentRequest:
+    """Reads the request. Raises CallEnded: bad_request, too_large."""
+    query = read_query(context)
+    is_post = context.request.method == "POST"
+    fields = read_fields(context) if is_post else query
+    named = _named(query)
+    returns = _one(query, RETURNS) or "0"
+    rate = _one(query, "sample_rate", "sample-rate") or str(USUAL_RATE)
+    if not (returns.isascii() and returns.isdigit()) or len(returns) > 3:
+        raise CallEnded(Reasons.bad_request, f"{RETURNS} is no small number")
+    if rate not in SAMPLE_RATES:
+        raise CallEnded(Reasons.bad_request, f"sample_rate is none of {', '.join(SAMPLE_RATES)}")
+    asked = IncomingCall(
+        carrier=carrier,
+        call_id=_call_id(fields),
+        from_number=_number(fields, _FROM),
+        to_number=_number(fields, _TO),
+        body=read_body(_one(query, "body"), max_body_bytes),
+        parameters=_parameters(query, is_post=is_post),
+        sample_rate=int(rate),
+        returns=int(returns),
+    )
+    organization = named[0].partition(".")[2] if named else None
+    return DocumentRequest(asked, named, organization, _one(query, "region"))
+
+
+def read_query(context: Context) -> Pairs:
+    """The query as it came, decoded. Raises CallEnded(bad_request)."""
+    text = context.request.scope["query_string"].decode("latin-1")
+    try:
+        return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+    except UnicodeDecodeError:
+        raise CallEnded(Reasons.bad_request, "the query is not in UTF-8") from None
+    except ValueError:
+        raise CallEnded(Reasons.bad_request, f"the query has more than {MAX_FIELDS} fields") from None
+
+
+def read_fields(context: Context) -> Pairs:
+    """The fields of a form; none where there is no body. Raises CallEnded(bad_request)."""
+    if not context.raw_body:
+        return []
+    try:
+        return read_form(context.request.headers.get("Content-Type", ""), context.raw_body)
+    except AuthenticationFailed as error:
+        raise CallEnded(Reasons.bad_request, error.reason) from None
+
+
+def _one(pairs: Pairs, *names: str) -> str | None:
+    """The first of the names that there is; each may be given once. An empty one is none."""
+    for name in names:
+        values = [value for each, value in pairs if each == name]
+        if len(values) > 1:
+            raise CallEnded(Reasons.bad_request, f"{name} is given twice")
+        if values and values[0]:
+            return values[0]
+    return None
+
+
+def _named(query: Pairs) -> tuple[str, ...]:
+    agent, organization = _one(query, "agent"), _one(query, "org")
+    service_host = _one(query, "serviceHost")
+    if agent is not None and organization is None and "." in agent:
+        named = [agent]
+    elif agent is not None and organization is not None:
+        named = [f"{agent}.{organization}"]
+    elif agent is None and organization is None:
+        named = []
+    else:
+        raise CallEnded(Reasons.bad_request, "agent and org go together")
+    named += [service_host] if service_host is not None else []
+    if any(not SERVICE_HOST.fullmatch(name) for name in named):
+        raise CallEnded(Reasons.bad_request, "agent and org are no names of an agent and its organisation")
+    return tuple(named)
+
+
+def _call_id(fields: Pairs) -> str | None:
+    call_id = _one(fields, *_CALL_IDS)
+    if call_id is not None and not (len(call_id) <= MAX_CALL_ID and _CALL_ID.fullmatch(call_id)):
+        raise CallEnded(Reasons.bad_request, "the call's id is none")
+    return call_id
+
+
+def _number(fields: Pairs, names: tuple[str, ...]) -> str | None:
+    """A number, or whatever the carrier has for one; what nobody could write down is left out."""
+    number = _one(fields, *names)
+    if number is None:
+        return None
+    # An unescaped plus sign has become a space on the way.
+    number = f"+{number[1:]}" if re.fullmatch(r" [0-9]+", number) else number
+    return number if len(number) <= MAX_NUMBER and _PRINTABLE.fullmatch(number) else None
+
+
+def _parameters(query: Pairs, *, is_post: bool) -> dict[str, str]:
+    """The operator's own; in the query of a GET a name that begins with a capital letter is the carrier's."""
+    custom = [
+        (name, value)
+        for name, value in query
+        if name not in _OURS and name not in _NOT_CUSTOM and (is_post or not _CARRIERS_OWN.match(name))
+    ]
+    twice = [name for name, count in Counter(name for name, _ in custom).items() if count > 1]
+    if twice:
+        raise CallEnded(Reasons.bad_request, "a custom parameter is given twice")
+    if len(custom) > MAX_PARAMETERS or any(not name for name, _ in custom):
+        raise CallEnded(
+            Reasons.bad_request, f"there are more than {MAX_PARAMETERS} custom parameters, or nameless"
+        )
+    return dict(custom)

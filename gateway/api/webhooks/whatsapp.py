@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Meta's webhook for WhatsApp: verified here, and its events passed on to the agent as they came.
+
+docs/reference/carriers.md §7. What is about a call goes to its instance (whatsapp_call.py), the rest to any.
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import Any, Final
+
+import structlog
+from pydantic import BaseModel, Field
+from starlette.background import BackgroundTask
+from starlette.responses import PlainTextResponse, Response
+
+from gateway.api.framework.operation import Access, Context, Handler, Operation, Style
+from gateway.api.webhooks.deduplication import joined
+from gateway.api.webhooks.whatsapp_events import read_event
+from gateway.api.webhooks.whatsapp_forward import JSON, pass_to_any
+from gateway.api.webhooks.whatsapp_handler import CallEventHandler
+from gateway.calls.session_start import agent_of
+from gateway.calls.whatsapp_call import WhatsAppCall, hold_all
+from gateway.carriers.authenticators import AuthenticationFailed
+from gateway.carriers.whatsapp.auth import SIGNATURE, authenticate_event
+from gateway.config import AgentSettings
+from gateway.model.reasons import CallEnded, Reasons
+from gateway.store.interface import StoreFailed
+
+log = structlog.get_logger(__name__)
+
+PATH: Final = "/v1/public/webhooks/{org}/{agent}/whatsapp"
+MAX_EVENT_BYTES: Final = 262_144
+_CHALLENGE: Final = re.compile(r"[0-9A-Za-z_.-]{1,256}")
+
+
+class Verification(BaseModel):
+    """What Meta asks when the webhook's URL is set."""
+
+    mode: str = Field(default="", alias="hub.mode", description="`subscribe`.")
+    verify_token: str = Field(
+        default="", alias="hub.verify_token", description="A public key of the organisation."
+    )
+    challenge: str = Field(default="", alias="hub.challenge", description="What is to be answered.")
+
+
+async def verify(context: Context) -> Response:
+    """Answers Meta's challenge to whoever knows a public key of the organisation. Raises CallEnded."""
+    asked = context.query_as(Verification)
+    key = await context.services.api_keys.identify(asked.verify_token)
+    ours = key is not None and (key.organization, key.kind) == (context.path["org"], "public")
+    if not ours or asked.mode != "subscribe" or not _CHALLENGE.fullmatch(asked.challenge):
+        detail = "hub.mode must be subscribe, and hub.verify_token a public key of the organisation"
+        raise CallEnded(Reasons.unauthorized, detail)
+    agent_of(context.services, context.path["org"], context.path["agent"])
+    return PlainTextResponse(asked.challenge, headers={"X-Content-Type-Options": "nosniff"})
+
+
+async def event(context: Context) -> Response:
+    """Passes an event on, to the instances of its calls. Raises ApiError, CallEnded, StoreFailed."""
+    services = context.services
+    agent = agent_of(services, context.path["org"], context.path["agent"])
+    _prove(context)
+    calls = read_event(context.raw_body)
+    holding: list[WhatsAppCall] = []
+    try:
+        if not calls:
+            return (await pass_to_any(context, agent)).response()
+        for call in calls:  # rarely more than one
+            try:
+                response = await CallEventHandler(context, agent, call, holding).answer()
+            except (CallEnded, StoreFailed) as failure:
+                if not holding:
+                    raise
+                # Another call of the same body was begun. Meta sends it all again; that one is known then.
+                _say_refused(agent, failure)
+                response = Response(b'{"status":"failed"}', HTTPStatus.BAD_GATEWAY, media_type=JSON)
+                break
+    except (CallEnded, StoreFailed) as failure:
+        _say_refused(agent, failure)
+        raise
+    if holding:  # in the request's own task, which the server cancels when it stops
+        response.background = BackgroundTask(hold_all, holding)
+    return response
+
+
+def _say_refused(agent: AgentSettings, failure: CallEnded | StoreFailed) -> None:
+    reason = failure.reason if isinstance(failure, CallEnded) else Reasons.store_failed
+    detail = failure.detail if isinstance(failure, CallEnded) else str(failure)
+    log.info(
+        "whatsapp event refused",
+        agent=agent.service_host,
+        organization=agent.organization,
+        reason=reason.code,
+        words=detail,
+    )
+
+
+def _prove(context: Context) -> None:
+    """The event is Meta's, where there is a secret to tell by. Raises CallEnded."""
+    services, organization = context.services, context.path["org"]
+    for owner in services.settings.organizations:
+        if owner.name != organization or owner.whatsapp is None or not owner.whatsapp.app_secrets:
+            continue
+        try:
+            authenticate_event(
+                owner.whatsapp.app_secrets, joined(context.request.headers, SIGNATURE), context.raw_body
+            )
+        except AuthenticationFailed as failure:
+            log.info("whatsapp event refused", reason=Reasons.unauthorized.code, words=str(failure))
+            raise CallEnded(Reasons.unauthorized, str(failure)) from None
+
+
+def _operation(method: str, handler: Handler, **more: Any) -> Operation:
+    return Operation(
+        method=method,
+        path=PATH,
+        handler=handler,
+        access=Access.NONE,
+        style=Style.PCC,
+        tag="Webhooks",
+        any_answer=True,
+        path_notes={"org": "The organisation's name.", "agent": "The agent's name."},
+        **more,
+    )
+
+
+WHATSAPP: Final = (
+    _operation(
+        "GET",
+        verify,
+        summary="Verify the webhook for WhatsApp",
+        description="Answers the challenge as plain text, if the token is a public key of the organisation.",
+        query=Verification,
+        answers={403: None, 404: None},
+    ),
+    _operation(
+        "POST",
+        event,
+        summary="Something happened on WhatsApp",
+        description="Passed on to the agent's `POST /whatsapp` as it came. All events of one call go to one "
+        "instance: `connect` starts a session, `terminate` ends it. What is about no call goes to any "
+        "instance that is ready. Signed, where the organisation has `app_secrets`: "
+        "`X-Hub-Signature-256` is `sha256=` and the HMAC-SHA256 of the body in hex.",
+        reads_raw=True,
+        max_body_bytes=MAX_EVENT_BYTES,
+        answers={400: None, 403: None, 404: None, 429: None, 502: None, 503: None, 504: None},
+    ),
+)
+"""The rows of the route table."""

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What the steps of every call work with, made once per worker."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.agents.directory import AgentDirectory
+from gateway.agents.instance_health import InstanceHealth
+from gateway.auth.api_keys import Keyring
+from gateway.auth.media_tokens import MediaTokens
+from gateway.calls.call_queue import CallQueues
+from gateway.calls.command_bus import CommandBus
+from gateway.calls.hold_audio import HoldAudioLibrary
+from gateway.calls.stream_history import StreamHistory
+from gateway.carriers.accounts import CarrierAccounts
+from gateway.carriers.call_log import CallLog
+from gateway.carriers.clients import CarrierClients
+from gateway.config import Settings
+from gateway.store.interface import Store
+
+
+@dataclass(frozen=True, slots=True)
+class CallServices:
+    """Everything a step of a call may use. It imports nothing of the calls themselves."""
+
+    settings: Settings
+    store: Store
+    agents: AgentDirectory
+    health: InstanceHealth
+    accounts: CarrierAccounts
+    clients: CarrierClients
+    tokens: MediaTokens
+    api_keys: Keyring
+    call_log: CallLog
+    streams: StreamHistory
+    hold_audio: HoldAudioLibrary
+    queues: CallQueues
+    commands: CommandBus
+    authenticated_carriers: frozenset[str]
+    """The carriers that at least one account can authenticate; calls of all others are not checked."""
+    region_codes: frozenset[str]
+    now: Callable[[], float]
+    """The time, in Unix seconds."""
+    new_id: Callable[[], str]
+    """Make a session id."""
+
+
+def make_call_services(
+    settings: Settings,
+    store: Store,
+    agents: AgentDirectory,
+    health: InstanceHealth,
+    tokens: MediaTokens,
+    *,
+    now: Callable[[], float] = time.time,
+    new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+) -> CallServices:
+    """Make one worker's call services. Raises PromptError if an agent's recording cannot be played."""
+    return CallServices(
+        settings=settings,
+        store=store,
+        agents=agents,
+        health=health,
+        accounts=CarrierAccounts(settings),
+        clients=CarrierClients(),
+        tokens=tokens,
+        api_keys=Keyring(settings.organizations, store.documents, now),
+        call_log=CallLog(store.documents, now),
+        streams=StreamHistory(store.documents, now),
+        hold_audio=HoldAudioLibrary(settings.agents),
+        queues=CallQueues(),
+        commands=CommandBus(store.documents, now),
+        authenticated_carriers=frozenset(
+            account.carrier
+            for organization in settings.organizations
+            for account in organization.carriers
+            if account.proves
+        ),
+        region_codes=frozenset(region.code for region in settings.regions),
+        now=now,
+        new_id=new_id,
+    )

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Daily's REST at the start of a session: rooms and meeting tokens (docs/reference/carriers.md §6.4, §6.5).
+
+A room outlives nobody: it expires with the session that it was made for, and one that may have been made
+while the answer was lost is deleted again. What Daily answers is another's text: only what passes the checks
+here goes on, and neither the API key nor a token is ever part of an error's words or of a log line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+import structlog
+
+API_URL = "https://api.daily.co/v1"
+TIMEOUT_S = 10.0
+UNDO_TIMEOUT_S = 2.0  # on top of the request that failed, while the caller of the API waits
+DELETE_ATTEMPTS = 3  # deleting is idempotent, and has the tightest of Daily's rate limits
+DELETE_PAUSE_S = 0.5
+MAX_ANSWER_BYTES = 262_144
+MAX_RETRY_AFTER_S = 3600
+MAX_WORDS = 200
+
+Reason = Literal["refused", "rate_limited", "broken", "unreadable", "unreachable", "timeout"]
+
+_ROOM_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")  # docs.daily.co, POST /rooms, `name`
+_HEADER_SAFE = re.compile(r"[!-~]{1,4096}")  # it goes on to the agent as a header
+_ERROR_TYPE = re.compile(r"[a-z-]{1,64}")  # docs.daily.co, "Errors": `error`, stable; `info`, for people
+_SIP_PREFIX = re.compile(r"(?:sip:)*", re.IGNORECASE)
+_SECONDS = re.compile(r"[0-9]{1,9}")
+
+_log = structlog.get_logger(__name__)
+
+
+class DailyFailed(Exception):  # noqa: N818 - named after what happened
+    """Daily did not do what it was asked.
+
+    `status`: what the API answers for it, 502, or 504 where Daily took too long. `words`: one sentence for
+    whoever called, without any secret. `reason`: a label for logs and metrics. `retry_after`: seconds, where
+    Daily named them. `undone`: whether it is certain that Daily did nothing.
+    """
+
+    def __init__(
+        self, reason: Reason, detail: str, *, retry_after: int | None = None, undone: bool = False
+    ) -> None:
+        super().__init__(detail)
+        self.reason: Reason = reason
+        self.status: Literal[502, 504] = 504 if reason == "timeout" else 502
+        self.detail = detail
+        self.retry_after = retry_after
+        self.undone = undone
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A room as it was made. `sip_endpoint`: `sip:USER@HOST` where the room takes SIP calls, else None.
+
+    `url` opens the room to whoever has it, so it is no text for logs.
+    """
+
+    name: str
+    url: str
+    sip_endpoint: str | None
+
+
+def dialin_properties(display_name: str) -> dict[str, Any]:
+    """Room properties for a caller by telephone (docs/reference/carriers.md §6.4, §6.5).
+
+    As pipecat's `configure()` sets them, and the codecs, without which the call would be narrow band.
+    """
+    sip = {
+        "display_name": display_name,
+        "video": False,
+        "sip_mode": "dial-in",
+        "num_endpoints": 1,
+        "codecs": {"audio": ["OPUS"], "video": ["H264"]},
+    }
+    return {"sip": sip, "start_video_off": True}
+
+
+class Daily:
+    """One organisation's domain at Daily.
+
+    `http`: shared, closed by its owner. `api_key`: of the domain, kept out of every text. `timeout_s`:
+    seconds that a method may take; undoing a room of unknown fate takes up to UNDO_TIMEOUT_S more.
+    """
+
+    def __init__(
+        self,
+        http: aiohttp.ClientSession,
+        api_key: str,
+        api_url: str = API_URL,
+        *,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self._http = http
+        self._api_key = api_key
+        self._api_url = api_url.rstrip("/")
+        self._timeout_s = timeout_s
+
+    async def create_room(
+        self,
+        properties: Mapping[str, Any] | None,
+        *,
+        expires_at: float,
+        name: str | None = None,
+        privacy: Literal["public", "private"] = "public",
+    ) -> Room:
+        """Makes a room (`POST /rooms`) that ends at `expires_at`, Unix seconds, and puts out who is in it.
+
+        `properties`: Daily's room properties; they go over ours, but an `exp` may only be earlier.
+        `name`: 1 to 128 of A-Z a-z 0-9 _ -; left out, one of 122 random bits. `privacy`: "public" as
+        pipecat's `configure()` leaves it, so whoever has the URL may join, SIP callers included; a "private"
+        room wants a token. Raises DailyFailed, and ValueError for a bad name or `exp`; then there is no room.
+        """
+        name = f"patchbay-{uuid.uuid4().hex}" if name is None else name
+        if not _ROOM_NAME.fullmatch(name):
+            raise ValueError("a room's name must be 1 to 128 letters, digits, hyphens and underscores")
+        wanted = {"eject_at_room_exp": True, **(properties or {})}
+        wanted["exp"] = _expiry(wanted, expires_at)
+        request = {"name": name, "privacy": privacy, "properties": wanted}
+        try:
+            return _room(await self._ask("POST", "/rooms", request), wants_sip=bool(wanted.get("sip")))
+        except (DailyFailed, asyncio.CancelledError) as failure:
+            # Refused: there is none of ours, though perhaps one of this name that is somebody else's.
+            if not (isinstance(failure, DailyFailed) and failure.undone):
+                await self._undo(name)
+            raise
+
+    async def create_token(
+        self, room_name: str, properties: Mapping[str, Any] | None, *, expires_at: float
+    ) -> str:
+        """A meeting token (`POST /meeting-tokens`) for this room alone, valid to `expires_at`, Unix seconds.
+
+        `properties`: Daily's token properties; they go over ours (`is_owner` true, which dial-out and SIP
+        transfer need), but for the room's name, and an `exp` may only be earlier. Raises DailyFailed, and
+        ValueError for a bad `exp`.
+        """
+        wanted = {"is_owner": True, **(properties or {}), "room_name": room_name}
+        wanted["exp"] = _expiry(wanted, expires_at)
+        answer = await self._ask("POST", "/meeting-tokens", {"properties": wanted})
+        token = answer.get("token")
+        if not isinstance(token, str) or not _HEADER_SAFE.fullmatch(token):
+            raise DailyFailed("unreadable", "Daily answered without a usable meeting token")
+        return token
+
+    async def delete_room(self, name: str) -> None:
+        """Deletes a room (`DELETE /rooms/{name}`); that there is none is as good. Raises DailyFailed.
+
+        Tries again while `timeout_s` lasts, because nobody else will.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout_s
+        for attempt in range(1, DELETE_ATTEMPTS + 1):
+            left = max(deadline - loop.time(), 0.001)  # to aiohttp, 0 is for ever
+            try:
+                await self._ask("DELETE", f"/rooms/{quote(name, safe='')}", None, timeout_s=left)
+            except DailyFailed as failure:
+                pause = DELETE_PAUSE_S if failure.retry_after is None else failure.retry_after
+                late = loop.time() + pause >= deadline
+                if failure.reason in ("refused", "timeout") or attempt == DELETE_ATTEMPTS or late:
+                    raise
+                await asyncio.sleep(pause)
+            else:
+                return
+
+    async def _undo(self, name: str) -> None:
+        """Deletes a room that may have been made; where that fails, the room's expiry ends it."""
+        try:
+            async with asyncio.timeout(UNDO_TIMEOUT_S):
+                await self.delete_room(name)
+        except (DailyFailed, TimeoutError) as failure:
+            reason = failure.reason if isinstance(failure, DailyFailed) else "timeout"
+            _log.warning("room perhaps left at Daily until it expires", reason=reason)
+
+    async def _ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None, *, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """One request; the JSON object that Daily answers, empty for a 404 on DELETE. Raises DailyFailed."""
+        try:
+            async with self._http.request(
+                method,
+                self._api_url + path,
+                json=body,
+                headers={"Authorization": f"Bearer {self._api_key}", "Accept": "application/json"},
+                timeout=aiohttp.ClientTimeout(total=self._timeout_s if timeout_s is None else timeout_s),
+                allow_redirects=False,  # the key goes to the configured host, and nowhere else
+            ) as response:
+                raw = await _read(response)
+                status, headers = response.status, response.headers
+        except TimeoutError:
+            raise DailyFailed("timeout", f"Daily did not answer within {self._timeout_s:g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            # The class alone: an error's text may hold what was sent.
+            detail = f"Daily could not be reached: {type(error).__name__}"
+            unsent = isinstance(error, aiohttp.ClientConnectorError)
+            raise DailyFailed("unreachable", detail, undone=unsent) from None
+        if method == "DELETE" and status == 404:
+            return {}
+        answer = _parsed(raw)
+        if not 200 <= status < 300:
+            self._fail(status, headers.get("Retry-After", ""), answer)
+        if answer is None:
+            raise DailyFailed("unreadable", f"Daily answered {status} with something that is not JSON")
+        return answer
+
+    def _fail(self, status: int, retry_after: str, answer: dict[str, Any] | None) -> NoReturn:
+        detail = f"Daily answered {status}{self._told(answer)}"
+        if status == 429:
+            seconds = int(retry_after) if _SECONDS.fullmatch(retry_after) else None
+            wait = None if seconds is None else min(seconds, MAX_RETRY_AFTER_S)
+            raise DailyFailed("rate_limited", f"{detail}: too many requests", retry_after=wait, undone=True)
+        if 400 <= status < 500:
+            raise DailyFailed("refused", detail, undone=True)
+        raise DailyFailed("broken", detail)
+
+    def _told(self, answer: dict[str, Any] | None) -> str:
+        """Daily's own account of an error, unless it could hold a secret."""
+        kind, info = (answer or {}).get("error"), (answer or {}).get("info")
+        if not isinstance(kind, str) or not _ERROR_TYPE.fullmatch(kind):
+            return ""
+        if kind != "invalid-request-error" or not isinstance(info, str):
+            return f" ({kind})"
+        safe = info.isprintable() and self._api_key not in info and "bearer" not in info.lower()
+        return f" ({kind}: {info[:MAX_WORDS]})" if safe and info else f" ({kind})"
+
+
+def _expiry(properties: Mapping[str, Any], expires_at: float) -> int:
+    """The earlier of ours and the caller's `exp`, in whole Unix seconds."""
+    theirs = properties.get("exp")
+    if theirs is None:
+        return math.floor(expires_at)
+    if isinstance(theirs, bool) or not isinstance(theirs, int | float) or not theirs >= 0:
+        raise ValueError("exp must be a number of Unix seconds")
+    return math.floor(min(theirs, expires_at))
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    raw = bytearray()
+    async for chunk in response.content.iter_any():
+        raw += chunk
+        if len(raw) > MAX_ANSWER_BYTES:
+            raise DailyFailed("unreadable", f"Daily answered with more than {MAX_ANSWER_BYTES} bytes")
+    return bytes(raw)
+
+
+def _parsed(raw: bytes) -> dict[str, Any] | None:
+    try:
+        answer = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def _room(answer: Mapping[str, Any], *, wants_sip: bool) -> Room:
+    name, url, config = answer.get("name"), answer.get("url"), answer.get("config")
+    if not isinstance(name, str) or not _ROOM_NAME.fullmatch(name):
+        raise DailyFailed("unreadable", "Daily answered without a usable room name")
+    if not isinstance(url, str) or not _HEADER_SAFE.fullmatch(url) or not _opens(url):
+        raise DailyFailed("unreadable", "Daily answered without a usable room URL")
+    sip_uri = config.get("sip_uri") if isinstance(config, Mapping) else None
+    endpoint = sip_uri.get("endpoint") if isinstance(sip_uri, Mapping) else None
+    sip_endpoint = _sip(endpoint) if isinstance(endpoint, str) else None
+    if wants_sip and sip_endpoint is None:
+        raise DailyFailed("unreadable", "Daily answered without a SIP endpoint for the room")
+    return Room(name, url, sip_endpoint)
+
+
+def _opens(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("https", "http") and bool(parts.netloc)
+
+
+def _sip(endpoint: str) -> str | None:
+    """`sip:USER@HOST` with one prefix: Daily prints it with and without (docs/reference/carriers.md §6.4)."""
+    bare = endpoint[len(_SIP_PREFIX.match(endpoint)[0]) :]  # type: ignore[index] # it matches nothing, too
+    return f"sip:{bare}" if _HEADER_SAFE.fullmatch(bare) else None

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""WhatsApp by Meta: webhook signatures."""

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The settings model: every value an operator can set, with its unit, its default and its bounds.
+
+Its tables are in process.py, organizations.py and agents.py. It reads nothing by itself:
+`gateway.config.load` gives it the file and the environment. The descriptions are the text of
+docs/configuration.md. Names, limits and regions follow docs/reference/public-api.md ("Media sockets",
+"Management").
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from gateway.config.agent_settings import AgentSettings, NumberRoute
+from gateway.config.consistency import CROSS_CHECK, findings
+from gateway.config.organization_settings import Organization
+from gateway.config.process_settings import Limits, Server, StoreSettings
+from gateway.config.table import Label, Table
+
+
+class Region(Table):
+    """`[[regions]]`: a place that agents are in."""
+
+    code: Label = Field(description="The region's label in host names, as in `eu-central.api.example.com`.")
+    display_name: str = Field(min_length=1, description="The region's name for people.")
+
+
+def contract_regions() -> list[Region]:
+    """The four regions of docs/reference/public-api.md ("Management"), which stand where none is
+    configured.
+    """
+    return [
+        Region(code="us-west", display_name="US West (Oregon)"),
+        Region(code="us-east", display_name="US East (Virginia)"),
+        Region(code="eu-central", display_name="Europe (Frankfurt)"),
+        Region(code="ap-south", display_name="Asia Pacific (Mumbai)"),
+    ]
+
+
+class Settings(BaseSettings):
+    """All settings. A value of this class is consistent: what it refers to exists, once."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    server: Server = Field(default_factory=Server)
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    regions: list[Region] = Field(default_factory=contract_regions)
+    organizations: list[Organization] = Field(default_factory=list)
+    agents: list[AgentSettings] = Field(default_factory=list)
+    numbers: list[NumberRoute] = Field(default_factory=list)
+    limits: Limits = Field(default_factory=Limits)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what the caller gives: `load` merges file and environment, lists item by item, before."""
+        return (init_settings,)
+
+    @field_validator("regions")
+    @classmethod
+    def _four_for_none(cls, regions: list[Region]) -> list[Region]:
+        return regions or contract_regions()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        region = {"region": self.server.region}
+        agents = [agent if agent.region else agent.model_copy(update=region) for agent in self.agents]
+        object.__setattr__(self, "agents", agents)  # the model is frozen from here on
+        found = [
+            InitErrorDetails(
+                type=PydanticCustomError(CROSS_CHECK, "{words}", {"words": words}), loc=loc, input=None
+            )
+            for loc, words in findings(self.model_dump())
+        ]
+        if found:
+            raise ValidationError.from_exception_data("Settings", found, hide_input=True)
+        return self

@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: BSD-2-Clause
-"""Calls out: who may be called, when it is their turn, and the story of one."""

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Connects an agent's socket: our client side of the second hop (docs/reference/agent-container.md, `WS
+/ws`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+from websockets.uri import WebSocketURI, parse_uri
+
+from gateway.media.disconnect import Disconnect
+from gateway.media.leg import Leg
+from gateway.model.os_limits import is_out_of_resources
+from gateway.model.reasons import CallEnded, Reasons
+from gateway.websocket.handshake import ClientHandshake, NotAWebSocketError
+
+MAX_HEAD_BYTES = 65536
+_END_OF_HEAD = b"\r\n\r\n"
+_parsed = lru_cache(1024)(parse_uri)  # there are as many as instances
+
+
+async def dial(
+    url: str,
+    headers: Mapping[str, str],
+    *,
+    max_message_bytes: int,
+    early_bytes: int,
+    on_disconnect: Callable[[Disconnect], None],
+) -> Leg:
+    """Opens `url` (ws or wss) as an agent's leg that is held already.
+
+    Waits as long as it takes: the caller bounds it. Raises CallEnded(agent_unreachable) where nobody listens
+    or the answer is not 101, CallEnded(overloaded) where this machine has nothing left to connect with.
+    `on_gone` is called once if the agent leaves before the leg is coupled.
+    """
+    base, _, query = url.partition("?")
+    uri = _parsed(base)
+    leg, _ = await dial_for(
+        replace(uri, query=query) if query else uri,
+        headers.items(),
+        max_message_bytes=max_message_bytes,
+        early_bytes=early_bytes,
+        on_disconnect=on_disconnect,
+    )
+    return leg
+
+
+async def dial_for(
+    uri: WebSocketURI,
+    headers: Iterable[tuple[str, str]],
+    subprotocols: Sequence[str] = (),
+    *,
+    max_message_bytes: int,
+    early_bytes: int,
+    on_disconnect: Callable[[Disconnect], None],
+) -> tuple[Leg, str | None]:
+    """The same for a client of its own wishes: gives the leg, and which of its `subprotocols` was taken.
+
+    `uri`: its path and query go into the request line as they are. `headers`: may have a name several times,
+    and none of the handshake's own.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        transport, handshake = await loop.create_connection(
+            lambda: _Handshake(uri, headers, subprotocols),
+            uri.host,
+            uri.port,
+            ssl=ssl.create_default_context() if uri.secure else None,
+        )
+    except OSError as error:
+        reason = Reasons.overloaded if is_out_of_resources(error) else Reasons.agent_unreachable
+        raise CallEnded(reason, f"connecting to {_where(uri)} failed: {_detail(error)}") from None
+    try:
+        early = await handshake.done
+    except BaseException:
+        transport.abort()
+        raise
+    leg = Leg(
+        transport,
+        client=True,
+        opening_bytes=max_message_bytes,
+        early_bytes=early_bytes,
+        on_disconnect=on_disconnect,
+    )
+    leg.hold(max_message_bytes)
+    transport.resume_reading()
+    if early:
+        leg.data_received(early)
+    return leg, handshake.subprotocol
+
+
+class _Handshake(asyncio.Protocol):
+    """Sends the upgrade request, waits for its answer. `done` gives the bytes that came behind the answer."""
+
+    def __init__(
+        self, uri: WebSocketURI, headers: Iterable[tuple[str, str]], subprotocols: Sequence[str]
+    ) -> None:
+        self._asking = ClientHandshake(uri, headers, subprotocols)
+        self._where = _where(uri)
+        self._head = b""
+        self.subprotocol: str | None = None
+        """The one that was taken, once `done`."""
+        self.done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
+        transport.write(self._asking.request)
+
+    def data_received(self, data: bytes) -> None:
+        self._head += data
+        head, end, early = self._head.partition(_END_OF_HEAD)
+        if end:
+            self._judge(head + end, early)
+        elif len(self._head) > MAX_HEAD_BYTES:
+            self._fail("answered with more than an HTTP head")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail("closed the connection without an answer")
+
+    def _judge(self, head: bytes, early: bytes) -> None:
+        status = head.split(b" ", 2)[1:2]
+        if head.startswith(b"HTTP/1.1 ") and status and status[0] != b"101":
+            self._fail(f"answered {status[0][:3].decode('ascii', 'replace')} instead of 101")
+            return
+        try:
+            # Only the head is judged: behind it the frames are ours.
+            self.subprotocol = self._asking.read_answer(head)
+        except NotAWebSocketError as error:
+            self._fail(f"did not answer as a WebSocket server: {error}")
+            return
+        if not self.done.done():
+            self._transport.pause_reading()  # until the leg is there to read
+            self.done.set_result(early)
+
+    def _fail(self, detail: str) -> None:
+        if not self.done.done():
+            self.done.set_exception(CallEnded(Reasons.agent_unreachable, f"{self._where} {detail}"))
+
+
+def _where(uri: WebSocketURI) -> str:
+    return f"{uri.host}:{uri.port}"
+
+
+def _detail(error: OSError) -> str:
+    return (error.strerror or str(error) or type(error).__name__).lower()

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Values that pass between rooms: reasons, life cycle, sessions, addresses."""

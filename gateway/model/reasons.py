@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The one table of refusals and endings.
+
+Every refusal and every end of a call is one entry: a code (also its metric label), the side at fault,
+the HTTP status where the socket is not open yet, the close code where it is, and a sentence for the
+operator. Code raises an entry, `raise CallEnded(Reasons.at_capacity, "50 of 50 places taken")`; nobody writes
+a status by hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from http import HTTPStatus
+
+
+class Party(StrEnum):
+    """Who ended the call, or whose fault it is that it did not begin."""
+
+    CALLER = "caller"
+    CARRIER = "carrier"
+    AGENT = "agent"
+    TENANT = "tenant"
+    GATEWAY = "gateway"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One way for a call to be refused or to end.
+
+    `status`: HTTP status before the upgrade; None where the call must be on a socket already.
+    `close_code`: RFC 6455 §7.4.1 close code on a socket.
+    `failed`: whether a session that ends so has failed rather than ended.
+    `retry_after`: seconds after which trying again makes sense; None where it does not.
+    """
+
+    code: str
+    side: Party
+    status: int | None
+    close_code: int
+    sentence: str
+    failed: bool = True
+    retry_after: int | None = None
+
+
+class Reasons:
+    """The table. An attribute is an entry's code."""
+
+    # Calls that went as calls go.
+    caller_hangup = Reason("caller_hangup", Party.CALLER, None, 1000, "the caller hung up", failed=False)
+    agent_ended = Reason("agent_ended", Party.AGENT, None, 1000, "the agent ended the call", failed=False)
+    max_duration = Reason(
+        "max_duration", Party.GATEWAY, None, 1000, "the longest duration was reached", failed=False
+    )
+    idle_timeout = Reason("idle_timeout", Party.GATEWAY, None, 1000, "the carrier fell silent", failed=False)
+    stopped = Reason("stopped", Party.GATEWAY, None, 1000, "the session was stopped on request", failed=False)
+
+    # The caller's side asked for what it may not have.
+    unauthorized = Reason("unauthorized", Party.TENANT, 403, 1008, "the caller did not prove who it is")
+    not_found = Reason("not_found", Party.TENANT, 404, 1008, "nothing is served under this path")
+    unknown_agent = Reason("unknown_agent", Party.TENANT, 404, 1008, "no such agent is configured")
+    wrong_region = Reason("wrong_region", Party.TENANT, 404, 1008, "the agent is not in this region")
+    bad_request = Reason("bad_request", Party.TENANT, 400, 1008, "the request makes no sense")
+    too_large = Reason("too_large", Party.TENANT, 413, 1009, "more bytes than are allowed")
+    at_capacity = Reason(
+        "at_capacity", Party.TENANT, 429, 1013, "all places of the agent are taken", retry_after=5
+    )
+    rate_limited = Reason("rate_limited", Party.TENANT, 429, 1013, "too many requests", retry_after=1)
+
+    duplicate_call = Reason(
+        "duplicate_call", Party.CARRIER, 409, 1008, "there is a socket for this call already"
+    )
+    too_many_returns = Reason(
+        "too_many_returns", Party.TENANT, 429, 1008, "the call came back more often than it may"
+    )
+    number_refused = Reason(
+        "number_refused", Party.TENANT, 403, 1008, "this number may not be called from here"
+    )
+
+    # A call out that was not taken.
+    busy = Reason("busy", Party.CALLER, None, 1000, "the called number was busy", failed=False)
+    no_answer = Reason("no_answer", Party.CALLER, None, 1000, "nobody answered", failed=False)
+    call_canceled = Reason(
+        "call_canceled",
+        Party.CALLER,
+        None,
+        1000,
+        "the call was given up before it was answered",
+        failed=False,
+    )
+    machine_answered = Reason(
+        "machine_answered", Party.CALLER, None, 1000, "a machine answered the call", failed=False
+    )
+    call_failed = Reason("call_failed", Party.CARRIER, 502, 1011, "the carrier could not make the call")
+    no_stream = Reason(
+        "no_stream", Party.CARRIER, 504, 1011, "the call was answered, but its stream never came"
+    )
+
+    # The carrier's REST.
+    carrier_refused = Reason("carrier_refused", Party.TENANT, 502, 1011, "the carrier refused the request")
+    carrier_busy = Reason(
+        "carrier_busy", Party.CARRIER, 503, 1013, "the carrier takes no more requests for now", retry_after=5
+    )
+    carrier_unreachable = Reason(
+        "carrier_unreachable", Party.CARRIER, 502, 1011, "the carrier's REST could not be reached"
+    )
+    carrier_timeout = Reason(
+        "carrier_timeout", Party.CARRIER, 504, 1011, "the carrier's REST did not answer in time"
+    )
+    carrier_cannot = Reason("carrier_cannot", Party.TENANT, 422, 1008, "the carrier has no way to do this")
+
+    # Calls that went on elsewhere.
+    taken_over = Reason(
+        "taken_over", Party.CARRIER, None, 1000, "the carrier opened a new socket for the call", failed=False
+    )
+    transferred = Reason(
+        "transferred", Party.GATEWAY, None, 1000, "the call was transferred on request", failed=False
+    )
+    hung_up = Reason("hung_up", Party.GATEWAY, None, 1000, "the call was hung up on request", failed=False)
+
+    # The carrier's socket broke the rules, or broke.
+    bad_opening = Reason(
+        "bad_opening", Party.CARRIER, 400, 1008, "the stream did not open as the carrier's documents say"
+    )
+    carrier_protocol_error = Reason(
+        "carrier_protocol_error",
+        Party.CARRIER,
+        400,
+        1002,
+        "the carrier's socket broke the WebSocket protocol",
+    )
+    carrier_lost = Reason(
+        "carrier_lost", Party.CARRIER, None, 1011, "the carrier's socket was lost without a close"
+    )
+    carrier_stalled = Reason("carrier_stalled", Party.CARRIER, None, 1011, "the carrier stopped reading")
+
+    # The agent's side.
+    agent_unreachable = Reason("agent_unreachable", Party.AGENT, 502, 1011, "the agent could not be reached")
+    agent_start_timeout = Reason(
+        "agent_start_timeout", Party.AGENT, 504, 1011, "the agent did not start in time"
+    )
+    agent_lost = Reason("agent_lost", Party.AGENT, 502, 1011, "the agent's socket was lost without a close")
+    agent_failed = Reason("agent_failed", Party.AGENT, 502, 1011, "the agent closed with an error code")
+    agent_protocol_error = Reason(
+        "agent_protocol_error", Party.AGENT, 502, 1011, "the agent's socket broke the WebSocket protocol"
+    )
+    agent_stalled = Reason("agent_stalled", Party.AGENT, 504, 1011, "the agent stopped reading")
+
+    # Ourselves.
+    draining = Reason("draining", Party.GATEWAY, 503, 1012, "the gateway is going away", retry_after=10)
+    overloaded = Reason(
+        "overloaded", Party.GATEWAY, 503, 1013, "the gateway has more to do than it can", retry_after=5
+    )
+    store_failed = Reason(
+        "store_failed", Party.GATEWAY, 503, 1013, "the session store does not answer", retry_after=5
+    )
+    gateway_lost = Reason(
+        "gateway_lost", Party.GATEWAY, None, 1012, "the gateway process that carried the call died"
+    )
+    internal_error = Reason("internal_error", Party.GATEWAY, 500, 1011, "the gateway made a mistake")
+
+
+REASONS: dict[str, Reason] = {
+    name: entry for name, entry in vars(Reasons).items() if isinstance(entry, Reason)
+}
+"""Every entry by its code."""
+
+
+class CallEnded(Exception):  # noqa: N818 - not always an error: a caller may simply hang up
+    """Raised, or set as a call's outcome, once per call: the entry and what was special this time.
+
+    `detail`: one clause for the operator, by default the reason's own sentence; it reaches the log and the
+    far side's close reason, so it never
+    holds a phone number, a token or text of the caller's choosing beyond names.
+    """
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(f"{reason.code}: {detail or reason.sentence}")
+        self.reason = reason
+        self.detail = detail or reason.sentence
+
+
+def status_phrase(status: int) -> str:
+    """The reason phrase of an HTTP status (RFC 9110 §15)."""
+    return HTTPStatus(status).phrase

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The URL a carrier dials, and the parameters that go with it (docs/reference/public-api.md, "Media
+sockets"). Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+
+from gateway.simulator.carrier_profiles import (
+    EXOTEL_PARAMETERS,
+    HABITS,
+    SERVICE_HOST_PARAMETER,
+    SERVICE_HOST_QUERY,
+    audio_format,
+)
+from serializers.events import NO_PARAMETERS, AudioFormat
+
+LOOPBACK = "127.0.0.1"
+
+
+class DialError(ValueError):
+    """A URL that no carrier could dial, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class DialedUrl:
+    """`url`: what is asked for. `host`: the name or address connected to. `parameters`: those in `start`."""
+
+    url: str
+    host: str
+    parameters: Mapping[str, str]
+    audio: AudioFormat
+
+
+def dial(
+    url: str, carrier: str, agent: str | None, parameters: Mapping[str, str] = NO_PARAMETERS
+) -> DialedUrl:
+    """How `carrier` dials `url`: a base (`ws://host:port`, to which `/ws/{carrier}` is added) or a full URL.
+
+    `agent`: AGENT.ORG, told the carrier's way unless the URL already names one. `parameters`: those of the
+    carrier's document. Raises DialError.
+    """
+    if carrier not in HABITS:
+        raise DialError(f"no such carrier: {carrier} (there are {', '.join(HABITS)})")
+    if agent is not None and not (agent.isascii() and agent.isprintable()):
+        raise DialError("the agent's name holds characters that belong in no name")
+    habits = HABITS[carrier]
+    parts = _split(url)
+    path = parts.path if parts.path not in {"", "/"} else f"/ws/{carrier}"
+    query = parts.query if habits.takes_query else ""
+    told = dict(parameters)
+    if agent is not None and not _names_agent(path, query, carrier):
+        if habits.takes_query:
+            query = "&".join(filter(None, (query, urlencode({SERVICE_HOST_QUERY: agent}))))
+        else:
+            told[SERVICE_HOST_PARAMETER] = agent
+    if carrier == "exotel":
+        told = _exotel_parameters(query) | told
+    dialled = parts._replace(path=path, query=query, fragment="").geturl()
+    # Names under .localhost are loopback addresses, whatever the resolver thinks (RFC 6761 §6.3).
+    host = parts.hostname or ""
+    if host.endswith(".localhost"):
+        host = LOOPBACK
+    return DialedUrl(dialled, host, told, audio_format(carrier, query))
+
+
+def _split(url: str) -> SplitResult:
+    if not (url.isascii() and url.isprintable()) or " " in url:
+        raise DialError("the URL holds characters that belong in no URL")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise DialError(f"not a URL: {error}") from error
+    if parts.scheme not in {"ws", "wss"}:
+        raise DialError("the URL must begin with ws:// or wss://")
+    if not parts.hostname or port == 0:
+        raise DialError("the URL names no host to connect to")
+    return parts
+
+
+def _names_agent(path: str, query: str, carrier: str) -> bool:
+    named_in_path = path.removeprefix(f"/ws/{carrier}").strip("/") if path.startswith("/ws/") else ""
+    return "." in named_in_path or SERVICE_HOST_QUERY in dict(parse_qsl(query))
+
+
+def _exotel_parameters(query: str) -> dict[str, str]:
+    """Query parameters that Exotel hands on as `custom_parameters`."""
+    pairs = [(name, value) for name, value in parse_qsl(query) if name != "sample-rate"]
+    return dict(pairs[:EXOTEL_PARAMETERS])

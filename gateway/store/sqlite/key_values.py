@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Documents in the SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from functools import partial
+from typing import Final
+
+from gateway.store.interface import StoredValue
+from gateway.store.sqlite.schema import text
+from gateway.store.sqlite.writer import Kind, Writer
+
+_PUT: Final = """
+    INSERT INTO document (kind, key, value, created_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5)
+    ON CONFLICT (kind, key) DO UPDATE SET value = ?3, created_at = ?4, expires_at = ?5
+"""
+
+_PUT_IF_ABSENT: Final = f"{_PUT} WHERE document.expires_at <= ?4"
+
+_GET: Final = """
+    SELECT kind, key, value, created_at, expires_at FROM document
+    WHERE kind = ? AND key = ? AND (expires_at IS NULL OR expires_at > ?)
+"""
+
+_LIST: Final = """
+    SELECT kind, key, value, created_at, expires_at FROM document
+    WHERE kind = ? AND key >= ? AND key < ? AND (expires_at IS NULL OR expires_at > ?) ORDER BY key
+"""
+
+PURGE_LIMIT: Final = 2000
+"""Documents removed at once: whoever waits for the file's write lock waits for these."""
+
+_PURGE: Final = f"""
+    DELETE FROM document WHERE rowid IN
+        (SELECT rowid FROM document WHERE expires_at <= ? ORDER BY expires_at LIMIT {PURGE_LIMIT})
+"""  # noqa: S608 - constants
+
+_LAST: Final = "\U0010ffff"
+"""No key goes on after its prefix with a greater character; this one is assigned to nothing."""
+
+
+class SqliteKeyValueStore:
+    """`Documents` (documents.py, where the methods are documented) in the file of `writer`."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    async def put(
+        self, kind: str, key: str, value: str, *, now: float, expires_at: float | None = None
+    ) -> None:
+        await self._write(_PUT, kind, key, text(value), now, expires_at)
+
+    async def put_if_absent(
+        self, kind: str, key: str, value: str, *, now: float, expires_at: float | None = None
+    ) -> bool:
+        return await self._write(_PUT_IF_ABSENT, kind, key, text(value), now, expires_at)
+
+    def owe_if_absent(
+        self, kind: str, key: str, value: str, *, now: float, expires_at: float | None
+    ) -> asyncio.Future[bool]:
+        """What `put_if_absent` does, tried until it is done; returns at once."""
+        values = (kind, key, text(value), now, expires_at)
+        return self._writer.submit(Kind.OWE, partial(_changes, _PUT_IF_ABSENT, values))
+
+    async def get(self, kind: str, key: str, now: float) -> StoredValue | None:
+        found = await self._read(_GET, kind, key, now)
+        return found[0] if found else None
+
+    async def delete(self, kind: str, key: str) -> bool:
+        return await self._write("DELETE FROM document WHERE kind = ? AND key = ?", kind, key)
+
+    async def list(self, kind: str, now: float, prefix: str = "") -> tuple[StoredValue, ...]:
+        return await self._read(_LIST, kind, prefix, prefix + _LAST, now)
+
+    async def _write(self, statement: str, *values: str | float | None) -> bool:
+        return await self._writer.submit(Kind.ASK, partial(_changes, statement, values))
+
+    async def _read(self, statement: str, *values: str | float) -> tuple[StoredValue, ...]:
+        return await self._writer.submit(Kind.READ, partial(_found, statement, values))
+
+
+# What follows runs in the writer's thread.
+
+
+def _changes(statement: str, values: tuple[str | float | None, ...], connection: sqlite3.Connection) -> bool:
+    return connection.execute(statement, values).rowcount > 0
+
+
+def _found(
+    statement: str, values: tuple[str | float, ...], connection: sqlite3.Connection
+) -> tuple[StoredValue, ...]:
+    return tuple(StoredValue(*row) for row in connection.execute(statement, values).fetchall())
+
+
+def purge(now: float, connection: sqlite3.Connection) -> None:
+    """Removes documents that have expired: the oldest PURGE_LIMIT of them."""
+    connection.execute(_PURGE, (now,))

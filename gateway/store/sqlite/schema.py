@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The SQLite file: its tables, its version, and how it is opened by several processes at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+
+from gateway.model.lifecycle import TERMINAL, SessionState
+from gateway.model.reasons import Party
+from gateway.model.session import SessionRecord
+from gateway.store.interface import StoreFailed
+
+_NAMES: Final = ["id" if field.name == "session_id" else field.name for field in fields(SessionRecord)]
+_STATE: Final = _NAMES.index("state")
+_SIDE: Final = _NAMES.index("side")
+
+COLUMNS: Final = ", ".join(_NAMES)
+"""The columns of a session, as `record` takes them."""
+
+BRIEF_COLUMNS: Final = COLUMNS.replace("transcript, results", "NULL, NULL")
+"""The same without what may be a megabyte each."""
+
+
+def record(row: tuple[Any, ...]) -> SessionRecord:
+    """The record of a row of COLUMNS."""
+    values = list(row)
+    values[_STATE] = SessionState(values[_STATE])
+    if values[_SIDE] is not None:
+        values[_SIDE] = Party(values[_SIDE])
+    return SessionRecord(*values)
+
+
+def text(value: str | None) -> str | None:
+    """What the file can hold: JSON lets half a surrogate pair into a carrier's text, UTF-8 does not."""
+    if value is None or value.isascii():
+        return value
+    return value.encode("utf-8", "replace").decode()
+
+
+APPLICATION_ID: Final = 0x50425359
+"""`PRAGMA application_id` of our files, "PBSY": another program's database is not written to."""
+
+OPEN_TIMEOUT_S: Final = 10.0
+"""How long a worker waits for others that open the same file."""
+
+_STATES: Final = ", ".join(f"'{state}'" for state in SessionState)
+_OVER: Final = ", ".join(f"'{state}'" for state in SessionState if state in TERMINAL)
+_ZEROES: Final = ", ".join(f"('{state}', 0)" for state in SessionState if state in TERMINAL)
+
+# The tables are made in steps, one a version, and a file of an earlier version is taken through those it has
+# not had. So a step is never changed once it was in use: what is to be different is a step more.
+
+# A session is not over while `ended_at` is null, and the file itself holds state and end together. `number`
+# is the order of arrival. The partial index holds sessions that are not over, so that counting an agent's
+# places costs as much as it has calls, however long the history is. `tally` counts those that are over, for
+# the same reason; places are never counted with it.
+_VERSION_1: Final = (
+    f"""
+    CREATE TABLE session (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        agent TEXT NOT NULL,
+        organization TEXT NOT NULL,
+        region TEXT NOT NULL,
+        carrier TEXT NOT NULL,
+        instance TEXT NOT NULL,
+        owner TEXT NOT NULL,
+        call_id TEXT,
+        stream_id TEXT,
+        from_number TEXT,
+        to_number TEXT,
+        state TEXT NOT NULL CHECK (state IN ({_STATES})),
+        created_at REAL NOT NULL,
+        started_at REAL,
+        first_agent_sound_at REAL,
+        ended_at REAL,
+        frames_in INTEGER NOT NULL DEFAULT 0,
+        bytes_in INTEGER NOT NULL DEFAULT 0,
+        frames_out INTEGER NOT NULL DEFAULT 0,
+        bytes_out INTEGER NOT NULL DEFAULT 0,
+        reason TEXT,
+        side TEXT,
+        detail TEXT,
+        close_code INTEGER,
+        CHECK ((ended_at IS NOT NULL) = (state IN ({_OVER})))
+    )
+    """,
+    "CREATE INDEX session_active ON session (agent, instance) WHERE ended_at IS NULL",
+    "CREATE INDEX session_agent ON session (agent)",
+    "CREATE INDEX session_organization ON session (organization)",
+    """
+    CREATE TABLE owner (
+        id TEXT PRIMARY KEY,
+        host TEXT NOT NULL,
+        pid INTEGER NOT NULL,
+        born INTEGER NOT NULL,
+        heard_since REAL NOT NULL,
+        beat_at REAL NOT NULL
+    ) WITHOUT ROWID
+    """,
+    "CREATE TABLE tally (state TEXT PRIMARY KEY, sessions INTEGER NOT NULL) WITHOUT ROWID",
+    f"INSERT INTO tally (state, sessions) VALUES {_ZEROES}",  # noqa: S608 - constants
+    """
+    CREATE TRIGGER session_over AFTER UPDATE OF ended_at ON session
+    WHEN old.ended_at IS NULL AND new.ended_at IS NOT NULL
+    BEGIN
+        UPDATE tally SET sessions = sessions + 1 WHERE state = new.state;
+    END
+    """,
+    f"PRAGMA application_id = {APPLICATION_ID}",
+)
+
+# A promised session has instance and owner "" and no `admitted_at`: among an agent's instances it comes
+# before all that have a name, and is not looked at when places are counted. Promises and wishes to stop are
+# found through indexes that hold nothing else. Lists are by time, and most counts of them read an index only.
+# What may be long stands last, where a row is read without it. `ended_at` is in the index of the active,
+# though it is null in all of it, because SQLite would otherwise look it up in each row.
+_VERSION_2: Final = (
+    "ALTER TABLE session ADD COLUMN admitted_at REAL",
+    "ALTER TABLE session ADD COLUMN promised_until REAL",
+    "ALTER TABLE session ADD COLUMN transport TEXT NOT NULL DEFAULT 'telephony'",
+    "ALTER TABLE session ADD COLUMN start_type TEXT",
+    "ALTER TABLE session ADD COLUMN metadata TEXT",
+    "ALTER TABLE session ADD COLUMN idle_timeout NUMERIC",
+    "ALTER TABLE session ADD COLUMN max_duration NUMERIC",
+    "ALTER TABLE session ADD COLUMN stop_requested_at REAL",
+    "ALTER TABLE session ADD COLUMN completion_status TEXT",
+    "ALTER TABLE session ADD COLUMN completed_at REAL",
+    "ALTER TABLE session ADD COLUMN reported_seconds NUMERIC",
+    "ALTER TABLE session ADD COLUMN transcript TEXT",
+    "ALTER TABLE session ADD COLUMN results TEXT",
+    "UPDATE session SET admitted_at = created_at",
+    "DROP INDEX session_active",
+    "DROP INDEX session_agent",
+    "DROP INDEX session_organization",
+    "CREATE INDEX session_active ON session (agent, instance, ended_at) WHERE ended_at IS NULL",
+    "CREATE INDEX session_agent ON session (agent, created_at)",
+    "CREATE INDEX session_organization ON session (organization, created_at)",
+    "CREATE INDEX session_promise ON session (promised_until) WHERE admitted_at IS NULL AND ended_at IS NULL",
+    "CREATE INDEX session_stop ON session (owner) WHERE stop_requested_at IS NOT NULL AND ended_at IS NULL",
+    """
+    CREATE TABLE document (
+        kind TEXT NOT NULL,
+        key TEXT NOT NULL,
+        value TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        expires_at REAL,
+        PRIMARY KEY (kind, key)
+    )
+    """,
+    "CREATE INDEX document_expiry ON document (expires_at) WHERE expires_at IS NOT NULL",
+)
+
+# Calls that wait for a place, in the order of `number`.
+_VERSION_3: Final = (
+    """
+    CREATE TABLE waiting (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        agent TEXT NOT NULL,
+        owner TEXT NOT NULL,
+        until REAL NOT NULL
+    )
+    """,
+    "CREATE INDEX waiting_agent ON waiting (agent, number)",
+)
+
+_VERSION_4: Final = ("ALTER TABLE session ADD COLUMN resumed INTEGER NOT NULL DEFAULT 0",)
+
+_STEPS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
+
+VERSION: Final = len(_STEPS)
+"""`PRAGMA user_version` of the tables above."""
+
+
+def connect(path: Path, busy_s: float) -> sqlite3.Connection:
+    """Opens the file, making it and its tables where there is none; many processes may do so at once.
+
+    A file of an earlier version becomes one of this, in one transaction. A file that is made is for its user
+    alone: it holds phone numbers and secrets. One that is there keeps its mode.
+    `busy_s`: how long a statement waits for another process's write. Raises StoreFailed for a file that is
+    not ours, is broken or cannot be written; such a file is left as it was.
+    """
+    if not path.parent.is_dir():
+        raise StoreFailed(f"the directory {path.parent} of the session store does not exist")
+    deadline = time.monotonic() + OPEN_TIMEOUT_S
+    while True:
+        try:
+            return _open(path, busy_s)
+        except sqlite3.OperationalError as error:
+            # Changing an empty file to WAL needs it alone and does not wait for others by itself.
+            if not _busy(error) or time.monotonic() > deadline:
+                raise StoreFailed(f"the session store {path} cannot be opened: {error}") from error
+            time.sleep(0.01)
+        except sqlite3.DatabaseError as error:
+            raise StoreFailed(f"the session store {path} cannot be used: {error}") from error
+
+
+def _open(path: Path, busy_s: float) -> sqlite3.Connection:
+    with contextlib.suppress(OSError):  # it is there, or SQLite will say in its words why it cannot be
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+    connection = sqlite3.connect(path, timeout=busy_s, isolation_level=None)
+    try:
+        _prepare(connection, path)
+    except (sqlite3.Error, StoreFailed):
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    # First of all it reads, and writes nothing to a file that is not ours; in one transaction, or another
+    # worker that is just making the tables would be seen half way.
+    connection.execute("BEGIN")
+    version = _version(connection, path)
+    connection.execute("COMMIT")
+    # SQLite opens a file that may only be read, and says so no earlier than at the first write.
+    if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise StoreFailed(f"the session store {path} may not be written")
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":  # SQLite does not call it an error
+        raise StoreFailed(f"the file system of {path} cannot share a session store between processes")
+    # A lost power supply may take the last commits with it, but never the file's consistency; the calls of
+    # those commits are lost with the same supply.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    if version == VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    for step in _STEPS[_version(connection, path) :]:  # again: somebody may have been faster
+        for statement in step:
+            connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    """The version of our tables; 0 for an empty file. Raises StoreFailed for anything else."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if not tables:
+        return 0
+    if application != APPLICATION_ID:
+        raise StoreFailed(f"{path} is a database, but not a session store")
+    if not 1 <= version <= VERSION:
+        raise StoreFailed(
+            f"the session store {path} has version {version} of the tables; this Patchbay knows {VERSION}"
+        )
+    return int(version)
+
+
+def _busy(error: sqlite3.OperationalError) -> bool:
+    """Whether another process is at the file; extended result codes carry the plain one in their low byte."""
+    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
