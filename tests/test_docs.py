@@ -222,7 +222,7 @@ def test_the_runbook_has_every_ending_and_no_other() -> None:
 def test_every_field_of_the_examples_is_explained() -> None:
     operations = ROOT / "docs" / "operations.md"
     line, request, status = blocks(operations, "json")
-    of_every_line = rows(section(operations, "The line of a call"))
+    of_every_line = rows(section(operations, "The log line of a call"))
     assert keys(line) <= of_every_line
-    assert keys(request) <= of_every_line | rows(section(operations, "The line of a request"))
+    assert keys(request) <= of_every_line | rows(section(operations, "The log line of a request"))
     assert keys(status) <= rows(section(operations, "What /status says"))
