@@ -113,7 +113,7 @@ def xml(
     from gateway.carriers.profile import PROFILES  # noqa: PLC0415
     from gateway.carriers.stream_documents import IncomingCall, stream_document  # noqa: PLC0415
 
-    found = next((one for one in settings.agents if one.service_host == agent), None)
+    found = settings.find_agent(agent)
     if found is None:
         typer.echo(f"no agent {agent} is configured", err=True)
         raise typer.Exit(1)

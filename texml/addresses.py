@@ -11,7 +11,7 @@ from texml.errors import DocumentError
 MAX_SIP_CHARACTERS = 255
 
 _PRINTABLE_ASCII = re.compile(r"[!-~]+")
-_E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 # Plivo says and takes numbers without the + (docs/reference/carriers.md §4.4)
 _CALLER_ID = re.compile(r"\+?[0-9]{3,15}")
 _SIP = re.compile(r"sips?:[!#-;=?-~]+")  # no quotes, no angle brackets, no spaces
@@ -40,7 +40,7 @@ def socket_url(url: str, *, plain: bool) -> SplitResult:
 
 def is_sip(to: str) -> bool:
     """Whether the call goes to a SIP address (True) or a number (False); anything else is a DocumentError."""
-    if _E164.fullmatch(to):
+    if E164.fullmatch(to):
         return False
     if _SIP.fullmatch(to) and len(to) <= MAX_SIP_CHARACTERS:
         return True

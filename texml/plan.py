@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 from xml.parsers import expat
 
+from texml.addresses import E164
+
 MAX_TEXT_CHARACTERS = 1000
 """Of a sentence to be spoken."""
 
-_NUMBER = re.compile(r"\+[1-9][0-9]{6,14}")
 _PRINTABLE = re.compile(r"[^\x00-\x1f\x7f]+")
 
 
@@ -76,7 +77,7 @@ def read_tail(text: str) -> Tail:
         return HangUp()
     if text == "redirect":
         return Redirect()
-    if _NUMBER.fullmatch(text):
+    if E164.fullmatch(text):
         return Dial(text)
     if text.startswith("<"):
         check_elements(text)
@@ -90,7 +91,7 @@ def read_busy(text: str) -> Busy:
         return Reject()
     if text == "queue":
         return Queue()
-    if _NUMBER.fullmatch(text):
+    if E164.fullmatch(text):
         return Dial(text)
     word, _, rest = text.partition(" ")
     if word == "say" and (rest := rest.strip()):

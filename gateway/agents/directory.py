@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Iterable
 
 from gateway.config import AgentSettings, Settings
+from gateway.model.addresses import digits_of
 from gateway.model.reasons import CallEnded, Reasons
 
 _FEWEST_NATIONAL_DIGITS = 7
@@ -21,7 +21,7 @@ class AgentDirectory:
         self._agents = dict(self._configured)
         self.refreshing = asyncio.Lock()
         """Held from reading the kept agents to `refresh`, so that an older reading never comes last."""
-        self._numbers = {_digits(route.number): route.agent for route in settings.numbers}
+        self._numbers = {digits_of(route.number): route.agent for route in settings.numbers}
 
     @property
     def agents(self) -> Iterable[AgentSettings]:
@@ -35,6 +35,10 @@ class AgentDirectory:
     def is_configured(self, service_host: str) -> bool:
         """Whether the configuration has this agent, which then only it can change."""
         return service_host in self._configured
+
+    def find(self, service_host: str) -> AgentSettings | None:
+        """Return the agent `AGENT.ORG` as it is now, or None."""
+        return self._agents.get(service_host)
 
     def agent(self, service_host: str, region: str | None) -> AgentSettings:
         """The agent AGENT.ORG, asked for in `region`, None for any.
@@ -67,7 +71,7 @@ class AgentDirectory:
             raise CallEnded(
                 Reasons.bad_request, "no agent is named: neither path, query nor parameter has AGENT.ORG"
             )
-        service_host = self._numbers.get(_digits(number)) or self._by_national_number(number)
+        service_host = self._numbers.get(digits_of(number)) or self._by_national_number(number)
         if service_host is None:
             raise CallEnded(
                 Reasons.unknown_agent, "no agent is named, and none is configured for the called number"
@@ -80,15 +84,8 @@ class AgentDirectory:
         """
         if not number.startswith("0"):
             return None
-        national = _digits(number).lstrip("0")
+        national = digits_of(number).lstrip("0")
         if len(national) < _FEWEST_NATIONAL_DIGITS:
             return None
         found = {agent for digits, agent in self._numbers.items() if digits.endswith(national)}
         return found.pop() if len(found) == 1 else None
-
-
-def _digits(number: str) -> str:
-    """A number without its plus sign, which Plivo leaves out (docs/reference/carriers.md §4.4), and without
-    punctuation.
-    """
-    return re.sub(r"\D", "", number)

@@ -73,7 +73,7 @@ class ActiveCalls:
         """End the call that is this session. False if there is none."""
         call = self.get(session_id)
         if call is not None:
-            call.termination.decide(end)
+            call.termination.set(end)
         return call is not None
 
     def get(self, session_id: str) -> ActiveCall | None:

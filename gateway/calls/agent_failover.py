@@ -67,8 +67,7 @@ class AgentFailover:
 
     def agent(self, services: CallServices) -> AgentSettings:
         """The agent's settings now: its instances may have been replaced since the call began."""
-        known = (one for one in services.agents.agents if one.service_host == self._agent.service_host)
-        return next(known, self._agent)
+        return services.agents.find(self._agent.service_host) or self._agent
 
     async def another(
         self,
@@ -190,8 +189,8 @@ class AgentFailover:
 
 async def _say(recording: str, hold: HoldAudio, termination: Termination) -> str:
     try:
-        async with termination.interrupting():
-            await hold.say(recording)
+        async with termination.cancel_scope():
+            await hold.play(recording)
     except CallEnded as end:
         return f"its caller was being told: {end.detail}"
     return "its caller was told"

@@ -130,7 +130,7 @@ class BotSession:
     async def _run(self) -> None:
         """Runs the session and sees to its end. Raises nothing."""
         try:
-            async with self.termination.interrupting():
+            async with self.termination.cancel_scope():
                 await self._hold()
             end = CallEnded(Reasons.agent_ended, "/bot answered 200")
         except CallEnded as reason:
@@ -340,14 +340,14 @@ class BotSessions:
         bot = BotSession(self._means, details, instance, BotRequest(headers, body), max_duration_s)
         self._bots[details.session_id] = bot
         if self._closing is not None:
-            bot.termination.decide(self._closing)
+            bot.termination.set(self._closing)
         bot.task.add_done_callback(lambda _: self._bots.pop(details.session_id, None))
         try:
             await asyncio.shield(bot.taken)
             if bot.written is not None:  # so that whoever is answered finds it running, at any worker
                 await asyncio.wait([bot.written], timeout=START_WRITE_S)
         except asyncio.CancelledError:
-            bot.termination.decide(CallEnded(Reasons.stopped, "whoever started it gave up"))
+            bot.termination.set(CallEnded(Reasons.stopped, "whoever started it gave up"))
             raise
         return StartedBot(details.session_id, instance)
 
@@ -355,7 +355,7 @@ class BotSessions:
         """Ends a session at once, by breaking off its request; False where this worker has none of it."""
         bot = self._bots.get(session_id)
         if bot is not None:
-            bot.termination.decide(end)
+            bot.termination.set(end)
         return bot is not None
 
     async def end_all(self, end: CallEnded) -> None:
@@ -363,7 +363,7 @@ class BotSessions:
         self._closing = end
         while self._bots:
             for bot in self._bots.values():
-                bot.termination.decide(end)
+                bot.termination.set(end)
             await asyncio.wait([bot.task for bot in self._bots.values()])
             await asyncio.sleep(0)  # the tasks' callbacks forget them
 

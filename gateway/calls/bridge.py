@@ -85,7 +85,7 @@ class Bridge:
         """Has the caller hear something until its agent does."""
         if self._leg is not None and dialect is not None and start is not None:
             self._hold = HoldAudio(self._services.hold_audio, self._leg, dialect, start)
-            self._hold.begin(agent, answered=self._claim is not None and self._claim.held)
+            self._hold.start(agent, answered=self._claim is not None and self._claim.held)
 
     def _couple(self, agent: AgentSettings, dialect: Dialect | None, start: Start | None) -> None:
         """Lets the two legs talk."""
@@ -130,7 +130,7 @@ class Bridge:
             self._relay.transfer(True)
         self._leg = self._agent_leg = None  # their sockets are the relay's now
         if self._hold is not None:
-            self._hold.couple(self._relay)
+            self._hold.move_to(self._relay)
         self._relay.start()
         self.termination.hand_over(self._relay.end)
 
@@ -155,7 +155,7 @@ class Bridge:
             if self._reconnection is not None:
                 self._reconnection.over = True
             if self._relay is not None and self._agent_leg is not None:
-                self.termination.decide(
+                self.termination.set(
                     CallEnded(Reasons.caller_hangup, "the carrier says that the call is over")
                 )
             return True
@@ -205,7 +205,7 @@ class Bridge:
         if self._hold is not None:
             self._hold.stop()
         self._play(agent, resumption.dialect, resumption.start)
-        async with self.termination.interrupting():
+        async with self.termination.cancel_scope():
             self._agent_leg, instance = await resumption.another(
                 self._services, self.session_id, self._leg, self._agent_gone
             )
@@ -269,11 +269,11 @@ class Bridge:
         assert reconnection is not None
         assert relay is not None
         assert self._agent_leg is not None
-        since, heard = self._services.now(), self._hold is not None and self._hold.heard
+        since, heard = self._services.now(), self._hold is not None and self._hold.is_audible
         if self._hold is not None:
             self._hold.stop()
         try:
-            async with self.termination.interrupting():
+            async with self.termination.cancel_scope():
                 await reconnection.second(self._services, self._active, self.session_id, relay, lost)
                 await reconnection.whole(self._agent_leg, self._limits.stall_timeout)
         except CallEnded as end:
@@ -287,7 +287,7 @@ class Bridge:
         if self._resumption is not None:
             self._resumption.start, self._resumption.opening = start, opening
         self._hold = HoldAudio(self._services.hold_audio, self._leg, reconnection.dialect, start)
-        self._hold.go_on(agent, again=heard, answered=self._claim is not None and self._claim.held)
+        self._hold.resume(agent, audible=heard, answered=self._claim is not None and self._claim.held)
         self._log = self._log.bind(stream_id=start.stream_id)
         self._couple(agent, reconnection.dialect, start)
         seconds = round(self._services.now() - since, 3)
@@ -304,7 +304,7 @@ class Bridge:
     def _gone(self, gone: Disconnect, end: CallEnded) -> None:
         if self.termination.end is None and gone.said:
             self._goodbye = gone.code, gone.reason
-        self.termination.decide(end)
+        self.termination.set(end)
 
     def _note_first_sound(self) -> None:
         if self._hold is not None:

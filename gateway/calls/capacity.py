@@ -67,7 +67,7 @@ async def acquire_slot(
         except Queued as wait:
             if hold is None:
                 raise
-            hold.waits()
+            hold.discard_speech()
             return await _in_line(services, agent, session_id, wait.number, ask)
     except AtCapacity as full:
         raise CallEnded(Reasons.at_capacity, f"{full.taken} of {full.limit} places are taken") from None

@@ -124,9 +124,9 @@ class CarrierReconnect:
     async def _tell(self, services: CallServices, session_id: str, over: asyncio.Event) -> None:
         """Has all workers know that the call waits, as long as it does: for its document (documents.py)."""
         with suppress(StoreFailed):
-            await services.streams.note_lost(session_id, self._timeout_s)
+            await services.streams.mark_lost(session_id, self._timeout_s)
             await over.wait()
-            await services.streams.forget_lost(session_id)
+            await services.streams.unmark_lost(session_id)
 
     def filters(self) -> tuple[Filter, Filter] | None:
         """What agent and carrier are coupled through; None: bytes."""

@@ -132,9 +132,7 @@ async def transfer(
 
     Raises as `hang_up`, and CallEnded(bad_request, number_refused, rate_limited).
     """
-    organization = next(
-        (one for one in services.settings.organizations if one.name == record.organization), None
-    )
+    organization = services.settings.find_organization(record.organization)
     if _NUMBER.match(to):
         check_number(to, organization)  # it is called at the organisation's cost
     line = await _line(services, record, "transfer")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a caller hears while there is nobody to talk to: ringback, the operator's recording, or nothing.
+"""The audio that a caller hears while there is no agent to talk to: ringback, a recording, or nothing.
 
-`HoldAudioLibrary` has the sounds of a worker's agents; a `HoldAudio` is one caller's, from the opening of
-its stream to the
-agent's first sound. What the caller says meanwhile is kept, as far as the agent wants it.
+`HoldAudioLibrary` has the clips of a worker's agents. A `HoldAudio` plays them to one caller, from the opening
+of the stream until the agent's first sound. What the caller says meanwhile is buffered for the agent, if its
+`keep_early_audio` asks for that.
 """
 
 from __future__ import annotations
@@ -23,105 +23,109 @@ from gateway.media.relay import Relay
 from serializers.dialect import Dialect, DialectError
 from serializers.events import Start
 
-SOUND: Final = "media"
-"""The event of every carrier's messages with the caller's sound (docs/reference/carriers.md §2.2, §3.2,
-§4.2, §5.2).
-"""
+MEDIA_EVENT: Final = "media"
+"""The event of every carrier's audio messages (docs/reference/carriers.md §2.2, §3.2, §4.2, §5.2)."""
 
 SILENCE_WAIT_S: Final = 1.0
-"""Silence only keeps a call alive, which ends after 1.6 s without anything (docs/reference/carriers.md
-§3.3).
+"""How long after the opening silence begins, which only keeps a call alive.
+
+Such a call ends after 1.6 s without audio (docs/reference/carriers.md §3.3).
 """
 
 
 class HoldAudio:
-    """One caller's."""
+    """The hold audio of one stream of one call."""
 
-    __slots__ = ("_dialect", "_goes_on", "_holding", "_holds", "_leg", "_limit_s", "_start")
+    __slots__ = ("_dialect", "_leg", "_library", "_limit_s", "_player", "_plays_on_relay", "_start")
 
-    def __init__(self, holds: HoldAudioLibrary, leg: Leg, dialect: Dialect, start: Start) -> None:
-        self._holds = holds
+    def __init__(self, library: HoldAudioLibrary, leg: Leg, dialect: Dialect, start: Start) -> None:
+        """`leg` is the carrier's, and `start` the event that opened its stream."""
+        self._library = library
         self._leg: Leg | None = leg
         self._dialect = dialect
         self._start = start
-        self._holding: AudioPlayer | None = None
+        self._player: AudioPlayer | None = None
         self._limit_s = 0.0
-        self._goes_on = False
+        self._plays_on_relay = False
 
     @property
-    def heard(self) -> bool:
-        """Whether the caller hears something."""
-        return self._holding is not None and self._holding.heard
+    def is_audible(self) -> bool:
+        """Whether the caller hears something now."""
+        return self._player is not None and self._player.heard
 
-    def begin(self, agent: AgentSettings, *, answered: bool) -> None:
-        """The sound of this agent, soon. `answered`: who hears it was called, and is not to hear ringing."""
+    def start(self, agent: AgentSettings, *, answered: bool) -> None:
+        """Play the agent's hold audio, soon. `answered`: an outbound call; it must not hear ringback."""
         assert self._leg is not None
         self._limit_s = agent.hold_limit
-        sound = self._holds.sound_of(agent, self._dialect, self._start, answered=answered)
-        if sound is not None:
-            wait_s = SILENCE_WAIT_S if sound.silent else WAIT_S
-            self._holding = AudioPlayer(self._leg, self._dialect, self._start, sound, wait_s=wait_s)
-        self._keep(agent.keep_early_audio)
+        clip = self._library.clip_of(agent, self._dialect, self._start, answered=answered)
+        if clip is not None:
+            wait_s = SILENCE_WAIT_S if clip.silent else WAIT_S
+            self._player = AudioPlayer(self._leg, self._dialect, self._start, clip, wait_s=wait_s)
+        self._buffer_speech(agent.keep_early_audio)
 
-    def go_on(self, agent: AgentSettings, *, again: bool, answered: bool) -> None:
-        """On another stream of a call whose agent is there, until that speaks.
+    def resume(self, agent: AgentSettings, *, audible: bool, answered: bool) -> None:
+        """Play on another stream of a call whose agent is connected, until the agent speaks.
 
-        `again`: the sound, which was heard on the stream before; else only what keeps the call alive.
+        `audible`: the caller heard the agent's hold audio on the earlier stream, so it goes on; otherwise
+        only silence is sent, if the carrier needs it to keep the call alive. `answered`: see `start`.
         """
         assert self._leg is not None
-        self._goes_on = True
+        self._plays_on_relay = True
         self._limit_s = agent.hold_limit
-        holds, dialect, start = self._holds, self._dialect, self._start
-        if again:
-            sound = holds.sound_of(agent, dialect, start, answered=answered)
+        library, dialect, start = self._library, self._dialect, self._start
+        if audible:
+            clip = library.clip_of(agent, dialect, start, answered=answered)
         else:
-            sound = holds.silence(dialect, start)
-        if sound is not None:
-            wait_s = SILENCE_WAIT_S if sound.silent else 0
-            self._holding = AudioPlayer(self._leg, dialect, start, sound, wait_s=wait_s)
+            clip = library.silence(dialect, start)
+        if clip is not None:
+            wait_s = SILENCE_WAIT_S if clip.silent else 0
+            self._player = AudioPlayer(self._leg, dialect, start, clip, wait_s=wait_s)
 
-    def waits(self) -> None:
-        """The call stands in a line: what is said there is for nobody."""
-        self._keep(0)
+    def discard_speech(self) -> None:
+        """Discard what the caller says while the call is in a queue, because it is meant for no agent."""
+        self._buffer_speech(0)
 
-    def served(self, agent: AgentSettings) -> None:
-        """It has a place: what is said from now on is for this agent."""
+    def keep_speech(self, agent: AgentSettings) -> None:
+        """Buffer what the caller says from now on: the call has a slot with this agent."""
         self._limit_s = agent.hold_limit
-        self._keep(agent.keep_early_audio)
+        self._buffer_speech(agent.keep_early_audio)
 
-    def couple(self, relay: Relay) -> None:
-        """To be called before the relay starts: a sound that has begun goes on there, no other begins."""
+    def move_to(self, relay: Relay) -> None:
+        """Go on playing through the relay. Call it before the relay starts.
+
+        A clip that is audible goes on; one that has not begun to play does not begin any more.
+        """
         self._leg = None
-        if self._holding is not None and (self._holding.heard or self._goes_on):
-            self._holding.move(relay.carrier, limit_s=self._limit_s)
+        if self._player is not None and (self._player.heard or self._plays_on_relay):
+            self._player.move(relay.carrier, limit_s=self._limit_s)
         else:
             self.stop()
 
     def stop(self, *, before_message: bool = False) -> None:
-        """The end of it; the carrier throws away what it has not played. See AudioPlayer.stop."""
-        if self._holding is not None:
-            self._holding.stop(before_message=before_message)
-            self._holding = None
+        """Stop playing; the carrier discards what it has not played. See AudioPlayer.stop."""
+        if self._player is not None:
+            self._player.stop(before_message=before_message)
+            self._player = None
 
-    async def say(self, recording: str) -> None:
-        """Plays a recording once, in place of the sound, to its end."""
+    async def play(self, recording: str) -> None:
+        """Play a recording once, to its end, in place of the hold audio. For a call that is not bridged."""
         self.stop()
-        sound = self._holds.recording(recording, self._dialect, self._start)
-        if sound is not None and self._leg is not None:
-            self._holding = AudioPlayer(self._leg, self._dialect, self._start, sound, wait_s=0, repeats=False)
-            await self._holding.over
+        clip = self._library.recording(recording, self._dialect, self._start)
+        if clip is not None and self._leg is not None:
+            self._player = AudioPlayer(self._leg, self._dialect, self._start, clip, wait_s=0, repeats=False)
+            await self._player.over
 
-    def _keep(self, seconds: float | None) -> None:
+    def _buffer_speech(self, seconds: float | None) -> None:
         if self._leg is not None:
-            most = None if seconds is None else round(seconds * 1000 / self._dialect.frame_ms)
-            self._leg.keep_sound(most, lambda message: self._dialect.event_of(message) == SOUND)
+            max_frames = None if seconds is None else round(seconds * 1000 / self._dialect.frame_ms)
+            self._leg.keep_sound(max_frames, lambda message: self._dialect.event_of(message) == MEDIA_EVENT)
 
 
 class HoldAudioLibrary:
-    """The sounds of one worker's agents."""
+    """The hold audio of one worker's agents, decoded once and encoded once for each codec."""
 
     def __init__(self, agents: Iterable[AgentSettings]) -> None:
-        """Reads their recordings; raises PromptError where one cannot be played."""
+        """Read the agents' recordings. Raises PromptError if one cannot be played."""
         names = {
             name
             for agent in agents
@@ -129,43 +133,46 @@ class HoldAudioLibrary:
             if name.endswith(RECORDING)
         }
         self._prompts = {name: read_prompt(Path(name)) for name in names}
-        self._sounds = ClipCache()
+        self._clips = ClipCache()
 
-    def sound_of(
+    def clip_of(
         self, agent: AgentSettings, dialect: Dialect, start: Start, *, answered: bool
     ) -> AudioClip | None:
-        """What its callers hear; None for nothing, also in a codec that nothing is coded in here."""
-        recipe: AudioSource = None
+        """Return what the agent's callers hear, or None for nothing, as in a codec without an encoder here.
+
+        `answered`: an outbound call, which hears no ringback.
+        """
+        source: AudioSource = None
         if agent.hold.endswith(RECORDING):
-            recipe = self._prompt(agent.hold)
+            source = self._prompt(agent.hold)
         elif agent.hold == "ringback" and not answered:
-            recipe = ringback_of(agent)
+            source = ringback_of(agent)
         elif not dialect.needs_sound:
             return None
-        return self._sound(recipe, dialect, start)
+        return self._clip(source, dialect, start)
 
     def silence(self, dialect: Dialect, start: Start) -> AudioClip | None:
-        """What a carrier must be sent for the call to last; None for nothing."""
-        return self._sound(None, dialect, start) if dialect.needs_sound else None
+        """Return the silence that keeps a call alive, or None if the carrier needs no audio."""
+        return self._clip(None, dialect, start) if dialect.needs_sound else None
 
     def recording(self, name: str, dialect: Dialect, start: Start) -> AudioClip | None:
-        """A recording for this call; None in a codec that nothing is coded in here."""
-        return self._sound(self._prompt(name), dialect, start)
+        """Return a recording in the call's codec, or None if there is no encoder for it here."""
+        return self._clip(self._prompt(name), dialect, start)
 
-    def _sound(self, recipe: AudioSource, dialect: Dialect, start: Start) -> AudioClip | None:
+    def _clip(self, source: AudioSource, dialect: Dialect, start: Start) -> AudioClip | None:
         try:
-            return self._sounds.sound(recipe, dialect, start)
+            return self._clips.sound(source, dialect, start)
         except DialectError:
             return None
 
     def _prompt(self, name: str) -> Prompt:
-        if name not in self._prompts:  # of an agent that the store keeps
+        if name not in self._prompts:  # of an agent in the store, which was not known at the start
             self._prompts[name] = read_prompt(Path(name))
         return self._prompts[name]
 
 
 def ringback_of(agent: AgentSettings) -> ToneName:
-    """The ringback that its callers know."""
+    """Return the ringback that the agent's callers know from their own network."""
     if agent.hold_tone != "auto":
         return agent.hold_tone
     if agent.region.startswith("eu"):

@@ -60,7 +60,7 @@ class InboundCall(Bridge):
         self._shown = NO_CREDENTIALS
         self._began_at = services.now()
         upgrade.on_disconnect = self._carrier_gone
-        upgrade.on_shutdown = lambda: self.termination.decide(
+        upgrade.on_shutdown = lambda: self.termination.set(
             CallEnded(Reasons.draining, "the time to drain is over")
         )
 
@@ -96,7 +96,7 @@ class InboundCall(Bridge):
         start = None
         agent = self._route(target, start) if dialect is None or target.named else None
         await self._prove_caller(target, agent)  # what can be refused before the upgrade is
-        async with self.termination.interrupting():
+        async with self.termination.cancel_scope():
             if dialect is not None:  # a client without a dialect is answered once its agent is there
                 self._accept()
                 start = await self._read_opening(dialect)
@@ -123,7 +123,7 @@ class InboundCall(Bridge):
     def _let_go(self) -> None:
         """What holds this call and is held by it goes now, and waits for no collector."""
         self._upgrade.on_disconnect = self._upgrade.on_shutdown = None
-        self.termination.let_go()
+        self.termination.release()
         self._relay = self._hold = self._resumption = self._reconnection = None
         self._leg = self._agent_leg = None
 

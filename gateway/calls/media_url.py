@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from urllib.parse import urlsplit
 
 from gateway.config import AgentSettings, Settings
+from gateway.model.addresses import host_in_region
 
 
 def media_url(settings: Settings, agent: AgentSettings, address: tuple[str, int] | None) -> str:
@@ -22,15 +22,4 @@ def media_url(settings: Settings, agent: AgentSettings, address: tuple[str, int]
     parts = urlsplit(settings.server.public_url)
     scheme = "wss" if parts.scheme == "https" else "ws"
     regions = {region.code for region in settings.regions}
-    return f"{scheme}://{_regional(parts.netloc, agent.region, regions)}{parts.path}{path}"
-
-
-def _regional(netloc: str, region: str, regions: set[str]) -> str:
-    """The host behind the region's label, which takes the place of another region's."""
-    host = urlsplit(f"//{netloc}").hostname or ""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        label, _, rest = netloc.partition(".")
-        return f"{region}.{rest if rest and label in regions else netloc}"
-    return netloc
+    return f"{scheme}://{host_in_region(parts.netloc, agent.region, regions)}{parts.path}{path}"

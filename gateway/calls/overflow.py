@@ -63,26 +63,21 @@ async def acquire_or_overflow(
             if full.reason is not Reasons.at_capacity or start is None or hold is None:
                 raise
             if agent.overflow.endswith(RECORDING):
-                await hold.say(agent.overflow)
+                await hold.play(agent.overflow)
                 raise
             if agent.overflow.startswith("+"):
                 if await _transfer(services, agent, target, start, session_id=session_id, hold=hold):
                     raise CallEnded(Reasons.transferred, NO_PLACE) from None
                 raise
-            other = None if stays else _agent(services, agent.overflow)
+            other = None if stays else services.agents.find(agent.overflow)
             if other is None or other.service_host in asked:
                 raise
             log.info("call flows over", session=session_id, agent=agent.service_host, to=other.service_host)
             agent = other
         else:
             if hold is not None:
-                hold.served(agent)
+                hold.keep_speech(agent)
             return agent, instance
-
-
-def _agent(services: CallServices, service_host: str) -> AgentSettings | None:
-    agents = services.agents.agents
-    return next((agent for agent in agents if agent.service_host == service_host), None)
 
 
 async def _transfer(

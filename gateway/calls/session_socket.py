@@ -72,9 +72,7 @@ class SessionSocket:
         self._goodbye: tuple[int, str] | None = None  # what who left first said; the other is told the same
         self._began_at = services.now()
         upgrade.on_disconnect = self._client_gone
-        upgrade.on_shutdown = lambda: self._termination.decide(
-            CallEnded(Reasons.draining, "the gateway stops")
-        )
+        upgrade.on_shutdown = lambda: self._termination.set(CallEnded(Reasons.draining, "the gateway stops"))
 
     async def run(self) -> None:
         """Tells the story and sees to its end. Raises nothing."""
@@ -93,7 +91,7 @@ class SessionSocket:
         """The story. Returns the end of a passage that was relayed; raises CallEnded for every other."""
         if self._upgrade.fault:
             raise CallEnded(Reasons.bad_request, self._upgrade.fault)
-        async with self._termination.interrupting():
+        async with self._termination.cancel_scope():
             principal = await self._prove_caller()
             url = read_session_url(self._upgrade.url.path, self._upgrade.url.query)
             session = await running_session(
@@ -190,7 +188,7 @@ class SessionSocket:
 
         def is_over(over: asyncio.Future[None]) -> None:
             if not over.cancelled():
-                self._termination.decide(CallEnded(Reasons.agent_ended, "the session is over"))
+                self._termination.set(CallEnded(Reasons.agent_ended, "the session is over"))
 
         with session_events(self._services.store).waiting(session.session_id) as over:
             over.add_done_callback(is_over)
@@ -239,4 +237,4 @@ class SessionSocket:
     def _gone(self, gone: Disconnect, end: CallEnded) -> None:
         if self._termination.end is None and gone.said:
             self._goodbye = gone.code, gone.reason
-        self._termination.decide(end)
+        self._termination.set(end)

@@ -170,9 +170,9 @@ async def _deleted_unless_used(daily: Daily, room: Room) -> AsyncIterator[None]:
 
 
 def _daily_of(services: Services, organization: str) -> Daily:
-    for owner in services.settings.organizations:
-        if owner.name == organization and owner.daily is not None:
-            return Daily(services.http, owner.daily.api_key.get_secret_value(), owner.daily.api_url)
+    owner = services.settings.find_organization(organization)
+    if owner is not None and owner.daily is not None:
+        return Daily(services.http, owner.daily.api_key.get_secret_value(), owner.daily.api_url)
     detail = (
         "this organisation has no domain at Daily: the operator sets one as [organizations.daily] api_key"
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
+from gateway.model.addresses import service_host
 from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import SessionRecord
@@ -113,7 +114,7 @@ async def running_session(
                     record is None
                     or record.state in TERMINAL
                     or record.organization != organization
-                    or record.agent != f"{url.agent}.{organization}"
+                    or record.agent != service_host(url.agent, organization)
                 ):
                     raise CallEnded(Reasons.not_found, "there is no such session, or it is over")
                 if record.state not in (SessionState.CREATED, SessionState.STARTING):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Which media sockets a carrier's call has had, over all workers.
+"""The media streams that each carrier's call has had, over all workers.
 
-A call whose socket brings a call token (call_tokens.py) takes the call's next socket here, in one atomic
-step: each is a document of its own, written once, numbered from 0. So of two that come at the same time one
-is later, and knows the other.
+A call whose stream brings a call token (gateway/auth/call_tokens.py) registers the stream here, in one atomic
+step. Each stream is a value of its own in the store, written once and numbered from 0. So if two streams of a
+call arrive at the same time, one of them has the higher number and sees the other.
 """
 
 from __future__ import annotations
@@ -16,20 +16,32 @@ from typing import Final
 from gateway.auth.call_tokens import CallClaims, digest_of
 from gateway.store.interface import KeyValueStore
 
-KEPT_S: Final = 86_400.0
-"""Longer than any call, and than any token for one is good."""
+EXPIRY_S: Final = 86_400.0
+"""Longer than any call lasts, and than any call token is valid."""
 
-MOST_SOCKETS: Final = 64
-"""Of one call: more than it may come back and reconnect, and a guard against one that never stops to."""
+MAX_STREAMS: Final = 64
+"""Of one call. More than a call may return and reconnect; stops a carrier that never gives up."""
 
 CALL_SOCKETS: Final = "call_socket"
 CALL_NONCES: Final = "call_nonce"
 CALLS_LOST: Final = "call_lost"
 
+CallKey = tuple[str, str, str]
+"""What identifies a call for all workers: organisation, carrier, the carrier's call id."""
+
+ChooseSession = Callable[[Sequence["CallStream"]], Awaitable[str | None]]
+"""Given the earlier streams of a call, oldest first, return the session that the new one continues.
+
+None if it continues none. Raises if the new stream is refused.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class CallStream:
-    """One socket of a call, and the session that it was taken for. `at`: Unix seconds."""
+    """One media stream of a call, and the session that it was registered for.
+
+    `nonce`: of the call token that it brought. `at`: the time of registration, in Unix seconds.
+    """
 
     number: int
     session_id: str
@@ -38,84 +50,86 @@ class CallStream:
 
 
 class TooManyStreams(Exception):  # noqa: N818 - the answer "no", not a fault
-    """The call has had as many sockets as a call may."""
+    """The call has had MAX_STREAMS streams."""
 
 
 class StreamHistory:
-    """The sockets of all calls that came with a call token. Every method may raise StoreFailed."""
+    """The streams of all calls that came with a call token. Every method raises StoreFailed."""
 
     def __init__(self, documents: KeyValueStore, now: Callable[[], float]) -> None:
-        """`now`: Unix seconds."""
+        """`now` returns Unix seconds."""
         self._documents = documents
         self._now = now
 
     async def bind(self, claims: CallClaims, call_id: str) -> bool:
-        """Whether the token is this call's; one that names no call is the first's that shows it."""
+        """Return True if the token is valid for this call.
+
+        A token that names no call is bound to the first call that shows it, and is valid for that one alone.
+        """
         if claims.call_digest is not None:
             return claims.is_for(call_id)
         now, digest = self._now(), json.dumps(digest_of(call_id))
         if await self._documents.put_if_absent(
-            CALL_NONCES, claims.nonce, digest, now=now, expires_at=now + KEPT_S
+            CALL_NONCES, claims.nonce, digest, now=now, expires_at=now + EXPIRY_S
         ):
             return True
         bound = await self._documents.get(CALL_NONCES, claims.nonce, now)
         return bound is not None and bound.value == digest
 
-    async def take(
-        self,
-        call: tuple[str, str, str],
-        claims: CallClaims,
-        new_id: Callable[[], str],
-        judge: Callable[[Sequence[CallStream]], Awaitable[str | None]],
+    async def register(
+        self, call: CallKey, claims: CallClaims, new_id: Callable[[], str], choose_session: ChooseSession
     ) -> tuple[CallStream, CallStream | None]:
-        """Takes the next socket of a call: that, and the one before it, None where it is the first.
+        """Register a new stream of the call; return it, and the one before it, or None for the first.
 
-        `call`: organization, carrier, call id. `judge`: is asked about those before, and raises to refuse;
-        it may give the session that goes on with the new one. Otherwise that is the token's at its first use,
-        else one of `new_id`. Raises TooManyStreams.
+        `choose_session` is asked if there are earlier streams, and again whenever another stream of the call
+        was registered meanwhile. If it names no session, the stream's session is the token's at the token's
+        first use, and a new one of `new_id` after that.
+
+        Raises TooManyStreams, and whatever `choose_session` raises; nothing is registered then.
         """
-        known: Sequence[CallStream] = ()
-        while len(known) < MOST_SOCKETS:
-            session_id = await judge(known) if known else None
+        earlier: Sequence[CallStream] = ()
+        while len(earlier) < MAX_STREAMS:
+            session_id = await choose_session(earlier) if earlier else None
             if session_id is None:
                 session_id = claims.session_id
-                if session_id is None or any(one.session_id == session_id for one in known):
+                if session_id is None or any(stream.session_id == session_id for stream in earlier):
                     session_id = new_id()
-            if await self._put(call, mine := CallStream(len(known), session_id, claims.nonce, self._now())):
-                return mine, known[-1] if known else None
-            known = await self.all(call)
+            stream = CallStream(len(earlier), session_id, claims.nonce, self._now())
+            if await self._put(call, stream):
+                return stream, earlier[-1] if earlier else None
+            earlier = await self.all(call)
         raise TooManyStreams
 
-    async def all(self, call: tuple[str, str, str]) -> Sequence[CallStream]:
-        """The sockets that a call (organization, carrier, call id) has had, the first first."""
+    async def all(self, call: CallKey) -> Sequence[CallStream]:
+        """Return the streams that the call has had, oldest first."""
         prefix = _prefix(call)
-        found = await self._documents.list(CALL_SOCKETS, self._now(), prefix)
+        stored = await self._documents.list(CALL_SOCKETS, self._now(), prefix)
         return [
-            CallStream(int(one.key.removeprefix(prefix)), **json.loads(one.value))
-            for one in found  # their numbers have two digits each, so they are in order
+            CallStream(int(value.key.removeprefix(prefix)), **json.loads(value.value))
+            for value in stored  # in order, because the numbers in their keys have two digits each
         ]
 
-    async def note_lost(self, session_id: str, seconds: float) -> None:
-        """The session's socket is lost, and another one is waited for; not for longer than `seconds`."""
+    async def mark_lost(self, session_id: str, seconds: float) -> None:
+        """Note for all workers that the session lost its stream and waits `seconds` at most for another."""
         now = self._now()
         await self._documents.put(CALLS_LOST, session_id, "true", now=now, expires_at=now + seconds)
 
-    async def forget_lost(self, session_id: str) -> None:
-        """It is waited for no more."""
+    async def unmark_lost(self, session_id: str) -> None:
+        """Note for all workers that the session waits for no stream any more."""
         await self._documents.delete(CALLS_LOST, session_id)
 
     async def is_lost(self, session_id: str) -> bool:
-        """Whether that is so."""
+        """Return True if the session has lost its stream and waits for another one."""
         return await self._documents.get(CALLS_LOST, session_id, self._now()) is not None
 
-    async def _put(self, call: tuple[str, str, str], socket: CallStream) -> bool:
-        key = f"{_prefix(call)}{socket.number:02}"
-        value = {"session_id": socket.session_id, "nonce": socket.nonce, "at": socket.at}
+    async def _put(self, call: CallKey, stream: CallStream) -> bool:
+        key = f"{_prefix(call)}{stream.number:02}"
+        value = {"session_id": stream.session_id, "nonce": stream.nonce, "at": stream.at}
         return await self._documents.put_if_absent(
-            CALL_SOCKETS, key, json.dumps(value), now=socket.at, expires_at=socket.at + KEPT_S
+            CALL_SOCKETS, key, json.dumps(value), now=stream.at, expires_at=stream.at + EXPIRY_S
         )
 
 
-def _prefix(call: tuple[str, str, str]) -> str:
+def _prefix(call: CallKey) -> str:
     organization, carrier, call_id = call
     return f"{organization}/{carrier}/{digest_of(call_id)}/"

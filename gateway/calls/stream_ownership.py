@@ -96,7 +96,7 @@ async def take_ownership(
     try:
         if not await services.streams.bind(claims, start.call_id):
             raise CallEnded(Reasons.unauthorized, "the token is refused: for another call")
-        socket, earlier = await services.streams.take(call, claims, services.new_id, judge)
+        socket, earlier = await services.streams.register(call, claims, services.new_id, judge)
         if going_on is not None:
             return StreamOwnership(call, socket, held=False, body=None), going_on
         if earlier is not None:

@@ -6,16 +6,15 @@ wss://[{region}.]{host}/ws/{carrier|generic}[/{AGENT.ORG}][/{token}][?serviceHos
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import SplitResult, parse_qs, unquote
 
 from gateway.carriers.agent_body import read_body
+from gateway.model.addresses import is_service_host, region_of_host
 from gateway.model.reasons import CallEnded, Reasons
 
 GENERIC = "generic"
-SERVICE_HOST = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?")
 _MOST_SEGMENTS = 4  # ws, carrier, agent, token
 
 
@@ -56,29 +55,23 @@ def read_target(
         )
     named = []
     if rest and "." in rest[0]:
-        if not SERVICE_HOST.fullmatch(rest[0]):
+        if not is_service_host(rest[0]):
             raise CallEnded(Reasons.bad_request, "the path names an agent that is not of the form AGENT.ORG")
         named.append(rest.pop(0))
     if len(rest) > 1 or len(segments) > _MOST_SEGMENTS + 1:
         raise CallEnded(Reasons.not_found, "a media socket's path is /ws/{carrier}/{AGENT.ORG}/{token}")
     query = parse_qs(url.query, keep_blank_values=True)
     for service_host in query.get("serviceHost", []):
-        if not SERVICE_HOST.fullmatch(service_host):
+        if not is_service_host(service_host):
             raise CallEnded(Reasons.bad_request, "serviceHost is not of the form AGENT.ORG")
         named.append(service_host)
     return Target(
         carrier=carrier,
-        region=_region_of(host, regions) or region,
+        region=region_of_host(host, regions) or region,
         named=tuple(named),
         token=_one(query, "token") or (rest[0] if rest else None),
         body=read_body(_one(query, "body"), max_body_bytes),
     )
-
-
-def _region_of(host: str, regions: Collection[str]) -> str | None:
-    """The region that the first label of a host name is, as in eu-central.api.example.com."""
-    label, dot, _ = host.lower().partition(".")
-    return label if dot and label in regions else None
 
 
 def _one(query: Mapping[str, list[str]], name: str) -> str | None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""How a call ends, decided once.
+"""The end of a call or session, set once.
 
-A call can end at any step, and from anywhere: the caller hangs up while the agent starts, somebody stops
-the session, the gateway goes away. Whoever knows it decides; the first decision counts, and interrupts
-whatever step the call is in.
+A call can end in any step and from anywhere: the caller hangs up while the agent starts, the API stops the
+session, the gateway drains. Whatever notices it sets the end. The first end counts; it interrupts the step that
+the call is in.
 """
 
 from __future__ import annotations
@@ -16,45 +16,48 @@ from gateway.model.reasons import CallEnded
 
 
 class Termination:
-    """One call's end, once it is known."""
+    """One call's end, None until it is set. It belongs to the call's event loop."""
 
-    __slots__ = ("_interrupt", "end")
+    __slots__ = ("_on_set", "end")
 
     def __init__(self) -> None:
         self.end: CallEnded | None = None
-        self._interrupt: Callable[[CallEnded], None] | None = None
+        self._on_set: Callable[[CallEnded], None] | None = None
 
-    def decide(self, end: CallEnded) -> None:
-        """The call ends with this, unless its end is decided already. May be called from any callback."""
+    def set(self, end: CallEnded) -> None:
+        """Set the end, unless it is set already. May be called from any callback of the event loop."""
         if self.end is None:
             self.end = end
-            if self._interrupt is not None:
-                self._interrupt(end)
+            if self._on_set is not None:
+                self._on_set(end)
 
     @asynccontextmanager
-    async def interrupting(self) -> AsyncIterator[None]:
-        """A step that a decision ends at once. Raises the decision, also one taken as the step was done."""
+    async def cancel_scope(self) -> AsyncIterator[None]:
+        """Run the body of a `with` statement until it is done or the end is set.
+
+        Raises the end, also one that was set just when the body was done.
+        """
         try:
             async with asyncio.timeout(None) as scope:
                 loop = asyncio.get_running_loop()
-                self._interrupt = lambda _end: scope.reschedule(loop.time())
+                self._on_set = lambda _end: scope.reschedule(loop.time())
                 if self.end is not None:
-                    self._interrupt(self.end)
+                    self._on_set(self.end)
                 yield
         except TimeoutError:
             if self.end is None:
                 raise
         finally:
-            self._interrupt = None
+            self._on_set = None
         if self.end is not None:
             raise self.end
 
     def hand_over(self, end_call: Callable[[CallEnded], None]) -> None:
-        """From here on a decision goes to `end_call`, also one that was taken meanwhile."""
-        self._interrupt = end_call
+        """Call `end_call` when the end is set; at once, if it is set already."""
+        self._on_set = end_call
         if self.end is not None:
             end_call(self.end)
 
-    def let_go(self) -> None:
-        """The call is over: a decision goes to nobody."""
-        self._interrupt = None
+    def release(self) -> None:
+        """Call nothing any more when the end is set. This breaks the reference cycle with the relay."""
+        self._on_set = None

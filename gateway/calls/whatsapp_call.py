@@ -76,11 +76,11 @@ class WhatsAppCall:
         self._active.add(self)
         detail = f"it ran for {self._longest_s:g} s"
         limit = asyncio.get_running_loop().call_later(
-            self._longest_s, self.termination.decide, CallEnded(Reasons.max_duration, detail)
+            self._longest_s, self.termination.set, CallEnded(Reasons.max_duration, detail)
         )
         end: CallEnded | None = None
         try:
-            async with self.termination.interrupting():
+            async with self.termination.cancel_scope():
                 await self._over()
         except CallEnded as decided:
             end = decided

@@ -7,14 +7,13 @@ have changed it (docs/reference/carriers.md §9, "Common rule").
 
 from __future__ import annotations
 
-import ipaddress
 from collections import defaultdict
-from collections.abc import Collection
 from typing import Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from gateway.carriers.authenticators import AUTHENTICATORS, AuthenticationFailed, SignedRequest
 from gateway.config import CarrierAccount, Settings
+from gateway.model.addresses import host_in_region
 
 Scheme = Literal["https", "wss"]
 
@@ -37,7 +36,9 @@ class CarrierAccounts:
         public_url = settings.server.public_url
         self._public = public = None if public_url is None else urlsplit(public_url)
         codes = tuple(region.code for region in settings.regions)
-        self._hosts = {code: _regional(public, code, codes) for code in codes} if public is not None else {}
+        self._hosts = (
+            {code: host_in_region(public.netloc, code, codes) for code in codes} if public is not None else {}
+        )
 
     def of(self, organization: str, carrier: str) -> tuple[CarrierAccount, ...]:
         """The organisation's accounts with the carrier, in the order of the configuration."""
@@ -107,7 +108,7 @@ class CarrierAccounts:
         host = (
             self._public.netloc
             if region == self._home
-            else self._hosts.get(region) or _regional(self._public, region, self._hosts)
+            else self._hosts.get(region) or host_in_region(self._public.netloc, region, self._hosts)
         )
         return self._with_host(host, path_and_query, scheme)
 
@@ -115,16 +116,3 @@ class CarrierAccounts:
         assert self._public is not None
         spoken = scheme if self._public.scheme == "https" else _PLAIN[scheme]
         return f"{spoken}://{netloc}{self._public.path}{path_and_query}"
-
-
-def _regional(public: SplitResult, region: str, regions: Collection[str]) -> str:
-    """Host and port behind the region's label, which takes the place of another's.
-
-    An address is no name and has no regions in front of it.
-    """
-    try:
-        ipaddress.ip_address(public.hostname or "")
-    except ValueError:
-        label, _, rest = public.netloc.partition(".")
-        return f"{region}.{rest if rest and label.lower() in regions else public.netloc}"
-    return public.netloc

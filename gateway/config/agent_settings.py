@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from gateway.config import values
 from gateway.config.table import InstanceUrl, Label, Seconds, Table, Wait, Whole
+from gateway.model.addresses import service_host
 
 
 class AgentSettings(Table):
@@ -149,7 +150,7 @@ class AgentSettings(Table):
     @property
     def service_host(self) -> str:
         """`AGENT.ORG`, by which carriers name the agent, as in "support.acme"."""
-        return f"{self.name}.{self.organization}"
+        return service_host(self.name, self.organization)
 
 
 class NumberRoute(Table):

@@ -12,6 +12,8 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from gateway.model.addresses import service_host, split_service_host
+
 Location = tuple[str | int, ...]
 Finding = tuple[Location, str]
 Named = tuple[Location, str]
@@ -53,7 +55,7 @@ def _service_hosts(tables: Mapping[str, Any]) -> Iterator[Named]:
     for index, row in _rows(tables, "agents"):
         name, organization = row.get("name"), row.get("organization")
         if isinstance(name, str) and isinstance(organization, str):
-            yield ("agents", index, "name"), f"{name}.{organization}"
+            yield ("agents", index, "name"), service_host(name, organization)
 
 
 def _keys(tables: Mapping[str, Any]) -> Iterator[Named]:
@@ -140,7 +142,9 @@ def _overflows_lead_somewhere(tables: Mapping[str, Any]) -> Iterator[Finding]:
             continue  # no agent is meant
         if host not in known:
             yield ("agents", index, "overflow"), f"there is no agent {host!r}; there is {_list(known)}"
-        elif host == f"{name}.{organization}" or not host.endswith(f".{organization}"):
+        elif (
+            host == service_host(str(name), str(organization)) or split_service_host(host)[1] != organization
+        ):
             yield ("agents", index, "overflow"), "must be another agent of the same organisation"
 
 

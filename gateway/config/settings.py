@@ -66,6 +66,14 @@ class Settings(BaseSettings):
         """Only what the caller gives: `load` merges file and environment, lists item by item, before."""
         return (init_settings,)
 
+    def find_organization(self, name: str) -> Organization | None:
+        """Return the organisation of this name, or None."""
+        return next((organization for organization in self.organizations if organization.name == name), None)
+
+    def find_agent(self, service_host: str) -> AgentSettings | None:
+        """Return the configured agent `AGENT.ORG`, or None; the agents in the store are not known here."""
+        return next((agent for agent in self.agents if agent.service_host == service_host), None)
+
     @field_validator("regions")
     @classmethod
     def _four_for_none(cls, regions: list[Region]) -> list[Region]:

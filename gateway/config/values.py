@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import SecretStr
 
 from gateway.audio.prompt import read_prompt
+from gateway.model.addresses import is_agent_name, is_label, is_phone_number, split_service_host
 from texml.plan import read_busy, read_tail
 
 SQLITE = "sqlite:///"
@@ -24,9 +25,6 @@ RECORDING = ".wav"
 AGENT_NAME_LENGTH = 54
 LABEL_LENGTH = 63  # a region is a DNS label in front of the public host (RFC 1035 §2.3.4)
 
-_AGENT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])")  # docs/reference/public-api.md, "Management"
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
-_E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 _PREFIX = re.compile(r"\+([1-9][0-9]{0,14})?")
 _KEY = re.compile(r"[!-~]+")
 _CARRIER_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -49,7 +47,7 @@ def empty_for_none(value: object) -> object:
 
 def agent_name(value: str) -> str:
     """An agent's name (docs/reference/public-api.md, "Management")."""
-    if len(value) > AGENT_NAME_LENGTH or not _AGENT_NAME.fullmatch(value):
+    if len(value) > AGENT_NAME_LENGTH or not is_agent_name(value):
         raise ValueError(
             f"must be 2 to {AGENT_NAME_LENGTH} small letters, digits and hyphens, no hyphen first or last"
         )
@@ -58,7 +56,7 @@ def agent_name(value: str) -> str:
 
 def label(value: str) -> str:
     """The name of an organisation or a region: no dots, because a dot parts AGENT.ORG and REGION.HOST."""
-    if len(value) > LABEL_LENGTH or not _LABEL.fullmatch(value):
+    if len(value) > LABEL_LENGTH or not is_label(value):
         raise ValueError(
             f"must be 1 to {LABEL_LENGTH} small letters, digits and hyphens, no hyphen first or last"
         )
@@ -67,7 +65,7 @@ def label(value: str) -> str:
 
 def phone_number(value: str) -> str:
     """A telephone number in E.164 form."""
-    if not _E164.fullmatch(value):
+    if not is_phone_number(value):
         raise ValueError("must be a number in E.164 form: + and 7 to 15 digits, as in +15559876543")
     return value
 
@@ -171,8 +169,8 @@ def overflow(value: str) -> str:
     elif value.startswith("+"):
         phone_number(value)
     else:
-        agent, _, organization = value.partition(".")
-        if not (_AGENT_NAME.fullmatch(agent) and _LABEL.fullmatch(organization)):
+        agent, organization = split_service_host(value)
+        if not (is_agent_name(agent) and is_label(organization)):
             raise ValueError(
                 f"must be refuse, the service host AGENT.ORG of an agent, a number in E.164 form, or a file "
                 f"whose name ends in {RECORDING}"
@@ -184,7 +182,7 @@ def fallback(value: str) -> str:
     """What becomes of a caller whose agent is lost."""
     if value.endswith(RECORDING):
         read_prompt(Path(value))
-    elif value != "hangup" and not _E164.fullmatch(value):
+    elif value != "hangup" and not is_phone_number(value):
         raise ValueError(f"must be hangup, a number in E.164 form, or a file whose name ends in {RECORDING}")
     return value
 

@@ -122,9 +122,9 @@ async def test_the_two_kinds_are_not_taken_for_each_other(tokens: MediaTokens) -
 
 async def test_the_first_socket_is_the_tokens_session(tokens: MediaTokens, sockets: StreamHistory) -> None:
     claims = tokens.read_call(tokens.mint_call(*FOR, session_id=SESSION), *FOR)
-    first, before = await sockets.take(CALL, claims, new_ids(), let_pass)
+    first, before = await sockets.register(CALL, claims, new_ids(), let_pass)
     assert (first.number, first.session_id, before) == (0, SESSION, None)
-    second, before = await sockets.take(CALL, claims, new_ids(), let_pass)
+    second, before = await sockets.register(CALL, claims, new_ids(), let_pass)
     assert (second.number, second.session_id, before) == (1, "id-0", first)
     assert list(await sockets.all(CALL)) == [first, second]
     assert list(await sockets.all(("acme", "twilio", "CA2"))) == []
@@ -135,29 +135,29 @@ async def test_a_second_socket_may_be_the_firsts_session(tokens: MediaTokens, so
         return known[-1].session_id
 
     claims = tokens.read_call(tokens.mint_call(*FOR, session_id=SESSION), *FOR)
-    await sockets.take(CALL, claims, new_ids(), goes_on)
+    await sockets.register(CALL, claims, new_ids(), goes_on)
     for number in (1, 2):
-        mine, before = await sockets.take(CALL, claims, new_ids(), goes_on)
+        mine, before = await sockets.register(CALL, claims, new_ids(), goes_on)
         assert (mine.number, mine.session_id) == (number, SESSION)
         assert before is not None
-    other, _ = await sockets.take(CALL, claims, new_ids(), let_pass)
+    other, _ = await sockets.register(CALL, claims, new_ids(), let_pass)
     assert other.session_id == "id-0"
 
 
 async def test_all_workers_know_of_a_session_that_waits(sockets: StreamHistory) -> None:
     assert not await sockets.is_lost(SESSION)
-    await sockets.note_lost(SESSION, 5)
+    await sockets.mark_lost(SESSION, 5)
     assert await sockets.is_lost(SESSION)
-    await sockets.forget_lost(SESSION)
+    await sockets.unmark_lost(SESSION)
     assert not await sockets.is_lost(SESSION)
-    await sockets.note_lost(SESSION, 0)
+    await sockets.mark_lost(SESSION, 0)
     assert not await sockets.is_lost(SESSION), "not for longer than was said"
 
 
 async def test_of_many_each_has_a_number_of_its_own(tokens: MediaTokens, sockets: StreamHistory) -> None:
     claims = tokens.read_call(tokens.mint_call(*FOR), *FOR)
     new_id = new_ids()
-    taken = await asyncio.gather(*(sockets.take(CALL, claims, new_id, let_pass) for _ in range(20)))
+    taken = await asyncio.gather(*(sockets.register(CALL, claims, new_id, let_pass) for _ in range(20)))
     assert sorted(socket.number for socket, _ in taken) == list(range(20))
     for socket, before in taken:
         assert (before.number if before else -1) == socket.number - 1
@@ -168,21 +168,21 @@ async def test_who_may_not_follow_takes_nothing(tokens: MediaTokens, sockets: St
         raise LookupError
 
     claims = tokens.read_call(tokens.mint_call(*FOR), *FOR)
-    await sockets.take(CALL, claims, new_ids(), refuse)
+    await sockets.register(CALL, claims, new_ids(), refuse)
     with pytest.raises(LookupError):
-        await sockets.take(CALL, claims, new_ids(), refuse)
+        await sockets.register(CALL, claims, new_ids(), refuse)
     assert len(await sockets.all(CALL)) == 1
 
 
 async def test_there_is_an_end_to_it(
     tokens: MediaTokens, sockets: StreamHistory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.calls.stream_history.MOST_SOCKETS", 3)
+    monkeypatch.setattr("gateway.calls.stream_history.MAX_STREAMS", 3)
     claims, new_id = tokens.read_call(tokens.mint_call(*FOR), *FOR), new_ids()
     for _ in range(3):
-        await sockets.take(CALL, claims, new_id, let_pass)
+        await sockets.register(CALL, claims, new_id, let_pass)
     with pytest.raises(TooManyStreams):
-        await sockets.take(CALL, claims, new_id, let_pass)
+        await sockets.register(CALL, claims, new_id, let_pass)
 
 
 async def test_a_token_without_a_call_is_bound_to_the_first(

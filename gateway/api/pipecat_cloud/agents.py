@@ -38,6 +38,7 @@ from gateway.api.pipecat_cloud.conventions import (
 )
 from gateway.api.pipecat_cloud.properties import default_region
 from gateway.config import AgentSettings
+from gateway.model.addresses import service_host
 
 MAX_KEPT_AGENTS: Final = 1000
 """Agents that an organisation may keep, beside those of the configuration."""
@@ -158,7 +159,7 @@ async def _update(context: Context, name: str, change: AgentChange) -> Answer:
 async def delete_agent(context: Context) -> Answer:
     """`DELETE /v1/agents/{agent}`."""
     services, organization, name = context.services, context.caller.organization, context.path["agent"]
-    _check_not_configured(f"{name}.{organization}", services)
+    _check_not_configured(service_host(name, organization), services)
     kept = kept_agents(services)
     if not await kept.delete(organization, name):
         raise missing("There is no such agent")

@@ -86,10 +86,10 @@ async def who_calls(context: Context) -> Answer:
 async def daily_key(context: Context) -> Answer:
     """`GET /v1/organizations/{org}/daily`: the CLI shows it to whoever has a private key."""
     name = context.caller.organization
-    for organization in context.services.settings.organizations:
-        if organization.name == name and organization.daily is not None:
-            key = organization.daily.api_key.get_secret_value()
-            return Answer(200, DailyAnswer(api_key=key), NO_STORE)
+    organization = context.services.settings.find_organization(name)
+    if organization is not None and organization.daily is not None:
+        key = organization.daily.api_key.get_secret_value()
+        return Answer(200, DailyAnswer(api_key=key), NO_STORE)
     raise missing("This organisation has no domain at Daily: see [organizations.daily] of the configuration")
 
 

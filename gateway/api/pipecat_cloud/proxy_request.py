@@ -64,7 +64,7 @@ class ProxyRequest:
     async def watched(self) -> AsyncIterator[None]:
         """Steps before the answer's head. Where they are ended: ClientDisconnect, ApiError, CallEnded."""
         try:
-            async with self._termination.interrupting():
+            async with self._termination.cancel_scope():
                 yield
         except CallEnded as end:
             if end.reason is Reasons.caller_hangup:
@@ -108,7 +108,7 @@ class ProxyRequest:
         """Sends the answer's head, then its body as it comes. Raises nothing for what the far ends do."""
         assert self._answer is not None
         try:
-            async with self._termination.interrupting():
+            async with self._termination.cancel_scope():
                 await send(head)
                 while chunk := await self._answer.content.readany():
                     self._moved()
@@ -138,7 +138,7 @@ class ProxyRequest:
         while True:
             message = await self._request.receive()
             if message["type"] == "http.disconnect":
-                self._termination.decide(CallEnded(Reasons.caller_hangup))
+                self._termination.set(CallEnded(Reasons.caller_hangup))
                 return
             if self._body_is_open:
                 self._moved()
@@ -171,12 +171,10 @@ class ProxyRequest:
         if left_s > 0:
             self._timer = self._loop.call_later(left_s, self._check)
         elif self._body_is_open and self._slot.empty() and self._answer is None:
-            self._termination.decide(
-                CallEnded(Reasons.carrier_stalled, "the client does not send its request")
-            )
+            self._termination.set(CallEnded(Reasons.carrier_stalled, "the client does not send its request"))
         else:
             detail = f"nothing came from the instance, or went to it, for {self._stall_s:g} s"
-            self._termination.decide(CallEnded(Reasons.agent_stalled, detail))
+            self._termination.set(CallEnded(Reasons.agent_stalled, detail))
 
 
 class _Passed(Response):

@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from gateway.api.framework.errors import ApiError, not_found
 from gateway.api.framework.operation import Access, Answer, Context, Operation, Style
 from gateway.calls import control
+from gateway.model.addresses import PHONE_NUMBER
 from gateway.model.session import SessionRecord
 
-NUMBER_OR_SIP: Final = r"^(\+[1-9][0-9]{6,14}|sips?:[!-~]{1,250})$"
-NUMBER: Final = r"^\+[1-9][0-9]{6,14}$"
+NUMBER_OR_SIP: Final = rf"^({PHONE_NUMBER}|sips?:[!-~]{{1,250}})$"
+NUMBER: Final = rf"^{PHONE_NUMBER}$"
 DIGITS: Final = r"^[0-9A-D*#wW]{1,32}$"
 
 _TAG: Final = "Calls"

@@ -135,7 +135,7 @@ async def _dialout(context: Context) -> Answer:
 def _wish(context: Context, wanted: DialoutRequest, agent: AgentSettings) -> OutboundRequest:
     services = context.services
     settings = services.settings
-    organization = next((one for one in settings.organizations if one.name == agent.organization), None)
+    organization = settings.find_organization(agent.organization)
     if organization is None:
         raise CallEnded(Reasons.carrier_cannot, "the organisation has no account with any carrier")
     account = _account(organization, wanted.carrier)

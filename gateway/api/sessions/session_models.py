@@ -27,6 +27,7 @@ from gateway.api.sessions.session_examples import (
     SUMMARY_EXAMPLE,
     TIME_EXAMPLE,
 )
+from gateway.model.addresses import LABEL
 
 METADATA_BYTES: Final = 8192
 TRANSCRIPT_ENTRIES: Final = 5000
@@ -38,7 +39,7 @@ MAX_WAIT_S: Final = 120
 LONGEST_DURATION_S: Final = 14_400
 LONGEST_REPORT_S: Final = 86_400
 MAX_OFFSET: Final = 2**31
-NAME_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)?$"
+NAME_PATTERN: Final = rf"^{LABEL}(\.{LABEL})?$"
 
 
 def _example(value: dict[str, JsonValue]) -> ConfigDict:

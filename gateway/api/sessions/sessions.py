@@ -33,6 +33,7 @@ from gateway.api.sessions.session_view import TELEPHONY, status_of, summary, vie
 from gateway.calls.session_events import session_events
 from gateway.calls.session_start import SessionRequest, StartedSession, agent_of, start_session
 from gateway.config import AgentSettings
+from gateway.model import addresses
 from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import SessionRecord
@@ -40,7 +41,7 @@ from gateway.model.session import SessionRecord
 
 def service_host(agent: str, organization: str) -> str:
     """`AGENT.ORG` of an agent that may be named by its name alone."""
-    return agent if "." in agent else f"{agent}.{organization}"
+    return agent if "." in agent else addresses.service_host(agent, organization)
 
 
 async def start(context: Context, wanted: NewSession) -> tuple[str, TransportView]:
@@ -72,7 +73,7 @@ async def start(context: Context, wanted: NewSession) -> tuple[str, TransportVie
 def _agent(context: Context, named: str) -> AgentSettings:
     """The agent of the caller's organisation; another's is as unknown as one that is not there."""
     own = context.caller.organization
-    name, _, organization = service_host(named, own).partition(".")
+    name, organization = addresses.split_service_host(service_host(named, own))
     if organization != own:
         raise CallEnded(Reasons.unknown_agent, "there is no agent of this name")
     return agent_of(context.services, own, name)

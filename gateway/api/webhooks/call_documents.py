@@ -39,7 +39,7 @@ async def answer(context: Context) -> Response:
     """A call out was answered: its stream. One whose session is over ends."""
     record, call_id = await _call(context)
     calls, carrier, session_id = context.services.calls, record.carrier, record.session_id
-    agent = next((one for one in calls.agents.agents if one.service_host == record.agent), None)
+    agent = calls.agents.find(record.agent)
     if agent is None or record.state is not SessionState.STARTING or record.stream_id is not None:
         return _document(carrier, WRITERS[carrier].goodbye())
     await calls.call_log.note(session_id, carrier=carrier, call_id=call_id)

@@ -16,10 +16,10 @@ from urllib.parse import parse_qsl
 
 from gateway.api.framework.operation import Context
 from gateway.calls.authorization import signed_request
-from gateway.calls.target import SERVICE_HOST
 from gateway.carriers.agent_body import read_body
 from gateway.carriers.authenticators import AuthenticationFailed, read_form
 from gateway.carriers.stream_documents import RETURNS, USUAL_RATE, IncomingCall
+from gateway.model.addresses import is_service_host, service_host, split_service_host
 from gateway.model.reasons import CallEnded, Reasons
 
 
@@ -102,7 +102,7 @@ def read_document_request(context: Context, carrier: str, max_body_bytes: int) -
         sample_rate=int(rate),
         returns=int(returns),
     )
-    organization = named[0].partition(".")[2] if named else None
+    organization = split_service_host(named[0])[1] if named else None
     return DocumentRequest(asked, named, organization, _one(query, "region"))
 
 
@@ -140,17 +140,17 @@ def _one(pairs: Pairs, *names: str) -> str | None:
 
 def _named(query: Pairs) -> tuple[str, ...]:
     agent, organization = _one(query, "agent"), _one(query, "org")
-    service_host = _one(query, "serviceHost")
+    by_service_host = _one(query, "serviceHost")
     if agent is not None and organization is None and "." in agent:
         named = [agent]
     elif agent is not None and organization is not None:
-        named = [f"{agent}.{organization}"]
+        named = [service_host(agent, organization)]
     elif agent is None and organization is None:
         named = []
     else:
         raise CallEnded(Reasons.bad_request, "agent and org go together")
-    named += [service_host] if service_host is not None else []
-    if any(not SERVICE_HOST.fullmatch(name) for name in named):
+    named += [by_service_host] if by_service_host is not None else []
+    if not all(map(is_service_host, named)):
         raise CallEnded(Reasons.bad_request, "agent and org are no names of an agent and its organisation")
     return tuple(named)
 

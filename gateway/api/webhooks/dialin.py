@@ -165,9 +165,9 @@ async def dialin(context: Context) -> Answer | Response:
 
 
 def _daily_of(services: Services, organization: str) -> DailySettings:
-    for owner in services.settings.organizations:
-        if owner.name == organization and owner.daily is not None:
-            return owner.daily
+    owner = services.settings.find_organization(organization)
+    if owner is not None and owner.daily is not None:
+        return owner.daily
     detail = "this organisation has no domain at Daily: the operator sets [organizations.daily] api_key"
     raise CallEnded(Reasons.bad_request, detail)
 

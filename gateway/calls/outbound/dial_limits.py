@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 from gateway.config import CarrierAccount, Organization
+from gateway.model.addresses import is_phone_number
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import KeyValueStore, StoreFailed
 
@@ -25,13 +25,12 @@ SLOT_KEPT_S: Final = 5.0
 
 _TICKETS: Final = "dial_ticket"
 _SLOTS: Final = "dial_slot"
-_E164: Final = re.compile(r"\+[1-9][0-9]{6,14}")
 _DIGITS: Final = 15
 
 
 def check_number(number: str, organization: Organization | None) -> None:
     """Raises CallEnded: bad_request for what is no number, number_refused for one that may not be called."""
-    if not _E164.fullmatch(number):
+    if not is_phone_number(number):
         raise CallEnded(Reasons.bad_request, "the number is not in E.164 form: + and 7 to 15 digits")
     prefixes = organization.dial_prefixes if organization is not None else []
     if not prefixes:

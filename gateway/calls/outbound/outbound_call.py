@@ -96,7 +96,7 @@ class OutboundCall:
     async def _run(self) -> None:
         """Tells the story and sees to its end. Raises nothing."""
         try:
-            async with self.termination.interrupting():
+            async with self.termination.cancel_scope():
                 await self._tell()
         except CallEnded as end:
             await self._give_up(end)
@@ -258,7 +258,7 @@ class OutboundCall:
                     await self._means.store.request_stop(self.session_id, self._means.now())
                 if state.status in (CallStatus.MACHINE, *_UNTAKEN):
                     return
-                async with self.termination.interrupting():
+                async with self.termination.cancel_scope():
                     await asyncio.sleep(self._means.pause_s())
         except (CallEnded, StoreFailed) as end:
             self._log.info("no longer looked for a machine", words=str(end))

@@ -90,14 +90,14 @@ class OutboundCalls:
         self._calls[session_id] = call
         call.task.add_done_callback(lambda _: self._calls.pop(session_id, None))
         if self._closing is not None:
-            call.termination.decide(self._closing)
+            call.termination.set(self._closing)
         return call
 
     def stop(self, session_id: str, end: CallEnded) -> bool:
         """Gives a call up at once; False where this worker has none of it."""
         call = self._calls.get(session_id)
         if call is not None:
-            call.termination.decide(end)
+            call.termination.set(end)
         return call is not None
 
     def handle(self, session_id: str, wish: CallCommand) -> bool:
@@ -109,7 +109,7 @@ class OutboundCalls:
         self._closing = end
         while self._calls:
             for call in self._calls.values():
-                call.termination.decide(end)
+                call.termination.set(end)
             await asyncio.wait([call.task for call in self._calls.values()])
             await asyncio.sleep(0)  # the tasks' callbacks forget them
 

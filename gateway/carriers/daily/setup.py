@@ -23,6 +23,7 @@ from gateway.carriers.daily.numbers import DailyNumbers
 from gateway.carriers.daily.rest import DailyFailed
 from gateway.config import DailySettings, Settings
 from gateway.config.values import agent_name, phone_number
+from gateway.model.addresses import split_service_host
 
 SECRET_BYTES: Final = 32
 ARRAY: Final = "pinless_dialin of the domain"
@@ -74,7 +75,7 @@ class Found:
 
 def plan_of(settings: Settings, service_host: str, number: str) -> tuple[Plan, DailySettings]:
     """What the settings want of the number. Raises SetupFailed."""
-    agent, _, organization = service_host.partition(".")
+    agent, organization = split_service_host(service_host)
     daily = _daily(settings, organization)
     base = settings.server.public_url
     if base is None:
@@ -87,17 +88,17 @@ def plan_of(settings: Settings, service_host: str, number: str) -> tuple[Plan, D
 
 def _check_agent(settings: Settings, service_host: str, say: Say) -> None:
     try:
-        agent_name(service_host.partition(".")[0])
+        agent_name(split_service_host(service_host)[0])
     except ValueError as error:
         raise SetupFailed(f"The agent is named AGENT.ORG, and its name {error}") from None
-    if all(agent.service_host != service_host for agent in settings.agents):
+    if settings.find_agent(service_host) is None:
         say(f"No agent {service_host} is configured here: it must be made through the API.")
 
 
 def _daily(settings: Settings, name: str) -> DailySettings:
-    for organization in settings.organizations:
-        if organization.name == name and organization.daily is not None:
-            return organization.daily
+    organization = settings.find_organization(name)
+    if organization is not None and organization.daily is not None:
+        return organization.daily
     raise SetupFailed(f"There is no organisation {name!r} with [organizations.daily]")
 
 

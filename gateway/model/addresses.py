@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""How agents, regions and telephones are addressed: `AGENT.ORG`, `REGION.HOST` and E.164 numbers.
+
+An agent's service host is its name and its organisation's with a dot between them, as in "support.acme". The
+region of a request is the first label of the host that it was sent to, as in "eu-central.api.example.com"
+(docs/reference/public-api.md, "Media sockets"). All of it is pure text; nothing here is looked up.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Collection
+from typing import Final
+
+LABEL: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+"""A DNS label (RFC 1035 §2.3.1), as a regular expression: the name of an organisation, region or agent."""
+
+PHONE_NUMBER: Final = r"\+[1-9][0-9]{6,14}"
+"""A telephone number in E.164 form, as a regular expression: + and 7 to 15 digits, as in +15559876543."""
+
+_LABEL: Final = re.compile(LABEL)
+_PHONE_NUMBER: Final = re.compile(PHONE_NUMBER)
+_SERVICE_HOST: Final = re.compile(rf"{LABEL}\.{LABEL}")
+_MIN_AGENT_NAME_CHARACTERS: Final = 2
+_NOT_A_DIGIT: Final = re.compile(r"\D")
+
+
+def is_label(text: str) -> bool:
+    """Return True if the text can name an organisation or a region."""
+    return _LABEL.fullmatch(text) is not None
+
+
+def is_agent_name(text: str) -> bool:
+    """Return True if the text can name an agent (docs/reference/public-api.md, "Management")."""
+    return len(text) >= _MIN_AGENT_NAME_CHARACTERS and is_label(text)
+
+
+def service_host(agent: str, organization: str) -> str:
+    """Return `AGENT.ORG` for the names of an agent and its organisation."""
+    return f"{agent}.{organization}"
+
+
+def split_service_host(host: str) -> tuple[str, str]:
+    """Return the names of the agent and of its organisation; the second is "" if there is no dot."""
+    agent, _, organization = host.partition(".")
+    return agent, organization
+
+
+def is_service_host(text: str) -> bool:
+    """Return True if the text has the form `AGENT.ORG`; the agent need not exist."""
+    return _SERVICE_HOST.fullmatch(text) is not None
+
+
+def is_phone_number(text: str) -> bool:
+    """Return True if the text is a telephone number in E.164 form."""
+    return _PHONE_NUMBER.fullmatch(text) is not None
+
+
+def digits_of(number: str) -> str:
+    """Return a telephone number's digits, without plus sign and punctuation.
+
+    Numbers are compared by their digits, because Plivo leaves the plus sign out (docs/reference/carriers.md
+    §4.4).
+    """
+    return _NOT_A_DIGIT.sub("", number)
+
+
+def region_of_host(host: str, regions: Collection[str]) -> str | None:
+    """Return the region that is the first label of a host name; None if that label is none of `regions`."""
+    label, dot, _ = host.lower().partition(".")
+    return label if dot and label in regions else None
+
+
+def host_in_region(netloc: str, region: str, regions: Collection[str]) -> str:
+    """Return host and port with the region's label in front; it replaces the label of another region.
+
+    An IP address is returned unchanged, because no label can stand in front of it.
+    """
+    host = netloc[1:].partition("]")[0] if netloc.startswith("[") else netloc.partition(":")[0]
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        label, _, rest = netloc.partition(".")
+        return f"{region}.{rest if rest and label.lower() in regions else netloc}"
+    return netloc
