@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The audio that a caller hears while there is no agent to talk to: ringback, a recording, or nothing.
 
-`HoldAudioLibrary` has the clips of a worker's agents. A `HoldAudio` plays them to one caller, from the opening
-of the stream until the agent's first sound. What the caller says meanwhile is buffered for the agent, if its
-`keep_early_audio` asks for that.
+`HoldAudioLibrary` has the clips of a worker's agents. A `HoldAudio` plays them to one caller, from the
+opening of the stream until the agent's first sound. What the caller says meanwhile is buffered for the
+agent, if its `keep_early_audio` asks for that.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 """The end of a call or session, set once.
 
 A call can end in any step and from anywhere: the caller hangs up while the agent starts, the API stops the
-session, the gateway drains. Whatever notices it sets the end. The first end counts; it interrupts the step that
-the call is in.
+session, the gateway drains. Whatever notices it sets the end. The first end counts; it interrupts the step
+that the call is in.
 """
 
 from __future__ import annotations
