@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Rewrites the parts of the documentation that are made from the code.
+"""Rewrite the parts of the documentation that are generated from the code.
 
-They stand between `<!-- NAME -->` and `<!-- /NAME -->`; figures that were measured stand between such marks
-too, and are left as they are. Run `python docs/update.py` after a change of the
-table of reasons or of the life cycle; tests/test_docs.py says when that was forgotten.
+A generated part stands between the markers `<!-- NAME -->` and `<!-- /NAME -->`. Measured figures stand
+between such markers too, and are left as they are. Run `python docs/update.py` after a change of one of the
+tables; tests/test_docs.py fails if a part is out of date.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from gateway.model.lifecycle import mermaid
+from gateway.model import lifecycle
 from gateway.model.reasons import REASONS, Reason
+from gateway.server import worker_state
 
 DOCS = Path(__file__).parent
 
@@ -21,30 +22,34 @@ _PART = re.compile(r"(<!-- (?P<name>[a-z]+) -->\n).*?(<!-- /(?P=name) -->)", re.
 _HEAD = ("Code", "Side", "Before the upgrade", "On a socket", "Session", "In words")
 
 
-def endings() -> str:
-    """The table of reasons, in Markdown."""
+def reasons() -> str:
+    """Return the table of reasons, in Markdown."""
     rows = [_HEAD, ("---",) * len(_HEAD), *map(_row, REASONS.values())]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def lifecycle() -> str:
-    """The diagram of the life cycle, as a Mermaid block."""
-    return f"```mermaid\n{mermaid()}\n```"
+def diagram(mermaid: Callable[[], str]) -> Callable[[], str]:
+    """Return a part that shows a state diagram as a Mermaid block. `mermaid`: returns the diagram's text."""
+    return lambda: f"```mermaid\n{mermaid()}\n```"
 
 
-PARTS: Mapping[str, Callable[[], str]] = {"endings": endings, "lifecycle": lifecycle}
-"""By the name in the markers."""
+PARTS: Mapping[str, Callable[[], str]] = {
+    "reasons": reasons,
+    "lifecycle": diagram(lifecycle.mermaid),
+    "worker": diagram(worker_state.mermaid),
+}
+"""The generated parts, by the name in their markers."""
 
 MEASURED = frozenset({"figures"})
-"""Parts that no code can make: they are of one run of the bench on one machine."""
+"""Parts that come from one run of the benchmark on one machine, not from the code."""
 
 
 def updated(page: str) -> str:
-    """The page with its made parts made anew. Raises KeyError for a marker that nothing is made for."""
-    return _PART.sub(_made, page)
+    """Return the page with its parts generated again. Raises KeyError for an unknown marker."""
+    return _PART.sub(_generated, page)
 
 
-def _made(part: re.Match[str]) -> str:
+def _generated(part: re.Match[str]) -> str:
     if part["name"] in MEASURED:
         return part[0]
     return f"{part[1]}{PARTS[part['name']]()}\n{part[3]}"
@@ -59,7 +64,7 @@ def _row(reason: Reason) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Rewrites the pages that are behind, and names them."""
+    """Rewrite the pages that are out of date, and print their names."""
     for path in sorted(DOCS.rglob("*.md")):
         page = path.read_text(encoding="utf-8")
         if (new := updated(page)) != page:

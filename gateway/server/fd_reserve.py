@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Open files kept back for when there are no others.
+"""The limit of open files of this process, and a reserve of descriptors for when it is reached.
 
-A process that may open nothing more cannot even accept a caller to refuse it: libuv closes such connections
-without a word. So a few are kept back. When there is nothing left but these they are given up: whoever comes
-is told 503, and what is under way (an agent that is being connected, a name that is looked up) has what it
-takes to go on. When there is room again they are taken back.
+A process at its limit cannot even accept a client in order to refuse it: libuv closes such connections
+silently. So a few descriptors are reserved. When no others are left, the reserve is released: new calls are
+answered with 503, and work in progress (an agent that is being connected, a name lookup) gets the descriptors
+that it needs. The reserve is taken again as soon as enough descriptors are free.
 """
 
 from __future__ import annotations
@@ -21,20 +21,35 @@ import structlog
 from gateway.model.os_limits import can_open_files
 from gateway.model.reasons import CallEnded, Reasons
 
-FD_TABLE_SIZE = 16384
-"""Descriptors that the kernel's table has room for from the start: two a call."""
-
-FEW = 4096
-"""Fewer than these are worth a warning: a call needs two."""
-
 log = structlog.get_logger(__name__)
 
+FD_TABLE_SIZE = 16384
+"""Descriptors that the kernel's table of this process has room for from the start; a call needs two."""
 
-def reserve() -> int:
-    """Raises this process's limit to what it may have, and makes room in its table; gives the limit.
+FEW_FDS = 4096
+"""A limit below this number is worth a warning."""
 
-    The kernel doubles the table where it is too small. In a process with threads that takes tens of
-    milliseconds, in which the event loop and with it every call stands still.
+RESERVED_FDS: Final = 32
+"""Size of the reserve. If more clients connect in one iteration of the loop, libuv closes the rest."""
+
+MIN_FREE_FDS: Final = 2
+"""Descriptors to be free beside the reserve after an accept: one for the agent, one for the next client."""
+
+RESTORE_MARGIN_FDS: Final = 16
+"""Descriptors to be free beside the reserve before it is taken again; with fewer it would be released at
+once.
+"""
+
+SHORTAGE_HEAD_TIMEOUT_S: Final = 1.0
+"""How long a client may take to send the head of a request while the reserve is released."""
+
+
+def raise_fd_limit() -> int:
+    """Raise the soft limit of open files to the hard one, grow the kernel's table, and return the limit.
+
+    The kernel doubles the table whenever it is too small. In a process with threads that takes tens of
+    milliseconds, during which the event loop, and with it every call, stands still. Call it before the loop
+    runs.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -48,94 +63,82 @@ def reserve() -> int:
         with open(os.devnull, "rb") as any_file:
             os.close(fcntl.fcntl(any_file.fileno(), fcntl.F_DUPFD_CLOEXEC, min(FD_TABLE_SIZE, limit) - 1))
     except OSError:
-        pass  # it is full to the brim, or the limit is lower than it says
-    if limit < FEW:
+        pass  # every descriptor is in use, or the limit is lower than reported
+    if limit < FEW_FDS:
         log.warning("few open files are allowed", limit=limit, calls=limit // 2)
     return limit
 
 
-KEPT: Final = 32
-"""More who come in one turn of the loop are closed by libuv after all."""
-
-WANTED: Final = 2
-"""What must be left beside them when somebody was accepted: one for its agent, one for who comes next."""
-
-ROOM: Final = 16
-"""What must be free beside them before they count as taken back: else they were given up again at once."""
-
-PATIENCE_S: Final = 1.0
-"""How long who comes meanwhile may take over the head of a request."""
-
-
 class FdReserve:
-    """One worker's."""
+    """One worker's reserve of descriptors: either held, or released because no others were left."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        """`now`: seconds of a clock that does not go back."""
+        """`now`: seconds of a monotonic clock."""
         self._now = now
-        self._kept = _opened(KEPT)
-        self._since: float | None = None
+        self._fds = _open_up_to(RESERVED_FDS)
+        self._released_at: float | None = None
         self._refused = 0
 
     @property
-    def given_up(self) -> bool:
-        """Whether they are given up, so that new calls are refused."""
-        return self._since is not None
+    def is_released(self) -> bool:
+        """Whether the reserve is released, so that new calls are to be refused."""
+        return self._released_at is not None
 
     @property
-    def used_up(self) -> bool:
-        """Whether even they are in use: then nobody who comes is waited for."""
-        return self.given_up and not can_open_files(1)
+    def is_exhausted(self) -> bool:
+        """Whether even the released descriptors are in use, so that no client can be waited for."""
+        return self.is_released and not can_open_files(1)
 
-    def look(self) -> None:
-        """Gives them up if there is nothing else left. To be called for each connection, and in between."""
-        if self._since is None and not can_open_files(WANTED, like=next(iter(self._kept), None)):
-            self._give_up()
+    def release_if_needed(self) -> None:
+        """Release the reserve if nothing else is left. Call it for each connection, and at every tick."""
+        if self._released_at is None and not can_open_files(MIN_FREE_FDS, like=next(iter(self._fds), None)):
+            self._release()
 
-    def refuse(self) -> CallEnded:
-        """What a new call is told meanwhile."""
+    def refuse_call(self) -> CallEnded:
+        """Count a call that is refused while the reserve is released, and return its end, to be raised."""
         self._refused += 1
         return CallEnded(Reasons.overloaded, "no more open files")
 
-    def tend(self) -> None:
-        """Takes them back if there is room again; gives them up if the machine has no files left.
+    def restore_if_possible(self) -> None:
+        """Take the reserve again if enough descriptors are free. Call it about once a second.
 
-        To be called every second or so.
+        A reserve that is held is released here if the whole machine has run out of files, which
+        `release_if_needed` does not notice.
         """
-        if self._since is None:
+        if self._released_at is None:
             if not can_open_files(1):
-                self._give_up()
+                self._release()
             return
-        taken = _opened(KEPT + ROOM)
-        if len(taken) < KEPT + ROOM:
-            _close(taken)
+        opened = _open_up_to(RESERVED_FDS + RESTORE_MARGIN_FDS)
+        if len(opened) < RESERVED_FDS + RESTORE_MARGIN_FDS:
+            _close(opened)
             return
-        self._kept = taken[:KEPT]
-        _close(taken[KEPT:])
-        seconds = round(self._now() - self._since, 3)
+        self._fds = opened[:RESERVED_FDS]
+        _close(opened[RESERVED_FDS:])
+        seconds = round(self._now() - self._released_at, 3)
         log.info("there are open files again", refused=self._refused, seconds=seconds)
-        self._since = None
+        self._released_at = None
         self._refused = 0
 
-    def _give_up(self) -> None:
-        self._since = self._now()
-        _close(self._kept)
+    def _release(self) -> None:
+        self._released_at = self._now()
+        _close(self._fds)
+        self._fds.clear()
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         log.warning("no more open files: new calls are refused", limit=limit)
 
 
-def _opened(count: int) -> list[int]:
-    """So many, or as many as there are."""
-    opened: list[int] = []
+def _open_up_to(count: int) -> list[int]:
+    """Open up to `count` descriptors, fewer if the limit is reached."""
+    fds: list[int] = []
     try:
-        while len(opened) < count:
-            opened.append(os.open(os.devnull, os.O_RDONLY))
+        while len(fds) < count:
+            fds.append(os.open(os.devnull, os.O_RDONLY))
     except OSError:
         pass
-    return opened
+    return fds
 
 
-def _close(files: list[int]) -> None:
-    for one in files:
-        os.close(one)
-    files.clear()
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The port that a gateway listens on, one socket for each worker."""
+"""The port that a gateway listens on, one socket for each worker (SO_REUSEPORT, socket(7))."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import socket
 from gateway.config import Settings
 
 
-def reserve(settings: Settings, *, shared: bool) -> socket.socket:
-    """The port, bound, and open to others of our user who ask for it in the same way.
+def bind_port(settings: Settings, *, shared: bool) -> socket.socket:
+    """Bind the configured port, open to further sockets of the same user that bind it with SO_REUSEPORT.
 
-    Raises OSError, also where somebody has it already and it is not to be `shared`. With several workers it
-    is only kept, so that no other program takes it: each worker listens for itself.
+    `shared`: the port may be in use already, by a gateway that is being replaced. Raises OSError if the port
+    cannot be bound. With several workers this socket only keeps other programs from taking the port; each
+    worker binds and listens on a socket of its own.
     """
     host, number = settings.server.host, settings.server.port
     if not shared:
-        with bind(host, number, reuse_port=False) as alone:
-            number = alone.getsockname()[1]
+        with bind(host, number, reuse_port=False) as exclusive:
+            number = exclusive.getsockname()[1]
     return bind(host, number, reuse_port=True)
 
 
 def bind(host: str, number: int, *, reuse_port: bool) -> socket.socket:
-    """A bound socket that does not listen yet; number 0 is any that is free. Raises OSError."""
+    """Return a bound socket that does not listen yet. `number`: 0 for any free port. Raises OSError."""
     family, kind, proto, _, address = socket.getaddrinfo(
         host, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
@@ -38,19 +39,19 @@ def bind(host: str, number: int, *, reuse_port: bool) -> socket.socket:
     return port
 
 
-def drain_backlog(port: socket.socket, most: int) -> list[socket.socket]:
-    """Accepts whom the kernel holds for a port that listens; waits for nobody.
+def drain_backlog(port: socket.socket, max_connections: int) -> list[socket.socket]:
+    """Accept the connections that wait in a port's backlog, without waiting for more.
 
-    To be called before it is closed, which resets them. `most`: of them at once.
+    Call it before the port is closed: closing it resets what is still in the backlog.
     """
     port.setblocking(False)
-    taken: list[socket.socket] = []
-    while len(taken) < most:
+    connections: list[socket.socket] = []
+    while len(connections) < max_connections:
         try:
             connection, _ = port.accept()
-        except OSError:  # nobody is left, or no file is
+        except OSError:  # the backlog is empty, or no descriptor is free
             break
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        taken.append(connection)
-    return taken
+        connections.append(connection)
+    return connections

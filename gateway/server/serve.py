@@ -1,17 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """`patchbay serve`: the processes behind the one port.
 
-One worker runs in the process itself. Several are children, each with a socket of its own on the same
-port (SO_REUSEPORT: the kernel spreads the connections evenly), started again when they die.
+One worker runs in the process itself. Several are children (worker_processes.py), each with a socket of its
+own on the same port, and restarted when they die. How a worker stops is the table in worker_state.py.
 
-SIGTERM drains: `/readyz` answers 503 and new calls are refused, both still by the open port, the running
-calls go on; the process exits 0 when the last has ended or `drain_timeout` is over. The first Ctrl-C does
-the same; a second one, or SIGQUIT, ends the calls at once.
-
-A gateway can be replaced while calls come: `patchbay serve --replace PID` takes the port over from another
-(gateway/server/takeover.py), which then lets its running calls finish and ends.
-
-SIGHUP reads the certificate again (gateway/server/tls.py).
+`patchbay serve --replace PID` takes the port over from a running gateway (takeover.py), which then lets its
+running calls finish and ends. SIGHUP reloads the certificate (tls.py).
 """
 
 from __future__ import annotations
@@ -21,47 +15,46 @@ import structlog
 from gateway.config import Settings
 from gateway.fastpath import accelerator
 from gateway.observability.log import logging_as
-from gateway.server import port, takeover
-from gateway.server.tls import CertificateUnusable
-from gateway.server.worker import certificate_of, serve
-from gateway.server.worker_processes import Workers
+from gateway.server import takeover
+from gateway.server.port import bind_port
+from gateway.server.tls import CertificateUnusable, load_certificate
+from gateway.server.worker import serve
+from gateway.server.worker_processes import WorkerProcesses
 
 log = structlog.get_logger(__name__)
 
 
 def run(settings: Settings, *, replace: int | None = None) -> int:
-    """Serves until told to stop. Returns the exit status: 0 after a drain, 1 where it could not start for
-    what it was given, STARTUP_FAILED where it could not for its store.
+    """Serve until a signal stops the gateway, and return the exit status of the process.
 
-    `replace`: the process id of the gateway whose port is to be taken over.
+    `replace`: the process id of the gateway whose port is to be taken over. The status is 0 after a drain, 1
+    if the certificate or the port cannot be used, and `worker.STARTUP_FAILED` if the store cannot be opened.
     """
     with logging_as(settings.server.log_format, settings.server.log_level):
-        taken = None
+        plan = None
         try:
-            certificate_of(settings)  # in each worker again; here so that it is said before anything runs
+            # Each worker loads it again; here so that an error is reported before any process starts.
+            load_certificate(settings.server)
         except CertificateUnusable as error:
             log.error("cannot start", error=str(error))
             return 1
         try:
-            reserved = port.reserve(settings, shared=replace is not None)
+            port = bind_port(settings, shared=replace is not None)
             if replace is not None:
-                taken = takeover.plan(replace, reserved, settings.server.workers)
+                plan = takeover.plan_takeover(replace, port, settings.server.workers)
         except OSError as error:
-            where = f"{settings.server.host}:{settings.server.port}"
-            log.error("cannot listen", address=where, error=error.strerror or str(error))
+            address = f"{settings.server.host}:{settings.server.port}"
+            log.error("cannot listen", address=address, error=error.strerror or str(error))
             return 1
-        with reserved:
-            address = "{}:{}".format(*reserved.getsockname()[:2])
+        with port:
             log.info(
                 "patchbay",
-                address=address,
+                address="{}:{}".format(*port.getsockname()[:2]),
                 workers=settings.server.workers,
                 agents=len(settings.agents),
                 accelerator="c" if accelerator.ACTIVE else "python",
                 tls=settings.server.tls_certificate is not None,
             )
             if settings.server.workers == 1:
-                status = serve(settings, reserved, taken=taken)
-            else:
-                status = Workers(settings, reserved.getsockname()[1], taken).run()
-    return status
+                return serve(settings, port, takeover=plan)
+            return WorkerProcesses(settings, port.getsockname()[1], plan).run()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The certificate that the port shows: read from files, and read again when they change.
+"""The TLS certificate of the port: loaded from files, and reloaded when they change.
 
-New handshakes get the newest; a connection keeps what it began with. A file that cannot be used changes
-nothing: the certificate before it stays, and a log line says why.
+New handshakes get the newest certificate; an open connection keeps its own. If a changed file cannot be used,
+the previous certificate stays in use, and a log line says why.
 """
 
 from __future__ import annotations
@@ -16,47 +16,61 @@ from typing import Final
 import structlog
 from cryptography import x509
 
+from gateway.config import Server
+
 log = structlog.get_logger(__name__)
 
-WATCH_S: Final = 5.0
-"""How often the files are looked at."""
+RELOAD_CHECK_S: Final = 5.0
+"""How often the files are checked for a change."""
 
-Stamp = tuple[tuple[int, int, int] | None, ...]
+Stamp = tuple[int, int, int]
+"""Modification time in nanoseconds, size in bytes, and inode of a file: if they differ, it has changed."""
 
 
 class CertificateUnusable(Exception):  # noqa: N818 - read as a sentence
-    """A certificate or its key cannot be used. `str()` says why, in words, and holds nothing of the key."""
+    """Raised if a certificate or its key cannot be used.
+
+    Its text is the cause, without any part of the key.
+    """
+
+
+def load_certificate(server: Server) -> Certificate | None:
+    """Load the configured certificate. None if the port speaks no TLS. Raises CertificateUnusable."""
+    return Certificate(server.tls_certificate, server.tls_key) if server.tls_certificate else None
 
 
 class Certificate:
-    """What the port shows to who connects."""
+    """A certificate with its key, and the TLS context that serves the newest version of both."""
 
     def __init__(self, certificate: str, key: str | None = None) -> None:
-        """`key`: None where it stands in the certificate's file. Raises CertificateUnusable."""
+        """`certificate`, `key`: names of PEM files; `key` is None if it is in the certificate's file.
+
+        Raises CertificateUnusable.
+        """
         self._certificate = certificate
         self._key = key
-        self._stamp = self._look()
-        self._newest = self.context = self._read()
-        """`context` is the server's, for good; each handshake is moved on to the newest."""
-        self.context.sni_callback = self._move_on
+        self._stamps = self._read_stamps()
+        self._newest = self.context = self._load()
+        """The server is created with `context` and keeps it; each handshake is switched to the newest one."""
+        self.context.sni_callback = self._use_newest
 
-    def follow(self) -> None:
-        """Reads the files again if they have changed."""
-        if self._look() != self._stamp:
+    def reload_if_changed(self) -> None:
+        """Load the files again if they have changed."""
+        if self._read_stamps() != self._stamps:
             self.reload()
 
     def reload(self) -> None:
-        """Reads the files again, whether or not they have changed."""
-        self._stamp = self._look()
+        """Load the files again. If they cannot be used, log why and keep the certificate."""
+        self._stamps = self._read_stamps()
         try:
-            self._newest = self._read()
+            self._newest = self._load()
         except CertificateUnusable as error:
             log.error("the certificate stays as it was", error=str(error))
 
-    def _look(self) -> Stamp:
-        return tuple(_stamp(name) for name in (self._certificate, self._key) if name)
+    def _read_stamps(self) -> tuple[Stamp | None, ...]:
+        return tuple(_stamp_of(name) for name in (self._certificate, self._key) if name)
 
-    def _read(self) -> ssl.SSLContext:
+    def _load(self) -> ssl.SSLContext:
         until = self._valid_until()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # TLS 1.2 and newer
         context.set_alpn_protocols(["http/1.1"])
@@ -84,15 +98,16 @@ class Certificate:
     def _no_passphrase(self) -> str:
         raise CertificateUnusable(f"{self._key or self._certificate}: the key has a passphrase")
 
-    def _move_on(
+    def _use_newest(
         self, connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _context: ssl.SSLContext
     ) -> None:
         connection.context = self._newest
 
 
-def _stamp(name: str) -> tuple[int, int, int] | None:
+def _stamp_of(name: str) -> Stamp | None:
+    """Return the stamp of a file. None if it cannot be read."""
     try:
-        found = os.stat(name)
+        status = os.stat(name)
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -1,151 +1,261 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The door: uvicorn's HTTP protocol with what it lacks, limits.
+"""The one file that knows uvicorn: its server, and its HTTP protocol with the limits that it lacks.
 
-A client has a time to send the head of a request, and a size for it; neither uvicorn nor its parser has one.
-Its address is said by gateway/server/client_address.py, for requests and upgrades alike. Who is too many
-is refused
-before any work is done (gateway/server/connection_limits.py), and so is who asks for a media socket while
-there are no
-files left to open (gateway/server/fd_reserve.py).
+`UvicornServer` leaves signals and the time to stop to its caller (worker.py) and adds TLS limits, connection
+limits and a way to leave the port. `HttpProtocol` is one connection: it bounds the time and the size of a
+request's head, which neither uvicorn nor its parser does, determines the client's address, and rejects what
+exceeds a limit (connection_limits.py) or cannot be served for want of descriptors (fd_reserve.py) before any
+work is done. A media socket is handed over to gateway/media/accept.py.
 
-uvicorn promises its protocol class as little as it promises the hand-over to gateway/media/accept.py, so the
-same pin and tests like its own watch over this.
+uvicorn promises none of the internals that are used here. So its range is pinned in pyproject.toml, and
+tests/server/ and tests/media/test_upgrade_hand_over.py fail if a new version changes them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
-from uvicorn.config import Config
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
 
 from gateway.media.accept import Upgrade, plain_answer, refusal_of
 from gateway.model.reasons import CallEnded
 from gateway.server.connection_limits import ConnectionLimits
-from gateway.server.fd_reserve import PATIENCE_S, FdReserve
+from gateway.server.fd_reserve import SHORTAGE_HEAD_TIMEOUT_S, FdReserve
+from gateway.server.port import drain_backlog
+from gateway.server.tls import Certificate
+
+log = structlog.get_logger(__name__)
+
+BACKLOG: Final = 2048
+
+TICKS_PER_SECOND: Final = 10
+"""How often uvicorn calls `on_tick`."""
+
+STARTUP_FAILED: Final = 3
+"""Exit status if the worker cannot start for a cause that a restart would not remove, such as the store."""
+
+CLOSE_TIMEOUT_S: Final = 5
+"""How long calls and requests may take to end once the server stops, in whole seconds."""
 
 MAX_HEAD_BYTES: Final = 65536
-"""Of one request: its line and all headers, trailers too; and between two pieces of a body."""
+"""Limit of a request's head: request line and all headers, trailers too. It also bounds chunk extensions."""
 
 _FORWARDED_FOR: Final = b"x-forwarded-for"
 
 
-class _HeadTooLarge(Exception):  # noqa: N818 - it never leaves the parser
-    """Raised inside the parser, which then gives up."""
+class UvicornServer(uvicorn.Server):
+    """uvicorn's server on one bound socket, without its signal handlers.
+
+    `on_tick` is called ten times a second with the number of the tick; the server stops when it returns True.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: ConnectionLimits,
+        fd_reserve: FdReserve,
+        certificate: Certificate | None,
+        on_tick: Callable[[int], bool],
+    ) -> None:
+        """`certificate`: None for a port without TLS."""
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=HttpProtocol,  # made by `_new_connection`, with more arguments than uvicorn would give
+                ws=Upgrade,
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                backlog=BACKLOG,
+                timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
+            )
+        )
+        self.limits = limits
+        self.fd_reserve = fd_reserve
+        self._on_tick = on_tick
+        self._tls: dict[str, Any] = {}
+        if certificate is not None:
+            self._tls = {"ssl": certificate.context, "ssl_handshake_timeout": limits.handshake_timeout_s}
+        self._port: socket.socket | None = None
+        self._stragglers: set[asyncio.Task[Any]] = set()
+
+    async def run_until_stopped(self, port: socket.socket) -> None:
+        """Listen on a bound socket until `on_tick` returns True, then end all connections.
+
+        Raises SystemExit(STARTUP_FAILED) if the application cannot start.
+        """
+        self._port = port
+        await self.serve(sockets=[port])
+
+    def close_port(self) -> None:
+        """Accept the connections in the backlog, which closing would reset, and close the port.
+
+        Closing it again has no effect. If several workers leave the port, the kernel still sends connections
+        to those that have not left yet: the first one that closes its socket shifts the indexes by which the
+        kernel is steered (takeover.py).
+        """
+        if self._port is None:
+            return
+        port, self._port = self._port, None
+        loop = asyncio.get_running_loop()
+        for connection in drain_backlog(port, BACKLOG):
+            task = loop.create_task(
+                loop.connect_accepted_socket(self._new_connection, connection, **self._tls)
+            )
+            self._stragglers.add(task)
+            task.add_done_callback(self._straggler_connected)
+        for server in self.servers:
+            server.close()
+
+    def _straggler_connected(self, task: asyncio.Task[Any]) -> None:
+        self._stragglers.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.info("a connection ended before it was open", error=str(task.exception()))
+
+    def _new_connection(self) -> HttpProtocol:
+        # Here and not in `connection_made`: asyncio calls this before it accepts the next connection.
+        self.fd_reserve.release_if_needed()
+        return HttpProtocol(self, asyncio.get_running_loop())
+
+    # What uvicorn.Server calls
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Install no signal handlers: the worker has its own."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Replace uvicorn's startup, which gives the TLS handshake no limit and the protocol no limits
+        object.
+        """
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            raise SystemExit(STARTUP_FAILED)
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(self._new_connection, sock=port, backlog=BACKLOG, **self._tls)
+            for port in sockets or ()
+        ]
+        self.started = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ask the worker whether to stop, then do uvicorn's own work of a tick."""
+        self.should_exit = self._on_tick(counter)
+        return await super().on_tick(counter)
+
+
+class _HeadTooLarge(Exception):  # noqa: N818 - never leaves the parser
+    """Raised in a callback of the parser to make it fail."""
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """One connection, until it is a media socket or closed."""
+    """One HTTP connection, until it is handed over as a media socket or closed."""
 
-    def __init__(  # noqa: PLR0917 - two of ours, then uvicorn's
-        self,
-        doorman: ConnectionLimits,
-        spare: FdReserve,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        super().__init__(config, server_state, app_state, loop)
-        self._doorman = doorman
-        self._spare = spare
+    def __init__(self, server: UvicornServer, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(server.config, server.server_state, server.lifespan.state, loop)
+        self._limits = server.limits
+        self._fd_reserve = server.fd_reserve
         self._is_proxy = False
-        self._counted_as = ""
-        self._patience: asyncio.TimerHandle | None = None
-        self._fed_bytes = 0  # since the parser was last through with anything
+        self._counted_site = ""
+        """What `ConnectionLimits.add_connection` returned; "" if this connection is not counted."""
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._unparsed_bytes = 0  # fed to the parser since it last completed a head, a body part or a message
         self._head_bytes = 0
-        self._refused = False
+        self._is_rejected = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         address = self.client[0] if self.client else ""
-        self._is_proxy = self._doorman.peers.trusts(address)
-        if not self._is_proxy:  # whom a proxy speaks for is known once it says so
+        self._is_proxy = self._limits.proxies.trusts(address)
+        # A proxy's connection carries requests of many clients; each is counted when it becomes a call.
+        if not self._is_proxy:
             try:
-                self._counted_as = self._doorman.enter(address)
-            except CallEnded as refusal:
-                self._refuse(refusal_of(refusal))
+                self._counted_site = self._limits.add_connection(address)
+            except CallEnded as end:
+                self._reject(refusal_of(end))
                 return
-        if self._spare.used_up:
-            self._refuse(refusal_of(self._spare.refuse()))
+        if self._fd_reserve.is_exhausted:
+            self._reject(refusal_of(self._fd_reserve.refuse_call()))
             return
-        self._be_patient()
+        self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._be_patient_no_more()
-        self._doorman.leave(self._counted_as)
-        self._counted_as = ""
+        self._stop_head_timer()
+        self._limits.remove_connection(self._counted_site)
+        self._counted_site = ""
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
+        if self._is_rejected:
             return
-        self._fed_bytes += len(data)
+        self._unparsed_bytes += len(data)
         super().data_received(data)
-        if self._fed_bytes > MAX_HEAD_BYTES and not self._refused:
-            self._refuse_large()
+        if self._unparsed_bytes > MAX_HEAD_BYTES and not self._is_rejected:
+            self._reject_large_head()
 
-    # What the parser says
+    # Callbacks of the parser. One that raises makes the parser fail, and uvicorn call `send_400_response`.
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head_bytes = 0
-        self._be_patient()
+        self._start_head_timer()
 
     def on_url(self, url: bytes) -> None:
-        self._measure(len(url))
+        self._count_head_bytes(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._measure(len(name) + len(value) + 4)
+        self._count_head_bytes(len(name) + len(value) + 4)  # ": " and CRLF
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._fed_bytes = 0
-        self._be_patient_no_more()
+        self._unparsed_bytes = 0
+        self._stop_head_timer()
         if self._is_proxy and self.client is not None:
-            self.scope["client"] = self._client(), self.client[1]
+            self.scope["client"] = self._client_address(), self.client[1]
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self._fed_bytes = 0
+        self._unparsed_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._fed_bytes = 0
+        self._unparsed_bytes = 0
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse_large()
-        elif not self._refused:
+            self._reject_large_head()
+        elif not self._is_rejected:
             super().send_400_response(msg)
 
-    # A media socket
+    # The hand-over of a media socket
 
     def handle_websocket_upgrade(self) -> None:
-        address = self._client()
+        address = self._client_address()
         try:
-            if self._spare.given_up:
-                raise self._spare.refuse()
+            if self._fd_reserve.is_released:
+                raise self._fd_reserve.refuse_call()
             if self._is_proxy:
-                self._counted_as = self._doorman.enter(address)
-            self._doorman.begin()
-        except CallEnded as refusal:
-            self._refuse(refusal_of(refusal))
+                self._counted_site = self._limits.add_connection(address)
+            self._limits.add_call()
+        except CallEnded as end:
+            self._reject(refusal_of(end))
             return
         self.connections.discard(self)
         upgrade = Upgrade(self.config, self.server_state, self.app_state, self.loop)
-        counted_as, self._counted_as = self._counted_as, ""
-        doorman = self._doorman
-
-        def done() -> None:
-            doorman.leave(counted_as)
-            doorman.end()
-
-        upgrade.on_done = done
+        upgrade.on_done = partial(_call_over, self._limits, self._counted_site)
+        self._counted_site = ""  # the call is counted from here on, and no longer this object
         upgrade.connection_made(self.transport)
         upgrade.address = address
         self.transport.set_protocol(upgrade)
@@ -153,46 +263,55 @@ class HttpProtocol(HttpToolsProtocol):
         for name, value in self.headers:
             lines += (name, b": ", value, b"\r\n")
         upgrade.data_received(b"".join([*lines, b"\r\n"]))
-        del self.parser  # which holds this object: both go now, and not when a collector finds them
+        # The parser refers to this object. Without the cycle both are freed now, not by the garbage
+        # collector, which app.py makes rare.
+        del self.parser
 
-    def _client(self) -> str:
-        address = self.client[0] if self.client else ""
+    def _client_address(self) -> str:
+        peer = self.client[0] if self.client else ""
         if not self._is_proxy:
-            return address
+            return peer
         forwarded = b",".join(value for name, value in self.headers if name == _FORWARDED_FOR)
-        return self._doorman.peers.client(address, forwarded.decode("latin-1"))
+        return self._limits.proxies.client_address(peer, forwarded.decode("latin-1"))
 
-    # Refusals
+    # Rejections
 
-    def _measure(self, size: int) -> None:
+    def _count_head_bytes(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES:
             raise _HeadTooLarge
 
-    def _refuse_large(self) -> None:
-        self._doorman.turned_away("the head of a request is too large")
-        self._refuse(plain_answer(431, {"error": f"more than {MAX_HEAD_BYTES} bytes of head", "code": "431"}))
+    def _reject_large_head(self) -> None:
+        self._limits.count_rejected("the head of a request is too large")
+        self._reject(plain_answer(431, {"error": f"more than {MAX_HEAD_BYTES} bytes of head", "code": "431"}))
 
-    def _refuse(self, answer: bytes) -> None:
-        self._refused = True
-        self._be_patient_no_more()
+    def _reject(self, answer: bytes) -> None:
+        """Send a whole HTTP answer and close the connection; whatever else the client sends is ignored."""
+        self._is_rejected = True
+        self._stop_head_timer()
         if not self.transport.is_closing():
             self.transport.write(answer)
             self.transport.close()
 
-    def _be_patient(self) -> None:
-        if self._patience is None and not self._refused:
-            timeout_s = self._doorman.handshake_timeout_s
-            if self._spare.given_up:
-                timeout_s = min(timeout_s, PATIENCE_S)
-            self._patience = self.loop.call_later(timeout_s, self._too_slow)
+    def _start_head_timer(self) -> None:
+        if self._head_timer is None and not self._is_rejected:
+            timeout_s = self._limits.handshake_timeout_s
+            if self._fd_reserve.is_released:
+                timeout_s = min(timeout_s, SHORTAGE_HEAD_TIMEOUT_S)
+            self._head_timer = self.loop.call_later(timeout_s, self._reject_slow_head)
 
-    def _be_patient_no_more(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
-    def _too_slow(self) -> None:
-        self._patience = None
-        self._doorman.turned_away("the head of a request came too slowly")
-        self._refuse(plain_answer(408, {"error": "the head of the request came too slowly", "code": "408"}))
+    def _reject_slow_head(self) -> None:
+        self._head_timer = None
+        self._limits.count_rejected("the head of a request came too slowly")
+        self._reject(plain_answer(408, {"error": "the head of the request came too slowly", "code": "408"}))
+
+
+def _call_over(limits: ConnectionLimits, site: str) -> None:
+    """Count a call and its connection as ended."""
+    limits.remove_connection(site)
+    limits.remove_call()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gateway.server.takeover import listeners
+from gateway.server.takeover import count_listeners
 from tests.faults.case import TWILIO, Case
 from tests.faults.many import CROWD, WELL, crowd, go_on, hang_up_all, over, owner_of, warm_with
 from tests.faults.setup import LIMITS, agents_at
@@ -134,7 +134,7 @@ async def test_replacement_under_load(
             new = await asyncio.to_thread(Gateway, tmp_path, settings, replace=old)
             gateways.append(new)
             await eventually(lambda: taken_over(new), "the new one has the port")
-            await eventually(lambda: listeners(old.port) == 1, "the old one has left it")
+            await eventually(lambda: count_listeners(old.port) == 1, "the old one has left it")
             await go_on(talks)
             enough.set()
         assert set(answers) == {101}

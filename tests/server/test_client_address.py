@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import ConfigError, load
-from gateway.server.client_address import ClientAddresses, site
+from gateway.server.connection_limits import TrustedProxies, site_of
 from tests.harness.agent import AgentPort
 from tests.harness.caller import Caller
 from tests.harness.gateway import Gateway
@@ -43,19 +43,19 @@ EXOTEL = "203.0.113.7"
     ],
 )
 def test_the_client_of_a_request(address: str, forwarded: str, client: str) -> None:
-    assert ClientAddresses(PROXIES).client(address, forwarded) == client
+    assert TrustedProxies(PROXIES).client_address(address, forwarded) == client
 
 
 def test_without_proxies_nobody_is_trusted() -> None:
-    peers = ClientAddresses([])
+    peers = TrustedProxies([])
     assert not peers.trusts("127.0.0.1")
-    assert peers.client("127.0.0.1", EXOTEL) == "127.0.0.1"
+    assert peers.client_address("127.0.0.1", EXOTEL) == "127.0.0.1"
 
 
 @given(st.text(max_size=200))
 def test_whatever_is_said_is_an_address_or_nothing(forwarded: str) -> None:
-    client = ClientAddresses(PROXIES).client("10.0.0.1", forwarded)
-    assert site(client)
+    client = TrustedProxies(PROXIES).client_address("10.0.0.1", forwarded)
+    assert site_of(client)
     assert all(mark in "0123456789abcdef.:" for mark in client)
 
 
@@ -70,7 +70,7 @@ def test_whatever_is_said_is_an_address_or_nothing(forwarded: str) -> None:
     ],
 )
 def test_what_counts_as_one_address(address: str, counted: str) -> None:
-    assert site(address) == counted
+    assert site_of(address) == counted
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["behind a proxy", "open"])

@@ -12,10 +12,10 @@ from tests.harness.peer import WAIT_S
 
 TRIED = """
 import os, resource, sys
-from gateway.server.fd_reserve import reserve
+from gateway.server.fd_reserve import raise_fd_limit
 hard = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
-print(reserve(), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+print(raise_fd_limit(), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 size = [line for line in open("/proc/self/status") if line.startswith("FDSize:")]
 print(size[0].split()[1])
 print(len(os.listdir("/proc/self/fd")))

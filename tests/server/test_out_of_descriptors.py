@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gateway.server.fd_reserve import KEPT
+from gateway.server.fd_reserve import RESERVED_FDS
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.caller import Caller, dial, open_socket
 from tests.harness.certificate import anybody, issue
@@ -112,7 +112,7 @@ async def test_who_comes_when_even_the_last_are_taken(gateway: Gateway, support:
         with few_files(gateway, ROOM) as room:
             await hold(gateway, room + MORE, held)
             await eventually(lambda: len(episodes(gateway)) > before, "it is told")
-            silent = await hold(gateway, KEPT + 10, held)
+            silent = await hold(gateway, RESERVED_FDS + 10, held)
             async with asyncio.timeout(WAIT_S):
                 answers = [(await reader.read()).partition(b"\r\n")[0] for reader in silent]
             # Those for whom there is nothing left in the same turn of the loop are closed by libuv.

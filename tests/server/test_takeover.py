@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.server.takeover import listeners
+from gateway.server.takeover import count_listeners
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.caller import dial
 from tests.harness.gateway import PATCHBAY, Gateway, eventually, toml
@@ -59,7 +59,7 @@ async def test_no_call_is_cut_and_none_refused(
         gateways.append(new)
         await eventually(lambda: told(new, "patchbay"), "the new one begins to start")
         await eventually(lambda: told(new, "the port is taken over"), "the new one has the port")
-        await eventually(lambda: listeners(old.port) == workers, "the old one has left it")
+        await eventually(lambda: count_listeners(old.port) == workers, "the old one has left it")
         before = len(answers)
         await eventually(lambda: len(answers) > before + 20, "callers still come")
         enough.set()
