@@ -1,125 +1,113 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The page /docs: everything on it, nothing from elsewhere, and no way in for a script."""
+"""The page /docs: vendored files as they were published, and no request to another origin."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import re
+import tomllib
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
-import pytest
+from gateway.api.framework.docs_page import ASSETS, SCRIPT_PATH, STYLE_PATH, VERSION
 
-from gateway.api.framework.dispatch import Access, Answer, Context, Operation, Style
-from gateway.api.framework.docs_page import docs_page
-from gateway.api.framework.openapi import openapi_document
-
-VOID = {"meta", "input", "wbr", "link", "br", "img"}
+ROOT = Path(__file__).parents[2]
+RECORDED = dict(
+    re.findall(r"^\| `(.+)` \| `([0-9a-f]{64})` \|$", (ASSETS / "README.md").read_text(), re.MULTILINE)
+)
 
 
 class Page(HTMLParser):
-    """What is on a page. Raises where a tag is closed that is not open."""
+    """The tags of a page and the text of its inline scripts."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.detail: list[str] = []
+        self.scripts: list[str] = []
+        self._in_script = False
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
+        self._in_script = tag == "script" and "src" not in dict(attrs)
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+        self._in_script = False
 
     def handle_data(self, data: str) -> None:
-        self.detail.append(data)
+        if self._in_script:
+            self.scripts.append(data)
 
-    def having(self, tag: str, **attributes: str) -> list[dict[str, str | None]]:
-        return [
-            found
-            for name, found in self.tags
-            if name == tag and all(found.get(key) == value for key, value in attributes.items())
-        ]
-
-
-@pytest.fixture
-def text(operations: list[Operation]) -> str:
-    return docs_page(openapi_document(operations, url="/", version="1.2.3"))
+    def references(self) -> set[str]:
+        return {
+            value
+            for _, attributes in self.tags
+            for name, value in attributes.items()
+            if name in ("src", "href", "action", "data", "srcset") and value is not None
+        }
 
 
-@pytest.fixture
-def page(text: str) -> Page:
-    return Page(text)
-
-
-def test_it_is_well_formed(page: Page) -> None:
-    assert page.open == []
-    ids = [found["id"] for _, found in page.tags if "id" in found]
-    assert len(ids) == len(set(ids))
-    linked = {found["href"] for found in page.having("a")}
-    assert {link for link in linked if link.startswith("#")} <= {f"#{each}" for each in ids}
-
-
-def test_every_operation_is_on_it_and_in_the_index(page: Page, operations: list[Operation]) -> None:
-    shown = [found["id"] for found in page.having("details") if found["class"] == "operation"]
-    assert len(shown) == len([each for each in operations if each.in_schema])
-    assert [found["data-of"] for found in page.having("li") if "data-of" in found] == shown
-
-
-def test_what_can_be_searched_for(page: Page) -> None:
-    (detail,) = (
-        found["data-words"]
-        for found in page.having("details")
-        if found.get("id") == "post_v1_public_agent_start"
-    )
-    assert detail is not None
-    for word in ("post", "/v1/public/{agent}/start", "start", "goes on to the agent"):
-        assert word in detail
-
-
-def test_it_needs_no_other_host(page: Page) -> None:
-    for tag, found in page.tags:
-        assert tag not in ("img", "iframe", "link", "object", "form")
-        assert "src" not in found
-        assert not any(name.startswith("on") for name in found)
-        assert "style" not in found
-
-
-def test_it_can_be_used_with_keys_alone(page: Page) -> None:
-    assert page.having("html", lang="en")
-    assert page.having("label", **{"for": "search"})
-    assert page.having("p", role="status")
-    (skip,) = page.having("a", **{"class": "skip"})
-    assert skip["href"] == "#operations"
-    assert all(found.get("tabindex") in (None, "0", "-1") for _, found in page.tags)
-
-
-async def test_only_its_own_style_and_script_may_run(api: Any) -> None:
+async def test_the_page_refers_only_to_paths_that_the_gateway_serves(api: Any) -> None:
     reply = await api("GET", "/docs", key=None)
     assert (reply.status, reply.header("Content-Type")) == (200, "text/html; charset=utf-8")
-    policy = reply.header("Content-Security-Policy")
-    for tag in ("style", "script"):
-        (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", reply.raw.decode(), re.DOTALL)
-        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-        assert f"{tag}-src 'sha256-{digest}'" in policy
-    assert "default-src 'none'" in policy
+    page = Page(reply.raw.decode())
+    assert page.references() == {SCRIPT_PATH, STYLE_PATH, "/openapi.json", "data:,"}
+    (script,) = page.scripts
+    assert 'url: "/openapi.json"' in script
+    assert "validatorUrl: null" in script
+    assert "://" not in reply.raw.decode()
+    for path in page.references() - {"data:,"}:
+        assert (await api("GET", path, key=None)).status == 200
 
 
-def test_what_is_written_in_the_table_stays_text() -> None:
-    async def nothing(_: Context) -> Answer:
-        return Answer(204)
+async def test_the_content_policy_allows_the_own_origin_and_one_inline_script(api: Any) -> None:
+    reply = await api("GET", "/docs", key=None)
+    policy = dict(each.split(" ", 1) for each in reply.header("Content-Security-Policy").split("; "))
+    (script,) = Page(reply.raw.decode()).scripts
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy == {
+        "default-src": "'none'",
+        "script-src": f"'self' 'sha256-{digest}'",
+        "style-src": "'self'",
+        "img-src": "'self' data:",
+        "connect-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
 
-    evil = "<script>alert('1')</script>\"'&"
-    row = Operation(
-        "GET", "/v1/x", nothing, Access.NONE, Style.PCC, evil, evil, description=evil, path_notes={}
-    )
-    page = Page(docs_page(openapi_document([row], url="https://voice.example.com/'\"<b>", version=evil)))
-    assert page.open == []
-    assert len(page.having("script")) == 1
-    assert "alert" in "".join(page.detail)
+
+async def test_the_files_are_served_as_they_were_published_and_kept_by_browsers(api: Any) -> None:
+    for path, name, media_type in (
+        (SCRIPT_PATH, "swagger-ui-bundle.js", "text/javascript"),
+        (STYLE_PATH, "swagger-ui.css", "text/css"),
+    ):
+        reply = await api("GET", path, key=None)
+        assert hashlib.sha256(reply.raw).hexdigest() == RECORDED[name]
+        assert reply.header("Content-Type") == f"{media_type}; charset=utf-8"
+        assert reply.header("Cache-Control") == "public, max-age=31536000, immutable"
+        assert reply.header("X-Content-Type-Options") == "nosniff"
+        head = await api("HEAD", path, key=None)
+        assert (head.status, head.header("Content-Length")) == (200, str(len(reply.raw)))
+
+
+def test_the_readme_names_every_vendored_file_and_its_hash() -> None:
+    files = {path.name for path in ASSETS.iterdir()} - {"README.md"}
+    assert {name: hashlib.sha256((ASSETS / name).read_bytes()).hexdigest() for name in files} == RECORDED
+
+
+def test_the_paths_carry_the_version_of_the_readme() -> None:
+    """A browser keeps the files for a year: another version needs other paths."""
+    assert f"| Version | {VERSION} |" in (ASSETS / "README.md").read_text()
+    assert VERSION in SCRIPT_PATH
+    assert VERSION in STYLE_PATH
+
+
+def test_the_vendored_files_are_package_data() -> None:
+    configured = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    patterns = configured["tool"]["setuptools"]["package-data"]["gateway.api.framework"]
+    packed = {path for pattern in patterns for path in ASSETS.parent.glob(pattern)}
+    assert packed == set(ASSETS.iterdir())
