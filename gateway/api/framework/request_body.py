@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The body and the query of a request: read within limits, parsed strictly, validated."""
+"""The body and the query of a request: read within limits, parsed strictly and validated."""
 
 from __future__ import annotations
 
@@ -16,78 +16,86 @@ from starlette.requests import Request
 
 from gateway.api.framework.errors import ApiError, bad_content, bad_json, invalid, too_large, too_slow
 from gateway.api.framework.operation import Model, Operation, Style
-from gateway.api.framework.strict_json import BadJson, dump, parse
+from gateway.api.framework.strict_json import JsonError, dump, parse, whole_numbers_as_int
 
 BODY_TIMEOUT_S: Final = 30.0
-"""How long a body may take to come, all of it."""
+"""Seconds within which the whole body must arrive."""
 
-MAX_FAULTS_TOLD: Final = 5
+MAX_REPORTED_FAULTS: Final = 5
 MAX_FAULT_CHARACTERS: Final = 200
 
 _JSON_TYPE: Final = re.compile(r"application/(json|[a-z0-9.+-]+\+json)")
 
 
 async def read_body(request: Request, operation: Operation, timeout_s: float) -> bytes:
-    """The whole body. Raises ApiError as soon as it is too large or too slow, ClientDisconnect."""
-    most, style = operation.max_body_bytes, operation.style
+    """Return the whole body.
+
+    Raises:
+        ApiError: 413 as soon as the body exceeds `operation.max_body_bytes`, 408 after `timeout_s` seconds.
+        ClientDisconnect: the client left before the end of the body.
+    """
+    max_bytes, style = operation.max_body_bytes, operation.style
     declared = request.headers.get("Content-Length", "")
-    if declared.isascii() and declared.isdigit() and int(declared) > most:
-        raise too_large(most, style)
+    if declared.isascii() and declared.isdigit() and int(declared) > max_bytes:
+        raise too_large(max_bytes, style)
     body = bytearray()
     try:
         async with asyncio.timeout(timeout_s):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > most:
-                    raise too_large(most, style)
+                if len(body) > max_bytes:
+                    raise too_large(max_bytes, style)
     except TimeoutError:
         raise too_slow(timeout_s, style) from None
     return bytes(body)
 
 
 def body_model(raw: bytes, headers: Headers, model: type[Model], style: Style) -> Model:
-    """The validated body; no body at all counts as `{}`. Raises ApiError."""
+    """Return the validated body; an empty one counts as `{}`.
+
+    Raises ApiError: 400 if it is not JSON, 400 or 422 (by style) if the model does not accept it.
+    """
     if raw:
         _check_content(headers, style)
     text = raw or b"{}"
     try:
-        parse(text)
-    except BadJson as error:
+        value = parse(text)
+    except JsonError as error:
         raise bad_json(str(error), style) from None
     try:
-        # Read again, because only from JSON itself does pydantic know what a JSON type is: strictly, a
-        # date may come as a string then, and a number may not.
+        # pydantic reads the text itself: in strict mode it accepts a date as a string, and words its errors
+        # for JSON, only if it knows that the input was JSON.
         return model.model_validate_json(text, strict=True)
     except ValidationError as error:
-        fault = error
-    if any(each["type"] == "int_type" and isinstance(each["input"], float) for each in fault.errors()):
+        failure = error
+    if any(fault["type"] == "int_type" and isinstance(fault["input"], float) for fault in failure.errors()):
         try:
-            return model.model_validate_json(dump(parse(text, whole_as_int=True)), strict=True)
+            return model.model_validate_json(dump(whole_numbers_as_int(value)), strict=True)
         except ValidationError as error:
-            fault = error
-    raise _refusal(fault, style)
+            failure = error
+    raise _invalid(failure, style)
 
 
 def query_model(query: QueryParams, model: type[Model], style: Style) -> Model:
-    """The validated query. Raises ApiError."""
-    given: dict[str, str | list[str]] = {}
+    """Return the validated query. Raises ApiError if the model does not accept it."""
+    values: dict[str, str | list[str]] = {}
     for name, field in model.model_fields.items():
-        spelt = field.alias or name
-        values = query.getlist(spelt)
+        parameter = field.alias or name
+        given = query.getlist(parameter)
         if _is_list(field.annotation):
-            if values:
-                given[spelt] = values
-        elif len(values) > 1:
-            raise invalid(f"{_short(spelt)}: is given {len(values)} times", style, spelt)
-        elif values:
-            given[spelt] = values[0]
+            if given:
+                values[parameter] = given
+        elif len(given) > 1:
+            raise invalid(f"{_short(parameter)}: is given {len(given)} times", style, parameter)
+        elif given:
+            values[parameter] = given[0]
     if model.model_config.get("extra") == "forbid":
-        for spelt in query:
-            given.setdefault(spelt, query[spelt])
+        for parameter in query:
+            values.setdefault(parameter, query[parameter])
     try:
-        return model.model_validate(given)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise _refusal(error, style) from None
+        raise _invalid(error, style) from None
 
 
 def _is_list(annotation: Any) -> bool:
@@ -98,38 +106,39 @@ def _is_list(annotation: Any) -> bool:
 
 
 def _check_content(headers: Headers, style: Style) -> None:
-    """JSON, in UTF-8, not compressed; a body of no declared type is taken for that."""
+    """Raise ApiError unless the body is uncompressed JSON in UTF-8.
+
+    Without a Content-Type JSON is assumed.
+    """
     encoding = headers.get("Content-Encoding", "identity").strip().lower()
     if encoding != "identity":
         raise bad_content(f"The body is compressed ({_short(encoding)}), which is not taken here", style)
     if "Content-Type" not in headers:
         return
-    given = Message()
-    given["Content-Type"] = headers["Content-Type"]
-    if not _JSON_TYPE.fullmatch(given.get_content_type()):
+    message = Message()
+    message["Content-Type"] = headers["Content-Type"]
+    if not _JSON_TYPE.fullmatch(message.get_content_type()):
         raise bad_content("The body's Content-Type must be application/json", style)
-    charset = given.get_content_charset("utf-8")
-    if charset not in ("utf-8", "utf8"):
+    if message.get_content_charset("utf-8") not in ("utf-8", "utf8"):
         raise bad_content("The body's charset must be utf-8", style)
 
 
-def _refusal(error: ValidationError, style: Style) -> ApiError:
-    """What is wrong, fault by fault, without repeating what was given."""
+def _invalid(error: ValidationError, style: Style) -> ApiError:
+    """Return an error that names each fault without repeating the input."""
     faults = error.errors(include_url=False, include_input=False, include_context=False)
-    told = [_told(fault) for fault in faults[:MAX_FAULTS_TOLD]]
-    more = len(faults) - len(told)
-    if more:
-        told.append(f"and {more} more")
-    return invalid("; ".join(told), style, _place(faults[0]) or None)
+    details = [_detail(fault) for fault in faults[:MAX_REPORTED_FAULTS]]
+    if len(faults) > len(details):
+        details.append(f"and {len(faults) - len(details)} more")
+    return invalid("; ".join(details), style, _location(faults[0]) or None)
 
 
-def _told(fault: Mapping[str, Any]) -> str:
-    place = _place(fault)
-    detail = _short(str(fault["msg"]))
-    return f"{place}: {detail}" if place else detail
+def _detail(fault: Mapping[str, Any]) -> str:
+    location, message = _location(fault), _short(str(fault["msg"]))
+    return f"{location}: {message}" if location else message
 
 
-def _place(fault: Mapping[str, Any]) -> str:
+def _location(fault: Mapping[str, Any]) -> str:
+    """Return the path to the field, as in "transcript[0].role"."""
     text = ""
     for step in fault["loc"]:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)

@@ -1,105 +1,110 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""JSON as RFC 8259 has it, read and written without the liberties that Python's module takes.
+"""JSON as RFC 8259 defines it, without the extensions that Python's `json` accepts.
 
-Refused are NaN and Infinity (§6), numbers too large for a float, a name twice in one object (§4), half a
-surrogate pair (§8.2), bytes that are not UTF-8 (§8.1), and nesting that would exhaust whoever reads it next.
+msgspec refuses NaN and Infinity (§6), lone surrogates (§8.2), bytes that are not UTF-8 (§8.1) and numbers
+that no float can hold. This module adds duplicate names (§4) and nesting deeper than `MAX_DEPTH`.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from typing import Any, Final
+from typing import Any, Final, NoReturn
+
+import msgspec
 
 MAX_DEPTH: Final = 64
 """Arrays and objects inside each other."""
 
-_SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_TOO_DEEP: Final = f"The body is not taken: it is nested deeper than {MAX_DEPTH} levels"
+_TOO_MANY_DIGITS: Final = "The body is not taken: a number has too many digits"
 
 
-class BadJson(ValueError):  # noqa: N818 - what it is, not whose mistake
-    """The text is not JSON, or more than is taken of it. `str()` says why, without repeating the text."""
+class JsonError(ValueError):
+    """The text is not JSON, or exceeds what is accepted.
+
+    `str()` gives the reason without quoting the text.
+    """
 
 
-def parse(raw: bytes, *, whole_as_int: bool = False) -> Any:
-    """The value of a JSON text in UTF-8. Raises BadJson.
+def parse(raw: bytes) -> Any:
+    """Return the value of a JSON text in UTF-8.
 
-    `whole_as_int`: 5.0 is read as the integer that it also is, to JSON Schema at least.
+    Raises:
+        JsonError: the text is not JSON, has an object with the same name twice, or is nested too deeply.
     """
     try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        raise BadJson(f"The body is not UTF-8: see byte {error.start}") from None
-    try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_constant=_no_constant,
-            parse_float=_whole if whole_as_int else _finite,
-        )
-    except json.JSONDecodeError as error:
-        raise BadJson(f"The body is not JSON: {error.msg} at character {error.pos}") from None
+        value = msgspec.json.decode(raw)
     except RecursionError:
-        raise BadJson(_TOO_DEEP) from None
-    except BadJson:
-        raise
-    except ValueError:  # of all that json.loads does, only int() is left to raise it
-        raise BadJson("The body is not taken: a number has too many digits") from None
-    _check_depth(value)
-    if _SURROGATE_ESCAPE.search(raw):
-        _check_text(value)
+        raise JsonError(_TOO_DEEP) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise JsonError(_reason(raw, error)) from None
+    members = _count_members(value)
+    # Every member has one colon outside strings; of two members with the same name msgspec keeps the last.
+    if members and _STRING.sub(b"", raw).count(b":") != members:
+        raise JsonError("The body is not taken: an object has the same name twice")
     return value
 
 
 def dump(value: object) -> bytes:
-    """A value as JSON in UTF-8. Raises ValueError for what is none: NaN, Infinity, half a surrogate pair."""
+    """Return a value as JSON in UTF-8. Raises ValueError for NaN, Infinity and lone surrogates."""
+    # msgspec would write NaN as null.
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
-_TOO_DEEP: Final = f"The body is not taken: it is nested deeper than {MAX_DEPTH} levels"
+def whole_numbers_as_int(value: Any) -> Any:
+    """Return the value with each float that is a whole number as an int: JSON does not distinguish them."""
+    match value:
+        case float():
+            return int(value) if value.is_integer() else value
+        case dict():
+            return {name: whole_numbers_as_int(inner) for name, inner in value.items()}
+        case list():
+            return [whole_numbers_as_int(inner) for inner in value]
+    return value
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise BadJson("The body is not taken: an object has the same name twice")
-    return found
+def _count_members(value: Any) -> int:
+    """Return the number of members of all objects in the value.
 
-
-def _no_constant(name: str) -> Any:
-    raise BadJson(f"The body is not JSON: {name} is no JSON number")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise BadJson("The body is not taken: a number is too large")
-    return number
-
-
-def _whole(text: str) -> float | int:
-    number = _finite(text)
-    return int(number) if number.is_integer() else number
-
-
-def _check_depth(value: Any) -> None:
-    level = [value] if isinstance(value, dict | list) else []
-    depth = 0
-    while level:
+    Raises JsonError if it is nested too deeply.
+    """
+    members = depth = 0
+    level = [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
         depth += 1
         if depth > MAX_DEPTH:
-            raise BadJson(_TOO_DEEP)
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
-        ]
+            raise JsonError(_TOO_DEEP)
+        members += sum(len(each) for each in level if isinstance(each, dict))
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    return members
 
 
-def _check_text(value: Any) -> None:
+def _reason(raw: bytes, error: Exception) -> str:
+    """Return why msgspec refused a text. Python's `json` knows the position and accepts the extensions."""
     try:
-        dump(value)
-    except UnicodeEncodeError:
-        raise BadJson("The body is not taken: it has half a surrogate pair") from None
+        text = raw.decode()
+    except UnicodeDecodeError as fault:
+        return f"The body is not UTF-8: see byte {fault.start}"
+    if isinstance(error, msgspec.ValidationError):
+        return _TOO_MANY_DIGITS if "Integer" in str(error) else "The body is not taken: a number is too large"
+    return _json_reason(text)
+
+
+def _json_reason(text: str) -> str:
+    try:
+        json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as fault:
+        return f"The body is not JSON: {fault.msg} at character {fault.pos}"
+    except RecursionError:
+        return _TOO_DEEP
+    except JsonError as fault:
+        return str(fault)
+    except ValueError:  # raised by int() alone
+        return _TOO_MANY_DIGITS
+    return "The body is not taken: it has half a surrogate pair"
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise JsonError(f"The body is not JSON: {name} is no JSON number")

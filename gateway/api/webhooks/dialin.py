@@ -25,7 +25,7 @@ from starlette.responses import Response
 from gateway.api.framework.errors import ApiError, bad_json, invalid
 from gateway.api.framework.operation import Access, Answer, Context, Operation, Style
 from gateway.api.framework.services import Services
-from gateway.api.framework.strict_json import BadJson, dump, parse
+from gateway.api.framework.strict_json import JsonError, dump, parse
 from gateway.api.webhooks.deduplication import SharedCall, joined
 from gateway.calls.bot_session import NotReady
 from gateway.calls.session_start import SessionRequest, Telephone, agent_of, start_session
@@ -63,7 +63,7 @@ def read_dialin(raw: bytes) -> Dialin | None:
     """
     try:
         given = parse(raw or b"{}")
-    except BadJson as error:
+    except JsonError as error:
         raise bad_json(str(error), Style.PCC) from None
     if not isinstance(given, dict) or given.get("test") or given.get("Test") or "callId" not in given:
         return None

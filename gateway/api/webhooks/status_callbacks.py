@@ -14,7 +14,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from gateway.api.framework.operation import Access, Context, Operation, Style
-from gateway.api.framework.strict_json import BadJson, parse
+from gateway.api.framework.strict_json import JsonError, parse
 from gateway.api.webhooks.carrier_request import (
     authenticate_any,
     authenticate_request,
@@ -159,7 +159,7 @@ def _read(context: Context, *, of_stream: bool) -> CallbackEvent:
     if context.raw_body and content_type.partition(";")[0].strip().lower() == "application/json":
         try:
             return callback_event.read_event(parse(context.raw_body))
-        except (BadJson, ValueError) as error:
+        except (JsonError, ValueError) as error:
             raise CallEnded(Reasons.bad_request, str(error)) from None
     pairs = read_fields(context) if context.request.method == "POST" else read_query(context)
     fields: dict[str, str] = {}

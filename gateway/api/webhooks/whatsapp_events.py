@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from gateway.api.framework.errors import bad_json, invalid
 from gateway.api.framework.operation import Style
-from gateway.api.framework.strict_json import BadJson, parse
+from gateway.api.framework.strict_json import JsonError, parse
 
 MAX_ID_CHARACTERS: Final = 256
 MAX_CALLS: Final = 16
@@ -33,7 +33,7 @@ def read_event(raw: bytes) -> list[CallEvent]:
     """The calls of a body, in their order; none where it is about messages, say. Raises ApiError."""
     try:
         given = parse(raw)
-    except BadJson as error:
+    except JsonError as error:
         raise bad_json(str(error), Style.PCC) from None
     if not isinstance(given, dict):
         raise invalid("The body must be an object", Style.PCC)

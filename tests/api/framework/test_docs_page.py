@@ -13,7 +13,7 @@ from typing import Any
 
 from gateway.api.framework.docs_page import ASSETS, SCRIPT_PATH, STYLE_PATH, VERSION
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RECORDED = dict(
     re.findall(r"^\| `(.+)` \| `([0-9a-f]{64})` \|$", (ASSETS / "README.md").read_text(), re.MULTILINE)
 )

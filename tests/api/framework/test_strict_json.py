@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api.framework.strict_json import MAX_DEPTH, BadJson, dump, parse
+from gateway.api.framework.strict_json import MAX_DEPTH, JsonError, dump, parse, whole_numbers_as_int
 
 values = st.recursive(
     st.none()
@@ -33,9 +33,35 @@ def test_what_is_written_is_read(value: Any) -> None:
 def test_anything_is_read_or_refused(raw: bytes) -> None:
     try:
         value = parse(raw)
-    except BadJson:
+    except JsonError:
         return
     assert value == json.loads(raw)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"a": 1, "a": 1}',
+        b'[{"b": {"a": 1, "\\u0061": 2}}]',
+        b'{"": {}, "": {"x": 1}}',
+        b'{"a:": "::", "a:": 1}',
+        b'{"\\"a": 1, "\\"a": 2}',
+    ],
+)
+def test_a_name_twice_in_an_object_is_refused(text: bytes) -> None:
+    with pytest.raises(JsonError, match="the same name twice"):
+        parse(text)
+
+
+@pytest.mark.parametrize("text", [b'{"a:b": ":", "c": "\\":"}', b'[{"a": 1}, {"a": 2}]', b'"a:b"', b"[]"])
+def test_colons_in_strings_are_no_members(text: bytes) -> None:
+    assert parse(text) == json.loads(text)
+
+
+def test_a_whole_number_is_an_int() -> None:
+    assert repr(whole_numbers_as_int({"a": [1.0, 1.5, -2e3, "1.0", True, None]})) == (
+        "{'a': [1, 1.5, -2000, '1.0', True, None]}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,8 +75,8 @@ def test_what_json_has_no_word_for_is_not_written(value: Any) -> None:
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}"), (b'[{"a":[', b"]}]")])
 def test_depth(opening: bytes, closing: bytes) -> None:
     levels = opening.count(b"[") + opening.count(b"{")
-    most = MAX_DEPTH // levels
-    parse(opening * most + b"1" + closing * most)
-    for too_many in (most + 1, 500, 200_000):
-        with pytest.raises(BadJson, match="deeper than 64"):
+    max_repeats = MAX_DEPTH // levels
+    parse(opening * max_repeats + b"1" + closing * max_repeats)
+    for too_many in (max_repeats + 1, 500, 200_000):
+        with pytest.raises(JsonError, match="deeper than 64"):
             parse(opening * too_many + b"1" + closing * too_many)

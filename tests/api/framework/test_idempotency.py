@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ import pytest
 
 from gateway.api.framework.dispatch import Answer, ApiError
 from gateway.api.framework.idempotency import (
+    ANSWER_LIFETIME_S,
     DOCUMENT_KIND,
-    KEPT_S,
     RUNNING_S,
-    _opened,
-    _sealed,
+    decrypt,
+    encrypt,
     fingerprint_of,
     run_once,
 )
@@ -182,7 +183,7 @@ async def test_an_answer_is_kept_for_a_day(workers: list[Worker], agent: Agent) 
     before = one.services.now()
     await one.start(**KEY)
     document = await document_of(one)
-    assert before + KEPT_S <= document.expires_at <= one.services.now() + KEPT_S
+    assert before + ANSWER_LIFETIME_S <= document.expires_at <= one.services.now() + ANSWER_LIFETIME_S
     assert "order-4711" not in document.key
 
 
@@ -198,11 +199,46 @@ async def test_what_is_kept_cannot_be_read_without_the_key(workers: list[Worker]
     assert (await other.start("support", {"transport": "websocket"}, **KEY)).body == first.body
 
 
-def test_equal_answers_are_not_kept_alike() -> None:
+def test_equal_answers_are_encrypted_differently() -> None:
     secret = bytes(32)
-    one, other = _sealed('{"a": "é"}', secret), _sealed('{"a": "é"}', secret)
-    assert one != other
-    assert _opened(one, secret) == _opened(other, secret) == '{"a": "é"}'
+    first, second = encrypt('{"a": "é"}', secret), encrypt('{"a": "é"}', secret)
+    assert first != second
+    assert decrypt(first, secret) == decrypt(second, secret) == '{"a": "é"}'
+
+
+def test_an_answer_with_a_changed_byte_does_not_decrypt() -> None:
+    secret = bytes(range(32))
+    raw = base64.b64decode(encrypt('{"status": 200}', secret))
+    for position in range(len(raw)):
+        changed = bytearray(raw)
+        changed[position] ^= 1
+        with pytest.raises(StoreFailed, match="does not decrypt"):
+            decrypt(base64.b64encode(changed).decode(), secret)
+    with pytest.raises(StoreFailed, match="does not decrypt"):
+        decrypt(base64.b64encode(raw).decode(), bytes(32))
+
+
+async def test_a_client_gets_no_answer_that_was_changed_in_the_store(
+    workers: list[Worker], agent: Agent
+) -> None:
+    first, second = workers
+    await first.start(**KEY)
+    document = await document_of(first)
+    record = json.loads(document.value)
+    raw = bytearray(base64.b64decode(record["answer"]))
+    raw[20] ^= 1
+    record["answer"] = base64.b64encode(raw).decode()
+    await first.store.documents.put(
+        DOCUMENT_KIND,
+        document.key,
+        json.dumps(record),
+        now=first.services.now(),
+        expires_at=document.expires_at,
+    )
+    reply = await second.start(**KEY)
+    assert (reply.status, reply.body["code"]) == (503, "store_failed")
+    await bot_of(agent)
+    assert agent.upgrades == 1
 
 
 async def test_a_worker_that_dies_does_not_keep_the_key_for_long(workers: list[Worker]) -> None:
