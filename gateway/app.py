@@ -33,7 +33,7 @@ from gateway.api.framework.services import Services
 from gateway.api.routes import OPERATIONS
 from gateway.auth.media_tokens import MediaTokens, load_secret
 from gateway.calls.active import ActiveCalls
-from gateway.calls.bot_session import BotSessions, bot_http_client
+from gateway.calls.bot_session import BotServices, BotSessions, bot_http_client
 from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.outbound.outbound_calls import OutboundCalls
 from gateway.calls.remote_call import StreamHandovers
@@ -106,7 +106,7 @@ async def _services(settings: Settings, store: Store, stack: AsyncExitStack) -> 
     directory = AgentDirectory(settings)
     health = InstanceHealth(
         (instance for agent in directory.agents for instance in agent.instances),
-        failures=settings.limits.instance_failures,
+        max_failures=settings.limits.instance_failures,
     )
     tokens = MediaTokens(await load_secret(store, time.time), store, time.time)
     calls = make_call_services(settings, store, directory, health, tokens)
@@ -122,11 +122,14 @@ async def _services(settings: Settings, store: Store, stack: AsyncExitStack) -> 
     stack.push_async_callback(health.stop)
     http = await stack.enter_async_context(open_client(settings.limits.session_api_timeout))
     bots = BotSessions(
-        store,
-        health,
-        await stack.enter_async_context(bot_http_client()),
-        time.time,
-        connect_timeout_s=settings.limits.agent_connect_timeout,
+        BotServices(
+            store,
+            health,
+            calls.capacity,
+            http=await stack.enter_async_context(bot_http_client()),
+            now=time.time,
+            connect_timeout_s=settings.limits.agent_connect_timeout,
+        )
     )
     stack.push_async_callback(bots.end_all, CallEnded(Reasons.draining, "the gateway stops"))
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Agents: which exist, which instance is free, how to speak to it."""
+"""Agents: which exist, which of their instances are healthy, and how to connect to one."""

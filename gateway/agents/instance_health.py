@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Which instances can take a caller now (docs/reference/agent-container.md, `GET /readyz`).
+"""The health of every agent instance (docs/reference/agent-container.md, `GET /readyz`).
 
-Every instance is asked at an interval, off the calls' path, so that choosing one costs a call nothing.
-An instance that has no such route (Pipecat's development runner) counts as ready.
+Every instance is probed at an interval, apart from any call, so that choosing one costs a call no request.
+An instance without that route (Pipecat's development runner) counts as ready.
 
-What it says is one thing, what becomes of its callers another: one that fails them again and again is set
-aside for a while (trust.py), whatever it says.
+A probe tells what an instance reports; what became of its sessions is counted by its circuit breaker
+(circuit_breaker.py), which keeps sessions from an instance that fails them, whatever it reports.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STARTING_PROBE_INTERVAL_S = 0.25
 
 
 class Health(IntEnum):
-    """How much an instance is wanted for the next caller; the smaller, the more."""
+    """The health of an instance, as a rank: the instance with the smallest value gets the next session."""
 
     READY = 0
     UNKNOWN = 1
@@ -41,139 +41,147 @@ class Health(IntEnum):
 
 
 class InstanceHealth:
-    """The readiness of every instance, as last seen."""
+    """The health of all instances, as this worker last saw it."""
 
     def __init__(
         self,
         instances: Iterable[str],
         *,
-        failures: int = 0,
+        max_failures: int = 0,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`failures`: how many set an instance aside (trust.py), 0 for never.
+        """Take note of `instances` (URLs); `start` begins to probe them.
 
-        `now`: seconds of a clock that does not go back.
+        `max_failures`: failures that open an instance's circuit, 0 for never. `now`: seconds of a clock that
+        does not go back.
         """
-        self._failures = failures
-        self._seen = dict.fromkeys(instances, Health.UNKNOWN)
-        self._trust: dict[str, CircuitBreaker] = {}  # of those that ever failed a caller
+        self._max_failures = max_failures
+        self._health = dict.fromkeys(instances, Health.UNKNOWN)
+        self._breakers: dict[str, CircuitBreaker] = {}  # of the instances that have failed at least once
         self._now = now
         self._http: aiohttp.ClientSession | None = None
-        self._watch: asyncio.Task[None] | None = None
-        self._new = asyncio.Event()
+        self._probing: asyncio.Task[None] | None = None
+        self._probe_now = asyncio.Event()
 
     async def start(self) -> None:
-        """Begins to ask."""
+        """Begin to probe all instances."""
         timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)
         self._http = aiohttp.ClientSession(timeout=timeout, auto_decompress=False)
-        self._watch = asyncio.create_task(self._watch_all())
+        self._probing = asyncio.create_task(self._probe_all())
 
     async def stop(self) -> None:
-        """Stops asking."""
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        """Stop probing."""
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.gather(self._probing, return_exceptions=True)
         if self._http is not None:
             await self._http.close()
 
     def watch(self, instances: Iterable[str]) -> None:
-        """From now on these are asked and no others; new ones at once."""
-        before = self._seen
-        self._seen = {instance: before.get(instance, Health.UNKNOWN) for instance in instances}
-        self._trust = {instance: kept for instance, kept in self._trust.items() if instance in self._seen}
-        if self._seen.keys() - before.keys():
-            self._new.set()
+        """Replace the set of instances. New ones are probed at once; removed ones are forgotten."""
+        before = self._health
+        self._health = {instance: before.get(instance, Health.UNKNOWN) for instance in instances}
+        self._breakers = {url: breaker for url, breaker in self._breakers.items() if url in self._health}
+        if self._health.keys() - before.keys():
+            self._probe_now.set()
 
-    def readiness(self, instance: str) -> Health:
-        """As last seen."""
-        return self._seen.get(instance, Health.UNKNOWN)
+    def of(self, instance: str) -> Health:
+        """Return the instance's health as last seen; UNKNOWN for an instance that is not watched."""
+        return self._health.get(instance, Health.UNKNOWN)
 
     def ranks(self, instances: Sequence[str]) -> tuple[tuple[str, Health], ...]:
-        """Those that may have the next caller, in their order, each with how much it is wanted.
+        """Return the instances that may get the next session, in the given order, each with its rank.
 
-        Those that are set aside are left out; where all are, none is: a doubtful agent is better than none.
+        Instances whose circuit does not admit sessions are left out. If that leaves none, all are returned:
+        an instance that may fail is better than none.
         """
-        trusted = [instance for instance in instances if self._takes_callers(instance)]
-        return tuple((instance, self.readiness(instance)) for instance in trusted or instances)
+        admitting = [instance for instance in instances if self._admits(instance)]
+        return tuple((instance, self.of(instance)) for instance in admitting or instances)
 
-    def taken(self, instance: str) -> None:
-        """A caller is sent to it."""
-        if instance in self._trust:
-            self._trust[instance].taken(self._now())
+    def has_half_open(self, instances: Iterable[str]) -> bool:
+        """Return True if the circuit of one of the instances is half open: it may get exactly one session."""
+        now = self._now()
+        breakers = [self._breakers[instance] for instance in instances if instance in self._breakers]
+        return any(breaker.state(now) is CircuitState.HALF_OPEN for breaker in breakers)
 
-    def unreachable(self, instance: str) -> None:
-        """A caller found it so; the next probe may find otherwise."""
-        self._note(instance, Health.UNREACHABLE)
-        self._failed(instance)
+    def trial_started(self, instance: str) -> None:
+        """Note that a session got a slot on the instance; it is the trial if the circuit is half open."""
+        if instance in self._breakers:
+            self._breakers[instance].start_trial(self._now())
 
-    def lost(self, instance: str) -> None:
-        """A caller waited for it in vain, or lost its agent there; how it is now is asked at once."""
-        self._failed(instance)
-        self._new.set()
+    def mark_unreachable(self, instance: str) -> None:
+        """Note that a session could not connect to the instance. The next probe may find otherwise."""
+        self._set(instance, Health.UNREACHABLE)
+        self._record_failure(instance)
+
+    def record_failure(self, instance: str) -> None:
+        """Note that a session waited for the instance in vain, or lost its agent there. Probe it at once."""
+        self._record_failure(instance)
+        self._probe_now.set()
 
     async def wait_until_started(self, instance: str) -> None:
-        """Returns once an instance that said it is not ready no longer does; the caller bounds the wait.
+        """Wait while the instance reports that it is starting. Bound the wait with `asyncio.timeout`.
 
-        Raises CallEnded(overloaded) where this machine has nothing left to ask with.
+        Raises CallEnded(overloaded) if this process has no file descriptor left to probe it with.
         """
-        while self.readiness(instance) is Health.STARTING:
+        while self.of(instance) is Health.STARTING:
             await asyncio.sleep(STARTING_PROBE_INTERVAL_S)
             if not await self._probe(instance):
                 raise CallEnded(Reasons.overloaded, "there is nothing left to ask the agent with")
 
-    def _takes_callers(self, instance: str) -> bool:
-        return instance not in self._trust or self._trust[instance].takes_callers(self._now())
+    def _admits(self, instance: str) -> bool:
+        return instance not in self._breakers or self._breakers[instance].admits(self._now())
 
-    def _failed(self, instance: str) -> None:
-        if instance not in self._seen or not self._failures:
+    def _record_failure(self, instance: str) -> None:
+        if instance not in self._health or not self._max_failures:
             return
         now = self._now()
-        trust = self._trust.setdefault(instance, CircuitBreaker(self._failures))
-        before = trust.standing(now)
-        trust.failed(now)
-        if before is not CircuitState.ASIDE and trust.standing(now) is CircuitState.ASIDE:
+        breaker = self._breakers.setdefault(instance, CircuitBreaker(self._max_failures))
+        before = breaker.state(now)
+        breaker.record_failure(now)
+        if before is not CircuitState.OPEN and breaker.state(now) is CircuitState.OPEN:
             log.warning("instance set aside", instance=instance)
 
-    async def _watch_all(self) -> None:
+    async def _probe_all(self) -> None:
         while True:
-            self._new.clear()
-            await asyncio.gather(*map(self._probe, self._seen))
+            self._probe_now.clear()
+            await asyncio.gather(*map(self._probe, self._health))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._new.wait(), PROBE_INTERVAL_S)
+                await asyncio.wait_for(self._probe_now.wait(), PROBE_INTERVAL_S)
 
     async def _probe(self, instance: str) -> bool:
-        """Asks it; False where it could not be asked, for want of something of our own."""
+        """Probe one instance. Return False if this process could not, for want of its own resources."""
         assert self._http is not None
         try:
             async with self._http.get(f"{instance}/readyz", allow_redirects=False) as answer:
-                refused = answer.status == HTTPStatus.SERVICE_UNAVAILABLE
-                self._note(instance, Health.STARTING if refused else Health.READY)
-                if refused:
+                is_starting = answer.status == HTTPStatus.SERVICE_UNAVAILABLE
+                self._set(instance, Health.STARTING if is_starting else Health.READY)
+                if is_starting:
                     return True
         except aiohttp.ClientConnectorError as error:
             if is_out_of_resources(error.os_error):
                 return False
-            self._note(instance, Health.UNREACHABLE)
+            self._set(instance, Health.UNREACHABLE)
             return True
         except TimeoutError:
-            self._note(instance, Health.UNKNOWN)
+            self._set(instance, Health.UNKNOWN)
             return True
         except aiohttp.ClientError:
-            self._note(instance, Health.UNKNOWN)  # somebody is there, but does not answer as HTTP should
-        self._answered(instance)
+            self._set(instance, Health.UNKNOWN)  # a server is there, but its answer is no HTTP
+        self._record_answer(instance)
         return True
 
-    def _note(self, instance: str, readiness: Health) -> None:
-        if instance not in self._seen:
-            return  # it was taken out while it was asked, or while a call was on its way to it
-        if self._seen[instance] is not readiness:
-            log.info("instance", instance=instance, readiness=readiness.name.lower())
-        self._seen[instance] = readiness
+    def _set(self, instance: str, health: Health) -> None:
+        if instance not in self._health:
+            return  # it was removed during the probe, or while a session was connecting to it
+        if self._health[instance] is not health:
+            log.info("instance", instance=instance, readiness=health.name.lower())
+        self._health[instance] = health
 
-    def _answered(self, instance: str) -> None:
-        if instance in self._trust:
-            trust, now = self._trust[instance], self._now()
-            before = trust.standing(now)
-            trust.answered(now)
-            if trust.standing(now) is not before:
+    def _record_answer(self, instance: str) -> None:
+        if instance in self._breakers:
+            breaker, now = self._breakers[instance], self._now()
+            before = breaker.state(now)
+            breaker.record_answer(now)
+            if breaker.state(now) is not before:
                 log.info("instance may be tried again", instance=instance)

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from gateway.agents.instance_health import Health
 from gateway.agents.media_socket import connect_agent
 from gateway.calls.control import CallNotActive, transfer
 from gateway.calls.hold_audio import HoldAudio
@@ -23,8 +22,7 @@ from gateway.config.values import RECORDING
 from gateway.media.disconnect import CONNECTION_LOST, Disconnect
 from gateway.media.leg import Leg
 from gateway.model.reasons import CallEnded, Reasons
-from gateway.model.session import SlotLimits
-from gateway.store.interface import AtCapacity, NotPromised, StoreFailed
+from gateway.store.interface import StoreFailed
 from serializers.dialect import Dialect
 from serializers.events import Start
 
@@ -39,9 +37,6 @@ TRIES_IN_TIME: Final = 2
 
 FALL_BACK_S: Final = 15.0
 """How long the carrier's REST may take to send the caller elsewhere."""
-
-_LAST: Final = len(Health)
-"""A rank behind every readiness: who has just failed this caller is asked last."""
 
 
 def may_fail_over(agent: AgentSettings) -> bool:
@@ -82,7 +77,7 @@ class AgentFailover:
         Raises CallEnded(agent_lost) where there is none in time, or there have been too many.
         """
         agent = self.agent(services)
-        services.health.lost(self._instance)
+        services.health.record_failure(self._instance)
         if self.times >= agent.max_resumes:
             raise CallEnded(Reasons.agent_lost, f"{self.times + 1} agents were lost" if self.times else "")
         failed = Counter({self._instance: 1})
@@ -93,19 +88,15 @@ class AgentFailover:
                 while True:
                     instance = self._instance
                     try:
-                        instance = await self._move(
-                            services, session_id, self._places(services, agent, failed)
-                        )
+                        instance = await services.capacity.move(agent, session_id, self._instance, failed)
                         async with asyncio.timeout(agent.resume_timeout / TRIES_IN_TIME):
                             leg = await self._connect(services, instance, session_id, on_disconnect)
-                    except AtCapacity as full:
-                        why = f"{full.taken} of {full.limit} places are taken"
                     except StoreFailed as error:
                         why = str(error)
                     except CallEnded as error:
                         why = error.detail
                     except TimeoutError:
-                        services.health.lost(instance)
+                        services.health.record_failure(instance)
                         why = "no answer"
                     else:
                         self._instance = instance
@@ -117,26 +108,6 @@ class AgentFailover:
             detail = f"the agent was lost, and no other took over within {agent.resume_timeout:g} s"
             raise CallEnded(Reasons.agent_lost, f"{detail}: {why}" if why else detail) from None
 
-    async def _move(self, services: CallServices, session_id: str, places: SlotLimits) -> str:
-        """The instance where the session has its place now; while the store fails, it stays where it was."""
-        try:
-            return await services.store.move(session_id, places)
-        except NotPromised:
-            raise
-        except StoreFailed:
-            return self._instance
-
-    def _places(self, services: CallServices, agent: AgentSettings, failed: Counter[str]) -> SlotLimits:
-        """Every instance that callers are sent to, and, behind them, the one where it has its place."""
-        ranks: dict[str, int] = dict(services.health.ranks(agent.instances))
-        if self._instance in agent.instances:
-            ranks.setdefault(self._instance, Health.UNREACHABLE)
-        return SlotLimits(
-            instances=tuple((instance, rank + _LAST * failed[instance]) for instance, rank in ranks.items()),
-            per_instance=agent.sessions_per_instance,
-            max_instances=agent.max_agents,
-        )
-
     async def _connect(
         self,
         services: CallServices,
@@ -146,7 +117,6 @@ class AgentFailover:
     ) -> Leg:
         """Raises CallEnded where it cannot be reached, or is lost as it comes."""
         health = services.health
-        health.taken(instance)
         try:
             leg = await connect_agent(
                 health,
@@ -159,10 +129,10 @@ class AgentFailover:
             )
         except CallEnded as end:
             if end.reason is Reasons.agent_unreachable:
-                health.unreachable(instance)
+                health.mark_unreachable(instance)
             raise
         if leg.transport.is_closing():
-            health.lost(instance)
+            health.record_failure(instance)
             raise CallEnded(Reasons.agent_lost)
         return leg
 

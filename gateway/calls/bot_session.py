@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""One session that runs as `POST /bot` held open (docs/reference/agent-container.md).
+"""A session that runs as one open `POST /bot` request (docs/reference/agent-container.md).
 
-    connect its instance → send the request → hold it open → end, with one reason
+    take a slot → send the request → hold it open → end, with one reason
 
-The request is the session: when it ends the session does, and to stop the session is to break it off. It is
-the session's own task that holds it, so that whoever started it may go.
+The request is the session: the session ends when its response ends, and to stop the session is to abort the
+request. A task of the session's own holds it, so that the client that started the session may disconnect.
 """
 
 from __future__ import annotations
@@ -20,40 +20,41 @@ import aiohttp
 import structlog
 
 from gateway.agents.instance_health import Health, InstanceHealth
-from gateway.calls.session_events import end_saved, session_events
+from gateway.calls.capacity import Capacity
+from gateway.calls.session_end import HTTP_COMPLETED, HTTP_ERROR, SessionEnd, log_end, save
 from gateway.calls.termination import Termination
 from gateway.config import AgentSettings
-from gateway.model.lifecycle import SessionState
+from gateway.model.futures import ignore_exception
 from gateway.model.os_limits import is_out_of_resources
 from gateway.model.reasons import CallEnded, Reasons
-from gateway.model.session import CallDetails, SessionOptions, SessionResult, SlotLimits, Traffic
-from gateway.store.interface import AtCapacity, Store, StoreFailed
+from gateway.model.session import CallDetails, SessionOptions
+from gateway.store.interface import Store
 
 log = structlog.get_logger(__name__)
 
 KEEPALIVE_IDLE_S: Final = 30
 KEEPALIVE_INTERVAL_S: Final = 10
 KEEPALIVE_PROBES: Final = 3
-"""A machine that is gone without a word is noticed within a minute, though a bot is silent for hours."""
+"""TCP keep-alive: an agent's machine that vanishes is noticed within a minute, though a bot is silent for
+hours.
+"""
 
 REFUSAL_S: Final = 0.05
-"""How long an instance that was sent the request is given to refuse it, as one without `/bot` does at once:
-then it is the start that fails, and not a session that nobody looks at."""
+"""Seconds that an instance has to refuse a request that it was sent completely, as one without `/bot` does at
+once: then the start fails, instead of a session that ends as soon as it was reported as started.
+"""
 
-COMPLETED: Final = "HTTP_COMPLETED"
-FAILED: Final = "HTTP_ERROR"
-"""docs/reference/public-api.md, "Management": how the request of a session ended."""
+START_WRITE_S: Final = 1.0
+"""Seconds that a start waits until its session is stored as running; the store keeps trying without."""
 
 
 def bot_http_client() -> aiohttp.ClientSession:
-    """A client as `BotSessions` needs it; to be closed by whoever asked for it, inside whose loop this is
-    called.
+    """Open a client as `BotSessions` needs it. Call it inside the event loop; the caller closes it.
 
-    Requests are open for hours, so no number of them may use up the connections; a connection is good for
-    one, as an old one may be closed from the far end just when it is used again; and no cookie goes from one
-    session to another.
+    Requests are open for hours, so connections are not limited. None is used twice, because an idle
+    connection may be closed by the agent just when it is used again. No cookie passes between sessions.
     """
-    connector = aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=_kept_alive)
+    connector = aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=_keepalive_socket)
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -62,7 +63,7 @@ def bot_http_client() -> aiohttp.ClientSession:
     )
 
 
-def _kept_alive(address: tuple[Any, ...]) -> socket.socket:
+def _keepalive_socket(address: tuple[Any, ...]) -> socket.socket:
     made = socket.socket(*address[:3])
     made.setblocking(False)
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -76,10 +77,15 @@ def _kept_alive(address: tuple[Any, ...]) -> socket.socket:
 
 @dataclass(frozen=True, slots=True)
 class BotServices:
-    """What every session works with."""
+    """What every bot session of a worker needs.
+
+    `http`: of `bot_http_client`. `now`: Unix seconds. `connect_timeout_s`: seconds from admission until the
+    instance must have accepted the request.
+    """
 
     store: Store
     health: InstanceHealth
+    capacity: Capacity
     http: aiohttp.ClientSession
     now: Callable[[], float]
     connect_timeout_s: float
@@ -87,29 +93,45 @@ class BotServices:
 
 @dataclass(frozen=True, slots=True)
 class BotRequest:
-    """What the agent is sent."""
+    """One `POST /bot`.
+
+    `headers`: the `x-daily-…` ones; the session's id and the HTTP headers are added. `body`: JSON.
+    `max_duration_s`: seconds that the session may last once the agent has accepted the request.
+    """
 
     headers: Mapping[str, str]
     body: bytes
+    max_duration_s: float
+
+
+class NotReady(CallEnded):
+    """The agent has free slots, but every instance reports that it is not ready for a session."""
+
+    def __init__(self) -> None:
+        super().__init__(Reasons.agent_start_timeout, "none of the agent's instances is ready")
+
+
+@dataclass(frozen=True, slots=True)
+class StartedBot:
+    """A session whose request the agent has accepted. `instance`: the URL of the instance that runs it."""
+
+    session_id: str
+    instance: str
 
 
 class BotSession:
-    """One session: its request, and the task that holds it."""
+    """One session: its request, and the task that holds it open."""
 
     def __init__(
-        self,
-        means: BotServices,
-        details: CallDetails,
-        instance: str,
-        request: BotRequest,
-        max_duration_s: float,
+        self, services: BotServices, details: CallDetails, instance: str, request: BotRequest
     ) -> None:
-        self._means = means
+        """Start the session, whose slot on `instance` is taken. Call it inside the event loop."""
+        self._services = services
         self._session_id = details.session_id
         self._instance = instance
         self._headers = request.headers
         self._body = request.body
-        self._max_duration_s = max_duration_s
+        self._max_duration_s = request.max_duration_s
         self._log = log.bind(
             session=details.session_id,
             agent=details.agent,
@@ -117,48 +139,52 @@ class BotSession:
             instance=instance,
         )
         self._limit: asyncio.Timeout
-        self._over = False
-        self._began_at = means.now()
+        self._is_over = False
+        self._began_at = services.now()
         self.termination = Termination()
-        self.taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when the instance has taken the request; or the session's end, where it came before that."""
-        self.taken.add_done_callback(_seen)
-        self.written: asyncio.Future[None] | None = None
-        """Done when the store knows that it runs; None until it does."""
+        self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the instance has accepted the request. If the session ends before, the CallEnded is set
+        as its exception.
+        """
+        self.accepted.add_done_callback(ignore_exception)
+        self.running_saved: asyncio.Future[None] | None = None
+        """Done when the store has recorded that the session runs; None until it does run."""
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        """Runs the session and sees to its end. Raises nothing."""
+        """Run the session and record its end. Raises nothing."""
         try:
             async with self.termination.cancel_scope():
-                await self._hold()
+                await self._request()
             end = CallEnded(Reasons.agent_ended, "/bot answered 200")
         except CallEnded as reason:
             end = reason
-        except Exception:  # noqa: BLE001 - the edge of the session's task: it ends this and no other
+        except Exception:  # noqa: BLE001 - the edge of the session's task: it ends this session and no other
             self._log.exception("internal error")
             end = CallEnded(Reasons.internal_error)
         await self._finish(end)
 
-    async def _hold(self) -> None:
-        """Sends the request and waits for the end of its answer. Raises CallEnded for all but a good one."""
+    async def _request(self) -> None:
+        """Send the request and wait until its response has ended. Raises CallEnded unless that is a 200."""
+        services = self._services
         try:
-            async with asyncio.timeout(self._means.connect_timeout_s) as self._limit:
-                await self._means.health.wait_until_started(self._instance)
+            # One timeout for two phases: `_accept` moves it from the connect timeout to the longest duration.
+            async with asyncio.timeout(services.connect_timeout_s) as self._limit:
+                await services.health.wait_until_started(self._instance)
                 await self._post()
         except TimeoutError:
             if not self._limit.expired():  # the socket's own
                 raise self._broken("the connection timed out") from None
-            if self.taken.done():
+            if self.accepted.done():
                 detail = f"it ran for {self._max_duration_s:g} s"
                 raise CallEnded(Reasons.max_duration, detail) from None
-            detail = f"it did not take the request within {self._means.connect_timeout_s:g} s"
+            detail = f"it did not take the request within {services.connect_timeout_s:g} s"
             raise CallEnded(Reasons.agent_start_timeout, detail) from None
         except aiohttp.ClientConnectorError as error:
-            detail = f"connecting to the agent failed: {_why(error)}"
+            detail = f"connecting to the agent failed: {_cause(error)}"
             if is_out_of_resources(error.os_error):
                 raise CallEnded(Reasons.overloaded, detail) from None
-            self._means.health.unreachable(self._instance)
+            services.health.mark_unreachable(self._instance)
             raise CallEnded(Reasons.agent_unreachable, detail) from None
         except (aiohttp.ClientError, OSError) as error:
             raise self._broken(type(error).__name__) from None
@@ -171,65 +197,48 @@ class BotSession:
             "Content-Length": str(len(self._body)),
             "Accept-Encoding": "identity",
         }
-        async with self._means.http.post(
-            f"{self._instance}/bot", data=self._sent(), headers=headers, allow_redirects=False
+        async with self._services.http.post(
+            f"{self._instance}/bot", data=self._body_once(), headers=headers, allow_redirects=False
         ) as answer:
             if answer.status != 200:
                 raise CallEnded(Reasons.agent_failed, f"/bot answered {answer.status}")
-            self._note_taken()  # an agent need not read what it does not want
+            self._accept()  # also if it has not read the whole body: an agent need not
             async for _ in answer.content.iter_any():
                 pass
 
-    async def _sent(self) -> AsyncIterator[bytes]:
-        """The body; resumed when it was written. The instance has taken it, unless it says no at once."""
+    async def _body_once(self) -> AsyncIterator[bytes]:
+        """Yield the body once. aiohttp resumes this generator when the body is written.
+
+        From then on the instance counts as having accepted the request, unless it refuses within REFUSAL_S.
+        """
         body, self._body = self._body, b""  # a session lasts hours, and needs it no more
         yield body
         del body
-        asyncio.get_running_loop().call_later(REFUSAL_S, self._note_taken)
+        asyncio.get_running_loop().call_later(REFUSAL_S, self._accept)
 
-    def _note_taken(self) -> None:
-        if not self.taken.done() and not self._over and not self._limit.expired():
+    def _accept(self) -> None:
+        if not self.accepted.done() and not self._is_over and not self._limit.expired():
             self._limit.reschedule(asyncio.get_running_loop().time() + self._max_duration_s)
-            self.written = self._means.store.started(self._session_id, self._means.now())
-            self.taken.set_result(None)
+            self.running_saved = self._services.store.started(self._session_id, self._services.now())
+            self.accepted.set_result(None)
 
     def _broken(self, detail: str) -> CallEnded:
         return CallEnded(Reasons.agent_lost, f"the request to /bot broke off: {detail}")
 
     async def _finish(self, end: CallEnded) -> None:
-        """Writes the one end down, frees the place, says it in one line."""
-        self._over = True
-        reason = end.reason
-        ran = self.taken.done()
-        good = SessionState.ENDED if ran else SessionState.CANCELED
-        result = SessionResult(
-            state=SessionState.FAILED if reason.failed else good,
-            ended_at=self._means.now(),
-            reason=reason.code,
-            side=reason.side,
-            detail=end.detail,
-            close_code=reason.close_code,
-            traffic=Traffic(),
-            first_agent_sound_at=None,
-            completion_status=_completion_status(end),
-        )
-        written = self._means.store.ended(self._session_id, result)
-        await end_saved(written)
-        session_events(self._means.store).ended(self._session_id)
-        say = self._log.error if reason is Reasons.internal_error else self._log.info
-        say(
-            "bot ended" if ran else "bot not begun",
-            reason=reason.code,
-            side=str(reason.side),
-            words=end.detail,
-            seconds=round(self._means.now() - self._began_at, 3),
-        )
+        """Save the end, which frees the slot, and log it."""
+        self._is_over = True
+        ran, now = self.accepted.done(), self._services.now()
+        ended = SessionEnd(self._session_id, end, now, ran=ran, completion_status=_completion_status(end))
+        await save(self._services.store, ended)
+        seconds = self._services.now() - self._began_at
+        log_end(self._log, "bot ended" if ran else "bot not begun", end, seconds=seconds)
         if not ran:
-            self.taken.set_exception(end)
+            self.accepted.set_exception(end)
 
 
-def _why(error: aiohttp.ClientConnectorError) -> str:
-    """In words that name no address: they reach whoever started the session."""
+def _cause(error: aiohttp.ClientConnectorError) -> str:
+    """Return why the connection failed, without an address: the words reach whoever started the session."""
     if isinstance(error, aiohttp.ClientSSLError):
         return "no TLS with a good certificate"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
@@ -239,153 +248,83 @@ def _why(error: aiohttp.ClientConnectorError) -> str:
 
 def _completion_status(end: CallEnded) -> str | None:
     if end.reason is Reasons.agent_ended:
-        return COMPLETED
-    return FAILED if end.reason.failed else None
-
-
-def _seen(taken: asyncio.Future[None]) -> None:
-    """Nobody may be waiting any more, and then nobody complains of a failure."""
-    if not taken.cancelled():
-        taken.exception()
-
-
-START_WRITE_S: Final = 1.0
-"""How long a start waits for its session to be written down as running; the store goes on trying."""
-
-
-class NotReady(CallEnded):
-    """There are places, and every instance that has one says that it takes no session now."""
-
-    def __init__(self) -> None:
-        super().__init__(Reasons.agent_start_timeout, "none of the agent's instances is ready")
-
-
-@dataclass(frozen=True, slots=True)
-class StartedBot:
-    """A session whose request is on its way. `instance`: the URL of the instance that runs it."""
-
-    session_id: str
-    instance: str
+        return HTTP_COMPLETED
+    return HTTP_ERROR if end.reason.failed else None
 
 
 class BotSessions:
-    """The sessions of this worker that run as `POST /bot`."""
+    """The bot sessions of one worker."""
 
-    def __init__(
-        self,
-        store: Store,
-        health: InstanceHealth,
-        http: aiohttp.ClientSession,
-        now: Callable[[], float],
-        *,
-        connect_timeout_s: float,
-    ) -> None:
-        """`http`: of `bots_http`; ValueError for one that shares or counts connections. `now`: Unix seconds.
-
-        `connect_timeout_s`: from admission until the instance has taken the request.
-        """
-        connector = http.connector
+    def __init__(self, services: BotServices) -> None:
+        """Raises ValueError if the HTTP client reuses or limits connections: use `bot_http_client`."""
+        connector = services.http.connector
         if connector is None or connector.limit or not connector.force_close:
             raise ValueError(
                 "sessions need a client of their own: gateway.calls.bot_session.bot_http_client()"
             )
-        self._store = store
-        self._health = health
-        self._now = now
-        self._means = BotServices(store, health, http, now, connect_timeout_s)
+        self._services = services
         self._bots: dict[str, BotSession] = {}
         self._closing: CallEnded | None = None
 
     @property
     def running(self) -> int:
-        """How many sessions there are, those that are being started or ended included."""
+        """The number of sessions, including those that are starting or ending."""
         return len(self._bots)
 
-    async def expect_place(self, agent: AgentSettings) -> None:
-        """Raises what `start` would raise now for want of a place, and takes none: for whoever has to make
-        something first. CallEnded(at_capacity), NotReady, CallEnded(store_failed)."""
-        try:
-            _, taken = await self._store.sessions(agent=agent.service_host, active=True, limit=0)
-        except StoreFailed as error:
-            raise CallEnded(Reasons.store_failed, str(error)) from None
-        places = min(len(set(agent.instances)), agent.max_agents) * agent.sessions_per_instance
-        if taken >= places:
-            raise _at_capacity(taken, places)
-        if self._none_ready(agent):
+    async def check(self, agent: AgentSettings) -> None:
+        """Return if `start` would find a slot now, and take none. For whoever must make something first.
+
+        Raises CallEnded: at_capacity, store_failed, agent_start_timeout (as NotReady).
+        """
+        await self._services.capacity.check(agent)
+        if self._is_not_ready(agent):
             raise NotReady
 
-    async def start(  # noqa: PLR0917 - what a session is made of, in the order of its making
-        self,
-        agent: AgentSettings,
-        details: CallDetails,
-        options: SessionOptions,
-        headers: Mapping[str, str],
-        body: bytes,
-        max_duration_s: float,
+    async def start(
+        self, agent: AgentSettings, details: CallDetails, options: SessionOptions, request: BotRequest
     ) -> StartedBot:
-        """Starts the session `facts.session_id`, and returns once an instance has taken the request.
+        """Start the session `details.session_id` and return once an instance has accepted the request.
 
-        `headers`: the `x-daily-…` ones beside the session's id, which is told in any case. `body`: JSON.
-        `max_duration_s`: from then on; that is when the session is ended.
-
-        Raises CallEnded: at_capacity, agent_unreachable, agent_start_timeout (NotReady among them),
-        agent_failed, agent_lost, store_failed, overloaded, draining, or as the session was stopped
-        meanwhile. Its place is free then. If this is cancelled, the session is stopped.
+        Raises CallEnded: at_capacity, agent_unreachable, agent_start_timeout (also as NotReady),
+        agent_failed, agent_lost, store_failed, overloaded, draining; or the session's end if it was stopped
+        meanwhile. Its slot is free then. If this is cancelled, the session is stopped.
         """
         if self._closing is not None:
             raise CallEnded(self._closing.reason, self._closing.detail)
-        if self._none_ready(agent):
-            await self.expect_place(agent)  # which says what is wanting
-        instance = await self._admit(agent, details, options)
-        bot = BotSession(self._means, details, instance, BotRequest(headers, body), max_duration_s)
+        if self._is_not_ready(agent):
+            await self.check(agent)  # which tells at_capacity and NotReady apart
+        instance = await self._services.capacity.acquire(agent, details, options)
+        bot = BotSession(self._services, details, instance, request)
         self._bots[details.session_id] = bot
         if self._closing is not None:
             bot.termination.set(self._closing)
         bot.task.add_done_callback(lambda _: self._bots.pop(details.session_id, None))
         try:
-            await asyncio.shield(bot.taken)
-            if bot.written is not None:  # so that whoever is answered finds it running, at any worker
-                await asyncio.wait([bot.written], timeout=START_WRITE_S)
+            await asyncio.shield(bot.accepted)
+            if bot.running_saved is not None:  # so that the client finds it running, at any worker
+                await asyncio.wait([bot.running_saved], timeout=START_WRITE_S)
         except asyncio.CancelledError:
             bot.termination.set(CallEnded(Reasons.stopped, "whoever started it gave up"))
             raise
         return StartedBot(details.session_id, instance)
 
     def stop(self, session_id: str, end: CallEnded) -> bool:
-        """Ends a session at once, by breaking off its request; False where this worker has none of it."""
+        """End a session at once, by aborting its request. False if this worker does not run it."""
         bot = self._bots.get(session_id)
         if bot is not None:
             bot.termination.set(end)
         return bot is not None
 
     async def end_all(self, end: CallEnded) -> None:
-        """Ends every session, starts no more, and returns when the ends are told to the store."""
+        """End every session, refuse new ones, and return when all ends have been passed to the store."""
         self._closing = end
         while self._bots:
             for bot in self._bots.values():
                 bot.termination.set(end)
             await asyncio.wait([bot.task for bot in self._bots.values()])
-            await asyncio.sleep(0)  # the tasks' callbacks forget them
+            await asyncio.sleep(0)  # the tasks' done callbacks remove them from `_bots`
 
-    def _none_ready(self, agent: AgentSettings) -> bool:
-        """Whether an instance said that it takes none now, and no other may."""
-        seen = {self._health.readiness(instance) for instance in agent.instances}
-        return Health.STARTING in seen and seen <= {Health.STARTING, Health.UNREACHABLE}
-
-    async def _admit(self, agent: AgentSettings, details: CallDetails, options: SessionOptions) -> str:
-        places = SlotLimits(
-            instances=self._health.ranks(agent.instances),
-            per_instance=agent.sessions_per_instance,
-            max_instances=agent.max_agents,
-            reserved=agent.reserve_outbound,
-        )
-        try:
-            return await self._store.admit(details, places, self._now(), options)
-        except AtCapacity as full:
-            raise _at_capacity(full.taken, full.limit) from None
-        except StoreFailed as error:
-            raise CallEnded(Reasons.store_failed, str(error)) from None
-
-
-def _at_capacity(taken: int, places: int) -> CallEnded:
-    return CallEnded(Reasons.at_capacity, f"{taken} of {places} places are taken")
+    def _is_not_ready(self, agent: AgentSettings) -> bool:
+        """Return True if at least one instance is starting, and each other one starting or unreachable."""
+        health = {self._services.health.of(instance) for instance in agent.instances}
+        return Health.STARTING in health and health <= {Health.STARTING, Health.UNREACHABLE}

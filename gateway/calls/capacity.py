@@ -1,109 +1,207 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A place for a call: what the store is told of it, and what its answers mean to the caller."""
+"""Slots on agent instances: which instance takes a session, and the queue of those that must wait.
+
+Every session gets its slot here, whatever it is: a carrier's call, an outbound call, `POST /bot`, WhatsApp,
+or a running call that moves to another instance. So there is one place that ranks instances by their health
+and circuit, that keeps reserved slots free, and that starts the trial of an instance whose circuit is half
+open.
+The store takes the slot, in one atomic step over all workers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Final
 
 import structlog
 
-from gateway.agents.instance_health import Health
-from gateway.calls.hold_audio import HoldAudio
-from gateway.calls.target import Target
+from gateway.agents.instance_health import Health, InstanceHealth
+from gateway.calls.call_queue import CallQueues
 from gateway.config import AgentSettings
 from gateway.model.reasons import CallEnded, Reasons
-from gateway.model.session import CallDetails, QueueLimit, SessionOptions, SlotLimits
-from gateway.store.interface import AtCapacity, NotPromised, Queued, StoreFailed
-from serializers.events import Start
-
-if TYPE_CHECKING:
-    from gateway.calls.services import CallServices
+from gateway.model.session import TELEPHONY_OPTIONS, CallDetails, QueueLimit, SessionOptions, SlotLimits
+from gateway.store.interface import AtCapacity, NotPromised, Queued, Store, StoreFailed
 
 log = structlog.get_logger(__name__)
 
 SLACK_S: Final = 5.0
-"""Longer than it waits, a call keeps its place in the line only where its worker is stuck."""
+"""Seconds beyond `queue_timeout` after which the store drops a queued call: its worker must have failed."""
+
+_AFTER_ALL: Final = len(Health)
+"""Added to an instance's rank for each failure of the session that moves: it is tried after all others."""
 
 
-async def acquire_slot(
-    services: CallServices,
-    agent: AgentSettings,
-    target: Target,
-    start: Start | None,
-    session_id: str,
-    *,
-    held: bool,
-    hold: HoldAudio | None = None,
-) -> str:
-    """The URL of the instance that takes the session. `held`: it was admitted already, and waits for this.
+class Capacity:
+    """The slots of all agents, as one worker takes them."""
 
-    `hold`: what the caller hears who waits in the agent's line, where it has one; None for who cannot wait.
-    Raises CallEnded: at_capacity, unauthorized, store_failed; there is no session then, or as there was.
-    """
-    details = call_details(agent, target, start, session_id)
+    def __init__(
+        self, store: Store, health: InstanceHealth, queues: CallQueues, now: Callable[[], float]
+    ) -> None:
+        """`now`: Unix seconds."""
+        self._store = store
+        self._health = health
+        self._queues = queues
+        self._now = now
+        self._trial = asyncio.Lock()
 
-    def ask() -> Awaitable[str]:
-        now = services.now()
-        places = SlotLimits(
-            instances=services.health.ranks(agent.instances),
+    def start_type(self, agent: AgentSettings) -> str:
+        """Return "warm" if an instance that may get the next session is ready, else "cold"."""
+        is_ready = any(health is Health.READY for _, health in self._health.ranks(agent.instances))
+        return "warm" if is_ready else "cold"
+
+    async def check(self, agent: AgentSettings) -> None:
+        """Return if the agent has a free slot now, and take none. For whoever must make something first.
+
+        Raises CallEnded: at_capacity, store_failed.
+        """
+        try:
+            _, active = await self._store.sessions(agent=agent.service_host, active=True, limit=0)
+        except StoreFailed as error:
+            raise CallEnded(Reasons.store_failed, str(error)) from None
+        limit = SlotLimits(
+            tuple((instance, 0) for instance in agent.instances),
+            agent.sessions_per_instance,
+            agent.max_agents,
+        ).limit
+        if active >= limit:
+            raise _at_capacity(active, limit)
+
+    async def acquire(
+        self,
+        agent: AgentSettings,
+        details: CallDetails,
+        options: SessionOptions = TELEPHONY_OPTIONS,
+        *,
+        is_outbound: bool = False,
+        on_queued: Callable[[], None] | None = None,
+    ) -> str:
+        """Take a slot for the session `details.session_id` and return the URL of its instance.
+
+        The session is then `starting`, and the caller must end it. An `options.start_type` of None is filled
+        in. `is_outbound`: the slots that stay free are those reserved for inbound calls, not the outbound
+        ones. `on_queued`: called when the session must wait in the agent's queue; None: it cannot wait.
+
+        Raises CallEnded: at_capacity, unauthorized, store_failed. No slot is taken then, nor if this is
+        cancelled.
+        """
+        may_wait = on_queued is not None and agent.queue_size > 0
+        waits_until = self._now() + agent.queue_timeout + SLACK_S
+        queue = QueueLimit(agent.queue_size, waits_until) if may_wait else None
+        reserved = agent.reserve_inbound if is_outbound else agent.reserve_outbound
+
+        async def ask() -> str:
+            limits = self._limits(agent, reserved=reserved, queue=queue)
+            start_type = options.start_type or self.start_type(agent)
+            return await self._store.admit(
+                details, limits, self._now(), replace(options, start_type=start_type)
+            )
+
+        try:
+            try:
+                return await self._take(agent, ask)
+            except Queued as queued:
+                if on_queued is None:
+                    raise
+                on_queued()
+                return await self._wait(agent, details.session_id, queued.number, ask)
+        except AtCapacity as full:
+            raise _at_capacity(full.taken, full.limit) from None
+        except NotPromised as error:
+            raise _session_over(error) from None
+        except StoreFailed as error:
+            raise CallEnded(Reasons.store_failed, str(error)) from None
+
+    async def adopt(self, details: CallDetails) -> str:
+        """Take over the slot of a session that was dialed, whose stream came here. Return its instance's URL.
+
+        The session was admitted by the worker that dialed it, and this worker must end it from now on.
+
+        Raises CallEnded: unauthorized if it is over or has a stream already, store_failed.
+        """
+        try:
+            instance = await self._store.adopt(details, self._now())
+        except NotPromised as error:
+            raise _session_over(error) from None
+        except StoreFailed as error:
+            raise CallEnded(Reasons.store_failed, str(error)) from None
+        self._health.trial_started(instance)
+        return instance
+
+    async def move(
+        self, agent: AgentSettings, session_id: str, instance: str, failures: Mapping[str, int]
+    ) -> str:
+        """Move a session's slot from `instance` to the best one and return that; it may be the same.
+
+        `failures`: how often each instance has failed this session; those are tried last. If the store
+        does not answer the session stays on `instance`. Raises CallEnded(at_capacity); NotPromised if the
+        session is over.
+        """
+
+        async def ask() -> str:
+            ranks: dict[str, int] = dict(self._health.ranks(agent.instances))
+            if instance in agent.instances:
+                ranks.setdefault(instance, Health.UNREACHABLE)  # its own slot is better than none
+            limits = SlotLimits(
+                tuple((url, rank + _AFTER_ALL * failures.get(url, 0)) for url, rank in ranks.items()),
+                agent.sessions_per_instance,
+                agent.max_agents,
+            )
+            return await self._store.move(session_id, limits)
+
+        try:
+            return await self._take(agent, ask)
+        except AtCapacity as full:
+            raise _at_capacity(full.taken, full.limit) from None
+        except NotPromised:
+            raise
+        except StoreFailed:
+            self._health.trial_started(instance)
+            return instance
+
+    def _limits(self, agent: AgentSettings, *, reserved: int, queue: QueueLimit | None) -> SlotLimits:
+        return SlotLimits(
+            instances=self._health.ranks(agent.instances),
             per_instance=agent.sessions_per_instance,
             max_instances=agent.max_agents,
-            reserved=agent.reserve_outbound,
-            queue=QueueLimit(agent.queue_size, until) if hold is not None and agent.queue_size else None,
+            reserved=reserved,
+            queue=queue,
         )
-        warm = any(rank == Health.READY for _, rank in places.instances)
-        options = SessionOptions(
-            transport="telephony" if start else "websocket", start_type="warm" if warm else "cold"
-        )
-        return services.store.admit(details, places, now, options)
 
-    until = services.now() + agent.queue_timeout + SLACK_S
-    try:
-        if held:
-            return await services.store.adopt(details, services.now())
+    async def _take(self, agent: AgentSettings, ask: Callable[[], Awaitable[str]]) -> str:
+        """Ask the store for a slot, and start the trial of the chosen instance if its circuit is half open.
+
+        While a circuit is half open, sessions ask one after another: a second one that asked before the first
+        has its answer would be offered the same instance, which is to get exactly one session.
+        """
+        is_half_open = self._health.has_half_open(agent.instances)
+        async with self._trial if is_half_open else contextlib.nullcontext():
+            instance = await ask()
+            self._health.trial_started(instance)
+            return instance
+
+    async def _wait(
+        self, agent: AgentSettings, session_id: str, number: int, ask: Callable[[], Awaitable[str]]
+    ) -> str:
+        log.info("call waits for a place", session=session_id, agent=agent.service_host)
+
+        async def ask_again() -> str:
+            return await self._take(agent, ask)
+
         try:
-            return await ask()
-        except Queued as wait:
-            if hold is None:
-                raise
-            hold.discard_speech()
-            return await _in_line(services, agent, session_id, wait.number, ask)
-    except AtCapacity as full:
-        raise CallEnded(Reasons.at_capacity, f"{full.taken} of {full.limit} places are taken") from None
-    except NotPromised as error:
-        raise CallEnded(Reasons.unauthorized, f"the session of this token is over: {error}") from None
-    except StoreFailed as error:
-        raise CallEnded(Reasons.store_failed, str(error)) from None
+            return await self._queues.wait(agent.service_host, number, ask_again, agent.queue_timeout)
+        except TimeoutError:
+            detail = f"no place became free within {agent.queue_timeout:g} s"
+            raise CallEnded(Reasons.at_capacity, detail) from None
+        finally:
+            self._store.leave_line(session_id)
 
 
-async def _in_line(
-    services: CallServices,
-    agent: AgentSettings,
-    session_id: str,
-    number: int,
-    ask: Callable[[], Awaitable[str]],
-) -> str:
-    log.info("call waits for a place", session=session_id, agent=agent.service_host)
-    try:
-        return await services.queues.wait(agent.service_host, number, ask, agent.queue_timeout)
-    except TimeoutError:
-        detail = f"no place became free within {agent.queue_timeout:g} s"
-        raise CallEnded(Reasons.at_capacity, detail) from None
-    finally:
-        services.store.leave_line(session_id)
+def _at_capacity(active: int, limit: int) -> CallEnded:
+    return CallEnded(Reasons.at_capacity, f"{active} of {limit} places are taken")
 
 
-def call_details(agent: AgentSettings, target: Target, start: Start | None, session_id: str) -> CallDetails:
-    """What is known of a call when it wants a place."""
-    return CallDetails(
-        session_id=session_id,
-        agent=agent.service_host,
-        organization=agent.organization,
-        region=target.region,
-        carrier=target.carrier,
-        call_id=start.call_id if start else None,
-        stream_id=start.stream_id if start else None,
-        from_number=start.from_number if start else None,
-        to_number=start.to_number if start else None,
-    )
+def _session_over(error: NotPromised) -> CallEnded:
+    return CallEnded(Reasons.unauthorized, f"the session of this token is over: {error}")

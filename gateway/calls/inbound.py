@@ -27,9 +27,9 @@ from gateway.calls.authorization import NO_CREDENTIALS, prove_start, prove_upgra
 from gateway.calls.bridge import Bridge
 from gateway.calls.carrier_reconnect import CarrierReconnect, StreamAttached, may_reconnect
 from gateway.calls.control import reason_after_command
-from gateway.calls.overflow import acquire_or_overflow
+from gateway.calls.overflow import SlotRequest, acquire_or_overflow
 from gateway.calls.remote_call import attach_to_call
-from gateway.calls.session_end import log_end, save_end, traffic_of
+from gateway.calls.session_end import WS_CONNECTION_CLOSED, SessionEnd, log_end, save, traffic_of
 from gateway.calls.stream_ownership import final_reason, take_ownership
 from gateway.calls.target import Target, read_target
 from gateway.carriers.agent_body import from_parameters
@@ -247,23 +247,25 @@ class InboundCall(Bridge):
         agent, instance = await acquire_or_overflow(
             self._services,
             agent,
-            target,
-            start,
-            self.session_id,
-            held=self._claim is not None and self._claim.held,
-            stays=self._shown.token is not None,
-            hold=self._hold,
+            SlotRequest(
+                session_id=self.session_id,
+                carrier=target.carrier,
+                region=target.region,
+                start=start,
+                is_admitted=self._claim is not None and self._claim.held,
+                agent_is_fixed=self._shown.token is not None,
+                hold_audio=self._hold,
+            ),
         )
         self._admitted = True
         self._log = self._log.bind(agent=agent.service_host, instance=instance)
-        self._services.health.taken(instance)
         try:
             yield agent, instance
         except CallEnded as end:
             if end.reason is Reasons.agent_unreachable:
-                self._services.health.unreachable(instance)
+                self._services.health.mark_unreachable(instance)
             elif end.reason is Reasons.agent_start_timeout:
-                self._services.health.lost(instance)
+                self._services.health.record_failure(instance)
             raise
 
     async def _note_call(self, agent: AgentSettings, carrier: str, start: Start | None) -> None:
@@ -304,14 +306,16 @@ class InboundCall(Bridge):
         end = reason_after_command(self._wish, await final_reason(self._services, self._claim, end))
         ran, traffic = self._relay is not None, traffic_of(self._relay, self._leg)
         if self._admitted:
-            await save_end(
-                self._services,
+            ended = SessionEnd(
                 self.session_id,
                 end,
+                self._services.now(),
                 ran=ran,
                 traffic=traffic,
                 first_sound_at=self._first_sound_at,
+                completion_status=WS_CONNECTION_CLOSED,
             )
+            await save(self._services.store, ended)
         if self._relay is not None:
             await self._relay.closed
         if self._agent_leg is not None:
@@ -324,4 +328,5 @@ class InboundCall(Bridge):
         elif self._relay is None and end.reason.status is not None:
             self._upgrade.refuse(end)
         traffic, seconds = traffic_of(self._relay, self._leg), self._services.now() - self._began_at
-        log_end(self._log, end, ran=ran, admitted=self._admitted, traffic=traffic, seconds=seconds)
+        event = "call ended" if ran else "call not begun" if self._admitted else "call refused"
+        log_end(self._log, event, end, traffic=traffic, seconds=seconds)

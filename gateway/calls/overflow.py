@@ -1,26 +1,25 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Where a call goes for which its agent has no place, nor one in the line, or not in time.
+"""Overflow: what happens to a call whose agent has no free slot, or none in time.
 
-    the agent → its line → another agent, and its line → a number, a message, or neither → refused
+    the agent → its queue → another agent, and its queue → a number, a recording, or neither → refused
 
-Another agent's own overflow is followed too, but no agent is asked twice.
+The overflow of the other agent is followed too, but no agent is tried twice.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from gateway.calls.capacity import acquire_slot, call_details
 from gateway.calls.hold_audio import HoldAudio
-from gateway.calls.target import Target
+from gateway.calls.session_end import SessionEnd, save
 from gateway.carriers.rest_interface import CarrierFailed
 from gateway.config import AgentSettings
 from gateway.config.values import RECORDING
-from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import CallEnded, Reasons
-from gateway.model.session import TELEPHONY_OPTIONS, SessionResult, Traffic
+from gateway.model.session import TELEPHONY_OPTIONS, CallDetails, SessionOptions
 from gateway.store.interface import StoreFailed
 from serializers.events import Start
 from texml.errors import DocumentError
@@ -31,48 +30,81 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-NO_PLACE: Final = "no place was free"
+NO_SLOT: Final = "no place was free"
+"""The detail of the end of a call that was transferred instead."""
 
-PROMISE_S: Final = 300.0
-"""How long a carrier has to ask where its transferred call goes."""
+TRANSFER_DOCUMENT_S: Final = 300.0
+"""Seconds in which the carrier of a transferred call must fetch the document that says where it goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRequest:
+    """An incoming media stream that needs a slot.
+
+    `carrier`, `region`: as the stream's URL names them. `start`: the carrier's opening message; None for a
+    client without a dialect. `is_admitted`: the session was dialed, so it has its slot already.
+    `agent_is_fixed`: the session was created for this very agent, and may not overflow to another.
+    `hold_audio`: what the caller hears meanwhile; None if the caller can hear nothing yet: such a call waits
+    in no queue and does not overflow.
+    """
+
+    session_id: str
+    carrier: str
+    region: str
+    start: Start | None
+    is_admitted: bool
+    agent_is_fixed: bool
+    hold_audio: HoldAudio | None
+
+    def details(self, agent: AgentSettings) -> CallDetails:
+        """Return what the store records of the call, if `agent` takes it."""
+        start = self.start
+        return CallDetails(
+            session_id=self.session_id,
+            agent=agent.service_host,
+            organization=agent.organization,
+            region=self.region,
+            carrier=self.carrier,
+            call_id=start.call_id if start else None,
+            stream_id=start.stream_id if start else None,
+            from_number=start.from_number if start else None,
+            to_number=start.to_number if start else None,
+        )
 
 
 async def acquire_or_overflow(
-    services: CallServices,
-    agent: AgentSettings,
-    target: Target,
-    start: Start | None,
-    session_id: str,
-    *,
-    held: bool,
-    stays: bool,
-    hold: HoldAudio | None,
+    services: CallServices, agent: AgentSettings, request: SlotRequest
 ) -> tuple[AgentSettings, str]:
-    """The agent that takes the session, and the URL of its instance.
+    """Take a slot on `agent`, or on the agent that its calls overflow to.
 
-    `held`, `session_id`: as for `take_place`. `stays`: the session was promised to this very agent. `hold`:
-    what the caller hears; None for one that can hear nothing yet, which does not wait either.
-    Raises CallEnded as `take_place` does, and transferred.
+    Returns the agent that took the session and the URL of its instance. Raises CallEnded: at_capacity,
+    unauthorized, store_failed; transferred if the carrier sends the call to a number instead.
     """
-    asked: set[str] = set()
+    hold = request.hold_audio
+    tried: set[str] = set()
     while True:
-        asked.add(agent.service_host)
+        tried.add(agent.service_host)
         try:
-            instance = await acquire_slot(services, agent, target, start, session_id, held=held, hold=hold)
-        except CallEnded as full:
-            if full.reason is not Reasons.at_capacity or start is None or hold is None:
+            instance = await _acquire(services, agent, request)
+        except CallEnded as end:
+            if end.reason is not Reasons.at_capacity or request.start is None or hold is None:
                 raise
             if agent.overflow.endswith(RECORDING):
                 await hold.play(agent.overflow)
                 raise
             if agent.overflow.startswith("+"):
-                if await _transfer(services, agent, target, start, session_id=session_id, hold=hold):
-                    raise CallEnded(Reasons.transferred, NO_PLACE) from None
+                if await _transfer(services, agent, request, request.start, hold):
+                    raise CallEnded(Reasons.transferred, NO_SLOT) from None
                 raise
-            other = None if stays else services.agents.find(agent.overflow)
-            if other is None or other.service_host in asked:
+            other = None if request.agent_is_fixed else services.agents.find(agent.overflow)
+            if other is None or other.service_host in tried:
                 raise
-            log.info("call flows over", session=session_id, agent=agent.service_host, to=other.service_host)
+            log.info(
+                "call flows over",
+                session=request.session_id,
+                agent=agent.service_host,
+                to=other.service_host,
+            )
             agent = other
         else:
             if hold is not None:
@@ -80,37 +112,42 @@ async def acquire_or_overflow(
             return agent, instance
 
 
-async def _transfer(
-    services: CallServices,
-    agent: AgentSettings,
-    target: Target,
-    start: Start,
-    *,
-    session_id: str,
-    hold: HoldAudio,
-) -> bool:
-    """Has the carrier send the call to the agent's number; whether it does.
+async def _acquire(services: CallServices, agent: AgentSettings, request: SlotRequest) -> str:
+    details = request.details(agent)
+    if request.is_admitted:
+        return await services.capacity.adopt(details)
+    options = SessionOptions(transport="telephony" if request.start else "websocket")
+    hold = request.hold_audio
+    return await services.capacity.acquire(
+        agent, details, options, on_queued=None if hold is None else hold.discard_speech
+    )
 
-    A carrier that takes no document in the request asks for it by the session's id
-    (docs/reference/carriers.md §4.5), so there has to be a session, if only a promised one.
+
+async def _transfer(
+    services: CallServices, agent: AgentSettings, request: SlotRequest, start: Start, hold: HoldAudio
+) -> bool:
+    """Have the carrier transfer the call to the agent's overflow number. Return True if it did.
+
+    A carrier that takes no document in the request fetches it by the session's id
+    (docs/reference/carriers.md §4.5), so there must be a session, if only a pending one.
     """
-    carrier, to = target.carrier, agent.overflow
-    rest = services.clients.first(services.accounts.of(agent.organization, carrier), start.account_id)
-    if rest is None or "transfer" in rest.cannot:
+    carrier, to, session_id = request.carrier, agent.overflow, request.session_id
+    client = services.clients.first(services.accounts.of(agent.organization, carrier), start.account_id)
+    if client is None or "transfer" in client.cannot:
         log.warning("not transferred: no account that could", session=session_id, carrier=carrier)
         return False
     try:
-        callbacks = services.accounts.url(f"/callbacks/{carrier}/{session_id}", "https", target.region)
+        callbacks = services.accounts.url(f"/callbacks/{carrier}/{session_id}", "https", request.region)
         document = WRITERS[carrier].transfer(to, caller_id=None, action=None, timeout_s=None)
         inline = WRITERS[carrier].inline(document) if WRITERS[carrier].inline_limit else None
         if inline is None and await services.store.session(session_id) is None:
             now = services.now()
-            details = call_details(agent, target, start, session_id)
-            await services.store.promise(details, TELEPHONY_OPTIONS, now, now + PROMISE_S)
+            details = request.details(agent)
+            await services.store.promise(details, TELEPHONY_OPTIONS, now, now + TRANSFER_DOCUMENT_S)
         if inline is None:
             await services.call_log.keep_document(session_id, document)
         hold.stop()
-        await rest.transfer(
+        await client.transfer(
             start.call_id, to, document=inline, document_url=f"{callbacks}/transfer", caller_id=None
         )
     except CarrierFailed as failure:
@@ -120,19 +157,6 @@ async def _transfer(
         log.warning("not transferred", session=session_id, words=str(error))
         return False
     if inline is None:
-        services.store.ended(session_id, _result(services.now()))
+        end = CallEnded(Reasons.transferred, NO_SLOT)
+        await save(services.store, SessionEnd(session_id, end, services.now(), ran=False))
     return True
-
-
-def _result(now: float) -> SessionResult:
-    reason = Reasons.transferred
-    return SessionResult(
-        state=SessionState.CANCELED,
-        ended_at=now,
-        reason=reason.code,
-        side=reason.side,
-        detail=NO_PLACE,
-        close_code=reason.close_code,
-        traffic=Traffic(),
-        first_agent_sound_at=None,
-    )

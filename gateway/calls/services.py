@@ -13,6 +13,7 @@ from gateway.agents.instance_health import InstanceHealth
 from gateway.auth.api_keys import Keyring
 from gateway.auth.media_tokens import MediaTokens
 from gateway.calls.call_queue import CallQueues
+from gateway.calls.capacity import Capacity
 from gateway.calls.command_bus import CommandBus
 from gateway.calls.hold_audio import HoldAudioLibrary
 from gateway.calls.stream_history import StreamHistory
@@ -39,6 +40,7 @@ class CallServices:
     streams: StreamHistory
     hold_audio: HoldAudioLibrary
     queues: CallQueues
+    capacity: Capacity
     commands: CommandBus
     authenticated_carriers: frozenset[str]
     """The carriers that at least one account can authenticate; calls of all others are not checked."""
@@ -60,6 +62,7 @@ def make_call_services(
     new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
 ) -> CallServices:
     """Make one worker's call services. Raises PromptError if an agent's recording cannot be played."""
+    queues = CallQueues()
     return CallServices(
         settings=settings,
         store=store,
@@ -72,7 +75,8 @@ def make_call_services(
         call_log=CallLog(store.documents, now),
         streams=StreamHistory(store.documents, now),
         hold_audio=HoldAudioLibrary(settings.agents),
-        queues=CallQueues(),
+        queues=queues,
+        capacity=Capacity(store, health, queues, now),
         commands=CommandBus(store.documents, now),
         authenticated_carriers=frozenset(
             account.carrier

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What is left of a call: its record in the store, and one line in the log."""
+"""The end of a session, whatever kind of session it is: its record in the store, and one line in the log.
+
+Carriers' calls, outbound calls, `POST /bot` sessions and WhatsApp calls all end here; only sessions whose
+worker died are ended by the store itself.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
@@ -13,64 +18,105 @@ from gateway.media.relay import Relay
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import SessionResult, Traffic
+from gateway.store.interface import Store, StoreFailed
 
-if TYPE_CHECKING:
-    from gateway.calls.services import CallServices
-
-
-def traffic_of(relay: Relay | None, carrier: Leg | None) -> Traffic:
-    """What has passed, or was heard of a carrier that is not coupled."""
-    if relay is not None:
-        return Traffic(*relay.traffic)
-    heard = carrier.scanner if carrier else None
-    return Traffic(frames_in=heard.frames, bytes_in=heard.bytes) if heard else Traffic()
+HTTP_COMPLETED: Final = "HTTP_COMPLETED"
+HTTP_ERROR: Final = "HTTP_ERROR"
+WS_CONNECTION_CLOSED: Final = "WS_CONNECTION_CLOSED"
+"""The completion statuses of docs/reference/public-api.md, "Management"."""
 
 
-async def save_end(
-    services: CallServices,
-    session_id: str,
-    end: CallEnded,
-    *,
-    ran: bool,
-    traffic: Traffic,
-    first_sound_at: float | None,
-) -> None:
-    """Writes the end of a session, which frees its place. `ran`: its two sides were coupled."""
-    reason = end.reason
-    well = SessionState.ENDED if ran else SessionState.CANCELED
-    result = SessionResult(
-        state=SessionState.FAILED if reason.failed else well,
-        ended_at=services.now(),
-        reason=reason.code,
-        side=reason.side,
-        detail=end.detail,
-        close_code=reason.close_code,
-        traffic=traffic,
-        first_agent_sound_at=first_sound_at,
-        completion_status="WS_CONNECTION_CLOSED",
-    )
-    written = services.store.ended(session_id, result)
-    session_events(services.store).ended(session_id)
+_NO_TRAFFIC: Final = Traffic()
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEnd:
+    """How one session ended.
+
+    `ended_at`, `first_sound_at` (the agent's first audio): Unix seconds. `ran`: the agent was connected.
+    `completion_status`: one of the constants above, or None.
+    """
+
+    session_id: str
+    end: CallEnded
+    ended_at: float
+    ran: bool
+    traffic: Traffic = _NO_TRAFFIC
+    first_sound_at: float | None = None
+    completion_status: str | None = None
+
+    def result(self) -> SessionResult:
+        """Return the end as the store records it."""
+        reason = self.end.reason
+        well = SessionState.ENDED if self.ran else SessionState.CANCELED
+        return SessionResult(
+            state=SessionState.FAILED if reason.failed else well,
+            ended_at=self.ended_at,
+            reason=reason.code,
+            side=reason.side,
+            detail=self.end.detail,
+            close_code=reason.close_code,
+            traffic=self.traffic,
+            first_agent_sound_at=self.first_sound_at,
+            completion_status=self.completion_status,
+        )
+
+
+async def save(store: Store, ended: SessionEnd) -> None:
+    """Save the end of a session, which frees its slot, and wake everyone who waits for it.
+
+    The end is passed to the store before this first suspends, so it is not lost if the task is cancelled.
+    Then it waits a bounded time for the write; the store goes on trying without.
+    """
+    written = store.ended(ended.session_id, ended.result())
+    session_events(store).ended(ended.session_id)
     await end_saved(written)
+
+
+async def save_if_unattached(store: Store, ended: SessionEnd) -> bool:
+    """Save the end of a session that was dialed, as `save` does, unless its stream has been attached.
+
+    Return False if it has: then the call that has the stream must end the session.
+    """
+    written = store.abandon(ended.session_id, ended.result())
+    await end_saved(written)
+    try:
+        record = await store.session(ended.session_id)
+    except StoreFailed:
+        record = None  # the store will write this end before it attaches any stream
+    if record is not None and record.stream_id is not None:
+        return False
+    session_events(store).ended(ended.session_id)
+    return True
 
 
 def log_end(
     log: structlog.stdlib.BoundLogger,
+    event: str,
     end: CallEnded,
     *,
-    ran: bool,
-    admitted: bool,
-    traffic: Traffic,
     seconds: float,
+    traffic: Traffic | None = None,
 ) -> None:
-    """The one line from which an operator knows what happened and whose fault it was."""
-    say = log.error if end.reason is Reasons.internal_error else log.info
-    say(
-        "call ended" if ran else "call not begun" if admitted else "call refused",
+    """Log the one line that tells an operator what happened and which party was responsible.
+
+    `seconds`: the duration, from the request to the end. `traffic`: None if no frames pass through here.
+    """
+    write = log.error if end.reason is Reasons.internal_error else log.info
+    frames = {} if traffic is None else {"frames_in": traffic.frames_in, "frames_out": traffic.frames_out}
+    write(
+        event,
         reason=end.reason.code,
         side=str(end.reason.side),
         words=end.detail,
         seconds=round(seconds, 3),
-        frames_in=traffic.frames_in,
-        frames_out=traffic.frames_out,
+        **frames,
     )
+
+
+def traffic_of(relay: Relay | None, carrier: Leg | None) -> Traffic:
+    """Return what the relay has passed; without a relay, what arrived on the carrier's leg."""
+    if relay is not None:
+        return Traffic(*relay.traffic)
+    scanner = carrier.scanner if carrier else None
+    return Traffic(frames_in=scanner.frames, bytes_in=scanner.bytes) if scanner else Traffic()

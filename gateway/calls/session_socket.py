@@ -22,6 +22,7 @@ from websockets.headers import parse_subprotocol
 from websockets.uri import parse_uri
 
 from gateway.auth.api_keys import Principal
+from gateway.calls.session_end import log_end, traffic_of
 from gateway.calls.session_events import session_events
 from gateway.calls.session_url import PREFIX, SessionUrl, forwarded, read_session_url, running_session
 from gateway.calls.termination import Termination
@@ -199,7 +200,7 @@ class SessionSocket:
     async def _finish(self, end: CallEnded) -> None:
         """Tells whoever is still there, and says it in one line."""
         relayed = self._relay is not None
-        traffic = self._relay.traffic if self._relay else (0, 0, 0, 0)
+        traffic = traffic_of(self._relay, None)
         if self._relay is not None:
             await self._relay.closed
         else:
@@ -210,15 +211,12 @@ class SessionSocket:
                 self._leg.close(*self._goodbye or (end.reason.close_code, end.detail))
             else:
                 self._refuse(end)
-        say = self._log.error if end.reason is Reasons.internal_error else self._log.info
-        say(
+        log_end(
+            self._log,
             "passage ended" if relayed else "passage refused",
-            reason=end.reason.code,
-            side=str(end.reason.side),
-            words=end.detail,
-            seconds=round(self._services.now() - self._began_at, 3),
-            frames_in=traffic[0],
-            frames_out=traffic[2],
+            end,
+            seconds=self._services.now() - self._began_at,
+            traffic=traffic,
         )
 
     def _refuse(self, end: CallEnded) -> None:

@@ -15,11 +15,11 @@ from typing import Any, Final, Literal
 
 import structlog
 
-from gateway.agents.instance_health import Health
 from gateway.api.framework.errors import ApiError
 from gateway.api.framework.services import Services
 from gateway.api.framework.strict_json import dump
 from gateway.auth.media_tokens import TOKEN_S
+from gateway.calls.bot_session import BotRequest
 from gateway.calls.media_url import media_url
 from gateway.carriers.daily.rest import Daily, DailyFailed, Room
 from gateway.config import AgentSettings
@@ -119,14 +119,14 @@ async def start_session(
 
 async def _start(services: Services, wish: SessionRequest, headers: Mapping[str, str], body: bytes) -> str:
     details, options = _details(services, wish), _options(services, wish)
-    await services.bots.start(wish.agent, details, options, headers, body, longest_s(wish))
+    await services.bots.start(wish.agent, details, options, BotRequest(headers, body, longest_s(wish)))
     return details.session_id
 
 
 async def _start_in_room(services: Services, wish: SessionRequest, body: bytes) -> StartedSession:
     """The room comes first, because the agent is told it; a place is taken after that."""
     daily = _daily_of(services, wish.agent.organization)
-    await services.bots.expect_place(wish.agent)
+    await services.bots.check(wish.agent)
     expires_at = services.now() + longest_s(wish)
     try:
         room = await daily.create_room(_room_properties(wish), expires_at=expires_at)
@@ -224,10 +224,9 @@ def _details(services: Services, wish: SessionRequest) -> CallDetails:
 
 
 def _options(services: Services, wish: SessionRequest) -> SessionOptions:
-    ready = any(services.health.readiness(each) is Health.READY for each in wish.agent.instances)
     return SessionOptions(
         transport=wish.transport,
-        start_type="warm" if ready else "cold",
+        start_type=services.calls.capacity.start_type(wish.agent),
         metadata=wish.metadata,
         idle_timeout=wish.idle_timeout,
         max_duration=wish.max_duration,

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A call of WhatsApp: its sound goes between Meta and the agent, and here its place is held until it is over.
+"""A WhatsApp call: its audio passes between Meta and the agent; Patchbay holds its slot until it is over.
 
-It is over when Meta says `terminate`, which may reach any worker, or when it is stopped or too long.
+It is over when Meta sends `terminate`, which may reach any worker, when it is stopped, or after its longest
+duration.
 """
 
 from __future__ import annotations
@@ -16,24 +17,24 @@ import structlog
 from gateway.calls.active import ActiveCalls
 from gateway.calls.command_bus import CallCommand
 from gateway.calls.services import CallServices
-from gateway.calls.session_events import end_saved, session_events
+from gateway.calls.session_end import HTTP_COMPLETED, HTTP_ERROR, SessionEnd, log_end, save
+from gateway.calls.session_events import session_events
 from gateway.calls.termination import Termination
 from gateway.media.leg import Leg
-from gateway.model.lifecycle import TERMINAL, SessionState
+from gateway.model.lifecycle import TERMINAL
 from gateway.model.reasons import CallEnded, Reasons
-from gateway.model.session import SessionResult, Traffic
 from gateway.store.interface import Store, StoreFailed
 from serializers.events import Start
 
 log = structlog.get_logger(__name__)
 
 STORE_PAUSE_S: Final = 1.0
-"""How long a store that failed is left alone."""
+"""Seconds until a store that failed is read again."""
 
 
 @dataclass(frozen=True, slots=True)
 class WhatsAppSession:
-    """A session of WhatsApp, as far as its end has to tell of it. `began_at`: Unix seconds."""
+    """A WhatsApp call's session, as every worker knows it. `began_at`: Unix seconds."""
 
     session_id: str
     agent: str
@@ -43,23 +44,27 @@ class WhatsAppSession:
 
 
 class WhatsAppCall:
-    """One call that this worker holds the place of."""
+    """One WhatsApp call whose slot this worker holds. An `ActiveCall`."""
 
-    __slots__ = ("_active", "_held", "_longest_s", "_services", "session_id", "termination")
+    __slots__ = ("_active", "_max_duration_s", "_services", "_session", "session_id", "termination")
 
     def __init__(
-        self, services: CallServices, active: ActiveCalls, held: WhatsAppSession, longest_s: float
+        self,
+        services: CallServices,
+        active: ActiveCalls,
+        session: WhatsAppSession,
+        max_duration_s: float,
     ) -> None:
-        """`longest_s`: seconds from now until it is ended."""
+        """`max_duration_s`: seconds from now until the call is ended."""
         self._services = services
         self._active = active
-        self._held = held
-        self._longest_s = longest_s
-        self.session_id = held.session_id
+        self._session = session
+        self._max_duration_s = max_duration_s
+        self.session_id = session.session_id
         self.termination = Termination()
 
     def handle(self, command: CallCommand) -> bool:
-        """Refuse every command: Patchbay does not control the calls of WhatsApp."""
+        """Refuse every command: Patchbay does not control WhatsApp calls."""
         return False
 
     def can_attach(self, agent: str, start: Start) -> bool:
@@ -71,29 +76,29 @@ class WhatsAppCall:
         return False
 
     async def hold(self) -> None:
-        """Returns when the call is over. Cancelled, it ends the call: the time to drain is over then."""
-        # Among the calls of the switchboard it can be stopped, and a gateway that drains waits for it.
+        """Return when the call is over. If this is cancelled it ends the call: the time to drain is over."""
+        # As an active call it can be stopped, and a worker that drains waits for it.
         self._active.add(self)
-        detail = f"it ran for {self._longest_s:g} s"
+        detail = f"it ran for {self._max_duration_s:g} s"
         limit = asyncio.get_running_loop().call_later(
-            self._longest_s, self.termination.set, CallEnded(Reasons.max_duration, detail)
+            self._max_duration_s, self.termination.set, CallEnded(Reasons.max_duration, detail)
         )
         end: CallEnded | None = None
         try:
             async with self.termination.cancel_scope():
-                await self._over()
-        except CallEnded as decided:
-            end = decided
+                await self._ended_elsewhere()
+        except CallEnded as termination:
+            end = termination
         except asyncio.CancelledError:
             end = CallEnded(Reasons.draining, "the time to drain is over")
         finally:
             limit.cancel()
             self._active.remove(self)
-        if end is not None:  # handed over before anything is waited for: the store may close next
-            await end_saved(_end(self._services.store, self._held, end, self._services.now()))
+        if end is not None:  # without a read of the store before: the store may close next
+            await _save(self._services.store, self._session, end, self._services.now(), ran=True)
 
-    async def _over(self) -> None:
-        """Waits until some worker has ended the session, and told it."""
+    async def _ended_elsewhere(self) -> None:
+        """Return when a worker has saved the session's end."""
         store = self._services.store
         while True:
             with session_events(store).waiting(self.session_id) as over:
@@ -109,53 +114,40 @@ class WhatsAppCall:
 
 
 async def hold_all(calls: Sequence[WhatsAppCall]) -> None:
-    """Holds several calls, each until it is over. Cancelled, it ends them."""
+    """Hold several calls, each until it is over. If this is cancelled it ends them."""
     holding = [asyncio.create_task(call.hold()) for call in calls]
     try:
         await asyncio.wait(holding)
     except asyncio.CancelledError:
-        for each in holding:
-            each.cancel()
+        for task in holding:
+            task.cancel()
         await asyncio.wait(holding)
 
 
-async def end_session(store: Store, held: WhatsAppSession, end: CallEnded, now: float) -> None:
-    """Ends a session of WhatsApp, whichever worker holds it, unless it is over. `now`: Unix seconds."""
+async def end_session(
+    store: Store, session: WhatsAppSession, end: CallEnded, now: float, *, ran: bool
+) -> None:
+    """End a WhatsApp call's session, whichever worker holds it, unless it is over already.
+
+    `now`: Unix seconds. `ran`: the agent had accepted the call.
+    """
     try:
-        record = await store.session(held.session_id)
+        record = await store.session(session.session_id)
     except StoreFailed as error:
         log.warning("store", error=str(error))
     else:
         if record is not None and record.state in TERMINAL:
             return
-    await end_saved(_end(store, held, end, now))
+    await _save(store, session, end, now, ran=ran)
 
 
-def _end(store: Store, held: WhatsAppSession, end: CallEnded, now: float) -> asyncio.Future[None]:
-    """Hands the end to the store, of which the first counts, and says it in one line."""
-    reason = end.reason
-    result = SessionResult(
-        state=SessionState.FAILED if reason.failed else SessionState.ENDED,
-        ended_at=now,
-        reason=reason.code,
-        side=reason.side,
-        detail=end.detail,
-        close_code=reason.close_code,
-        traffic=Traffic(),
-        first_agent_sound_at=None,
-        completion_status="HTTP_ERROR" if reason.failed else "HTTP_COMPLETED",
+async def _save(store: Store, session: WhatsAppSession, end: CallEnded, now: float, *, ran: bool) -> None:
+    status = HTTP_ERROR if end.reason.failed else HTTP_COMPLETED
+    bound = log.bind(
+        session=session.session_id,
+        agent=session.agent,
+        organization=session.organization,
+        instance=session.instance,
     )
-    written = store.ended(held.session_id, result)
-    log.info(
-        "whatsapp call ended",
-        session=held.session_id,
-        agent=held.agent,
-        organization=held.organization,
-        instance=held.instance,
-        reason=reason.code,
-        side=str(reason.side),
-        words=end.detail,
-        seconds=round(now - held.began_at, 3),
-    )
-    written.add_done_callback(lambda _: session_events(store).ended(held.session_id))
-    return written
+    log_end(bound, "whatsapp call ended", end, seconds=now - session.began_at)
+    await save(store, SessionEnd(session.session_id, end, now, ran=ran, completion_status=status))

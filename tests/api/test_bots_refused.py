@@ -15,7 +15,7 @@ import pytest
 
 from gateway.agents.instance_health import Health
 from gateway.calls import bot_session
-from gateway.calls.bot_session import BotSessions, NotReady
+from gateway.calls.bot_session import BotServices, BotSessions, NotReady
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from tests.harness.agent import Agent, AgentPort
@@ -43,7 +43,7 @@ async def test_nobody_listens(worker: Worker, port: AgentPort) -> None:
     assert end.detail == "connecting to the agent failed: connection refused"
     (record,) = await worker.records()
     assert (record.state, record.completion_status) == (SessionState.FAILED, "HTTP_ERROR")
-    assert worker.services.health.readiness(port.url) is Health.UNREACHABLE
+    assert worker.services.health.of(port.url) is Health.UNREACHABLE
 
 
 async def test_an_instance_without_the_tls_that_its_url_promises(port: AgentPort, tmp_path: Path) -> None:
@@ -190,11 +190,20 @@ async def test_the_store_does_not_answer(worker: Worker, agent: Agent) -> None:
     assert caught.value.reason is Reasons.store_failed
     assert agent.upgrades == 0
     with pytest.raises(CallEnded) as caught:
-        await worker.bots.expect_place(next(iter(worker.services.agents.agents)))
+        await worker.bots.check(next(iter(worker.services.agents.agents)))
     assert caught.value.reason is Reasons.store_failed
 
 
 async def test_a_client_that_shares_connections_is_none_for_sessions(worker: Worker) -> None:
     async with aiohttp.ClientSession() as http:
         with pytest.raises(ValueError, match="bot_http_client"):
-            BotSessions(worker.store, worker.services.health, http, time.time, connect_timeout_s=WAIT_S)
+            BotSessions(
+                BotServices(
+                    worker.store,
+                    worker.services.health,
+                    worker.services.calls.capacity,
+                    http,
+                    time.time,
+                    WAIT_S,
+                )
+            )

@@ -9,7 +9,7 @@ import json
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from gateway.api.framework.services import Services
 from gateway.api.pipecat_cloud.start import START
 from gateway.auth.api_keys import Keyring
 from gateway.auth.media_tokens import MediaTokens, load_secret
-from gateway.calls.bot_session import BotSessions, StartedBot, bot_http_client
+from gateway.calls.bot_session import BotRequest, BotServices, BotSessions, StartedBot, bot_http_client
 from gateway.config import Settings
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import CallDetails, SessionOptions, SessionRecord
@@ -106,7 +106,7 @@ class Worker:
     async def sees(self, instance: str, readiness: Health) -> None:
         """Looks at an instance, which must be so."""
         await self.services.health._probe(instance)
-        assert self.services.health.readiness(instance) is readiness
+        assert self.services.health.of(instance) is readiness
 
 
 def tables(*instances: str, agent: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -118,29 +118,35 @@ def tables(*instances: str, agent: dict[str, Any] | None = None, **more: Any) ->
 
 
 @asynccontextmanager
-async def working(file: Path, tables: dict[str, Any], name: str = "worker") -> AsyncIterator[Worker]:
-    """A worker with these settings, on the store in this file."""
+async def working(
+    file: Path, tables: dict[str, Any], name: str = "worker", clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[Worker]:
+    """A worker with these settings, on the store in this file. `clock`: of its instances' circuits."""
     settings = Settings.model_validate(tables)
     async with AsyncExitStack() as stack:
         store = SqliteStore(file, WorkerId.of_this_process(f"{name}-{uuid.uuid4().hex}"))
         await store.open()
         stack.push_async_callback(store.close)
         directory = AgentDirectory(settings)
-        health = InstanceHealth(instance for agent in directory.agents for instance in agent.instances)
+        health = InstanceHealth(
+            (instance for agent in directory.agents for instance in agent.instances),
+            max_failures=settings.limits.instance_failures,
+            now=clock,
+        )
         await health.start()
         stack.push_async_callback(health.stop)
-        held = await stack.enter_async_context(bot_http_client())
-        bots = BotSessions(
-            store, health, held, time.time, connect_timeout_s=settings.limits.agent_connect_timeout
-        )
-        stack.push_async_callback(bots.end_all, CLOSING)
+        bot_http = await stack.enter_async_context(bot_http_client())
         http = await stack.enter_async_context(aiohttp.ClientSession())
         tokens = MediaTokens(await load_secret(store, time.time), store, time.time)
+        wiring = wire(settings, store, directory, health, tokens)
+        timeout_s = settings.limits.agent_connect_timeout
+        bots = BotSessions(BotServices(store, health, wiring.calls.capacity, bot_http, time.time, timeout_s))
+        stack.push_async_callback(bots.end_all, CLOSING)
         services = Services(
             settings=settings,
             store=store,
             agents=directory,
-            **wire(settings, store, directory, health, tokens)._asdict(),
+            **wiring._asdict(),
             health=health,
             api_keys=Keyring(settings.organizations, store.documents, time.time),
             tokens=tokens,
@@ -178,7 +184,7 @@ async def starts(worker: Worker, **how: Any) -> StartedBot:
     )
     options = SessionOptions(transport="bot")
     request = {"headers": {}, "body": b"{}", "max_duration_s": LONGEST_S} | how
-    return await worker.bots.start(support, details, options, **request)
+    return await worker.bots.start(support, details, options, BotRequest(**request))
 
 
 async def refusal(worker: Worker, **how: Any) -> CallEnded:

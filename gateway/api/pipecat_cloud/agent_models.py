@@ -258,7 +258,7 @@ def told(
 ) -> AgentView:
     """An agent, with its instances as this worker sees them."""
     fault = kept.fault if kept else ""
-    seen = [(instance, health.readiness(instance)) for instance in agent.instances]
+    seen = [(instance, health.of(instance)) for instance in agent.instances]
     usable = not fault and _any_usable(readiness for _, readiness in seen)
     return AgentView(
         **summary(agent, kept).model_dump(),

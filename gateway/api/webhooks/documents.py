@@ -162,7 +162,7 @@ async def _next(context: Context, agent: AgentSettings, question: DocumentReques
         raise CallEnded(Reasons.draining)
     try:
         with suppress(NotReady):  # the call's socket waits for the instance
-            await services.bots.expect_place(agent)
+            await services.bots.check(agent)
     except CallEnded as full:
         # A webhook that is repeated, or a call that comes back from a gateway that died, has its place.
         # Where it may wait or flow over, that is done on its stream.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from http import HTTPStatus
+from operator import itemgetter
 from typing import Final
 
 import aiohttp
@@ -45,12 +46,11 @@ class ForwardResult:
 
 
 async def pass_to_any(context: Context, agent: AgentSettings) -> ForwardResult:
-    """What is about no call, to the instance that is most likely to be there. Raises CallEnded."""
+    """Pass an event that is about no call to the instance that is most likely to answer. Raises CallEnded."""
     services = context.services
-    ranked = sorted(agent.instances, key=services.health.readiness)
     failure: CallEnded = NotReady()
-    for instance in ranked:
-        if services.health.readiness(instance) is Health.STARTING:
+    for instance, health in sorted(services.health.ranks(agent.instances), key=itemgetter(1)):
+        if health is Health.STARTING:
             continue
         try:
             return await post_within(context, services.settings.limits.agent_connect_timeout, instance, None)
@@ -96,7 +96,7 @@ async def post(context: Context, instance: str, session_id: str | None) -> Forwa
     except aiohttp.ClientConnectorError as error:
         if is_out_of_resources(error.os_error):
             raise CallEnded(Reasons.overloaded) from None
-        services.health.unreachable(instance)
+        services.health.mark_unreachable(instance)
         raise CallEnded(Reasons.agent_unreachable) from None
     except (aiohttp.ClientError, OSError) as error:
         detail = f"the request to /whatsapp broke off: {type(error).__name__}"

@@ -14,7 +14,6 @@ from typing import Any, Final
 import structlog
 from starlette.responses import Response
 
-from gateway.agents.instance_health import Health
 from gateway.api.framework.operation import Context
 from gateway.api.webhooks.deduplication import SharedCall
 from gateway.api.webhooks.whatsapp_events import CallEvent
@@ -22,8 +21,7 @@ from gateway.api.webhooks.whatsapp_forward import JSON, ForwardResult, post, pos
 from gateway.calls.whatsapp_call import WhatsAppCall, WhatsAppSession, end_session
 from gateway.config import AgentSettings
 from gateway.model.reasons import CallEnded, Reasons
-from gateway.model.session import CallDetails, SessionOptions, SlotLimits
-from gateway.store.interface import AtCapacity
+from gateway.model.session import CallDetails, SessionOptions
 
 log = structlog.get_logger(__name__)
 
@@ -91,10 +89,6 @@ class CallEventHandler:
 
     async def _admit(self, session_id: str) -> WhatsAppSession:
         services, agent = self._services, self._agent
-        seen = [(instance, services.health.readiness(instance)) for instance in agent.instances]
-        places = SlotLimits(
-            tuple(seen), agent.sessions_per_instance, agent.max_agents, reserved=agent.reserve_outbound
-        )
         details = CallDetails(
             session_id=session_id,
             agent=agent.service_host,
@@ -106,14 +100,10 @@ class CallEventHandler:
             from_number=self._call.from_number,
             to_number=self._call.to_number,
         )
-        warm = any(rank is Health.READY for _, rank in seen)
-        options = SessionOptions(transport="whatsapp", start_type="warm" if warm else "cold")
-        now = services.now()
-        try:
-            instance = await services.store.admit(details, places, now, options)
-        except AtCapacity as full:
-            raise CallEnded(Reasons.at_capacity, f"{full.taken} of {full.limit} places are taken") from None
-        return WhatsAppSession(session_id, agent.service_host, agent.organization, instance, now)
+        options = SessionOptions(transport="whatsapp")
+        began_at = services.now()
+        instance = await services.calls.capacity.acquire(agent, details, options)
+        return WhatsAppSession(session_id, agent.service_host, agent.organization, instance, began_at)
 
     async def _begin(self, held: WhatsAppSession) -> ForwardResult:
         """Has the agent take the call. Raises CallEnded, and the session is over then."""
@@ -136,7 +126,7 @@ class CallEventHandler:
             raise
         finally:
             if not done:
-                await end_session(services.store, held, end, services.now())
+                await end_session(services.store, held, end, services.now(), ran=False)
         return told
 
     async def _running(self) -> WhatsAppSession | None:
@@ -174,7 +164,8 @@ class CallEventHandler:
     async def _end(self, held: WhatsAppSession) -> None:
         services = self._services
         await self._known.keep(_document(held) | {_OVER: True}, KEPT_S)
-        await end_session(services.store, held, CallEnded(Reasons.caller_hangup), services.now())
+        end = CallEnded(Reasons.caller_hangup)
+        await end_session(services.store, held, end, services.now(), ran=True)
 
 
 def _document(held: WhatsAppSession) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Final
 
 from gateway.config import CarrierAccount, Organization
 from gateway.model.addresses import is_phone_number
+from gateway.model.futures import ignore_exception
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import KeyValueStore, StoreFailed
 
@@ -114,12 +115,8 @@ class CpsLimiter:
         """Gives a slot back that has not begun; nobody needs to wait for that."""
         task = asyncio.ensure_future(self._documents.delete(_SLOTS, key))
         self._freeing.add(task)
-        task.add_done_callback(self._freed)
-
-    def _freed(self, task: asyncio.Task[bool]) -> None:
-        self._freeing.discard(task)
-        if not task.cancelled():
-            task.exception()  # the slot passes unused, then
+        task.add_done_callback(self._freeing.discard)
+        task.add_done_callback(ignore_exception)  # the slot passes unused, then
 
 
 def cps_limiter_of(account: CarrierAccount) -> str:

@@ -20,13 +20,12 @@ import structlog
 
 from gateway.calls.command_bus import CallCommand
 from gateway.calls.outbound.outbound_request import OutboundRequest, OutboundServices
-from gateway.calls.session_events import end_saved, session_events
+from gateway.calls.session_end import SessionEnd, log_end, save_if_unattached
 from gateway.calls.termination import Termination
 from gateway.carriers.call_log import CallState, CallStatus
 from gateway.carriers.rest_interface import CarrierFailed, CarrierRest, DialedCall
-from gateway.model.lifecycle import SessionState
+from gateway.model.futures import ignore_exception
 from gateway.model.reasons import CallEnded, Reason, Reasons
-from gateway.model.session import SessionResult, Traffic
 from gateway.store.interface import StoreFailed
 
 log = structlog.get_logger(__name__)
@@ -90,7 +89,7 @@ class OutboundCall:
         self.termination = Termination()
         self.taken: asyncio.Future[str | None] = self._loop.create_future()
         """The call's id, or None where it has none yet, once the carrier has the call; or the end before."""
-        self.taken.add_done_callback(_seen)
+        self.taken.add_done_callback(ignore_exception)
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
@@ -107,7 +106,7 @@ class OutboundCall:
             await self._give_up(CallEnded(Reasons.internal_error))
         else:
             self._note_taken(None)
-            self._say("call out connected")
+            self._say_connected()
             await self._watch_for_machine()
 
     async def _tell(self) -> None:
@@ -267,35 +266,15 @@ class OutboundCall:
 
     async def _give_up(self, end: CallEnded) -> None:
         """Ends the session and frees its place, unless its stream has come; then hangs up."""
-        reason = end.reason
-        result = SessionResult(
-            state=SessionState.FAILED if reason.failed else SessionState.CANCELED,
-            ended_at=self._means.now(),
-            reason=reason.code,
-            side=reason.side,
-            detail=end.detail,
-            close_code=reason.close_code,
-            traffic=Traffic(),
-            first_agent_sound_at=None,
-        )
-        written = self._means.store.abandon(self.session_id, result)
-        await end_saved(written)
-        if await self._was_adopted():
+        ended = SessionEnd(self.session_id, end, self._means.now(), ran=False)
+        if not await save_if_unattached(self._means.store, ended):
             self._note_taken(None)
-            self._say("call out connected")
+            self._say_connected()
             return
-        session_events(self._means.store).ended(self.session_id)
-        self._say("call out ended", end)
+        log_end(self._log, "call out ended", end, seconds=self._means.now() - self._began_at)
         if not self.taken.done():
             self.taken.set_exception(end)
         await self._hang_up()
-
-    async def _was_adopted(self) -> bool:
-        try:
-            record = await self._means.store.session(self.session_id)
-        except StoreFailed:
-            return False  # its end is owed, and will be written before any stream is adopted
-        return record is not None and record.stream_id is not None
 
     async def _hang_up(self) -> None:
         """Sees to it that nothing rings on. Raises nothing."""
@@ -348,16 +327,5 @@ class OutboundCall:
             self._doubt = failure if failure.uncertain else None
             return None
 
-    def _say(self, event: str, end: CallEnded | None = None) -> None:
-        """The one line from which an operator knows what came of it."""
-        how = {} if end is None else {"reason": end.reason.code, "side": str(end.reason.side)}
-        if end is not None:
-            how["words"] = end.detail
-        say = self._log.error if end is not None and end.reason is Reasons.internal_error else self._log.info
-        say(event, seconds=round(self._means.now() - self._began_at, 3), **how)
-
-
-def _seen(taken: asyncio.Future[str | None]) -> None:
-    """Nobody may be waiting any more, and then nobody complains of a failure."""
-    if not taken.cancelled():
-        taken.exception()
+    def _say_connected(self) -> None:
+        self._log.info("call out connected", seconds=round(self._means.now() - self._began_at, 3))

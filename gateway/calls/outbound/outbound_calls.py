@@ -10,7 +10,6 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from gateway.agents.instance_health import Health
 from gateway.calls.active import ActiveCalls
 from gateway.calls.command_bus import REASON_BY_COMMAND, CallCommand
 from gateway.calls.outbound.dial_limits import CallRateLimiter, CpsLimiter, check_number
@@ -18,8 +17,8 @@ from gateway.calls.outbound.outbound_call import OutboundCall
 from gateway.calls.outbound.outbound_request import OutboundRequest, OutboundServices, dial_request
 from gateway.carriers.rest_interface import CredentialsMissing
 from gateway.model.reasons import CallEnded, Reasons
-from gateway.model.session import CallDetails, SessionOptions, SlotLimits
-from gateway.store.interface import AtCapacity, StoreFailed
+from gateway.model.session import CallDetails, SessionOptions
+from gateway.store.interface import StoreFailed
 
 if TYPE_CHECKING:
     from gateway.calls.services import CallServices
@@ -115,7 +114,6 @@ class OutboundCalls:
 
     async def _admit(self, wish: OutboundRequest, session_id: str) -> None:
         services, agent = self._services, wish.agent
-        ranks = services.health.ranks(agent.instances)
         details = CallDetails(
             session_id=session_id,
             agent=agent.service_host,
@@ -127,13 +125,5 @@ class OutboundCalls:
             from_number=wish.from_number,
             to_number=wish.to,
         )
-        warm = any(rank is Health.READY for _, rank in ranks)
-        options = SessionOptions(start_type="warm" if warm else "cold", metadata=wish.metadata)
-        places = SlotLimits(
-            ranks, agent.sessions_per_instance, agent.max_agents, reserved=agent.reserve_inbound
-        )
-        try:
-            await services.store.admit(details, places, services.now(), options)
-        except AtCapacity as full:
-            detail = f"{full.taken} of {full.limit} places are taken"
-            raise CallEnded(Reasons.at_capacity, detail) from None
+        options = SessionOptions(metadata=wish.metadata)
+        await services.capacity.acquire(agent, details, options, is_outbound=True)

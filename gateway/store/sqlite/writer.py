@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
+from gateway.model.futures import ignore_exception
 from gateway.store.interface import StoreFailed
 
 log = structlog.get_logger(__name__)
@@ -126,7 +127,7 @@ class Writer:
     def submit(self, kind: Kind, run: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
         """Queues an operation. Its future may be left alone: a failure in it is then not complained of."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(_seen)
+        future.add_done_callback(ignore_exception)
         if self._takes:
             work = Work(kind, run, future)
             if work.owed:
@@ -301,8 +302,3 @@ def _deliver(answers: list[Answer]) -> None:
             future.set_result(value)
         else:
             future.set_exception(failure)
-
-
-def _seen(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()

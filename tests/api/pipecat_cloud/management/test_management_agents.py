@@ -80,8 +80,8 @@ async def test_an_agent_is_told_with_its_limits_its_instances_and_its_sessions(a
 
 async def test_an_agent_none_of_whose_instances_answers_is_not_ready(api: Any) -> None:
     api.services.health.watch([HERE, THERE])
-    api.services.health.unreachable(HERE)
-    api.services.health.unreachable(THERE)
+    api.services.health.mark_unreachable(HERE)
+    api.services.health.mark_unreachable(THERE)
     agent = details(await api("GET", "/v1/agents/support"))
     assert (agent["ready"], agent["available"]) == (False, False)
     assert {each["readiness"] for each in agent["instances"]} == {"unreachable"}
