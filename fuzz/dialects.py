@@ -15,7 +15,7 @@ from serializers.dialect import Dialect, DialectError
 from serializers.events import Start, Unknown
 from serializers.opening import Opening
 from serializers.registry import DIALECTS
-from serializers.transforms import UNCHANGED, filters_of
+from serializers.transforms import UNCHANGED
 
 Event = TypeVar("Event")
 Target = Callable[[bytes], None]
@@ -85,11 +85,11 @@ def _open(dialect: Dialect, data: bytes) -> None:
 
 def _filter(carrier: str, data: bytes) -> None:
     """Under the coupling through messages: passed, changed or dropped, never raised."""
-    for one in filters_of(carrier):
-        if one.feed(data) is UNCHANGED:
+    for transform in DIALECTS[carrier].transforms():
+        if transform.feed(data) is UNCHANGED:
             assert isinstance(json.loads(data.decode())["event"], str), "a bot would die of it"
-        one.flush()
-        assert not one.waiting
+        transform.flush()
+        assert not transform.has_buffered
 
 
 def _start_of(dialect: Dialect) -> Start:

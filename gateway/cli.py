@@ -110,8 +110,12 @@ def xml(
     """
     settings = _settings(config)
     from gateway.carriers.accounts import CarrierAccounts  # noqa: PLC0415
-    from gateway.carriers.profile import PROFILES  # noqa: PLC0415
-    from gateway.carriers.stream_documents import IncomingCall, stream_document  # noqa: PLC0415
+    from gateway.carriers.registry import CARRIERS  # noqa: PLC0415
+    from gateway.carriers.stream_documents import (  # noqa: PLC0415
+        IncomingCall,
+        StreamTarget,
+        stream_document,
+    )
 
     found = settings.find_agent(agent)
     if found is None:
@@ -123,7 +127,7 @@ def xml(
     accounts = CarrierAccounts(settings)
     proven = accounts.requires_authentication(found.organization, carrier.value)
     by_address = any(account.allow for account in accounts.of(found.organization, carrier.value))
-    if proven and not by_address and not PROFILES[carrier.value].signs:
+    if proven and not by_address and not CARRIERS[carrier.value].profile.signs_upgrades:
         typer.echo(
             f"{found.organization} wants its {carrier.value} calls proven, and their sockets are not signed: "
             f"point the carrier at /xml/{carrier.value}, whose documents carry a token",
@@ -135,9 +139,7 @@ def xml(
             accounts,
             found,
             IncomingCall(carrier.value),
-            token=None,
-            session_id=None,
-            max_body_bytes=settings.limits.max_body_bytes,
+            StreamTarget(None, None, settings.limits.max_body_bytes),
         )
     except ValueError as error:  # no public URL, or one that this carrier does not take
         typer.echo(str(error), err=True)

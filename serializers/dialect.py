@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a carrier's module provides: both ends of its vocabulary, from and to its JSON."""
+"""The interface of a carrier's dialect: both directions of its media-stream messages, from and to JSON."""
 
 from __future__ import annotations
 
@@ -7,75 +7,90 @@ import json
 from typing import Protocol
 
 from serializers.events import AgentEvent, AudioFormat, CarrierEvent, Start
+from serializers.transforms import RenameStreamId, ToAgent, ToCarrier, Transform
 
 
 class DialectError(ValueError):
     """A message that is not of the dialect.
 
-    `str()` says what is wrong with it in one clause, without the message's data.
+    `str()` says in one clause what is wrong with it, without the message's data.
     """
 
 
 class Dialect(Protocol):
-    """One carrier's vocabulary. Pure: text in, events out, and back; every failure is a DialectError.
+    """One carrier's media-stream messages. Pure: text in, events out, and back. Failures raise DialectError.
 
-    "carrier" messages are those the carrier sends, "agent" messages those it is sent.
+    "Carrier messages" are sent by the carrier, "agent messages" are sent to it.
 
-    Reading is loose, writing exact. What an event leaves open is written as the carrier usually says it
-    (`connected`'s version, the track "inbound"); what only the sender can know (ids, sequence, chunk,
-    timestamp) must be given where the documents show it. What the dialect has no field for is left out.
-    An event the dialect has no word for, `Unknown` among them, is a DialectError.
+    Reading is lenient, writing exact. An optional value of an event is written as the carrier usually has it
+    (the version of `connected`, the track "inbound"). Ids, sequence, chunk and timestamp, which only the
+    sender knows, are required if the carrier's documents show them. A value that the dialect has no field for
+    is left out. An event that the dialect has no message for, `Unknown` included, raises DialectError.
     """
 
     name: str
-    """As in the path `/ws/{name}`: "twilio"."""
+    """The carrier's name, as in the path `/ws/{name}`: "twilio"."""
 
     frame_ms: int
-    """Milliseconds of sound in one media message of the carrier: 20, Exotel 100 (docs/reference/carriers.md
+    """Milliseconds of audio in one media message of the carrier: 20, Exotel 100 (docs/reference/carriers.md
     §1).
     """
 
-    says_connected: bool
-    """Whether `connected` comes before `start`."""
+    sends_connected: bool
+    """Whether the carrier sends `connected` before `start`."""
 
-    says_stop: bool
-    """Whether the end of the call is announced before the close."""
+    sends_stop: bool
+    """Whether the carrier announces the end of the call before it closes the socket."""
 
     stream_id_field: str
-    """The field of its messages, both ways, that holds the stream's id: "streamSid"
-    (docs/reference/carriers.md §2-5).
+    """The field with the stream's id, in both directions: "streamSid" (docs/reference/carriers.md §2-5)."""
+
+    agent_media_events: frozenset[str]
+    """The `event` values of agent messages with audio: {"media"}, Plivo {"playAudio"}."""
+
+    needs_audio: bool = False
+    """Whether the carrier ends a call in which it receives no audio."""
+
+    min_media_bytes: int = 1
+    media_step_bytes: int = 1
+    """An agent message with at least so many bytes of audio, and a multiple of the step, plays without gaps.
     """
 
-    agent_sound_events: frozenset[str]
-    """The `event` of those agent messages that carry sound: {"media"}, Plivo {"playAudio"}."""
-
-    needs_sound: bool = False
-    """Whether the carrier ends a call that it is sent nothing in."""
-
-    least_sound_bytes: int = 1
-    sound_step_bytes: int = 1
-    """How much sound a message must have so that the carrier plays it without gaps, and in what steps."""
-
     def read_carrier(self, message: str | bytes) -> CarrierEvent:
-        """What the carrier's message means; loose where carriers are loose."""
+        """Read a carrier message."""
 
     def read_agent(self, message: str | bytes) -> AgentEvent:
-        """What a message to the carrier means."""
+        """Read an agent message."""
 
     def write_carrier(self, event: CarrierEvent, start: Start) -> str:
-        """The event as the carrier itself would send it on the stream of `start` (the simulator's side)."""
+        """Write an event as the carrier itself sends it on the stream of `start` (used by the simulator)."""
 
     def write_agent(self, event: AgentEvent, start: Start) -> str:
-        """The event as the carrier wants to be sent it on the stream of `start`."""
+        """Write an event as the carrier expects it on the stream of `start`."""
 
     def agent_audio(self, start: Start) -> AudioFormat:
-        """How the sound that the carrier is sent is coded: as it sends its own, unless it says otherwise."""
+        """Return the format of audio that is sent to the carrier: the format it sends, unless it differs."""
         return start.audio
 
-    def event_of(self, payload: bytes) -> str | None:
-        """The message's `event`, whether or not the dialect knows it; None where there is none. Never raises.
+    def transforms(self) -> tuple[Transform, Transform]:
+        """Return new transforms for one call: carrier to agent, agent to carrier."""
+        return ToAgent(), ToCarrier()
 
-        For those who only want to know what passes by: cheaper than reading, and more forgiving.
+    def renaming_transforms(
+        self, agent_stream_id: str, carrier_stream_id: str
+    ) -> tuple[Transform, Transform]:
+        """Return `transforms` for a call whose agent knows the stream by another id than the carrier."""
+        to_agent, to_carrier = self.transforms()
+        field = self.stream_id_field
+        return (
+            RenameStreamId(to_agent, field, old=carrier_stream_id, new=agent_stream_id),
+            RenameStreamId(to_carrier, field, old=agent_stream_id, new=carrier_stream_id),
+        )
+
+    def event_of(self, payload: bytes) -> str | None:
+        """Return the message's `event`, known to the dialect or not, or None if it has none. Never raises.
+
+        It is cheaper than reading the message, and accepts messages that the dialect refuses.
         """
         try:
             message = json.loads(payload.decode())

@@ -3,6 +3,12 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
 from serializers import json_fields
 from serializers.dialect import Dialect, DialectError
 from serializers.events import (
@@ -19,7 +25,16 @@ from serializers.events import (
     Stop,
     Unknown,
 )
-from serializers.transforms import EXOTEL_LEAST_BYTES, EXOTEL_STEP_BYTES
+from serializers.transforms import NOTHING, UNCHANGED, UNREADABLE, Audio, ToAgent, Transform
+
+MIN_MEDIA_BYTES: Final = 3200
+MEDIA_STEP_BYTES: Final = 320
+"""Exotel plays audio without gaps in multiples of 320 bytes, at least 3,200 at a time
+(docs/reference/carriers.md §5.2).
+"""
+
+MAX_MEDIA_BYTES: Final = 96_000
+"""A multiple of the step, and below the 100,000 bytes from which on Exotel reports timeouts."""
 
 
 class Exotel(Dialect):
@@ -30,25 +45,29 @@ class Exotel(Dialect):
 
     name = "exotel"
     frame_ms = 100
-    says_connected = True
-    says_stop = True
+    sends_connected = True
+    sends_stop = True
     stream_id_field = "stream_sid"
-    agent_sound_events = frozenset({"media"})
-    least_sound_bytes = EXOTEL_LEAST_BYTES
-    sound_step_bytes = EXOTEL_STEP_BYTES
+    agent_media_events = frozenset({"media"})
+    min_media_bytes = MIN_MEDIA_BYTES
+    media_step_bytes = MEDIA_STEP_BYTES
+
+    def transforms(self) -> tuple[Transform, Transform]:
+        return ToAgent(), ChunkAudio()
 
     def read_carrier(self, message: str | bytes) -> CarrierEvent:  # noqa: PLR0911 - one an event
-        said = json_fields.read_object(message)
-        sequence = json_fields.optional_integer(said, "sequence_number", "sequenceNumber")
-        match event := json_fields.event_name(said):
+        fields = json_fields.read_object(message)
+        sequence = json_fields.optional_integer(fields, "sequence_number", "sequenceNumber")
+        match event := json_fields.event_name(fields):
             case "connected":
                 return Connected(
-                    json_fields.optional_text(said, "protocol"), json_fields.optional_text(said, "version")
+                    json_fields.optional_text(fields, "protocol"),
+                    json_fields.optional_text(fields, "version"),
                 )
             case "start":
-                return _read_start(said, sequence)
+                return _read_start(fields, sequence)
             case "media":
-                media = json_fields.child(said, "media")
+                media = json_fields.child(fields, "media")
                 return Media(
                     json_fields.payload(media),
                     track=json_fields.read_track(media),
@@ -57,25 +76,25 @@ class Exotel(Dialect):
                     sequence=sequence,
                 )
             case "dtmf":
-                dtmf = json_fields.child(said, "dtmf")
+                dtmf = json_fields.child(fields, "dtmf")
                 duration = json_fields.optional_integer(dtmf, "duration")
                 return Dtmf(json_fields.text(dtmf, "digit"), sequence, duration_ms=duration)
             case "mark":
-                return Played(json_fields.text(json_fields.child(said, "mark"), "name"), sequence)
+                return Played(json_fields.text(json_fields.child(fields, "mark"), "name"), sequence)
             case "stop":
                 return Stop(
-                    json_fields.optional_text(json_fields.optional_child(said, "stop"), "reason"), sequence
+                    json_fields.optional_text(json_fields.optional_child(fields, "stop"), "reason"), sequence
                 )
             case _:
                 return Unknown(event)
 
     def read_agent(self, message: str | bytes) -> AgentEvent:
-        said = json_fields.read_object(message)
-        match event := json_fields.event_name(said):
+        fields = json_fields.read_object(message)
+        match event := json_fields.event_name(fields):
             case "media":
-                return Media(json_fields.payload(json_fields.child(said, "media")))
+                return Media(json_fields.payload(json_fields.child(fields, "media")))
             case "mark":
-                return Mark(json_fields.text(json_fields.child(said, "mark"), "name"))
+                return Mark(json_fields.text(json_fields.child(fields, "mark"), "name"))
             case "clear":
                 return Clear()
             case _:
@@ -132,8 +151,8 @@ class Exotel(Dialect):
                 raise DialectError(f"Exotel has no word for {type(event).__name__}")
 
 
-def _read_start(said: json_fields.Json, sequence: int | None) -> Start:
-    start = json_fields.child(said, "start")
+def _read_start(fields: json_fields.Json, sequence: int | None) -> Start:
+    start = json_fields.child(fields, "start")
     audio = json_fields.optional_child(start, "media_format", "mediaFormat")
     parameters = start.get("custom_parameters")
     if parameters is None:
@@ -141,7 +160,7 @@ def _read_start(said: json_fields.Json, sequence: int | None) -> Start:
     stream_id = json_fields.optional_text(start, "stream_sid", "streamSid")
     return Start(
         call_id=json_fields.text(start, "call_sid", "callSid"),
-        stream_id=stream_id or json_fields.text(said, "stream_sid", "streamSid"),
+        stream_id=stream_id or json_fields.text(fields, "stream_sid", "streamSid"),
         account_id=json_fields.optional_text(start, "account_sid", "accountSid"),
         from_number=json_fields.optional_text(start, "from"),
         to_number=json_fields.optional_text(start, "to"),
@@ -170,6 +189,80 @@ def _start(event: Start) -> dict[str, object]:
         "bit_rate": "16",
     }
     return start
+
+
+class _AgentMessage(msgspec.Struct, frozen=True):
+    event: str
+    stream_sid: str = ""
+    media: Audio | None = None
+
+
+_decode = msgspec.json.Decoder(_AgentMessage).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class ChunkAudio:
+    """Agent to Exotel: drops what is no message, and cuts audio into sizes that Exotel plays without gaps."""
+
+    def __init__(self) -> None:
+        self._audio = bytearray()
+        self._stream_sid = ""
+
+    @property
+    def has_buffered(self) -> bool:
+        """Whether audio is buffered."""
+        return bool(self._audio)
+
+    def feed(self, message: bytes) -> Sequence[bytes] | None:
+        """Return UNCHANGED for a message that Exotel plays well, else the messages that are complete now."""
+        try:
+            parsed = _decode(message.decode())
+        except UNREADABLE:
+            return NOTHING
+        if parsed.event == "clear":
+            self._audio.clear()  # the agent wants all audio discarded that was not played yet
+            return UNCHANGED
+        if parsed.event != "media":
+            # A mark must follow the audio that was sent before it.
+            return [*self.flush(), message]
+        audio = _audio_of(parsed)
+        if not self._audio and _plays_well(len(audio)):
+            return UNCHANGED
+        self._stream_sid = parsed.stream_sid
+        self._audio += audio
+        return self._complete_messages()
+
+    def flush(self) -> Sequence[bytes]:
+        """Return the buffered audio, padded with silence to a size that Exotel plays without gaps."""
+        if not self._audio:
+            return NOTHING
+        missing = max(MIN_MEDIA_BYTES - len(self._audio), -len(self._audio) % MEDIA_STEP_BYTES)
+        self._audio += bytes(missing)
+        return self._complete_messages()
+
+    def _complete_messages(self) -> list[bytes]:
+        messages = []
+        while len(self._audio) >= MIN_MEDIA_BYTES:
+            size = min(len(self._audio), MAX_MEDIA_BYTES)
+            size -= size % MEDIA_STEP_BYTES
+            payload = base64.b64encode(self._audio[:size]).decode()
+            del self._audio[:size]
+            messages.append(
+                _encode({"event": "media", "stream_sid": self._stream_sid, "media": {"payload": payload}})
+            )
+        return messages
+
+
+def _audio_of(message: _AgentMessage) -> bytes:
+    """Return the audio of a media message, empty if it has none that can be decoded."""
+    try:
+        return base64.b64decode(message.media.payload or "", validate=True) if message.media else b""
+    except ValueError:
+        return b""
+
+
+def _plays_well(size: int) -> bool:
+    return MIN_MEDIA_BYTES <= size <= MAX_MEDIA_BYTES and size % MEDIA_STEP_BYTES == 0
 
 
 DIALECT = Exotel()

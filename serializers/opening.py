@@ -39,7 +39,7 @@ class Opening:
         if isinstance(event, Start):
             self._opened = True
             return event
-        if isinstance(event, Connected) and self._dialect.says_connected and not self._connected:
+        if isinstance(event, Connected) and self._dialect.sends_connected and not self._connected:
             self._connected = True
             return None
         if isinstance(event, Connected) and self._connected:

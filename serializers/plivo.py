@@ -33,19 +33,19 @@ class Plivo(Dialect):
 
     name = "plivo"
     frame_ms = 20
-    says_connected = False
-    says_stop = False
+    sends_connected = False
+    sends_stop = False
     stream_id_field = "streamId"
-    agent_sound_events = frozenset({"playAudio"})
+    agent_media_events = frozenset({"playAudio"})
 
     def read_carrier(self, message: str | bytes) -> CarrierEvent:  # noqa: PLR0911 - one an event
-        said = json_fields.read_object(message)
-        sequence = json_fields.optional_integer(said, "sequenceNumber")
-        match event := json_fields.event_name(said):
+        fields = json_fields.read_object(message)
+        sequence = json_fields.optional_integer(fields, "sequenceNumber")
+        match event := json_fields.event_name(fields):
             case "start":
-                return _read_start(said, sequence)
+                return _read_start(fields, sequence)
             case "media":
-                media = json_fields.child(said, "media")
+                media = json_fields.child(fields, "media")
                 return Media(
                     json_fields.payload(media),
                     track=json_fields.read_track(media),
@@ -54,31 +54,31 @@ class Plivo(Dialect):
                     sequence=sequence,
                 )
             case "dtmf":
-                dtmf = json_fields.child(said, "dtmf")
+                dtmf = json_fields.child(fields, "dtmf")
                 when = json_fields.optional_integer(dtmf, "timestamp")
                 return Dtmf(json_fields.text(dtmf, "digit"), sequence, timestamp_ms=when)
             case "playedStream":
-                return Played(json_fields.text(said, "name"), sequence)
+                return Played(json_fields.text(fields, "name"), sequence)
             case "clearedAudio":
                 return Cleared(sequence)
             case "stop":  # not among the documented events, but Plivo's own pre-flight sends it (§4.2)
-                return Stop(json_fields.optional_text(said, "reason"), sequence)
+                return Stop(json_fields.optional_text(fields, "reason"), sequence)
             case "error" | "playFailed":  # undocumented; Plivo's own code reads them (§4.2)
-                return Error(title=event, detail=json_fields.optional_text(said, "reason"))
+                return Error(title=event, detail=json_fields.optional_text(fields, "reason"))
             case _:
                 return Unknown(event)
 
     def read_agent(self, message: str | bytes) -> AgentEvent:
-        said = json_fields.read_object(message)
-        match event := json_fields.event_name(said):
+        fields = json_fields.read_object(message)
+        match event := json_fields.event_name(fields):
             case "playAudio":
-                return Media(json_fields.payload(json_fields.child(said, "media")))
+                return Media(json_fields.payload(json_fields.child(fields, "media")))
             case "checkpoint":
-                return Mark(json_fields.text(said, "name"))
+                return Mark(json_fields.text(fields, "name"))
             case "clearAudio":
                 return Clear()
             case "sendDTMF":
-                return Dtmf(json_fields.text(said, "dtmf"))
+                return Dtmf(json_fields.text(fields, "dtmf"))
             case _:
                 return Unknown(event)
 
@@ -164,10 +164,10 @@ def _extra_headers(parameters: Mapping[str, str]) -> dict[str, str]:
     return {"extra_headers": ";".join(pairs)}
 
 
-def _read_start(said: json_fields.Json, sequence: int | None) -> Start:
-    start = json_fields.child(said, "start")
+def _read_start(fields: json_fields.Json, sequence: int | None) -> Start:
+    start = json_fields.child(fields, "start")
     # Plivo tells neither caller nor callee; the answer document may have put them here.
-    parameters = json_fields.parameters(said.get("extra_headers"))
+    parameters = json_fields.parameters(fields.get("extra_headers"))
     audio = json_fields.optional_child(start, "mediaFormat")
     return Start(
         call_id=json_fields.text(start, "callId"),

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Sound in its order, for a carrier that does not promise it: Telnyx (docs/reference/carriers.md §3.2). Pure.
+"""Puts media messages in order for a carrier that does not promise it: Telnyx (docs/reference/carriers.md
+§3.2).
 
-A piece that comes before the one it follows is kept until that comes, but never for more than WINDOW pieces,
-nor over a pause of the carrier. What comes after its place was passed is thrown away: played late it is worse
-than missing.
+A message that arrives before its predecessor is buffered until that arrives, but never with more than WINDOW
+others, and not over a pause of the carrier. A message that arrives after its successors were passed on is
+discarded: audio that is played late is worse than a gap. Pure.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import Final
 import msgspec
 
 WINDOW: Final = 5
-"""Pieces that may be kept: 100 ms of sound."""
+"""Messages that may be buffered: 100 ms of audio."""
 
 RESTART: Final = 500
-"""So far back a number is no late piece: the carrier has begun to count anew. 10 s of sound."""
+"""A chunk number that is lower by so much is not late: the carrier has begun to count again. 10 s of audio.
+"""
 
 
 class _Numbered(msgspec.Struct, frozen=True):
@@ -32,54 +34,58 @@ class _Message(msgspec.Struct, frozen=True):
 _decode = msgspec.json.Decoder(_Message).decode
 
 
-class InOrder:
-    """One direction of one call. What is no sound is passed on as it comes, `stop` behind all sound."""
+class ReorderBuffer:
+    """One direction of one call.
+
+    Messages without audio pass at once, except `stop`, which follows all audio.
+    """
 
     def __init__(self) -> None:
         self._next: int | None = None
-        self._kept: dict[int, bytes] = {}
+        self._buffered: dict[int, bytes] = {}
 
     @property
-    def waiting(self) -> bool:
-        """Whether something is kept."""
-        return bool(self._kept)
+    def has_buffered(self) -> bool:
+        """Whether messages are buffered."""
+        return bool(self._buffered)
 
     def feed(self, message: bytes) -> Sequence[bytes]:
-        """What is to be passed on now, in order."""
+        """Return the messages to pass on now, in order."""
         try:
-            read = _decode(message)
-            number = None if read.media is None or read.media.chunk is None else int(read.media.chunk)
-        except (ValueError, RecursionError):  # no JSON, or no number: others judge that
+            parsed = _decode(message)
+            number = None if parsed.media is None or parsed.media.chunk is None else int(parsed.media.chunk)
+        except (ValueError, RecursionError):  # invalid JSON or no number: not for this buffer to refuse
             return (message,)
-        if read.event == "stop":
+        if parsed.event == "stop":
             return [*self.flush(), message]
-        if read.event != "media" or number is None:
+        if parsed.event != "media" or number is None:
             return (message,)
         if self._next is None or number == self._next or number <= self._next - RESTART:
-            passing = list(self.flush()) if self._next is not None and number < self._next else []
+            restarted = self._next is not None and number < self._next
+            earlier = list(self.flush()) if restarted else []
             self._next = number + 1
-            return [*passing, message, *self._followers()]
+            return [*earlier, message, *self._successors()]
         if number < self._next:
             return ()
-        self._kept.setdefault(number, message)
-        return self._skip() if len(self._kept) > WINDOW else ()
+        self._buffered.setdefault(number, message)
+        return self._skip_gap() if len(self._buffered) > WINDOW else ()
 
     def flush(self) -> Sequence[bytes]:
-        """Everything that is kept; what was missing between is not waited for any more."""
-        kept = [self._kept[number] for number in sorted(self._kept)]
-        if self._kept:
-            self._next = max(self._kept) + 1
-            self._kept.clear()
-        return kept
+        """Return all buffered messages, and do not wait for the missing ones between them any more."""
+        messages = [self._buffered[number] for number in sorted(self._buffered)]
+        if self._buffered:
+            self._next = max(self._buffered) + 1
+            self._buffered.clear()
+        return messages
 
-    def _skip(self) -> list[bytes]:
-        self._next = min(self._kept)
-        return self._followers()
+    def _skip_gap(self) -> list[bytes]:
+        self._next = min(self._buffered)
+        return self._successors()
 
-    def _followers(self) -> list[bytes]:
-        found = []
+    def _successors(self) -> list[bytes]:
+        messages = []
         assert self._next is not None
-        while self._next in self._kept:
-            found.append(self._kept.pop(self._next))
+        while self._next in self._buffered:
+            messages.append(self._buffered.pop(self._next))
             self._next += 1
-        return found
+        return messages

@@ -24,6 +24,7 @@ from serializers.events import (
     Stop,
     Unknown,
 )
+from serializers.transforms import ToAgentInOrder, ToCarrier, Transform
 
 _ENCODINGS: dict[Encoding, str] = {
     "mulaw": "PCMU",
@@ -41,26 +42,30 @@ class Telnyx(Dialect):
 
     name = "telnyx"
     frame_ms = 20
-    says_connected = True
-    says_stop = True
+    sends_connected = True
+    sends_stop = True
     stream_id_field = "stream_id"
-    agent_sound_events = frozenset({"media"})
-    needs_sound = True  # within 1.6 s, as was seen (§3.3)
+    agent_media_events = frozenset({"media"})
+    needs_audio = True  # within 1.6 s, as was seen (§3.3)
+
+    def transforms(self) -> tuple[Transform, Transform]:
+        return ToAgentInOrder(), ToCarrier()
 
     def read_carrier(self, message: str | bytes) -> CarrierEvent:  # noqa: PLR0911 - one an event
-        said = json_fields.read_object(message)
-        sequence = json_fields.optional_integer(said, "sequence_number")
-        match event := json_fields.event_name(said):
+        fields = json_fields.read_object(message)
+        sequence = json_fields.optional_integer(fields, "sequence_number")
+        match event := json_fields.event_name(fields):
             case "connected":
                 return Connected(
-                    json_fields.optional_text(said, "protocol"), json_fields.optional_text(said, "version")
+                    json_fields.optional_text(fields, "protocol"),
+                    json_fields.optional_text(fields, "version"),
                 )
             case "start":
                 return _read_start(
-                    json_fields.child(said, "start"), json_fields.text(said, "stream_id"), sequence
+                    json_fields.child(fields, "start"), json_fields.text(fields, "stream_id"), sequence
                 )
             case "media":
-                media = json_fields.child(said, "media")
+                media = json_fields.child(fields, "media")
                 return Media(
                     json_fields.payload(media),
                     track=json_fields.read_track(media),
@@ -69,15 +74,15 @@ class Telnyx(Dialect):
                     sequence=sequence,
                 )
             case "dtmf":
-                digit = json_fields.text(json_fields.child(said, "dtmf"), "digit")
-                return Dtmf(digit, sequence, timestamp_ms=_read_time(said.get("occurred_at")))
+                digit = json_fields.text(json_fields.child(fields, "dtmf"), "digit")
+                return Dtmf(digit, sequence, timestamp_ms=_read_time(fields.get("occurred_at")))
             case "mark":
-                return Played(json_fields.text(json_fields.child(said, "mark"), "name"), sequence)
+                return Played(json_fields.text(json_fields.child(fields, "mark"), "name"), sequence)
             case "stop":
                 return Stop(sequence=sequence)
             case "error":
                 # The details stand under "payload", not under "error" (§3.2).
-                what = json_fields.optional_child(said, "payload")
+                what = json_fields.optional_child(fields, "payload")
                 return Error(
                     json_fields.optional_integer(what, "code"),
                     json_fields.optional_text(what, "title"),
@@ -87,12 +92,12 @@ class Telnyx(Dialect):
                 return Unknown(event)
 
     def read_agent(self, message: str | bytes) -> AgentEvent:
-        said = json_fields.read_object(message)
-        match event := json_fields.event_name(said):
+        fields = json_fields.read_object(message)
+        match event := json_fields.event_name(fields):
             case "media":
-                return Media(json_fields.payload(json_fields.child(said, "media")))
+                return Media(json_fields.payload(json_fields.child(fields, "media")))
             case "mark":
-                return Mark(json_fields.text(json_fields.child(said, "mark"), "name"))
+                return Mark(json_fields.text(json_fields.child(fields, "mark"), "name"))
             case "clear":
                 return Clear()
             case _:

@@ -29,23 +29,24 @@ class Twilio(Dialect):
 
     name = "twilio"
     frame_ms = 20
-    says_connected = True
-    says_stop = True
+    sends_connected = True
+    sends_stop = True
     stream_id_field = "streamSid"
-    agent_sound_events = frozenset({"media"})
+    agent_media_events = frozenset({"media"})
 
     def read_carrier(self, message: str | bytes) -> CarrierEvent:  # noqa: PLR0911 - one an event
-        said = json_fields.read_object(message)
-        sequence = json_fields.optional_integer(said, "sequenceNumber")
-        match event := json_fields.event_name(said):
+        fields = json_fields.read_object(message)
+        sequence = json_fields.optional_integer(fields, "sequenceNumber")
+        match event := json_fields.event_name(fields):
             case "connected":
                 return Connected(
-                    json_fields.optional_text(said, "protocol"), json_fields.optional_text(said, "version")
+                    json_fields.optional_text(fields, "protocol"),
+                    json_fields.optional_text(fields, "version"),
                 )
             case "start":
-                return _read_start(json_fields.child(said, "start"), sequence)
+                return _read_start(json_fields.child(fields, "start"), sequence)
             case "media":
-                media = json_fields.child(said, "media")
+                media = json_fields.child(fields, "media")
                 return Media(
                     json_fields.payload(media),
                     track=json_fields.read_track(media),
@@ -54,21 +55,21 @@ class Twilio(Dialect):
                     sequence=sequence,
                 )
             case "dtmf":
-                return Dtmf(json_fields.text(json_fields.child(said, "dtmf"), "digit"), sequence)
+                return Dtmf(json_fields.text(json_fields.child(fields, "dtmf"), "digit"), sequence)
             case "mark":
-                return Played(json_fields.text(json_fields.child(said, "mark"), "name"), sequence)
+                return Played(json_fields.text(json_fields.child(fields, "mark"), "name"), sequence)
             case "stop":
                 return Stop(sequence=sequence)
             case _:
                 return Unknown(event)
 
     def read_agent(self, message: str | bytes) -> AgentEvent:
-        said = json_fields.read_object(message)
-        match event := json_fields.event_name(said):
+        fields = json_fields.read_object(message)
+        match event := json_fields.event_name(fields):
             case "media":
-                return Media(json_fields.payload(json_fields.child(said, "media")))
+                return Media(json_fields.payload(json_fields.child(fields, "media")))
             case "mark":
-                return Mark(json_fields.text(json_fields.child(said, "mark"), "name"))
+                return Mark(json_fields.text(json_fields.child(fields, "mark"), "name"))
             case "clear":
                 return Clear()
             case _:

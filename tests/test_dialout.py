@@ -118,7 +118,7 @@ def call(store: SqliteStore) -> Begin:
             machine_detection=machines,
         )
         for status in told:
-            await means.book.moved(session, status)
+            await means.book.record_status(session, status)
         made = OutboundCall(means, wish, carrier, session)
         await made.task
         return made

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Plivo XML (docs/reference/carriers.md §4.4)."""
+"""Plivo's documents: Plivo XML (docs/reference/carriers.md §4.4)."""
 
 from __future__ import annotations
 
@@ -8,23 +8,31 @@ from urllib.parse import quote
 from xml.etree.ElementTree import Element
 
 from texml.addresses import socket_url
-from texml.errors import DocumentError
-from texml.markup import element, legal
-from texml.stream import Stream
-from texml.writer import Verbs, XmlWriter, parameter_name, status_attributes
+from texml.document import DocumentError, Stream
+from texml.xml_writer import (
+    Verbs,
+    XmlWriter,
+    check_characters,
+    element,
+    parameter_name,
+    status_attributes,
+)
 
 URL_CHARACTERS = 2048
-"""Carriers.md §4.1."""
+"""docs/reference/carriers.md §4.1."""
 
 HEADER_BYTES = 512
-"""Of `extraHeaders` (docs/reference/carriers.md §4.4)."""
+"""The longest `extraHeaders` (docs/reference/carriers.md §4.4)."""
 
 CONTENT_TYPES = {8000: "audio/x-mulaw;rate=8000", 16000: "audio/x-l16;rate=16000"}
-"""By Hz. Always written: Plivo's own pages disagree about the default (docs/reference/carriers.md §4.4)."""
+"""By sample rate in Hz.
+
+Always written: Plivo's own pages disagree about the default (docs/reference/carriers.md §4.4).
+"""
 
 
 def _stream(stream: Stream) -> Element:
-    socket_url(stream.url, plain=True)
+    socket_url(stream.url, allow_plain=True)
     if len(stream.url) > URL_CHARACTERS:
         raise DocumentError(f"the stream's URL has more than {URL_CHARACTERS} characters")
     if stream.sample_rate not in CONTENT_TYPES:
@@ -40,10 +48,12 @@ def _stream(stream: Stream) -> Element:
 
 
 def extra_headers(parameters: Mapping[str, str]) -> str | None:
-    """`k=v,k2=v2` with names and values percent-encoded, as serializers/plivo.py reads it; None for none."""
+    """Return `k=v,k2=v2` with percent-encoded names and values, as serializers/plivo.py reads it; None for
+    none.
+    """
     if not parameters:
         return None
-    # Percent-encoded, anything could pass. What is refused on the other carriers is refused here too.
+    # Percent-encoding could express any text. What other carriers' documents refuse is refused here too.
     headers = ",".join(
         f"{_encoded(parameter_name(name))}={_encoded(value)}" for name, value in parameters.items()
     )
@@ -53,7 +63,7 @@ def extra_headers(parameters: Mapping[str, str]) -> str | None:
 
 
 def _encoded(text: str) -> str:
-    return quote(legal(text, "a custom parameter"), safe="")
+    return quote(check_characters(text, "a custom parameter"), safe="")
 
 
 WRITER = XmlWriter(
@@ -61,5 +71,5 @@ WRITER = XmlWriter(
     verbs=Verbs(say="Speak", pause="Wait", sip="User", reject="Hangup"),
     stream=_stream,
     max_bytes=100_000,  # docs/reference/carriers.md §4.4
-    longest_ring_s=600,  # no limit is documented; this is Twilio's
+    max_ring_s=600,  # no limit is documented; this is Twilio's
 )

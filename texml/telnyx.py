@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""TeXML (docs/reference/carriers.md §3.4)."""
+"""Telnyx's documents: TeXML (docs/reference/carriers.md §3.4)."""
 
 from __future__ import annotations
 
 from xml.etree.ElementTree import Element
 
 from texml.addresses import socket_url
-from texml.errors import DocumentError
-from texml.markup import element
-from texml.stream import Stream
-from texml.writer import Verbs, XmlWriter, parameter_elements, status_attributes
+from texml.document import DocumentError, Stream
+from texml.xml_writer import Verbs, XmlWriter, element, parameter_elements, status_attributes
 
 CODECS = frozenset({"PCMU", "PCMA", "G722", "OPUS", "AMR-WB", "default"})
 SAMPLE_RATE = 8000
@@ -17,7 +15,7 @@ SAMPLE_RATE = 8000
 
 
 def _connect(stream: Stream) -> Element:
-    socket_url(stream.url, plain=True)
+    socket_url(stream.url, allow_plain=True)
     if stream.sample_rate != SAMPLE_RATE:
         raise DocumentError("Telnyx's stream is PCMU here, which has 8000 Hz")
     if stream.codec is not None and stream.codec not in CODECS:
@@ -27,10 +25,10 @@ def _connect(stream: Stream) -> Element:
         "name": stream.name,
         "track": "inbound_track",
         "codec": stream.codec,
-        # with mp3, the default, the caller hears nothing (docs/reference/carriers.md §10)
+        # With mp3, the default, the caller hears nothing (docs/reference/carriers.md §10).
         "bidirectionalMode": "rtp",
         "bidirectionalCodec": "PCMU",
-        # The default is true, and then it is not known whether a close of ours ends <Connect> (§3.1).
+        # The default is true. It is not documented whether our close then ends <Connect> (§3.1).
         "enableReconnect": "true" if stream.reconnect else "false",
         **status_attributes(stream, "statusCallback"),
     }
@@ -41,9 +39,9 @@ WRITER = XmlWriter(
     name="telnyx",
     verbs=Verbs(say="Say", pause="Pause", sip="Sip", reject="Reject"),
     stream=_connect,
-    max_bytes=65_536,  # no limit is documented; this is Twilio's, whose XML it mirrors
-    shortest_ring_s=5,  # TeXML's page on Dial: 5 to 120
-    longest_ring_s=120,
-    # `Texml` (docs/reference/carriers.md §3.5) mirrors Twilio's `Twiml`; no limit of its own is known
+    max_bytes=65_536,  # no limit is documented; this is Twilio's, whose XML TeXML mirrors
+    min_ring_s=5,  # TeXML's page on Dial: 5 to 120
+    max_ring_s=120,
+    # `Texml` (docs/reference/carriers.md §3.5) mirrors Twilio's `Twiml`; Telnyx documents no limit.
     inline_limit=4000,
 )

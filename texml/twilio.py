@@ -1,24 +1,22 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""TwiML (docs/reference/carriers.md §2.4)."""
+"""Twilio's documents: TwiML (docs/reference/carriers.md §2.4)."""
 
 from __future__ import annotations
 
 from xml.etree.ElementTree import Element
 
 from texml.addresses import socket_url
-from texml.errors import DocumentError
-from texml.markup import element
-from texml.stream import Stream
-from texml.writer import Verbs, XmlWriter, parameter_elements, status_attributes
+from texml.document import DocumentError, Stream
+from texml.xml_writer import Verbs, XmlWriter, element, parameter_elements, status_attributes
 
 PARAMETER_CHARACTERS = 500
-"""Name and value of one parameter have fewer than this, together (docs/reference/carriers.md §2.4)."""
+"""Name and value of one parameter together must be shorter (docs/reference/carriers.md §2.4)."""
 
 SAMPLE_RATE = 8000
 
 
 def _connect(stream: Stream) -> Element:
-    if socket_url(stream.url, plain=False).query or "?" in stream.url:
+    if socket_url(stream.url, allow_plain=False).query or "?" in stream.url:
         raise DocumentError("Twilio drops the query of a stream's URL")  # docs/reference/carriers.md §2.1
     if stream.sample_rate != SAMPLE_RATE:
         raise DocumentError("Twilio's stream has 8000 Hz")
@@ -36,6 +34,6 @@ WRITER = XmlWriter(
     verbs=Verbs(say="Say", pause="Pause", sip="Sip", reject="Reject"),
     stream=_connect,
     max_bytes=65_536,  # Twilio's error 11750
-    longest_ring_s=600,
+    max_ring_s=600,
     inline_limit=4000,  # docs/reference/carriers.md §2.6, `Twiml`
 )

@@ -55,8 +55,8 @@ class ClipCache:
 def _piece_ms(dialect: Dialect, audio: AudioFormat) -> int:
     width = SAMPLE_BYTES if audio.encoding == "linear16" else 1
     piece_ms = PIECE_MS
-    while (size := width * audio.sample_rate * piece_ms // 1000) % dialect.sound_step_bytes or (
-        size < dialect.least_sound_bytes
+    while (size := width * audio.sample_rate * piece_ms // 1000) % dialect.media_step_bytes or (
+        size < dialect.min_media_bytes
     ):
         piece_ms += PIECE_MS
     if piece_ms > LONGEST_PIECE_MS:

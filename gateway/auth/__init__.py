@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Credentials of our own: API keys, media tokens, call tokens, and rate limits."""
+"""Credentials that Patchbay itself issues: API keys, media tokens and call tokens; and rate limits."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""MediaTokens for media sockets: signed, for one agent and one session, for minutes, and once.
+"""Media tokens: each is signed, and opens one media socket to one agent within minutes, for one session.
 
-docs/reference/public-api.md, "Media sockets": an agent with `websocket_auth = "token"` takes a socket only
-with one of them.
+An agent with `websocket_auth = "token"` accepts a socket with a token only (docs/reference/public-api.md,
+"Media sockets"). `MediaTokens` also makes and reads call tokens (call_tokens.py).
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.auth import call_tokens
-from gateway.auth.call_tokens import CallClaims
+from gateway.auth.call_tokens import Audience, CallClaims
 from gateway.store.interface import Store, StoredValue, StoreFailed
 
-# A token is these bytes and their HMAC-SHA256, as base64url (RFC 4648 §5). It goes into headers, queries and
-# path segments, and there is nothing in it that any of them would have to escape.
+# A token is these bytes and their HMAC-SHA256 in base64url (RFC 4648 §5). It is used in headers, queries and
+# path segments, and contains no character that any of them would have to escape.
 #
 #   version     1 byte
 #   expires_at  8 bytes, Unix time in ms
-#   nonce       16 bytes, which make it good for once
+#   nonce       16 bytes, stored when the token is used, so that it can be used once
 #   session     16 bytes, the UUID
 #   audience    16 bytes of a SHA-256 over agent and organization
 #   body        16 bytes of a SHA-256 over the body, zeroes if there was none
 #
-# All that is needed to judge it is in it and in the secret; only "once" needs the store, and is asked last: a
-# token shown in the wrong place is not used up by that.
+# Token and secret alone decide whether a token is valid. Only its first use needs the store, and is checked
+# last: a token that is presented to the wrong agent is not used up.
 
 TOKEN_S: Final = 300.0
-"""How long a token is good for, in seconds."""
+"""Seconds that a token is valid for."""
 
 SECRET_BYTES: Final = 32
 NONCE_BYTES: Final = 16
@@ -47,7 +47,10 @@ _VERSION: Final = 1
 _CLAIMS: Final = struct.Struct(f">BQ{NONCE_BYTES}s16s{DIGEST_BYTES}s{DIGEST_BYTES}s")
 _SIGNATURE_BYTES: Final = hashlib.sha256().digest_size
 _LENGTH: Final = (_CLAIMS.size + _SIGNATURE_BYTES) * 4 // 3
-"""Characters. The bytes divide by three, so there is no padding, and no second spelling of a token."""
+"""Characters.
+
+The number of bytes is a multiple of three, so there is no padding, and one form of each token.
+"""
 _SHAPE: Final = re.compile(f"[A-Za-z0-9_-]{{{_LENGTH}}}", re.ASCII)
 _NO_BODY: Final = bytes(DIGEST_BYTES)
 
@@ -57,7 +60,7 @@ NONCES: Final = "nonce"
 
 
 class TokenRejected(Exception):  # noqa: N818 - the answer "no", not a fault
-    """The token opens nothing here. `reason`: why, in words, without any part of the token."""
+    """The token is not valid here. `reason` says why, without any part of the token."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"the token is refused: {reason}")
@@ -66,21 +69,38 @@ class TokenRejected(Exception):  # noqa: N818 - the answer "no", not a fault
 
 @dataclass(frozen=True, slots=True)
 class RedeemedToken:
-    """What a token said: the session that it opens, and the digest of the body it was made with."""
+    """The content of a used token: its session, and the digest of the body it was made with."""
 
     session_id: str
     body_digest: bytes
 
-    def fits(self, body: str | None) -> bool:
-        """Whether a body given with the socket may be: it is the one of the token, or the token had none."""
+    def allows(self, body: str | None) -> bool:
+        """Return True if the token was made with this body, or without any."""
         return self.body_digest == _NO_BODY or hmac.compare_digest(self.body_digest, _body_digest(body))
 
 
+@dataclass(frozen=True, slots=True)
+class CallGrant:
+    """What a new call token allows.
+
+    `call_id`: the carrier's id of the call. None if it is not known yet: then the first call to use the token
+    is the one. `session_id`: the session that the call becomes. `admitted`: whether that session was admitted
+    already. `takes_over`: whether the carrier reported that an earlier stream of the call has ended.
+    `lasting_s`: seconds that the token is valid for.
+    """
+
+    call_id: str | None = None
+    session_id: str | None = None
+    admitted: bool = True
+    takes_over: bool = False
+    lasting_s: float = TOKEN_S
+
+
 class MediaTokens:
-    """Makes and redeems tokens. All workers make and redeem with one `secret` (`load_secret`)."""
+    """Makes and checks tokens. All workers share one `secret` (`load_secret`)."""
 
     def __init__(self, secret: bytes, store: Store, now: Callable[[], float]) -> None:
-        """`now`: Unix seconds. Raises ValueError for a secret shorter than SECRET_BYTES."""
+        """`now`: Unix seconds. Raises ValueError if the secret is shorter than SECRET_BYTES."""
         if len(secret) < SECRET_BYTES:
             raise ValueError(f"a secret for tokens has at least {SECRET_BYTES} bytes")
         self._secret = secret
@@ -88,10 +108,10 @@ class MediaTokens:
         self._now = now
 
     def mint(self, agent: str, organization: str, session_id: str, body: str | None = None) -> str:
-        """A token of letters, digits, "-" and "_", good for TOKEN_S from now.
+        """Return a token of letters, digits, "-" and "_" that is valid for TOKEN_S from now.
 
-        `agent`: the service host, "support.acme". `body`: in the spelling in which it will be compared.
-        Raises ValueError for a session id that is no UUID in its usual spelling.
+        `agent`: the service host, "support.acme". `body`: exactly as it will be sent with the socket. Raises
+        ValueError if the session id is not a UUID in its usual form.
         """
         session = uuid.UUID(session_id)
         if str(session) != session_id:
@@ -107,10 +127,10 @@ class MediaTokens:
         return base64.urlsafe_b64encode(claims + self._signature(claims)).decode("ascii")
 
     async def redeem(self, token: str, agent: str, organization: str) -> RedeemedToken:
-        """Takes a token for `agent` of `organization`: the first who shows it has it, of all workers.
+        """Use a token for `agent` of `organization`. A token can be used once on all workers together.
 
-        Raises TokenRejected ("malformed", "wrong signature", "expired", "for another agent", "used already"),
-        or StoreFailed; after that, or if this is cancelled, the token may be used up.
+        Raises TokenRejected ("malformed", "wrong signature", "expired", "for another agent", "used already")
+        or StoreFailed. After StoreFailed or a cancellation the token may be used up.
         """
         if not _SHAPE.fullmatch(token):
             raise TokenRejected("malformed")
@@ -119,7 +139,7 @@ class MediaTokens:
         if not hmac.compare_digest(signature, self._signature(claims)):
             raise TokenRejected("wrong signature")
         version, expires_ms, nonce, session, audience, body_digest = _CLAIMS.unpack(claims)
-        if version != _VERSION:  # ours, of another release
+        if version != _VERSION:  # signed by another release of ours
             raise TokenRejected("malformed")
         now = self._now()
         expires_at = expires_ms / 1000
@@ -127,56 +147,43 @@ class MediaTokens:
             raise TokenRejected("expired")
         if not hmac.compare_digest(audience, _audience(agent, organization)):
             raise TokenRejected("for another agent")
-        # Kept longer than the token is good for, lest a clock that is set back makes it new.
-        kept_until = expires_at + TOKEN_S
+        # Stored for longer than the token is valid: a clock that is set back must not make it valid again.
+        stored_until = expires_at + TOKEN_S
         if not await self._documents.put_if_absent(
-            NONCES, nonce.hex(), "true", now=now, expires_at=kept_until
+            NONCES, nonce.hex(), "true", now=now, expires_at=stored_until
         ):
             raise TokenRejected("used already")
         return RedeemedToken(str(uuid.UUID(bytes=session)), body_digest)
 
-    def mint_call(
-        self,
-        agent: str,
-        organization: str,
-        carrier: str,
-        *,
-        call_id: str | None = None,
-        session_id: str | None = None,
-        held: bool = True,
-        takes_over: bool = False,
-        lasting_s: float = TOKEN_S,
-    ) -> str:
-        """A token for the stream of one call of `carrier`, good for `lasting_s` from now (call_tokens.py).
+    def mint_call(self, audience: Audience, grant: CallGrant) -> str:
+        """Return a call token for one stream of `audience`.
 
-        `call_id`: the carrier's; None where it is not known yet, and the first call that comes is the one.
-        `session_id`: what the call becomes; with `held` it was admitted already. `takes_over`: an earlier
-        stream of the call is over, as its carrier says. Raises ValueError for a session id that is no UUID.
+        Raises ValueError if the session id is not a UUID.
         """
         claims = CallClaims(
             nonce=call_tokens.nonce_of(os.urandom(NONCE_BYTES)),
-            expires_at=self._now() + lasting_s,
-            session_id=session_id,
-            held=held and session_id is not None,
-            takes_over=takes_over,
-            call_digest=call_tokens.digest_of(call_id) if call_id else None,
+            expires_at=self._now() + grant.lasting_s,
+            session_id=grant.session_id,
+            admitted=grant.admitted and grant.session_id is not None,
+            takes_over=grant.takes_over,
+            call_digest=call_tokens.digest_of(grant.call_id) if grant.call_id else None,
         )
-        return call_tokens.write(claims, call_tokens.audience_of(agent, organization, carrier), self._secret)
+        return call_tokens.write(claims, audience.digest, self._secret)
 
-    def read_call(self, token: str, agent: str, organization: str, carrier: str) -> CallClaims:
-        """What a call token says, judged without the store: that it is good once is asked later.
+    def read_call(self, token: str, audience: Audience) -> CallClaims:
+        """Return the content of a call token. The caller must check that it is used once.
 
         Raises TokenRejected ("malformed", "wrong signature", "expired", "for another agent").
         """
-        if not call_tokens.looks_like_one(token):
+        if not call_tokens.is_call_token(token):
             raise TokenRejected("malformed")
-        found = call_tokens.read(token, self._secret)
-        if found is None:
+        content = call_tokens.read(token, self._secret)
+        if content is None:
             raise TokenRejected("wrong signature")
-        claims, audience = found
+        claims, audience_digest = content
         if self._now() >= claims.expires_at:
             raise TokenRejected("expired")
-        if not hmac.compare_digest(audience, call_tokens.audience_of(agent, organization, carrier)):
+        if not hmac.compare_digest(audience_digest, audience.digest):
             raise TokenRejected("for another agent")
         return claims
 
@@ -187,22 +194,24 @@ class MediaTokens:
 async def load_secret(
     store: Store, now: Callable[[], float], make: Callable[[int], bytes] = os.urandom
 ) -> bytes:
-    """The secret of all workers of `store`: `make(SECRET_BYTES)` of whoever needs it first, kept for ever.
+    """Return the secret that all workers of `store` share.
 
-    Raises StoreFailed, also where what is kept is no secret.
+    The first worker makes it with `make(SECRET_BYTES)`.
+
+    Raises StoreFailed, also if the stored value is not a secret.
     """
     documents = store.documents
-    kept = await documents.get(_SECRETS, _SECRET_KEY, now())
-    if kept is None:
-        mine = json.dumps(make(SECRET_BYTES).hex())
-        await documents.put_if_absent(_SECRETS, _SECRET_KEY, mine, now=now())
-        kept = await documents.get(_SECRETS, _SECRET_KEY, now())  # another worker may have been faster
-    return _secret(kept)
+    stored = await documents.get(_SECRETS, _SECRET_KEY, now())
+    if stored is None:
+        new = json.dumps(make(SECRET_BYTES).hex())
+        await documents.put_if_absent(_SECRETS, _SECRET_KEY, new, now=now())
+        stored = await documents.get(_SECRETS, _SECRET_KEY, now())  # another worker may have been faster
+    return _decode_secret(stored)
 
 
-def _secret(kept: StoredValue | None) -> bytes:
+def _decode_secret(stored: StoredValue | None) -> bytes:
     try:
-        secret = bytes.fromhex(json.loads(kept.value)) if kept else b""
+        secret = bytes.fromhex(json.loads(stored.value)) if stored else b""
     except (ValueError, TypeError):
         secret = b""
     if len(secret) < SECRET_BYTES:
@@ -211,9 +220,9 @@ def _secret(kept: StoredValue | None) -> bytes:
 
 
 def _audience(agent: str, organization: str) -> bytes:
-    # Each behind its length, lest "a" of "bc" be "ab" of "c".
-    named = b"".join(len(name).to_bytes(4) + name for name in (_bytes(agent), _bytes(organization)))
-    return hashlib.sha256(named).digest()[:DIGEST_BYTES]
+    # Each name follows its length: otherwise "a" of "bc" and "ab" of "c" would be the same.
+    names = b"".join(len(name).to_bytes(4) + name for name in (_bytes(agent), _bytes(organization)))
+    return hashlib.sha256(names).digest()[:DIGEST_BYTES]
 
 
 def _body_digest(body: str | None) -> bytes:

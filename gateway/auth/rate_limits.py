@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Addresses that try keys which open nothing: how many such requests each may make.
+"""Rate limits of one worker: token buckets, and the limit on requests with unknown keys.
 
-A caller with a good key is counted by it (rate.py). Any other is counted by the address of its connection,
-and beyond the limit it is refused before anybody looks the next key up. Many may share an address, behind a
-proxy for one, so keys that opened something before are looked up all the same.
+A request with a valid key is limited by its key. Any other request is limited by the address of its
+connection: over the limit it is refused without looking its key up. Many clients may share an address, for
+example behind a proxy, so keys that were valid before are looked up all the same.
 """
 
 from __future__ import annotations
@@ -14,75 +14,77 @@ from collections.abc import Hashable
 from typing import Final
 
 MAX_BUCKETS: Final = 10_000
-"""Buckets that are remembered; the one that was not asked for longest is forgotten, and so is full again."""
+"""Buckets that are stored. The one that was used least recently is dropped, which makes it full again."""
+
+MAX_VALID_KEYS: Final = 10_000
+"""Digests of valid keys that are stored. The one that was used least recently is dropped."""
+
+_IPV6_NETWORK_BITS: Final = 64
+"""The network of one customer, which counts as one address (RFC 6177 §2)."""
 
 
 class RateLimiter:
-    """Buckets that hold `burst` tokens and get `per_second` new ones. Time is Unix seconds, the caller's."""
+    """Token buckets by name. Each holds at most `burst` tokens and gains `per_second`.
+
+    Times are Unix seconds.
+    """
 
     def __init__(self, per_second: float, burst: int) -> None:
         self._per_second = per_second
         self._burst = float(burst)
-        self._buckets: dict[Hashable, tuple[float, float]] = {}  # tokens, and when there were so many
+        self._buckets: dict[Hashable, tuple[float, float]] = {}  # tokens, and the time of that number
 
-    def wait(self, name: Hashable, now: float) -> float:
-        """What `take` would say; nothing is taken."""
+    def peek(self, name: Hashable, now: float) -> float:
+        """Return the seconds until the bucket has a token, 0.0 if it has one now. Take none."""
         if name not in self._buckets:
             return 0.0
         tokens = self._tokens(name, now)
         return 0.0 if tokens >= 1.0 else (1.0 - tokens) / self._per_second
 
     def take(self, name: Hashable, now: float) -> float:
-        """Takes a token of the bucket `name`: 0.0, or the seconds until there is one again."""
+        """Take a token and return 0.0. If the bucket has none, return the seconds until it has one."""
         tokens = self._tokens(name, now)
         self._buckets.pop(name, None)
-        wait = 0.0
+        wait_s = 0.0
         if tokens >= 1.0:
             tokens -= 1.0
         else:
-            wait = (1.0 - tokens) / self._per_second
+            wait_s = (1.0 - tokens) / self._per_second
         self._buckets[name] = tokens, now
         if len(self._buckets) > MAX_BUCKETS:
             del self._buckets[next(iter(self._buckets))]
-        return wait
+        return wait_s
 
     def _tokens(self, name: Hashable, now: float) -> float:
         tokens, at = self._buckets.get(name, (self._burst, now))
-        # A clock that was set back must not lock a key out.
+        # No tokens are lost if the clock is set back, so that it cannot lock a key out.
         return min(self._burst, tokens + max(0.0, now - at) * self._per_second)
 
 
-MAX_KNOWN: Final = 10_000
-"""Keys that are remembered, by their SHA-256; the one that was not used for longest is forgotten."""
-
-_IPV6_NETWORK_BITS: Final = 64
-"""One customer's, and so one address as far as this goes (RFC 6177 §2)."""
-
-
 class FailedKeyLimiter:
-    """Counts in the worker that is asked. Time is Unix seconds, the caller's."""
+    """Limits the requests with unknown keys from one address. Times are Unix seconds."""
 
-    def __init__(self, rates: RateLimiter) -> None:
-        self._rates = rates
-        self._known: dict[bytes, None] = {}
+    def __init__(self, limiter: RateLimiter) -> None:
+        self._limiter = limiter
+        self._valid: dict[bytes, None] = {}
 
-    def wait(self, key: str, address: str, now: float) -> float:
-        """0.0 where the key may be looked up, else the seconds until it may."""
-        wait_s = self._rates.wait(_network(address), now)
-        return 0.0 if not wait_s or _digest(key) in self._known else wait_s
+    def retry_after_s(self, key: str, address: str, now: float) -> float:
+        """Return the seconds until the key may be looked up, 0.0 if that is now."""
+        wait_s = self._limiter.peek(_network(address), now)
+        return 0.0 if not wait_s or _digest(key) in self._valid else wait_s
 
-    def refused(self, key: str, address: str, now: float) -> None:
-        """The key opened nothing."""
-        self._known.pop(_digest(key), None)
-        self._rates.take(_network(address), now)
+    def record_failure(self, key: str, address: str, now: float) -> None:
+        """Count a key that is unknown or revoked."""
+        self._valid.pop(_digest(key), None)
+        self._limiter.take(_network(address), now)
 
-    def opened(self, key: str) -> None:
-        """The key is somebody's."""
+    def record_success(self, key: str) -> None:
+        """Remember a valid key."""
         digest = _digest(key)
-        self._known.pop(digest, None)
-        self._known[digest] = None
-        if len(self._known) > MAX_KNOWN:
-            del self._known[next(iter(self._known))]
+        self._valid.pop(digest, None)
+        self._valid[digest] = None
+        if len(self._valid) > MAX_VALID_KEYS:
+            del self._valid[next(iter(self._valid))]
 
 
 def _digest(key: str) -> bytes:

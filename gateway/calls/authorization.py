@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Final
 
 from starlette.requests import Request
 
-from gateway.auth.call_tokens import CallClaims, looks_like_one
+from gateway.auth.call_tokens import Audience, CallClaims, is_call_token
 from gateway.auth.media_tokens import MediaTokens, TokenRejected
 from gateway.calls.target import Target
 from gateway.carriers.accounts import CarrierAccounts
-from gateway.carriers.authenticators import AuthenticationFailed, SignedRequest
-from gateway.carriers.profile import PROFILES
+from gateway.carriers.registry import CARRIERS
+from gateway.carriers.signatures import AuthenticationFailed, SignedRequest
 from gateway.config import AgentSettings
 from gateway.media.accept import Upgrade
 from gateway.model.reasons import CallEnded, Reasons
@@ -102,7 +102,7 @@ async def prove_upgrade(
     """
     token = bearer_token(upgrade.header("Authorization")) or target.token
     claims = None
-    if token is not None and looks_like_one(token):
+    if token is not None and is_call_token(token):
         claims, token = _read_claims(services.tokens, token, target.carrier, agent), None
     organizations: frozenset[str] = frozenset()
     if target.carrier in services.authenticated_carriers:
@@ -142,7 +142,7 @@ def _read_claims(tokens: MediaTokens, token: str, carrier: str, agent: AgentSett
     if agent is None:
         raise CallEnded(Reasons.unauthorized, "the token of a call goes with a URL that names its agent")
     try:
-        return tokens.read_call(token, agent.service_host, agent.organization, carrier)
+        return tokens.read_call(token, Audience(agent.service_host, agent.organization, carrier))
     except TokenRejected as refused:
         raise CallEnded(Reasons.unauthorized, f"the token is refused: {refused.reason}") from None
 
@@ -158,16 +158,16 @@ def _proven_for(
     accounts, carrier = services.accounts, target.carrier
     if agent is not None and not accounts.requires_authentication(agent.organization, carrier):
         return frozenset()
-    if agent is not None and claims is not None and not PROFILES[carrier].signs:
+    if agent is not None and claims is not None and not CARRIERS[carrier].profile.signs_upgrades:
         return frozenset({agent.organization})  # its document was proven, and nothing else could be
     signed = signed_upgrade(accounts, upgrade, services.now())
     if agent is None:
-        found = accounts.proven(carrier, signed)
+        found = accounts.authenticated_organizations(carrier, signed)
         if not found and accounts.always_authenticated(carrier):
             raise CallEnded(Reasons.unauthorized, "the upgrade is not proven to be anybody's")
         return found
     try:
-        accounts.prove(agent.organization, carrier, signed)
+        accounts.authenticate(agent.organization, carrier, signed)
     except AuthenticationFailed as refused:
         raise CallEnded(Reasons.unauthorized, f"the upgrade is not proven: {refused.reason}") from None
     return frozenset({agent.organization})
@@ -208,7 +208,7 @@ async def redeem(
             raise CallEnded(Reasons.unauthorized, f"the token is refused: {refused.reason}") from None
         except StoreFailed as error:
             raise CallEnded(Reasons.store_failed, str(error)) from None
-        if not redeemed.fits(body):
+        if not redeemed.allows(body):
             raise CallEnded(Reasons.unauthorized, "the body is not the one the token was made with")
         return Requirement(candidate.service_host, redeemed.session_id)
     return None

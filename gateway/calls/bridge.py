@@ -30,7 +30,6 @@ from gateway.model.reasons import CallEnded, Reasons
 from gateway.websocket import frames
 from serializers.dialect import Dialect
 from serializers.events import Start
-from serializers.transforms import filters_of
 
 if TYPE_CHECKING:
     from gateway.calls.services import CallServices
@@ -93,7 +92,7 @@ class Bridge:
         assert self._agent_leg is not None
         first = self._relay is None
         farewell = None
-        filters = filters_of(dialect.name) if dialect and agent.media == "messages" else None
+        filters = dialect.transforms() if dialect and agent.media == "messages" else None
         if self._reconnection is not None:
             filters = self._reconnection.filters()
         if dialect is not None and start is not None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.calls.active import ActiveCalls
 from gateway.calls.control import hangup_after_playback
 from gateway.calls.hidden_call_id import hide_call_id
-from gateway.carriers.profile import PROFILES
+from gateway.carriers.registry import CARRIERS
 from gateway.config import AgentSettings, Limits
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay
@@ -24,7 +24,7 @@ from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import StoreFailed
 from serializers.dialect import Dialect
 from serializers.events import Start
-from serializers.transforms import Filter, filters_of, renaming_filters
+from serializers.transforms import Transform
 
 if TYPE_CHECKING:
     from gateway.calls.services import CallServices
@@ -39,8 +39,8 @@ class StreamAttached(Exception):  # noqa: N818 - not an error: the socket is ano
 
 def may_reconnect(limits: Limits, agent: AgentSettings, carrier: str) -> bool:
     """Whether the carrier may open a second socket for a call, by itself or because a document has it."""
-    habits = PROFILES[carrier]
-    comes = habits.reconnects or (habits.requests_next_document and agent.after == "redirect")
+    profile = CARRIERS[carrier].profile
+    comes = profile.reconnects or (profile.requests_next_document and agent.after == "redirect")
     return comes and limits.reconnect_timeout > 0
 
 
@@ -128,11 +128,11 @@ class CarrierReconnect:
             await over.wait()
             await services.streams.unmark_lost(session_id)
 
-    def filters(self) -> tuple[Filter, Filter] | None:
+    def filters(self) -> tuple[Transform, Transform] | None:
         """What agent and carrier are coupled through; None: bytes."""
         if self.told != self.start.stream_id:
-            return renaming_filters(self.dialect, self.told, self.start.stream_id)
-        return filters_of(self.dialect.name) if self.agent.media == "messages" else None
+            return self.dialect.renaming_transforms(self.told, self.start.stream_id)
+        return self.dialect.transforms() if self.agent.media == "messages" else None
 
     async def whole(self, agent: Leg, timeout_s: float) -> None:
         """Waits for the end of a message of the agent's that the first socket had begun to hear.

@@ -17,6 +17,7 @@ import structlog
 
 from gateway.calls.command_bus import REASON_BY_COMMAND, CallCommand
 from gateway.calls.outbound.dial_limits import CallRateLimiter, check_number
+from gateway.carriers.registry import CARRIERS
 from gateway.carriers.rest_interface import CarrierFailed, CarrierRest
 from gateway.config import AgentSettings
 from gateway.media.teardown import HangupAfterPlayback
@@ -25,9 +26,7 @@ from gateway.model.reasons import CallEnded, Reason, Reasons
 from gateway.model.session import TELEPHONY_OPTIONS, SessionRecord
 from serializers.dialect import Dialect
 from serializers.events import Start
-from texml.errors import DocumentError
-from texml.plan import Dial, OwnXml, read_tail
-from texml.registry import WRITERS
+from texml.document import Dial, DocumentError, OwnXml, parse_after_stream
 
 if TYPE_CHECKING:
     from gateway.calls.services import CallServices
@@ -87,7 +86,7 @@ def hangup_after_playback(
     accounts = services.accounts.of(agent.organization, dialect.name)
     hangs_up = agent.hangup_on_agent_end
     if hangs_up is None:
-        hangs_up = not isinstance(read_tail(agent.after), Dial | OwnXml)
+        hangs_up = not isinstance(parse_after_stream(agent.after), Dial | OwnXml)
     rest = services.clients.first(accounts, start.account_id) if hangs_up else None
     if rest is None:
         return None
@@ -95,7 +94,7 @@ def hangup_after_playback(
     call_id = start.call_id  # nothing else of it is kept while they talk
 
     async def hang_up() -> None:
-        if "hangup" in rest.cannot:  # its call ends with the stream
+        if "hangup" in rest.unsupported:  # its call ends with the stream
             return
         try:
             await rest.hang_up(call_id)
@@ -141,15 +140,16 @@ async def transfer(
     carrier, session_id = record.carrier, record.session_id
     callbacks = services.accounts.url(f"/callbacks/{carrier}/{session_id}", "https", record.region)
     try:
-        document = WRITERS[carrier].transfer(
+        writer = CARRIERS[carrier].documents
+        document = writer.transfer(
             to, caller_id=caller_id, action=f"{callbacks}/transferred", timeout_s=timeout_s
         )
-        inline = WRITERS[carrier].inline(document) if WRITERS[carrier].inline_limit else None
+        inline = writer.inline(document) if writer.inline_limit else None
     except DocumentError as error:
         raise CallEnded(Reasons.bad_request, str(error)) from None
     if organization is not None and _NUMBER.match(to):
         await CallRateLimiter(services.store.documents, services.now).take(organization)
-    await services.call_log.keep_document(session_id, document)
+    await services.call_log.save_document(session_id, document)
     await _tell(services, record, CallCommand.TRANSFER)
     try:
         await line.rest.transfer(
@@ -196,8 +196,8 @@ async def _line(services: CallServices, record: SessionRecord, wanted: str) -> _
     if rest is None:
         detail = f"the organisation has no account with {record.carrier} that could"
         raise CallEnded(Reasons.carrier_cannot, detail)
-    if wanted in rest.cannot:
-        raise CallEnded(Reasons.carrier_cannot, rest.cannot[wanted])
+    if wanted in rest.unsupported:
+        raise CallEnded(Reasons.carrier_cannot, rest.unsupported[wanted])
     return _Line(record, rest, record.call_id)
 
 

@@ -147,13 +147,13 @@ class HoldAudioLibrary:
             source = self._prompt(agent.hold)
         elif agent.hold == "ringback" and not answered:
             source = ringback_of(agent)
-        elif not dialect.needs_sound:
+        elif not dialect.needs_audio:
             return None
         return self._clip(source, dialect, start)
 
     def silence(self, dialect: Dialect, start: Start) -> AudioClip | None:
         """Return the silence that keeps a call alive, or None if the carrier needs no audio."""
-        return self._clip(None, dialect, start) if dialect.needs_sound else None
+        return self._clip(None, dialect, start) if dialect.needs_audio else None
 
     def recording(self, name: str, dialect: Dialect, start: Start) -> AudioClip | None:
         """Return a recording in the call's codec, or None if there is no encoder for it here."""

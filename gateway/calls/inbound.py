@@ -275,7 +275,7 @@ class InboundCall(Bridge):
         accounts = self._services.accounts.of(agent.organization, carrier)
         if len(accounts) > 1 or (self._claim is not None and self._claim.held):
             try:
-                await self._services.call_log.note(
+                await self._services.call_log.record_details(
                     self.session_id, carrier=carrier, account=start.account_id, call_id=start.call_id
                 )
             except StoreFailed as error:

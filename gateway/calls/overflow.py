@@ -15,6 +15,7 @@ import structlog
 
 from gateway.calls.hold_audio import HoldAudio
 from gateway.calls.session_end import SessionEnd, save
+from gateway.carriers.registry import CARRIERS
 from gateway.carriers.rest_interface import CarrierFailed
 from gateway.config import AgentSettings
 from gateway.config.values import RECORDING
@@ -22,8 +23,7 @@ from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import TELEPHONY_OPTIONS, CallDetails, SessionOptions
 from gateway.store.interface import StoreFailed
 from serializers.events import Start
-from texml.errors import DocumentError
-from texml.registry import WRITERS
+from texml.document import DocumentError
 
 if TYPE_CHECKING:
     from gateway.calls.services import CallServices
@@ -133,19 +133,20 @@ async def _transfer(
     """
     carrier, to, session_id = request.carrier, agent.overflow, request.session_id
     client = services.clients.first(services.accounts.of(agent.organization, carrier), start.account_id)
-    if client is None or "transfer" in client.cannot:
+    if client is None or "transfer" in client.unsupported:
         log.warning("not transferred: no account that could", session=session_id, carrier=carrier)
         return False
     try:
         callbacks = services.accounts.url(f"/callbacks/{carrier}/{session_id}", "https", request.region)
-        document = WRITERS[carrier].transfer(to, caller_id=None, action=None, timeout_s=None)
-        inline = WRITERS[carrier].inline(document) if WRITERS[carrier].inline_limit else None
+        writer = CARRIERS[carrier].documents
+        document = writer.transfer(to, caller_id=None, action=None, timeout_s=None)
+        inline = writer.inline(document) if writer.inline_limit else None
         if inline is None and await services.store.session(session_id) is None:
             now = services.now()
             details = request.details(agent)
             await services.store.promise(details, TELEPHONY_OPTIONS, now, now + TRANSFER_DOCUMENT_S)
         if inline is None:
-            await services.call_log.keep_document(session_id, document)
+            await services.call_log.save_document(session_id, document)
         hold.stop()
         await client.transfer(
             start.call_id, to, document=inline, document_url=f"{callbacks}/transfer", caller_id=None

@@ -82,7 +82,7 @@ def make_call_services(
             account.carrier
             for organization in settings.organizations
             for account in organization.carriers
-            if account.proves
+            if account.can_authenticate
         ),
         region_codes=frozenset(region.code for region in settings.regions),
         now=now,

@@ -22,7 +22,7 @@ from gateway.calls.carrier_reconnect import may_reconnect
 from gateway.calls.remote_call import RemoteCall
 from gateway.calls.session_events import session_events
 from gateway.calls.stream_history import CallStream, TooManyStreams
-from gateway.carriers.profile import PROFILES
+from gateway.carriers.registry import CARRIERS
 from gateway.config import AgentSettings
 from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
@@ -72,7 +72,7 @@ async def take_ownership(
     duplicate_call, too_many_returns, store_failed.
     """
     call = agent.organization, carrier, start.call_id
-    reconnects = PROFILES[carrier].reconnects
+    reconnects = CARRIERS[carrier].profile.reconnects
     going_on: ActiveCall | RemoteCall | None = None
 
     async def judge(known: Sequence[CallStream]) -> str | None:
@@ -101,7 +101,7 @@ async def take_ownership(
             return StreamOwnership(call, socket, held=False, body=None), going_on
         if earlier is not None:
             await _end(services, active, earlier)
-        held = claims.held and socket.session_id == claims.session_id
+        held = claims.admitted and socket.session_id == claims.session_id
         body = await services.call_log.body_of(socket.session_id) if held else None
     except TooManyStreams:
         raise CallEnded(Reasons.too_many_returns) from None

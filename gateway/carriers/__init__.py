@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Carriers' proofs and their REST calls: one module a carrier."""
+"""Telephony carriers: one folder each, one `Carrier` record each, and what all of them share."""

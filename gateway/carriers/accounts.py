@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Organisations' accounts with carriers: who proves a request, and the URLs that carriers know.
+"""Organisations' accounts with carriers: the authentication of requests, and the URLs that carriers know.
 
-URLs are made of the configuration alone. A Host header is what the sender wants it to be, and a proxy may
-have changed it (docs/reference/carriers.md §9, "Common rule").
+URLs are made from the configuration alone: a client chooses its Host header, and a proxy may have changed it
+(docs/reference/carriers.md §9, "Common rule").
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from collections import defaultdict
 from typing import Literal
 from urllib.parse import urlsplit
 
-from gateway.carriers.authenticators import AUTHENTICATORS, AuthenticationFailed, SignedRequest
+from gateway.carriers.registry import CARRIERS
+from gateway.carriers.signatures import AuthenticationFailed, SignedRequest
 from gateway.config import CarrierAccount, Settings
 from gateway.model.addresses import host_in_region
 
 Scheme = Literal["https", "wss"]
 
-_PLAIN: dict[Scheme, str] = {"https": "http", "wss": "ws"}
+_WITHOUT_TLS: dict[Scheme, str] = {"https": "http", "wss": "ws"}
 
 
 class CarrierAccounts:
@@ -28,11 +29,13 @@ class CarrierAccounts:
         for organization in settings.organizations:
             for account in organization.carriers:
                 accounts[organization.name, account.carrier].append(account)
-        self._accounts = {key: tuple(found) for key, found in accounts.items()}
-        self._home = settings.server.region
+        self._accounts = {key: tuple(values) for key, values in accounts.items()}
+        self._home_region = settings.server.region
         self._with_agents = {agent.organization for agent in settings.agents}
-        # Whoever has a private key may make agents through the API at any time.
-        self._with_agents |= {found.name for found in settings.organizations if found.private_keys}
+        # An organisation with a private key can create agents through the API at any time.
+        self._with_agents |= {
+            organization.name for organization in settings.organizations if organization.private_keys
+        }
         public_url = settings.server.public_url
         self._public = public = None if public_url is None else urlsplit(public_url)
         codes = tuple(region.code for region in settings.regions)
@@ -41,55 +44,59 @@ class CarrierAccounts:
         )
 
     def of(self, organization: str, carrier: str) -> tuple[CarrierAccount, ...]:
-        """The organisation's accounts with the carrier, in the order of the configuration."""
+        """Return the organisation's accounts with the carrier, in the order of the configuration."""
         return self._accounts.get((organization, carrier), ())
 
     def requires_authentication(self, organization: str, carrier: str) -> bool:
-        """Whether what comes from the carrier for this organisation must be proven."""
-        return any(account.proves for account in self.of(organization, carrier))
+        """Return True if the carrier's requests for this organisation must be authenticated."""
+        return any(account.can_authenticate for account in self.of(organization, carrier))
 
     def always_authenticated(self, carrier: str) -> bool:
-        """Whether every organisation that has agents, or may make some, wants proof. False where none has."""
+        """Return True if every organisation that has or can create agents requires authentication.
+
+        Return False if there is no such organisation.
+        """
         return bool(self._with_agents) and all(
             self.requires_authentication(name, carrier) for name in self._with_agents
         )
 
-    def prove(self, organization: str, carrier: str, signed: SignedRequest) -> CarrierAccount:
-        """The first of the organisation's accounts that accepts it.
+    def authenticate(self, organization: str, carrier: str, request: SignedRequest) -> CarrierAccount:
+        """Return the first of the organisation's accounts that the request comes from.
 
-        Raises AuthenticationFailed: with the reason of the last account, or where there is none that
-        proves anything.
+        Raises AuthenticationFailed with the reason of the last account, or with a reason of its own if no
+        account has credentials to authenticate with.
         """
-        refused = AuthenticationFailed("the organisation has no account that could prove it")
+        failure = AuthenticationFailed("the organisation has no account that could authenticate it")
         for account in self.of(organization, carrier):
-            if not account.proves:
+            authenticate = CARRIERS[carrier].authenticate
+            if not account.can_authenticate or authenticate is None:
                 continue
             try:
-                AUTHENTICATORS[carrier](account, signed)
+                authenticate(account, request)
             except AuthenticationFailed as error:
-                refused = error
+                failure = error
             else:
                 return account
-        raise refused
+        raise failure
 
-    def proven(self, carrier: str, signed: SignedRequest) -> frozenset[str]:
-        """The organisations one of whose accounts accepts it; for requests that do not name theirs yet."""
-        found = set()
+    def authenticated_organizations(self, carrier: str, request: SignedRequest) -> frozenset[str]:
+        """Return the organisations that the request comes from, for requests that do not name theirs yet."""
+        organizations = set()
         for organization, name in self._accounts:
             if name != carrier:
                 continue
             try:
-                self.prove(organization, carrier, signed)
+                self.authenticate(organization, carrier, request)
             except AuthenticationFailed:
                 continue
-            found.add(organization)
-        return frozenset(found)
+            organizations.add(organization)
+        return frozenset(organizations)
 
     def urls(self, path_and_query: str, scheme: Scheme) -> tuple[str, ...]:
-        """The URLs that a carrier may have dialled to come here: the public URL, and that of each region.
+        """Return the URLs that a carrier may have requested: the public URL, and that of each region.
 
-        `path_and_query`: raw, as they came. Empty where no public URL is configured, or where the request
-        has no path: then nothing can be proven by a signature over the URL.
+        `path_and_query`: raw, as received. Return nothing if no public URL is configured or the request has
+        no path: then no signature over the URL can be verified.
         """
         if self._public is None or not path_and_query.startswith("/"):
             return ()
@@ -97,9 +104,9 @@ class CarrierAccounts:
         return tuple(self._with_host(host, path_and_query, scheme) for host in dict.fromkeys(hosts))
 
     def url(self, path_and_query: str, scheme: Scheme, region: str) -> str:
-        """The URL to hand out for an agent of this region: the public URL itself for the server's own region.
+        """Return the URL to give out for an agent of this region. The server's own region has no label.
 
-        Raises ValueError where no public URL is configured, or the path does not begin with a slash.
+        Raises ValueError if no public URL is configured, or if the path does not begin with a slash.
         """
         if self._public is None:
             raise ValueError("server.public_url is not set")
@@ -107,12 +114,12 @@ class CarrierAccounts:
             raise ValueError("a path begins with a slash")
         host = (
             self._public.netloc
-            if region == self._home
+            if region == self._home_region
             else self._hosts.get(region) or host_in_region(self._public.netloc, region, self._hosts)
         )
         return self._with_host(host, path_and_query, scheme)
 
     def _with_host(self, netloc: str, path_and_query: str, scheme: Scheme) -> str:
         assert self._public is not None
-        spoken = scheme if self._public.scheme == "https" else _PLAIN[scheme]
-        return f"{spoken}://{netloc}{self._public.path}{path_and_query}"
+        used = scheme if self._public.scheme == "https" else _WITHOUT_TLS[scheme]
+        return f"{used}://{netloc}{self._public.path}{path_and_query}"

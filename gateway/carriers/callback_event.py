@@ -1,68 +1,69 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What carriers tell of a call or of its stream, read into one shape.
+"""A carrier's status callback: the request, the event it reports, and the readers that carriers share.
 
-docs/reference/carriers.md §2.4, §2.6, §3.4, §4.4, §5.3. Pure. Reading is loose: names and words differ
-between a carrier's own pages, and what is not understood moves nothing.
+docs/reference/carriers.md §2.4, §2.6, §3.4, §4.4, §5.3. Pure. Reading is lenient: a carrier's own pages
+differ in names and words, so an unknown word changes no status, and a field that cannot be read counts as
+absent.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 from gateway.carriers.call_log import CallStatus
 
 MAX_DETAIL: Final = 200
-"""Characters of a carrier's own words that are kept."""
+"""Characters that are kept of the carrier's own explanation."""
 MAX_ID: Final = 256
+"""Characters of the longest call id that is accepted."""
 
-_WORDS: Final[Mapping[str, CallStatus]] = {
-    "queued": CallStatus.QUEUED,
-    "initiated": CallStatus.QUEUED,
-    "ringing": CallStatus.RINGING,
-    "in-progress": CallStatus.ANSWERED,
-    "answered": CallStatus.ANSWERED,
-    "completed": CallStatus.COMPLETED,
-    "busy": CallStatus.BUSY,
-    "no-answer": CallStatus.NO_ANSWER,
-    "timeout": CallStatus.NO_ANSWER,  # Plivo's
-    "failed": CallStatus.FAILED,
-    "canceled": CallStatus.CANCELED,
-    "cancel": CallStatus.CANCELED,
-}
-_TELNYX_EVENTS: Final[Mapping[str, CallStatus]] = {
-    "call.initiated": CallStatus.QUEUED,
-    "call.ringing": CallStatus.RINGING,
-    "call.answered": CallStatus.ANSWERED,
-    "call.bridged": CallStatus.ANSWERED,
-}
-_TELNYX_CAUSES: Final[Mapping[str, CallStatus]] = {
-    "normal_clearing": CallStatus.COMPLETED,
-    "time_limit": CallStatus.COMPLETED,
-    "user_busy": CallStatus.BUSY,
-    "timeout": CallStatus.NO_ANSWER,
-    "no_answer": CallStatus.NO_ANSWER,
-    "originator_cancel": CallStatus.CANCELED,
-}
-"""Of `call.hangup`; every other cause is a failure."""
+COMMON_STATUSES: Final[Mapping[str, CallStatus]] = MappingProxyType(
+    {
+        "queued": CallStatus.QUEUED,
+        "initiated": CallStatus.QUEUED,
+        "ringing": CallStatus.RINGING,
+        "in-progress": CallStatus.ANSWERED,
+        "answered": CallStatus.ANSWERED,
+        "completed": CallStatus.COMPLETED,
+        "busy": CallStatus.BUSY,
+        "no-answer": CallStatus.NO_ANSWER,
+        "failed": CallStatus.FAILED,
+        "canceled": CallStatus.CANCELED,
+    }
+)
+"""Twilio's words for a call's status, which other carriers have taken over."""
 
-_STREAM_ERRORS: Final = frozenset({"stream-error", "stream-failed", "failed", "streaming.failed"})
 _WHOLE_NUMBER: Final = re.compile(r"[0-9]{1,15}")
 _UNPRINTABLE: Final = re.compile(r"[^ -~]")
 
 
 @dataclass(frozen=True, slots=True)
-class CallbackEvent:
-    """What one callback says. None: nothing of it.
+class CallbackRequest:
+    """The content of one callback request, after its authentication.
 
-    `at`: Unix seconds. `detail`: the carrier's own words, printable. `stream_event`: of the stream, in the
-    carrier's word; `stream_failed`: whether that is that it could not be opened, or broke, `stream_over`:
-    whether there is none any more. `has_document`: whether a document says how the call goes on without its
-    stream.
+    `fields`: of a form or a query. `document`: the parsed body if that is JSON, else None; then there are no
+    fields. `is_for_stream`: whether the callback was requested for a media stream, not for a call.
+    """
+
+    fields: Mapping[str, str] = field(default_factory=dict)
+    document: Any = None
+    is_for_stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackEvent:
+    """What one callback reports. None means that the callback does not say.
+
+    `at`: the carrier's time of the event in Unix seconds. `detail`: the carrier's explanation, printable.
+    `stream_event`: the carrier's name of an event of the stream. `stream_failed`: whether the stream could
+    not be opened, or broke. `stream_ended`: whether the stream has ended for good. `has_document`: whether a
+    document tells the carrier how the call goes on without its stream.
     """
 
     call_id: str | None = None
@@ -72,73 +73,63 @@ class CallbackEvent:
     detail: str | None = None
     stream_event: str | None = None
     stream_failed: bool = False
-    stream_over: bool = False
+    stream_ended: bool = False
     has_document: bool = True
 
 
-def read_fields(fields: Mapping[str, str], *, of_stream: bool) -> CallbackEvent:
-    """A form's fields, from any carrier. `of_stream`: whether they were asked for the stream's sake."""
-    call_id = fields.get("CallSid") or fields.get("CallUUID")
-    sequence = fields.get("SequenceNumber", "")
-    event = fields.get("StreamEvent") or (fields.get("Event") if of_stream else None)
-    reason = fields.get("StreamError") or fields.get("StatusReason")
-    causes = ("HangupCauseName", "SipResponseCode", "StatusReason", "DisconnectedBy")
-    detail = reason if event else next((fields[name] for name in causes if fields.get(name)), None)
+STREAM_FAILURES: Final = frozenset({"stream-error", "stream-failed"})
+"""`StreamEvent` of a stream that could not be opened, or broke.
+
+Telnyx's own pages have both spellings (§3.4).
+"""
+
+
+def read_twilio_form(fields: Mapping[str, str], *, is_for_stream: bool) -> CallbackEvent:
+    """Read the form of a callback as Twilio sends it (§2.4, §2.6), and Telnyx for its TeXML (§3.4)."""
+    event = first_of(fields, "StreamEvent")
+    detail = first_of(fields, "StreamError") if event else first_of(fields, "SipResponseCode")
     return CallbackEvent(
-        call_id=call_id if call_id and len(call_id) <= MAX_ID else None,
-        status=None if of_stream or event else _status(fields),
-        sequence=int(sequence) if _WHOLE_NUMBER.fullmatch(sequence) else None,
-        at=_time(fields.get("Timestamp")),
-        detail=_printable(detail),
-        stream_event=_printable(event),
-        stream_failed=event in _STREAM_ERRORS or bool(fields.get("StreamError")),
+        call_id=read_call_id(fields.get("CallSid")),
+        status=None if is_for_stream or event else _twilio_status(fields),
+        sequence=read_sequence(fields.get("SequenceNumber")),
+        at=read_time(fields.get("Timestamp")),
+        detail=read_detail(detail),
+        stream_event=read_detail(event),
+        stream_failed=event in STREAM_FAILURES or bool(fields.get("StreamError")),
     )
 
 
-def read_event(event: Any) -> CallbackEvent:
-    """Telnyx's Call Control envelope, parsed from JSON. Raises ValueError where it is none."""
-    data = event.get("data") if isinstance(event, dict) else None
-    data = data if isinstance(data, dict) else {}
-    payload, name = data.get("payload"), data.get("event_type")
-    if not isinstance(payload, dict) or not isinstance(name, str):
-        raise ValueError("it is no event of Call Control: data.event_type and data.payload are missing")
-    call_id = payload.get("call_control_id")
-    status = _TELNYX_EVENTS.get(name)
-    detail = None
-    if name == "call.hangup":
-        cause = payload.get("hangup_cause")
-        status = (
-            _TELNYX_CAUSES.get(cause, CallStatus.FAILED) if isinstance(cause, str) else CallStatus.COMPLETED
-        )
-        detail = cause
-    elif name.startswith("call.machine.") and str(payload.get("result", "")).startswith("machine"):
-        status = CallStatus.MACHINE
-    is_stream = name.startswith("streaming.")
-    return CallbackEvent(
-        call_id=call_id if isinstance(call_id, str) and call_id and len(call_id) <= MAX_ID else None,
-        status=status,
-        at=_time(data.get("occurred_at")),
-        detail=_printable(payload.get("failure_reason") if is_stream else detail),
-        stream_event=_printable(name) if is_stream else None,
-        stream_failed=name in _STREAM_ERRORS,
-        stream_over=name in ("streaming.stopped", "streaming.failed"),
-        has_document=False,
-    )
-
-
-def _status(fields: Mapping[str, str]) -> CallStatus | None:
-    """Exotel says `EventType` beside a `Status`; Twilio and Plivo have fields of their own for a machine."""
+def _twilio_status(fields: Mapping[str, str]) -> CallStatus | None:
     answered_by = fields.get("AnsweredBy", "")
-    if answered_by.startswith("machine") or answered_by == "fax" or fields.get("Machine") == "true":
+    if answered_by.startswith("machine") or answered_by == "fax":
         return CallStatus.MACHINE
-    event = fields.get("EventType", "")
-    if event in ("answered", "ringing"):
-        return _WORDS[event]
-    return _WORDS.get((fields.get("CallStatus") or fields.get("Status") or "").lower())
+    return COMMON_STATUSES.get(fields.get("CallStatus", "").lower())
 
 
-def _time(text: object) -> float | None:
-    """RFC 3339 (Telnyx), RFC 2822 (Twilio), or nothing that could be relied on."""
+def form_fields(request: CallbackRequest) -> Mapping[str, str]:
+    """Return the fields of a callback. Raises ValueError if its body is JSON."""
+    if request.document is not None:
+        raise ValueError("the callback is JSON and not a form")
+    return request.fields
+
+
+def first_of(fields: Mapping[str, str], *names: str) -> str | None:
+    """Return the value of the first of the named fields that is present and not empty, else None."""
+    return next((fields[name] for name in names if fields.get(name)), None)
+
+
+def read_call_id(value: object) -> str | None:
+    """Return a call id, or None if the value can be none."""
+    return value if isinstance(value, str) and 0 < len(value) <= MAX_ID else None
+
+
+def read_sequence(text: str | None) -> int | None:
+    """Return the carrier's sequence number of a callback, or None if there is none."""
+    return int(text) if text and _WHOLE_NUMBER.fullmatch(text) else None
+
+
+def read_time(text: object) -> float | None:
+    """Return Unix seconds from a time as in RFC 3339 or RFC 2822, in UTC if it names no zone; else None."""
     if not isinstance(text, str):
         return None
     try:
@@ -154,5 +145,6 @@ def _time(text: object) -> float | None:
         return None
 
 
-def _printable(text: object) -> str | None:
+def read_detail(text: object) -> str | None:
+    """Return the carrier's explanation, cut and printable, or None if there is none."""
     return _UNPRINTABLE.sub("?", text[:MAX_DETAIL]) if isinstance(text, str) and text else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The carriers' REST as one worker uses it: one way to each account, made when it is first needed."""
+"""The REST clients of one worker: one for each account, made when it is first used."""
 
 from __future__ import annotations
 
@@ -7,35 +7,41 @@ from collections.abc import Iterable
 
 import aiohttp
 
-from gateway.carriers.registry import RESTS
+from gateway.carriers.registry import CARRIERS
 from gateway.carriers.rest_interface import CarrierRest, CredentialsMissing
 from gateway.config import CarrierAccount
 
 
 class CarrierClients:
-    """Each account's REST. To be used inside one event loop, and closed there."""
+    """The REST clients of all accounts, with one connection pool. Use and close it in one event loop."""
 
     def __init__(self) -> None:
         self._http: aiohttp.ClientSession | None = None
-        self._made: dict[int, tuple[CarrierAccount, CarrierRest]] = {}
+        self._clients: dict[int, tuple[CarrierAccount, CarrierRest]] = {}
 
     def of(self, account: CarrierAccount) -> CarrierRest:
-        """The account's REST. Raises CredentialsMissing where the account has nothing to call it with."""
-        made = self._made.get(id(account))  # settings do not change; a secret would have to be hashed
-        if made is None:
+        """Return the account's client. Raises CredentialsMissing if the account has no REST credentials."""
+        # By identity: settings never change, and hashing an account would hash its secrets.
+        known = self._clients.get(id(account))
+        if known is None:
+            rest_class = CARRIERS[account.carrier].rest_class
+            if rest_class is None:
+                raise CredentialsMissing(f"{account.carrier} has no REST API")
             if self._http is None:
                 self._http = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
-            made = self._made[id(account)] = account, RESTS[account.carrier](account, self._http)
-        return made[1]
+            known = self._clients[id(account)] = account, rest_class(account, self._http)
+        return known[1]
 
     def first(self, accounts: Iterable[CarrierAccount], account_id: str | None) -> CarrierRest | None:
-        """The REST of the account that the carrier names `account_id`, else of the first that has one.
+        """Return the client of the account that the carrier names `account_id`.
 
-        None where none of them has anything to call it with.
+        If no account is named so, return the first client of all. Return None if none has REST credentials.
         """
-        known = list(accounts)
-        named = [account for account in known if account_id is not None and account.account == account_id]
-        for account in named or known:
+        candidates = list(accounts)
+        named = [
+            account for account in candidates if account_id is not None and account.account == account_id
+        ]
+        for account in named or candidates:
             try:
                 return self.of(account)
             except CredentialsMissing:
@@ -43,8 +49,8 @@ class CarrierClients:
         return None
 
     async def close(self) -> None:
-        """Closes its connections."""
+        """Close all connections."""
         if self._http is not None:
             await self._http.close()
             self._http = None
-            self._made.clear()
+            self._clients.clear()

@@ -1,21 +1,26 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Which carriers have a REST that calls out and controls calls, by the name in the configuration."""
+"""All carriers by name. A new carrier is its folder and one line here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Final
 
-import aiohttp
+from gateway.carriers import exotel, plivo, telnyx, twilio
+from gateway.carriers.carrier import Carrier
 
-from gateway.carriers.exotel.rest import ExotelRest
-from gateway.carriers.plivo.rest import PlivoRest
-from gateway.carriers.rest_interface import CarrierRest
-from gateway.carriers.telnyx.rest import TelnyxRest
-from gateway.carriers.twilio.rest import TwilioRest
-from gateway.config import CarrierAccount
-
-RESTS: Mapping[str, Callable[[CarrierAccount, aiohttp.ClientSession], CarrierRest]] = MappingProxyType(
-    {"twilio": TwilioRest, "telnyx": TelnyxRest, "plivo": PlivoRest, "exotel": ExotelRest}
+CARRIERS: Final[Mapping[str, Carrier]] = MappingProxyType(
+    {
+        carrier.name: carrier
+        for carrier in (
+            twilio.CARRIER,
+            telnyx.CARRIER,
+            plivo.CARRIER,
+            exotel.CARRIER,
+        )
+    }
 )
-"""Each raises CredentialsMissing for an account that has nothing to call the carrier's REST with."""
+
+WITH_DOCUMENTS: Final = tuple(name for name, carrier in CARRIERS.items() if carrier.writer is not None)
+"""The carriers that fetch documents."""

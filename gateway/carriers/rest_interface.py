@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a carrier's REST can be asked for, whichever carrier it is, and how it may fail.
+"""What every carrier's REST client can do (`CarrierRest`), and how it reports a failure (`CarrierFailed`).
 
-The four carriers stand in modules of their own (twilio_rest.py, telnyx_rest.py, plivo_rest.py,
-exotel_rest.py), named in registry.py; how one request is exchanged stands in http_rest.py.
+The clients are in carriers/NAME/rest.py. How one request is sent is in rest_transport.py.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from urllib.parse import quote, urlsplit
 
 from gateway.config import CarrierAccount
 
-Kind = Literal["refused", "rate_limited", "unreachable", "timeout", "broken"]
+FailureKind = Literal["refused", "rate_limited", "unreachable", "timeout", "broken"]
 MachineDetection = Literal["detect", "wait_for_end"]
 
-LONGEST_CALL_S = 14_400  # all four take it (docs/reference/carriers.md §1, "Max session")
-SHORTEST_RING_S, LONGEST_RING_S = 5, 600  # docs/reference/carriers.md §2.6, §3.5
+MAX_CALL_S = 14_400  # every carrier accepts it (docs/reference/carriers.md §1, "Max session")
+MIN_RING_S, MAX_RING_S = 5, 600  # docs/reference/carriers.md §2.6, §3.5
 FIND_SLACK_S = 5.0  # clocks differ, and carriers cut times to whole seconds
 
 _ID = re.compile(r"[!-~]{1,512}")
@@ -28,19 +27,19 @@ _DIGITS = re.compile(r"[0-9A-D*#wW]{1,32}")  # docs/reference/carriers.md §2.6,
 
 
 class CarrierFailed(Exception):  # noqa: N818 - named after what happened
-    """The carrier did not do what it was asked.
+    """The carrier did not carry out a request.
 
-    `kind`: "refused" (it said no), "rate_limited" (not now), "unreachable" (no connection, or it broke),
-    "timeout", "broken" (it failed, or answered what nobody can read). `words`: one sentence for whoever
-    asked, without secrets, numbers or tokens. `status`: the HTTP status, where there was one. `code`: the
-    carrier's own error code. `retry_after_s`: seconds, where the carrier named them. `uncertain`: whether
-    the request may have been carried out all the same. `gone`: whether it failed because the call is over,
-    or is none of the account's.
+    `kind`: "refused" (the carrier said no), "rate_limited" (try later), "unreachable" (no connection, or it
+    broke), "timeout", or "broken" (the carrier failed, or its answer cannot be read). `detail`: one sentence
+    for the caller of the API, without secrets, telephone numbers or tokens. `status`: the HTTP status if
+    there was an answer. `code`: the carrier's own error code. `retry_after_s`: seconds, if the carrier named
+    them. `uncertain`: whether the request may have been carried out all the same. `gone`: whether it failed
+    because the call is over or does not belong to the account.
     """
 
     def __init__(
         self,
-        kind: Kind,
+        kind: FailureKind,
         detail: str,
         *,
         status: int | None = None,
@@ -50,7 +49,7 @@ class CarrierFailed(Exception):  # noqa: N818 - named after what happened
         gone: bool = False,
     ) -> None:
         super().__init__(detail)
-        self.kind: Kind = kind
+        self.kind: FailureKind = kind
         self.detail = detail
         self.status = status
         self.code = code
@@ -60,18 +59,21 @@ class CarrierFailed(Exception):  # noqa: N818 - named after what happened
 
 
 class CredentialsMissing(ValueError):  # noqa: N818 - named after what happened
-    """The account has nothing to call the carrier's REST with. The words name the settings."""
+    """The account's configuration lacks the credentials for the carrier's REST API.
+
+    `str()` names the keys.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class DialRequest:
-    """A call out, as any carrier may need it.
+    """An outbound call, with everything that any carrier needs for one.
 
     `to`, `from_number`: E.164. `answer_url`: https URL of the document. `stream_url`: complete wss URL.
-    `document`: the carrier's XML itself, where it takes that instead of a URL. `status_callback`: absolute
-    URL without a query; "/status", "/ring", "/hangup" or "/machine" is put behind it, as the carrier's class
-    says. `ring_timeout_s`, `time_limit_s`: seconds. `client_state`: text that
-    the carrier gives back in its webhooks where it can; left out, the session's id.
+    `document`: the document's text, for carriers that accept it in place of a URL. `status_callback`:
+    absolute URL without a query; the carrier's client appends "/status", "/ring", "/hangup" or "/machine".
+    `ring_timeout_s`, `time_limit_s`: seconds. `client_state`: text that the carrier repeats in its
+    callbacks if it can; None stands for the session's id.
     """
 
     to: str
@@ -88,24 +90,26 @@ class DialRequest:
 
     @property
     def ring_s(self) -> int:
-        """Seconds to ring, within what carriers take."""
-        return min(max(self.ring_timeout_s, SHORTEST_RING_S), LONGEST_RING_S)
+        """Seconds to ring, within the limits that all carriers accept."""
+        return min(max(self.ring_timeout_s, MIN_RING_S), MAX_RING_S)
 
     @property
     def limit_s(self) -> int:
-        """Seconds that the call may last, within what carriers take."""
-        return min(max(self.time_limit_s, 1), LONGEST_CALL_S)
+        """Seconds that the call may last, within the limits that all carriers accept."""
+        return min(max(self.time_limit_s, 1), MAX_CALL_S)
 
     @property
     def state(self) -> str:
+        """The text that the carrier repeats in its callbacks."""
         return self.session_id if self.client_state is None else self.client_state
 
 
 @dataclass(frozen=True, slots=True)
 class DialedCall:
-    """A call that the carrier has taken on. `call_id`: None where only its webhooks will tell.
+    """A call that the carrier has accepted.
 
-    `request_id`: the id of the request, where the carrier tells that and the call apart (Plivo).
+    `call_id`: None if only the callbacks will contain it. `request_id`: the id of the request, if the carrier
+    distinguishes it from the call's id (Plivo).
     """
 
     call_id: str | None
@@ -113,81 +117,97 @@ class DialedCall:
 
 
 class CarrierRest(Protocol):
-    """One account at a carrier. All methods raise CarrierFailed, and no method tries anything again.
+    """The REST client of one account at a carrier.
 
-    `cannot`: what this carrier has no way to do ("hangup", "transfer", "dtmf", "machine_detection",
-    "wait_for_end") and why; asked for all the same, it is refused without asking the carrier.
-    `repeats_safely`: whether the same DialRequest, dialled again after an uncertain failure, makes one call.
+    Every method raises CarrierFailed, and sends its request once: retries are the caller's decision.
+
+    `unsupported`: the operations that the carrier lacks ("hangup", "transfer", "dtmf", "machine_detection",
+    "wait_for_end"), each with the reason. Such an operation is refused with that reason, and nothing is sent.
+    `repeats_safely`: whether the same DialRequest, dialed again after an uncertain failure, makes one call.
     """
 
     name: str
-    cannot: Mapping[str, str]
+    unsupported: Mapping[str, str]
     repeats_safely: bool
 
-    async def dial(self, request: DialRequest) -> DialedCall: ...
+    async def dial(self, request: DialRequest) -> DialedCall:
+        """Start an outbound call."""
 
     async def hang_up(self, call_id: str, *, answered: bool = True) -> bool:
-        """Ends a call; False: it was over already. `answered` false: it rings or waits in line."""
+        """End a call. Return False if it was already over. `answered`: False if it is queued or ringing."""
 
     async def transfer(
         self, call_id: str, to: str, *, document: str | None, document_url: str | None, caller_id: str | None
     ) -> None:
-        """Sends the call elsewhere: by its number or sip: address `to`, or by a document, as carriers go."""
+        """Send the call to a number or sip: address.
+
+        Carriers with a transfer request use `to` and `caller_id`, the others `document` or `document_url`.
+        """
 
     async def send_dtmf(self, call_id: str, digits: str) -> None:
-        """Plays digits to the far end: 1 to 32 of 0-9, A-D, *, #, and w or W to wait."""
+        """Play digits to the far end: 1 to 32 of 0-9, A-D, *, #, and w or W to wait."""
 
     async def find(
         self, request: DialRequest, *, since: float, known: Collection[str] = ()
     ) -> DialedCall | None:
-        """The call that an uncertain `dial` made, asked for since Unix second `since`.
+        """Look for the call that an uncertain `dial` may have made since the Unix time `since`.
 
-        `known`: call ids that are other sessions'. None: there is none, or more than one that could be it,
-        or the carrier cannot tell; so it is no proof that there is none.
+        `known`: call ids of other sessions. Return None if no call, or more than one, matches, or if the
+        carrier has no list of calls; so None does not prove that there is no call.
         """
 
 
-def base_of(account: CarrierAccount, default: str) -> str:
-    """Where the account's REST is: `api_url`, with the usual path behind it where it names a host alone."""
+def base_url_of(account: CarrierAccount, default: str) -> str:
+    """Return the URL of the account's REST API: `api_url`, with `default`'s path if it names only a host."""
     if account.api_url is None:
         return default
     return account.api_url if urlsplit(account.api_url).path else account.api_url + urlsplit(default).path
 
 
-def login_of(account: CarrierAccount) -> tuple[str, str, str]:
-    """The account's id, and user and password for its REST. Raises CredentialsMissing."""
-    name, user = account.account or account.auth_id, account.auth_id or account.account
-    if name is None or user is None or not account.auth_tokens:
-        needs = "auth_id" if account.carrier == "plivo" else "account"
-        raise CredentialsMissing(f"calling {account.carrier}'s REST takes {needs} and auth_tokens")
-    return name, user, account.auth_tokens[0].get_secret_value()
+@dataclass(frozen=True, slots=True)
+class RestLogin:
+    """The credentials of an account for a REST API with Basic authentication. `account_id`: used in paths."""
+
+    account_id: str
+    user: str
+    password: str
 
 
-def basic(user: str, password: str) -> str:
-    """The `Authorization` header of RFC 7617."""
+def login_of(account: CarrierAccount, *, required: str = "account") -> RestLogin:
+    """Return the account's credentials for Basic authentication.
+
+    `required`: the configuration key that the error message asks for. Raises CredentialsMissing.
+    """
+    account_id, user = account.account or account.auth_id, account.auth_id or account.account
+    if account_id is None or user is None or not account.auth_tokens:
+        raise CredentialsMissing(f"calling {account.carrier}'s REST takes {required} and auth_tokens")
+    return RestLogin(account_id, user, account.auth_tokens[0].get_secret_value())
+
+
+def basic_authorization(user: str, password: str) -> str:
+    """Return the value of the `Authorization` header (RFC 7617)."""
     return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
-def segment(identifier: str) -> str:
-    """A carrier's id as a part of a path. Raises CarrierFailed for what can be no id."""
-    if not _ID.fullmatch(identifier) or not identifier.strip("."):
+def path_segment(identifier: str) -> str:
+    """Return a carrier's id, encoded for a URL's path. Raises CarrierFailed if it cannot be an id."""
+    if read_id(identifier) is None:
         raise CarrierFailed("refused", "the call has no id that could be asked for")
     return quote(identifier, safe="")
 
 
-def id_of(value: object) -> str | None:
-    """An id from an answer, if it is one."""
+def read_id(value: object) -> str | None:
+    """Return an id from a carrier's answer, or None if the value cannot be an id."""
     return value if isinstance(value, str) and _ID.fullmatch(value) and value.strip(".") else None
 
 
-def checked_digits(digits: str) -> str:
-    """The digits. Raises CarrierFailed where there are others among them, none, or too many."""
+def check_digits(digits: str) -> None:
+    """Raise CarrierFailed unless `digits` can be sent as DTMF."""
     if not _DIGITS.fullmatch(digits):
         raise CarrierFailed("refused", "digits are 1 to 32 of 0-9, A-D, *, #, w and W")
-    return digits
 
 
-def refuse(cannot: Mapping[str, str], wanted: str) -> None:
-    """Raises CarrierFailed where this is what the carrier cannot do."""
-    if wanted in cannot:
-        raise CarrierFailed("refused", cannot[wanted])
+def check_supported(unsupported: Mapping[str, str], operation: str) -> None:
+    """Raise CarrierFailed if the carrier lacks the operation."""
+    if operation in unsupported:
+        raise CarrierFailed("refused", unsupported[operation])

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What came from a carrier, and the readings and comparisons that several proofs share.
+"""A carrier's request as its signature covers it, and the checks that several carriers' authentication
+shares.
 
-A proof gets nothing but this: no socket, no clock, no configuration. Whatever comes in, its only answer but
-"yes" is AuthenticationFailed: what is malformed was not sent by a carrier.
+Authentication gets nothing else: no socket, no clock, no settings. It either returns or raises
+AuthenticationFailed, whatever the request contains: a malformed request was not sent by a carrier.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from urllib.parse import parse_qsl
 from pydantic import SecretStr
 
 REPLAY_WINDOW_S: Final = 300.0
-"""How far a signed timestamp may be from now, either way: Telnyx's tolerance (docs/reference/carriers.md
-§9.2).
+"""How far a signed timestamp may be from now, in either direction: Telnyx's tolerance
+(docs/reference/carriers.md §9.2).
 """
 
 MAX_HEADER_CHARS: Final = 4096
@@ -36,7 +37,10 @@ _FORM_TEXT: Final = re.compile(r"[!-~]*")
 
 
 class AuthenticationFailed(Exception):  # noqa: N818 - the answer "no", not a fault
-    """It did not come from the carrier's account. `reason`: why, in words that repeat nothing of it."""
+    """The request is not from the carrier's account.
+
+    `reason` says why, and repeats nothing of the request.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -47,10 +51,10 @@ class AuthenticationFailed(Exception):  # noqa: N818 - the answer "no", not a fa
 class SignedRequest:
     """A webhook or an upgrade request, as far as a signature may cover it.
 
-    `urls`: the public URLs that the carrier may have dialled, from the configuration (`Accounts.urls`), each
-    with the raw path and query as they came; https or wss, http or ws where the public URL is http.
-    `headers`: under lower-case names; the values of a repeated one joined with commas.
-    `address`: the peer's address. `now`: Unix seconds.
+    `urls`: the public URLs that the carrier may have requested, from the configuration
+    (`CarrierAccounts.urls`), each with the raw path and query as received. Their scheme is https or wss, or
+    http or ws if the public URL is http. `headers`: by lower-case name; the values of a repeated header are
+    joined with commas. `address`: the peer's IP address. `now`: Unix seconds.
     """
 
     method: str
@@ -62,40 +66,64 @@ class SignedRequest:
 
     @property
     def is_upgrade(self) -> bool:
-        """Whether a WebSocket is asked for."""
-        asks = "websocket" in self.headers.get("upgrade", "").lower()
-        return asks or any(url.startswith(("wss://", "ws://")) for url in self.urls)
+        """Whether the request asks for a WebSocket."""
+        upgrades = "websocket" in self.headers.get("upgrade", "").lower()
+        return upgrades or any(url.startswith(("wss://", "ws://")) for url in self.urls)
 
 
-def check_sizes(signed: SignedRequest) -> None:
-    """Raises AuthenticationFailed where there is more than anybody would sign, before it is hashed."""
-    if len(signed.body) > MAX_BODY_BYTES:
-        raise AuthenticationFailed(f"the body has more than {MAX_BODY_BYTES} bytes")
-    if any(len(url) > MAX_URL_CHARS for url in signed.urls):
+def check_sizes(request: SignedRequest) -> None:
+    """Raise AuthenticationFailed if body or URL is too long to be a carrier's.
+
+    Call it before hashing either.
+    """
+    check_body_size(request.body)
+    if any(len(url) > MAX_URL_CHARS for url in request.urls):
         raise AuthenticationFailed(f"the URL has more than {MAX_URL_CHARS} characters")
 
 
-def check_urls(signed: SignedRequest) -> None:
-    """Raises AuthenticationFailed where it is not known under which URL the carrier reaches the gateway."""
-    if not signed.urls:
+def check_body_size(body: bytes) -> None:
+    """Raise AuthenticationFailed if the body is too long to be a carrier's.
+
+    Call it before hashing the body.
+    """
+    if len(body) > MAX_BODY_BYTES:
+        raise AuthenticationFailed(f"the body has more than {MAX_BODY_BYTES} bytes")
+
+
+def check_urls(request: SignedRequest) -> None:
+    """Raise AuthenticationFailed if the URL that the carrier signed is unknown."""
+    if not request.urls:
         raise AuthenticationFailed("no URL to hold the signature against: server.public_url is not set")
 
 
-def check_only_body(signed: SignedRequest) -> None:
-    """Raises AuthenticationFailed for a body where there can be none."""
-    if signed.method == "GET" and signed.body:
+def check_only_body(request: SignedRequest) -> None:
+    """Raise AuthenticationFailed if a GET has a body."""
+    if request.method == "GET" and request.body:
         raise AuthenticationFailed("a GET has a body, which no signature covers")
 
 
-def header(signed: SignedRequest, name: str) -> str:
-    """A header's value. Raises AuthenticationFailed where it is missing, empty, too long or not printable
-    ASCII.
+def check_time(timestamp_s: float, now: float) -> None:
+    """Raise AuthenticationFailed if a signed timestamp is more than REPLAY_WINDOW_S from now.
+
+    Unix seconds.
     """
-    return header_text(signed.headers.get(name), name)
+    if not abs(now - timestamp_s) <= REPLAY_WINDOW_S:
+        raise AuthenticationFailed(f"the timestamp is more than {REPLAY_WINDOW_S:g} s from now")
+
+
+def header(request: SignedRequest, name: str) -> str:
+    """Return a header's value.
+
+    Raises AuthenticationFailed if it is missing, too long or not printable ASCII.
+    """
+    return header_text(request.headers.get(name), name)
 
 
 def header_text(value: str | None, name: str) -> str:
-    """The same for a value that was already taken out of the headers."""
+    """Return a header's value, which is None if the header is missing.
+
+    Raises AuthenticationFailed as `header`.
+    """
     if not value:
         raise AuthenticationFailed(f"there is no {name} header")
     if len(value) > MAX_HEADER_CHARS:
@@ -106,54 +134,58 @@ def header_text(value: str | None, name: str) -> str:
 
 
 def base64_bytes(text: str, name: str) -> bytes:
-    """Bytes from base64, in its one spelling. Raises AuthenticationFailed; `name` is what the text is."""
+    """Decode base64 in its canonical form.
+
+    `name` is used in the message. Raises AuthenticationFailed.
+    """
     try:
-        found = base64.b64decode(text, validate=True)
+        decoded = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise AuthenticationFailed(f"{name} is not base64") from None
-    # The last character has bits that decoding ignores: without this there would be up to 16 spellings.
-    if base64.b64encode(found).decode() != text:
+    # Decoding ignores bits of the last character: without this, up to 16 texts would stand for the same
+    # bytes.
+    if base64.b64encode(decoded).decode() != text:
         raise AuthenticationFailed(f"{name} is not base64")
-    return found
+    return decoded
 
 
 def hmac_base64(secret: bytes, message: bytes, algorithm: str) -> str:
-    """A signature as most carriers write it. `algorithm`: as `hashlib` names it."""
+    """Return a signature in base64. `algorithm`: as `hashlib` names it."""
     return base64.b64encode(hmac.digest(secret, message, algorithm)).decode()
 
 
-def matches(given: Iterable[str], expected: Iterable[str]) -> bool:
-    """Whether any of the given is one of the expected; takes as long wherever they differ."""
-    wanted = [text.encode() for text in expected]
-    found = False
-    for text in given:
-        for want in wanted:
-            found |= hmac.compare_digest(text.encode(), want)
-    return found
+def matches(received: Iterable[str], expected: Iterable[str]) -> bool:
+    """Return True if any of the received signatures is one of the expected, comparing in constant time."""
+    candidates = [text.encode() for text in expected]
+    matched = False
+    for text in received:
+        for candidate in candidates:
+            matched |= hmac.compare_digest(text.encode(), candidate)
+    return matched
 
 
 def secret_bytes(secrets: Sequence[SecretStr]) -> list[bytes]:
-    """The configured secrets as keys. Raises AuthenticationFailed where there is none."""
+    """Return the configured secrets as keys. Raises AuthenticationFailed if there is none."""
     if not secrets:
         raise AuthenticationFailed("no secret of this kind is configured")
     return [secret.get_secret_value().encode() for secret in secrets]
 
 
 def url_bytes(text: str) -> bytes:
-    """A URL as it is signed. One that is no text stays unlike any that is."""
+    """Encode a URL to be signed. A text that is not valid Unicode stays different from every URL that is."""
     return text.encode("utf-8", "backslashreplace")
 
 
 def is_form(content_type: str) -> bool:
-    """Whether a Content-Type header says form."""
+    """Return True if a Content-Type header names a form."""
     return content_type.partition(";")[0].strip().lower() == FORM
 
 
 def read_form(content_type: str, body: bytes) -> list[tuple[str, str]]:
-    """The fields of a form as they came: in order, repeated ones and empty values kept.
+    """Return the fields of a form in their order, including repeated names and empty values.
 
-    Whoever uses a proven form reads it with this too, so that nothing is read that was not proven. Raises
-    AuthenticationFailed where it is no form, is not UTF-8, or is malformed.
+    Read a form's content with this function after authentication too: then nothing can be read that was not
+    covered by the signature. Raises AuthenticationFailed if the body is not a form, not UTF-8, or malformed.
     """
     if not is_form(content_type):
         raise AuthenticationFailed(f"the body is not {FORM}")
@@ -182,8 +214,8 @@ def read_form(content_type: str, body: bytes) -> list[tuple[str, str]]:
 
 
 def names_and_values(fields: Iterable[tuple[str, str]], *, once: bool) -> str:
-    """Sorted names, each with its sorted values, nothing between: what Twilio and Plivo sign of a form.
+    """Join sorted names and values without separators: Twilio and Plivo sign a form in this way.
 
-    `once`: a value that one name has twice counts once (Twilio).
+    `once`: whether a value that a name has twice is included once (Twilio).
     """
     return "".join(name + value for name, value in sorted(set(fields) if once else fields))

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a carrier is answered that asks what to do with a call: where its stream goes, and what goes with it.
+"""Builds the document that a carrier fetches to learn what to do with a call: where its stream goes, with
+what data.
 
-Pure but for the configuration. texml/ knows how a document is written; here stands what is in it: everything
-is put where that carrier really delivers it (docs/reference/carriers.md §1, "URL query reaches the server",
-"Custom data arrives in", "Caller/callee numbers").
+Pure except for the settings. texml/ knows how a document is written; this module decides its content and puts
+every value where the carrier really delivers it (docs/reference/carriers.md §1, "URL query reaches the
+server", "Custom data arrives in", "Caller/callee numbers").
 """
 
 from __future__ import annotations
@@ -15,24 +16,24 @@ from urllib.parse import quote, urlencode
 
 from gateway.carriers.accounts import CarrierAccounts
 from gateway.carriers.agent_body import to_parameters, with_numbers
-from gateway.carriers.profile import PROFILES
+from gateway.carriers.registry import CARRIERS
 from gateway.config import AgentSettings
-from texml.plan import HangUp, Redirect, read_busy, read_tail
-from texml.registry import WRITERS
-from texml.stream import Stream
+from texml.document import HangUp, Redirect, Stream, parse_after_stream, parse_busy
 
 RETURNS: Final = "return"
-"""The parameter that counts how often a call has come back."""
+"""The query parameter that counts how often a call has requested another document."""
 
 USUAL_RATE: Final = 8000
+"""Hz."""
 
 
 @dataclass(frozen=True, slots=True)
 class IncomingCall:
-    """The call that a carrier asks about, and what the URL says that it asked.
+    """The call that a carrier requests a document for.
 
-    `from_number`, `to_number`: as the carrier writes them. `body`: for the agent, base64 of JSON, checked.
-    `parameters`: custom ones. `sample_rate`: Hz. `returns`: how often the call has come back.
+    `from_number`, `to_number`: as the carrier writes them. `body`: for the agent, base64 of JSON, validated.
+    `parameters`: custom parameters. `sample_rate`: Hz. `returns`: how often the call has requested another
+    document.
     """
 
     carrier: str
@@ -45,81 +46,89 @@ class IncomingCall:
     returns: int = 0
 
 
-def stream_document(
-    accounts: CarrierAccounts,
-    agent: AgentSettings,
-    asked: IncomingCall,
-    *,
-    token: str | None,
-    session_id: str | None,
-    max_body_bytes: int,
-) -> str:
-    """The document that leads the call to its agent.
+@dataclass(frozen=True, slots=True)
+class StreamTarget:
+    """The session that a document's stream belongs to.
 
-    `token`: a call token for the URL; without one `redirect` is as `hangup`, because a call that came back
-    could not be told from one whose agent has ended. `session_id`: what the carrier's callbacks about the
-    stream are for; without one none are asked for. Raises texml's DocumentError where the carrier cannot
-    carry it, ValueError where no public URL is configured.
+    `token`: a call token for the stream's URL. Without one the agent's `after = "redirect"` is written as a
+    hang-up, because a returning call could not be told from one whose agent has ended. `session_id`: named in
+    the URL of the stream's callbacks; without one no callbacks are requested. `max_body_bytes`: of JSON.
+    """
+
+    token: str | None
+    session_id: str | None
+    max_body_bytes: int
+
+
+def stream_document(
+    accounts: CarrierAccounts, agent: AgentSettings, call: IncomingCall, target: StreamTarget
+) -> str:
+    """Return the document that connects the call to its agent.
+
+    Raises texml's DocumentError if the carrier's document has no place for it, and ValueError if no public
+    URL is configured.
     """
     callback = None
-    if session_id is not None:
-        path = f"/callbacks/{asked.carrier}/{session_id}/stream?{urlencode({'org': agent.organization})}"
+    if target.session_id is not None:
+        query = urlencode({"org": agent.organization})
+        path = f"/callbacks/{call.carrier}/{target.session_id}/stream?{query}"
         callback = accounts.url(path, "https", agent.region)
-    url, parameters = _url(agent, asked, token, max_body_bytes)
+    url, parameters = _stream_url(agent, call, target)
     stream = Stream(
         url=accounts.url(url, "wss", agent.region),
         parameters=parameters,
         status_callback=callback,
-        sample_rate=asked.sample_rate,
+        sample_rate=call.sample_rate,
     )
-    tail = read_tail(agent.after)
-    if token is None and isinstance(tail, Redirect):
-        tail = HangUp()
-    return WRITERS[asked.carrier].connect(stream, tail, back_url(accounts, agent, asked))
+    after_stream = parse_after_stream(agent.after)
+    if target.token is None and isinstance(after_stream, Redirect):
+        after_stream = HangUp()
+    writer = CARRIERS[call.carrier].documents
+    return writer.connect(stream, after_stream, next_url(accounts, agent, call))
 
 
-def busy_document(accounts: CarrierAccounts, agent: AgentSettings, asked: IncomingCall) -> str:
-    """What a caller gets where there is no agent for now. Raises as `stream_document`."""
-    return WRITERS[asked.carrier].busy(read_busy(agent.busy), back_url(accounts, agent, asked))
+def busy_document(accounts: CarrierAccounts, agent: AgentSettings, call: IncomingCall) -> str:
+    """Return the document for a caller whom no agent can take now. Raises as `stream_document`."""
+    writer = CARRIERS[call.carrier].documents
+    return writer.busy(parse_busy(agent.busy), next_url(accounts, agent, call))
 
 
-def back_url(accounts: CarrierAccounts, agent: AgentSettings, asked: IncomingCall) -> str:
-    """Where the carrier asks again: the same question, counted."""
-    rate = {} if asked.sample_rate == USUAL_RATE else {"sample_rate": str(asked.sample_rate)}
+def next_url(accounts: CarrierAccounts, agent: AgentSettings, call: IncomingCall) -> str:
+    """Return the URL at which the carrier requests the call's next document: the same question, counted."""
+    rate = {} if call.sample_rate == USUAL_RATE else {"sample_rate": str(call.sample_rate)}
     query = {
-        **asked.parameters,
+        **call.parameters,
         "agent": agent.name,
         "org": agent.organization,
-        **({"body": asked.body} if asked.body else {}),
+        **({"body": call.body} if call.body else {}),
         **rate,
-        RETURNS: str(asked.returns + 1),
+        RETURNS: str(call.returns + 1),
     }
-    return accounts.url(f"/xml/{asked.carrier}?{_query(query)}", "https", agent.region)
+    return accounts.url(f"/xml/{call.carrier}?{_encode(query)}", "https", agent.region)
 
 
-def _url(
-    agent: AgentSettings, asked: IncomingCall, token: str | None, max_body_bytes: int
-) -> tuple[str, dict[str, str]]:
-    """Path and query of the stream's URL, and the custom parameters beside it."""
-    habits = PROFILES[asked.carrier]
-    parameters = dict(asked.parameters)
-    if not habits.sends_numbers:
-        numbers = {"from_number": asked.from_number, "to_number": asked.to_number}
+def _stream_url(agent: AgentSettings, call: IncomingCall, target: StreamTarget) -> tuple[str, dict[str, str]]:
+    """Return path and query of the stream's URL, and the custom parameters that go beside it."""
+    profile = CARRIERS[call.carrier].profile
+    parameters = dict(call.parameters)
+    if not profile.sends_numbers:
+        numbers = {"from_number": call.from_number, "to_number": call.to_number}
         parameters |= {name: number for name, number in numbers.items() if number}
-    if habits.keeps_query:
-        body = asked.body
-        # Pipecat's bots read no parameters of such a carrier (docs/reference/carriers.md §8.1)
-        if not habits.sends_numbers:
-            body = with_numbers(body, {"from": asked.from_number, "to": asked.to_number}, max_body_bytes)
-        said = {"serviceHost": agent.service_host, "token": token, "body": body}
-        query = _query({name: value for name, value in said.items() if value is not None})
-        return f"/ws/{asked.carrier}?{query}", parameters
-    path = "/".join(filter(None, (f"/ws/{asked.carrier}/{agent.service_host}", token)))
-    if not habits.parameters_in_query:
-        return path, parameters | to_parameters(asked.body)
-    query = _query(parameters | ({"body": asked.body} if asked.body else {}))
+    if profile.keeps_query:
+        body = call.body
+        # Pipecat's bots do not read the parameters of such a carrier (docs/reference/carriers.md §8.1).
+        if not profile.sends_numbers:
+            numbers = {"from": call.from_number, "to": call.to_number}
+            body = with_numbers(body, numbers, target.max_body_bytes)
+        values = {"serviceHost": agent.service_host, "token": target.token, "body": body}
+        query = _encode({name: value for name, value in values.items() if value is not None})
+        return f"/ws/{call.carrier}?{query}", parameters
+    path = "/".join(filter(None, (f"/ws/{call.carrier}/{agent.service_host}", target.token)))
+    if not profile.parameters_in_query:
+        return path, parameters | to_parameters(call.body)
+    query = _encode(parameters | ({"body": call.body} if call.body else {}))
     return f"{path}?{query}" if query else path, {}
 
 
-def _query(pairs: Mapping[str, str]) -> str:
+def _encode(pairs: Mapping[str, str]) -> str:
     return urlencode(pairs, quote_via=quote)

@@ -3,7 +3,13 @@
 
 from gateway.config.agent_settings import AgentSettings, NumberRoute
 from gateway.config.loading import load
-from gateway.config.organization_settings import CarrierAccount, DailySettings, Organization, WhatsAppSettings
+from gateway.config.organization_settings import (
+    CarrierAccount,
+    CarrierName,
+    DailySettings,
+    Organization,
+    WhatsAppSettings,
+)
 from gateway.config.problems import ConfigError, Problem
 from gateway.config.process_settings import Limits, Server, StoreSettings
 from gateway.config.settings import Region, Settings
@@ -11,6 +17,7 @@ from gateway.config.settings import Region, Settings
 __all__ = [
     "AgentSettings",
     "CarrierAccount",
+    "CarrierName",
     "ConfigError",
     "DailySettings",
     "Limits",

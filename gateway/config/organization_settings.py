@@ -47,6 +47,8 @@ class WhatsAppSettings(Table):
     )
 
 
+CarrierName = Literal["twilio", "telnyx", "plivo", "exotel"]
+
 _OF_EVERY_CARRIER = {"carrier", "account", "api_url", "calls_per_second"}
 _OF_CARRIER = {
     "twilio": {"auth_id", "auth_tokens", "signing_keys"},
@@ -63,7 +65,7 @@ class CarrierAccount(Table):
     comes from that carrier for this organisation without proof is refused.
     """
 
-    carrier: Literal["twilio", "telnyx", "plivo", "exotel"] = Field(description="The carrier.")
+    carrier: CarrierName = Field(description="The carrier.")
     account: CarrierId | None = Field(
         default=None,
         description="The account as the stream's `start` names it: Twilio's and Exotel's account SID, "
@@ -110,8 +112,8 @@ class CarrierAccount(Table):
         return self
 
     @property
-    def proves(self) -> bool:
-        """Whether there is anything that a call can be held against."""
+    def can_authenticate(self) -> bool:
+        """Whether the account has credentials that a request can be authenticated with."""
         return bool(self.auth_tokens or self.signing_keys or self.public_keys or self.allow)
 
 

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from gateway.audio.prompt import read_prompt
 from gateway.model.addresses import is_agent_name, is_label, is_phone_number, split_service_host
-from texml.plan import read_busy, read_tail
+from texml.document import parse_after_stream, parse_busy
 
 SQLITE = "sqlite:///"
 RECORDING = ".wav"
@@ -140,13 +140,13 @@ def number_prefix(value: str) -> str:
 
 def tail(value: str) -> str:
     """What a document says after the stream (texml/plan.py)."""
-    read_tail(value)
+    parse_after_stream(value)
     return value
 
 
 def busy(value: str) -> str:
     """What a document says where no call can be taken (texml/plan.py)."""
-    read_busy(value)
+    parse_busy(value)
     return value
 
 

@@ -20,7 +20,7 @@ from gateway.websocket.frames import FrameError, FrameSpan
 if TYPE_CHECKING:
     from gateway.media.leg import Leg
     from gateway.media.relay import Relay
-    from serializers.transforms import Filter
+    from serializers.transforms import Transform
 
 PAUSE_S = 0.1
 """Silence of a speaker after which what is kept for a whole piece is passed on."""
@@ -33,7 +33,7 @@ class MessageSide(RelaySide):
 
     looks_below = frames.INSPECT_ALL
 
-    def __init__(self, relay: Relay, leg: Leg, message_filter: Filter) -> None:
+    def __init__(self, relay: Relay, leg: Leg, message_filter: Transform) -> None:
         super().__init__(relay, leg)
         self._filter = message_filter
         self._parts: list[bytes] = []  # payloads of the message that is coming, and
@@ -116,7 +116,7 @@ class MessageSide(RelaySide):
         elif instead:
             self.relay.noticed(self, payload)
             passing += self._framed(instead)
-        if self._filter.waiting:
+        if self._filter.has_buffered:
             self._wait()
 
     def _wait(self) -> None:

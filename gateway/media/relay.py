@@ -30,7 +30,7 @@ from gateway.model.reasons import CallEnded
 from gateway.websocket import frames
 from gateway.websocket.frames import FrameError, FrameSpan
 from serializers.dialect import Dialect
-from serializers.transforms import Filter
+from serializers.transforms import Transform
 
 LOOK_BELOW_BYTES = 320
 """Shorter than 20 ms of sound in any dialect, longer than any carrier's `stop` (docs/reference/carriers.md
@@ -64,7 +64,7 @@ class Relay:
         dialect: Dialect | None,
         limits: RelayLimits,
         on_first_sound: Callable[[], None],
-        filters: tuple[Filter, Filter] | None = None,
+        filters: tuple[Transform, Transform] | None = None,
         farewell: HangupAfterPlayback | None = None,
         keeps_agent: bool = True,
         on_agent_lost: Callable[[RelaySide], None] | None = None,
@@ -244,7 +244,7 @@ class Relay:
             self.watch.stop_came()
 
     def _is_sound(self, payload: bytes) -> bool:
-        return self._dialect is None or self._dialect.event_of(payload) in self._dialect.agent_sound_events
+        return self._dialect is None or self._dialect.event_of(payload) in self._dialect.agent_media_events
 
     def _cut_at_first_sound(self, data: bytes, seen: list[FrameSpan]) -> tuple[bytes, list[FrameSpan]]:
         """Passes on what the agent said before its first sound: what that sets off is to stand between."""

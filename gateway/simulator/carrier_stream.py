@@ -83,13 +83,13 @@ class CarrierStream:
     def opening(self) -> list[str]:
         """The messages that open the stream."""
         self._sequence = 1
-        connected = [self._write(Connected())] if self._dialect.says_connected else []
+        connected = [self._write(Connected())] if self._dialect.sends_connected else []
         return [*connected, self._write(self._start)]
 
     def reason(self) -> list[str]:
         """What the carrier says when the caller has hung up, before it closes; Plivo says nothing."""
         self.note("hang-up")
-        if not self._dialect.says_stop:
+        if not self._dialect.sends_stop:
             return []
         return [self._write(Stop("callended", self._next_sequence()))]
 

@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from gateway.auth.media_tokens import MediaTokens
+from gateway.auth.call_tokens import Audience
+from gateway.auth.media_tokens import CallGrant, MediaTokens
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.documented import HOST, Documented, Server, accounts, said, token_of
 from tests.harness.gateway import Gateway, eventually
@@ -59,7 +60,9 @@ def minted(line: Documented, call_id: str, *, at: float, **claims: Any) -> str:
     (value,) = connection.execute("SELECT value FROM document WHERE kind = 'secret'").fetchone()
     connection.close()
     tokens = MediaTokens(bytes.fromhex(json.loads(value)), SimpleNamespace(documents=None), lambda: at)
-    token = tokens.mint_call("support.acme", "acme", line.carrier, call_id=call_id, **claims)
+    token = tokens.mint_call(
+        Audience("support.acme", "acme", line.carrier), CallGrant(call_id=call_id, **claims)
+    )
     return stream_url(line, token)
 
 

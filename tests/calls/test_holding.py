@@ -80,7 +80,7 @@ async def hear_sound(caller: Caller, carrier: str, pieces: int) -> None:
 
 
 def sound_of(carrier: str) -> str:
-    sounds = DIALECTS[carrier].agent_sound_events
+    sounds = DIALECTS[carrier].agent_media_events
     return next(reply for reply in replies(carrier) if json.loads(reply)["event"] in sounds)
 
 

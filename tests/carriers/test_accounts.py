@@ -10,7 +10,7 @@ import pytest
 from twilio.request_validator import RequestValidator
 
 from gateway.carriers.accounts import CarrierAccounts
-from gateway.carriers.authenticators import AuthenticationFailed, SignedRequest
+from gateway.carriers.signatures import AuthenticationFailed, SignedRequest
 from gateway.config import Settings
 
 TWILIO = {"carrier": "twilio", "account": "AC1", "auth_tokens": ["acmes"]}
@@ -104,19 +104,19 @@ def test_a_request_is_proven_for_the_organisations_whose_account_signed() -> Non
         organization("elsewhere", {"carrier": "plivo", "auth_tokens": ["acmes"]}),
     )
     urls = known.urls("/ws/twilio", "wss")
-    assert known.proven("twilio", upgrade(urls, "acmes")) == {"acme"}
-    assert known.proven("twilio", upgrade(urls, "globexs")) == {"globex"}
-    assert known.proven("twilio", upgrade(urls, "shared")) == {"globex", "third"}
-    assert known.proven("twilio", upgrade(urls, "forged")) == frozenset()
-    assert known.proven("plivo", upgrade(urls, "acmes")) == frozenset()
-    assert known.proven("generic", upgrade(urls, "acmes")) == frozenset()
+    assert known.authenticated_organizations("twilio", upgrade(urls, "acmes")) == {"acme"}
+    assert known.authenticated_organizations("twilio", upgrade(urls, "globexs")) == {"globex"}
+    assert known.authenticated_organizations("twilio", upgrade(urls, "shared")) == {"globex", "third"}
+    assert known.authenticated_organizations("twilio", upgrade(urls, "forged")) == frozenset()
+    assert known.authenticated_organizations("plivo", upgrade(urls, "acmes")) == frozenset()
+    assert known.authenticated_organizations("generic", upgrade(urls, "acmes")) == frozenset()
 
 
 def test_the_account_that_accepts_is_told() -> None:
     known = accounts(organization("acme", {**TWILIO, "account": "AC2", "auth_tokens": ["old"]}, TWILIO))
     urls = known.urls("/ws/twilio/support.acme", "wss")
-    assert known.prove("acme", "twilio", upgrade(urls, "acmes")).account == "AC1"
-    assert known.prove("acme", "twilio", upgrade(urls, "old")).account == "AC2"
+    assert known.authenticate("acme", "twilio", upgrade(urls, "acmes")).account == "AC1"
+    assert known.authenticate("acme", "twilio", upgrade(urls, "old")).account == "AC2"
 
 
 def test_a_refusal_has_words_without_secrets() -> None:
@@ -124,7 +124,7 @@ def test_a_refusal_has_words_without_secrets() -> None:
     signed = upgrade(known.urls("/ws/twilio", "wss"), "forged")
     for name, detail in (("acme", "the signature"), ("open", "no account"), ("nobody", "no account")):
         with pytest.raises(AuthenticationFailed, match=detail) as caught:
-            known.prove(name, "twilio", signed)
+            known.authenticate(name, "twilio", signed)
         assert "acmes" not in caught.value.reason
 
 
@@ -133,9 +133,9 @@ def test_credentials_of_one_organisation_do_not_prove_for_another() -> None:
         organization("acme", {"carrier": "exotel", "auth_id": "a", "auth_tokens": ["token"]}),
         organization("globex", {"carrier": "exotel", "auth_id": "b", "auth_tokens": ["token"]}),
     )
-    assert known.proven("exotel", exotel("a", "token")) == {"acme"}
-    assert known.proven("exotel", exotel("b", "token")) == {"globex"}
-    assert known.proven("exotel", exotel("c", "token")) == frozenset()
+    assert known.authenticated_organizations("exotel", exotel("a", "token")) == {"acme"}
+    assert known.authenticated_organizations("exotel", exotel("b", "token")) == {"globex"}
+    assert known.authenticated_organizations("exotel", exotel("c", "token")) == frozenset()
 
 
 def test_a_signature_for_a_region_is_good_and_for_another_host_is_not() -> None:
@@ -143,9 +143,11 @@ def test_a_signature_for_a_region_is_good_and_for_another_host_is_not() -> None:
     path = "/ws/twilio/support.acme/tok"
     urls = known.urls(path, "wss")
     for host in ("gw.example.com", "us-west.gw.example.com", "eu-central.gw.example.com"):
-        assert known.proven("twilio", upgrade(urls, "acmes", f"wss://{host}{path}")) == {"acme"}
+        assert known.authenticated_organizations("twilio", upgrade(urls, "acmes", f"wss://{host}{path}")) == {
+            "acme"
+        }
     for host in ("evil.example.com", "ap-south.gw.example.com", "example.com"):
-        assert not known.proven("twilio", upgrade(urls, "acmes", f"wss://{host}{path}"))
+        assert not known.authenticated_organizations("twilio", upgrade(urls, "acmes", f"wss://{host}{path}"))
 
 
 # URLs

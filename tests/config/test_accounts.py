@@ -38,12 +38,12 @@ def test_an_account_for_each_carrier(read: Read) -> None:
     assert telnyx.connection_id == "77"
     assert plivo.auth_id == "MA1"
     assert exotel.allow == ["203.0.113.0/24", "2001:db8::1/128"]
-    assert all(account.proves for account in (twilio, telnyx, plivo, exotel))
+    assert all(account.can_authenticate for account in (twilio, telnyx, plivo, exotel))
 
 
 def test_an_account_that_only_names_itself_proves_nothing(read: Read) -> None:
     (account,) = read(ACCOUNT.format("twilio") + "account = 'AC1'\n").organizations[0].carriers
-    assert not account.proves
+    assert not account.can_authenticate
 
 
 def test_the_environment_reaches_into_an_account(read: Read) -> None:

@@ -8,7 +8,8 @@ import sqlite3
 import time
 from types import SimpleNamespace
 
-from gateway.auth.media_tokens import MediaTokens
+from gateway.auth.call_tokens import Audience
+from gateway.auth.media_tokens import CallGrant, MediaTokens
 from tests.harness.gateway import Gateway
 from tests.harness.openings import IDS
 
@@ -19,5 +20,5 @@ def tokened(gateway: Gateway) -> str:
     (value,) = connection.execute("SELECT value FROM document WHERE kind = 'secret'").fetchone()
     connection.close()
     tokens = MediaTokens(bytes.fromhex(json.loads(value)), SimpleNamespace(documents=None), time.time)
-    token = tokens.mint_call("support.acme", "acme", "plivo", call_id=IDS["plivo"][0])
+    token = tokens.mint_call(Audience("support.acme", "acme", "plivo"), CallGrant(call_id=IDS["plivo"][0]))
     return f"/ws/plivo?serviceHost=support.acme&token={token}"

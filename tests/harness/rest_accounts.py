@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.carriers.registry import RESTS
+from gateway.carriers.registry import CARRIERS
 from gateway.carriers.rest_interface import CarrierFailed, CarrierRest, DialRequest
 from gateway.config import CarrierAccount
 from tests.harness import rest_exotel, rest_plivo, rest_telnyx, rest_twilio
@@ -45,10 +45,16 @@ def rest(
     server: RestServer, carrier: str, http: aiohttp.ClientSession, timeout_s: float | None = None
 ) -> CarrierRest:
     """The carrier's REST for the server's account; `timeout_s`: how long it is waited for."""
-    mine = account(carrier, server.api_url)
-    if timeout_s is None:
-        return RESTS[carrier](mine, http)
-    return RESTS[carrier](mine, http, timeout_s=timeout_s)  # type: ignore[call-arg]
+    return make_client(account(carrier, server.api_url), http, timeout_s)
+
+
+def make_client(
+    account: CarrierAccount, http: aiohttp.ClientSession, timeout_s: float | None = None
+) -> CarrierRest:
+    """Return the REST client of an account. `timeout_s`: seconds that it waits for an answer."""
+    rest_class = CARRIERS[account.carrier].rest_class
+    assert rest_class is not None
+    return rest_class(account, http) if timeout_s is None else rest_class(account, http, timeout_s=timeout_s)
 
 
 def dial_request(**changed: Any) -> DialRequest:

@@ -41,7 +41,7 @@ SOUND = {masked: frames.build(frames.TEXT, MEDIA, masked=masked) for masked in (
 class Unread:
     """A dialect that must not be asked anything."""
 
-    agent_sound_events = frozenset({"media"})
+    agent_media_events = frozenset({"media"})
 
     def event_of(self, payload: bytes) -> str | None:
         raise AssertionError(f"sound was looked into: {payload[:40]!r}")

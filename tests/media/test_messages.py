@@ -18,7 +18,6 @@ from gateway.media.relay_timers import RelayLimits
 from gateway.websocket import frames
 from gateway.websocket.frames import FrameScanner
 from serializers.registry import DIALECTS
-from serializers.transforms import filters_of
 
 LIMITS = RelayLimits(max_duration_s=60, idle_s=60, stall_s=10, close_s=1, max_message_bytes=1 << 20)
 
@@ -79,7 +78,7 @@ async def exotel() -> AsyncIterator[Call]:
         dialect=DIALECTS["exotel"],
         limits=LIMITS,
         on_first_sound=lambda: None,
-        filters=filters_of("exotel"),
+        filters=DIALECTS["exotel"].transforms(),
     )
     relay.start()
     yield Call(relay, *far_ends)

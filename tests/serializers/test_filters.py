@@ -10,18 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serializers.exotel import MAX_MEDIA_BYTES, MEDIA_STEP_BYTES, MIN_MEDIA_BYTES, ChunkAudio
 from serializers.registry import DIALECTS
-from serializers.transforms import (
-    EXOTEL_LEAST_BYTES,
-    EXOTEL_MOST_BYTES,
-    EXOTEL_STEP_BYTES,
-    NOTHING,
-    UNCHANGED,
-    ToAgent,
-    ToCarrier,
-    ToExotel,
-    filters_of,
-)
+from serializers.transforms import NOTHING, UNCHANGED, ToAgent, ToCarrier
 
 
 def media(size: int, *, fill: int = 7, **more: object) -> bytes:
@@ -53,7 +44,7 @@ NO_MESSAGES = {
 def test_what_is_no_message_reaches_nobody(text: bytes) -> None:
     assert ToAgent().feed(text) == NOTHING
     assert ToCarrier().feed(text) == NOTHING
-    assert ToExotel().feed(text) == NOTHING
+    assert ChunkAudio().feed(text) == NOTHING
 
 
 def test_the_callers_sound_is_left_alone_and_the_outbound_track_dropped() -> None:
@@ -77,40 +68,40 @@ def test_every_other_event_passes(event: str) -> None:
 
 
 def test_exotel_is_sent_whole_pieces() -> None:
-    to_exotel = ToExotel()
+    to_exotel = ChunkAudio()
     passed: list[bytes] = []
     for n in range(12):  # 40 ms at a time, as Pipecat sends it
         passed += sound_of(list(to_exotel.feed(media(640, fill=n)) or []))
     assert [len(sound) for sound in passed] == [3200, 3200]
     assert b"".join(passed) == b"".join(bytes([n]) * 640 for n in range(10))
-    assert to_exotel.waiting
+    assert to_exotel.has_buffered
 
 
 def test_exotel_pieces_of_the_right_size_are_left_alone() -> None:
-    assert ToExotel().feed(media(3200)) is UNCHANGED
-    assert ToExotel().feed(media(32_000)) is UNCHANGED
+    assert ChunkAudio().feed(media(3200)) is UNCHANGED
+    assert ChunkAudio().feed(media(32_000)) is UNCHANGED
 
 
 def test_a_mark_comes_after_all_the_sound_before_it() -> None:
-    to_exotel = ToExotel()
+    to_exotel = ChunkAudio()
     assert to_exotel.feed(media(640)) == []
     mark = b'{"event":"mark","stream_sid":"S1","mark":{"name":"m"}}'
     passed = to_exotel.feed(mark)
     assert passed is not None
     assert passed[-1] == mark
     assert sound_of(list(passed[:-1])) == [bytes([7]) * 640 + bytes(2560)]
-    assert not to_exotel.waiting
+    assert not to_exotel.has_buffered
 
 
 def test_a_clear_throws_away_what_is_kept() -> None:
-    to_exotel = ToExotel()
+    to_exotel = ChunkAudio()
     to_exotel.feed(media(640))
     assert to_exotel.feed(b'{"event":"clear","stream_sid":"S1"}') is UNCHANGED
     assert to_exotel.flush() == NOTHING
 
 
 def test_after_a_pause_the_rest_is_filled_up_with_silence() -> None:
-    to_exotel = ToExotel()
+    to_exotel = ChunkAudio()
     to_exotel.feed(media(4000))
     assert [len(sound) for sound in sound_of(to_exotel.flush())] == [3200]
     assert to_exotel.flush() == NOTHING
@@ -118,7 +109,7 @@ def test_after_a_pause_the_rest_is_filled_up_with_silence() -> None:
 
 @given(st.lists(st.integers(0, 120_000), max_size=12))
 def test_exotel_hears_every_byte_once_in_pieces_it_plays(sizes: list[int]) -> None:
-    to_exotel = ToExotel()
+    to_exotel = ChunkAudio()
     heard: list[bytes] = []
     said = b""
     for n, size in enumerate(sizes):
@@ -127,14 +118,14 @@ def test_exotel_hears_every_byte_once_in_pieces_it_plays(sizes: list[int]) -> No
         passed = to_exotel.feed(message)
         heard += sound_of([message] if passed is UNCHANGED else list(passed))
     heard += sound_of(list(to_exotel.flush()))
-    assert all(EXOTEL_LEAST_BYTES <= len(sound) <= EXOTEL_MOST_BYTES for sound in heard)
-    assert all(len(sound) % EXOTEL_STEP_BYTES == 0 for sound in heard)
+    assert all(MIN_MEDIA_BYTES <= len(sound) <= MAX_MEDIA_BYTES for sound in heard)
+    assert all(len(sound) % MEDIA_STEP_BYTES == 0 for sound in heard)
     assert b"".join(heard).rstrip(b"\0") == said
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_no_bytes_raise_anything(text: bytes) -> None:
     for carrier in DIALECTS:
-        for one in filters_of(carrier):
-            one.feed(text)
-            one.flush()
+        for transform in DIALECTS[carrier].transforms():
+            transform.feed(text)
+            transform.flush()

@@ -306,10 +306,10 @@ def test_the_quick_look_knows_the_agents_sound():
     start = Start("c", "s")
     for dialect in (twilio, telnyx, plivo):
         sound = dialect.write_agent(Media(b"\xff"), start).encode()
-        assert dialect.event_of(sound) in dialect.agent_sound_events
+        assert dialect.event_of(sound) in dialect.agent_media_events
         for other in (Mark("a"), Clear()):
             assert (
-                dialect.event_of(dialect.write_agent(other, start).encode()) not in dialect.agent_sound_events
+                dialect.event_of(dialect.write_agent(other, start).encode()) not in dialect.agent_media_events
             )
-    assert exotel.agent_sound_events == {"media"}
+    assert exotel.agent_media_events == {"media"}
     assert twilio.read_carrier('{"event":"connected"}') == Connected()

@@ -13,7 +13,7 @@ from serializers.opening import SERVICE_HOST_PARAMETERS, Opening
 from serializers.registry import DIALECTS
 
 CARRIERS = sorted(DIALECTS)
-WITH_CONNECTED = [name for name in CARRIERS if DIALECTS[name].says_connected]
+WITH_CONNECTED = [name for name in CARRIERS if DIALECTS[name].sends_connected]
 
 
 def said(carrier, event, calls):
@@ -52,7 +52,7 @@ def test_plivo_begins_with_start_or_not_at_all():
 def test_nothing_comes_before_start(carrier, event, because, calls):
     assert_refused(Opening(DIALECTS[carrier]), said(carrier, event, calls), because)
     opening = Opening(DIALECTS[carrier])
-    if DIALECTS[carrier].says_connected:
+    if DIALECTS[carrier].sends_connected:
         opening.feed(said(carrier, Connected(), calls))
     assert_refused(opening, said(carrier, event, calls), because)
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serializers.reorder import RESTART, WINDOW, InOrder
-from serializers.transforms import ToAgentInOrder, filters_of
+from serializers.registry import DIALECTS
+from serializers.reorder import RESTART, WINDOW, ReorderBuffer
+from serializers.transforms import ToAgentInOrder
 
 
 def media(chunk: int | str, track: str = "inbound") -> bytes:
@@ -20,7 +21,7 @@ def media(chunk: int | str, track: str = "inbound") -> bytes:
     ).encode()
 
 
-def passed(order: InOrder, chunks: Iterable[int]) -> list[int]:
+def passed(order: ReorderBuffer, chunks: Iterable[int]) -> list[int]:
     return [
         int(json.loads(message)["media"]["chunk"])
         for chunk in chunks
@@ -43,20 +44,20 @@ def passed(order: InOrder, chunks: Iterable[int]) -> list[int]:
     ],
 )
 def test_what_comes_and_what_passes(came: list[int], passes: list[int]) -> None:
-    assert passed(InOrder(), came) == passes
+    assert passed(ReorderBuffer(), came) == passes
 
 
 def test_a_gap_is_waited_for_only_until_the_carrier_pauses() -> None:
-    order = InOrder()
+    order = ReorderBuffer()
     assert passed(order, [1, 3, 4]) == [1]
-    assert order.waiting
+    assert order.has_buffered
     assert list(order.flush()) == [media("3"), media("4")]
-    assert not order.waiting
+    assert not order.has_buffered
     assert passed(order, [2, 5]) == [5]
 
 
 def test_stop_comes_behind_all_sound_and_digits_do_not_wait() -> None:
-    order = InOrder()
+    order = ReorderBuffer()
     assert passed(order, [1, 3]) == [1]
     digit, stop = b'{"event":"dtmf","dtmf":{"digit":"5"}}', b'{"event":"stop"}'
     assert list(order.feed(digit)) == [digit]
@@ -65,7 +66,7 @@ def test_stop_comes_behind_all_sound_and_digits_do_not_wait() -> None:
 
 @pytest.mark.parametrize("chunk", ["", "one", None, 1.5, True, [], "9" * 5000])
 def test_a_number_that_is_none_changes_nothing(chunk: object) -> None:
-    order = InOrder()
+    order = ReorderBuffer()
     passed(order, [1])
     odd = media(chunk)  # type: ignore[arg-type]
     assert list(order.feed(odd)) == [odd]
@@ -74,11 +75,11 @@ def test_a_number_that_is_none_changes_nothing(chunk: object) -> None:
 
 @given(st.permutations(range(1, 40)))
 def test_it_is_always_in_order_and_never_keeps_more_than_the_window(chunks: list[int]) -> None:
-    order = InOrder()
+    order = ReorderBuffer()
     out = []
     for chunk in chunks:
         out += passed(order, [chunk])
-        assert len(order._kept) <= WINDOW
+        assert len(order._buffered) <= WINDOW
     out += [int(json.loads(message)["media"]["chunk"]) for message in order.flush()]
     assert out == sorted(set(out))
 
@@ -89,7 +90,7 @@ def test_nothing_is_lost_that_is_late_by_less_than_the_window(first: int, delays
     came = sorted(numbers, key=lambda number: number - first + delays[number - first])
     if not came or came[0] != first:
         return  # what was before the first that came is past
-    order = InOrder()
+    order = ReorderBuffer()
     out = passed(order, came)
     out += [int(json.loads(message)["media"]["chunk"]) for message in order.flush()]
     assert out == list(numbers)
@@ -98,17 +99,17 @@ def test_nothing_is_lost_that_is_late_by_less_than_the_window(first: int, delays
 
 def test_only_telnyx_is_put_in_order() -> None:
     assert {
-        carrier: isinstance(filters_of(carrier)[0], ToAgentInOrder)
+        carrier: isinstance(DIALECTS[carrier].transforms()[0], ToAgentInOrder)
         for carrier in ("twilio", "telnyx", "plivo", "exotel")
     } == {"twilio": False, "telnyx": True, "plivo": False, "exotel": False}
 
 
 def test_what_is_none_of_the_agents_business_never_reaches_it() -> None:
-    to_agent, _ = filters_of("telnyx")
+    to_agent, _ = DIALECTS["telnyx"].transforms()
     assert to_agent.feed(b"no message") == ()
     assert to_agent.feed(media("1", "outbound")) == ()
     first, third, second = media("1"), media("3"), media("2")
     assert to_agent.feed(first) is None, "as it came"
     assert to_agent.feed(third) == ()
-    assert to_agent.waiting
+    assert to_agent.has_buffered
     assert to_agent.feed(second) == [second, third]

@@ -141,7 +141,7 @@ def test_how_the_carrier_opens_parses_back(carrier, data):
     dialect = DIALECTS[carrier]
     start = data.draw(TALKS[carrier].starts)
     opening = Opening(dialect)
-    if dialect.says_connected:
+    if dialect.sends_connected:
         assert opening.feed(dialect.write_carrier(Connected(), start)) is None
     assert opening.feed(dialect.write_carrier(start, start)) == start
 

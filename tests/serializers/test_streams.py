@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serializers.registry import DIALECTS
-from serializers.transforms import NOTHING, UNCHANGED, Filter, filters_of, renaming_filters
+from serializers.transforms import NOTHING, UNCHANGED, Transform
 
 FIELDS = {"twilio": "streamSid", "telnyx": "stream_id", "plivo": "streamId", "exotel": "stream_sid"}
 KNOWN, LATEST = "MZ-first", "MZ-second"
@@ -39,11 +39,11 @@ def carrier(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def filters(carrier: str) -> tuple[Filter, Filter]:
-    return renaming_filters(DIALECTS[carrier], KNOWN, LATEST)
+def transforms(carrier: str) -> tuple[Transform, Transform]:
+    return DIALECTS[carrier].renaming_transforms(KNOWN, LATEST)
 
 
-def passed(one: Filter, message: bytes) -> bytes:
+def passed(one: Transform, message: bytes) -> bytes:
     """The one message that comes of one, as it came or changed."""
     passing = one.feed(message)
     if passing is UNCHANGED:
@@ -62,7 +62,7 @@ def test_only_the_streams_id_changes(
     place = data.draw(st.integers(0, len(kept)))
     pairs = [("event", "dtmf"), *kept.items()]
     text = data.draw(st.booleans())
-    for one, own, told in zip(filters(carrier), (LATEST, KNOWN), (KNOWN, LATEST), strict=True):
+    for one, own, told in zip(transforms(carrier), (LATEST, KNOWN), (KNOWN, LATEST), strict=True):
         pairs.insert(place + 1, (field, own))
         message = json.dumps(dict(pairs), ensure_ascii=text).encode()
         pairs[place + 1] = (field, told)
@@ -79,14 +79,14 @@ def test_what_does_not_name_the_stream_is_left_alone(data: st.DataObject) -> Non
     if data.draw(st.booleans()):
         message[field] = data.draw(values.filter(lambda value: value not in (KNOWN, LATEST)))
     text = json.dumps(message).encode()
-    for mine, own in zip(filters(carrier), filters_of(carrier), strict=True):
+    for mine, own in zip(transforms(carrier), DIALECTS[carrier].transforms(), strict=True):
         assert _all(mine, text) == _all(own, text)
 
 
 @given(st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_what_is_no_message_is_treated_as_the_dialects_filters_do(text: bytes) -> None:
     for carrier in FIELDS:
-        for mine, own in zip(filters(carrier), filters_of(carrier), strict=True):
+        for mine, own in zip(transforms(carrier), DIALECTS[carrier].transforms(), strict=True):
             assert mine.feed(text) == own.feed(text)
 
 
@@ -94,7 +94,7 @@ def test_what_is_no_message_is_treated_as_the_dialects_filters_do(text: bytes) -
     "text", [b"", b"hello", b"[]", b"{}", b'{"event":"\xff"}', b'{"event":"mark","mark":' + b"[" * 100_000]
 )
 def test_it_reaches_nobody(carrier: str, text: bytes) -> None:
-    for one in filters(carrier):
+    for one in transforms(carrier):
         assert one.feed(text) == NOTHING
 
 
@@ -102,7 +102,7 @@ def test_a_value_is_not_written_anew(carrier: str) -> None:
     """What a number or a text looks like is the sender's affair."""
     value = b'[1.50, 1e400, "\\u0041\\/", -0, {"a" : null}]'
     message = b'{"event": "mark", "x": ' + value + b', "%s": "%s"}'
-    to_agent, _ = filters(carrier)
+    to_agent, _ = transforms(carrier)
     heard = passed(to_agent, message % (FIELDS[carrier].encode(), LATEST.encode()))
     assert value in heard
     assert KNOWN.encode() in heard
@@ -115,20 +115,20 @@ def test_the_dialects_own_filters_still_do_their_part() -> None:
         sound = {"chunk": str(number), "payload": "AAAA"}
         return json.dumps({"event": "media", "media": sound, "stream_id": stream}).encode()
 
-    to_agent, _ = filters("telnyx")
+    to_agent, _ = transforms("telnyx")
     heard = [one for number in (1, 3, 2) for one in _all(to_agent, telnyx(number, LATEST))]
     assert [json.loads(one) for one in heard] == [json.loads(telnyx(number, KNOWN)) for number in (1, 2, 3)]
 
-    _, to_carrier = filters("exotel")
+    _, to_carrier = transforms("exotel")
     sound = {"payload": "AAAA" * 400}
     message = json.dumps({"event": "media", "stream_sid": KNOWN, "media": sound}).encode()
     pieces = [one for _ in range(4) for one in _all(to_carrier, message)]
-    assert to_carrier.waiting
+    assert to_carrier.has_buffered
     pieces += to_carrier.flush()
     assert {json.loads(piece)["stream_sid"] for piece in pieces} == {LATEST}
-    assert not to_carrier.waiting
+    assert not to_carrier.has_buffered
 
 
-def _all(one: Filter, message: bytes) -> list[bytes]:
+def _all(one: Transform, message: bytes) -> list[bytes]:
     passing = one.feed(message)
     return [message] if passing is UNCHANGED else list(passing)

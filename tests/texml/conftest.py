@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from texml.document import Writer
 from texml.registry import WRITERS
-from texml.stream import Writer
 
 BACK = "https://voice.example.com/xml/back?agent=support&org=acme"
 DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>'

@@ -13,10 +13,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serializers.registry import DIALECTS
-from texml.errors import DocumentError
-from texml.plan import HangUp, OwnXml, Play, Reject, Say, read_tail
+from texml.document import (
+    DocumentError,
+    HangUp,
+    OwnXml,
+    Play,
+    Reject,
+    Say,
+    Stream,
+    Writer,
+    parse_after_stream,
+)
 from texml.registry import WRITERS
-from texml.stream import Stream, Writer
 
 Parse = Callable[[str], Element]
 
@@ -305,8 +313,10 @@ def test_a_document_has_an_end(xml_writer: Writer) -> None:
 
 def test_a_prefix_that_nothing_declares_is_told_where_it_is_configured() -> None:
     with pytest.raises(ValueError, match="well-formed"):
-        read_tail("<a:b/>")
-    assert read_tail('<Say xml:lang="de-DE">Tschüß</Say>') == OwnXml('<Say xml:lang="de-DE">Tschüß</Say>')
+        parse_after_stream("<a:b/>")
+    assert parse_after_stream('<Say xml:lang="de-DE">Tschüß</Say>') == OwnXml(
+        '<Say xml:lang="de-DE">Tschüß</Say>'
+    )
 
 
 def test_a_rejection_needs_nothing(xml_writer: Writer, response: Parse) -> None:

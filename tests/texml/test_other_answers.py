@@ -11,9 +11,20 @@ import pytest
 from plivo import plivoxml
 from twilio.twiml.voice_response import VoiceResponse
 
-from texml.errors import DocumentError
-from texml.plan import Busy, Dial, HangUp, OwnXml, Play, Queue, Redirect, Reject, Say
-from texml.stream import Stream, Writer
+from texml.document import (
+    Busy,
+    Dial,
+    DocumentError,
+    HangUp,
+    OwnXml,
+    Play,
+    Queue,
+    Redirect,
+    Reject,
+    Say,
+    Stream,
+    Writer,
+)
 
 Canonical = Callable[[str], str]
 Parse = Callable[[str], Element]
@@ -202,14 +213,14 @@ def test_what_exotels_connect_applet_cannot_do_is_said(
 
 
 def test_a_goodbye_hangs_up(xml_writer: Writer, exotel: Writer, response: Parse) -> None:
-    assert outline(list(response(xml_writer.goodbye()))) == ["Hangup"]
+    assert outline(list(response(xml_writer.hangup()))) == ["Hangup"]
     with pytest.raises(DocumentError, match="close the socket"):
-        exotel.goodbye()
+        exotel.hangup()
 
 
 def test_a_document_stands_in_a_request_as_far_as_the_carrier_lets_it(texml_writer: Writer) -> None:
     """docs/reference/carriers.md §2.6: 4000 characters."""
-    short = texml_writer.goodbye()
+    short = texml_writer.hangup()
     assert texml_writer.inline(short) == short
     assert texml_writer.inline_limit == 4000
     parameters = {f"p{number}": "x" * 450 for number in range(9)}

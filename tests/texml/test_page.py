@@ -7,9 +7,8 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-from texml.plan import HangUp
+from texml.document import HangUp, Stream
 from texml.registry import WRITERS
-from texml.stream import Stream
 
 PAGE = Path(__file__).parents[2] / "docs" / "documents.md"
 HOST = "wss://voice.example.com/ws"

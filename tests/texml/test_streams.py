@@ -13,9 +13,8 @@ from twilio.twiml.voice_response import Connect, VoiceResponse
 from twilio.twiml.voice_response import Stream as TwilioStream
 
 from serializers.registry import DIALECTS
-from texml.plan import Dial, HangUp, OwnXml, Redirect
+from texml.document import Dial, HangUp, OwnXml, Redirect, Stream, Writer
 from texml.registry import WRITERS
-from texml.stream import Stream, Writer
 
 Canonical = Callable[[str], str]
 Parse = Callable[[str], Element]

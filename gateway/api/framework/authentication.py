@@ -30,13 +30,13 @@ async def authenticate(  # noqa: PLR0917 - what there is to know of a caller
     key = bearer(headers)
     if key is None:
         raise unauthorized(operation.unauthorized, operation.style)
-    if wait_s := strangers.wait(key, address, now):
+    if wait_s := strangers.retry_after_s(key, address, now):
         raise too_many_unknown(math.ceil(wait_s), operation.style)
     principal = await api_keys.identify(key)
     if principal is None:
-        strangers.refused(key, address, now)
+        strangers.record_failure(key, address, now)
         raise unauthorized(operation.unauthorized, operation.style)
-    strangers.opened(key)
+    strangers.record_success(key)
     return principal
 
 

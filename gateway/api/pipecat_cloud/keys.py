@@ -74,7 +74,7 @@ class NewKey(RequestModel):
 def _fields(key: ApiKey) -> dict[str, object]:
     return {
         "id": key.id,
-        "key": key.shown,
+        "key": key.masked,
         "type": key.kind,
         "created_at": rfc3339_or_none(key.created_at) or "",
         "revoked": key.revoked_at is not None,

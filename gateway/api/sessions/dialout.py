@@ -16,7 +16,7 @@ from gateway.api.framework.strict_json import dump
 from gateway.api.sessions.session_models import Metadata
 from gateway.calls.outbound.outbound_request import OutboundRequest, body_for
 from gateway.calls.session_start import agent_of
-from gateway.config import AgentSettings, CarrierAccount, Organization
+from gateway.config import AgentSettings, CarrierAccount, CarrierName, Organization
 from gateway.model.reasons import CallEnded, Reasons
 
 ANSWER_S: Final = 10.0
@@ -31,7 +31,6 @@ _SHOWN: Final = re.compile(r"\+?[0-9]{5,15}")
 (docs/reference/carriers.md §5.2).
 """
 
-Carrier = Literal["twilio", "telnyx", "plivo", "exotel"]
 Machines = Literal["detect", "wait_for_end"]
 
 
@@ -59,7 +58,7 @@ class DialoutRequest(BaseModel):
         "`[[numbers]]` that belongs to the agent.",
         examples=["+14155550199"],
     )
-    carrier: Carrier | None = Field(
+    carrier: CarrierName | None = Field(
         default=None, description="Who makes the call. Left out: the only carrier of the organisation."
     )
     body: Any = Field(default=None, description="Any JSON for the agent: at most 4,096 bytes.")

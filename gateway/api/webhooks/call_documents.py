@@ -23,10 +23,10 @@ from gateway.api.webhooks.carrier_request import (
 from gateway.auth.media_tokens import TOKEN_S
 from gateway.calls.outbound.outbound_request import document_of, stream_url_of
 from gateway.carriers.call_log import CallStatus
+from gateway.carriers.registry import CARRIERS, WITH_DOCUMENTS
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import SessionRecord
-from texml.registry import WRITERS
 
 MAX_FORM_BYTES: Final = 65_536
 
@@ -41,9 +41,9 @@ async def answer(context: Context) -> Response:
     calls, carrier, session_id = context.services.calls, record.carrier, record.session_id
     agent = calls.agents.find(record.agent)
     if agent is None or record.state is not SessionState.STARTING or record.stream_id is not None:
-        return _document(carrier, WRITERS[carrier].goodbye())
-    await calls.call_log.note(session_id, carrier=carrier, call_id=call_id)
-    await calls.call_log.moved(session_id, CallStatus.ANSWERED)
+        return _document(carrier, CARRIERS[carrier].documents.hangup())
+    await calls.call_log.record_details(session_id, carrier=carrier, call_id=call_id)
+    await calls.call_log.record_status(session_id, CallStatus.ANSWERED)
     url = stream_url_of(calls, agent, carrier, session_id, call_id=call_id, lasting_s=TOKEN_S)
     numbers = {"from_number": record.from_number, "to_number": record.to_number}
     return _document(carrier, document_of(calls, agent, carrier, url, **numbers))
@@ -53,7 +53,7 @@ async def transfer(context: Context) -> Response:
     """A call is transferred: where to. One that was not asked to be ends."""
     record, _ = await _call(context)
     document = await context.services.calls.call_log.document_of(record.session_id)
-    return _document(record.carrier, document or WRITERS[record.carrier].goodbye())
+    return _document(record.carrier, document or CARRIERS[record.carrier].documents.hangup())
 
 
 async def transferred(context: Context) -> Response:
@@ -62,16 +62,16 @@ async def transferred(context: Context) -> Response:
     services = context.services
     book = services.calls.call_log
     if await book.document_of(record.session_id) is not None:  # it was transferred
-        await book.moved(record.session_id, CallStatus.COMPLETED)
+        await book.record_status(record.session_id, CallStatus.COMPLETED)
         await services.store.request_stop(record.session_id, services.now())
-    return _document(record.carrier, WRITERS[record.carrier].goodbye())
+    return _document(record.carrier, CARRIERS[record.carrier].documents.hangup())
 
 
 async def _call(context: Context) -> tuple[SessionRecord, str | None]:
     """The session that the carrier asks about, and the call's id. Raises CallEnded (unauthorized, not_found,
     bad_request), StoreFailed."""
     carrier = context.path["carrier"]
-    if carrier not in WRITERS:
+    if carrier not in WITH_DOCUMENTS:
         raise CallEnded(Reasons.not_found, "no such carrier is known here")
     record = await context.services.store.session(context.path["session_id"])
     if record is None:
@@ -92,7 +92,7 @@ async def _call(context: Context) -> tuple[SessionRecord, str | None]:
 
 
 def _document(carrier: str, text: str) -> Response:
-    return Response(text, media_type=WRITERS[carrier].content_type)
+    return Response(text, media_type=CARRIERS[carrier].documents.content_type)
 
 
 def _operations(what: str, handler: Handler, summary: str) -> list[Operation]:

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 from gateway.api.framework.operation import Context
 from gateway.calls.authorization import signed_request
 from gateway.carriers.agent_body import read_body
-from gateway.carriers.authenticators import AuthenticationFailed, read_form
+from gateway.carriers.signatures import AuthenticationFailed, read_form
 from gateway.carriers.stream_documents import RETURNS, USUAL_RATE, IncomingCall
 from gateway.model.addresses import is_service_host, service_host, split_service_host
 from gateway.model.reasons import CallEnded, Reasons
@@ -30,7 +30,7 @@ def authenticate_request(context: Context, carrier: str, organization: str) -> N
         return
     signed = signed_request(accounts, context.request, context.raw_body, context.services.now())
     try:
-        accounts.prove(organization, carrier, signed)
+        accounts.authenticate(organization, carrier, signed)
     except AuthenticationFailed as refused:
         raise CallEnded(Reasons.unauthorized, f"the request is not proven: {refused.reason}") from None
 
@@ -40,7 +40,7 @@ def authenticate_any(context: Context, carrier: str) -> None:
     accounts = context.services.calls.accounts
     if accounts.always_authenticated(carrier):
         signed = signed_request(accounts, context.request, context.raw_body, context.services.now())
-        if not accounts.proven(carrier, signed):
+        if not accounts.authenticated_organizations(carrier, signed):
             raise CallEnded(Reasons.unauthorized, "the request is not proven to be anybody's")
 
 

@@ -29,9 +29,9 @@ from gateway.api.framework.strict_json import JsonError, dump, parse
 from gateway.api.webhooks.deduplication import SharedCall, joined
 from gateway.calls.bot_session import NotReady
 from gateway.calls.session_start import SessionRequest, Telephone, agent_of, start_session
-from gateway.carriers.authenticators import AuthenticationFailed
 from gateway.carriers.daily.auth import SIGNATURE, TIMESTAMP, authenticate_dialin
 from gateway.carriers.daily.rest import dialin_properties
+from gateway.carriers.signatures import AuthenticationFailed
 from gateway.config import AgentSettings, DailySettings
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import Store, StoreFailed

@@ -24,19 +24,18 @@ from gateway.api.webhooks.carrier_request import (
     authenticate_request,
     read_document_request,
 )
-from gateway.auth.media_tokens import TOKEN_S
+from gateway.auth.call_tokens import Audience
+from gateway.auth.media_tokens import TOKEN_S, CallGrant
 from gateway.calls.bot_session import NotReady
 from gateway.calls.session_events import session_events
 from gateway.calls.stream_history import CallStream
-from gateway.carriers.profile import PROFILES
-from gateway.carriers.stream_documents import busy_document, stream_document
+from gateway.carriers.registry import CARRIERS, WITH_DOCUMENTS
+from gateway.carriers.stream_documents import StreamTarget, busy_document, stream_document
 from gateway.config import AgentSettings
 from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import StoreFailed
-from texml.errors import DocumentError
-from texml.plan import Reject
-from texml.registry import WRITERS
+from texml.document import DocumentError, Reject
 
 log = structlog.get_logger(__name__)
 
@@ -77,14 +76,14 @@ async def document(context: Context, carrier: str | None = None) -> Response:
     except CallEnded as end:
         line.info("document", what="error", reason=end.reason.code, words=end.detail)
         raise
-    headers = {"Content-Type": WRITERS[carrier].content_type, "Cache-Control": "no-store"}
+    headers = {"Content-Type": CARRIERS[carrier].documents.content_type, "Cache-Control": "no-store"}
     return Response(text, headers=headers)
 
 
 async def _answer(context: Context, carrier: str, line: structlog.stdlib.BoundLogger) -> str:
     """The document, told in one line. Raises CallEnded where there is none; then nothing is told."""
-    if carrier not in WRITERS:
-        raise CallEnded(Reasons.not_found, f"no such carrier; there are {', '.join(sorted(WRITERS))}")
+    if carrier not in WITH_DOCUMENTS:
+        raise CallEnded(Reasons.not_found, f"no such carrier; there are {', '.join(sorted(WITH_DOCUMENTS))}")
     settings = context.services.settings
     if settings.server.public_url is None:
         raise CallEnded(Reasons.not_found, "there are no documents without [server] public_url")
@@ -224,25 +223,23 @@ async def _last_socket(
 def _stream(context: Context, agent: AgentSettings, question: DocumentRequest, course: Course) -> str:
     services, asked = context.services, question.asked
     # A carrier that reconnects dials the same URL as long as the call lasts.
-    longest_s = agent.max_session_duration if PROFILES[asked.carrier].reconnects else 0
+    longest_s = agent.max_session_duration if CARRIERS[asked.carrier].profile.reconnects else 0
     token = services.tokens.mint_call(
-        agent.service_host,
-        agent.organization,
-        asked.carrier,
-        call_id=asked.call_id,
-        session_id=course.session_id,
-        held=False,
-        takes_over=course.takes_over,
-        lasting_s=TOKEN_S + longest_s,
+        Audience(agent.service_host, agent.organization, asked.carrier),
+        CallGrant(
+            call_id=asked.call_id,
+            session_id=course.session_id,
+            admitted=False,
+            takes_over=course.takes_over,
+            lasting_s=TOKEN_S + longest_s,
+        ),
     )
     try:
         return stream_document(
             services.calls.accounts,
             agent,
             asked,
-            token=token,
-            session_id=course.session_id,
-            max_body_bytes=services.settings.limits.max_body_bytes,
+            StreamTarget(token, course.session_id, services.settings.limits.max_body_bytes),
         )
     except DocumentError as error:
         raise CallEnded(Reasons.carrier_cannot, str(error)) from None
@@ -255,7 +252,7 @@ def _refusal(context: Context, agent: AgentSettings | None, question: DocumentRe
         return _goodbye(asked.carrier, end)
     try:
         if agent is None:
-            return WRITERS[asked.carrier].busy(Reject(), None)
+            return CARRIERS[asked.carrier].documents.busy(Reject(), None)
         return busy_document(context.services.calls.accounts, agent, asked)
     except DocumentError:
         return _goodbye(asked.carrier, end)
@@ -263,7 +260,7 @@ def _refusal(context: Context, agent: AgentSettings | None, question: DocumentRe
 
 def _goodbye(carrier: str, end: CallEnded) -> str:
     try:
-        return WRITERS[carrier].goodbye()
+        return CARRIERS[carrier].documents.hangup()
     except DocumentError:
         raise end from None  # an applet that gets no document goes on with its flow
 
@@ -286,6 +283,10 @@ def _operation(method: str, path: str, carrier: str | None = None) -> Operation:
 DOCUMENTS: Final = (
     _operation("GET", "/xml/{carrier}"),
     _operation("POST", "/xml/{carrier}"),
-    _operation("GET", "/plivo-xml", "plivo"),
-    _operation("POST", "/plivo-xml", "plivo"),
+    *(
+        _operation(method, path, carrier.name)
+        for carrier in CARRIERS.values()
+        for path in carrier.document_paths
+        for method in ("GET", "POST")
+    ),
 )

@@ -2,7 +2,8 @@
 """What carriers tell of calls: `/callbacks/{carrier}/{session_id}/{what}`.
 
 Callbacks come late, twice, out of order, and to any worker; each has its answer and one log line, and moves
-the call once (`CallBook.moved`). One that is not proven is 403 before anything is looked at but whose it is.
+the call once (`CallLog.record_status`). One that is not proven is 403 before anything is looked at but whose
+it is.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from gateway.api.webhooks.carrier_request import (
     read_query,
 )
 from gateway.calls.command_bus import CallCommand
-from gateway.carriers import callback_event
 from gateway.carriers.call_log import CallStatus
-from gateway.carriers.callback_event import CallbackEvent
-from gateway.carriers.profile import PROFILES
+from gateway.carriers.callback_event import CallbackEvent, CallbackRequest
+from gateway.carriers.carrier import CallbackReader
+from gateway.carriers.registry import CARRIERS
 from gateway.carriers.rest_interface import CarrierFailed
 from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
@@ -47,7 +48,8 @@ _WHATS: Final = (_STREAM, "status", "ring", "hangup", "machine")
 async def callback(context: Context) -> Response:
     """Takes one callback."""
     carrier, session_id, what = (context.path[name] for name in ("carrier", "session_id", "what"))
-    if carrier not in PROFILES or what not in _WHATS:
+    read_callback = CARRIERS[carrier].read_callback if carrier in CARRIERS else None
+    if read_callback is None or what not in _WHATS:
         raise CallEnded(Reasons.not_found, "nothing of this kind is called back")
     record = await context.services.store.session(session_id)
     organization = record.organization if record is not None else _organization(context)
@@ -57,7 +59,7 @@ async def callback(context: Context) -> Response:
             authenticate_request(context, carrier, organization)
         else:
             authenticate_any(context, carrier)
-        told = _read(context, of_stream=what == _STREAM)
+        told = _read(context, read_callback, is_for_stream=what == _STREAM)
     except CallEnded as end:
         line.info("callback refused", reason=end.reason.code, words=end.detail)
         raise
@@ -91,7 +93,7 @@ async def _take(
         line.info("callback for another call", call_id=told.call_id)
         raise CallEnded(Reasons.not_found, "no such call is known here")
     if known is None and told.call_id is not None:
-        await book.note(session_id, carrier=record.carrier, call_id=told.call_id)
+        await book.record_details(session_id, carrier=record.carrier, call_id=told.call_id)
     line = line.bind(call_id=told.call_id, over=record.state in TERMINAL)
     if told.stream_event is not None:
         say = line.warning if told.stream_failed else line.info
@@ -102,7 +104,7 @@ async def _take(
         return False
     now = context.services.now()
     believed = told.at is not None and now - OLDEST_S <= told.at <= now + CLOCK_SLACK_S
-    moved = await book.moved(
+    moved = await book.record_status(
         session_id, told.status, told.sequence, told.at if believed else None, detail=told.detail
     )
     if moved and told.status.final and record.active and await book.document_of(session_id) is not None:
@@ -118,7 +120,7 @@ def _is_left_alone(record: SessionRecord, told: CallbackEvent) -> bool:
     Whoever answered it would hear nothing until the carrier's longest time is over.
     """
     lost = record.state in TERMINAL and (record.state is not SessionState.ENDED or record.stream_id is None)
-    return lost and not told.has_document and (told.status is CallStatus.ANSWERED or told.stream_over)
+    return lost and not told.has_document and (told.status is CallStatus.ANSWERED or told.stream_ended)
 
 
 async def _tell_over(context: Context, record: SessionRecord, line: structlog.stdlib.BoundLogger) -> None:
@@ -135,7 +137,7 @@ async def _hang_up(context: Context, record: SessionRecord, call_id: str) -> Non
     try:
         account = (await calls.call_log.of(session_id)).account
         rest = calls.clients.first(calls.accounts.of(record.organization, carrier), account)
-        if rest is None or "hangup" in rest.cannot:
+        if rest is None or "hangup" in rest.unsupported:
             return
         await rest.hang_up(call_id)
     except StoreFailed as error:
@@ -153,12 +155,13 @@ def _organization(context: Context) -> str | None:
     return given[0] if len(given) == 1 and given[0] in known else None
 
 
-def _read(context: Context, *, of_stream: bool) -> CallbackEvent:
-    """Raises CallEnded(bad_request)."""
+def _read(context: Context, read_callback: CallbackReader, *, is_for_stream: bool) -> CallbackEvent:
+    """Read the callback. Raises CallEnded(bad_request)."""
     content_type = context.request.headers.get("Content-Type", "")
     if context.raw_body and content_type.partition(";")[0].strip().lower() == "application/json":
         try:
-            return callback_event.read_event(parse(context.raw_body))
+            request = CallbackRequest(document=parse(context.raw_body), is_for_stream=is_for_stream)
+            return read_callback(request)
         except (JsonError, ValueError) as error:
             raise CallEnded(Reasons.bad_request, str(error)) from None
     pairs = read_fields(context) if context.request.method == "POST" else read_query(context)
@@ -166,7 +169,7 @@ def _read(context: Context, *, of_stream: bool) -> CallbackEvent:
     for name, value in pairs:
         if fields.setdefault(name, value) != value:
             raise CallEnded(Reasons.bad_request, "a field is given twice, and says two things")
-    return callback_event.read_fields(fields, of_stream=of_stream)
+    return read_callback(CallbackRequest(fields, is_for_stream=is_for_stream))
 
 
 def _operation(method: str) -> Operation:

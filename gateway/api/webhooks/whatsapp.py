@@ -22,7 +22,7 @@ from gateway.api.webhooks.whatsapp_forward import JSON, pass_to_any
 from gateway.api.webhooks.whatsapp_handler import CallEventHandler
 from gateway.calls.session_start import agent_of
 from gateway.calls.whatsapp_call import WhatsAppCall, hold_all
-from gateway.carriers.authenticators import AuthenticationFailed
+from gateway.carriers.signatures import AuthenticationFailed
 from gateway.carriers.whatsapp.auth import SIGNATURE, authenticate_event
 from gateway.config import AgentSettings
 from gateway.model.reasons import CallEnded, Reasons

@@ -112,9 +112,9 @@ class OutboundCall:
     async def _tell(self) -> None:
         """The story, up to where the stream has come. Raises CallEnded where it does not."""
         wish, book = self._wish, self._means.book
-        await book.note(self.session_id, carrier=wish.account.carrier, account=wish.account.account)
+        await book.record_details(self.session_id, carrier=wish.account.carrier, account=wish.account.account)
         if wish.body is not None:
-            await book.keep_body(self.session_id, wish.body)
+            await book.save_body(self.session_id, wish.body)
         dialled = await self._dial()
         if dialled is not None:
             await self._note_dialled(dialled)
@@ -130,7 +130,7 @@ class OutboundCall:
         repeats = 0
         while True:
             await self._means.line.turn(wish.account, until - self._loop.time())
-            await self._means.book.moved(self.session_id, CallStatus.DIALING)
+            await self._means.book.record_status(self.session_id, CallStatus.DIALING)
             self._asked_at = self._asked_at or self._means.now()
             # A task of its own: who interrupts this must still learn whether there is a call to hang up.
             self._asking = asyncio.create_task(self._rest.dial(request))
@@ -154,13 +154,13 @@ class OutboundCall:
                 await asyncio.sleep(pause_s)
 
     async def _note_dialled(self, dialled: DialedCall) -> None:
-        await self._means.book.note(
+        await self._means.book.record_details(
             self.session_id,
             carrier=self._wish.account.carrier,
             call_id=dialled.call_id,
             request_id=dialled.request_id,
         )
-        await self._means.book.moved(self.session_id, CallStatus.QUEUED)
+        await self._means.book.record_status(self.session_id, CallStatus.QUEUED)
         self._doubt = None
         self._note_taken(dialled.call_id)
 
@@ -229,7 +229,7 @@ class OutboundCall:
 
     async def _look_up(self) -> DialedCall | None:
         request = self._means.request(self._wish, self.session_id)
-        known = await self._means.book.call_ids(self._wish.account.carrier, but=self.session_id)
+        known = await self._means.book.call_ids(self._wish.account.carrier, except_session=self.session_id)
         return await self._rest.find(request, since=self._asked_at, known=known)
 
     def _late(self, *, answered: bool) -> CallEnded:
@@ -309,8 +309,8 @@ class OutboundCall:
             call_id = found and found.call_id
             if call_id is None:
                 return False
-        if "hangup" in self._rest.cannot:
-            self._log.info("not hung up", words=self._rest.cannot["hangup"])
+        if "hangup" in self._rest.unsupported:
+            self._log.info("not hung up", words=self._rest.unsupported["hangup"])
             return True
         answered = state.status is not None and state.status.answered
         await self._rest.hang_up(call_id or request_id or "", answered=answered and call_id is not None)

@@ -72,8 +72,8 @@ class OutboundCalls:
         except CredentialsMissing as error:
             raise CallEnded(Reasons.carrier_cannot, str(error)) from None
         if wish.machine_detection is not None:
-            for wanted in {"machine_detection", wish.machine_detection} & rest.cannot.keys():
-                raise CallEnded(Reasons.carrier_cannot, rest.cannot[wanted])
+            for wanted in {"machine_detection", wish.machine_detection} & rest.unsupported.keys():
+                raise CallEnded(Reasons.carrier_cannot, rest.unsupported[wanted])
         session_id = services.new_id()
         dial_request(services, wish, session_id)  # what its carrier could not carry is said before
         try:

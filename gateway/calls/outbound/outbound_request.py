@@ -13,20 +13,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
+from gateway.auth.call_tokens import Audience
+from gateway.auth.media_tokens import CallGrant
 from gateway.calls.command_bus import CommandBus
 from gateway.calls.outbound.dial_limits import CpsLimiter
 from gateway.carriers.agent_body import with_numbers
 from gateway.carriers.call_log import CallLog
-from gateway.carriers.profile import PROFILES
+from gateway.carriers.registry import CARRIERS
 from gateway.carriers.rest_interface import DialRequest, MachineDetection
-from gateway.carriers.stream_documents import IncomingCall, back_url
+from gateway.carriers.stream_documents import IncomingCall, next_url
 from gateway.config import AgentSettings, CarrierAccount, Organization
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import Store
-from texml.errors import DocumentError
-from texml.plan import read_tail
-from texml.registry import WRITERS
-from texml.stream import Stream
+from texml.document import DocumentError, Stream, parse_after_stream
 
 if TYPE_CHECKING:
     from gateway.calls.services import CallServices
@@ -80,7 +79,8 @@ def dial_request(services: CallServices, wish: OutboundRequest, session_id: str)
     lasting_s = 2 * wish.timeout_s + TOKEN_SLACK_S
     stream_url = stream_url_of(services, agent, carrier, session_id, call_id=None, lasting_s=lasting_s)
     document = None
-    if WRITERS[carrier].inline_limit:
+    writer = CARRIERS[carrier].writer
+    if writer is not None and writer.inline_limit:
         document = document_of(
             services, agent, carrier, stream_url, from_number=wish.from_number, to_number=wish.to
         )
@@ -108,14 +108,16 @@ def document_of(
     to_number: str | None,
 ) -> str:
     """What becomes of a call out that is answered. Raises CallEnded(bad_request) as `dial_request`."""
-    writer = WRITERS[carrier]
     numbers = {"from_number": from_number, "to_number": to_number}
     parameters = (
-        {} if PROFILES[carrier].sends_numbers else {name: each for name, each in numbers.items() if each}
+        {}
+        if CARRIERS[carrier].profile.sends_numbers
+        else {name: each for name, each in numbers.items() if each}
     )
-    back = back_url(services.accounts, agent, IncomingCall(carrier, None, from_number, to_number))
+    after_call = next_url(services.accounts, agent, IncomingCall(carrier, None, from_number, to_number))
     try:
-        document = writer.connect(Stream(stream_url, parameters), read_tail(agent.after), back)
+        writer = CARRIERS[carrier].documents
+        document = writer.connect(Stream(stream_url, parameters), parse_after_stream(agent.after), after_call)
         return writer.inline(document) if writer.inline_limit else document
     except DocumentError as error:
         raise CallEnded(Reasons.bad_request, str(error)) from None
@@ -132,24 +134,20 @@ def stream_url_of(
 ) -> str:
     """Where the stream of a session goes that was admitted already."""
     # A carrier that reconnects dials the same URL as long as the call lasts.
-    longest_s = agent.max_session_duration if PROFILES[carrier].reconnects else 0
+    longest_s = agent.max_session_duration if CARRIERS[carrier].profile.reconnects else 0
     token = services.tokens.mint_call(
-        agent.service_host,
-        agent.organization,
-        carrier,
-        call_id=call_id,
-        session_id=session_id,
-        lasting_s=lasting_s + longest_s,
+        Audience(agent.service_host, agent.organization, carrier),
+        CallGrant(call_id=call_id, session_id=session_id, lasting_s=lasting_s + longest_s),
     )
     path = f"/ws/{carrier}/{agent.service_host}/{token}"
-    if PROFILES[carrier].keeps_query:
+    if CARRIERS[carrier].profile.keeps_query:
         path = f"/ws/{carrier}?{urlencode({'serviceHost': agent.service_host, 'token': token})}"
     return services.accounts.url(path, "wss", agent.region)
 
 
 def body_for(body: str | None, carrier: str, from_number: str, to_number: str, max_bytes: int) -> str | None:
     """The agent's body, base64 of JSON; with the numbers where nothing else tells them to it."""
-    habits = PROFILES[carrier]
+    habits = CARRIERS[carrier].profile
     if habits.sends_numbers or not habits.keeps_query:
         return body
     return with_numbers(body, {"from": from_number, "to": to_number}, max_bytes)

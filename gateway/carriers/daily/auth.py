@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Daily's signature on a dial-in webhook (docs/reference/carriers.md §6.3, §9.4): HMAC over a timestamp and
-the raw body.
+"""Daily's signature of a dial-in webhook (docs/reference/carriers.md §6.3, §9.4): HMAC over timestamp and raw
+body.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Final
 from pydantic import SecretStr
 
 from gateway.carriers.signatures import (
-    MAX_BODY_BYTES,
-    REPLAY_WINDOW_S,
     AuthenticationFailed,
+    check_body_size,
+    check_time,
     header_text,
     hmac_base64,
     matches,
@@ -26,28 +26,25 @@ TIMESTAMP: Final = "x-pinless-timestamp"
 SIGNATURE: Final = "x-pinless-signature"
 
 _NUMBER: Final = re.compile(r"[0-9]{1,16}")
-_LEAST_MS: Final = 100_000_000_000
-"""Milliseconds from here on, which is 1973; seconds would be in the year 5138."""
+_MIN_MS: Final = 100_000_000_000
+"""A larger timestamp is in milliseconds (from 1973 on); in seconds it would lie in the year 5138."""
 
 
 def authenticate_dialin(
     secrets: Sequence[SecretStr], timestamp: str | None, signature: str | None, raw: bytes, now: float
 ) -> None:
-    """Raises AuthenticationFailed unless one of the secrets signed these bytes in these five minutes.
+    """Raise AuthenticationFailed unless one of the secrets signed the body within the last five minutes.
 
-    `secrets`: base64, as Daily has them. `timestamp` and `signature`: the headers as they came, None for a
-    missing one. `raw`: the body as it came; written anew it is another. `now`: Unix seconds.
+    `secrets`: in base64, as Daily stores them. `timestamp` and `signature`: the headers' values, None if
+    missing. `raw`: the body as received, since JSON that is encoded again may differ. `now`: Unix seconds.
     """
-    if len(raw) > MAX_BODY_BYTES:
-        raise AuthenticationFailed(f"the body has more than {MAX_BODY_BYTES} bytes")
-    stamp, given = header_text(timestamp, TIMESTAMP), header_text(signature, SIGNATURE)
+    check_body_size(raw)
+    stamp, received = header_text(timestamp, TIMESTAMP), header_text(signature, SIGNATURE)
     if not _NUMBER.fullmatch(stamp):
         raise AuthenticationFailed(f"the {TIMESTAMP} header is not a number, or was sent twice")
-    # Seconds in the samples, milliseconds on live calls. The signature is over the text, whichever it is.
-    at = int(stamp) / 1000 if int(stamp) >= _LEAST_MS else int(stamp)
-    if not abs(now - at) <= REPLAY_WINDOW_S:
-        raise AuthenticationFailed(f"the timestamp is more than {REPLAY_WINDOW_S:g} s from now")
+    # Seconds in Daily's samples, milliseconds on live calls. The header's text is signed in either case.
+    check_time(int(stamp) / 1000 if int(stamp) >= _MIN_MS else int(stamp), now)
     message = stamp.encode() + b"." + raw
     keys = [base64.b64decode(secret) for secret in secret_bytes(secrets)]
-    if not matches([given], [hmac_base64(key, message, "sha256") for key in keys]):
+    if not matches([received], [hmac_base64(key, message, "sha256") for key in keys]):
         raise AuthenticationFailed("the signature is not of a configured secret for this body and time")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Exotel's REST: calls out, and nothing else that is documented (docs/reference/carriers.md §5.4)."""
+"""Exotel's REST client: dial, which is the only documented request (docs/reference/carriers.md §5.4)."""
 
 from __future__ import annotations
 
@@ -14,31 +14,46 @@ from gateway.carriers.rest_interface import (
     CarrierFailed,
     DialedCall,
     DialRequest,
-    checked_digits,
-    id_of,
+    check_digits,
+    check_supported,
     login_of,
-    refuse,
-    segment,
+    path_segment,
+    read_id,
 )
-from gateway.carriers.rest_request import TIMEOUT_S, Error, with_password
+from gateway.carriers.rest_transport import (
+    TIMEOUT_S,
+    Error,
+    RestApi,
+    RestTimeouts,
+    RestTransport,
+    password_access,
+)
 from gateway.config import CarrierAccount
 
-API_URL = "https://api.exotel.com/v1"
 STREAM_URL_LIMIT = 600
 STREAM_NAME_LIMIT = 32
 CUSTOM_FIELD_LIMIT = 128
 EVENTS = ("ringing", "answered", "terminal")
 
 
-class ExotelRest:
-    """One account at Exotel. `http`: shared, closed by its owner. Raises CredentialsMissing.
+def _read_error(answer: Mapping[str, Any]) -> Error:
+    error = answer.get("RestException")
+    return (error.get("Code"), error.get("Message")) if isinstance(error, dict) else (None, None)
 
-    Its webhooks: status_callback + "/status" for all EVENTS, with the state as `CustomField`.
+
+API = RestApi("Exotel", "https://api.exotel.com/v1", _read_error)
+
+
+class ExotelRest:
+    """The REST client of one account at Exotel. Raises CredentialsMissing.
+
+    `http`: shared, and closed by its owner. Exotel calls status_callback + "/status" for all EVENTS, with the
+    request's state as `CustomField`.
     """
 
     name = "exotel"
     repeats_safely = False
-    cannot: Mapping[str, str] = MappingProxyType(
+    unsupported: Mapping[str, str] = MappingProxyType(
         {
             "hangup": "Exotel documents no way to hang up a call: it ends when its stream does",
             "transfer": "Exotel transfers a call only by its flow, once the stream is over",
@@ -50,15 +65,19 @@ class ExotelRest:
     def __init__(
         self, account: CarrierAccount, http: aiohttp.ClientSession, *, timeout_s: float = TIMEOUT_S
     ) -> None:
-        sid, user, password = login_of(account)
-        self._login = f"{quote(user, safe='')}:{quote(password, safe='')}"
-        self._connect = f"/Accounts/{segment(sid)}/Calls/connect.json"  # without .json it answers XML
-        self._exchange = with_password(
-            "Exotel", account, API_URL, http, read_error=_error, timeout_s=timeout_s
+        login = login_of(account)
+        self._userinfo = f"{quote(login.user, safe='')}:{quote(login.password, safe='')}"
+        # Without .json Exotel answers in XML.
+        self._connect = f"/Accounts/{path_segment(login.account_id)}/Calls/connect.json"
+        self._transport = RestTransport(
+            API, password_access(API, account, login), http, RestTimeouts(total_s=timeout_s)
         )
 
     async def dial(self, request: DialRequest) -> DialedCall:
-        """`From` is who is called, `CallerId` the ExoPhone that they see."""
+        """Start an outbound call.
+
+        In Exotel's words `From` is called, and `CallerId` is the ExoPhone it sees.
+        """
         if len(request.stream_url) > STREAM_URL_LIMIT:
             raise CarrierFailed(
                 "refused", f"Exotel takes a stream URL of up to {STREAM_URL_LIMIT} characters"
@@ -66,7 +85,7 @@ class ExotelRest:
         if len(request.state) > CUSTOM_FIELD_LIMIT:
             raise CarrierFailed("refused", f"Exotel gives back up to {CUSTOM_FIELD_LIMIT} characters")
         if request.machine_detection is not None:
-            refuse(self.cannot, "machine_detection")
+            check_supported(self.unsupported, "machine_detection")
         form = [
             ("From", request.to),
             ("CallerId", request.from_number),
@@ -76,38 +95,38 @@ class ExotelRest:
             ("TimeOut", str(request.ring_s)),
             ("TimeLimit", str(request.limit_s)),
             ("CustomField", request.state),
-            ("StatusCallback", f"{self._with_login(request.status_callback)}/status"),
+            ("StatusCallback", f"{self._with_userinfo(request.status_callback)}/status"),
             *(("StatusCallbackEvents[]", event) for event in EVENTS),
         ]
-        answer = await self._exchange.ask("POST", self._connect, form=form)
+        answer = await self._transport.send("POST", self._connect, form=form)
         call = answer.get("Call")
-        sid = id_of(call.get("Sid")) if isinstance(call, dict) else None
-        return DialedCall(sid or self._exchange.unreadable("the call's Sid"))
+        sid = read_id(call.get("Sid")) if isinstance(call, dict) else None
+        return DialedCall(sid or self._transport.unreadable("the call's Sid"))
 
-    def _with_login(self, url: str) -> str:
-        """Exotel signs nothing: what it calls back is proven by the login in the URL (§5.1, §9.5)."""
+    def _with_userinfo(self, url: str) -> str:
+        """Return the URL with the account's credentials: Exotel signs no callback, but sends these (§5.1,
+        §9.5).
+        """
         scheme, _, rest = url.partition("://")
-        return f"{scheme}://{self._login}@{rest}"
+        return f"{scheme}://{self._userinfo}@{rest}"
 
     async def hang_up(self, call_id: str, *, answered: bool = True) -> bool:
-        raise CarrierFailed("refused", self.cannot["hangup"])
+        """Raise CarrierFailed: Exotel has no such request."""
+        raise CarrierFailed("refused", self.unsupported["hangup"])
 
     async def transfer(
         self, call_id: str, to: str, *, document: str | None, document_url: str | None, caller_id: str | None
     ) -> None:
-        refuse(self.cannot, "transfer")
+        """Raise CarrierFailed: Exotel has no such request."""
+        check_supported(self.unsupported, "transfer")
 
     async def send_dtmf(self, call_id: str, digits: str) -> None:
-        checked_digits(digits)
-        refuse(self.cannot, "dtmf")
+        """Raise CarrierFailed: Exotel has no such request."""
+        check_digits(digits)
+        check_supported(self.unsupported, "dtmf")
 
     async def find(
         self, request: DialRequest, *, since: float, known: Collection[str] = ()
     ) -> DialedCall | None:
-        """No documented list can be searched for what we gave the call; its StatusCallback tells."""
+        """Return None: no documented list can be searched. The call's StatusCallback reports it."""
         return None
-
-
-def _error(answer: Mapping[str, Any]) -> Error:
-    told = answer.get("RestException")
-    return (told.get("Code"), told.get("Message")) if isinstance(told, dict) else (None, None)

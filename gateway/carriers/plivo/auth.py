@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Plivo's V3 signature (docs/reference/carriers.md §9.3): HMAC over the URL, the form's fields and a nonce.
 
-By hand, because Plivo's package takes no wss:// URL (docs/reference/carriers.md §4.1). Where the documents
-and the package differ, this does what the package does.
+It is computed here because Plivo's package accepts no wss:// URL (docs/reference/carriers.md §4.1). Where
+Plivo's documents and its package differ, this module follows the package.
 
-V2 is not taken, although Plivo still sends it: it covers neither query nor body, so a V2 signature seen once
-would prove any form that is sent to the same path. Every request that has V2 has V3 as well.
+V2 signatures are not accepted, although Plivo still sends them: they cover neither query nor body, so one
+recorded V2 signature would authenticate any form sent to the same path. Every request with V2 also has V3.
 """
 
 from __future__ import annotations
@@ -32,52 +32,59 @@ from gateway.carriers.signatures import (
 from gateway.config import CarrierAccount
 
 SIGNATURES: Final = ("x-plivo-signature-v3", "x-plivo-signature-ma-v3")
-"""Keyed with the token of the (sub)account that owns the number, and with the main account's."""
+"""The first is made with the token of the (sub)account that owns the number, the second with the main
+account's.
+"""
 NONCE: Final = "x-plivo-signature-v3-nonce"
 MAX_SIGNATURES: Final = 16
 
-# Without a dot: what is signed is joined with dots, and a nonce with one could take in the end of a field.
+# No dots: the signed text is joined with dots, so a nonce with a dot could contain the end of a field.
 _NONCE: Final = re.compile(r"[A-Za-z0-9_+/=-]{1,128}")
 
 
-def authenticate(account: CarrierAccount, signed: SignedRequest) -> None:
-    """Raises AuthenticationFailed unless one of the account's auth tokens signed it."""
-    check_sizes(signed)
-    check_urls(signed)
-    given = _given(signed)
-    nonce = header(signed, NONCE)
+def authenticate(account: CarrierAccount, request: SignedRequest) -> None:
+    """Raise AuthenticationFailed unless one of the account's auth tokens signed the request."""
+    check_sizes(request)
+    check_urls(request)
+    received = _signatures(request)
+    nonce = header(request, NONCE)
     if not _NONCE.fullmatch(nonce):
         raise AuthenticationFailed(f"the {NONCE} header is malformed or was sent twice")
-    fields = _fields(signed)
-    bases = {_base(spelling, fields) for url in signed.urls for spelling in _spellings(url)}
+    fields = _form(request)
+    bases = {_base(spelling, fields) for url in request.urls for spelling in _spellings(url)}
     keys = secret_bytes(account.auth_tokens)
     expected = [hmac_base64(key, base + b"." + nonce.encode(), "sha256") for key in keys for base in bases]
-    if not matches(given, expected):
+    if not matches(received, expected):
         raise AuthenticationFailed("no signature is this account's for this URL, body and nonce")
 
 
-def _given(signed: SignedRequest) -> list[str]:
-    """A header holds a signature for each active token, parted by commas."""
-    found: list[str] = []
+def _signatures(request: SignedRequest) -> list[str]:
+    """Return all signatures of the request.
+
+    Each header has one for each active token, separated by commas.
+    """
+    signatures: list[str] = []
     for name in SIGNATURES:
-        if signed.headers.get(name):
-            found += (part.strip() for part in header(signed, name).split(","))
-    if not found:
+        if request.headers.get(name):
+            signatures += (part.strip() for part in header(request, name).split(","))
+    if not signatures:
         raise AuthenticationFailed(f"there is no {SIGNATURES[0]} header")
-    if len(found) > MAX_SIGNATURES:
+    if len(signatures) > MAX_SIGNATURES:
         raise AuthenticationFailed(f"there are more than {MAX_SIGNATURES} signatures")
-    return found
+    return signatures
 
 
-def _fields(signed: SignedRequest) -> list[tuple[str, str]]:
-    if signed.method not in ("GET", "POST"):
+def _form(request: SignedRequest) -> list[tuple[str, str]]:
+    if request.method not in ("GET", "POST"):
         raise AuthenticationFailed("Plivo asks with GET and POST only")
-    check_only_body(signed)
-    return read_form(signed.headers.get("content-type", ""), signed.body) if signed.body else []
+    check_only_body(request)
+    return read_form(request.headers.get("content-type", ""), request.body) if request.body else []
 
 
 def _spellings(url: str) -> tuple[str, ...]:
-    """For an upgrade Plivo's documents sign wss:// and its Node package https://
+    """Return the URL in each form that may have been signed.
+
+    For an upgrade, Plivo's documents sign wss:// and its Node package signs https://
     (docs/reference/carriers.md §4.1).
     """
     for socket, plain in (("wss://", "https://"), ("ws://", "http://")):
@@ -87,7 +94,7 @@ def _spellings(url: str) -> tuple[str, ...]:
 
 
 def _base(url: str, fields: list[tuple[str, str]]) -> bytes:
-    """What is signed before the nonce. The query is decoded and sorted; a fragment is not signed."""
+    """Return the signed text up to the nonce. The query is decoded and sorted; a fragment is not signed."""
     address, _, query = url.partition("#")[0].partition("?")
     try:
         pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
@@ -99,5 +106,5 @@ def _base(url: str, fields: list[tuple[str, str]]) -> bytes:
     if pairs or fields:
         base += "?" + "&".join(f"{name}={value}" for name, value in sorted(pairs))
     if pairs and fields:
-        base += "."  # and none where there is no query, whatever the documents say
+        base += "."  # the documents have one without a query too; the package has not
     return url_bytes(base + names_and_values(fields, once=False))

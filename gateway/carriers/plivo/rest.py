@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Plivo's REST: calls out, hanging up, transfers, digits (docs/reference/carriers.md §4.5)."""
+"""Plivo's REST client: dial, hang up, transfer, digits (docs/reference/carriers.md §4.5)."""
 
 from __future__ import annotations
 
@@ -15,44 +15,57 @@ from gateway.carriers.rest_interface import (
     CarrierFailed,
     DialedCall,
     DialRequest,
-    checked_digits,
-    id_of,
+    check_digits,
+    check_supported,
     login_of,
-    refuse,
-    segment,
+    path_segment,
+    read_id,
 )
-from gateway.carriers.rest_request import TIMEOUT_S, Error, with_password
+from gateway.carriers.rest_transport import (
+    TIMEOUT_S,
+    Error,
+    RestApi,
+    RestTimeouts,
+    RestTransport,
+    password_access,
+)
 from gateway.config import CarrierAccount
 
-API_URL = "https://api.plivo.com/v1"
-FIND_CALLS = 20  # as many as one list holds
+FIND_CALLS = 20  # the most that one list contains
+
+
+def _read_error(answer: Mapping[str, Any]) -> Error:
+    return answer.get("error_code"), answer.get("error")
+
+
+API = RestApi("Plivo", "https://api.plivo.com/v1", _read_error)
 
 
 class PlivoRest:
-    """One account at Plivo. `http`: shared, closed by its owner. Raises CredentialsMissing.
+    """The REST client of one account at Plivo. Raises CredentialsMissing.
 
-    Its webhooks: status_callback + "/ring", "/hangup", and "/machine" for what answered. `dial` tells a
-    request_uuid: it was the CallUUID in captured calls, but is documented as another id (§11), so the call's
-    own comes with the webhooks.
+    `http`: shared, and closed by its owner. Plivo calls status_callback + "/ring" and "/hangup", and
+    "/machine" with the result of machine detection. `dial` returns a request_uuid. In captured calls it was
+    the CallUUID, but the documents call it another id (§11), so the call's id is taken from the callbacks.
     """
 
     name = "plivo"
     repeats_safely = False  # §4.5: no idempotency key
-    cannot: Mapping[str, str] = MappingProxyType(
+    unsupported: Mapping[str, str] = MappingProxyType(
         {"wait_for_end": "Plivo tells whether a machine answered, but not when its greeting is over"}
     )
 
     def __init__(
         self, account: CarrierAccount, http: aiohttp.ClientSession, *, timeout_s: float = TIMEOUT_S
     ) -> None:
-        _, user, _ = login_of(account)
-        self._account = f"/Account/{segment(user)}"
-        self._exchange = with_password(
-            "Plivo", account, API_URL, http, read_error=_error, timeout_s=timeout_s
+        login = login_of(account, required="auth_id")
+        self._account = f"/Account/{path_segment(login.user)}"
+        self._transport = RestTransport(
+            API, password_access(API, account, login), http, RestTimeouts(total_s=timeout_s)
         )
 
     async def dial(self, request: DialRequest) -> DialedCall:
-        """There is no inline document: Plivo asks `answer_url` for it."""
+        """Start an outbound call. Plivo fetches its document from `answer_url`; it accepts none inline."""
         body: dict[str, Any] = {
             "from": request.from_number,
             "to": request.to,
@@ -66,44 +79,55 @@ class PlivoRest:
             "time_limit": request.limit_s,
         }
         if request.machine_detection is not None:
-            refuse(self.cannot, request.machine_detection)
+            check_supported(self.unsupported, request.machine_detection)
             body["machine_detection"] = "true"
-            body["machine_detection_url"] = f"{request.status_callback}/machine"  # so the call goes on
+            body["machine_detection_url"] = (
+                f"{request.status_callback}/machine"  # asynchronous: the call goes on
+            )
             body["machine_detection_method"] = "POST"
-        answer = await self._exchange.ask("POST", f"{self._account}/Call/", body=body)
-        request_id = id_of(answer.get("request_uuid")) or self._exchange.unreadable("a request_uuid")
+        answer = await self._transport.send("POST", f"{self._account}/Call/", body=body)
+        request_id = read_id(answer.get("request_uuid")) or self._transport.unreadable("a request_uuid")
         return DialedCall(None, request_id)
 
     async def hang_up(self, call_id: str, *, answered: bool = True) -> bool:
-        """`call_id`: the CallUUID, or before any webhook told it, the request_uuid with `answered` false."""
+        """End a call. Return False if it was already over.
+
+        `call_id`: the CallUUID, or the request_uuid with `answered` False while no callback has named the
+        CallUUID.
+        """
         ended = False
-        if not answered:  # it may wait in Plivo's queue, where it is a request and no call
-            ended = await self._delete(f"/Request/{segment(call_id)}/")
-        return ended or await self._delete(f"/Call/{segment(call_id)}/")
+        if not answered:  # it may be in Plivo's queue, where it is a request and no call
+            ended = await self._delete(f"/Request/{path_segment(call_id)}/")
+        return ended or await self._delete(f"/Call/{path_segment(call_id)}/")
 
     async def transfer(
         self, call_id: str, to: str, *, document: str | None, document_url: str | None, caller_id: str | None
     ) -> None:
-        """Plivo asks `document_url` for XML that says where to. Comes before the socket closes (§4.5)."""
+        """Have Plivo fetch `document_url`, whose XML names the target.
+
+        Call it before the socket closes (§4.5).
+        """
         if document_url is None:
             raise CarrierFailed("refused", "Plivo transfers a call by the URL of a document alone")
         body = {"legs": "aleg", "aleg_url": document_url, "aleg_method": "POST"}
-        await self._exchange.ask("POST", f"{self._account}/Call/{segment(call_id)}/", body=body)
+        await self._transport.send("POST", f"{self._account}/Call/{path_segment(call_id)}/", body=body)
 
     async def send_dtmf(self, call_id: str, digits: str) -> None:
-        body = {"digits": checked_digits(digits), "leg": "aleg"}
-        await self._exchange.ask("POST", f"{self._account}/Call/{segment(call_id)}/DTMF/", body=body)
+        """Play digits to the far end."""
+        check_digits(digits)
+        body = {"digits": digits, "leg": "aleg"}
+        await self._transport.send("POST", f"{self._account}/Call/{path_segment(call_id)}/DTMF/", body=body)
 
     async def find(
         self, request: DialRequest, *, since: float, known: Collection[str] = ()
     ) -> DialedCall | None:
-        """Looks among the calls that wait, and those that ring or run."""
-        found: set[str] = set()
+        """Look for the call among the queued calls, and among those that ring or are in progress."""
+        call_ids: set[str] = set()
         for status in ("queued", "live"):
             for uuid in await self._list(status, request):
-                if uuid not in known and await self._is_it(uuid, status, request, since):
-                    found.add(uuid)
-        return DialedCall(found.pop()) if len(found) == 1 else None
+                if uuid not in known and await self._is_call(uuid, status, request, since):
+                    call_ids.add(uuid)
+        return DialedCall(call_ids.pop()) if len(call_ids) == 1 else None
 
     async def _list(self, status: str, request: DialRequest) -> list[str]:
         query = {"status": status, "limit": str(FIND_CALLS), "offset": "0"}
@@ -113,31 +137,31 @@ class PlivoRest:
                 "from_number": _bare(request.from_number),
                 "to_number": _bare(request.to),
             }
-        answer = await self._exchange.ask("GET", f"{self._account}/Call/", query=query)
+        answer = await self._transport.send("GET", f"{self._account}/Call/", query=query)
         uuids = answer.get("calls")
         if not isinstance(uuids, list):
-            self._exchange.unreadable("a list of calls")
-        return [uuid for uuid in uuids[:FIND_CALLS] if id_of(uuid) is not None]
+            self._transport.unreadable("a list of calls")
+        return [uuid for uuid in uuids[:FIND_CALLS] if read_id(uuid) is not None]
 
-    async def _is_it(self, uuid: str, status: str, request: DialRequest, since: float) -> bool:
-        path = f"{self._account}/Call/{segment(uuid)}/"
+    async def _is_call(self, uuid: str, status: str, request: DialRequest, since: float) -> bool:
+        path = f"{self._account}/Call/{path_segment(uuid)}/"
         try:
-            call = await self._exchange.ask("GET", path, query={"status": status})
+            call = await self._transport.send("GET", path, query={"status": status})
         except CarrierFailed as failure:
-            if failure.gone:  # it went on since the list was made
+            if failure.gone:  # it has another status now than when the list was made
                 return False
             raise
-        began = _unix(call.get("session_start"))
+        started_at = _unix(call.get("session_start"))
         return (
             _bare(call.get("to")) == _bare(request.to)
             and _bare(call.get("from")) == _bare(request.from_number)
             and call.get("direction") == "outbound"
-            and (began is None or began >= since - FIND_SLACK_S)  # one that waits has not begun
+            and (started_at is None or started_at >= since - FIND_SLACK_S)  # a queued call has not started
         )
 
     async def _delete(self, path: str) -> bool:
         try:
-            await self._exchange.ask("DELETE", self._account + path)
+            await self._transport.send("DELETE", self._account + path)
         except CarrierFailed as failure:
             if failure.gone:
                 return False
@@ -146,18 +170,14 @@ class PlivoRest:
 
 
 def _bare(number: object) -> str:
-    """A number as Plivo prints it: without its + (§4.4)."""
+    """Return a number as Plivo writes it: without the + (§4.4)."""
     return number.removeprefix("+") if isinstance(number, str) else ""
 
 
 def _unix(text: object) -> float | None:
-    """Unix seconds of Plivo's times, which are UTC where they name no zone."""
+    """Return Unix seconds from one of Plivo's times, which are in UTC if they name no zone; else None."""
     try:
         at = datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:
         return None
     return None if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-
-
-def _error(answer: Mapping[str, Any]) -> Error:
-    return answer.get("error_code"), answer.get("error")

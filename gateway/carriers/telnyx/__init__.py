@@ -1,2 +1,25 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Telnyx."""
+"""Telnyx (docs/reference/carriers.md §3)."""
+
+from gateway.carriers.carrier import Carrier, CarrierProfile
+from gateway.carriers.telnyx.auth import authenticate
+from gateway.carriers.telnyx.callbacks import read_callback
+from gateway.carriers.telnyx.rest import TelnyxRest
+from serializers.telnyx import DIALECT
+from texml.telnyx import WRITER
+
+CARRIER = Carrier(
+    name="telnyx",
+    profile=CarrierProfile(
+        signs_upgrades=False,
+        reconnects=True,
+        keeps_query=True,
+        requests_next_document=True,
+        sends_numbers=True,
+    ),
+    dialect=DIALECT,
+    writer=WRITER,
+    authenticate=authenticate,
+    rest_class=TelnyxRest,
+    read_callback=read_callback,
+)

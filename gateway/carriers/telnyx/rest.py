@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Telnyx's REST, Call Control: calls out, hanging up, transfers, digits (docs/reference/carriers.md §3.5)."""
+"""Telnyx's REST client, Call Control: dial, hang up, transfer, digits (docs/reference/carriers.md §3.5)."""
 
 from __future__ import annotations
 
@@ -15,30 +15,46 @@ from gateway.carriers.rest_interface import (
     CredentialsMissing,
     DialedCall,
     DialRequest,
-    base_of,
-    checked_digits,
-    id_of,
-    segment,
+    base_url_of,
+    check_digits,
+    path_segment,
+    read_id,
 )
-from gateway.carriers.rest_request import TIMEOUT_S, Error, RestRequest
+from gateway.carriers.rest_transport import (
+    TIMEOUT_S,
+    Error,
+    RestAccess,
+    RestApi,
+    RestTimeouts,
+    RestTransport,
+)
 from gateway.config import CarrierAccount
 
-API_URL = "https://api.telnyx.com/v2"
 CALL_ENDED = "90018"
 DIGIT_MS = 250
-SHORTEST_CALL_S = 30  # `time_limit_secs` begins here
+MIN_CALL_S = 30  # the smallest `time_limit_secs`
 MACHINE_DETECTION = {"detect": "detect", "wait_for_end": "greeting_end"}
 
 
-class TelnyxRest:
-    """One account at Telnyx. `http`: shared, closed by its owner. Raises CredentialsMissing.
+def _read_error(answer: Mapping[str, Any]) -> Error:
+    errors = answer.get("errors")
+    first = errors[0] if isinstance(errors, list) and errors else None
+    return (first.get("code"), first.get("title")) if isinstance(first, dict) else (None, None)
 
-    Its webhooks: status_callback + "/status" for all events of Call Control, the machine's too.
+
+API = RestApi("Telnyx", "https://api.telnyx.com/v2", _read_error, frozenset({CALL_ENDED}))
+
+
+class TelnyxRest:
+    """The REST client of one account at Telnyx. Raises CredentialsMissing.
+
+    `http`: shared, and closed by its owner. Telnyx calls status_callback + "/status" for all events of Call
+    Control, including machine detection.
     """
 
     name = "telnyx"
-    repeats_safely = True  # `command_id`: Telnyx ignores other Dial commands with the same one
-    cannot: Mapping[str, str] = MappingProxyType({})
+    repeats_safely = True  # Telnyx ignores a second Dial command with the same `command_id`
+    unsupported: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self, account: CarrierAccount, http: aiohttp.ClientSession, *, timeout_s: float = TIMEOUT_S
@@ -47,19 +63,11 @@ class TelnyxRest:
             raise CredentialsMissing("calling telnyx's REST takes api_key")
         key = account.api_key.get_secret_value()
         self._connection_id = account.connection_id
-        self._exchange = RestRequest(
-            "Telnyx",
-            base_of(account, API_URL),
-            http,
-            f"Bearer {key}",
-            secrets=[key],
-            read_error=_error,
-            gone=(CALL_ENDED,),
-            timeout_s=timeout_s,
-        )
+        access = RestAccess(base_url_of(account, API.url), f"Bearer {key}", (key,))
+        self._transport = RestTransport(API, access, http, RestTimeouts(total_s=timeout_s))
 
     async def dial(self, request: DialRequest) -> DialedCall:
-        """The stream is a part of the request, so there is no document."""
+        """Start an outbound call. The request names the stream, so there is no document."""
         if self._connection_id is None:
             raise CarrierFailed("refused", "calling out through Telnyx takes the account's connection_id")
         body: dict[str, Any] = {
@@ -72,23 +80,24 @@ class TelnyxRest:
             "stream_bidirectional_codec": "PCMU",
             "stream_bidirectional_sampling_rate": 8000,
             "client_state": base64.b64encode(request.state.encode()).decode(),
-            "command_id": _command("dial", request.session_id),
+            "command_id": f"patchbay-dial-{request.session_id}",
             "timeout_secs": request.ring_s,
-            "time_limit_secs": max(request.limit_s, SHORTEST_CALL_S),
+            "time_limit_secs": max(request.limit_s, MIN_CALL_S),
             "webhook_url": f"{request.status_callback}/status",
             "webhook_url_method": "POST",
         }
         if request.machine_detection is not None:
             body["answering_machine_detection"] = MACHINE_DETECTION[request.machine_detection]
-        answer = await self._exchange.ask("POST", "/calls", body=body)
+        answer = await self._transport.send("POST", "/calls", body=body)
         data = answer.get("data")
-        told = id_of(data.get("call_control_id")) if isinstance(data, dict) else None
-        # A repeated command is ignored, as documented, without a word on what its answer holds.
-        if told is None and not (isinstance(data, dict) and data.get("result") == "ok"):
-            self._exchange.unreadable("the call's call_control_id")
-        return DialedCall(told)
+        call_id = read_id(data.get("call_control_id")) if isinstance(data, dict) else None
+        # Telnyx ignores a repeated command. The documents do not say what its answer contains.
+        if call_id is None and not (isinstance(data, dict) and data.get("result") == "ok"):
+            self._transport.unreadable("the call's call_control_id")
+        return DialedCall(call_id)
 
     async def hang_up(self, call_id: str, *, answered: bool = True) -> bool:
+        """End a call. Return False if it was already over."""
         try:
             await self._command(call_id, "hangup", {})
         except CarrierFailed as failure:
@@ -100,7 +109,7 @@ class TelnyxRest:
     async def transfer(
         self, call_id: str, to: str, *, document: str | None, document_url: str | None, caller_id: str | None
     ) -> None:
-        """A number is called and bridged; a sip: address is told to the caller's side (SIP REFER)."""
+        """Call a number and bridge it, or send the caller's side to a sip: address (SIP REFER)."""
         if to.lower().startswith(("sip:", "sips:")):
             await self._command(call_id, "refer", {"sip_address": to})
         else:
@@ -108,25 +117,16 @@ class TelnyxRest:
             await self._command(call_id, "transfer", {"to": to, **sender})
 
     async def send_dtmf(self, call_id: str, digits: str) -> None:
-        body = {"digits": checked_digits(digits), "duration_millis": DIGIT_MS}
+        """Play digits to the far end."""
+        check_digits(digits)
+        body = {"digits": digits, "duration_millis": DIGIT_MS}
         await self._command(call_id, "send_dtmf", body)
 
     async def find(
         self, request: DialRequest, *, since: float, known: Collection[str] = ()
     ) -> DialedCall | None:
-        """Telnyx has no list to look in; dialling again is safe instead."""
+        """Return None: Telnyx has no list of calls. Dialing again is safe instead (`repeats_safely`)."""
         return None
 
     async def _command(self, call_id: str, action: str, body: Mapping[str, Any]) -> None:
-        await self._exchange.ask("POST", f"/calls/{segment(call_id)}/actions/{action}", body=body)
-
-
-def _command(action: str, session_id: str) -> str:
-    """One id for one intention of one session, however often it is said."""
-    return f"patchbay-{action}-{session_id}"
-
-
-def _error(answer: Mapping[str, Any]) -> Error:
-    errors = answer.get("errors")
-    first = errors[0] if isinstance(errors, list) and errors else None
-    return (first.get("code"), first.get("title")) if isinstance(first, dict) else (None, None)
+        await self._transport.send("POST", f"/calls/{path_segment(call_id)}/actions/{action}", body=body)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Twilio's signature (docs/reference/carriers.md §9.1): HMAC over the URL and the form's fields.
 
-It is one text without separators, so it does not say where the URL ends and the fields begin, nor where a
-name ends; docs/proofs.md says what follows from that.
+URL, names and values are joined without separators, so the signature does not cover where one of them ends;
+docs/proofs.md says what follows from that.
 """
 
 from __future__ import annotations
@@ -40,24 +40,27 @@ _URL: Final = re.compile(
 _USUAL_PORTS: Final = {"https": "443", "wss": "443", "http": "80", "ws": "80"}
 
 
-def authenticate(account: CarrierAccount, signed: SignedRequest) -> None:
-    """Raises AuthenticationFailed unless one of the account's auth tokens or signing keys signed it."""
-    check_sizes(signed)
-    check_urls(signed)
-    given = header(signed, SIGNATURE)
-    algorithm, keys = _keys(account, signed)
-    fields = _fields(signed).encode()
-    urls = {spelling for url in signed.urls for spelling in _spellings(url)}
+def authenticate(account: CarrierAccount, request: SignedRequest) -> None:
+    """Raise AuthenticationFailed unless an auth token or signing key of the account signed the request."""
+    check_sizes(request)
+    check_urls(request)
+    signature = header(request, SIGNATURE)
+    algorithm, keys = _keys(account, request)
+    fields = _signed_fields(request).encode()
+    urls = {spelling for url in request.urls for spelling in _spellings(url)}
     expected = [hmac_base64(key, url_bytes(url) + fields, algorithm) for key in keys for url in urls]
-    if not matches([given], expected):
+    if not matches([signature], expected):
         raise AuthenticationFailed("the signature is not this account's for this URL and body")
 
 
-def _keys(account: CarrierAccount, signed: SignedRequest) -> tuple[str, list[bytes]]:
-    """What Twilio says it signed with. An auth token signs with SHA-1 alone, a shared key with SHA-256."""
+def _keys(account: CarrierAccount, request: SignedRequest) -> tuple[str, list[bytes]]:
+    """Return algorithm and keys.
+
+    Twilio signs with an auth token and SHA-1, or with a shared key and SHA-256.
+    """
     named = []
-    if signed.headers.get(SETTINGS):
-        for part in header(signed, SETTINGS).split(","):
+    if request.headers.get(SETTINGS):
+        for part in header(request, SETTINGS).split(","):
             name, _, value = part.partition("=")
             if name.strip() == "algorithm":
                 named.append(value.strip().upper())
@@ -69,21 +72,24 @@ def _keys(account: CarrierAccount, signed: SignedRequest) -> tuple[str, list[byt
     raise AuthenticationFailed(f"the {SETTINGS} header names no algorithm that is known")
 
 
-def _fields(signed: SignedRequest) -> str:
-    """What is signed behind the URL. Raises AuthenticationFailed where that would leave a body uncovered."""
-    if signed.method not in ("GET", "POST"):
+def _signed_fields(request: SignedRequest) -> str:
+    """Return the text that is signed after the URL.
+
+    Raises AuthenticationFailed if it would not cover the body.
+    """
+    if request.method not in ("GET", "POST"):
         raise AuthenticationFailed("Twilio asks with GET and POST only")
-    check_only_body(signed)
-    content_type = signed.headers.get("content-type", "")
-    if signed.body and is_form(content_type):
-        return names_and_values(read_form(content_type, signed.body), once=True)
-    # Held against an empty body too: else a signed body could be taken away.
-    hashes = _body_hashes(signed.urls[0])
+    check_only_body(request)
+    content_type = request.headers.get("content-type", "")
+    if request.body and is_form(content_type):
+        return names_and_values(read_form(content_type, request.body), once=True)
+    # The hash is compared with an empty body too: otherwise a signed body could be removed.
+    hashes = _body_hashes(request.urls[0])
     if hashes:
-        digest = hashlib.sha256(signed.body).hexdigest()
+        digest = hashlib.sha256(request.body).hexdigest()
         if len(hashes) > 1 or not hmac.compare_digest(hashes[0].encode("utf-8", "replace"), digest.encode()):
             raise AuthenticationFailed(f"the body is not the one of {BODY_HASH}")
-    elif signed.body:
+    elif request.body:
         raise AuthenticationFailed(f"the body is neither a form nor covered by {BODY_HASH}")
     return ""
 
@@ -95,12 +101,11 @@ def _body_hashes(url: str) -> list[str]:
 
 
 def _spellings(url: str) -> tuple[str, ...]:
-    """With its port and without: Twilio signs either (docs/reference/carriers.md §9.1). A port left out is
-    the usual one.
+    """Return the URL in each form that may have been signed.
 
-    For a socket also with a slash at the end, which nobody has verified either way
-    (docs/reference/carriers.md §11) and which makes no difference here: /ws/… is the same place with and
-    without.
+    Twilio signs it with or without the port (docs/reference/carriers.md §9.1). Whether it signs a socket's
+    URL with a slash at the end is not verified (docs/reference/carriers.md §11); both are accepted, since
+    /ws/… is the same resource with and without it.
     """
     parts = _URL.fullmatch(url)
     if parts is None:

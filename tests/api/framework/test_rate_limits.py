@@ -103,26 +103,26 @@ async def test_a_public_key_that_wants_too_much_is_counted_as_any_other(serve: C
 
 def test_an_address_is_as_much_as_one_customer_has() -> None:
     strangers = FailedKeyLimiter(RateLimiter(per_second=1.0, burst=1))
-    strangers.refused("a", "2001:db8:1:2::7", 0.0)
-    assert strangers.wait("b", "2001:db8:1:2:ffff::9", 0.0) == 1.0
-    assert strangers.wait("b", "2001:db8:1:3::7", 0.0) == 0.0
-    strangers.refused("a", "fe80::1%eth0", 0.0)
-    assert strangers.wait("b", "fe80::2%eth0", 0.0) == 1.0
-    strangers.refused("a", "192.0.2.7", 0.0)
-    assert strangers.wait("b", "192.0.2.8", 0.0) == 0.0
-    strangers.refused("a", "", 0.0)
-    assert strangers.wait("b", "", 0.0) == 1.0
+    strangers.record_failure("a", "2001:db8:1:2::7", 0.0)
+    assert strangers.retry_after_s("b", "2001:db8:1:2:ffff::9", 0.0) == 1.0
+    assert strangers.retry_after_s("b", "2001:db8:1:3::7", 0.0) == 0.0
+    strangers.record_failure("a", "fe80::1%eth0", 0.0)
+    assert strangers.retry_after_s("b", "fe80::2%eth0", 0.0) == 1.0
+    strangers.record_failure("a", "192.0.2.7", 0.0)
+    assert strangers.retry_after_s("b", "192.0.2.8", 0.0) == 0.0
+    strangers.record_failure("a", "", 0.0)
+    assert strangers.retry_after_s("b", "", 0.0) == 1.0
 
 
 def test_few_keys_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strangers_module, "MAX_KNOWN", 2)
     strangers = FailedKeyLimiter(RateLimiter(per_second=1.0, burst=1))
-    strangers.refused("x", "192.0.2.7", 0.0)
+    strangers.record_failure("x", "192.0.2.7", 0.0)
     for key in "abac":
-        strangers.opened(key)
-    assert [strangers.wait(key, "192.0.2.7", 0.0) for key in "abc"] == [0.0, 1.0, 0.0]
-    strangers.refused("a", "192.0.2.7", 0.0)  # revoked
-    assert strangers.wait("a", "192.0.2.7", 0.0) == 1.0
+        strangers.record_success(key)
+    assert [strangers.retry_after_s(key, "192.0.2.7", 0.0) for key in "abc"] == [0.0, 1.0, 0.0]
+    strangers.record_failure("a", "192.0.2.7", 0.0)  # revoked
+    assert strangers.retry_after_s("a", "192.0.2.7", 0.0) == 1.0
 
 
 async def test_what_asks_for_no_key_is_not_counted(serve: Callable[..., Any]) -> None:

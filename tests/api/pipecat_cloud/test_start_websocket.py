@@ -57,9 +57,9 @@ async def test_the_body_comes_back_for_the_query_and_the_token_is_bound_to_it(wo
     reply = await worker.start("support", {"transport": "websocket", "body": body})
     assert json.loads(base64.b64decode(reply.body["body"], validate=True)) == body
     redeemed = await worker.services.tokens.redeem(reply.body["token"], "support.acme", "acme")
-    assert redeemed.fits(reply.body["body"])
-    assert not redeemed.fits(base64.b64encode(b'{"name":"Eve"}').decode())
-    assert not redeemed.fits(None)
+    assert redeemed.allows(reply.body["body"])
+    assert not redeemed.allows(base64.b64encode(b'{"name":"Eve"}').decode())
+    assert not redeemed.allows(None)
 
 
 async def test_a_socket_carries_4096_bytes_of_json(worker: Worker) -> None:

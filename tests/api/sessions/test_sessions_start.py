@@ -137,8 +137,8 @@ async def test_the_body_for_a_socket_is_in_its_url_and_bound_to_its_token(worker
     assert target.body is not None
     assert json.loads(base64.b64decode(target.body)) == {"??>": "ÿþ~"}
     redeemed = await worker.tokens.redeem(session["transport"]["token"], "support.acme", "acme")
-    assert redeemed.fits(target.body)
-    assert not redeemed.fits(base64.b64encode(b"{}").decode())
+    assert redeemed.allows(target.body)
+    assert not redeemed.allows(base64.b64encode(b"{}").decode())
 
 
 async def test_a_body_needs_a_socket_with_a_token(worker: Any) -> None:

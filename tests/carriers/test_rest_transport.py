@@ -14,9 +14,15 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.carriers.registry import RESTS
 from gateway.carriers.rest_interface import CarrierFailed, CarrierRest, CredentialsMissing
-from gateway.carriers.rest_request import MAX_ANSWER_BYTES, MAX_RETRY_AFTER_S, RestRequest
+from gateway.carriers.rest_transport import (
+    MAX_ANSWER_BYTES,
+    MAX_RETRY_AFTER_S,
+    RestAccess,
+    RestApi,
+    RestTimeouts,
+    RestTransport,
+)
 from tests.harness.agent import AgentPort
 from tests.harness.failing_server import (
     Behaviour,
@@ -38,6 +44,7 @@ from tests.harness.rest_accounts import (
     TO,
     account,
     dial_request,
+    make_client,
     rest,
 )
 from tests.harness.rest_server import RestServer
@@ -102,8 +109,8 @@ async def test_wrong_credentials_are_refused(http: aiohttp.ClientSession, carrie
     server = await SERVERS[carrier]().start()
     try:
         wrong = {"api_key": "wrong-key"} if carrier == "telnyx" else {"auth_tokens": ["wrong-key"]}
-        mine = RESTS[carrier](account(carrier, server.api_url, **wrong), http)
-        failed = await failure(mine.dial(dial_request()))
+        client = make_client(account(carrier, server.api_url, **wrong), http)
+        failed = await failure(client.dial(dial_request()))
     finally:
         await server.stop()
     assert (failed.kind, failed.status, failed.uncertain) == ("refused", 401, False)
@@ -258,8 +265,8 @@ async def test_a_carrier_that_takes_no_connection_was_asked_for_nothing(
 ) -> None:
     port = AgentPort()  # kept, and nobody listens
     try:
-        mine = RESTS[carrier](account(carrier, port.url), http)
-        failed = await failure(mine.dial(dial_request()))
+        client = make_client(account(carrier, port.url), http)
+        failed = await failure(client.dial(dial_request()))
     finally:
         port.free()
     assert (failed.kind, failed.uncertain) == ("unreachable", False)
@@ -276,16 +283,9 @@ async def test_a_connection_that_is_not_taken_in_time_carried_nothing(http: aioh
             one.setblocking(False)
             one.connect_ex(("127.0.0.1", port.number))
             waiting.append(one)
-        slow = RestRequest(
-            "Twilio",
-            port.url,
-            http,
-            "x",
-            secrets=[],
-            read_error=lambda _: (None, None),
-            connect_timeout_s=SHORT_S,
-        )
-        failed = await failure(slow.ask("POST", "/calls", body={}))
+        api = RestApi("Twilio", port.url, lambda _: (None, None))
+        slow = RestTransport(api, RestAccess(port.url, "x", ()), http, RestTimeouts(connect_s=SHORT_S))
+        failed = await failure(slow.send("POST", "/calls", body={}))
     finally:
         for one in (*waiting, full):
             one.close()
@@ -300,7 +300,7 @@ async def test_a_connection_that_is_not_taken_in_time_carried_nothing(http: aioh
 def test_an_account_without_credentials_calls_nobody(carrier: str) -> None:
     nothing = dict.fromkeys(CREDENTIALS[carrier], None) | ({} if carrier == "telnyx" else {"auth_tokens": []})
     with pytest.raises(CredentialsMissing, match="takes"):
-        RESTS[carrier](account(carrier, None, **nothing), None)  # type: ignore[arg-type]
+        make_client(account(carrier, None, **nothing), None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
@@ -310,7 +310,7 @@ async def test_another_region_is_named_with_or_without_the_version(
     server = await SERVERS[carrier]().start()
     try:
         for url in (server.root, server.api_url):
-            await RESTS[carrier](account(carrier, url), http).dial(dial_request())
+            await make_client(account(carrier, url), http).dial(dial_request())
     finally:
         await server.stop()
     assert [seen.path for seen in server.seen] == 2 * [server.seen[0].path]
@@ -319,9 +319,9 @@ async def test_another_region_is_named_with_or_without_the_version(
 
 @pytest.mark.parametrize("call_id", ["", ".", "..", "a b", "a\r\nb", "ü", "x" * 513])
 async def test_what_can_be_no_call_id_is_not_asked_for(line: Line, call_id: str) -> None:
-    if "hangup" not in line.rest.cannot:
+    if "hangup" not in line.rest.unsupported:
         assert (await failure(line.rest.hang_up(call_id))).kind == "refused"
-    if "transfer" not in line.rest.cannot:
+    if "transfer" not in line.rest.unsupported:
         work = line.rest.transfer(
             call_id, TO, document="<Response/>", document_url="https://a.test", caller_id=None
         )
@@ -351,7 +351,7 @@ async def test_what_a_carrier_cannot_do_is_refused_in_its_words(line: Line) -> N
         "machine_detection": lambda: line.rest.dial(dial_request(machine_detection="detect")),
         "wait_for_end": lambda: line.rest.dial(dial_request(machine_detection="wait_for_end")),
     }
-    for wanted, detail in line.rest.cannot.items():
+    for wanted, detail in line.rest.unsupported.items():
         failed = await failure(asked[wanted]())
         assert (failed.kind, failed.detail, failed.uncertain) == ("refused", detail, False)
     assert line.server.seen == []

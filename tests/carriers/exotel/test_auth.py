@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway.carriers.authenticators import AUTHENTICATORS, AuthenticationFailed, SignedRequest
+from gateway.carriers.exotel.auth import authenticate
+from gateway.carriers.signatures import AuthenticationFailed, SignedRequest
 from gateway.config import CarrierAccount
 
 SOCKET = ("wss://gw.example.com/ws/exotel/support.acme",)
@@ -30,26 +31,26 @@ def asked(authorization: str | None = None, address: str = "203.0.113.7") -> Sig
     return SignedRequest("GET", SOCKET, headers, b"", address, 0.0)
 
 
-def prove(signed: SignedRequest, of: CarrierAccount = WITH_TOKEN) -> None:
-    AUTHENTICATORS["exotel"](of, signed)
+def assert_authenticated(signed: SignedRequest, of: CarrierAccount = WITH_TOKEN) -> None:
+    authenticate(of, signed)
 
 
-def refused(signed: SignedRequest, of: CarrierAccount = WITH_TOKEN) -> str:
+def reason_of(signed: SignedRequest, of: CarrierAccount = WITH_TOKEN) -> str:
     with pytest.raises(AuthenticationFailed) as caught:
-        prove(signed, of)
+        assert_authenticated(signed, of)
     return caught.value.reason
 
 
 @pytest.mark.parametrize("scheme", ["Basic ", "basic ", "BASIC  "])
 def test_the_credentials_are_accepted(scheme: str) -> None:
-    prove(asked(scheme + basic("key:token").removeprefix("Basic ")))
+    assert_authenticated(asked(scheme + basic("key:token").removeprefix("Basic ")))
 
 
 def test_no_byte_of_the_credentials_may_change() -> None:
     shown = basic("key:token")
     for place in range(len("Basic "), len(shown)):
         for other in {chr(ord(shown[place]) ^ 1), *"aZ0=+/ ,"} - {shown[place]}:
-            refused(asked(shown[:place] + other + shown[place + 1 :]))
+            reason_of(asked(shown[:place] + other + shown[place + 1 :]))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_no_byte_of_the_credentials_may_change() -> None:
     ["", ":", "key", "key:", ":token", "token", "other:token", "key:token:", "key:token ", "key:tokem"],
 )
 def test_other_credentials_are_refused(text: str) -> None:
-    refused(asked(basic(text)))
+    reason_of(asked(basic(text)))
 
 
 @pytest.mark.parametrize(
@@ -79,31 +80,33 @@ def test_other_credentials_are_refused(text: str) -> None:
     ],
 )
 def test_what_is_no_basic_header_is_refused(authorization: str | None) -> None:
-    assert "authorization" in refused(asked(authorization)) or authorization == "Basic /w=="
+    assert "authorization" in reason_of(asked(authorization)) or authorization == "Basic /w=="
 
 
 def test_each_of_several_tokens_proves() -> None:
     both = account(auth_id="key", auth_tokens=["old", "new"])
-    prove(asked(basic("key:old")), both)
-    prove(asked(basic("key:new")), both)
-    refused(asked(basic("key:token")), both)
+    assert_authenticated(asked(basic("key:old")), both)
+    assert_authenticated(asked(basic("key:new")), both)
+    reason_of(asked(basic("key:token")), both)
 
 
 def test_the_user_is_the_api_key_or_else_the_account_or_else_any() -> None:
-    prove(asked(basic("key:token")), account(auth_id="key", account="sid", auth_tokens=["token"]))
-    refused(asked(basic("sid:token")), account(auth_id="key", account="sid", auth_tokens=["token"]))
-    prove(asked(basic("sid:token")), account(account="sid", auth_tokens=["token"]))
-    refused(asked(basic("anybody:token")), account(account="sid", auth_tokens=["token"]))
-    prove(asked(basic("anybody:token")), account(auth_tokens=["token"]))
-    refused(asked(basic("anybody:other")), account(auth_tokens=["token"]))
+    assert_authenticated(
+        asked(basic("key:token")), account(auth_id="key", account="sid", auth_tokens=["token"])
+    )
+    reason_of(asked(basic("sid:token")), account(auth_id="key", account="sid", auth_tokens=["token"]))
+    assert_authenticated(asked(basic("sid:token")), account(account="sid", auth_tokens=["token"]))
+    reason_of(asked(basic("anybody:token")), account(account="sid", auth_tokens=["token"]))
+    assert_authenticated(asked(basic("anybody:token")), account(auth_tokens=["token"]))
+    reason_of(asked(basic("anybody:other")), account(auth_tokens=["token"]))
 
 
 def test_a_token_may_hold_colons() -> None:
-    prove(asked(basic("key:to:ken")), account(auth_id="key", auth_tokens=["to:ken"]))
+    assert_authenticated(asked(basic("key:to:ken")), account(auth_id="key", auth_tokens=["to:ken"]))
 
 
 def test_no_secret_is_in_the_words() -> None:
-    detail = refused(asked(basic("somebody:something")))
+    detail = reason_of(asked(basic("somebody:something")))
     assert not any(secret in detail for secret in ("somebody", "something", "key", "token"))
 
 
@@ -121,7 +124,7 @@ def test_no_secret_is_in_the_words() -> None:
     ],
 )
 def test_an_allowed_address_needs_no_credentials(allowed: str, address: str) -> None:
-    prove(asked(address=address), account(allow=["192.0.2.0/24", allowed]))
+    assert_authenticated(asked(address=address), account(allow=["192.0.2.0/24", allowed]))
 
 
 @pytest.mark.parametrize(
@@ -138,17 +141,17 @@ def test_an_allowed_address_needs_no_credentials(allowed: str, address: str) -> 
     ],
 )
 def test_another_address_is_refused(address: str) -> None:
-    assert "address" in refused(asked(address=address), account(allow=["203.0.113.0/24"]))
+    assert "address" in reason_of(asked(address=address), account(allow=["203.0.113.0/24"]))
 
 
 def test_address_or_credentials_will_do() -> None:
     both = account(auth_id="key", auth_tokens=["token"], allow=["203.0.113.0/24"])
-    prove(asked(address="203.0.113.7"), both)
-    prove(asked(basic("key:other"), address="203.0.113.7"), both)
-    prove(asked(basic("key:token"), address="198.51.100.1"), both)
-    refused(asked(basic("key:other"), address="198.51.100.1"), both)
+    assert_authenticated(asked(address="203.0.113.7"), both)
+    assert_authenticated(asked(basic("key:other"), address="203.0.113.7"), both)
+    assert_authenticated(asked(basic("key:token"), address="198.51.100.1"), both)
+    reason_of(asked(basic("key:other"), address="198.51.100.1"), both)
 
 
 def test_an_account_with_neither_proves_nothing() -> None:
-    refused(asked(basic(":")), account())
-    refused(asked(), account())
+    reason_of(asked(basic(":")), account())
+    reason_of(asked(), account())

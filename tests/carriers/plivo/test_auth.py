@@ -18,8 +18,8 @@ from plivo.utils.signature_v3 import (
     validate_v3_signature,
 )
 
-from gateway.carriers.authenticators import AUTHENTICATORS, AuthenticationFailed, SignedRequest
-from gateway.carriers.signatures import read_form
+from gateway.carriers.plivo.auth import authenticate
+from gateway.carriers.signatures import AuthenticationFailed, SignedRequest, read_form
 from gateway.config import CarrierAccount
 
 TOKEN = "my_auth_token"
@@ -83,13 +83,13 @@ def posted(url: str = WITH_QUERY, signature: str | None = POSTED_WITH_QUERY, **c
     return asked(url, signature, **said)
 
 
-def prove(signed: SignedRequest, *tokens: str) -> None:
-    AUTHENTICATORS["plivo"](account(*(tokens or (TOKEN,))), signed)
+def assert_authenticated(signed: SignedRequest, *tokens: str) -> None:
+    authenticate(account(*(tokens or (TOKEN,))), signed)
 
 
-def refused(signed: SignedRequest, *tokens: str) -> str:
+def reason_of(signed: SignedRequest, *tokens: str) -> str:
     with pytest.raises(AuthenticationFailed) as caught:
-        prove(signed, *tokens)
+        assert_authenticated(signed, *tokens)
     return caught.value.reason
 
 
@@ -112,11 +112,11 @@ def bent(text: str) -> Iterator[str]:
 
 
 def test_the_vectors_are_proven() -> None:
-    prove(posted())
-    prove(posted(ANSWER, POSTED))
-    prove(asked(SOCKET, SOCKET_SIGNED))
-    prove(asked(SOCKET, PLAIN_SOCKET_SIGNED))
-    prove(asked(PLAIN_SOCKET, PLAIN_SOCKET_SIGNED))
+    assert_authenticated(posted())
+    assert_authenticated(posted(ANSWER, POSTED))
+    assert_authenticated(asked(SOCKET, SOCKET_SIGNED))
+    assert_authenticated(asked(SOCKET, PLAIN_SOCKET_SIGNED))
+    assert_authenticated(asked(PLAIN_SOCKET, PLAIN_SOCKET_SIGNED))
 
 
 def test_the_vectors_are_what_plivo_signs() -> None:
@@ -128,26 +128,26 @@ def test_the_vectors_are_what_plivo_signs() -> None:
 
 
 def test_a_socket_that_is_signed_as_such_proves_no_webhook() -> None:
-    refused(asked(PLAIN_SOCKET, SOCKET_SIGNED))
+    reason_of(asked(PLAIN_SOCKET, SOCKET_SIGNED))
 
 
 def test_no_byte_of_a_url_may_change() -> None:
     for url in bent(WITH_QUERY):
-        refused(posted(url))
+        reason_of(posted(url))
     for url in bent(ANSWER):
-        refused(posted(url, POSTED))
+        reason_of(posted(url, POSTED))
     for url in bent(SOCKET):
-        refused(asked(url, SOCKET_SIGNED))
+        reason_of(asked(url, SOCKET_SIGNED))
 
 
 def test_no_byte_of_a_signature_or_a_nonce_may_change() -> None:
     for signature in bent(POSTED):
-        refused(posted(ANSWER, signature))
+        reason_of(posted(ANSWER, signature))
     for signature in bent(SOCKET_SIGNED):
-        refused(asked(SOCKET, signature))
+        reason_of(asked(SOCKET, signature))
     for nonce in bent(NONCE):
-        refused(posted(nonce=nonce))
-        refused(asked(SOCKET, SOCKET_SIGNED, nonce=nonce))
+        reason_of(posted(nonce=nonce))
+        reason_of(asked(SOCKET, SOCKET_SIGNED, nonce=nonce))
 
 
 def test_no_byte_of_a_body_may_change() -> None:
@@ -157,86 +157,88 @@ def test_no_byte_of_a_body_may_change() -> None:
         except AuthenticationFailed:
             means_the_same = False
         if not means_the_same:
-            refused(posted(body=text.encode()))
-            refused(posted(ANSWER, POSTED, body=text.encode()))
+            reason_of(posted(body=text.encode()))
+            reason_of(posted(ANSWER, POSTED, body=text.encode()))
 
 
 def test_no_field_may_be_added_or_taken_away() -> None:
-    refused(posted(body=urlencode(FIELDS[1:]).encode()))
-    refused(posted(body=urlencode([*FIELDS, FIELDS[-1]]).encode()))
-    refused(posted(body=b""))
-    refused(posted(method="GET", body=b""))
-    refused(posted(method="GET"))
+    reason_of(posted(body=urlencode(FIELDS[1:]).encode()))
+    reason_of(posted(body=urlencode([*FIELDS, FIELDS[-1]]).encode()))
+    reason_of(posted(body=b""))
+    reason_of(posted(method="GET", body=b""))
+    reason_of(posted(method="GET"))
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "HEAD", "get", ""])
 def test_other_methods_are_refused(method: str) -> None:
-    refused(asked(SOCKET, SOCKET_SIGNED, method=method))
+    reason_of(asked(SOCKET, SOCKET_SIGNED, method=method))
 
 
 def test_what_is_no_form_is_refused() -> None:
     for content_type in ("application/json", "multipart/form-data; boundary=x", "text/plain", ""):
-        assert FORM in refused(posted(content_type=content_type))
+        assert FORM in reason_of(posted(content_type=content_type))
 
 
 def test_a_header_may_hold_the_signatures_of_several_tokens() -> None:
     wrong = plivo_signs("GET", SOCKET, [], token="another")
-    prove(asked(SOCKET, f"{wrong},{SOCKET_SIGNED}"))
-    prove(asked(SOCKET, f"{SOCKET_SIGNED}, {wrong}"))
-    refused(asked(SOCKET, f"{wrong},{wrong}"))
-    assert "more than 16" in refused(asked(SOCKET, ",".join([wrong] * 16 + [SOCKET_SIGNED])))
+    assert_authenticated(asked(SOCKET, f"{wrong},{SOCKET_SIGNED}"))
+    assert_authenticated(asked(SOCKET, f"{SOCKET_SIGNED}, {wrong}"))
+    reason_of(asked(SOCKET, f"{wrong},{wrong}"))
+    assert "more than 16" in reason_of(asked(SOCKET, ",".join([wrong] * 16 + [SOCKET_SIGNED])))
 
 
 def test_the_main_account_may_have_signed_alone() -> None:
-    prove(asked(SOCKET, None, of_main_account=SOCKET_SIGNED))
-    prove(asked(SOCKET, plivo_signs("GET", SOCKET, [], token="sub"), of_main_account=SOCKET_SIGNED))
-    refused(asked(SOCKET, None, of_main_account=plivo_signs("GET", SOCKET, [], token="sub")))
+    assert_authenticated(asked(SOCKET, None, of_main_account=SOCKET_SIGNED))
+    assert_authenticated(
+        asked(SOCKET, plivo_signs("GET", SOCKET, [], token="sub"), of_main_account=SOCKET_SIGNED)
+    )
+    reason_of(asked(SOCKET, None, of_main_account=plivo_signs("GET", SOCKET, [], token="sub")))
 
 
 def test_each_of_several_tokens_proves() -> None:
     for token in ("old", "new"):
         signature = plivo_signs("POST", ANSWER, FIELDS, token=token)
-        prove(posted(ANSWER, signature), "old", "new")
-        prove(posted(ANSWER, signature), "new", "old")
-        refused(posted(ANSWER, signature), "another")
+        assert_authenticated(posted(ANSWER, signature), "old", "new")
+        assert_authenticated(posted(ANSWER, signature), "new", "old")
+        reason_of(posted(ANSWER, signature), "another")
 
 
 def test_v2_proves_nothing() -> None:
     headers = {"x-plivo-signature-v2": SIGNED_V2, "x-plivo-signature-v2-nonce": NONCE, "content-type": FORM}
     signed = SignedRequest("POST", (ANSWER,), headers, urlencode(FIELDS).encode(), "203.0.113.7", 0.0)
-    assert "x-plivo-signature-v3" in refused(signed)
-    refused(posted(ANSWER, SIGNED_V2))
+    assert "x-plivo-signature-v3" in reason_of(signed)
+    reason_of(posted(ANSWER, SIGNED_V2))
 
 
 @pytest.mark.parametrize("signature", [None, "", ",", " ", ",,", "ä", "\ud800", POSTED[:-1], 9999 * "A"])
 def test_what_is_no_signature_is_refused(signature: str | None) -> None:
-    refused(posted(ANSWER, signature))
+    reason_of(posted(ANSWER, signature))
 
 
 @pytest.mark.parametrize("nonce", [None, "", "12345, 12345", "12345,12345", "1.2", "ä", "1\n", 200 * "1"])
 def test_what_is_no_nonce_is_refused(nonce: str | None) -> None:
-    assert "nonce" in refused(posted(nonce=nonce))
+    assert "nonce" in reason_of(posted(nonce=nonce))
 
 
 def test_the_end_of_a_field_cannot_pass_as_the_nonce() -> None:
     """It would be the same text: `Tox.1.2` and a nonce, or `Tox` and a nonce that begins with `1.2`."""
     fields = [("To", "x.1.2")]
     signature = plivo_signs("POST", ANSWER, fields)
-    prove(posted(ANSWER, signature, body=urlencode(fields).encode()))
-    refused(posted(ANSWER, signature, body=urlencode([("To", "x")]).encode(), nonce=f"1.2.{NONCE}"))
+    assert_authenticated(posted(ANSWER, signature, body=urlencode(fields).encode()))
+    reason_of(posted(ANSWER, signature, body=urlencode([("To", "x")]).encode(), nonce=f"1.2.{NONCE}"))
 
 
 def test_without_a_public_url_nothing_is_proven() -> None:
-    assert "public_url" in refused(asked("", SOCKET_SIGNED))
+    assert "public_url" in reason_of(asked("", SOCKET_SIGNED))
 
 
 def test_a_token_in_the_query_is_covered() -> None:
     url = "wss://gw.example.com/ws/plivo?serviceHost=support.acme&token=a-b_c&body=eyJhIjoxfQ%3D%3D"
     signature = plivo_signs("GET", url, [])
-    prove(asked(url, signature))
-    refused(asked(url.replace("a-b_c", "a-b_d"), signature))
-    refused(asked(url.replace("support", "billing"), signature))
-    refused(asked(f"{url}&x=1", signature))
+    assert_authenticated(asked(url, signature))
+    reason_of(asked(url.replace("a-b_c", "a-b_d"), signature))
+    reason_of(asked(url.replace("support", "billing"), signature))
+    reason_of(asked(f"{url}&x=1", signature))
 
 
 @pytest.mark.parametrize(
@@ -248,17 +250,17 @@ def test_a_token_in_the_query_is_covered() -> None:
 def test_queries_as_plivo_signs_them(query: str, fields: list[tuple[str, str]], method: str) -> None:
     url, sent = f"{ANSWER}?{query}", fields if method == "POST" else []
     signature = plivo_signs(method, url, sent)
-    prove(asked(url, signature, method=method, body=urlencode(sent).encode()))
+    assert_authenticated(asked(url, signature, method=method, body=urlencode(sent).encode()))
 
 
 @pytest.mark.parametrize("query", ["a=%ff", "a=%C3", "&".join(["a=1"] * 2000)])
 def test_a_query_that_cannot_be_read_is_refused(query: str) -> None:
-    assert "query" in refused(asked(f"{ANSWER}?{query}", POSTED))
+    assert "query" in reason_of(asked(f"{ANSWER}?{query}", POSTED))
 
 
 def test_a_fragment_is_not_signed() -> None:
     """It tunes timeouts at Plivo (docs/reference/carriers.md §4.4) and never comes with a request."""
-    prove(posted(f"{ANSWER}#ct=2000&rt=40000", POSTED))
+    assert_authenticated(posted(f"{ANSWER}#ct=2000&rt=40000", POSTED))
 
 
 @pytest.mark.parametrize(
@@ -275,8 +277,8 @@ def test_a_fragment_is_not_signed() -> None:
 @pytest.mark.parametrize("url", [ANSWER, WITH_QUERY])
 def test_forms_as_plivo_signs_them(fields: list[tuple[str, str]], url: str) -> None:
     signature = plivo_signs("POST", url, fields)
-    prove(posted(url, signature, body=urlencode(fields).encode()))
-    prove(posted(url, signature, body=urlencode(fields[::-1]).encode()))
+    assert_authenticated(posted(url, signature, body=urlencode(fields).encode()))
+    assert_authenticated(posted(url, signature, body=urlencode(fields[::-1]).encode()))
 
 
 @given(st.lists(st.tuples(TEXT, TEXT), max_size=6), st.lists(st.tuples(ASCII, ASCII), max_size=4))
@@ -284,5 +286,5 @@ def test_anything_that_plivo_signs_is_proven(
     fields: list[tuple[str, str]], query: list[tuple[str, str]]
 ) -> None:
     url = f"{ANSWER}?{urlencode(query)}" if query else ANSWER
-    prove(posted(url, plivo_signs("POST", url, fields), body=urlencode(fields).encode()))
-    prove(asked(url, plivo_signs("GET", url, [])))
+    assert_authenticated(posted(url, plivo_signs("POST", url, fields), body=urlencode(fields).encode()))
+    assert_authenticated(asked(url, plivo_signs("GET", url, [])))

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from gateway.carriers.authenticators import AUTHENTICATORS, AuthenticationFailed, SignedRequest
+from gateway.carriers.signatures import AuthenticationFailed, SignedRequest
+from gateway.carriers.telnyx.auth import authenticate
 from gateway.config import CarrierAccount
 
 # docs/reference/carriers.md §9.2
@@ -50,13 +51,13 @@ def account(*keys: str) -> CarrierAccount:
     return CarrierAccount(**values)
 
 
-def prove(signed: SignedRequest, *keys: str) -> None:
-    AUTHENTICATORS["telnyx"](account(*(keys or (PUBLIC_KEY,))), signed)
+def assert_authenticated(signed: SignedRequest, *keys: str) -> None:
+    authenticate(account(*(keys or (PUBLIC_KEY,))), signed)
 
 
-def refused(signed: SignedRequest, *keys: str) -> str:
+def reason_of(signed: SignedRequest, *keys: str) -> str:
     with pytest.raises(AuthenticationFailed) as caught:
-        prove(signed, *keys)
+        assert_authenticated(signed, *keys)
     return caught.value.reason
 
 
@@ -67,44 +68,44 @@ def bent(text: str) -> Iterator[str]:
 
 
 def test_the_vector_is_proven() -> None:
-    prove(asked())
-    prove(asked(url=""))  # nothing of the URL is signed
+    assert_authenticated(asked())
+    assert_authenticated(asked(url=""))  # nothing of the URL is signed
     assert public(PRIVATE_KEY) == PUBLIC_KEY
     assert telnyx_signs(str(NOW), BODY) == SIGNATURE
 
 
 def test_no_byte_may_change() -> None:
     for signature in bent(SIGNATURE):
-        refused(asked(signature=signature))
+        reason_of(asked(signature=signature))
     for timestamp in bent(str(NOW)):
-        refused(asked(timestamp=timestamp))
+        reason_of(asked(timestamp=timestamp))
     for body in bent(BODY.decode()):
-        refused(asked(body=body.encode()))
-    refused(asked(body=BODY + b" "))
-    refused(asked(body=b""))
+        reason_of(asked(body=body.encode()))
+    reason_of(asked(body=BODY + b" "))
+    reason_of(asked(body=b""))
 
 
 def test_no_byte_of_the_timestamp_may_change_within_the_window_either() -> None:
     for other in range(NOW - 300, NOW + 301):
         if other != NOW:
-            refused(asked(timestamp=str(other)))
+            reason_of(asked(timestamp=str(other)))
 
 
 @pytest.mark.parametrize("now", [NOW - 300, NOW, NOW + 300])
 def test_five_minutes_are_allowed_either_way(now: float) -> None:
-    prove(asked(now=now))
+    assert_authenticated(asked(now=now))
 
 
 @pytest.mark.parametrize("now", [NOW - 300.001, NOW + 300.001, 0.0, NOW * 1000, float("nan"), float("inf")])
 def test_what_is_older_or_younger_is_refused(now: float) -> None:
-    assert "300 s" in refused(asked(now=now))
+    assert "300 s" in reason_of(asked(now=now))
 
 
 @pytest.mark.parametrize("timestamp", ["0" + str(NOW), str(NOW)])
 def test_the_timestamp_is_signed_as_it_is_written(timestamp: str) -> None:
-    prove(asked(timestamp=timestamp, signature=telnyx_signs(timestamp, BODY)))
+    assert_authenticated(asked(timestamp=timestamp, signature=telnyx_signs(timestamp, BODY)))
     other = {"0" + str(NOW), str(NOW)} - {timestamp}
-    refused(asked(timestamp=other.pop(), signature=telnyx_signs(timestamp, BODY)))
+    reason_of(asked(timestamp=other.pop(), signature=telnyx_signs(timestamp, BODY)))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_the_timestamp_is_signed_as_it_is_written(timestamp: str) -> None:
 )
 def test_what_is_no_timestamp_is_refused(timestamp: str | None) -> None:
     signature = telnyx_signs(timestamp or "", BODY)
-    assert "timestamp" in refused(asked(timestamp=timestamp, signature=signature))
+    assert "timestamp" in reason_of(asked(timestamp=timestamp, signature=signature))
 
 
 @pytest.mark.parametrize(
@@ -143,42 +144,42 @@ def test_what_is_no_timestamp_is_refused(timestamp: str | None) -> None:
     ],
 )
 def test_what_is_no_signature_is_refused(signature: str | None) -> None:
-    assert "signature" in refused(asked(signature=signature))
+    assert "signature" in reason_of(asked(signature=signature))
 
 
 def test_a_signature_has_one_spelling() -> None:
     """The last character before the padding has bits that decode to nothing."""
     assert base64.b64decode(SIGNATURE[:-3] + "R==") == base64.b64decode(SIGNATURE)
-    assert "base64" in refused(asked(signature=SIGNATURE[:-3] + "R=="))
+    assert "base64" in reason_of(asked(signature=SIGNATURE[:-3] + "R=="))
 
 
 def test_each_of_several_keys_proves() -> None:
-    prove(asked(), public(OTHER), PUBLIC_KEY)
-    prove(asked(), PUBLIC_KEY, public(OTHER))
-    prove(asked(signature=telnyx_signs(str(NOW), BODY, OTHER)), PUBLIC_KEY, public(OTHER))
-    refused(asked(), public(OTHER))
+    assert_authenticated(asked(), public(OTHER), PUBLIC_KEY)
+    assert_authenticated(asked(), PUBLIC_KEY, public(OTHER))
+    assert_authenticated(asked(signature=telnyx_signs(str(NOW), BODY, OTHER)), PUBLIC_KEY, public(OTHER))
+    reason_of(asked(), public(OTHER))
 
 
 @pytest.mark.parametrize("point", [bytes(32), b"\1" + bytes(31), 32 * b"\xff", b"\2" + bytes(31)])
 def test_a_key_that_is_no_point_proves_nothing(point: bytes) -> None:
-    refused(asked(), base64.b64encode(point).decode())
+    reason_of(asked(), base64.b64encode(point).decode())
 
 
 def test_an_account_without_a_key_proves_nothing() -> None:
     with pytest.raises(AuthenticationFailed, match="no public key"):
-        AUTHENTICATORS["telnyx"](account(), asked())
+        authenticate(account(), asked())
 
 
 def test_a_document_that_is_fetched_has_an_empty_body() -> None:
     signature = telnyx_signs(str(NOW), b"")
-    prove(asked(method="GET", body=b"", signature=signature))
-    assert "GET" in refused(asked(method="GET"))
+    assert_authenticated(asked(method="GET", body=b"", signature=signature))
+    assert "GET" in reason_of(asked(method="GET"))
 
 
 def test_no_signature_opens_a_socket() -> None:
     """A signed GET has an empty body, as an upgrade has: its signature would fit."""
     signature = telnyx_signs(str(NOW), b"")
     for url in ("wss://gw.example.com/ws/telnyx", "ws://gw.example.com/ws/telnyx"):
-        assert "upgrade" in refused(asked(method="GET", body=b"", signature=signature, url=url))
+        assert "upgrade" in reason_of(asked(method="GET", body=b"", signature=signature, url=url))
     upgrade = asked(method="GET", body=b"", signature=signature, url="", upgrade="WebSocket")
-    assert "upgrade" in refused(upgrade)
+    assert "upgrade" in reason_of(upgrade)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from starlette.datastructures import ImmutableMultiDict
 from twilio.request_validator import HMAC_SHA256, RequestValidator
 
-from gateway.carriers.authenticators import AUTHENTICATORS, AuthenticationFailed, SignedRequest
-from gateway.carriers.signatures import MAX_BODY_BYTES, read_form
+from gateway.carriers.signatures import MAX_BODY_BYTES, AuthenticationFailed, SignedRequest, read_form
+from gateway.carriers.twilio.auth import authenticate
 from gateway.config import CarrierAccount
 
 TOKEN = "12345"
@@ -88,13 +88,13 @@ def document(signature: str = JSON_SHA1, **changes: Any) -> SignedRequest:
     return asked(said.pop("url", JSON_URL), signature, **said)
 
 
-def prove(signed: SignedRequest, of: CarrierAccount | None = None) -> None:
-    AUTHENTICATORS["twilio"](of or account(TOKEN), signed)
+def assert_authenticated(signed: SignedRequest, of: CarrierAccount | None = None) -> None:
+    authenticate(of or account(TOKEN), signed)
 
 
-def refused(signed: SignedRequest, of: CarrierAccount | None = None) -> str:
+def reason_of(signed: SignedRequest, of: CarrierAccount | None = None) -> str:
     with pytest.raises(AuthenticationFailed) as caught:
-        prove(signed, of)
+        assert_authenticated(signed, of)
     return caught.value.reason
 
 
@@ -106,10 +106,10 @@ def bent(text: str) -> Iterator[str]:
 
 
 def test_the_vectors_are_proven() -> None:
-    prove(voice())
-    prove(voice(WEBHOOK_SHA256, settings=SHARED), account(shared=(TOKEN,)))
-    prove(upgrade(SOCKET, SOCKET_SHA1))
-    prove(document())
+    assert_authenticated(voice())
+    assert_authenticated(voice(WEBHOOK_SHA256, settings=SHARED), account(shared=(TOKEN,)))
+    assert_authenticated(upgrade(SOCKET, SOCKET_SHA1))
+    assert_authenticated(document())
 
 
 def test_the_vectors_are_what_twilio_signs() -> None:
@@ -122,20 +122,20 @@ def test_the_vectors_are_what_twilio_signs() -> None:
 
 def test_no_byte_of_a_url_may_change() -> None:
     for url in bent(WEBHOOK):
-        refused(voice(url=url))
+        reason_of(voice(url=url))
     for url in bent(SOCKET):
-        refused(upgrade(url, SOCKET_SHA1))
+        reason_of(upgrade(url, SOCKET_SHA1))
     for url in bent(JSON_URL):
-        refused(document(url=url))
+        reason_of(document(url=url))
 
 
 def test_no_byte_of_a_signature_may_change() -> None:
     for signature in bent(WEBHOOK_SHA1):
-        refused(voice(signature))
+        reason_of(voice(signature))
     for signature in bent(WEBHOOK_SHA256):
-        refused(voice(signature, settings=SHARED), account(shared=(TOKEN,)))
+        reason_of(voice(signature, settings=SHARED), account(shared=(TOKEN,)))
     for signature in bent(SOCKET_SHA1):
-        refused(upgrade(SOCKET, signature))
+        reason_of(upgrade(SOCKET, signature))
 
 
 def test_no_byte_of_a_body_may_change() -> None:
@@ -146,40 +146,40 @@ def test_no_byte_of_a_body_may_change() -> None:
         except AuthenticationFailed:
             means_the_same = False
         if not means_the_same:
-            refused(voice(body=text.encode()))
+            reason_of(voice(body=text.encode()))
     for text in bent('{"a":1}'):
-        assert "bodySHA256" in refused(document(body=text.encode()))
+        assert "bodySHA256" in reason_of(document(body=text.encode()))
 
 
 def test_no_field_may_be_added_or_taken_away() -> None:
-    refused(voice(body=urlencode(FIELDS[1:]).encode()))
-    refused(voice(body=urlencode([*FIELDS, ("To", "+14155550198")]).encode()))
-    refused(voice(body=b""))
-    refused(voice(method="GET", body=b""))
+    reason_of(voice(body=urlencode(FIELDS[1:]).encode()))
+    reason_of(voice(body=urlencode([*FIELDS, ("To", "+14155550198")]).encode()))
+    reason_of(voice(body=b""))
+    reason_of(voice(method="GET", body=b""))
 
 
 def test_a_body_that_the_signature_does_not_cover_is_refused() -> None:
     signature = RequestValidator(TOKEN).compute_signature("https://gw.example.com/twilio/json", {})
     plain = "https://gw.example.com/twilio/json"
-    prove(document(signature, url=plain, body=b""))
-    assert "neither a form" in refused(document(signature, url=plain))
-    assert "a GET has a body" in refused(document(signature, url=plain, method="GET"))
-    assert "a GET has a body" in refused(voice(method="GET"))
-    assert "bodySHA256" in refused(document(body=b"")), "a signed body was taken away"
-    assert "bodySHA256" in refused(document(body=b"", method="GET"))
-    assert "bodySHA256" in refused(document(body=b"", content_type=FORM))
+    assert_authenticated(document(signature, url=plain, body=b""))
+    assert "neither a form" in reason_of(document(signature, url=plain))
+    assert "a GET has a body" in reason_of(document(signature, url=plain, method="GET"))
+    assert "a GET has a body" in reason_of(voice(method="GET"))
+    assert "bodySHA256" in reason_of(document(body=b"")), "a signed body was taken away"
+    assert "bodySHA256" in reason_of(document(body=b"", method="GET"))
+    assert "bodySHA256" in reason_of(document(body=b"", content_type=FORM))
 
 
 def test_a_hash_given_twice_is_refused() -> None:
     twice = f"{JSON_URL}&bodySHA256={hashlib.sha256(b'other').hexdigest()}"
     signature = RequestValidator(TOKEN).compute_signature(twice, {})
     for body in (b'{"a":1}', b"other"):
-        assert "bodySHA256" in refused(document(signature, url=twice, body=body))
+        assert "bodySHA256" in reason_of(document(signature, url=twice, body=body))
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "HEAD", "get", ""])
 def test_other_methods_are_refused(method: str) -> None:
-    refused(asked(SOCKET, SOCKET_SHA1, method=method))
+    reason_of(asked(SOCKET, SOCKET_SHA1, method=method))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_other_methods_are_refused(method: str) -> None:
     ],
 )
 def test_the_port_may_be_signed_or_not(configured: str, signed: str) -> None:
-    prove(upgrade(configured, RequestValidator(TOKEN).compute_signature(signed, {})))
+    assert_authenticated(upgrade(configured, RequestValidator(TOKEN).compute_signature(signed, {})))
 
 
 @pytest.mark.parametrize(
@@ -214,40 +214,40 @@ def test_the_port_may_be_signed_or_not(configured: str, signed: str) -> None:
     ],
 )
 def test_another_url_is_refused(signed: str) -> None:
-    refused(upgrade(SOCKET, RequestValidator(TOKEN).compute_signature(signed, {})))
+    reason_of(upgrade(SOCKET, RequestValidator(TOKEN).compute_signature(signed, {})))
 
 
 def test_any_of_the_public_urls_will_do() -> None:
     urls = ("wss://gw.example.com/ws/twilio/x", "wss://eu-central.gw.example.com/ws/twilio/x")
     for url in urls:
         signature = RequestValidator(TOKEN).compute_signature(url, {})
-        prove(asked(urls, signature, method="GET"))
+        assert_authenticated(asked(urls, signature, method="GET"))
 
 
 def test_without_a_public_url_nothing_is_proven() -> None:
-    assert "public_url" in refused(asked((), SOCKET_SHA1, method="GET"))
+    assert "public_url" in reason_of(asked((), SOCKET_SHA1, method="GET"))
 
 
 def test_each_of_several_tokens_proves() -> None:
     for token in ("old", "new"):
         signature = RequestValidator(token).compute_signature(WEBHOOK, dict(FIELDS))
-        prove(voice(signature), account("old", "new"))
-        prove(voice(signature), account("new", "old"))
-        refused(voice(signature), account("another"))
+        assert_authenticated(voice(signature), account("old", "new"))
+        assert_authenticated(voice(signature), account("new", "old"))
+        reason_of(voice(signature), account("another"))
         shared = RequestValidator(token).compute_signature(WEBHOOK, dict(FIELDS), HMAC_SHA256)
-        prove(voice(shared, settings=SHARED), account("another", shared=("new", "old")))
+        assert_authenticated(voice(shared, settings=SHARED), account("another", shared=("new", "old")))
 
 
 def test_a_token_signs_with_sha1_and_a_shared_key_with_sha256() -> None:
-    refused(voice(WEBHOOK_SHA256), account(TOKEN, shared=(TOKEN,)))
-    refused(voice(WEBHOOK_SHA1, settings=SHARED), account(TOKEN, shared=(TOKEN,)))
-    assert "no secret" in refused(voice(WEBHOOK_SHA256, settings=SHARED), account(TOKEN))
-    assert "no secret" in refused(voice(), account(shared=(TOKEN,)))
+    reason_of(voice(WEBHOOK_SHA256), account(TOKEN, shared=(TOKEN,)))
+    reason_of(voice(WEBHOOK_SHA1, settings=SHARED), account(TOKEN, shared=(TOKEN,)))
+    assert "no secret" in reason_of(voice(WEBHOOK_SHA256, settings=SHARED), account(TOKEN))
+    assert "no secret" in reason_of(voice(), account(shared=(TOKEN,)))
 
 
 @pytest.mark.parametrize("settings", ["", "key=k", "key=k,algorithm=HMAC_SHA1", "algorithm=hmac_sha1, key=k"])
 def test_the_settings_may_say_sha1(settings: str) -> None:
-    prove(voice(settings=settings))
+    assert_authenticated(voice(settings=settings))
 
 
 @pytest.mark.parametrize(
@@ -255,8 +255,8 @@ def test_the_settings_may_say_sha1(settings: str) -> None:
 )
 def test_other_settings_are_refused(settings: str) -> None:
     both = account(TOKEN, shared=(TOKEN,))
-    assert "algorithm" in refused(voice(settings=settings), both)
-    assert "algorithm" in refused(voice(WEBHOOK_SHA256, settings=settings), both)
+    assert "algorithm" in reason_of(voice(settings=settings), both)
+    assert "algorithm" in reason_of(voice(WEBHOOK_SHA256, settings=settings), both)
 
 
 @pytest.mark.parametrize(
@@ -274,17 +274,17 @@ def test_other_settings_are_refused(settings: str) -> None:
     ],
 )
 def test_what_is_no_signature_is_refused(signature: str | None) -> None:
-    assert WEBHOOK_SHA1 not in refused(voice(signature))
+    assert WEBHOOK_SHA1 not in reason_of(voice(signature))
 
 
 def test_no_secret_and_no_signature_is_in_the_words() -> None:
-    detail = refused(voice("AAAA" + WEBHOOK_SHA1[4:]), account("a-secret-token"))
+    detail = reason_of(voice("AAAA" + WEBHOOK_SHA1[4:]), account("a-secret-token"))
     assert "a-secret-token" not in detail
     assert "AAAA" not in detail
 
 
 def test_a_form_that_is_too_long_is_refused_unread() -> None:
-    assert "bytes" in refused(voice(body=b"a=" + MAX_BODY_BYTES * b"b"))
+    assert "bytes" in reason_of(voice(body=b"a=" + MAX_BODY_BYTES * b"b"))
 
 
 @pytest.mark.parametrize(
@@ -301,9 +301,11 @@ def test_a_form_that_is_too_long_is_refused_unread() -> None:
 )
 def test_forms_as_twilio_signs_them(fields: list[tuple[str, str]]) -> None:
     signature = RequestValidator(TOKEN).compute_signature(WEBHOOK, ImmutableMultiDict(fields))
-    prove(voice(signature, body=urlencode(fields).encode()))
-    prove(voice(signature, body=urlencode(fields[::-1]).encode()))
-    prove(voice(signature, body=urlencode(fields).encode(), content_type=f"{FORM}; charset=UTF-8"))
+    assert_authenticated(voice(signature, body=urlencode(fields).encode()))
+    assert_authenticated(voice(signature, body=urlencode(fields[::-1]).encode()))
+    assert_authenticated(
+        voice(signature, body=urlencode(fields).encode(), content_type=f"{FORM}; charset=UTF-8")
+    )
 
 
 @given(st.lists(st.tuples(TEXT, TEXT), max_size=6), st.sampled_from(["HMAC_SHA1", "HMAC_SHA256"]))
@@ -311,12 +313,12 @@ def test_forms_as_twilio_signs_them(fields: list[tuple[str, str]]) -> None:
 def test_any_form_that_twilio_signs_is_proven(fields: list[tuple[str, str]], algorithm: str) -> None:
     signature = RequestValidator(TOKEN).compute_signature(WEBHOOK, ImmutableMultiDict(fields), algorithm)
     signed = voice(signature, body=urlencode(fields).encode(), settings=f"key=k,algorithm={algorithm}")
-    prove(signed, account(TOKEN, shared=(TOKEN,)))
+    assert_authenticated(signed, account(TOKEN, shared=(TOKEN,)))
 
 
 @given(st.binary(max_size=60))
 def test_any_json_that_twilio_signs_is_proven(body: bytes) -> None:
     url = f"https://gw.example.com/j?bodySHA256={hashlib.sha256(body).hexdigest()}"
     signature = RequestValidator(TOKEN).compute_signature(url, {})
-    prove(document(signature, url=url, body=body))
-    refused(document(signature, url=url, body=body + b" "))
+    assert_authenticated(document(signature, url=url, body=body))
+    reason_of(document(signature, url=url, body=body + b" "))

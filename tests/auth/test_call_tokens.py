@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Call tokens: their content, and that no change to a token goes unnoticed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from gateway.auth.call_tokens import Audience, is_call_token
+from gateway.auth.media_tokens import TOKEN_S, CallGrant, MediaTokens, TokenRejected
+from gateway.store.sqlite.sqlite_store import SqliteStore
+from tests.harness.clock import Clock
+
+SECRET = b"s" * 32
+SESSION = "5bd1d9f4-2f5e-4e15-8b1f-0f7a3c3f5a7e"
+AUDIENCE = Audience("support.acme", "acme", "twilio")
+OF_SESSION = CallGrant(session_id=SESSION)
+URL_SAFE = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def tokens(store: SqliteStore, clock: Clock) -> MediaTokens:
+    return MediaTokens(SECRET, store, clock)
+
+
+def assert_refused(tokens: MediaTokens, token: str, reason: str, *, audience: Audience = AUDIENCE) -> None:
+    with pytest.raises(TokenRejected) as refused:
+        tokens.read_call(token, audience)
+    assert refused.value.reason == reason
+
+
+def test_a_token_contains_what_it_was_made_with(tokens: MediaTokens) -> None:
+    token = tokens.mint_call(
+        AUDIENCE, CallGrant(call_id="CA1", session_id=SESSION, admitted=False, takes_over=True)
+    )
+    claims = tokens.read_call(token, AUDIENCE)
+    assert (claims.session_id, claims.admitted, claims.takes_over) == (SESSION, False, True)
+    assert claims.expires_at == 1000.0 + TOKEN_S
+    assert claims.is_for("CA1")
+    assert not claims.is_for("CA2")
+    assert set(token) <= set(URL_SAFE)
+    assert is_call_token(token)
+
+
+def test_a_token_may_name_no_call_and_no_session(tokens: MediaTokens) -> None:
+    claims = tokens.read_call(tokens.mint_call(AUDIENCE, CallGrant()), AUDIENCE)
+    assert (claims.session_id, claims.admitted, claims.call_digest) == (None, False, None)
+    assert claims.is_for("any call")
+
+
+def test_the_session_of_a_token_is_admitted_by_default(tokens: MediaTokens) -> None:
+    assert tokens.read_call(tokens.mint_call(AUDIENCE, CallGrant(session_id=SESSION)), AUDIENCE).admitted
+
+
+@pytest.mark.parametrize("session", ["no-uuid", SESSION.upper(), SESSION.replace("-", "")])
+def test_a_session_id_must_be_a_uuid(tokens: MediaTokens, session: str) -> None:
+    with pytest.raises(ValueError, match=r"UUID|badly formed"):
+        tokens.mint_call(AUDIENCE, CallGrant(session_id=session))
+
+
+def test_a_token_with_any_character_changed_is_refused(tokens: MediaTokens) -> None:
+    token = tokens.mint_call(AUDIENCE, CallGrant(call_id="CA1", session_id=SESSION))
+    for index, character in enumerate(token):
+        other = URL_SAFE[(URL_SAFE.index(character) + 1) % 64]
+        changed = f"{token[:index]}{other}{token[index + 1 :]}"
+        with pytest.raises(TokenRejected):
+            tokens.read_call(changed, AUDIENCE)
+
+
+@pytest.mark.parametrize("changed", [lambda t: t[:-1], lambda t: f"{t}A", lambda t: t[1:], lambda _: ""])
+def test_a_token_of_another_length_is_malformed(tokens: MediaTokens, changed: Callable[[str], str]) -> None:
+    assert_refused(tokens, changed(tokens.mint_call(AUDIENCE, CallGrant())), "malformed")
+
+
+def test_a_token_expires(tokens: MediaTokens, clock: Clock) -> None:
+    token, longer = (
+        tokens.mint_call(AUDIENCE, CallGrant()),
+        tokens.mint_call(AUDIENCE, CallGrant(lasting_s=7200)),
+    )
+    clock.now += TOKEN_S
+    assert_refused(tokens, token, "expired")
+    assert tokens.read_call(longer, AUDIENCE)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(AUDIENCE, agent="sales.acme"),
+        replace(AUDIENCE, organization="globex"),
+        replace(AUDIENCE, carrier="plivo"),
+    ],
+)
+def test_a_token_is_for_one_agent_organisation_and_carrier(tokens: MediaTokens, other: Audience) -> None:
+    token = tokens.mint_call(AUDIENCE, CallGrant())
+    assert_refused(tokens, token, "for another agent", audience=other)
+
+
+def test_a_token_of_another_secret_is_refused(store: SqliteStore, tokens: MediaTokens, clock: Clock) -> None:
+    assert_refused(
+        tokens, MediaTokens(b"t" * 32, store, clock).mint_call(AUDIENCE, CallGrant()), "wrong signature"
+    )
+
+
+async def test_call_tokens_and_media_tokens_are_not_accepted_as_each_other(tokens: MediaTokens) -> None:
+    media = tokens.mint(AUDIENCE.agent, AUDIENCE.organization, SESSION)
+    assert not is_call_token(media)
+    assert_refused(tokens, media, "malformed")
+    with pytest.raises(TokenRejected):
+        await tokens.redeem(
+            tokens.mint_call(AUDIENCE, CallGrant(session_id=SESSION)), AUDIENCE.agent, AUDIENCE.organization
+        )
