@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from gateway.simulator.server_process import PATCHBAY
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.gateway import Gateway
 
@@ -54,11 +56,10 @@ def start_gateway(
 ) -> Callable[..., Gateway]:
     """Starts a gateway with the settings given as tables."""
 
-    def start(*, accelerator: str = "on", **tables: Any) -> Gateway:
+    def start(*, accelerator: str = "on", command: Sequence[str | Path] = PATCHBAY, **tables: Any) -> Gateway:
         directory = tmp_path_factory.mktemp("gateway")
-        gateways.append(Gateway(directory, tables, accelerator=accelerator))
-        workers = tables.get("server", {}).get("workers", 1)
-        return gateways[-1].wait_until_ready(workers)
+        gateways.append(Gateway(directory, tables, accelerator=accelerator, command=command))
+        return gateways[-1].wait_until_ready()
 
     return start
 

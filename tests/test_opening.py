@@ -15,8 +15,8 @@ from gateway.calls.hidden_call_id import hide_call_id
 from gateway.media.leg import Leg
 from serializers.registry import DIALECTS
 from tests.harness.frames import BINARY, CONTINUATION, TEXT, split
-from tests.harness.openings import CARRIERS, IDS, opening, talk
-from tests.harness.peer import Peer
+from tests.harness.transcripts import CARRIERS, IDS, opening, talk
+from tests.harness.websocket_peer import WebSocketPeer
 
 SESSION = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 
@@ -26,7 +26,7 @@ class Line:
     """A carrier's leg, and the carrier."""
 
     leg: Leg
-    carrier: Peer
+    carrier: WebSocketPeer
 
     async def hears(self, raw: bytes, messages: int) -> None:
         await self.carrier.pour(raw)
@@ -43,7 +43,7 @@ async def line() -> AsyncIterator[Line]:
     leg = Leg(
         transport, client=False, opening_bytes=1 << 16, early_bytes=1 << 16, on_disconnect=lambda _: None
     )
-    carrier = Peer(*await asyncio.open_connection(sock=theirs), masks=True)
+    carrier = WebSocketPeer(*await asyncio.open_connection(sock=theirs), masks=True)
     yield Line(leg, carrier)
     transport.abort()
     await carrier.leave()

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from gateway.calls.command_bus import CallCommand, CommandBus
+from gateway.simulator.waiting import WAIT_S
 from gateway.store.sqlite.sqlite_store import SqliteStore
 from gateway.store.worker_id import WorkerId
-from tests.harness.peer import WAIT_S
 
 SESSION = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 

@@ -8,14 +8,17 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from gateway.simulator.call_plan import CallPlan, CallReport
 from gateway.simulator.carrier_profiles import HABITS
-from gateway.simulator.gateway_process import LOOPBACK, StartError, free_port, running
+from gateway.simulator.gateway_process import GatewayProcess
 from gateway.simulator.place_calls import place_calls
+from gateway.simulator.ports import LOOPBACK, free_port
 from gateway.simulator.report_table import calls_table, troubles
+from gateway.simulator.server_process import PATCHBAY, ServerProcess, StartError, answers
 from gateway.simulator.wav import WavError, read_speech, write_wav
 
 SESSIONS = 10
@@ -23,26 +26,6 @@ AGENT = "echo.demo"
 DIGITS = "12#"
 COLUMNS = 80
 """The width where no terminal says how many columns there are."""
-
-CONFIG = """\
-[server]
-host = "{host}"
-port = {port}
-public_url = "http://{host}:{port}"
-
-[store]
-url = "sqlite:///{store}"
-
-[[organizations]]
-name = "demo"
-
-[[agents]]
-name = "echo"
-organization = "demo"
-region = "us-west"
-instances = ["http://{host}:{agent_port}"]
-sessions_per_instance = {sessions}
-"""
 
 
 def run_demo(out: Path, *, stay: bool) -> int:
@@ -62,35 +45,38 @@ def run_demo(out: Path, *, stay: bool) -> int:
 
 
 async def _demonstrate(out: Path, scratch: Path, console: Console, *, stay: bool) -> int:
-    agent_port, port = free_port(), free_port()
-    config = scratch / "patchbay.toml"
-    config.write_text(
-        CONFIG.format(
-            host=LOOPBACK, port=port, agent_port=agent_port, store=scratch / "patchbay.db", sessions=SESSIONS
-        )
-    )
-    agent = ["agent", "--host", LOOPBACK, "--port", str(agent_port), "--sessions", str(SESSIONS)]
-    async with (
-        running("the agent", agent, f"http://{LOOPBACK}:{agent_port}/readyz", out / "agent.log"),
-        running(
-            "the gateway",
-            ["serve", "--config", str(config)],
-            f"http://{LOOPBACK}:{port}/readyz",
-            out / "gateway.observability.log",
-        ),
-    ):
-        _say(console, f"The gateway is on {LOOPBACK}:{port}, the agent {AGENT} on {LOOPBACK}:{agent_port}.")
-        speech = read_speech("caller")
-        url = f"ws://{LOOPBACK}:{port}"
-        plans = [
-            CallPlan(url, carrier, speech.pcm, speech.sample_rate, agent=AGENT, digits=DIGITS)
-            for carrier in HABITS
-        ]
-        reports = await place_calls(plans, console)
-        failed = _show(reports, out, console)
-        if stay:
-            await _stay(url, console)
+    agent_port = free_port()
+    agent_url = f"http://{LOOPBACK}:{agent_port}"
+    agent_options = ["--host", LOOPBACK, "--port", str(agent_port), "--sessions", str(SESSIONS)]
+    async with ServerProcess("the agent", [*PATCHBAY, "agent", *agent_options], out / "agent.log") as agent:
+        await agent.ready(lambda: answers(f"{agent_url}/readyz"))
+        async with GatewayProcess(scratch, _settings(agent_url), log_path=out / "gateway.log") as gateway:
+            _say(
+                console,
+                f"The gateway is on {LOOPBACK}:{gateway.port}, the agent {AGENT} on {LOOPBACK}:{agent_port}.",
+            )
+            speech = read_speech("caller")
+            plans = [
+                CallPlan(
+                    gateway.media_url, carrier, speech.pcm, speech.sample_rate, agent=AGENT, digits=DIGITS
+                )
+                for carrier in HABITS
+            ]
+            reports = await place_calls(plans, console)
+            failed = _show(reports, out, console)
+            if stay:
+                await _stay(gateway.media_url, console)
     return 1 if failed else 0
+
+
+def _settings(agent_url: str) -> dict[str, Any]:
+    port = free_port()
+    agent = {"name": "echo", "organization": "demo", "region": "us-west", "instances": [agent_url]}
+    return {
+        "server": {"port": port, "public_url": f"http://{LOOPBACK}:{port}"},
+        "organizations": [{"name": "demo"}],
+        "agents": [agent | {"sessions_per_instance": SESSIONS}],
+    }
 
 
 def _show(reports: Sequence[CallReport], out: Path, console: Console) -> bool:

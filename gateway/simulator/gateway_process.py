@@ -1,92 +1,255 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Patchbay's own commands as processes: started, waited for until they are ready, ended by their id."""
+"""A gateway as its operator has it: `patchbay serve`, its configuration, its log and its store."""
 
 from __future__ import annotations
 
-import asyncio
-import socket
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import http.client
+import json
+import os
+import signal
+import sqlite3
+import ssl
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Self
 
-import aiohttp
+from gateway.simulator.ports import LOOPBACK
+from gateway.simulator.server_process import (
+    PATCHBAY,
+    STOP_TIMEOUT_S,
+    ServerProcess,
+    environment_without_settings,
+)
+from gateway.simulator.waiting import WAIT_S, wait_until
 
-LOOPBACK = "127.0.0.1"
-READY_TIMEOUT_S = 60.0
-READY_POLL_S = 0.1
-STOP_TIMEOUT_S = 10.0
-LOG_TAIL_LINES = 15
+TCP_LISTEN = "0A"
+"""The state of a listening socket in /proc/net/tcp (proc_net_tcp(5))."""
 
-PATCHBAY = (sys.executable, "-m", "gateway.cli")
-"""The `patchbay` command of this very installation, whether or not its scripts are on the path."""
+TCP_TABLE = Path("/proc/net/tcp")
 
+END_EVENTS = ("call ended", "call refused", "call not begun")
+"""Log events of which each call, accepted or refused, has exactly one."""
 
-class StartError(Exception):
-    """A process that did not become ready, and why, in words, with the end of its log."""
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that is free now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+Tables = Mapping[str, Any]
 
 
-@asynccontextmanager
-async def running(
-    name: str, arguments: list[str], ready_url: str, log_path: Path
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`patchbay ARGUMENTS` as a process, from its first 200 on `ready_url` to the end of the block.
+def to_toml(tables: Tables) -> str:
+    """Return settings as TOML: a table per dict, an array of tables per list of dicts."""
+    lines: list[str] = []
+    for name, content in tables.items():
+        is_array = isinstance(content, list)
+        for table in content if is_array else [content]:
+            lines.append(f"[[{name}]]" if is_array else f"[{name}]")
+            lines += [f"{key} = {_inline(value)}" for key, value in table.items()]
+    return "\n".join(lines) + "\n"
 
-    Its output goes to `log_path`. Raises StartError.
+
+def _inline(value: Any) -> str:
+    """Return a value in one line, a dict as an inline table. JSON's scalars are TOML's."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_inline(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return json.dumps(value)
+
+
+class GatewayProcess:
+    """A running `patchbay serve`. `with` waits until it is ready, and stops it at the end of the block.
+
+    Files go to `directory`: `patchbay.toml`, `patchbay.log` and, unless `settings` name another store,
+    `patchbay.db`. `port` is known once it is ready.
     """
-    with log_path.open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            *PATCHBAY, *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: Tables,
+        *,
+        command: Sequence[str | Path] = PATCHBAY,
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        log_path: Path | None = None,
+    ) -> None:
+        """Start the gateway with the tables of `settings` (docs/configuration.md).
+
+        Without a port it takes a free one. `command`: what stands for `patchbay`. `arguments`: more of
+        `patchbay serve`. `environment`: variables added to ours.
+        """
+        self.directory = directory
+        server = {"port": 0, "log_format": "json"} | dict(settings.get("server", {}))
+        store = {"url": f"sqlite:///{directory}/patchbay.db"} | dict(settings.get("store", {}))
+        self.store = Path(str(store["url"]).removeprefix("sqlite:///"))
+        self.tls = "tls_certificate" in server
+        self.worker_count = int(server.get("workers", 1))
+        self.port = 0
+        config = directory / "patchbay.toml"
+        config.write_text(to_toml({**settings, "server": server, "store": store}))
+        self._log_lines: list[dict[str, Any]] = []
+        self._log_offset = 0
+        self._server = ServerProcess(
+            "the gateway",
+            [*command, "serve", "--config", config, *arguments],
+            log_path or directory / "patchbay.log",
+            cwd=directory,
+            environment=environment_without_settings(**(environment or {})),
         )
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The process; with several workers their parent."""
+        return self._server.process
+
+    @property
+    def url(self) -> str:
+        """The base URL of the HTTP API."""
+        return f"http{'s' if self.tls else ''}://{LOOPBACK}:{self.port}"
+
+    @property
+    def media_url(self) -> str:
+        """The base URL of media sockets, to which `/ws/CARRIER` is added."""
+        return f"ws{'s' if self.tls else ''}://{LOOPBACK}:{self.port}"
+
+    # Start
+
+    def wait_until_ready(self, workers: int | None = None) -> Self:
+        """Block until it serves: `/readyz` is answered with 200, and each worker listens.
+
+        Raises StartError.
+        """
+        count = self.worker_count if workers is None else workers
+        self._server.wait_until_ready(lambda: self._is_ready(count))
+        return self
+
+    async def ready(self) -> Self:
+        """Wait as `wait_until_ready` does, without blocking the event loop. Raises StartError."""
+        await self._server.ready(lambda: self._is_ready(self.worker_count))
+        return self
+
+    def _is_ready(self, workers: int) -> bool:
+        started = [line for line in self.log_lines() if line["event"] == "patchbay"]
+        if not started:
+            return False
+        self.port = int(started[0]["address"].rpartition(":")[2])
         try:
-            await _until_ready(name, process, ready_url, log_path)
-            yield process
+            return (workers == 1 or self.listening() == workers) and self.get("/readyz")[0] == 200
+        except OSError:
+            return False
+
+    def listening(self) -> int:
+        """Return how many sockets listen on its port: one a worker. Linux only."""
+        rows = [row.split() for row in TCP_TABLE.read_text().splitlines()[1:]]
+        return sum(row[1].endswith(f":{self.port:04X}") and row[3] == TCP_LISTEN for row in rows)
+
+    # Observation
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """Return every complete line of the log so far; a line that is not JSON as `{"event": LINE}`."""
+        with self._server.log_path.open("rb") as log:
+            log.seek(self._log_offset)
+            data = log.read()
+        complete = data[: data.rfind(b"\n") + 1]
+        self._log_offset += len(complete)
+        for line in complete.decode().splitlines():
+            self._log_lines.append(json.loads(line) if line.startswith("{") else {"event": line})
+        return self._log_lines
+
+    def log_text(self) -> str:
+        """Return the log as text."""
+        return self._server.log_text()
+
+    def ends(self) -> list[dict[str, Any]]:
+        """Return the log lines of calls' ends, in order."""
+        return [line for line in self.log_lines() if line["event"] in END_EVENTS]
+
+    def get(self, path: str, host: str = LOOPBACK) -> tuple[int, Any]:
+        """Send a GET request without credentials; return the status, and the body parsed if it is JSON.
+
+        `host`: the `Host` header. Raises OSError if there is no complete response.
+        """
+        connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=WAIT_S)
+        if self.tls:
+            any_certificate = ssl._create_unverified_context()  # noqa: S323 - a test's own certificate
+            connection = http.client.HTTPSConnection(
+                LOOPBACK, self.port, timeout=WAIT_S, context=any_certificate
+            )
+        try:
+            connection.request("GET", path, headers={"Host": host})
+            response = connection.getresponse()
+            body = response.read()
+        except http.client.HTTPException as error:
+            raise OSError(str(error)) from error
         finally:
-            await _stop(process)
+            connection.close()
+        try:
+            return response.status, json.loads(body)
+        except ValueError:
+            return response.status, body
 
+    def sessions(self, session_id: str | None = None) -> list[dict[str, Any]]:
+        """Return the session records of the store, oldest first; with `session_id` only that one."""
+        if session_id is None:
+            return self.rows("SELECT * FROM session ORDER BY number")
+        return self.rows("SELECT * FROM session WHERE id = ?", (session_id,))
 
-async def _until_ready(
-    name: str, process: asyncio.subprocess.Process, ready_url: str, log_path: Path
-) -> None:
-    reason = asyncio.create_task(process.wait())
-    try:
-        async with asyncio.timeout(READY_TIMEOUT_S), aiohttp.ClientSession() as session:
-            while not reason.done():
-                try:
-                    async with session.get(ready_url) as answer:
-                        if answer.status == 200:
-                            return
-                except aiohttp.ClientError:
-                    pass  # it does not listen yet
-                await asyncio.wait([reason], timeout=READY_POLL_S)
-    except TimeoutError:
-        raise StartError(f"{name} was not ready within {READY_TIMEOUT_S:g} s{_tail(log_path)}") from None
-    finally:
-        reason.cancel()
-    raise StartError(f"{name} ended with status {process.returncode}{_tail(log_path)}")
+    def ended_session(self, call_id: str) -> dict[str, Any]:
+        """Block until the session of a carrier's call has ended; return its record.
 
+        Raises AssertionError after WAIT_S.
+        """
+        query = "SELECT * FROM session WHERE call_id = ? AND ended_at IS NOT NULL"
+        return wait_until(lambda: self.rows(query, (call_id,)), f"the session of call {call_id} ends")[0]
 
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
-    with suppress(ProcessLookupError):  # it may end by itself at any moment
-        process.terminate()
-    try:
-        async with asyncio.timeout(STOP_TIMEOUT_S):
-            await process.wait()
-    except TimeoutError:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+    def workers(self) -> list[dict[str, Any]]:
+        """Return the store's records of worker processes."""
+        return self.rows("SELECT * FROM owner ORDER BY id")
 
+    def rows(self, query: str, values: tuple[Any, ...] = ()) -> list[dict[str, Any]]:
+        """Return the rows of a query on the SQLite store, none if it has not been created."""
+        if not self.store.exists():
+            return []
+        connection = sqlite3.connect(f"file:{self.store}?mode=ro", uri=True, timeout=WAIT_S)
+        try:
+            connection.row_factory = sqlite3.Row
+            return [dict(row) for row in connection.execute(query, values)]
+        finally:
+            connection.close()
 
-def _tail(log_path: Path) -> str:
-    lines = log_path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-    return "\n".join(["; its log ends:", *(f"  {line}" for line in lines)]) if lines else ""
+    @property
+    def resident_bytes(self) -> int:
+        """Resident memory of the process in bytes. Linux only."""
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    # End
+
+    def terminate(self) -> None:
+        """Send SIGTERM: the gateway drains, then ends."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> int:
+        """Block until the process ends; return its exit status. Raises subprocess.TimeoutExpired."""
+        return self.process.wait(STOP_TIMEOUT_S)
+
+    def stop(self) -> int:
+        """Send SIGTERM, after STOP_TIMEOUT_S SIGKILL, and return the exit status."""
+        return self._server.stop()
+
+    def __enter__(self) -> Self:
+        try:
+            return self.wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        try:
+            return await self.ready()
+        except BaseException:
+            await self._server.__aexit__(None, None, None)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._server.__aexit__(None, None, None)

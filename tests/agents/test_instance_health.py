@@ -10,9 +10,9 @@ import pytest
 
 from gateway.agents.circuit_breaker import FIRST_PAUSE_S, LONGEST_PAUSE_S, TRIAL_S
 from gateway.agents.instance_health import Health, InstanceHealth
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import AgentPort
 from tests.harness.clock import Clock
-from tests.harness.gateway import eventually
 
 
 @pytest.fixture

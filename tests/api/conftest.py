@@ -34,10 +34,10 @@ from gateway.config import Settings
 from gateway.model.reasons import REASONS, CallEnded
 from gateway.store.interface import StoredValue, StoreFailed
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.bot import holds
+from tests.harness.bot_requests import holds
 from tests.harness.clock import Clock
-from tests.harness.document_line import carrier, carrier_servers, line  # noqa: F401 - fixtures
-from tests.harness.starts import Worker, tables, working
+from tests.harness.document_fixtures import carrier, carrier_servers, line  # noqa: F401 - fixtures
+from tests.harness.start_api import Worker, running_worker, tables
 from tests.harness.wiring import NO_CALLS
 
 ANSWER_S = 20.0
@@ -447,5 +447,5 @@ def settings(port: AgentPort) -> dict[str, Any]:
 @pytest.fixture
 async def worker(tmp_path: Path, settings: dict[str, Any]) -> AsyncIterator[Worker]:
     """A worker of a gateway with these settings, in this process."""
-    async with working(tmp_path / "patchbay.db", settings) as one:
+    async with running_worker(tmp_path / "patchbay.db", settings) as one:
         yield one

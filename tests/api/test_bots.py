@@ -16,10 +16,10 @@ import pytest
 from gateway.calls.store_watcher import StoreWatcher
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import CallEnded, Party, Reasons
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.bot import answer_of, bot_of, holds, says
-from tests.harness.gateway import eventually
-from tests.harness.starts import Worker, refusal, starts, tables, working
+from tests.harness.bot_requests import answer_of, answers_with, bot_of, holds
+from tests.harness.start_api import Worker, refused_start, running_worker, start_bot, tables
 
 SHORT_S = 0.3
 
@@ -28,7 +28,7 @@ SHORT_S = 0.3
 
 
 async def test_the_agent_is_told_the_session_and_what_was_said_with_it(worker: Worker, agent: Agent) -> None:
-    started = await starts(
+    started = await start_bot(
         worker, headers={"x-daily-transport-type": "webrtc"}, body='{"name":"Zoë"}'.encode()
     )
 
@@ -43,7 +43,7 @@ async def test_the_agent_is_told_the_session_and_what_was_said_with_it(worker: W
 async def test_the_session_runs_while_the_request_is_open_and_ends_with_it(
     worker: Worker, agent: Agent
 ) -> None:
-    started = await starts(worker)
+    started = await start_bot(worker)
     bot = await bot_of(agent)
     running = await worker.store.session(started.session_id)
     assert running is not None
@@ -61,7 +61,7 @@ async def test_the_session_runs_while_the_request_is_open_and_ends_with_it(
 async def test_an_answer_that_begins_early_ends_the_session_when_it_ends(
     worker: Worker, agent: Agent
 ) -> None:
-    started = await starts(worker)
+    started = await start_bot(worker)
     bot = await bot_of(agent)
     bot.call.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n")
     bot.call.send(b"1\r\n}\r\n0\r\n\r\n")
@@ -71,14 +71,14 @@ async def test_an_answer_that_begins_early_ends_the_session_when_it_ends(
 
 async def test_the_place_is_free_for_the_next_one(worker: Worker, agent: Agent) -> None:
     for _ in range(3):
-        started = await starts(worker)
+        started = await start_bot(worker)
         (await bot_of(agent)).end(200)
         await worker.over(started.session_id)
 
 
 @pytest.mark.parametrize("status", [204, 302, 404, 422, 500, 503])
 async def test_any_other_answer_is_the_agents_failure(worker: Worker, agent: Agent, status: int) -> None:
-    started = await starts(worker)
+    started = await start_bot(worker)
     (await bot_of(agent)).call.send(answer_of(status, "", "Location: http://127.0.0.1:1/elsewhere"))
 
     record = await worker.over(started.session_id)
@@ -97,8 +97,8 @@ async def test_any_other_answer_is_the_agents_failure(worker: Worker, agent: Age
 async def test_a_request_that_breaks_is_a_lost_agent(
     worker: Worker, agent_at: Callable[..., Any], port: AgentPort, raw: bytes, then: str
 ) -> None:
-    await agent_at(port, says(raw, then=then))
-    started = await starts(worker)
+    await agent_at(port, answers_with(raw, then=then))
+    started = await start_bot(worker)
     record = await worker.over(started.session_id)
     assert (record.state, record.reason) == (SessionState.FAILED, "agent_lost")
     assert record.completion_status == "HTTP_ERROR"
@@ -108,7 +108,7 @@ async def test_a_request_that_breaks_is_a_lost_agent(
 
 
 async def test_to_stop_a_session_is_to_break_off_its_request(worker: Worker, agent: Agent) -> None:
-    started = await starts(worker)
+    started = await start_bot(worker)
     bot = await bot_of(agent)
 
     assert worker.bots.stop(started.session_id, CallEnded(Reasons.stopped))
@@ -119,7 +119,7 @@ async def test_to_stop_a_session_is_to_break_off_its_request(worker: Worker, age
 
 
 async def test_a_second_stop_changes_nothing(worker: Worker, agent: Agent) -> None:
-    started = await starts(worker)
+    started = await start_bot(worker)
     await bot_of(agent)
     worker.bots.stop(started.session_id, CallEnded(Reasons.stopped))
     worker.bots.stop(started.session_id, CallEnded(Reasons.internal_error))
@@ -138,9 +138,9 @@ async def test_any_worker_may_be_asked_to_stop_a_session(
 
     watch = StoreWatcher(worker.store, worker.bots.stop, nothing)
     watch.start()
-    started = await starts(worker)
+    started = await start_bot(worker)
     bot = await bot_of(agent)
-    async with working(tmp_path / "patchbay.db", tables(port.url)) as other:
+    async with running_worker(tmp_path / "patchbay.db", tables(port.url)) as other:
         assert await other.store.request_stop(started.session_id, time.time())
         await bot.broken_off()
         assert (await other.over(started.session_id)).reason == "stopped"
@@ -148,7 +148,7 @@ async def test_any_worker_may_be_asked_to_stop_a_session(
 
 
 async def test_a_session_is_ended_after_its_longest_duration(worker: Worker, agent: Agent) -> None:
-    started = await starts(worker, max_duration_s=SHORT_S)
+    started = await start_bot(worker, max_duration_s=SHORT_S)
     await (await bot_of(agent)).broken_off()
     record = await worker.over(started.session_id)
     assert (record.state, record.reason) == (SessionState.ENDED, "max_duration")
@@ -159,8 +159,8 @@ async def test_a_gateway_that_goes_ends_its_sessions_and_starts_no_more(
 ) -> None:
     ports = [agent_port() for _ in range(3)]
     agents = [await agent_at(port, holds) for port in ports]
-    async with working(tmp_path / "patchbay.db", tables(*(port.url for port in ports))) as worker:
-        sessions = [await starts(worker) for _ in agents]
+    async with running_worker(tmp_path / "patchbay.db", tables(*(port.url for port in ports))) as worker:
+        sessions = [await start_bot(worker) for _ in agents]
         held = [await bot_of(agent) for agent in agents]
         assert worker.bots.running == 3
 
@@ -171,4 +171,4 @@ async def test_a_gateway_that_goes_ends_its_sessions_and_starts_no_more(
             await bot.broken_off()
         for session in sessions:
             assert (await worker.over(session.session_id)).reason == "draining"
-        assert (await refusal(worker)).reason is Reasons.draining
+        assert (await refused_start(worker)).reason is Reasons.draining

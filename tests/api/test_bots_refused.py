@@ -18,11 +18,10 @@ from gateway.calls import bot_session
 from gateway.calls.bot_session import BotServices, BotSessions, NotReady
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import CallEnded, Reasons
+from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.bot import answer_of, bot_of, holds, never_reads, says
-from tests.harness.gateway import eventually
-from tests.harness.peer import WAIT_S
-from tests.harness.starts import Worker, refusal, starts, tables, working
+from tests.harness.bot_requests import answer_of, answers_with, bot_of, holds, never_reads
+from tests.harness.start_api import Worker, refused_start, running_worker, start_bot, tables
 
 SHORT_S = 1.0
 """How long an agent is waited for that is to be given up; until then it must have been asked."""
@@ -38,7 +37,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_nobody_listens(worker: Worker, port: AgentPort) -> None:
-    end = await refusal(worker)
+    end = await refused_start(worker)
     assert end.reason is Reasons.agent_unreachable
     assert end.detail == "connecting to the agent failed: connection refused"
     (record,) = await worker.records()
@@ -53,16 +52,16 @@ async def test_an_instance_without_the_tls_that_its_url_promises(port: AgentPort
 
     settings = tables(port.url.replace("http:", "https:"))
     server = await asyncio.start_server(plain, sock=port.listen())
-    async with server, working(tmp_path / "patchbay.db", settings) as worker:
-        end = await refusal(worker)
+    async with server, running_worker(tmp_path / "patchbay.db", settings) as worker:
+        end = await refused_start(worker)
         assert end.reason is Reasons.agent_unreachable
         assert "TLS" in end.detail
 
 
 async def test_all_places_are_taken(worker: Worker, agent: Agent) -> None:
-    started = await starts(worker)
+    started = await start_bot(worker)
     with pytest.raises(CallEnded) as caught:
-        await starts(worker)
+        await start_bot(worker)
     assert caught.value.reason is Reasons.at_capacity
     assert caught.value.detail == "1 of 1 places are taken"
     await bot_of(agent)
@@ -73,18 +72,18 @@ async def test_all_places_are_taken(worker: Worker, agent: Agent) -> None:
 async def test_no_instance_is_ready(worker: Worker, agent_at: Callable[..., Any], port: AgentPort) -> None:
     await agent_at(port, holds, ready=503)
     await worker.sees(port.url, Health.STARTING)
-    assert isinstance(await refusal(worker), NotReady)
+    assert isinstance(await refused_start(worker), NotReady)
     assert await worker.records() == []
 
 
 async def test_an_instance_that_is_not_ready_because_it_is_busy_is_at_capacity(
     worker: Worker, agent: Agent, port: AgentPort
 ) -> None:
-    await starts(worker)
+    await start_bot(worker)
     agent.ready = 503
     await worker.sees(port.url, Health.STARTING)
     with pytest.raises(CallEnded) as caught:
-        await starts(worker)
+        await start_bot(worker)
     assert caught.value.reason is Reasons.at_capacity
 
 
@@ -95,14 +94,14 @@ async def test_the_instance_that_is_ready_is_taken(
     await agent_at(slow, holds, ready=503)
     agent = await agent_at(ready, holds)
     settings = tables(slow.url, gone.url, ready.url)
-    async with working(tmp_path / "patchbay.db", settings) as worker:
+    async with running_worker(tmp_path / "patchbay.db", settings) as worker:
         for port, readiness in (
             (slow, Health.STARTING),
             (gone, Health.UNREACHABLE),
             (ready, Health.READY),
         ):
             await worker.sees(port.url, readiness)
-        assert (await starts(worker)).instance == agent.port.url
+        assert (await start_bot(worker)).instance == agent.port.url
 
 
 async def test_an_agent_that_does_not_take_the_request_in_time(
@@ -110,9 +109,9 @@ async def test_an_agent_that_does_not_take_the_request_in_time(
 ) -> None:
     agent = await agent_at(port, never_reads, receive_buffer=4096)
     settings = tables(port.url, limits={"agent_connect_timeout": SHORT_S})
-    async with working(tmp_path / "patchbay.db", settings) as worker:
-        starting = asyncio.create_task(refusal(worker, body=b" " * 8_000_000))
-        await agent.asks()
+    async with running_worker(tmp_path / "patchbay.db", settings) as worker:
+        starting = asyncio.create_task(refused_start(worker, body=b" " * 8_000_000))
+        await agent.next_other_call()
         assert (await starting).reason is Reasons.agent_start_timeout
         assert agent.upgrades == 1
 
@@ -125,7 +124,7 @@ async def test_an_agent_that_refuses_before_it_has_read_the_request(
         call.send(answer_of(413))
 
     await agent_at(port, refuses, receive_buffer=4096)
-    end = await refusal(worker, body=b" " * 8_000_000)
+    end = await refused_start(worker, body=b" " * 8_000_000)
     assert (end.reason, end.detail) == (Reasons.agent_failed, "/bot answered 413")
 
 
@@ -134,8 +133,8 @@ async def test_an_agent_that_refuses_before_it_has_read_the_request(
 async def test_an_agent_that_refuses_the_request_at_once(
     worker: Worker, agent_at: Callable[..., Any], port: AgentPort, status: int
 ) -> None:
-    await agent_at(port, says(answer_of(status, "", "Location: http://127.0.0.1:1/elsewhere")))
-    end = await refusal(worker)
+    await agent_at(port, answers_with(answer_of(status, "", "Location: http://127.0.0.1:1/elsewhere")))
+    end = await refused_start(worker)
     assert (end.reason, end.detail) == (Reasons.agent_failed, f"/bot answered {status}")
     (record,) = await worker.records()
     assert (record.state, record.completion_status) == (SessionState.FAILED, "HTTP_ERROR")
@@ -148,8 +147,8 @@ async def test_an_agent_that_refuses_the_request_at_once(
 async def test_an_agent_that_breaks_the_request_off_at_once(
     worker: Worker, agent_at: Callable[..., Any], port: AgentPort, raw: bytes, then: str
 ) -> None:
-    await agent_at(port, says(raw, then=then))
-    assert (await refusal(worker)).reason is Reasons.agent_lost
+    await agent_at(port, answers_with(raw, then=then))
+    assert (await refused_start(worker)).reason is Reasons.agent_lost
     (record,) = await worker.records()
     assert (record.state, record.reason) == (SessionState.FAILED, "agent_lost")
 
@@ -158,8 +157,8 @@ async def test_whoever_starts_may_give_up(
     worker: Worker, agent_at: Callable[..., Any], port: AgentPort
 ) -> None:
     agent = await agent_at(port, never_reads, receive_buffer=4096)
-    starting = asyncio.create_task(starts(worker, body=b" " * 8_000_000))
-    call = await agent.asks()
+    starting = asyncio.create_task(start_bot(worker, body=b" " * 8_000_000))
+    call = await agent.next_other_call()
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
@@ -174,8 +173,8 @@ async def test_a_session_may_be_stopped_while_it_starts(
 ) -> None:
     agent = await agent_at(port, never_reads, receive_buffer=4096)
     session_id = str(uuid.uuid4())
-    starting = asyncio.create_task(starts(worker, session_id=session_id, body=b" " * 8_000_000))
-    await agent.asks()
+    starting = asyncio.create_task(start_bot(worker, session_id=session_id, body=b" " * 8_000_000))
+    await agent.next_other_call()
     assert worker.bots.stop(session_id, CallEnded(Reasons.stopped))
     with pytest.raises(CallEnded) as caught:
         await starting
@@ -186,7 +185,7 @@ async def test_a_session_may_be_stopped_while_it_starts(
 async def test_the_store_does_not_answer(worker: Worker, agent: Agent) -> None:
     await worker.store.close()
     with pytest.raises(CallEnded) as caught:
-        await starts(worker)
+        await start_bot(worker)
     assert caught.value.reason is Reasons.store_failed
     assert agent.upgrades == 0
     with pytest.raises(CallEnded) as caught:

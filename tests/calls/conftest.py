@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.harness.agent import AgentPort
-from tests.harness.document_line import carrier, carrier_servers, line  # noqa: F401 - fixtures
+from tests.harness.call_assertions import assert_each_end_logged, assert_no_slots_taken
+from tests.harness.document_fixtures import carrier, carrier_servers, line  # noqa: F401 - fixtures
 from tests.harness.gateway import Gateway
-from tests.harness.telephony import assert_each_end_told, assert_no_places_taken
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +21,8 @@ async def nobody_holds_the_line(gateways: list[Gateway]) -> AsyncIterator[None]:
     for gateway in gateways:
         await gateway.callers_leave()
         if gateway.process.poll() is None:
-            await assert_no_places_taken(gateway)
-            await assert_each_end_told(gateway)
+            await assert_no_slots_taken(gateway)
+            await assert_each_end_logged(gateway)
 
 
 @pytest.fixture(scope="module")

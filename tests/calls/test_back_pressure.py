@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
+from tests.harness.accelerator_modes import accelerator  # noqa: F401 - a fixture
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.both import accelerator  # noqa: F401 - a fixture
-from tests.harness.frames import KEY, PING, TEXT, frame
-from tests.harness.gateway import Gateway
-from tests.harness.peer import Peer
-from tests.harness.telephony import (
+from tests.harness.call_assertions import (
+    assert_end_logged,
     assert_ended,
     assert_next_call_works,
-    assert_told,
     connect,
     hang_up,
 )
+from tests.harness.frames import KEY, PING, TEXT, frame
+from tests.harness.gateway import Gateway
+from tests.harness.websocket_peer import WebSocketPeer
 
 MOST_BACKLOG = 32 << 20
 """Bytes that the kernel's buffers on the way hold at most, several times over."""
@@ -37,7 +37,7 @@ def settings() -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def pouring(gateway: Gateway, peer: Peer, raw: bytes) -> AsyncIterator[None]:
+async def pouring(gateway: Gateway, peer: WebSocketPeer, raw: bytes) -> AsyncIterator[None]:
     """Somebody sends as fast as it is taken; the gateway's memory must not grow with it."""
     memory = gateway.resident_bytes
     task = asyncio.create_task(peer.pour_on(raw))
@@ -97,5 +97,5 @@ async def test_pings_that_nobody_reads_the_answers_of(gateway: Gateway) -> None:
     before = len(gateway.ends())
     caller = await gateway.dial("/ws/twilio/support.acme")
     async with pouring(gateway, caller, frame(PING, b"x" * 125, key=KEY) * 400):
-        await assert_told(gateway, before, "carrier_protocol_error")
+        await assert_end_logged(gateway, before, "carrier_protocol_error")
     assert await caller.closed() != (1000, "")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import (
     Agent,
     AgentCall,
@@ -19,20 +20,20 @@ from tests.harness.agent import (
     half_closes,
     hangs,
     resets,
-    upgraded,
+    upgrade_response,
     waits_for,
 )
-from tests.harness.caller import Caller
-from tests.harness.frames import TEXT, close_frame, frame
-from tests.harness.gateway import Gateway, eventually, newest
-from tests.harness.openings import opening
-from tests.harness.telephony import (
+from tests.harness.call_assertions import (
+    assert_end_logged,
     assert_ended,
     assert_next_call_works,
-    assert_told,
     connect,
     hang_up,
 )
+from tests.harness.caller import Caller
+from tests.harness.frames import TEXT, close_frame, frame
+from tests.harness.gateway import Gateway, ends_after
+from tests.harness.transcripts import opening
 
 TEN_KILOBYTES_OF_HEADERS = b"".join(b"X-%d: %s\r\n" % (number, b"y" * 90) for number in range(100))
 
@@ -69,7 +70,7 @@ BAD_ANSWERS: dict[str, Answer] = {
 
 async def _compression(agent: Agent, call: AgentCall) -> None:
     extended = b"\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
-    call.send(upgraded(call).removesuffix(b"\r\n\r\n") + extended)
+    call.send(upgrade_response(call).removesuffix(b"\r\n\r\n") + extended)
 
 
 BAD_ANSWERS["101 with compression"] = _compression
@@ -90,7 +91,7 @@ async def test_an_agent_that_does_not_accept(gateway: Gateway, support: Agent, a
     caller = await refused_twilio(gateway)
     code, detail = await caller.closed()
     assert (code, bool(detail)) == (1011, True)
-    line = await assert_told(gateway, before, "agent_unreachable")
+    line = await assert_end_logged(gateway, before, "agent_unreachable")
     assert line["event"] == "call not begun"
     record = await assert_ended(gateway, line["session"], "agent_unreachable", "agent")
     assert (record["state"], record["started_at"]) == ("failed", None)
@@ -98,7 +99,7 @@ async def test_an_agent_that_does_not_accept(gateway: Gateway, support: Agent, a
     before = len(gateway.ends())
     caller = await gateway.dial("/ws/generic/support.acme")
     assert caller.refusal == (502, "agent_unreachable")
-    await assert_told(gateway, before, "agent_unreachable")
+    await assert_end_logged(gateway, before, "agent_unreachable")
 
     support.answer = accepts
     await assert_next_call_works(gateway, support)
@@ -111,7 +112,7 @@ async def test_nobody_listens(
     caller = await refused_twilio(gateway)
     code, detail = await caller.closed()
     assert (code, "refused" in detail) == (1011, True)
-    await assert_told(gateway, before, "agent_unreachable")
+    await assert_end_logged(gateway, before, "agent_unreachable")
     caller = await gateway.dial("/ws/generic/support.acme")
     assert caller.refusal == (502, "agent_unreachable")
     await eventually(lambda: len(gateway.ends()) == before + 2, "the second refusal is told")
@@ -123,7 +124,7 @@ async def test_nobody_listens(
 
 def accepts_then(last: bytes) -> Answer:
     async def answer(agent: Agent, call: AgentCall) -> None:
-        call.send(upgraded(call) + last)
+        call.send(upgrade_response(call) + last)
         agent.calls.put_nowait(call)
 
     return answer
@@ -153,7 +154,7 @@ async def test_an_agent_that_accepts_and_closes(
         caller = await gateway.dial(target)
         assert caller.status == 101  # as the agent said
         assert await caller.closed() == (code, reason)
-    line = await assert_told(gateway, before, why)
+    line = await assert_end_logged(gateway, before, why)
     await assert_ended(gateway, line["session"], why, "agent")
     support.answer = accepts
     await support.call()
@@ -167,7 +168,7 @@ async def test_an_agent_that_accepts_and_breaks_the_protocol(gateway: Gateway, s
     assert (await caller.closed())[0] == 1011
     taken = await support.call()
     assert (await taken.closed())[0] == 1002
-    line = await assert_told(gateway, before, "agent_protocol_error")
+    line = await assert_end_logged(gateway, before, "agent_protocol_error")
     await assert_ended(gateway, line["session"], "agent_protocol_error", "agent")
 
 
@@ -199,7 +200,7 @@ async def test_the_caller_leaves_while_the_agent_hangs(
         dialling = asyncio.create_task(gateway.dial(target))
         await eventually(lambda: gateway.callers, "the caller dials")
         caller = gateway.callers[-1]
-    asked = await support.asks()
+    asked = await support.next_other_call()
     if how == "hang_up":
         await caller.hang_up()
     else:
@@ -220,7 +221,7 @@ async def test_a_generic_caller_that_closes_before_it_has_its_answer(
     may_accept = asyncio.Event()
     support.answer = waits_for(may_accept)
     dialling = asyncio.create_task(gateway.dial("/ws/generic/support.acme"))
-    asked = await support.asks()
+    asked = await support.next_other_call()
     gateway.callers[-1].send(gateway.callers[-1].close_frame(code, "never mind"))
     # The gateway has read the close once it has answered something that was sent behind it.
     assert gateway.get("/livez")[0] == 200
@@ -240,7 +241,7 @@ async def test_what_a_generic_caller_says_before_its_answer_is_kept(gateway: Gat
     may_accept = asyncio.Event()
     support.answer = waits_for(may_accept)
     dialling = asyncio.create_task(gateway.dial("/ws/generic/support.acme"))
-    await support.asks()
+    await support.next_other_call()
     early = gateway.callers[-1].say("can you hear me?")
     assert gateway.get("/livez")[0] == 200
     may_accept.set()
@@ -264,13 +265,13 @@ async def test_the_caller_leaves_as_the_agent_fails(gateway: Gateway, support: A
         support.answer = hangs
         before = len(gateway.ends())
         caller = await refused_twilio(gateway)
-        asked = await support.asks()
+        asked = await support.next_other_call()
         asked.reset()
         if how == "hang_up":
             caller.send(caller.close_frame(1000))
         else:
             caller.reset()
-        (line,) = await eventually(newest(gateway, before), "the call ends")
+        (line,) = await eventually(ends_after(gateway, before), "the call ends")
         assert line["reason"] in ("agent_unreachable", "caller_hangup", "carrier_lost")
         await assert_ended(gateway, asked.session, line["reason"], line["side"])
     support.answer = accepts
@@ -282,11 +283,11 @@ async def test_a_bad_frame_as_the_agent_refuses(gateway: Gateway, support: Agent
         support.answer = hangs
         before = len(gateway.ends())
         caller = await refused_twilio(gateway)
-        asked = await support.asks()
+        asked = await support.next_other_call()
         caller.send(frame(0x3, b"?", key=b"abcd"))
         asked.send(head(b"500 Internal Server Error"))
         code, _ = await caller.closed()
-        (line,) = await eventually(newest(gateway, before), "the call ends")
+        (line,) = await eventually(ends_after(gateway, before), "the call ends")
         assert line["reason"] in ("agent_unreachable", "carrier_protocol_error")
         assert code in (1011, 1002)
         await assert_ended(gateway, asked.session, line["reason"], line["side"])

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from tests.harness.accelerator_modes import accelerator  # noqa: F401 - a fixture
 from tests.harness.agent import Agent
-from tests.harness.both import accelerator  # noqa: F401 - a fixture
+from tests.harness.call_assertions import assert_caller_heard, assert_ended, connect
 from tests.harness.frames import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, frame
 from tests.harness.gateway import Gateway
-from tests.harness.openings import replies, talk
-from tests.harness.peer import Peer
-from tests.harness.telephony import assert_caller_heard, assert_ended, connect
+from tests.harness.transcripts import replies, talk
+from tests.harness.websocket_peer import WebSocketPeer
 
 MAX_MESSAGE_BYTES = 100_000
 LARGE = b"x" * 60_000
@@ -59,7 +59,7 @@ def violations(key: bytes | None, wrong: bytes | None) -> dict[str, tuple[bytes,
 NAMES = list(violations(KEY, None))
 
 
-async def _heard_to_the_end(peer: Peer) -> bytes:
+async def _heard_to_the_end(peer: WebSocketPeer) -> bytes:
     """Every byte but the close frame's."""
     last = b""
     while (heard := await peer.next()) is not None:

@@ -10,14 +10,11 @@ from typing import Any
 import pytest
 
 from tests.harness.agent import Agent
+from tests.harness.call_assertions import assert_next_call_works, assert_refused
 from tests.harness.caller import Caller
 from tests.harness.frames import BINARY, CLOSE, CONTINUATION, KEY, PING, TEXT, close_frame, frame
 from tests.harness.gateway import Gateway
-from tests.harness.openings import CARRIERS, opening, opening_messages, stop, talk
-from tests.harness.telephony import (
-    assert_next_call_works,
-    assert_refused,
-)
+from tests.harness.transcripts import CARRIERS, opening, opening_messages, stop, talk
 
 MAX_OPENING_BYTES = 4096
 

@@ -12,11 +12,11 @@ from urllib.parse import quote
 import pytest
 
 from tests.harness.agent import Agent, AgentPort
+from tests.harness.call_assertions import assert_next_call_works, assert_refused
 from tests.harness.caller import open_socket
 from tests.harness.gateway import Gateway
-from tests.harness.openings import CARRIERS, opening
-from tests.harness.peer import Peer
-from tests.harness.telephony import assert_next_call_works, assert_refused
+from tests.harness.transcripts import CARRIERS, opening
+from tests.harness.websocket_peer import WebSocketPeer
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ NO_REQUESTS = [
 async def test_bytes_that_are_no_upgrade(gateway: Gateway, support: Agent, raw: bytes) -> None:
     """Whatever they are, the answer is the sender's fault (4xx) or the end; nothing of ours breaks."""
     reader, writer = await open_socket(gateway.port)
-    peer = Peer(reader, writer, masks=True)
+    peer = WebSocketPeer(reader, writer, masks=True)
     peer.send(raw)
     peer.half_close()
     answer = await peer.ended()

@@ -7,12 +7,9 @@ import os
 
 import pytest
 
-from tests.harness.agent import Agent, AgentCall, upgraded
-from tests.harness.both import accelerator  # noqa: F401 - a fixture
-from tests.harness.frames import BINARY, CONTINUATION, PING, PONG, TEXT, frame
-from tests.harness.gateway import Gateway
-from tests.harness.openings import CARRIERS, opening, replies, talk
-from tests.harness.telephony import (
+from tests.harness.accelerator_modes import accelerator  # noqa: F401 - a fixture
+from tests.harness.agent import Agent, AgentCall, upgrade_response
+from tests.harness.call_assertions import (
     Call,
     assert_agent_heard,
     assert_caller_heard,
@@ -20,6 +17,9 @@ from tests.harness.telephony import (
     connect,
     hang_up,
 )
+from tests.harness.frames import BINARY, CONTINUATION, PING, PONG, TEXT, frame
+from tests.harness.gateway import Gateway
+from tests.harness.transcripts import CARRIERS, opening, replies, talk
 
 MAX_MESSAGE_BYTES = 1048576
 
@@ -59,7 +59,7 @@ async def test_an_agent_that_speaks_first_is_heard(gateway: Gateway, support: Ag
     greeting = [frame(TEXT, text.encode()) for text in replies("twilio")]
 
     async def greets(agent: Agent, call: AgentCall) -> None:
-        call.send(upgraded(call) + b"".join(greeting))
+        call.send(upgrade_response(call) + b"".join(greeting))
         agent.calls.put_nowait(call)
 
     support.answer = greets

@@ -22,11 +22,12 @@ import pytest
 
 from gateway.auth.call_tokens import Audience
 from gateway.auth.media_tokens import CallGrant, MediaTokens
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.documented import HOST, Documented, Server, accounts, said, token_of
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.openings import replies
-from tests.harness.telephony import assert_caller_heard, assert_ended, assert_refused
+from tests.harness.call_assertions import assert_caller_heard, assert_ended, assert_refused
+from tests.harness.document_calls import HOST, DocumentCalls, Server, accounts, opening_of_call, token_of
+from tests.harness.gateway import Gateway
+from tests.harness.transcripts import replies
 
 RECONNECTING = ("telnyx", "plivo")
 OTHERS = ("twilio", "exotel")
@@ -48,13 +49,13 @@ def gateway(
     )
 
 
-async def assert_closed_as(line: Documented, caller: Any, before: int, reason: str) -> None:
+async def assert_closed_as(line: DocumentCalls, caller: Any, before: int, reason: str) -> None:
     """Refused on the socket, told once, and never a session."""
     assert (await caller.closed())[0] == 1008
     await assert_refused(line.gateway, before, reason)
 
 
-def minted(line: Documented, call_id: str, *, at: float, **claims: Any) -> str:
+def minted(line: DocumentCalls, call_id: str, *, at: float, **claims: Any) -> str:
     """A stream URL with a token of the gateway's own secret, made at another time."""
     connection = sqlite3.connect(f"file:{line.gateway.store}?mode=ro", uri=True)
     (value,) = connection.execute("SELECT value FROM document WHERE kind = 'secret'").fetchone()
@@ -66,18 +67,18 @@ def minted(line: Documented, call_id: str, *, at: float, **claims: Any) -> str:
     return stream_url(line, token)
 
 
-def stream_url(line: Documented, token: str, organization: str = "acme") -> str:
+def stream_url(line: DocumentCalls, token: str, organization: str = "acme") -> str:
     if line.carrier in OTHERS:
         return f"wss://{HOST}/ws/{line.carrier}/support.{organization}/{token}"
     return f"wss://{HOST}/ws/{line.carrier}?serviceHost=support.{organization}&token={token}"
 
 
-async def test_for_another_call(line: Documented, support: Agent) -> None:
+async def test_for_another_call(line: DocumentCalls, support: Agent) -> None:
     placed = await line.place()
     before = len(line.gateway.ends())
     caller = await line.dial(placed.stream_url)
     assert caller.status == 101
-    for message in said(line.carrier, "somebody-elses-call"):
+    for message in opening_of_call(line.carrier, "somebody-elses-call"):
         caller.say(message)
     await assert_closed_as(line, caller, before, "unauthorized")
     assert support.upgrades == 0
@@ -88,7 +89,7 @@ async def test_for_another_call(line: Documented, support: Agent) -> None:
 
 
 async def test_a_connection_that_failed_is_tried_again_with_the_same_url(
-    line: Documented, support: Agent
+    line: DocumentCalls, support: Agent
 ) -> None:
     """docs/reference/carriers.md §4.1, §5.1: the socket that said nothing did not use the token up."""
     placed = await line.place()
@@ -100,21 +101,21 @@ async def test_a_connection_that_failed_is_tried_again_with_the_same_url(
     await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
 
 
-async def test_used_again_after_a_good_end(line: Documented, support: Agent) -> None:
+async def test_used_again_after_a_good_end(line: DocumentCalls, support: Agent) -> None:
     placed = await line.place()
     caller, call = await line.stream(placed, support)
     await caller.hang_up()
     await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
     before = len(line.gateway.ends())
     again = await line.dial(placed.stream_url)
-    for message in said(line.carrier, placed.call_id):
+    for message in opening_of_call(line.carrier, placed.call_id):
         again.say(message)
     await assert_closed_as(line, again, before, "unauthorized")
     assert support.upgrades == 1
 
 
 @pytest.mark.parametrize("carrier", OTHERS, indirect=True)
-async def test_a_second_socket_is_refused(line: Documented, support: Agent) -> None:
+async def test_a_second_socket_is_refused(line: DocumentCalls, support: Agent) -> None:
     placed = await line.place()
     caller, call = await line.stream(placed, support)
     again = await line.place(CallSid=placed.call_id)
@@ -122,7 +123,7 @@ async def test_a_second_socket_is_refused(line: Documented, support: Agent) -> N
         before = len(line.gateway.ends())
         second = await line.dial(url)
         assert second.status == 101
-        for message in said(line.carrier, placed.call_id):
+        for message in opening_of_call(line.carrier, placed.call_id):
             second.say(message)
         await assert_closed_as(line, second, before, "duplicate_call")
     await assert_caller_heard(caller, [call.say(replies(line.carrier)[0])])
@@ -132,7 +133,7 @@ async def test_a_second_socket_is_refused(line: Documented, support: Agent) -> N
 
 
 @pytest.mark.parametrize("carrier", RECONNECTING, indirect=True)
-async def test_a_second_socket_takes_over(line: Documented, support: Agent) -> None:
+async def test_a_second_socket_takes_over(line: DocumentCalls, support: Agent) -> None:
     """Again and again, and by whichever worker; the agent has one place."""
     placed = await line.place()
     caller, call = await line.stream(placed, support)
@@ -151,7 +152,7 @@ async def test_a_second_socket_takes_over(line: Documented, support: Agent) -> N
 
 
 @pytest.mark.parametrize("carrier", RECONNECTING, indirect=True)
-async def test_a_broken_socket_is_dialled_again(line: Documented, support: Agent) -> None:
+async def test_a_broken_socket_is_dialled_again(line: DocumentCalls, support: Agent) -> None:
     placed = await line.place()
     caller, call = await line.stream(placed, support)
     caller.reset()
@@ -161,11 +162,11 @@ async def test_a_broken_socket_is_dialled_again(line: Documented, support: Agent
     await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
 
 
-async def test_many_at_once_and_one_has_the_call(line: Documented, support: Agent) -> None:
+async def test_many_at_once_and_one_has_the_call(line: DocumentCalls, support: Agent) -> None:
     placed = await line.place()
     callers = [await line.dial(placed.stream_url) for _ in range(6)]
     for caller in callers:
-        for message in said(line.carrier, placed.call_id):
+        for message in opening_of_call(line.carrier, placed.call_id):
             caller.say(message)
 
     def over() -> bool:
@@ -182,7 +183,7 @@ async def test_many_at_once_and_one_has_the_call(line: Documented, support: Agen
         await eventually(lambda: support.upgrades == 1, "the agent is asked once")
 
 
-async def test_expired(line: Documented, support: Agent) -> None:
+async def test_expired(line: DocumentCalls, support: Agent) -> None:
     before = len(line.gateway.ends())
     caller = await line.dial(minted(line, "call-1", at=time.time() - 301))
     assert caller.refusal == (403, "unauthorized")
@@ -192,7 +193,7 @@ async def test_expired(line: Documented, support: Agent) -> None:
 
 
 @pytest.mark.parametrize("place", [2, 60, 130])
-async def test_changed(line: Documented, support: Agent, place: int) -> None:
+async def test_changed(line: DocumentCalls, support: Agent, place: int) -> None:
     token = token_of((await line.place()).stream_url)
     changed = token[:place] + ("A" if token[place] != "A" else "B") + token[place + 1 :]
     caller = await line.dial(stream_url(line, changed))
@@ -200,20 +201,20 @@ async def test_changed(line: Documented, support: Agent, place: int) -> None:
     assert support.upgrades == 0
 
 
-async def test_for_another_agent(line: Documented, support: Agent) -> None:
+async def test_for_another_agent(line: DocumentCalls, support: Agent) -> None:
     token = token_of((await line.place()).stream_url)
     caller = await line.dial(stream_url(line, token, "globex"))
     assert caller.refusal == (403, "unauthorized")
     assert support.upgrades == 0
 
 
-async def test_of_an_organisation_that_wants_no_proof(line: Documented, support: Agent) -> None:
+async def test_of_an_organisation_that_wants_no_proof(line: DocumentCalls, support: Agent) -> None:
     """The token binds the socket to the call all the same."""
     placed = await line.place(f"/xml/{line.carrier}?agent=support&org=globex", proven=False)
     assert placed.answered.status == 200
     before = len(line.gateway.ends())
     caller = await line.dial(placed.stream_url, proven=False)
-    for message in said(line.carrier, "another-call"):
+    for message in opening_of_call(line.carrier, "another-call"):
         caller.say(message)
     await assert_closed_as(line, caller, before, "unauthorized")
     caller = await line.dial(placed.stream_url, proven=False)
@@ -222,7 +223,7 @@ async def test_of_an_organisation_that_wants_no_proof(line: Documented, support:
     await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
 
 
-async def test_a_token_that_names_no_call_is_the_first_ones(line: Documented, support: Agent) -> None:
+async def test_a_token_that_names_no_call_is_the_first_ones(line: DocumentCalls, support: Agent) -> None:
     """As that of a call out, whose id is not known before the carrier has made it."""
     first, second = uuid.uuid4().hex, uuid.uuid4().hex
     url = minted(line, "", at=time.time())
@@ -230,19 +231,19 @@ async def test_a_token_that_names_no_call_is_the_first_ones(line: Documented, su
     call = await line.opened(caller, first, support)
     before = len(line.gateway.ends())
     other = await line.dial(url)
-    for message in said(line.carrier, second):
+    for message in opening_of_call(line.carrier, second):
         other.say(message)
     await assert_closed_as(line, other, before, "unauthorized")
     await caller.hang_up()
     await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
 
 
-async def test_of_a_session_that_waits_for_nobody(line: Documented, support: Agent) -> None:
+async def test_of_a_session_that_waits_for_nobody(line: DocumentCalls, support: Agent) -> None:
     call_id = uuid.uuid4().hex
     url = minted(line, call_id, at=time.time(), session_id=str(uuid.uuid4()))
     before = len(line.gateway.ends())
     caller = await line.dial(url)
-    for message in said(line.carrier, call_id):
+    for message in opening_of_call(line.carrier, call_id):
         caller.say(message)
     await assert_closed_as(line, caller, before, "unauthorized")
     assert support.upgrades == 0
@@ -267,7 +268,7 @@ async def test_a_call_whose_gateway_died_comes_back_to_the_other(
     server.via = f"http://127.0.0.1:{gateway.port}"
     await server.start()
     try:
-        line = Documented(gateway, server, carrier)
+        line = DocumentCalls(gateway, server, carrier)
         placed = await line.place()
         caller, call = await line.stream(placed, support)
         owner = gateway.sessions(call.session)[0]["owner"]
@@ -302,7 +303,7 @@ async def test_a_call_whose_gateway_died_comes_back_to_the_other(
         await server.stop()
 
 
-async def test_used_before_another_one(line: Documented, support: Agent) -> None:
+async def test_used_before_another_one(line: DocumentCalls, support: Agent) -> None:
     """A call that came back with a new document: the URL of the old one is nobody's any more."""
     key = "CallUUID" if line.carrier == "plivo" else "CallSid"
     old = await line.place()
@@ -319,7 +320,7 @@ async def test_used_before_another_one(line: Documented, support: Agent) -> None
             await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
         before = len(line.gateway.ends())
         stolen = await line.dial(old.stream_url)
-        for message in said(line.carrier, old.call_id):
+        for message in opening_of_call(line.carrier, old.call_id):
             stolen.say(message)
         await assert_closed_as(line, stolen, before, "unauthorized")
     assert support.upgrades == 2

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentPort
+from tests.harness.call_assertions import assert_each_end_logged
 from tests.harness.caller import Caller
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.openings import opening
-from tests.harness.telephony import assert_each_end_told
+from tests.harness.gateway import Gateway
+from tests.harness.transcripts import opening
 
 INSTANCES = 5
 PLACES_EACH = 10
@@ -77,7 +78,7 @@ async def assert_only_the_places_were_given(gateway: Gateway, agents: list[Agent
 async def assert_all_is_free_again(gateway: Gateway, agents: list[Agent], target: str) -> None:
     await gateway.callers_leave()
     await assert_no_places_taken_by_anybody(gateway)
-    await assert_each_end_told(gateway)
+    await assert_each_end_logged(gateway)
     for agent in agents:
         agent.upgrades = 0
     for _ in range(PLACES):

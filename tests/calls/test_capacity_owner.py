@@ -20,11 +20,11 @@ from gateway.agents.instance_health import Health
 from gateway.api.webhooks.whatsapp import WHATSAPP
 from gateway.model.session import CallDetails, SlotLimits
 from tests.harness.agent import Agent, AgentCall, AgentPort
-from tests.harness.bot import holds
+from tests.harness.bot_requests import holds
 from tests.harness.clock import Clock
-from tests.harness.meta import SECRET, agrees, call, event, tell
-from tests.harness.starts import Worker, starts, tables, working
-from tests.harness.webhooks import serving
+from tests.harness.http_requests import serving
+from tests.harness.start_api import Worker, running_worker, start_bot, tables
+from tests.harness.whatsapp_events import SECRET, agrees, call, event, send_event
 
 FAILURES = 2
 SESSIONS = 4
@@ -72,7 +72,7 @@ async def pair(
     )
     clock = Clock()
     async with (
-        working(tmp_path / "patchbay.db", settings, clock=clock) as worker,
+        running_worker(tmp_path / "patchbay.db", settings, clock=clock) as worker,
         serving(worker, WHATSAPP) as address,
     ):
         for port in ports:
@@ -92,12 +92,12 @@ async def instance_of(pair: Pair, session_id: str) -> str:
 
 
 async def start_bot(pair: Pair) -> str:
-    return (await starts(pair.worker)).instance
+    return (await start_bot(pair.worker)).instance
 
 
 async def start_whatsapp_call(pair: Pair) -> str:
     call_id = f"wacid.{uuid.uuid4()}"
-    assert (await tell(pair.whatsapp_url, event(call("connect", call_id)))).status == 200
+    assert (await send_event(pair.whatsapp_url, event(call("connect", call_id)))).status == 200
     (record,) = [record for record in await pair.worker.records() if record.call_id == call_id]
     return record.instance
 
@@ -153,5 +153,5 @@ async def test_a_half_open_instance_gets_one_session_whatever_the_others_are(pai
 async def test_an_event_about_no_call_goes_to_no_instance_whose_circuit_is_open(pair: Pair) -> None:
     pair.open_circuit()
     for _ in range(SESSIONS):
-        assert (await tell(pair.whatsapp_url, event(messages=[{"id": "wamid.1"}]))).status == 200
+        assert (await send_event(pair.whatsapp_url, event(messages=[{"id": "wamid.1"}]))).status == 200
     assert [agent.calls.qsize() for agent in pair.agents] == [0, SESSIONS]

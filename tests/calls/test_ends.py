@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.waiting import eventually
+from tests.harness.accelerator_modes import accelerator  # noqa: F401 - a fixture
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.both import accelerator  # noqa: F401 - a fixture
-from tests.harness.frames import CLOSE, PING, TEXT, frame
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.openings import CARRIERS, stop, talk
-from tests.harness.telephony import (
+from tests.harness.call_assertions import (
     assert_agent_heard,
     assert_caller_heard,
     assert_ended,
@@ -21,6 +19,9 @@ from tests.harness.telephony import (
     connect,
     hang_up,
 )
+from tests.harness.frames import CLOSE, PING, TEXT, frame
+from tests.harness.gateway import Gateway
+from tests.harness.transcripts import CARRIERS, stop, talk
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.waiting import WAIT_S, eventually
 from serializers.events import Clear, Media
 from serializers.registry import DIALECTS
 from tests.harness.agent import Agent, AgentCall, AgentPort, answers, waits_for
 from tests.harness.caller import Caller
 from tests.harness.frames import CLOSE, PING, PONG
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.openings import CARRIERS, opening, replies, talk
-from tests.harness.peer import WAIT_S
+from tests.harness.gateway import Gateway
+from tests.harness.transcripts import CARRIERS, opening, replies, talk
 
 LIMITS = {"close_timeout": 0.2}
 AT_ONCE_S = 0.1
@@ -99,7 +99,7 @@ async def test_sound_until_the_agents_first_then_a_clear_then_the_agent(
     gateway: Gateway, support: Agent, here: asyncio.Event, carrier: str, agent: str
 ) -> None:
     caller, raw = await ring(gateway, carrier, agent)
-    await support.asks()
+    await support.next_other_call()
     await hear_sound(caller, carrier, 3)
     here.set()
     call = await support.call()
@@ -119,7 +119,7 @@ async def test_after_the_clear_come_the_agents_bytes_and_nothing_else(
     gateway: Gateway, support: Agent, here: asyncio.Event, carrier: str
 ) -> None:
     caller, raw = await ring(gateway, carrier)
-    await support.asks()
+    await support.next_other_call()
     await hear_sound(caller, carrier, 2)
     here.set()
     call = await support.call()
@@ -165,7 +165,7 @@ async def test_what_the_agent_says_before_its_first_sound_is_no_sound(
     gateway: Gateway, support: Agent, here: asyncio.Event
 ) -> None:
     caller, raw = await ring(gateway, "twilio")
-    await support.asks()
+    await support.next_other_call()
     await hear_sound(caller, "twilio", 1)
     here.set()
     call = await support.call()
@@ -184,7 +184,7 @@ async def test_an_agent_that_only_listens_is_not_drowned(
     gateway: Gateway, support: Agent, here: asyncio.Event
 ) -> None:
     caller, raw = await ring(gateway, "twilio", "listener")
-    await support.asks()
+    await support.next_other_call()
     await hear_sound(caller, "twilio", 1)
     here.set()
     call = await support.call()
@@ -203,7 +203,7 @@ async def test_no_sound_where_none_is_wanted_but_telnyx_is_kept_alive(
     twilio, twilio_raw = await ring(gateway, "twilio", "quiet")
     telnyx, telnyx_raw = await ring(gateway, "telnyx", "quiet")
     for _ in range(2):
-        await support.asks()
+        await support.next_other_call()
     heard = [await hear(telnyx, "telnyx") for _ in range(3)]
     assert {one.payload for one in heard} == {b"\xff" * 800}, "silence in the codec that is played"
     here.set()
@@ -240,7 +240,7 @@ async def test_a_caller_that_hangs_up_while_it_waits(
     gateway: Gateway, support: Agent, here: asyncio.Event
 ) -> None:
     caller, _ = await ring(gateway, "twilio")
-    await support.asks()
+    await support.next_other_call()
     await hear_sound(caller, "twilio", 2)
     await caller.hang_up()
 
@@ -262,7 +262,7 @@ async def test_early_words_are_kept_in_order(
 ) -> None:
     early = [*media_of(carrier, 8), dtmf_of(carrier), *media_of(carrier, 8)]
     caller, raw = await ring(gateway, carrier, "quiet", *early)
-    await support.asks()
+    await support.next_other_call()
     await arrived(caller)
     await told(support, here, raw)
     await caller.hang_up()
@@ -274,7 +274,7 @@ async def test_or_dropped_but_neither_the_opening_nor_digits(
 ) -> None:
     early = [*media_of(carrier, 8), dtmf_of(carrier), *media_of(carrier, 8), dtmf_of(carrier)]
     caller, raw = await ring(gateway, carrier, "forgetful", *early)
-    await support.asks()
+    await support.next_other_call()
     await arrived(caller)
     there = len(opening(carrier))
     await told(support, here, [*raw[:there], raw[there + 8], raw[-1]])
@@ -284,7 +284,7 @@ async def test_or_dropped_but_neither_the_opening_nor_digits(
 async def test_or_the_latest_of_them(gateway: Gateway, support: Agent, here: asyncio.Event) -> None:
     early = [*media_of("twilio", 20), dtmf_of("twilio"), *media_of("twilio", 3), dtmf_of("twilio")]
     caller, raw = await ring(gateway, "twilio", "short", *early)
-    await support.asks()
+    await support.next_other_call()
     await arrived(caller)
     await told(support, here, [*raw[:2], *raw[20:]])
     await caller.hang_up()
@@ -292,7 +292,7 @@ async def test_or_the_latest_of_them(gateway: Gateway, support: Agent, here: asy
 
 async def test_what_comes_later_is_passed_on(gateway: Gateway, support: Agent, here: asyncio.Event) -> None:
     caller, raw = await ring(gateway, "twilio", "forgetful", *media_of("twilio", 5))
-    await support.asks()
+    await support.next_other_call()
     await arrived(caller)
     here.set()
     call = await support.call()

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.openings import opening
-from tests.harness.telephony import Call, assert_ended, assert_told, connect, hang_up
+from tests.harness.call_assertions import Call, assert_end_logged, assert_ended, connect, hang_up
+from tests.harness.gateway import Gateway
+from tests.harness.transcripts import opening
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ async def test_one_that_cannot_be_reached_is_left_alone(
     # Either it was known already, or this call finds it out: the next goes to the other in any case.
     await eventually(lambda: gateway.ends()[before:] or not second.calls.empty(), "it is tried")
     if gateway.ends()[before:]:
-        await assert_told(gateway, before, "agent_unreachable")
+        await assert_end_logged(gateway, before, "agent_unreachable")
     else:
         await finish(gateway, Call(caller, await second.call(), []))
     await seen(gateway, ports[0], "unreachable")

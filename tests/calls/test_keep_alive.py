@@ -15,14 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.media.keepalive import PAYLOAD, without_pongs
+from gateway.simulator.waiting import eventually
 from gateway.websocket.frames import INSPECT_ALL, FrameScanner
+from tests.harness.accelerator_modes import accelerator  # noqa: F401 - a fixture
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.both import accelerator  # noqa: F401 - a fixture
+from tests.harness.call_assertions import assert_agent_heard, assert_caller_heard, connect, hang_up
 from tests.harness.frames import BINARY, PING, PONG, TEXT, frame
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.openings import replies, talk
-from tests.harness.peer import Peer
-from tests.harness.telephony import assert_agent_heard, assert_caller_heard, connect, hang_up
+from tests.harness.gateway import Gateway
+from tests.harness.transcripts import replies, talk
+from tests.harness.websocket_peer import WebSocketPeer
 
 INTERVAL_S = 0.2
 SILENCE_S = 3.6
@@ -40,7 +41,7 @@ def settings(support_port: AgentPort) -> dict[str, Any]:
     }
 
 
-async def ping(peer: Peer, *, answer: bool = True) -> bytes:
+async def ping(peer: WebSocketPeer, *, answer: bool = True) -> bytes:
     """The next thing heard is a ping of the gateway's; gives its payload."""
     heard = await peer.hear()
     assert heard.opcode == PING

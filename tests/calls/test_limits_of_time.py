@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.waiting import POLL_S, eventually
 from tests.harness.agent import Agent, AgentPort, accepts, hangs
-from tests.harness.frames import KEY, PING, TEXT, frame
-from tests.harness.gateway import POLL_S, Gateway, eventually
-from tests.harness.openings import opening, replies, talk
-from tests.harness.telephony import (
+from tests.harness.call_assertions import (
     assert_caller_heard,
     assert_ended,
     assert_next_call_works,
@@ -21,6 +19,9 @@ from tests.harness.telephony import (
     connect,
     hang_up,
 )
+from tests.harness.frames import KEY, PING, TEXT, frame
+from tests.harness.gateway import Gateway
+from tests.harness.transcripts import opening, replies, talk
 
 LIMIT_S = 2.5
 """Of all that is timed here; whoever is only late, on a busy machine, must still be in time."""
@@ -63,7 +64,7 @@ async def test_the_agent_does_not_answer(gateway: Gateway, support: Agent) -> No
     caller = await gateway.dial("/ws/twilio/support.acme")
     for message in opening("twilio"):
         caller.say(message)
-    asked = await support.asks()
+    asked = await support.next_other_call()
     assert await caller.closed() == (1011, f"no answer within {LIMIT_S} s")
     await asked.ended()
     await assert_ended(gateway, asked.session, "agent_start_timeout", "agent")

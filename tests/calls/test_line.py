@@ -14,18 +14,19 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.simulator.waiting import eventually
 from serializers.events import Clear, Media
 from serializers.registry import DIALECTS
 from tests.harness.agent import Agent, AgentCall, AgentPort
+from tests.harness.callees import Callee
 from tests.harness.caller import Caller
 from tests.harness.frames import CLOSE
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.openings import IDS, opening
-from tests.harness.phones import Phone
+from tests.harness.gateway import Gateway
 from tests.harness.rest_accounts import CREDENTIALS, SERVERS
 from tests.harness.rest_plivo import PlivoCall
 from tests.harness.rest_telnyx import TelnyxCall
 from tests.harness.rest_twilio import TwilioCall
+from tests.harness.transcripts import IDS, opening
 
 RECORDED_S = 0.5
 DESK = "+15550001111"
@@ -68,7 +69,7 @@ CALLS: dict[str, Callable[[str], Any]] = {
 @pytest.fixture(params=CALLS)
 async def phone(
     request: pytest.FixtureRequest, made: dict[str, Any], gateway: Gateway
-) -> AsyncIterator[Phone]:
+) -> AsyncIterator[Callee]:
     """Somebody who calls by one of them."""
     carrier: str = request.param
     server = made[carrier]
@@ -76,7 +77,7 @@ async def phone(
     call_id = IDS[carrier][0]
     server.calls[call_id] = CALLS[carrier](call_id)
     await server.start()
-    yield Phone(carrier, server, server.calls[call_id])
+    yield Callee(carrier, server, server.calls[call_id])
     await server.stop()
 
 
@@ -122,7 +123,7 @@ async def leaves(caller: Caller, call: AgentCall) -> None:
 
 def waiting(gateway: Gateway) -> list[str]:
     """Those in the line, the first first."""
-    return [row["id"] for row in gateway._rows("SELECT id FROM waiting ORDER BY number", ())]
+    return [row["id"] for row in gateway.rows("SELECT id FROM waiting ORDER BY number")]
 
 
 async def in_line(gateway: Gateway, count: int) -> list[str]:
@@ -243,13 +244,13 @@ async def test_a_message_is_played_to_its_end_and_then_refused(gateway: Gateway,
     await leaves(caller, call)
 
 
-async def calls_the_desk(gateway: Gateway, phone: Phone) -> Caller:
+async def calls_the_desk(gateway: Gateway, phone: Callee) -> Caller:
     caller, _ = await phone.opens(gateway, f"wss://voice.test/ws/{phone.carrier}/desk.desks")
     assert caller.status == 101
     return caller
 
 
-async def test_a_call_is_transferred_to_the_number(gateway: Gateway, support: Agent, phone: Phone) -> None:
+async def test_a_call_is_transferred_to_the_number(gateway: Gateway, support: Agent, phone: Callee) -> None:
     caller = await calls_the_desk(gateway, phone)
     call = await support.call()
     before = len(gateway.ends())
@@ -271,7 +272,7 @@ async def test_a_call_is_transferred_to_the_number(gateway: Gateway, support: Ag
     await leaves(caller, call)
 
 
-async def test_or_refused_where_its_carrier_will_not(gateway: Gateway, support: Agent, phone: Phone) -> None:
+async def test_or_refused_where_its_carrier_will_not(gateway: Gateway, support: Agent, phone: Callee) -> None:
     caller = await calls_the_desk(gateway, phone)
     call = await support.call()
     phone.server.calls.clear()  # it knows no such call

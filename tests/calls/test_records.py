@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, hangs
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.openings import CARRIERS, IDS, opening, replies, talk
-from tests.harness.telephony import (
+from tests.harness.call_assertions import (
     assert_agent_heard,
     assert_caller_heard,
+    assert_end_logged,
     assert_ended,
-    assert_told,
     connect,
     hang_up,
 )
+from tests.harness.gateway import Gateway
+from tests.harness.transcripts import CARRIERS, IDS, opening, replies, talk
 
 CALLER, CALLED = "+14155550100", "+14155550199"
 
@@ -100,9 +101,9 @@ async def test_a_call_that_never_ran_was_canceled(gateway: Gateway, support: Age
     caller = await gateway.dial("/ws/twilio/support.acme")
     for message in opening("twilio"):
         caller.say(message)
-    asked = await support.asks()
+    asked = await support.next_other_call()
     await caller.hang_up()
-    line = await assert_told(gateway, before, "caller_hangup")
+    line = await assert_end_logged(gateway, before, "caller_hangup")
     assert line["event"] == "call not begun"
     record = await assert_ended(gateway, asked.session, "caller_hangup", "caller")
     assert (record["state"], record["started_at"]) == ("canceled", None)

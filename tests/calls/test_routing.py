@@ -14,9 +14,9 @@ from urllib.parse import quote
 import pytest
 
 from tests.harness.agent import Agent, AgentPort
+from tests.harness.call_assertions import assert_ended, assert_refused, connect, hang_up
 from tests.harness.gateway import Gateway
-from tests.harness.openings import CARRIERS, opening
-from tests.harness.telephony import assert_ended, assert_refused, connect, hang_up
+from tests.harness.transcripts import CARRIERS, opening
 
 SALES_NUMBER = "+14155550142"
 INDIAN_NUMBER = "+914440000319"

@@ -13,10 +13,10 @@ import pytest
 
 from tests.harness import rest_plivo, rest_telnyx, rest_twilio
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.documented import CARRIERS, HOST, Documented, Server, accounts, said
+from tests.harness.call_assertions import assert_ended, assert_refused
+from tests.harness.document_calls import CARRIERS, HOST, DocumentCalls, Server, accounts, opening_of_call
 from tests.harness.gateway import Gateway
 from tests.harness.rest_exotel import API_KEY, API_TOKEN, ExotelServer
-from tests.harness.telephony import assert_ended, assert_refused
 
 SIGNING = ("twilio", "plivo")
 
@@ -48,7 +48,7 @@ def static_url(carrier: str) -> str:
     return f"wss://{HOST}/ws/{carrier}?serviceHost=support.acme"
 
 
-async def test_a_call_with_its_document_and_its_signature(line: Documented, support: Agent) -> None:
+async def test_a_call_with_its_document_and_its_signature(line: DocumentCalls, support: Agent) -> None:
     placed = await line.place()
     assert placed.answered.status == 200, placed.answered
     assert placed.answered.headers["cache-control"] == "no-store"
@@ -59,21 +59,21 @@ async def test_a_call_with_its_document_and_its_signature(line: Documented, supp
     assert record["call_id"] == placed.call_id
 
 
-async def test_an_unsigned_webhook_is_403(line: Documented) -> None:
+async def test_an_unsigned_webhook_is_403(line: DocumentCalls) -> None:
     placed = await line.place(proven=False)
     assert placed.answered.status == 403
     assert placed.answered.json["code"] == "403"
     assert "not proven" in placed.answered.json["error"]
 
 
-async def test_a_stranger_learns_not_even_which_agents_there_are(line: Documented) -> None:
+async def test_a_stranger_learns_not_even_which_agents_there_are(line: DocumentCalls) -> None:
     placed = await line.place(f"/xml/{line.carrier}?agent=nobody&org=acme", proven=False)
     assert placed.answered.status == 403
     placed = await line.place(f"/xml/{line.carrier}", proven=False)
     assert placed.answered.status == 403
 
 
-async def test_another_accounts_webhook_is_403(line: Documented, others: dict[str, Server]) -> None:
+async def test_another_accounts_webhook_is_403(line: DocumentCalls, others: dict[str, Server]) -> None:
     other = others[line.carrier]
     other.via = line.server.via
     await other.start()
@@ -88,7 +88,7 @@ async def test_another_accounts_webhook_is_403(line: Documented, others: dict[st
 
 
 async def test_an_unsigned_upgrade_is_403_before_any_agent_is_touched(
-    line: Documented, support: Agent
+    line: DocumentCalls, support: Agent
 ) -> None:
     before = len(line.gateway.ends())
     caller = await line.dial(static_url(line.carrier), proven=False)
@@ -98,7 +98,7 @@ async def test_an_unsigned_upgrade_is_403_before_any_agent_is_touched(
 
 
 async def test_a_wrong_signature_is_403_before_any_agent_is_touched(
-    line: Documented, others: dict[str, Server], support: Agent
+    line: DocumentCalls, others: dict[str, Server], support: Agent
 ) -> None:
     url = static_url(line.carrier)
     headers = {
@@ -113,7 +113,7 @@ async def test_a_wrong_signature_is_403_before_any_agent_is_touched(
 
 
 @pytest.mark.parametrize("carrier", SIGNING, indirect=True)
-async def test_a_signature_for_another_url_is_403(line: Documented, support: Agent) -> None:
+async def test_a_signature_for_another_url_is_403(line: DocumentCalls, support: Agent) -> None:
     headers = line.server.upgrade_headers(static_url(line.carrier).replace("support", "sales"))
     caller = await line.dial(static_url(line.carrier), headers=headers)
     assert caller.refusal == (403, "unauthorized")
@@ -121,7 +121,7 @@ async def test_a_signature_for_another_url_is_403(line: Documented, support: Age
 
 
 @pytest.mark.parametrize("carrier", SIGNING, indirect=True)
-async def test_a_stolen_url_opens_nothing(line: Documented, support: Agent) -> None:
+async def test_a_stolen_url_opens_nothing(line: DocumentCalls, support: Agent) -> None:
     placed = await line.place()
     caller = await line.dial(placed.stream_url, proven=False)
     assert caller.refusal == (403, "unauthorized")
@@ -129,7 +129,7 @@ async def test_a_stolen_url_opens_nothing(line: Documented, support: Agent) -> N
 
 
 @pytest.mark.parametrize("carrier", ["twilio", "plivo", "exotel"], indirect=True)
-async def test_without_a_document_the_proof_alone_will_do(line: Documented, support: Agent) -> None:
+async def test_without_a_document_the_proof_alone_will_do(line: DocumentCalls, support: Agent) -> None:
     url = static_url(line.carrier)
     shown = None
     if line.carrier == "exotel":
@@ -142,7 +142,7 @@ async def test_without_a_document_the_proof_alone_will_do(line: Documented, supp
 
 
 @pytest.mark.parametrize("carrier", SIGNING, indirect=True)
-async def test_an_agent_that_only_start_names(line: Documented, support: Agent) -> None:
+async def test_an_agent_that_only_start_names(line: DocumentCalls, support: Agent) -> None:
     url = f"wss://{HOST}/ws/{line.carrier}"
     refused = await line.dial(url, proven=False)
     assert refused.refusal == (403, "unauthorized"), "everybody wants proof here"
@@ -153,12 +153,12 @@ async def test_an_agent_that_only_start_names(line: Documented, support: Agent) 
     await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
 
 
-async def test_a_call_of_another_account(line: Documented, support: Agent) -> None:
+async def test_a_call_of_another_account(line: DocumentCalls, support: Agent) -> None:
     placed = await line.place()
     caller = await line.dial(placed.stream_url)
     assert caller.status == 101
     before = len(line.gateway.ends())
-    for message in said(line.carrier, placed.call_id, account="AC-another"):
+    for message in opening_of_call(line.carrier, placed.call_id, account="AC-another"):
         caller.say(message)
     assert (await caller.closed())[0] == 1008
     await assert_refused(line.gateway, before, "unauthorized")
@@ -189,7 +189,7 @@ async def test_two_secrets_are_valid_while_one_is_replaced(
         server.via = f"http://127.0.0.1:{gateway.port}"
         await server.start()
         try:
-            line = Documented(gateway, server, carrier)
+            line = DocumentCalls(gateway, server, carrier)
             caller, call = await line.stream(await line.place(), support)
             await caller.hang_up()
             await assert_ended(gateway, call.session, "caller_hangup", "caller")
@@ -214,12 +214,12 @@ async def test_somebody_elses_proof_is_none(
     )
     support = await agent_at(support_port)
     globex = rest_twilio.TwilioServer(agent_port(), auth_token="globex-secret")
-    line = Documented(gateway, globex, "twilio")
+    line = DocumentCalls(gateway, globex, "twilio")
     named = await line.dial(static_url("twilio"))
     assert named.refusal == (403, "unauthorized")
     caller = await line.dial(f"wss://{HOST}/ws/twilio")
     assert caller.status == 101, "it may be globex's call, until `start` says whose it is"
-    for message in said("twilio", "CA1", serviceHost="support.acme"):
+    for message in opening_of_call("twilio", "CA1", serviceHost="support.acme"):
         caller.say(message)
     assert (await caller.closed())[0] == 1008
     assert support.upgrades == 0

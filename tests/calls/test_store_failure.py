@@ -15,13 +15,15 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.gateway_process import to_toml
+from gateway.simulator.server_process import PATCHBAY
+from gateway.simulator.waiting import WAIT_S, eventually
 from gateway.store.interface import StoreFailed
 from gateway.store.sqlite.schema import connect as make_store
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.gateway import PATCHBAY, Gateway, eventually, toml
-from tests.harness.openings import opening
-from tests.harness.peer import WAIT_S
-from tests.harness.telephony import Call, assert_they_talk, connect, hang_up
+from tests.harness.call_assertions import Call, assert_both_hear, connect, hang_up
+from tests.harness.gateway import Gateway
+from tests.harness.transcripts import opening
 
 NOBODY = 65534
 
@@ -91,12 +93,12 @@ async def test_new_calls_are_refused_and_running_ones_go_on(
         assert code == 1013
         assert "does not answer" in detail
         await refused.leave()
-        await assert_they_talk(running)
+        await assert_both_hear(running)
         await hang_up(ends)
         await eventually(lambda: len(gateway.ends()) == 2, "its end is told")
         assert record(gateway, ends)["ended_at"] is None
     await eventually(lambda: record(gateway, ends)["state"] == "ended", "its end is written")
-    await assert_they_talk(running)
+    await assert_both_hear(running)
     later = await connect(gateway, support)
     for call in (running, later):
         await hang_up(call)
@@ -114,7 +116,7 @@ async def test_calls_are_admitted_without_it(
     with fails(gateway):
         over, lasting = await connect(gateway, support), await connect(gateway, support)
         for call in (running, over, lasting):
-            await assert_they_talk(call)
+            await assert_both_hear(call)
         # The agent has three places, here as ever.
         refused = await gateway.dial("/ws/twilio/support.acme")
         for message in opening("twilio"):
@@ -166,7 +168,7 @@ async def test_a_worker_that_dies_meanwhile_is_started_until_it_can_start(
         return sum(line["event"] == "cannot start" for line in gateway.log_lines()) >= 2
 
     await eventually(cannot_start, "it is tried again")
-    await assert_they_talk(call)
+    await assert_both_hear(call)
     assert gateway.process.poll() is None
     async with nobody_starts(gateway.process.pid, besides=carrying):
         gateway.store.unlink()
@@ -198,9 +200,9 @@ async def nobody_starts(parent: int, *, besides: int) -> AsyncIterator[None]:
 
 
 def serve(directory: Path) -> subprocess.CompletedProcess[str]:
-    (directory / "patchbay.toml").write_text(toml({"server": {"port": 0, "log_format": "json"}}))
+    (directory / "patchbay.toml").write_text(to_toml({"server": {"port": 0, "log_format": "json"}}))
     return subprocess.run(
-        [PATCHBAY, "serve", "--config", directory / "patchbay.toml"],
+        [*PATCHBAY, "serve", "--config", directory / "patchbay.toml"],
         cwd=directory,
         capture_output=True,
         text=True,

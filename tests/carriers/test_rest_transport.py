@@ -23,18 +23,18 @@ from gateway.carriers.rest_transport import (
     RestTimeouts,
     RestTransport,
 )
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import AgentPort
 from tests.harness.failing_server import (
     Behaviour,
+    acts_then_resets,
+    acts_then_stalls,
     fails,
     resets,
-    resets_having_made,
     says,
     stalls,
-    stalls_having_made,
     trickles,
 )
-from tests.harness.gateway import eventually
 from tests.harness.rest_accounts import (
     CREDENTIALS,
     FROM,
@@ -239,7 +239,7 @@ async def test_an_answer_without_end_is_left(line: Line) -> None:
 # Silence
 
 
-@pytest.mark.parametrize("behaviour", [stalls, stalls_having_made])
+@pytest.mark.parametrize("behaviour", [stalls, acts_then_stalls])
 async def test_a_carrier_that_stalls_is_waited_for_so_long(line: Line, behaviour: Behaviour) -> None:
     line.server.next("dial", behaviour)
     asking = asyncio.create_task(failure(line.hasty.dial(dial_request())))
@@ -249,7 +249,7 @@ async def test_a_carrier_that_stalls_is_waited_for_so_long(line: Line, behaviour
     assert len(line.server.seen) == 1
 
 
-@pytest.mark.parametrize("behaviour", [resets, resets_having_made])
+@pytest.mark.parametrize("behaviour", [resets, acts_then_resets])
 async def test_a_connection_that_breaks_may_have_carried_the_request(
     line: Line, behaviour: Behaviour
 ) -> None:

@@ -9,20 +9,21 @@ import os
 from pathlib import Path
 from typing import Any
 
+from gateway.simulator.waiting import eventually
 from tests.faults.line import Ear, Talk
 from tests.faults.table import Row
 from tests.harness.agent import Agent, accepts
-from tests.harness.caller import Caller
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.openings import opening
-from tests.harness.telephony import (
+from tests.harness.call_assertions import (
     Call,
+    assert_end_logged,
     assert_ended,
     assert_next_call_works,
-    assert_no_places_taken,
-    assert_told,
+    assert_no_slots_taken,
     connect,
 )
+from tests.harness.caller import Caller
+from tests.harness.gateway import Gateway
+from tests.harness.transcripts import opening
 
 TWILIO = "/ws/twilio/support.acme"
 MEMORY_MIB = 16
@@ -113,7 +114,7 @@ class Case:
 
     async def over(self, reason: str, side: str) -> dict[str, Any]:
         """The one call of the case ended so, in the log and, if it was a session, in the store."""
-        line = await assert_told(self.gateway, self._before, reason)
+        line = await assert_end_logged(self.gateway, self._before, reason)
         assert line["side"] == side
         self.ended = f"`{reason}` ({side})"
         if line["event"] != "call refused":
@@ -163,7 +164,7 @@ class Case:
         if self.gateway.process.poll() is not None:
             self.memory = "gone with it"
         else:
-            await assert_no_places_taken(self.gateway)
+            await assert_no_slots_taken(self.gateway)
             await eventually(lambda: self.grown <= MEMORY_MIB << 20, "the memory is back")
             if self.agent is not None:
                 self.agent.answer = accepts

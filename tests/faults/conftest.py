@@ -94,8 +94,6 @@ def case(request: pytest.FixtureRequest, gateway: Gateway, base: int) -> Any:
 
 
 @pytest.fixture
-def launcher(
-    start_gateway: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Launcher:
+def launcher(start_gateway: Callable[..., Gateway], tmp_path: Path) -> Launcher:
     """Starts gateways in surroundings that can be made to fail."""
-    return Launcher(start_gateway, monkeypatch, tmp_path)
+    return Launcher(start_gateway, tmp_path)

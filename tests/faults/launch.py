@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import gateway as harness
+from gateway.simulator.server_process import PATCHBAY
 from tests.harness.gateway import Gateway
 
 CLOCK_SOURCE = Path(__file__).with_name("moved_clock.c")
@@ -43,14 +43,12 @@ print(json.dumps([dict(row) for row in connection.execute(query, json.loads(valu
 """
 
 
-def rows_among_the_mounts_of(
-    process: int, store: Path
-) -> Callable[[str, tuple[str, ...]], list[dict[str, Any]]]:
+def rows_among_the_mounts_of(process: int, store: Path) -> Callable[..., list[dict[str, Any]]]:
     """Reads a store that only this process sees: SQLite itself would follow its path to where we are."""
     user = ["--user", "--preserve-credentials"] if "--map-root-user" in mounts() else []
     enter = ["nsenter", f"--target={process}", "--mount", *user, sys.executable, "-c", READ, str(store)]
 
-    def rows(query: str, values: tuple[str, ...]) -> list[dict[str, Any]]:
+    def rows(query: str, values: tuple[Any, ...] = ()) -> list[dict[str, Any]]:
         ran = subprocess.run([*enter, query, json.dumps(values)], capture_output=True, check=True)
         found: list[dict[str, Any]] = json.loads(ran.stdout)
         return found
@@ -61,22 +59,16 @@ def rows_among_the_mounts_of(
 class Launcher:
     """Starts gateways through a script of its own; `start` is the fixture `start_gateway`."""
 
-    def __init__(
-        self, start: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch, directory: Path
-    ) -> None:
+    def __init__(self, start: Callable[..., Gateway], directory: Path) -> None:
         self._start = start
-        self._monkeypatch = monkeypatch
         self._directory = directory
-        self._patchbay = harness.PATCHBAY
 
     def _through(self, lines: str, **tables: Any) -> Gateway:
         """`lines`: of a shell, the last of which becomes the gateway; `"$@"` are its arguments."""
         script = self._directory / "patchbay"
-        script.write_text(f'#!/bin/sh\nset -e\nset -- {shlex.quote(str(self._patchbay))} "$@"\n{lines}\n')
+        script.write_text(f'#!/bin/sh\nset -e\nset -- {shlex.join(PATCHBAY)} "$@"\n{lines}\n')
         script.chmod(0o755)
-        with self._monkeypatch.context() as patched:
-            patched.setattr(harness, "PATCHBAY", script)
-            return self._start(**tables)
+        return self._start(command=[script], **tables)
 
     def _mounted(self, inside: str, **tables: Any) -> Gateway:
         """`inside`: what a shell does among mounts of its own before the gateway starts."""
@@ -99,7 +91,7 @@ class Launcher:
         disk.mkdir()
         inside = f"mount -t tmpfs -o size={DISK_KIB}k tmpfs {shlex.quote(str(disk))}; "
         gateway = self._mounted(inside, store={"url": f"sqlite:///{disk}/patchbay.db"}, **tables)
-        vars(gateway)["_rows"] = rows_among_the_mounts_of(gateway.process.pid, disk / "patchbay.db")
+        vars(gateway)["rows"] = rows_among_the_mounts_of(gateway.process.pid, disk / "patchbay.db")
         return gateway, Path(f"/proc/{gateway.process.pid}/root{disk}")
 
     def with_a_clock(self, **tables: Any) -> tuple[Gateway, Callable[[float], None]]:

@@ -8,10 +8,11 @@ import contextlib
 import itertools
 import json
 
+from gateway.simulator.waiting import WAIT_S
+from tests.harness.call_assertions import Call
 from tests.harness.frames import CLOSE, PING, PONG, TEXT
-from tests.harness.openings import replies, talk
-from tests.harness.peer import ABNORMAL, WAIT_S, Peer
-from tests.harness.telephony import Call
+from tests.harness.transcripts import replies, talk
+from tests.harness.websocket_peer import ABNORMAL_CLOSE, WebSocketPeer
 
 FRAME_S = 0.02
 FIRST_FRAMES = 5
@@ -31,7 +32,7 @@ class Ear:
     `sounds`: data frames so far, `texts` what was in them; `holding`: those that the gateway made.
     """
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: WebSocketPeer) -> None:
         self.sounds = 0
         self.holding = 0
         self.close: tuple[int, str] | None = None
@@ -60,7 +61,7 @@ class Ear:
                     self._note()
             if self.close is None:
                 self._note()
-                self.close = ABNORMAL
+                self.close = ABNORMAL_CLOSE
             self._news.set()
 
     def _note(self) -> None:
@@ -108,7 +109,7 @@ class Ear:
         await asyncio.gather(self._task, return_exceptions=True)
 
 
-async def speak(peer: Peer, text: str) -> None:
+async def speak(peer: WebSocketPeer, text: str) -> None:
     """Sound at telephony's pace, until cancelled."""
     while True:
         peer.send(peer.frame(TEXT, text.encode()))

@@ -9,8 +9,8 @@ from tests.faults.case import Case
 from tests.faults.line import Talk
 from tests.faults.setup import warmed
 from tests.harness.agent import Agent, AgentPort
+from tests.harness.call_assertions import assert_ended
 from tests.harness.gateway import Gateway
-from tests.harness.telephony import assert_ended
 
 CROWD = "/ws/twilio/crowd.acme"
 CALLS = 12

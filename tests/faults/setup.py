@@ -7,8 +7,8 @@ from typing import Any
 
 from tests.faults.case import resident
 from tests.harness.agent import Agent, AgentPort
+from tests.harness.call_assertions import assert_next_call_works
 from tests.harness.gateway import Gateway
-from tests.harness.telephony import assert_next_call_works
 
 LIMITS = {
     "start_timeout": 0.5,

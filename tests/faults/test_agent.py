@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.waiting import eventually
 from tests.faults import process
 from tests.faults.case import Case
 from tests.faults.launch import Launcher
@@ -21,7 +22,7 @@ from tests.faults.port import PromptPort
 from tests.faults.setup import LIMITS, agents_at, warmed
 from tests.harness.agent import Agent, AgentCall, AgentPort, Answer, accepts, answers, hangs, resets
 from tests.harness.frames import CLOSE, TEXT
-from tests.harness.gateway import Gateway, eventually
+from tests.harness.gateway import Gateway
 
 Cases = Callable[..., Case]
 
@@ -144,14 +145,14 @@ def readiness(gateway: Gateway, port: AgentPort) -> str:
 
 async def not_yet(agent: Agent, call: AgentCall) -> None:
     """Takes the call once the agent's answer is another."""
-    agent.asked.put_nowait(call)
+    agent.other_calls.put_nowait(call)
     await eventually(lambda: agent.answer is not not_yet, "it may take the call")
     await agent.answer(agent, call)
 
 
 async def takes_over(fault: Case, ear: Ear, other: Agent) -> None:
     """Another agent takes its time. Then it has the session, is told so, and is heard; the caller leaves."""
-    await other.asks()
+    await other.next_other_call()
     await eventually(lambda: ear.holding, "the caller hears something meanwhile")
     other.answer = accepts
     call = await other.call()

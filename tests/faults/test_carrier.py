@@ -15,8 +15,8 @@ from tests.faults.line import REPLY, SOUND, speak
 from tests.faults.token import tokened
 from tests.harness.agent import Agent, hangs
 from tests.harness.frames import BINARY, PING, TEXT
-from tests.harness.openings import IDS, opening
-from tests.harness.openings import talk as says
+from tests.harness.transcripts import IDS, opening
+from tests.harness.transcripts import talk as says
 
 Cases = Callable[..., Case]
 
@@ -270,7 +270,7 @@ async def test_floods_while_the_agent_starts(case: Cases, support: Agent) -> Non
         fault.agent = support
         fault.strike()
         caller, ear = await fault.caller()
-        await support.asks()
+        await support.next_other_call()
         pouring = asyncio.create_task(caller.pour_on(caller.frame(TEXT, SOUND.encode()) * 100))
         await fault.ends(ear, None, "agent_start_timeout", "agent")
         pouring.cancel()

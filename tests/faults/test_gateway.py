@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 
 from gateway.server.takeover import count_listeners
+from gateway.simulator.waiting import eventually
 from tests.faults.case import TWILIO, Case
 from tests.faults.many import CROWD, WELL, crowd, go_on, hang_up_all, over, owner_of, warm_with
 from tests.faults.setup import LIMITS, agents_at
 from tests.harness.agent import Agent, AgentPort
+from tests.harness.call_assertions import assert_next_call_works, assert_no_slots_taken
 from tests.harness.caller import dial
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.peer import ABNORMAL
-from tests.harness.telephony import assert_next_call_works, assert_no_places_taken
+from tests.harness.gateway import Gateway
+from tests.harness.websocket_peer import ABNORMAL_CLOSE
 
 Cases = Callable[..., Case]
 Bases = dict[int, int]
@@ -56,8 +57,8 @@ async def test_a_worker_is_killed(
         os.kill(pids[victim], signal.SIGKILL)
         gateway.upgrades -= len(doomed)  # it does not live to tell their ends
         for talk in doomed:
-            assert await talk.ear.closed() == ABNORMAL
-            assert await talk.agents_ear.closed() == ABNORMAL  # nor is the agent left talking to nobody
+            assert await talk.ear.closed() == ABNORMAL_CLOSE
+            assert await talk.agents_ear.closed() == ABNORMAL_CLOSE  # nor is the agent left talking to nobody
             own.hears(talk.ear)
         for talk in doomed:
             record = await eventually(partial(over, gateway, talk.session), "its session is closed")
@@ -146,7 +147,7 @@ async def test_replacement_under_load(
         new.port, new.store = old.port, old.store
         await assert_next_call_works(new, support)
         await new.callers_leave()
-        await assert_no_places_taken(new)
+        await assert_no_slots_taken(new)
         fault.ended, fault.next_call = WELL, "works, on the new one"
 
 

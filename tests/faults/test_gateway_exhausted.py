@@ -9,14 +9,15 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+from gateway.simulator.waiting import eventually
 from tests.faults.case import TWILIO, Case
 from tests.faults.many import CROWD, WELL, go_on, hang_up_all, over, warm_with
 from tests.faults.setup import LIMITS, agents_at
 from tests.harness.agent import Agent, AgentPort
+from tests.harness.call_assertions import assert_ended
 from tests.harness.caller import dial, open_socket
-from tests.harness.files import episodes, few_files, no_files
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.telephony import assert_ended
+from tests.harness.gateway import Gateway
+from tests.harness.open_files import episodes, few_files, no_files
 
 Cases = Callable[..., Case]
 

@@ -14,7 +14,7 @@ from tests.faults.token import tokened
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.caller import Caller
 from tests.harness.gateway import Gateway
-from tests.harness.openings import IDS, opening
+from tests.harness.transcripts import IDS, opening
 
 TURN_FRAMES = 10
 """Frames after which both are seen to hear each other."""

@@ -11,17 +11,18 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from gateway.simulator.waiting import eventually
 from tests.faults.case import Case
 from tests.faults.line import Talk
 from tests.faults.many import WELL, over, owner_of, warm_with
 from tests.faults.setup import LIMITS, agents_at
 from tests.harness import rest_twilio
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.documented import Documented
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.peer import ABNORMAL
+from tests.harness.call_assertions import Call, assert_ended, assert_no_slots_taken
+from tests.harness.document_calls import DocumentCalls
+from tests.harness.gateway import Gateway
 from tests.harness.rest_server import Placed
-from tests.harness.telephony import Call, assert_ended, assert_no_places_taken
+from tests.harness.websocket_peer import ABNORMAL_CLOSE
 
 DOCUMENT = "/xml/twilio?agent=desk&org=bolt"
 TURN_FRAMES = 10
@@ -48,7 +49,7 @@ async def test_its_calls_come_back(
     before = await warm_with(support, gateway, bases, support_port)
     twilio = rest_twilio.TwilioServer(agent_port())
     twilio.via = f"http://127.0.0.1:{gateway.port}"
-    line = Documented(gateway, twilio, "twilio")
+    line = DocumentCalls(gateway, twilio, "twilio")
     name = "a worker is killed: its call comes back by `redirect`"
     async with case(name, of=gateway, before=before) as fault, contextlib.AsyncExitStack() as ends:
         ends.push_async_callback(twilio.stop)
@@ -62,8 +63,8 @@ async def test_its_calls_come_back(
         fault.strike()
         os.kill(pid, signal.SIGKILL)
         gateway.upgrades -= 1  # it does not live to tell its call's end
-        assert await first.ear.closed() == ABNORMAL
-        assert await first.agents_ear.closed() == ABNORMAL, "nor is the agent left talking to nobody"
+        assert await first.ear.closed() == ABNORMAL_CLOSE
+        assert await first.agents_ear.closed() == ABNORMAL_CLOSE, "nor is the agent left talking to nobody"
         process = Path(f"/proc/{pid}")
         await eventually(lambda: not process.exists(), "the last of its threads is gone, its port with it")
 
@@ -78,13 +79,13 @@ async def test_its_calls_come_back(
         assert (record["reason"], record["side"]) == ("gateway_lost", "gateway")
         await second.hang_up()
         await assert_ended(gateway, second.session, "caller_hangup", "caller")
-        await assert_no_places_taken(gateway)
+        await assert_no_slots_taken(gateway)
         fault.heard = "sound, then 1006; the document again, its stream, and sound"
         fault.ended = f"`gateway_lost` (gateway), then {WELL}"
         await eventually(lambda: len(gateway.workers()) == 2, "a worker is started again")
 
 
-async def streams(fault: Case, line: Documented, placed: Placed, agent: Agent) -> Talk:
+async def streams(fault: Case, line: DocumentCalls, placed: Placed, agent: Agent) -> Talk:
     """Twilio opens the document's stream, and both speak."""
     caller, taken = await line.stream(placed, agent, **placed.document.parameters)
     return await fault.talks(agent, Call(caller, taken, []))

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from gateway.auth.call_tokens import Audience
 from gateway.auth.media_tokens import CallGrant, MediaTokens
 from tests.harness.gateway import Gateway
-from tests.harness.openings import IDS
+from tests.harness.transcripts import IDS
 
 
 def tokened(gateway: Gateway) -> str:

@@ -10,9 +10,10 @@ import socket
 from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qs, urlsplit
 
+from gateway.simulator.waiting import WAIT_S
 from tests.harness.caller import accept_key
-from tests.harness.listening import Listener
-from tests.harness.peer import WAIT_S, Peer
+from tests.harness.socket_servers import SocketServer
+from tests.harness.websocket_peer import WebSocketPeer
 
 
 class AgentPort:
@@ -41,7 +42,7 @@ class AgentPort:
         self._kept.close()
 
 
-class AgentCall(Peer):
+class AgentCall(WebSocketPeer):
     """A call as an agent has it."""
 
     path = ""
@@ -68,7 +69,7 @@ Answer = Callable[["Agent", AgentCall], Awaitable[None]]
 """How an agent answers an upgrade."""
 
 
-def upgraded(call: AgentCall) -> bytes:
+def upgrade_response(call: AgentCall) -> bytes:
     """The answer to an upgrade that is taken."""
     key = accept_key(call.headers["sec-websocket-key"])
     return (
@@ -79,7 +80,7 @@ def upgraded(call: AgentCall) -> bytes:
 
 async def accepts(agent: Agent, call: AgentCall) -> None:
     """As an agent should."""
-    call.send(upgraded(call))
+    call.send(upgrade_response(call))
     agent.calls.put_nowait(call)
 
 
@@ -92,7 +93,7 @@ def answers(raw: bytes, *, then: str = "") -> Answer:
             call.half_close()
         elif then == "reset":
             call.reset()
-        agent.asked.put_nowait(call)
+        agent.other_calls.put_nowait(call)
 
     return answer
 
@@ -101,7 +102,7 @@ def waits_for(event: asyncio.Event) -> Answer:
     """Accepts as an agent should, once it may."""
 
     async def answer(agent: Agent, call: AgentCall) -> None:
-        agent.asked.put_nowait(call)
+        agent.other_calls.put_nowait(call)
         async with asyncio.timeout(WAIT_S):
             await event.wait()
         await accepts(agent, call)
@@ -115,18 +116,18 @@ half_closes = answers(b"", then="close")
 
 
 class Agent:
-    """One instance. `calls` holds the calls that it took, `asked` those that it answered otherwise."""
+    """One instance. `calls` holds the calls that it took, `other_calls` those that it answered otherwise."""
 
     def __init__(self, port: AgentPort, answer: Answer = accepts, *, ready: int = 200) -> None:
         self.port = port
         self.answer = answer
         self.ready = ready
         self.calls: asyncio.Queue[AgentCall] = asyncio.Queue()
-        self.asked: asyncio.Queue[AgentCall] = asyncio.Queue()
+        self.other_calls: asyncio.Queue[AgentCall] = asyncio.Queue()
         self.upgrades = 0
         self.health = 0
         """How often it has said whether it is ready."""
-        self._listener = Listener(self._serve)
+        self._listener = SocketServer(self._serve)
 
     async def start(self, *, receive_buffer: int | None = None, read_ahead: int = 1 << 16) -> Agent:
         """Listens. `receive_buffer`, `read_ahead`: bytes that the kernel and this end take unread."""
@@ -138,10 +139,10 @@ class Agent:
         async with asyncio.timeout(WAIT_S):
             return await self.calls.get()
 
-    async def asks(self) -> AgentCall:
+    async def next_other_call(self) -> AgentCall:
         """The next call that is not taken, or not taken yet."""
         async with asyncio.timeout(WAIT_S):
-            return await self.asked.get()
+            return await self.other_calls.get()
 
     async def stop(self) -> None:
         await self._listener.stop()

@@ -12,12 +12,13 @@ import ssl
 from collections.abc import Iterable
 from typing import Any
 
-from tests.harness.peer import WAIT_S, Peer, before_the_reset
+from gateway.simulator.waiting import WAIT_S
+from tests.harness.websocket_peer import WebSocketPeer, read_before_reset
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
-class Caller(Peer):
+class Caller(WebSocketPeer):
     """Who opened a media socket, and how it was answered: `status`, `headers`, `body`."""
 
     status = 0
@@ -72,7 +73,7 @@ async def answered(reader: asyncio.StreamReader, *, to_the_end: bool = True) -> 
     except asyncio.IncompleteReadError:
         return b"", b""
     except OSError:
-        head, end, body = before_the_reset(reader).partition(b"\r\n\r\n")
+        head, end, body = read_before_reset(reader).partition(b"\r\n\r\n")
         return (head + end, body) if end else (b"", b"")
     body = b""
     if to_the_end and head.split(b" ", 2)[1] != b"101":
@@ -80,7 +81,7 @@ async def answered(reader: asyncio.StreamReader, *, to_the_end: bool = True) -> 
             while part := await reader.read(1 << 16):
                 body += part
         except OSError:
-            body += before_the_reset(reader)
+            body += read_before_reset(reader)
     return head, body
 
 

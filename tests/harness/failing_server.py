@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 from aiohttp import web
 
 from tests.harness.agent import AgentPort
-from tests.harness.listening import WebServer
+from tests.harness.socket_servers import WebServer
 
 
 class Operation(Protocol):
@@ -64,7 +64,7 @@ class FailingServer(Generic[Seen]):
         """The next requests of this kind are answered so, one each; after them as they should."""
         self._next[operation] += behaviours
 
-    def asked(self, operation: str) -> list[Seen]:
+    def requests_of(self, operation: str) -> list[Seen]:
         return [seen for seen in self.seen if seen.operation == operation]
 
     async def start(self) -> Self:
@@ -128,7 +128,7 @@ async def stalls(server: FailingServer[Any], request: web.Request, act: Callable
     return web.Response(status=503)
 
 
-async def stalls_having_made(
+async def acts_then_stalls(
     server: FailingServer[Any], request: web.Request, act: Callable[[], Any]
 ) -> web.Response:
     """Does what was asked, and says nothing of it."""
@@ -145,7 +145,7 @@ async def resets(server: FailingServer[Any], request: web.Request, act: Callable
     return web.Response(status=503)
 
 
-async def resets_having_made(
+async def acts_then_resets(
     server: FailingServer[Any], request: web.Request, act: Callable[[], Any]
 ) -> web.Response:
     """Does what was asked, and resets the connection."""

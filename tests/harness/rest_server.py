@@ -18,9 +18,9 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from gateway.simulator.waiting import WAIT_S
 from tests.harness.agent import AgentPort
 from tests.harness.failing_server import FailingServer
-from tests.harness.peer import WAIT_S
 
 Pairs = list[tuple[str, str]]
 

@@ -21,16 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.harness.agent import AgentPort
-from tests.harness.rest_server import (
-    FORM,
-    Answered,
-    Placed,
-    RestServer,
-    Route,
-    Seen,
-    form_body,
-    placed,
-)
+from tests.harness.rest_server import FORM, Answered, Placed, RestServer, Route, Seen, form_body, placed
 
 API_KEY = "KEY0123456789ABCDEF_telnyx"
 CONNECTION = "1234567890123456789"

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.listening import TURNS, WebServer
+from tests.harness.socket_servers import TURNS, WebServer
 
 Starts = Callable[[AgentPort], Awaitable[Callable[[], Awaitable[None]]]]
 """Starts a server, and gives what stops it."""

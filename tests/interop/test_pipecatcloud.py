@@ -19,10 +19,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.bot import bot_of, holds
-from tests.harness.daily import API_KEY, DailyServer
-from tests.harness.gateway import Gateway, eventually
+from tests.harness.bot_requests import bot_of, holds
+from tests.harness.daily_server import API_KEY, DailyServer
+from tests.harness.gateway import Gateway
 
 HERE = Path(__file__).parent
 PYTHON = HERE.parents[1] / ".venv-interop" / "bin" / "python"

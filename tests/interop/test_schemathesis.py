@@ -19,7 +19,7 @@ import aiohttp
 import pytest
 
 from tests.harness.agent import Agent, AgentCall, AgentPort
-from tests.harness.bot import answer_of, body_of
+from tests.harness.bot_requests import answer_of, body_of
 from tests.harness.gateway import Gateway
 
 SCHEMATHESIS = Path(__file__).parents[2] / ".venv-interop" / "bin" / "schemathesis"

@@ -20,8 +20,9 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 
+from gateway.simulator.waiting import POLL_S
 from gateway.simulator.wav import read_speech
-from tests.harness.gateway import POLL_S, Gateway
+from tests.harness.gateway import Gateway
 
 HERE = Path(__file__).parent
 PYTHON = HERE.parents[1] / ".venv-interop" / "bin" / "python"

@@ -9,7 +9,7 @@ import select
 import pytest
 
 from gateway.fastpath.timer_fd import TimerFd
-from tests.harness.peer import WAIT_S
+from gateway.simulator.waiting import WAIT_S
 
 
 def due(alarm: TimerFd) -> list[int]:

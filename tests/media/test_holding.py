@@ -15,7 +15,7 @@ from gateway.websocket import frames
 from gateway.websocket.frames import FrameScanner
 from serializers.events import AudioFormat, Clear, Media, Start
 from serializers.registry import DIALECTS
-from tests.harness.openings import CARRIERS
+from tests.harness.transcripts import CARRIERS
 
 FORMATS = [
     *(("twilio", AudioFormat()), ("telnyx", AudioFormat()), ("telnyx", AudioFormat("alaw"))),

@@ -13,9 +13,9 @@ import pytest
 
 from gateway.media.disconnect import CONNECTION_LOST, Disconnect
 from gateway.media.leg import Leg
+from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.frames import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, close_frame, frame
-from tests.harness.gateway import eventually
-from tests.harness.peer import WAIT_S, Peer
+from tests.harness.websocket_peer import WebSocketPeer
 
 OPENING_BYTES = 1000
 EARLY_BYTES = 2000
@@ -24,7 +24,7 @@ EARLY_BYTES = 2000
 class Line:
     """A leg and the far end of its socket."""
 
-    def __init__(self, leg: Leg, far: Peer, gone: list[Disconnect], key: bytes | None) -> None:
+    def __init__(self, leg: Leg, far: WebSocketPeer, gone: list[Disconnect], key: bytes | None) -> None:
         self.leg = leg
         self.far = far
         self.gone = gone
@@ -61,7 +61,7 @@ async def line(request: pytest.FixtureRequest) -> AsyncIterator[Line]:
         on_disconnect=gone.append,
     )
     reader, writer = await asyncio.open_connection(sock=theirs)
-    far = Peer(reader, writer, masks=not client)
+    far = WebSocketPeer(reader, writer, masks=not client)
     yield Line(leg, far, gone, None if client else KEY)
     await far.leave()
     transport.abort()

@@ -12,9 +12,9 @@ import pytest
 from gateway.fastpath import accelerator, pump
 from gateway.media import direct_transport
 from gateway.media.direct_transport import DirectTransport
+from gateway.simulator.waiting import eventually
 from gateway.websocket import frames
 from gateway.websocket.frames import FrameScanner
-from tests.harness.gateway import eventually
 
 SOUND = frames.build(frames.TEXT, bytes(300), masked=True)
 PING = frames.build(frames.PING, b"?", masked=True)

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.media import socket_passing
 from gateway.media.socket_passing import MAX_BYTES, Listener, Passed, send_socket
-from tests.harness.gateway import eventually
+from gateway.simulator.waiting import eventually
 
 
 class Worker:

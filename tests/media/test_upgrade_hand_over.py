@@ -18,9 +18,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from gateway.media.accept import SERVE_CALL, Upgrade
 from gateway.media.disconnect import Disconnect
+from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.caller import Caller, dial, open_socket, request, upgrade_headers
-from tests.harness.gateway import eventually
-from tests.harness.peer import WAIT_S
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 

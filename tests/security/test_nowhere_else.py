@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.caller import dial
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.listening import Listener
-from tests.harness.openings import opening
-from tests.harness.peer import WAIT_S
+from tests.harness.gateway import Gateway
+from tests.harness.socket_servers import SocketServer
+from tests.harness.transcripts import opening
 
 KEY = {"Authorization": "Bearer sk_acme", "Content-Type": "application/json"}
 
@@ -28,7 +28,7 @@ class Trap:
 
     def __init__(self) -> None:
         self.visits: list[bytes] = []
-        self._listener = Listener(self._visited)
+        self._listener = SocketServer(self._visited)
 
     async def start(self) -> Trap:
         sock = socket.create_server(("127.0.0.1", 0))
@@ -158,7 +158,7 @@ async def test_where_an_agent_sends_it(gateway: Gateway, trap: Trap, ports: dict
         writer.close()
 
     port = ports["redirecting"]
-    redirecting = Listener(redirects)
+    redirecting = SocketServer(redirects)
     await redirecting.start(port.listen())
     caller = await gateway.dial("/ws/generic/redirecting.acme")
     assert caller.refusal == (502, "agent_unreachable")

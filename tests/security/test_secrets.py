@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.server_process import PATCHBAY
+from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import AgentPort
 from tests.harness.caller import dial, open_socket
-from tests.harness.gateway import PATCHBAY, Gateway, eventually
-from tests.harness.openings import opening
-from tests.harness.peer import WAIT_S
+from tests.harness.gateway import Gateway
+from tests.harness.transcripts import opening
 
 MARK = "5ecre7"
 """In every secret, so that one is found wherever it turns up; base64 hides it no better."""
@@ -205,7 +206,7 @@ def test_what_is_printed_of_a_configuration(agent_port: Callable[[], AgentPort],
                 lines += [f"{key} = {json.dumps(value)}" for key, value in one.items()]
         (tmp_path / "patchbay.toml").write_text("\n".join(lines))
         checked = subprocess.run(
-            [PATCHBAY, "check", "--config", tmp_path / "patchbay.toml"],
+            [*PATCHBAY, "check", "--config", tmp_path / "patchbay.toml"],
             capture_output=True,
             timeout=WAIT_S,
             check=False,

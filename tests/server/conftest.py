@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.harness.agent import AgentPort
+from tests.harness.call_assertions import assert_each_end_logged, assert_no_slots_taken
 from tests.harness.gateway import Gateway
-from tests.harness.telephony import assert_each_end_told, assert_no_places_taken
 
 
 @pytest.fixture(autouse=True)
@@ -20,8 +20,8 @@ async def no_call_is_left(gateways: list[Gateway]) -> AsyncIterator[None]:
     for gateway in gateways:
         await gateway.callers_leave()
         if gateway.process.poll() is None:
-            await assert_no_places_taken(gateway)
-            await assert_each_end_told(gateway)
+            await assert_no_slots_taken(gateway)
+            await assert_each_end_logged(gateway)
 
 
 @pytest.fixture(scope="module")

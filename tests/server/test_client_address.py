@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from gateway.config import ConfigError, load
 from gateway.server.connection_limits import TrustedProxies, site_of
 from tests.harness.agent import AgentPort
+from tests.harness.call_assertions import assert_no_slots_taken
 from tests.harness.caller import Caller
 from tests.harness.gateway import Gateway
-from tests.harness.telephony import assert_no_places_taken
 
 PROXIES = ["10.0.0.0/8", "2001:db8::/32", "127.0.0.1"]
 EXOTEL = "203.0.113.7"
@@ -112,7 +112,7 @@ async def test_an_allowed_address_behind_a_proxy(
 
 async def test_connections_are_counted_by_client_and_not_by_proxy(gateway: Gateway) -> None:
     target = "/ws/exotel/support.acme"
-    await assert_no_places_taken(gateway)  # whoever came before counts until it is noticed that they left
+    await assert_no_slots_taken(gateway)  # whoever came before counts until it is noticed that they left
     callers = [
         await gateway.dial(target, headers={"X-Forwarded-For": EXOTEL})
         for _ in range(3 if trusted(gateway) else 0)

@@ -9,12 +9,13 @@ from collections.abc import Callable
 
 import pytest
 
+from gateway.simulator.waiting import POLL_S, WAIT_S, eventually
 from tests.harness.agent import Agent, AgentPort
+from tests.harness.call_assertions import Call, assert_agent_heard, assert_no_slots_taken, connect, hang_up
 from tests.harness.caller import Caller, answered, dial, open_socket
-from tests.harness.gateway import POLL_S, Gateway, eventually
-from tests.harness.openings import opening, talk
-from tests.harness.peer import WAIT_S, before_the_reset
-from tests.harness.telephony import Call, assert_agent_heard, assert_no_places_taken, connect, hang_up
+from tests.harness.gateway import Gateway
+from tests.harness.transcripts import opening, talk
+from tests.harness.websocket_peer import read_before_reset
 
 HEAD = b"GET /livez HTTP/1.1\r\nHost: api.example.com\r\n"
 
@@ -59,7 +60,7 @@ async def heard(reader: asyncio.StreamReader) -> bytes:
             while part := await reader.read(1 << 16):
                 found += part
     except ConnectionError:
-        found += before_the_reset(reader)
+        found += read_before_reset(reader)
         return found or b"reset"
     return found
 
@@ -236,5 +237,5 @@ async def test_who_leaves_counts_no_more(start_gateway: Callable[..., Gateway]) 
         caller = await tries(gateway, "nobody.acme")
         gateway.upgrades += caller.status == 404
         assert caller.status in (404, 503, 429, 0)
-    await assert_no_places_taken(gateway)
+    await assert_no_slots_taken(gateway)
     assert gateway.upgrades >= 2

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.gateway_process import to_toml
+from gateway.simulator.server_process import PATCHBAY
+from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import Agent, AgentPort, hangs
-from tests.harness.gateway import PATCHBAY, Gateway, eventually, toml
-from tests.harness.openings import opening, replies, talk
-from tests.harness.peer import WAIT_S
-from tests.harness.telephony import (
+from tests.harness.call_assertions import (
     Call,
     assert_agent_heard,
     assert_caller_heard,
@@ -25,6 +25,8 @@ from tests.harness.telephony import (
     connect,
     hang_up,
 )
+from tests.harness.gateway import Gateway
+from tests.harness.transcripts import opening, replies, talk
 
 
 @pytest.fixture
@@ -88,7 +90,7 @@ async def test_the_time_to_drain_is_over(start: Callable[..., Gateway], support:
     unanswered = await gateway.dial("/ws/twilio/support.acme")
     for message in opening("twilio"):
         unanswered.say(message)
-    asked = await support.asks()
+    asked = await support.next_other_call()
     gateway.terminate()
     for call in calls:
         assert await call.caller.closed() == (1012, "the time to drain is over")
@@ -124,9 +126,9 @@ async def test_now(
 
 
 def _start_alone(directory: Path, settings: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    (directory / "patchbay.toml").write_text(toml(settings))
+    (directory / "patchbay.toml").write_text(to_toml(settings))
     return subprocess.run(
-        [PATCHBAY, "serve", "--config", directory / "patchbay.toml"],
+        [*PATCHBAY, "serve", "--config", directory / "patchbay.toml"],
         cwd=directory,
         capture_output=True,
         text=True,

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.harness.peer import WAIT_S
+from gateway.simulator.waiting import WAIT_S
 
 TRIED = """
 import os, resource, sys

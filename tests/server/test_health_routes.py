@@ -10,8 +10,8 @@ import pytest
 from gateway import __version__
 from gateway.model.lifecycle import SessionState
 from tests.harness.agent import Agent
+from tests.harness.call_assertions import assert_ended, connect, hang_up
 from tests.harness.gateway import Gateway
-from tests.harness.telephony import assert_ended, connect, hang_up
 
 
 @pytest.fixture(scope="module")

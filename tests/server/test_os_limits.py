@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from gateway.model.os_limits import can_open_files, is_out_of_resources
-from tests.harness.peer import WAIT_S
+from gateway.simulator.waiting import WAIT_S
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])

@@ -15,20 +15,20 @@ from typing import Any
 import pytest
 
 from gateway.server.fd_reserve import RESERVED_FDS
+from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.caller import Caller, dial, open_socket
-from tests.harness.certificate import anybody, issue
-from tests.harness.files import episodes, few_files, no_files
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.openings import opening
-from tests.harness.peer import WAIT_S
-from tests.harness.telephony import (
+from tests.harness.call_assertions import (
+    assert_both_hear,
     assert_ended,
     assert_next_call_works,
-    assert_they_talk,
     connect,
     hang_up,
 )
+from tests.harness.caller import Caller, dial, open_socket
+from tests.harness.certificates import issue_certificate, trust_anything
+from tests.harness.gateway import Gateway
+from tests.harness.open_files import episodes, few_files, no_files
+from tests.harness.transcripts import opening
 
 ROOM = 12
 """Files that are left when others begin to take them."""
@@ -92,15 +92,15 @@ async def test_new_callers_are_refused_and_running_calls_go_on(gateway: Gateway,
                 await refused(gateway)
             assert gateway.get("/livez") == (200, {"status": "alive"})
             assert gateway.get("/readyz")[0] == 200
-            await assert_they_talk(call)
+            await assert_both_hear(call)
             await hang_up(other)
             await assert_ended(gateway, other.session, "caller_hangup", "caller")
-            await assert_they_talk(call)
+            await assert_both_hear(call)
             assert len(episodes(gateway)) == before + 1
     told = await over(gateway, before // 2 + 1)
     assert told["refused"] == 5
     await assert_next_call_works(gateway, support)
-    await assert_they_talk(call)
+    await assert_both_hear(call)
     await hang_up(call)
 
 
@@ -118,7 +118,7 @@ async def test_who_comes_when_even_the_last_are_taken(gateway: Gateway, support:
             # Those for whom there is nothing left in the same turn of the loop are closed by libuv.
             assert set(answers) - {b""} == {OVERLOADED, TOO_SLOW}
             await refused(gateway)
-            await assert_they_talk(call)
+            await assert_both_hear(call)
     told = await over(gateway, before // 2 + 1)
     assert told["refused"] == answers.count(OVERLOADED) + 1
     await hang_up(call)
@@ -128,18 +128,18 @@ async def test_who_comes_when_even_the_last_are_taken(gateway: Gateway, support:
 async def test_behind_tls(
     start_gateway: Callable[..., Gateway], support: Agent, support_port: AgentPort, tmp_path: Path
 ) -> None:
-    certificate, key = issue(tmp_path, 1)
+    certificate, key = issue_certificate(tmp_path, 1)
     gateway = start_gateway(
         server={"tls_certificate": str(certificate), "tls_key": str(key)},
         agents=[{"name": "support", "organization": "acme", "instances": [support_port.url]}],
     )
-    call = await connect(gateway, support, tls=anybody())
+    call = await connect(gateway, support, tls=trust_anything())
     async with AsyncExitStack() as held:
         with few_files(gateway, ROOM) as room:
             await hold(gateway, room + MORE, held)
             await eventually(lambda: episodes(gateway), "it is told")
-            await refused(gateway, tls=anybody())
-            await assert_they_talk(call)
+            await refused(gateway, tls=trust_anything())
+            await assert_both_hear(call)
     await over(gateway, 1)
     await hang_up(call)
 

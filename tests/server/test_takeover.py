@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from gateway.server.takeover import count_listeners
+from gateway.simulator.gateway_process import to_toml
+from gateway.simulator.server_process import PATCHBAY
+from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import Agent, AgentPort
+from tests.harness.call_assertions import Call, assert_both_hear, connect, hang_up
 from tests.harness.caller import dial
-from tests.harness.gateway import PATCHBAY, Gateway, eventually, toml
-from tests.harness.peer import WAIT_S
-from tests.harness.telephony import Call, assert_they_talk, connect, hang_up
+from tests.harness.gateway import Gateway
 
 PACE_S = 0.03
 """Between two calls of one caller: the new gateway's processes want to start meanwhile."""
@@ -67,9 +69,9 @@ async def test_no_call_is_cut_and_none_refused(
 
     # The call that was running is still the old one's, and a new one is not.
     new.port = old.port
-    await assert_they_talk(running)
+    await assert_both_hear(running)
     fresh = await connect(new, support)
-    await assert_they_talk(fresh)
+    await assert_both_hear(fresh)
     assert old.process.poll() is None
     await hang_up(running)
     assert await old.ended() == 0
@@ -90,12 +92,12 @@ def ended(gateway: Gateway, call: Call) -> bool:
 
 def test_nobody_is_there_to_be_replaced(tmp_path: Path) -> None:
     (tmp_path / "patchbay.toml").write_text(
-        toml({"server": {"port": 0, "log_format": "json"}, "store": {"url": f"sqlite:///{tmp_path}/a.db"}})
+        to_toml({"server": {"port": 0, "log_format": "json"}, "store": {"url": f"sqlite:///{tmp_path}/a.db"}})
     )
     with subprocess.Popen(["true"]) as gone:
         gone.wait(WAIT_S)
     tried = subprocess.run(
-        [PATCHBAY, "serve", "--config", tmp_path / "patchbay.toml", "--replace", str(gone.pid)],
+        [*PATCHBAY, "serve", "--config", tmp_path / "patchbay.toml", "--replace", str(gone.pid)],
         capture_output=True,
         text=True,
         timeout=WAIT_S,

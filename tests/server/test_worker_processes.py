@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.openings import replies, talk
-from tests.harness.telephony import (
+from tests.harness.call_assertions import (
     Call,
     assert_agent_heard,
     assert_caller_heard,
@@ -22,6 +21,8 @@ from tests.harness.telephony import (
     connect,
     hang_up,
 )
+from tests.harness.gateway import Gateway
+from tests.harness.transcripts import replies, talk
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from gateway.simulator.fake_carrier import place_call
-from gateway.simulator.gateway_process import PATCHBAY, StartError, running
+from gateway.simulator.ports import free_port
+from gateway.simulator.server_process import PATCHBAY, ServerProcess, StartError, answers
+from gateway.simulator.waiting import WAIT_S
 from gateway.simulator.wav import Recording, read_wav, write_wav
-from tests.harness.ports import unasked_port
-
-PATIENCE_S = 90.0
 
 
 async def run(*arguments: str) -> tuple[int | None, str]:
@@ -27,15 +26,16 @@ async def run(*arguments: str) -> tuple[int | None, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    said, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    said, _ = await asyncio.wait_for(process.communicate(), WAIT_S * 2)
     return process.returncode, said.decode()
 
 
 async def test_two_calls_to_the_agent(tmp_path: Path, word: Recording) -> None:
     write_wav(tmp_path / "word.wav", word.pcm, word.sample_rate)
-    port = unasked_port()
-    agent = ["agent", "--port", str(port), "--sessions", "2", "--delay", "0.1", "--no-greeting"]
-    async with running("the agent", agent, f"http://127.0.0.1:{port}/readyz", tmp_path / "agent.log"):
+    port = free_port()
+    command = [*PATCHBAY, "agent", "--port", str(port), "--sessions", "2", "--delay", "0.1", "--no-greeting"]
+    async with ServerProcess("the agent", command, tmp_path / "agent.log") as agent:
+        await agent.ready(lambda: answers(f"http://127.0.0.1:{port}/readyz"))
         options = ["--carrier", "exotel", "--calls", "2", "--wav", str(tmp_path / "word.wav")]
         status, said = await run(
             "call", f"ws://127.0.0.1:{port}/ws", *options, "--out", str(tmp_path / "reply.wav")
@@ -47,7 +47,7 @@ async def test_two_calls_to_the_agent(tmp_path: Path, word: Recording) -> None:
 
 
 async def test_a_call_that_is_refused_fails_in_words(tmp_path: Path) -> None:
-    status, said = await run("call", f"ws://127.0.0.1:{unasked_port()}", "--carrier", "plivo")
+    status, said = await run("call", f"ws://127.0.0.1:{free_port()}", "--carrier", "plivo")
     assert status == 1
     assert "plivo: could not connect: Connection refused" in said
 
@@ -66,11 +66,10 @@ async def test_a_call_that_cannot_be_made_fails_in_words(options: list[str], det
 
 
 async def test_a_process_that_cannot_start_says_why(tmp_path: Path) -> None:
+    command = [*PATCHBAY, "agent", "--no-such-option"]
     with pytest.raises(StartError, match=r"(?s)the agent ended with status .*its log ends.*no-such-option"):
-        async with running(
-            "the agent", ["agent", "--no-such-option"], "http://127.0.0.1:1/", tmp_path / "log"
-        ):
-            pytest.fail("it is not running")
+        async with ServerProcess("the agent", command, tmp_path / "log") as agent:
+            await agent.ready(lambda: False)
 
 
 async def test_the_picture_of_a_call(

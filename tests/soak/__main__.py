@@ -13,7 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.harness.gateway import Gateway, eventually
+from gateway.simulator.waiting import eventually
+from tests.harness.gateway import Gateway
 from tests.soak.load import Agents, Callers
 from tests.soak.samples import MEASURES, MIB, Sample, descriptors, take, thirds
 

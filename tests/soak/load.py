@@ -11,11 +11,11 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator
 
-from tests.harness.agent import AgentCall, AgentPort, upgraded
+from tests.harness.agent import AgentCall, AgentPort, upgrade_response
 from tests.harness.caller import Caller, dial
 from tests.harness.frames import CLOSE, TEXT
-from tests.harness.listening import Listener
-from tests.harness.openings import opening_messages, replies, stop, talk
+from tests.harness.socket_servers import SocketServer
+from tests.harness.transcripts import opening_messages, replies, stop, talk
 
 TALK_EVERY_S = 0.2
 """A frame in ten of a carrier's: what leaks does so by the call and not by the frame."""
@@ -46,7 +46,7 @@ class Agents:
         self.ports = [AgentPort() for _ in range(INSTANCES)]
         self.did: Counter[str] = Counter()
         self._chance = random.Random(seed)
-        self._listeners = [Listener(self._serve) for _ in self.ports]
+        self._listeners = [SocketServer(self._serve) for _ in self.ports]
 
     async def start(self) -> None:
         for listener, port in zip(self._listeners, self.ports, strict=True):
@@ -76,7 +76,7 @@ class Agents:
         if how == "refuses":
             call.send(b"HTTP/1.1 500 Sorry\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             return
-        call.send(upgraded(call))
+        call.send(upgrade_response(call))
         detail = self._chance.randint(*AGENT_WORDS) if how != "talks" else None
         for said in itertools.count():
             if said == detail:

@@ -15,23 +15,30 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.documented import STREAM_HOST, Documented, accounts, said, servers, token_of
-from tests.harness.frames import PING, PONG
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.openings import replies, talk
-from tests.harness.peer import WAIT_S
-from tests.harness.phones import Phone, phone_of
-from tests.harness.rest_accounts import CREDENTIALS
-from tests.harness.rest_server import Answered, Placed
-from tests.harness.telephony import (
+from tests.harness.call_assertions import (
     Call,
     assert_agent_heard,
     assert_caller_heard,
-    assert_each_end_told,
+    assert_each_end_logged,
     assert_ended,
-    assert_no_places_taken,
+    assert_no_slots_taken,
 )
+from tests.harness.callees import Callee, next_callee
+from tests.harness.document_calls import (
+    STREAM_HOST,
+    DocumentCalls,
+    accounts,
+    opening_of_call,
+    servers,
+    token_of,
+)
+from tests.harness.frames import PING, PONG
+from tests.harness.gateway import Gateway
+from tests.harness.rest_accounts import CREDENTIALS
+from tests.harness.rest_server import Answered, Placed
+from tests.harness.transcripts import replies, talk
 
 FROM, TO = "+14155550199", "+14155550142"
 
@@ -40,7 +47,7 @@ FROM, TO = "+14155550199", "+14155550142"
 class Way:
     """The way of a carrier's calls through the gateway to support.acme and back."""
 
-    line: Documented
+    line: DocumentCalls
     agent: Agent
     http: aiohttp.ClientSession
 
@@ -102,7 +109,7 @@ class Way:
         before = len(self.gateway.ends())
         caller = await self.line.dial(placed.stream_url)
         assert caller.status == 101
-        for message in said(self.line.carrier, placed.call_id):
+        for message in opening_of_call(self.line.carrier, placed.call_id):
             caller.say(message)
         code, _ = await caller.closed()
         await eventually(lambda: self.gateway.ends()[before:], "it is told")
@@ -111,17 +118,17 @@ class Way:
 
     # Out
 
-    async def dials(self, **more: Any) -> tuple[str, Phone]:
+    async def dials(self, **more: Any) -> tuple[str, Callee]:
         """The API is asked for a call out, and the carrier makes it: the session, and whose phone rings."""
         before = len(self.server.calls)
         wanted = {"carrier": self.line.carrier, "to": TO, "from": FROM, **more}
         status, answer = await self.post("/v1/public/support/dialout", wanted, "pk_acme")
         assert status == 200, answer
-        phone = await phone_of(self.line.carrier, self.server, before)
+        phone = await next_callee(self.line.carrier, self.server, before)
         await phone.rings()
         return answer["sessionId"], phone
 
-    async def picks_up(self, session: str, phone: Phone) -> Call:
+    async def picks_up(self, session: str, phone: Callee) -> Call:
         """The called party answers; the carrier opens the stream."""
         url = await phone.answered()
         caller = await self.line.dial(url)
@@ -160,8 +167,8 @@ class Way:
         assert (line["agent"], line["carrier"]) == ("support.acme", self.line.carrier)
         assert (line["call_id"], record["state"]) == (record["call_id"], "ended")
         await self.gateway.callers_leave()
-        await assert_no_places_taken(self.gateway)
-        await assert_each_end_told(self.gateway)
+        await assert_no_slots_taken(self.gateway)
+        await assert_each_end_logged(self.gateway)
         return record
 
     async def _running(self, session: str) -> dict[str, Any]:
@@ -222,7 +229,7 @@ async def way(
     agent = await agent_at(support_port)
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WAIT_S * 2)) as http:
-            yield Way(Documented(gateway, server, carrier), agent, http)
+            yield Way(DocumentCalls(gateway, server, carrier), agent, http)
     finally:
         await gateway.callers_leave()
         await server.stop()

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.harness.telephony import Call, hang_up
+from tests.harness.call_assertions import Call, hang_up
 
 
 @pytest.fixture(scope="module")

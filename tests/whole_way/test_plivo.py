@@ -9,9 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests.harness.call_assertions import Call, hang_up
 from tests.harness.rest_plivo import PlivoCall
 from tests.harness.rest_server import Placed, read_document
-from tests.harness.telephony import Call, hang_up
 
 DESK = "+14155550177"
 

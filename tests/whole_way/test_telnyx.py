@@ -11,10 +11,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.harness.gateway import eventually
+from gateway.simulator.waiting import eventually
+from tests.harness.call_assertions import Call, hang_up
 from tests.harness.rest_server import Placed
 from tests.harness.rest_telnyx import TelnyxCall
-from tests.harness.telephony import Call, hang_up
 
 DESK = "+14155550177"
 

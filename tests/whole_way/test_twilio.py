@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.harness.call_assertions import Call, hang_up
 from tests.harness.rest_server import Placed, Seen, read_document
 from tests.harness.rest_twilio import TwilioCall
-from tests.harness.telephony import Call, hang_up
 
 DESK = "+14155550177"
 

@@ -15,10 +15,10 @@ import aiohttp
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import AgentPort
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.peer import WAIT_S
-from tests.harness.phones import Phone, phone_of, server_of
+from tests.harness.callees import Callee, next_callee, server_of
+from tests.harness.gateway import Gateway
 from tests.harness.rest_accounts import CREDENTIALS, SERVERS
 from tests.harness.rest_telnyx import TelnyxServer
 
@@ -61,16 +61,16 @@ class Office:
         wanted = {name: value for name, value in wanted.items() if value is not None}
         return await self.post(f"/v1/public/{agent}/dialout", wanted, "pk_acme", **headers)
 
-    async def dial(self, carrier: str = "twilio", **more: Any) -> tuple[str, Phone]:
+    async def dial(self, carrier: str = "twilio", **more: Any) -> tuple[str, Callee]:
         """A call out that the carrier has taken: its session, and the telephone that rings."""
         before = len(self.servers[carrier].calls)
         status, answer = await self.ask(carrier, **more)
         assert status == 200, answer
-        return answer["sessionId"], await phone_of(carrier, self.servers[carrier], before)
+        return answer["sessionId"], await next_callee(carrier, self.servers[carrier], before)
 
     def dials(self, carrier: str = "twilio") -> int:
         """How often the carrier was asked for a call."""
-        return len(self.servers[carrier].asked("dial"))
+        return len(self.servers[carrier].requests_of("dial"))
 
     async def over(self, session: str) -> dict[str, Any]:
         """The record of a session that is over."""
@@ -80,7 +80,7 @@ class Office:
         )
         return dict(found[0])
 
-    async def streaming(self, session: str, phone: Phone) -> None:
+    async def streaming(self, session: str, phone: Callee) -> None:
         await eventually(lambda: self.gateway.sessions(session)[0]["state"] == "running", "the agent runs")
 
     async def line(self, session: str, event: str) -> dict[str, Any]:

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentCall
+from tests.harness.call_assertions import assert_agent_heard
+from tests.harness.callees import Callee
 from tests.harness.caller import Caller
 from tests.harness.failing_server import fails, resets
 from tests.harness.frames import CLOSE, PING, PONG, TEXT
-from tests.harness.gateway import eventually
-from tests.harness.openings import replies, talk
-from tests.harness.phones import Phone
 from tests.harness.rest_accounts import SERVERS
 from tests.harness.rest_server import read_document
-from tests.harness.telephony import assert_agent_heard
+from tests.harness.transcripts import replies, talk
 
 CARRIERS = tuple(SERVERS)
 DESK = "+14155550177"
@@ -29,7 +29,7 @@ class Talk:
     """A call out that is answered, and its agent."""
 
     session: str
-    phone: Phone
+    phone: Callee
     caller: Caller
     agent: AgentCall
 

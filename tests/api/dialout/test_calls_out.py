@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.harness.agent import Agent
-from tests.harness.openings import replies, talk
+from tests.harness.call_assertions import assert_agent_heard, assert_caller_heard
 from tests.harness.rest_accounts import SERVERS
-from tests.harness.telephony import assert_agent_heard, assert_caller_heard
+from tests.harness.transcripts import replies, talk
 
 CARRIERS = tuple(SERVERS)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent
-from tests.harness.failing_server import fails, resets, resets_having_made, says
-from tests.harness.gateway import eventually
-from tests.harness.phones import Phone
+from tests.harness.callees import Callee
+from tests.harness.failing_server import acts_then_resets, fails, resets, says
 from tests.harness.rest_accounts import SERVERS
 
 CARRIERS = tuple(SERVERS)
@@ -62,7 +62,7 @@ async def test_a_carrier_that_cannot_be_reached(office: Any) -> None:
 async def test_a_call_whose_making_nobody_heard_of_is_found(
     office: Any, support: Agent, carrier: str
 ) -> None:
-    office.servers[carrier].next("dial", resets_having_made)
+    office.servers[carrier].next("dial", acts_then_resets)
     session, phone = await office.dial(carrier)
     caller, said = await phone.opens(office.gateway, await phone.answered())
     agent = await support.call()
@@ -76,7 +76,7 @@ async def test_a_call_whose_making_nobody_heard_of_is_found(
 
 async def test_a_request_that_may_be_repeated_makes_one_call(office: Any) -> None:
     server = office.servers["telnyx"]
-    server.next("dial", resets_having_made, says("<html>down</html>", status=502, makes=True))
+    server.next("dial", acts_then_resets, says("<html>down</html>", status=502, makes=True))
     session, phone = await office.dial("telnyx")
     assert (office.dials("telnyx"), len(server.calls)) == (3, 1)
     await phone.over("busy")
@@ -89,7 +89,7 @@ async def test_a_callback_tells_of_a_call_whose_making_nobody_heard_of(office: A
     server.next("dial", says("<html>busy</html>", makes=True))
     asking = asyncio.create_task(office.ask("exotel"))
     await eventually(lambda: server.calls, "the call is made")
-    phone = Phone("exotel", server, next(iter(server.calls.values())))
+    phone = Callee("exotel", server, next(iter(server.calls.values())))
     await phone.rings()
     status, answer = await asking
     assert (status, answer["callId"]) == (200, phone.call_id)
@@ -103,7 +103,7 @@ async def test_a_call_that_may_not_have_been_made_is_not_made_again(office: Any,
     server = office.servers[carrier]
     server.next("dial", resets)
     asking = asyncio.create_task(office.ask(carrier))
-    await eventually(lambda: server.asked("dial"), "the carrier is asked")
+    await eventually(lambda: server.requests_of("dial"), "the carrier is asked")
     session = office.gateway.sessions()[-1]["id"]
     assert (await office.post(f"/v1/sessions/{session}/stop"))[0] == 200
     await asking
@@ -128,7 +128,7 @@ async def test_a_call_that_was_made_while_its_session_was_stopped_is_hung_up(off
     assert (await office.over(session))["reason"] == "stopped"
     go_on.set()
     assert (await asking)[0] == 503
-    await eventually(lambda: server.calls and server.asked("update"), "the call is hung up")
+    await eventually(lambda: server.calls and server.requests_of("update"), "the call is hung up")
     (call,) = server.calls.values()
     await eventually(lambda: call.resource["status"] == "canceled", "the call is canceled")
 

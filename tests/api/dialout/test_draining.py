@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness.gateway import eventually
+from gateway.simulator.waiting import eventually
 
 
 @pytest.fixture(scope="module")

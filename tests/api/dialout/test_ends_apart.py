@@ -12,7 +12,7 @@ import pytest
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.frames import PING, PONG
 from tests.harness.gateway import Gateway
-from tests.harness.openings import replies, talk
+from tests.harness.transcripts import replies, talk
 
 COUPLINGS = {"in C": ("on", "bytes"), "in Python": ("off", "bytes"), "through messages": ("on", "messages")}
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent
 from tests.harness.failing_server import fails
-from tests.harness.gateway import eventually
 
 ELSEWHERE = "+14155550177"
 
@@ -42,7 +42,7 @@ async def test_the_caller_is_transferred(office: Any, support: Agent, carrier: s
     record = await office.over(session)
     assert (record["reason"], record["state"], record["resumed"]) == ("agent_lost", "failed", 0)
     assert record["detail"].endswith("; its caller was transferred")
-    (asked,) = office.servers[carrier].asked(ASKED[carrier])
+    (asked,) = office.servers[carrier].requests_of(ASKED[carrier])
     assert ELSEWHERE in str(asked) or carrier == "plivo", "Plivo asks for the document"
     assert not phone.hung_up
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.harness.agent import Agent
-from tests.harness.openings import replies, talk
-from tests.harness.phones import CALL_IDS
+from tests.harness.callees import CALL_IDS
 from tests.harness.rest_accounts import SERVERS
+from tests.harness.transcripts import replies, talk
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness.phones import phone_of
+from tests.harness.callees import next_callee
 
 TO = "+14155550142"
 FROM = "+14155550199"
@@ -147,7 +147,7 @@ async def test_a_request_that_is_given_up_does_not_end_its_call(office: Any) -> 
     await writer.wait_closed()
     del reader
 
-    phone = await phone_of("twilio", office.servers["twilio"])
+    phone = await next_callee("twilio", office.servers["twilio"])
     session = office.gateway.sessions()[-1]["id"]
     await phone.over("busy")
     assert (await office.over(session))["reason"] == "busy"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.waiting import POLL_S, eventually
 from tests.harness.agent import Agent
-from tests.harness.gateway import POLL_S, eventually
-from tests.harness.phones import Phone
+from tests.harness.callees import Callee
 from tests.harness.rest_accounts import SERVERS
 
 CALLS = 24
@@ -43,7 +43,7 @@ async def test_all_workers_stand_in_one_line(office: Any) -> None:
     owners = {row["owner"] for row in office.gateway.sessions()}
     assert len(owners) == 2
     for call in list(office.servers["twilio"].calls.values()):
-        await Phone("twilio", office.servers["twilio"], call).over("busy")
+        await Callee("twilio", office.servers["twilio"], call).over("busy")
     for _, answer in answers:
         assert (await office.over(answer["sessionId"]))["reason"] == "busy"
 

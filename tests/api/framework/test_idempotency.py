@@ -24,9 +24,9 @@ from gateway.api.framework.idempotency import (
 )
 from gateway.store.interface import StoreFailed
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.bot import bot_of, holds
-from tests.harness.daily import API_KEY, DailyServer
-from tests.harness.starts import Worker, tables, working
+from tests.harness.bot_requests import bot_of, holds
+from tests.harness.daily_server import API_KEY, DailyServer
+from tests.harness.start_api import Worker, running_worker, tables
 
 KEY = {"Idempotency_Key": "order-4711"}
 
@@ -49,7 +49,7 @@ async def workers(tmp_path: Path, port: AgentPort, daily: DailyServer) -> AsyncI
     settings["agents"].append({"name": "sales", "organization": "acme", "instances": [port.url]})
     settings["agents"].append({"name": "support", "organization": "globex", "instances": [port.url]})
     file = tmp_path / "patchbay.db"
-    async with working(file, settings) as one, working(file, settings) as other:
+    async with running_worker(file, settings) as one, running_worker(file, settings) as other:
         yield [one, other]
 
 

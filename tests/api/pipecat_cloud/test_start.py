@@ -13,8 +13,8 @@ import pytest
 from gateway.agents.instance_health import Health
 from gateway.model.lifecycle import SessionState
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.bot import bot_of, holds
-from tests.harness.starts import Reply, Worker
+from tests.harness.bot_requests import bot_of, holds
+from tests.harness.start_api import Reply, Worker
 
 
 def assert_refused(reply: Reply, status: int, code: str | None = None) -> None:

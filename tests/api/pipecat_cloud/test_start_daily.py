@@ -14,21 +14,21 @@ import pytest
 from gateway.agents.instance_health import Health
 from gateway.calls import session_start
 from gateway.carriers.daily.rest import Daily
+from gateway.simulator.waiting import WAIT_S
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.bot import bot_of, holds
-from tests.harness.daily import API_KEY, DailyServer, rate_limits
+from tests.harness.bot_requests import bot_of, holds
+from tests.harness.daily_server import API_KEY, DailyServer, rate_limits
 from tests.harness.failing_server import (
     Behaviour,
+    acts_then_resets,
+    acts_then_stalls,
     fails,
     resets,
-    resets_having_made,
     says,
     stalls,
-    stalls_having_made,
     trickles,
 )
-from tests.harness.peer import WAIT_S
-from tests.harness.starts import Worker, tables, working
+from tests.harness.start_api import Worker, running_worker, tables
 
 LONGEST_S = 900
 PATIENCE_S = 0.5
@@ -50,7 +50,7 @@ async def worker(tmp_path: Path, port: AgentPort, daily: DailyServer) -> AsyncIt
         agent={"max_session_duration": LONGEST_S},
         acme={"daily": {"api_key": API_KEY, "api_url": daily.api_url}},
     )
-    async with working(tmp_path / "patchbay.db", settings) as one:
+    async with running_worker(tmp_path / "patchbay.db", settings) as one:
         yield one
 
 
@@ -126,7 +126,7 @@ async def test_a_room_of_the_callers_own_is_not_touched(
 async def test_an_organisation_without_a_domain(
     agent: Agent, port: AgentPort, daily: DailyServer, tmp_path: Path
 ) -> None:
-    async with working(tmp_path / "other.db", tables(port.url)) as worker:
+    async with running_worker(tmp_path / "other.db", tables(port.url)) as worker:
         reply = await worker.start("support", {"createDailyRoom": True})
         assert (reply.status, reply.body["code"]) == (400, "400")
         assert "[organizations.daily]" in reply.body["error"]
@@ -161,9 +161,9 @@ FAILURES: list[tuple[Behaviour, int, str]] = [
     (fails(500), 502, "daily_broken"),
     (fails(503), 502, "daily_broken"),
     (resets, 502, "daily_unreachable"),
-    (resets_having_made, 502, "daily_unreachable"),
+    (acts_then_resets, 502, "daily_unreachable"),
     (stalls, 504, "daily_timeout"),
-    (stalls_having_made, 504, "daily_timeout"),
+    (acts_then_stalls, 504, "daily_timeout"),
     (trickles, 502, "daily_unreadable"),
     (says("<html>", makes=True), 502, "daily_unreadable"),
     (says({}, makes=True), 502, "daily_unreadable"),
@@ -218,7 +218,7 @@ async def test_nobody_listens_at_daily(worker: Worker, agent: Agent, daily: Dail
 async def test_the_room_goes_when_the_agent_cannot_be_reached(worker: Worker, daily: DailyServer) -> None:
     reply = await worker.start("support", {"createDailyRoom": True})
     assert (reply.status, reply.body["code"]) == (502, "agent_unreachable")
-    assert len(daily.asked("create_room")) == 1
+    assert len(daily.requests_of("create_room")) == 1
     assert daily.rooms == {}
     await worker.assert_nothing_left()
 

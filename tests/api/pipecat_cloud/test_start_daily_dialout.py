@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.harness.agent import AgentPort
-from tests.harness.bot import bot_of, holds
-from tests.harness.daily import API_KEY, DailyServer
-from tests.harness.starts import tables, working
+from tests.harness.bot_requests import bot_of, holds
+from tests.harness.daily_server import API_KEY, DailyServer
+from tests.harness.start_api import running_worker, tables
 
 PSTN = [{"phoneNumber": "+14155550100", "callerId": "33333333-3333-4333-8333-333333333333"}]
 SIP = [{"sipUri": "sip:someone@example.com"}]
@@ -38,7 +38,7 @@ async def start(
     port = agent_port()
     agent = await agent_at(port, holds)
     settings = tables(port.url, acme={"daily": {"api_key": API_KEY, "api_url": daily.api_url}})
-    async with working(tmp_path / "patchbay.db", settings) as worker:
+    async with running_worker(tmp_path / "patchbay.db", settings) as worker:
 
         async def begin(**wanted: Any) -> Any:
             reply = await worker.start("support", {"createDailyRoom": True} | wanted)

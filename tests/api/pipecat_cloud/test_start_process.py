@@ -13,10 +13,10 @@ from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 
+from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import AgentPort
-from tests.harness.bot import bot_of, holds
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.peer import WAIT_S
+from tests.harness.bot_requests import bot_of, holds
+from tests.harness.gateway import Gateway
 
 ACME = {"name": "acme", "public_keys": ["pk_acme"]}
 

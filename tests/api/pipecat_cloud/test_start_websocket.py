@@ -16,7 +16,7 @@ from gateway.calls.media_url import media_url
 from gateway.config import Settings
 from gateway.model.lifecycle import SessionState
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.starts import Worker, tables, working
+from tests.harness.start_api import Worker, running_worker, tables
 
 PUBLIC = "https://voice.example.com"
 
@@ -26,7 +26,7 @@ async def worker(tmp_path: Path, port: AgentPort, agent: Agent) -> AsyncIterator
     settings = tables(
         port.url, agent={"websocket_auth": "token", "region": "eu-central"}, server={"public_url": PUBLIC}
     )
-    async with working(tmp_path / "patchbay.db", settings) as one:
+    async with running_worker(tmp_path / "patchbay.db", settings) as one:
         yield one
 
 
@@ -79,7 +79,7 @@ async def test_no_place_is_held(worker: Worker) -> None:
 async def test_without_tokens_a_body_has_no_way_to_the_agent(
     port: AgentPort, agent: Agent, tmp_path: Path
 ) -> None:
-    async with working(tmp_path / "other.db", tables(port.url)) as worker:
+    async with running_worker(tmp_path / "other.db", tables(port.url)) as worker:
         reply = await worker.start("support", {"transport": "websocket", "body": {}})
         assert (reply.status, reply.body["code"]) == (400, "400")
         assert "websocket_auth" in reply.body["error"]

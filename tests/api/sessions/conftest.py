@@ -39,8 +39,8 @@ from gateway.store.sqlite.sqlite_store import SqliteStore
 from gateway.store.worker_id import WorkerId
 from tests.harness.agent import AgentPort
 from tests.harness.clock import Clock
-from tests.harness.daily import API_KEY, DailyServer
-from tests.harness.listening import WebServer
+from tests.harness.daily_server import API_KEY, DailyServer
+from tests.harness.socket_servers import WebServer
 from tests.harness.wiring import Wiring, wire
 
 PATIENCE_S = 20.0

@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.telephony import assert_each_end_told, assert_no_places_taken
+from tests.harness.call_assertions import assert_each_end_logged, assert_no_slots_taken
+from tests.harness.gateway import Gateway
 
 Ask = Callable[..., Any]
 
@@ -36,8 +37,8 @@ def gateway(start_gateway: Callable[..., Gateway], support_port: AgentPort) -> G
 async def nobody_holds_the_line(gateway: Gateway) -> AsyncIterator[None]:
     yield
     await gateway.callers_leave()
-    await assert_no_places_taken(gateway)
-    await assert_each_end_told(gateway)
+    await assert_no_slots_taken(gateway)
+    await assert_each_end_logged(gateway)
 
 
 @pytest.fixture

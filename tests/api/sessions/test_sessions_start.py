@@ -12,7 +12,7 @@ import pytest
 
 from gateway.calls.target import read_target
 from serializers.registry import DIALECTS
-from tests.harness.daily import rate_limits
+from tests.harness.daily_server import rate_limits
 from tests.harness.failing_server import fails, stalls
 
 BOT = {"agent": "support", "transport": {"type": "bot"}}
@@ -195,7 +195,7 @@ async def test_the_room_goes_if_the_agent_does_not_start(
     await bot_agent.stop()
     reply = await worker("POST", "/v1/sessions", ROOM)
     assert reply.refuses(502, "agent_unreachable", "service_unavailable")
-    assert len(daily_server.asked("create_room")) == 1
+    assert len(daily_server.requests_of("create_room")) == 1
     assert daily_server.rooms == {}
 
 

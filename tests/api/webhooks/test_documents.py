@@ -14,11 +14,12 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import pytest
 
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentCall, AgentPort
+from tests.harness.call_assertions import assert_ended
 from tests.harness.caller import Caller
-from tests.harness.documented import Documented
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.telephony import assert_ended
+from tests.harness.document_calls import DocumentCalls
+from tests.harness.gateway import Gateway
 
 REGIONAL = "voice.example.com"
 
@@ -51,7 +52,9 @@ def body_of(call: AgentCall) -> Any:
     return json.loads(base64.b64decode(body, validate=True))
 
 
-async def through(line: Documented, support: Agent, path: str, **more: Any) -> tuple[Any, Caller, AgentCall]:
+async def through(
+    line: DocumentCalls, support: Agent, path: str, **more: Any
+) -> tuple[Any, Caller, AgentCall]:
     """A call by its document; Twilio and Plivo get the parameters that the document says."""
     placed = await line.place(path, **more)
     assert placed.answered.status == 200, placed.answered
@@ -64,13 +67,13 @@ async def through(line: Documented, support: Agent, path: str, **more: Any) -> t
     return placed, caller, call
 
 
-async def test_the_stream_goes_to_the_agents_region(line: Documented) -> None:
+async def test_the_stream_goes_to_the_agents_region(line: DocumentCalls) -> None:
     placed = await line.place(f"/xml/{line.carrier}?agent=faraway&org=acme")
     assert urlsplit(placed.stream_url).netloc == "eu-central.voice.example.com"
     assert placed.stream_url.startswith("wss://")
 
 
-async def test_a_region_that_is_named_must_be_the_agents(line: Documented) -> None:
+async def test_a_region_that_is_named_must_be_the_agents(line: DocumentCalls) -> None:
     asked = f"/xml/{line.carrier}?agent=faraway&org=acme&region="
     assert (await line.place(f"{asked}eu-central")).stream_url
     placed = await line.place(f"{asked}us-east")
@@ -78,7 +81,7 @@ async def test_a_region_that_is_named_must_be_the_agents(line: Documented) -> No
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_both_methods(line: Documented, method: str) -> None:
+async def test_both_methods(line: DocumentCalls, method: str) -> None:
     how = {"method": method} if line.carrier in ("telnyx", "exotel") else {}
     assert (await line.place(**how)).stream_url
 
@@ -86,13 +89,13 @@ async def test_both_methods(line: Documented, method: str) -> None:
 @pytest.mark.parametrize(
     "number", ["+14155550199", "14155550199", "+91 8047491899", "08047491899", "+493012345678"]
 )
-async def test_by_the_called_number(line: Documented, number: str) -> None:
+async def test_by_the_called_number(line: DocumentCalls, number: str) -> None:
     placed = await line.place(f"/xml/{line.carrier}", to=number)
     host = "eu-central.voice.example.com" if number.startswith("+49") else REGIONAL
     assert urlsplit(placed.stream_url).netloc == host
 
 
-async def test_the_spellings_of_an_agent(line: Documented) -> None:
+async def test_the_spellings_of_an_agent(line: DocumentCalls) -> None:
     for query in (
         "agent=support.acme",
         "serviceHost=support.acme",
@@ -101,7 +104,7 @@ async def test_the_spellings_of_an_agent(line: Documented) -> None:
         assert "support.acme" in (await line.place(f"/xml/{line.carrier}?{query}")).stream_url
 
 
-async def test_the_call_and_its_numbers_are_in_the_record(line: Documented, support: Agent) -> None:
+async def test_the_call_and_its_numbers_are_in_the_record(line: DocumentCalls, support: Agent) -> None:
     numbers = {"sender": "+14155550100", "to": "+14155550199"}
     _, caller, call = await through(line, support, f"/xml/{line.carrier}?agent=support&org=acme", **numbers)
     await caller.hang_up()
@@ -112,7 +115,7 @@ async def test_the_call_and_its_numbers_are_in_the_record(line: Documented, supp
 
 
 @pytest.mark.parametrize("carrier", ["plivo"], indirect=True)
-async def test_plivos_agent_is_told_the_numbers_in_the_body(line: Documented, support: Agent) -> None:
+async def test_plivos_agent_is_told_the_numbers_in_the_body(line: DocumentCalls, support: Agent) -> None:
     path = "/xml/plivo?agent=support&org=acme"
     _, caller, call = await through(line, support, path, sender="14155550100", to="14155550199")
     assert body_of(call) == {"from": "14155550100", "to": "14155550199"}
@@ -125,7 +128,7 @@ async def test_plivos_agent_is_told_the_numbers_in_the_body(line: Documented, su
 
 
 @pytest.mark.parametrize("carrier", ["twilio", "telnyx", "exotel"], indirect=True)
-async def test_the_body_reaches_the_agent(line: Documented, support: Agent) -> None:
+async def test_the_body_reaches_the_agent(line: DocumentCalls, support: Agent) -> None:
     said = {"customer": 4711, "name": "Zoë <&>", "plus": "a+b/c"}
     path = f"/xml/{line.carrier}?agent=support&org=acme&body={quote(encoded(said))}"
     _, caller, call = await through(line, support, path)
@@ -135,7 +138,7 @@ async def test_the_body_reaches_the_agent(line: Documented, support: Agent) -> N
 
 @pytest.mark.parametrize("carrier", ["twilio"], indirect=True)
 @pytest.mark.parametrize("size", [300, 301, 4096])
-async def test_a_long_body_goes_to_twilio_in_pieces(line: Documented, support: Agent, size: int) -> None:
+async def test_a_long_body_goes_to_twilio_in_pieces(line: DocumentCalls, support: Agent, size: int) -> None:
     said = "x" * (size - 2)
     path = f"/xml/twilio?agent=support&org=acme&body={quote(encoded(said))}"
     placed, caller, call = await through(line, support, path)
@@ -148,7 +151,7 @@ async def test_a_long_body_goes_to_twilio_in_pieces(line: Documented, support: A
 
 
 @pytest.mark.parametrize("carrier", ["plivo", "telnyx"], indirect=True)
-async def test_the_longest_body_in_a_query(line: Documented, support: Agent) -> None:
+async def test_the_longest_body_in_a_query(line: DocumentCalls, support: Agent) -> None:
     said = "x" * (4094 if line.carrier == "telnyx" else 1000)
     path = f"/xml/{line.carrier}?agent=support&org=acme&body={quote(encoded(said))}"
     _, caller, call = await through(line, support, path)
@@ -156,7 +159,7 @@ async def test_the_longest_body_in_a_query(line: Documented, support: Agent) -> 
     await caller.hang_up()
 
 
-async def test_custom_parameters_come_where_that_carrier_has_them(line: Documented) -> None:
+async def test_custom_parameters_come_where_that_carrier_has_them(line: DocumentCalls) -> None:
     asked = f"/xml/{line.carrier}?agent=support&org=acme&customer=47%2611&note=Zo%C3%AB"
     placed = await line.place(asked, proven=False)  # Plivo's own package signs no such URL
     assert placed.document is not None
@@ -172,7 +175,7 @@ async def test_custom_parameters_come_where_that_carrier_has_them(line: Document
     assert custom == {"customer": "47&11", "note": "Zoë"}
 
 
-async def test_a_carriers_own_fields_are_no_parameters(line: Documented) -> None:
+async def test_a_carriers_own_fields_are_no_parameters(line: DocumentCalls) -> None:
     more = {"FromCity": "SAN FRANCISCO", "CallToken": "x" * 600}
     placed = await line.place(**more)
     assert "SAN" not in placed.answered.text
@@ -180,13 +183,13 @@ async def test_a_carriers_own_fields_are_no_parameters(line: Documented) -> None
 
 
 @pytest.mark.parametrize("carrier", ["plivo", "exotel"], indirect=True)
-async def test_the_sample_rate(line: Documented) -> None:
+async def test_the_sample_rate(line: DocumentCalls) -> None:
     placed = await line.place(f"/xml/{line.carrier}?agent=support&org=acme&sample_rate=16000")
     assert "16000" in placed.answered.text
 
 
 @pytest.mark.parametrize("carrier", ["twilio", "telnyx", "plivo"], indirect=True)
-async def test_what_comes_after_the_stream_is_the_agents(line: Documented) -> None:
+async def test_what_comes_after_the_stream_is_the_agents(line: DocumentCalls) -> None:
     assert [verb.tag for verb in (await line.place()).document.after] == ["Hangup"]
     dialling = await line.place(f"/xml/{line.carrier}?agent=dialling&org=acme")
     assert [verb.tag for verb in dialling.document.after] == ["Dial", "Hangup"]
@@ -194,7 +197,7 @@ async def test_what_comes_after_the_stream_is_the_agents(line: Documented) -> No
     assert [(verb.tag, verb.text) for verb in own.document.after] == [("Say", "Bye & thanks.")]
 
 
-async def test_a_repeated_webhook_gives_an_equally_good_document(line: Documented, support: Agent) -> None:
+async def test_a_repeated_webhook_gives_an_equally_good_document(line: DocumentCalls, support: Agent) -> None:
     name = "CallUUID" if line.carrier == "plivo" else "CallSid"
     first = await line.place()
     again = await line.place(**{name: first.call_id})
@@ -206,7 +209,7 @@ async def test_a_repeated_webhook_gives_an_equally_good_document(line: Documente
 
 
 @pytest.mark.parametrize("carrier", ["plivo"], indirect=True)
-async def test_the_path_of_pipecats_guide(line: Documented, support: Agent) -> None:
+async def test_the_path_of_pipecats_guide(line: DocumentCalls, support: Agent) -> None:
     placed, caller, call = await through(line, support, "/plivo-xml?agent=support&org=acme")
     assert placed.answered.headers["content-type"] == "text/xml; charset=utf-8"
     await caller.hang_up()
@@ -214,7 +217,7 @@ async def test_the_path_of_pipecats_guide(line: Documented, support: Agent) -> N
 
 
 async def test_without_a_call_id_the_token_is_whose_call_comes_first(
-    line: Documented, support: Agent
+    line: DocumentCalls, support: Agent
 ) -> None:
     """Exotel's question for a socket is not documented field by field (docs/reference/carriers.md §5.3)."""
     answered = await line.server.send("GET", line.url(f"/xml/{line.carrier}?agent=support&org=acme"), {})
@@ -222,7 +225,7 @@ async def test_without_a_call_id_the_token_is_whose_call_comes_first(
     assert "wss://" in answered.text
 
 
-async def test_each_document_is_told_in_one_line(line: Documented) -> None:
+async def test_each_document_is_told_in_one_line(line: DocumentCalls) -> None:
     placed = await line.place()
 
     def lines() -> list[dict[str, Any]]:

@@ -10,11 +10,12 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.documented import PUBLIC, STREAM_HOST, Documented, Server, said
-from tests.harness.gateway import Gateway, eventually
+from tests.harness.call_assertions import assert_ended
+from tests.harness.document_calls import PUBLIC, STREAM_HOST, DocumentCalls, Server, opening_of_call
+from tests.harness.gateway import Gateway
 from tests.harness.rest_server import Answered, Placed
-from tests.harness.telephony import assert_ended
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 SUPPORT = "agent=support&org=acme"
@@ -40,7 +41,7 @@ def twilio(test: Any) -> Any:
     return pytest.mark.parametrize("carrier", ["twilio"], indirect=True)(test)
 
 
-async def post(line: Documented, query: str, body: bytes, headers: dict[str, str] = FORM) -> Answered:
+async def post(line: DocumentCalls, query: str, body: bytes, headers: dict[str, str] = FORM) -> Answered:
     answered: Answered = await line.server.send("POST", f"{PUBLIC}/xml/twilio?{query}", headers, body)
     return answered
 
@@ -83,14 +84,14 @@ def assert_sent_away(placed: Placed, status: int) -> None:
         (f"{SUPPORT}&serviceHost=sales.acme", "two agents are named"),
     ],
 )
-async def test_a_bad_url_is_400(line: Documented, query: str, detail: str) -> None:
+async def test_a_bad_url_is_400(line: DocumentCalls, query: str, detail: str) -> None:
     placed = await line.place(f"/xml/twilio?{query}", proven=False)
     assert placed.answered.status == 400
     assert detail in placed.answered.json["error"]
 
 
 @twilio
-async def test_a_body_that_is_too_long_is_413(line: Documented) -> None:
+async def test_a_body_that_is_too_long_is_413(line: DocumentCalls) -> None:
     body = quote(base64.b64encode(b'"' + b"x" * 4095 + b'"').decode())
     assert (await line.place(f"/xml/twilio?{SUPPORT}&body={body}")).answered.status == 413
 
@@ -116,7 +117,7 @@ async def test_a_body_that_is_too_long_is_413(line: Documented) -> None:
         (b"CallSid=CA1", {"Content-Type": "multipart/form-data; boundary=x"}, 400),
     ],
 )
-async def test_a_bad_form(line: Documented, body: bytes, headers: dict[str, str], status: int) -> None:
+async def test_a_bad_form(line: DocumentCalls, body: bytes, headers: dict[str, str], status: int) -> None:
     answered = await post(line, SUPPORT, body, headers)
     assert answered.status == status
     assert answered.json["error"]
@@ -124,7 +125,7 @@ async def test_a_bad_form(line: Documented, body: bytes, headers: dict[str, str]
 
 @twilio
 @pytest.mark.parametrize("number", ["%00%01", "x" * 300, "%7f"])
-async def test_a_number_that_nobody_could_write_down_is_left_out(line: Documented, number: str) -> None:
+async def test_a_number_that_nobody_could_write_down_is_left_out(line: DocumentCalls, number: str) -> None:
     answered = await post(line, SUPPORT, f"CallSid=CA1&From={number}&To=%2B14155550199".encode())
     assert answered.status == 200
     assert "from_number" not in answered.text
@@ -132,7 +133,7 @@ async def test_a_number_that_nobody_could_write_down_is_left_out(line: Documente
 
 
 @twilio
-async def test_numbers_are_escaped(line: Documented) -> None:
+async def test_numbers_are_escaped(line: DocumentCalls) -> None:
     answered = await post(line, SUPPORT, b"CallSid=CA1&From=%22%3E%3CHangup%2F%3E%26&To=sip%3Az%C3%B6e%40x")
     assert answered.status == 200
     assert "<Hangup/>" not in answered.text
@@ -155,15 +156,15 @@ async def test_without_a_public_url_there_are_no_documents(start_gateway: Callab
 # What a caller is told
 
 
-async def test_an_unknown_agent(line: Documented) -> None:
+async def test_an_unknown_agent(line: DocumentCalls) -> None:
     assert_sent_away(await line.place(f"/xml/{line.carrier}?agent=nobody&org=acme"), 404)
 
 
-async def test_an_unknown_number(line: Documented) -> None:
+async def test_an_unknown_number(line: DocumentCalls) -> None:
     assert_sent_away(await line.place(f"/xml/{line.carrier}", to="+15550000000"), 404)
 
 
-async def test_an_agent_that_wants_tokens_gives_none_to_strangers(line: Documented) -> None:
+async def test_an_agent_that_wants_tokens_gives_none_to_strangers(line: DocumentCalls) -> None:
     placed = await line.place(f"/xml/{line.carrier}?agent=locked&org=acme")
     assert placed.answered.status == 403
 
@@ -172,7 +173,7 @@ async def test_an_agent_that_wants_tokens_gives_none_to_strangers(line: Document
 @pytest.mark.parametrize(
     "query", ["customer=" + "x" * 700, "body=" + base64.b64encode(b'"' + b"x" * 4000 + b'"').decode()]
 )
-async def test_parameters_that_the_carrier_cannot_carry(line: Documented, query: str) -> None:
+async def test_parameters_that_the_carrier_cannot_carry(line: DocumentCalls, query: str) -> None:
     """Twilio's and Plivo's limits; Telnyx has none that is known (docs/reference/carriers.md §2.4, §4.1,
     §4.4).
     """
@@ -184,7 +185,7 @@ async def test_parameters_that_the_carrier_cannot_carry(line: Documented, query:
         assert_sent_away(placed, 422)
 
 
-async def test_control_characters_in_a_parameter(line: Documented) -> None:
+async def test_control_characters_in_a_parameter(line: DocumentCalls) -> None:
     placed = await line.place(f"/xml/{line.carrier}?{SUPPORT}&customer=a%01b", proven=False)
     if line.carrier != "exotel":
         assert_sent_away(placed, 422)
@@ -192,7 +193,7 @@ async def test_control_characters_in_a_parameter(line: Documented) -> None:
         assert "%01" in placed.answered.text
 
 
-async def full(line: Documented, support: Agent) -> None:
+async def full(line: DocumentCalls, support: Agent) -> None:
     """The one place is taken by somebody else's call; each agent has its own count, so take all."""
     for agent in ("support", "speaking", "queueing"):
         caller = await line.gateway.dial(f"/ws/generic/{agent}.acme")
@@ -200,7 +201,7 @@ async def full(line: Documented, support: Agent) -> None:
         await support.call()
 
 
-async def test_at_capacity(line: Documented, support: Agent) -> None:
+async def test_at_capacity(line: DocumentCalls, support: Agent) -> None:
     await full(line, support)
     before = len(line.gateway.sessions())
     assert_sent_away(await line.place(), 429)
@@ -222,7 +223,7 @@ async def test_at_capacity(line: Documented, support: Agent) -> None:
 
 
 @pytest.mark.parametrize("carrier", ["twilio", "telnyx", "plivo"], indirect=True)
-async def test_a_queue_asks_again_until_it_is_enough(line: Documented, support: Agent) -> None:
+async def test_a_queue_asks_again_until_it_is_enough(line: DocumentCalls, support: Agent) -> None:
     await full(line, support)
     path = f"/xml/{line.carrier}?agent=queueing&org=acme&customer=7"
     for returns in (1, 2, 3):
@@ -237,7 +238,7 @@ async def test_a_queue_asks_again_until_it_is_enough(line: Documented, support: 
 
 
 @pytest.mark.parametrize("carrier", ["twilio", "telnyx", "plivo"], indirect=True)
-async def test_a_queue_lets_the_call_through_when_there_is_room(line: Documented, support: Agent) -> None:
+async def test_a_queue_lets_the_call_through_when_there_is_room(line: DocumentCalls, support: Agent) -> None:
     caller = await line.gateway.dial("/ws/generic/queueing.acme")
     call = await support.call()
     placed = await line.place(f"/xml/{line.carrier}?agent=queueing&org=acme")
@@ -260,7 +261,7 @@ def back_of(placed: Placed) -> str:
     return f"{parts.path}?{parts.query}"
 
 
-async def comes_back(line: Documented, placed: Placed, path: str) -> Placed:
+async def comes_back(line: DocumentCalls, placed: Placed, path: str) -> Placed:
     """The same call asks again, as its document said."""
     name = "CallUUID" if line.carrier == "plivo" else "CallSid"
     how = {"method": "POST"} if line.carrier == "telnyx" else {}
@@ -272,7 +273,7 @@ RETURNING = pytest.mark.parametrize("carrier", ["twilio", "telnyx", "plivo"], in
 
 
 @RETURNING
-async def test_a_call_whose_agent_ended_it_is_over(line: Documented, support: Agent) -> None:
+async def test_a_call_whose_agent_ended_it_is_over(line: DocumentCalls, support: Agent) -> None:
     placed = await line.place(f"/xml/{line.carrier}?agent=returning&org=acme")
     caller, call = await line.stream(placed, support)
     call.send(call.close_frame(1000))
@@ -283,7 +284,7 @@ async def test_a_call_whose_agent_ended_it_is_over(line: Documented, support: Ag
 
 
 @RETURNING
-async def test_a_call_whose_agent_failed_gets_another_stream(line: Documented, support: Agent) -> None:
+async def test_a_call_whose_agent_failed_gets_another_stream(line: DocumentCalls, support: Agent) -> None:
     placed = await line.place(f"/xml/{line.carrier}?agent=returning&org=acme")
     first = placed
     for _ in range(2):
@@ -300,7 +301,7 @@ async def test_a_call_whose_agent_failed_gets_another_stream(line: Documented, s
 
 
 @RETURNING
-async def test_a_stream_that_never_opened_is_tried_again(line: Documented, support: Agent) -> None:
+async def test_a_stream_that_never_opened_is_tried_again(line: DocumentCalls, support: Agent) -> None:
     placed = await line.place(f"/xml/{line.carrier}?agent=returning&org=acme")
     again = await comes_back(line, placed, back_of(placed))
     caller, call = await line.stream(again, support)
@@ -310,14 +311,14 @@ async def test_a_stream_that_never_opened_is_tried_again(line: Documented, suppo
 
 @RETURNING
 async def test_a_call_that_comes_back_while_its_stream_seems_to_live(
-    line: Documented, support: Agent
+    line: DocumentCalls, support: Agent
 ) -> None:
     """Its gateway was lost and nobody has noticed yet: the carrier knows better, and the call goes on."""
     placed = await line.place(f"/xml/{line.carrier}?agent=returning&org=acme")
     _, call = await line.stream(placed, support)
     again = await comes_back(line, placed, back_of(placed))
     second = await line.dial(again.stream_url)
-    for message in said(line.carrier, placed.call_id):
+    for message in opening_of_call(line.carrier, placed.call_id):
         second.say(message)
     await assert_ended(line.gateway, call.session, "taken_over", "carrier")
     taken = await support.call()
@@ -348,7 +349,7 @@ async def test_a_gateway_that_drains_refuses_kindly(
     server.via = f"http://127.0.0.1:{gateway.port}"
     await server.start()
     try:
-        line = Documented(gateway, server, "twilio")
+        line = DocumentCalls(gateway, server, "twilio")
         caller, _ = await line.stream(await line.place(), support)
         gateway.terminate()
         await eventually(lambda: gateway.get("/readyz")[0] == 503, "it drains")

@@ -11,12 +11,13 @@ from urllib.parse import urlencode
 
 import pytest
 
+from gateway.simulator.waiting import eventually
 from tests.harness import rest_twilio
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.documented import PUBLIC, STREAM_HOST, Documented, Server, accounts
-from tests.harness.gateway import Gateway, eventually
+from tests.harness.call_assertions import assert_no_slots_taken
+from tests.harness.document_calls import PUBLIC, STREAM_HOST, DocumentCalls, Server, accounts
+from tests.harness.gateway import Gateway
 from tests.harness.rest_server import Answered
-from tests.harness.telephony import assert_no_places_taken
 
 OVER = {
     "twilio": {"CallStatus": "completed", "SequenceNumber": "3"},
@@ -54,7 +55,7 @@ def open_gateway(start_gateway: Callable[..., Gateway], support_port: AgentPort)
     )
 
 
-async def running(line: Documented, support: Agent) -> tuple[str, str]:
+async def running(line: DocumentCalls, support: Agent) -> tuple[str, str]:
     """A call that runs: its session and its call id."""
     placed = await line.place()
     _, call = await line.stream(placed, support)
@@ -62,7 +63,13 @@ async def running(line: Documented, support: Agent) -> tuple[str, str]:
 
 
 async def tell(
-    line: Documented, session: str, what: str, fields: dict[str, str], query: str = "", *, signed: bool = True
+    line: DocumentCalls,
+    session: str,
+    what: str,
+    fields: dict[str, str],
+    query: str = "",
+    *,
+    signed: bool = True,
 ) -> Answered:
     url = f"{PUBLIC}/callbacks/{line.carrier}/{session}/{what}{query}"
     if line.carrier == "exotel":
@@ -73,11 +80,11 @@ async def tell(
     return answered
 
 
-def naming(line: Documented, call_id: str) -> dict[str, str]:
+def naming(line: DocumentCalls, call_id: str) -> dict[str, str]:
     return {CALL_IDS.get(line.carrier, "CallSid"): call_id}
 
 
-async def told(line: Documented, event: str, session: str, count: int = 1) -> list[dict[str, Any]]:
+async def told(line: DocumentCalls, event: str, session: str, count: int = 1) -> list[dict[str, Any]]:
     def lines() -> list[dict[str, Any]]:
         found = line.gateway.log_lines()
         mine = [one for one in found if (one["event"], one.get("session")) == (event, session)]
@@ -88,7 +95,7 @@ async def told(line: Documented, event: str, session: str, count: int = 1) -> li
     return found
 
 
-async def test_a_call_moves_once_however_often_it_is_told(line: Documented, support: Agent) -> None:
+async def test_a_call_moves_once_however_often_it_is_told(line: DocumentCalls, support: Agent) -> None:
     session, call_id = await running(line, support)
     for _ in range(3):
         answered = await tell(line, session, "status", naming(line, call_id) | OVER[line.carrier])
@@ -98,7 +105,7 @@ async def test_a_call_moves_once_however_often_it_is_told(line: Documented, supp
     await told(line, "callback is late", session, 2)
 
 
-async def test_out_of_order(line: Documented, support: Agent) -> None:
+async def test_out_of_order(line: DocumentCalls, support: Agent) -> None:
     session, call_id = await running(line, support)
     ringing = {"exotel": {"EventType": "ringing", "Status": "ringing"}}.get(
         line.carrier, {"CallStatus": "ringing"}
@@ -110,7 +117,7 @@ async def test_out_of_order(line: Documented, support: Agent) -> None:
     assert late["status"] == "ringing"
 
 
-async def test_unsigned(line: Documented, support: Agent) -> None:
+async def test_unsigned(line: DocumentCalls, support: Agent) -> None:
     session, call_id = await running(line, support)
     fields = naming(line, call_id) | OVER[line.carrier]
     assert (await tell(line, session, "status", fields, signed=False)).status == 403
@@ -119,14 +126,14 @@ async def test_unsigned(line: Documented, support: Agent) -> None:
     ]
 
 
-async def test_of_another_call(line: Documented, support: Agent) -> None:
+async def test_of_another_call(line: DocumentCalls, support: Agent) -> None:
     session, _ = await running(line, support)
     answered = await tell(line, session, "status", naming(line, "another") | OVER[line.carrier])
     assert answered.status == 404
     await told(line, "callback for another call", session)
 
 
-async def test_of_a_session_that_is_over(line: Documented, support: Agent) -> None:
+async def test_of_a_session_that_is_over(line: DocumentCalls, support: Agent) -> None:
     session, call_id = await running(line, support)
     await line.gateway.callers_leave()
     await eventually(lambda: line.gateway.sessions(session)[0]["ended_at"], "it ends")
@@ -136,7 +143,7 @@ async def test_of_a_session_that_is_over(line: Documented, support: Agent) -> No
     assert moved["over"] is True
 
 
-async def test_of_no_session(line: Documented) -> None:
+async def test_of_no_session(line: DocumentCalls) -> None:
     session = str(uuid.uuid4())
     answered = await tell(line, session, "status", OVER[line.carrier], "?org=acme")
     assert answered.status == 404
@@ -145,7 +152,7 @@ async def test_of_no_session(line: Documented) -> None:
     assert (await tell(line, "no-uuid", "status", OVER[line.carrier])).status in (403, 404)
 
 
-async def test_of_another_organisation(gateway: Gateway, line: Documented, support: Agent) -> None:
+async def test_of_another_organisation(gateway: Gateway, line: DocumentCalls, support: Agent) -> None:
     session, call_id = await running(line, support)
     fields = naming(line, call_id) | OVER[line.carrier]
     answered = await tell(line, session, "status", fields, "?org=globex")
@@ -159,7 +166,7 @@ async def test_of_another_organisation(gateway: Gateway, line: Documented, suppo
 
 
 async def test_of_another_carrier(
-    gateway: Gateway, line: Documented, carrier_servers: dict[str, Server], support: Agent
+    gateway: Gateway, line: DocumentCalls, carrier_servers: dict[str, Server], support: Agent
 ) -> None:
     session, call_id = await running(line, support)
     other = "plivo" if line.carrier != "plivo" else "telnyx"
@@ -167,18 +174,18 @@ async def test_of_another_carrier(
     server.via = line.server.via
     await server.start()
     try:
-        answered = await tell(Documented(gateway, server, other), session, "status", {"CallSid": call_id})
+        answered = await tell(DocumentCalls(gateway, server, other), session, "status", {"CallSid": call_id})
     finally:
         await server.stop()
     assert answered.status == 404
 
 
-async def test_nothing_else_is_called_back(line: Documented) -> None:
+async def test_nothing_else_is_called_back(line: DocumentCalls) -> None:
     assert (await tell(line, str(uuid.uuid4()), "anything", {})).status == 404
 
 
 @pytest.mark.parametrize("carrier", ["twilio", "telnyx", "plivo"], indirect=True)
-async def test_the_document_asks_to_be_told_of_its_stream(line: Documented, support: Agent) -> None:
+async def test_the_document_asks_to_be_told_of_its_stream(line: DocumentCalls, support: Agent) -> None:
     placed = await line.place()
     assert placed.document is not None
     attribute = "statusCallbackUrl" if line.carrier == "plivo" else "statusCallback"
@@ -230,7 +237,7 @@ async def test_what_nobody_can_read(
     server.via = f"http://127.0.0.1:{gateway.port}"
     await server.start()
     try:
-        line = Documented(gateway, server, "twilio")
+        line = DocumentCalls(gateway, server, "twilio")
         session, _ = await running(line, support)
         url = f"{PUBLIC}/callbacks/twilio/{session}/status"
         answered = await server.send("POST", url, {"Content-Type": kind}, body)
@@ -238,7 +245,7 @@ async def test_what_nobody_can_read(
     finally:
         await gateway.callers_leave()
         await server.stop()
-        await assert_no_places_taken(gateway)
+        await assert_no_slots_taken(gateway)
 
 
 @pytest.mark.parametrize("carrier", ["telnyx"], indirect=True)
@@ -253,7 +260,7 @@ async def test_what_nobody_can_read(
     ],
 )
 async def test_telnyx_tells_in_json(
-    line: Documented, support: Agent, event: str, payload: dict[str, Any], status: str
+    line: DocumentCalls, support: Agent, event: str, payload: dict[str, Any], status: str
 ) -> None:
     session, call_id = await running(line, support)
     said = {"data": {"event_type": event, "id": "1", "payload": {"call_control_id": call_id, **payload}}}

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gateway.cli import app
-from tests.harness.documented import CARRIERS
-from tests.harness.gateway import toml
+from gateway.simulator.gateway_process import to_toml
+from tests.harness.document_calls import CARRIERS
 
 PUBLIC_URL = "https://voice.example.com"
 
@@ -29,7 +29,7 @@ def file(tmp_path: Path) -> Path:
     ]
     organizations = [{"name": "acme"}, {"name": "globex", "carriers": proven}]
     server = {"public_url": PUBLIC_URL}
-    path.write_text(toml({"server": server, "organizations": organizations, "agents": agents}))
+    path.write_text(to_toml({"server": server, "organizations": organizations, "agents": agents}))
     return path
 
 
@@ -67,7 +67,7 @@ def test_who_is_known_by_the_address_needs_no_token(file: Path) -> None:
 
 def test_without_a_public_url(tmp_path: Path) -> None:
     file = tmp_path / "patchbay.toml"
-    file.write_text(toml({"agents": [{"name": "support", "organization": "acme"}]}))
+    file.write_text(to_toml({"agents": [{"name": "support", "organization": "acme"}]}))
     printed = xml(file, "twilio", "--agent", "support.acme")
     assert printed.exit_code == 1
     assert "public_url" in printed.output

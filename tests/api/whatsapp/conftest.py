@@ -11,9 +11,9 @@ import pytest
 from gateway.agents.instance_health import Health
 from gateway.api.webhooks.whatsapp import WHATSAPP
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.meta import OLD_SECRET, SECRET, agrees
-from tests.harness.starts import Worker, tables
-from tests.harness.webhooks import serving
+from tests.harness.http_requests import serving
+from tests.harness.start_api import Worker, tables
+from tests.harness.whatsapp_events import OLD_SECRET, SECRET, agrees
 
 
 @pytest.fixture

@@ -10,11 +10,19 @@ import pytest
 import structlog
 
 from gateway.model.lifecycle import SessionState
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentCall
-from tests.harness.gateway import eventually
-from tests.harness.meta import agrees, answers, call, event, heard_by, signed, tell
-from tests.harness.starts import Worker
-from tests.harness.webhooks import send
+from tests.harness.http_requests import send
+from tests.harness.start_api import Worker
+from tests.harness.whatsapp_events import (
+    agrees,
+    answers,
+    call,
+    event,
+    next_whatsapp_event,
+    send_event,
+    signed,
+)
 
 # A call
 
@@ -23,7 +31,7 @@ async def test_a_call_holds_its_place_until_it_is_over(worker: Worker, url: str,
     raw = json.dumps(event(call("connect"))).encode()
     told = await send(url, raw=raw, **signed(raw))
     assert (told.status, told.json) == (200, {"status": "success"})
-    heard = await heard_by(agents[0])
+    heard = await next_whatsapp_event(agents[0])
     assert heard.body == raw  # type: ignore[attr-defined]
     assert heard.headers["x-hub-signature-256"] == signed(raw)["X-Hub-Signature-256"]
     assert heard.headers["content-type"] == "application/json"
@@ -34,8 +42,8 @@ async def test_a_call_holds_its_place_until_it_is_over(worker: Worker, url: str,
     await eventually(lambda: worker.services.active, "it is held")
 
     with structlog.testing.capture_logs() as lines:
-        assert (await tell(url, event(call("terminate", status="COMPLETED")))).status == 200
-    ended = await heard_by(agents[0])
+        assert (await send_event(url, event(call("terminate", status="COMPLETED")))).status == 200
+    ended = await next_whatsapp_event(agents[0])
     assert ended.session == heard.session
     over = await worker.over(heard.session)
     assert (over.state, over.reason) == (SessionState.ENDED, "caller_hangup")
@@ -48,12 +56,12 @@ async def test_a_call_holds_its_place_until_it_is_over(worker: Worker, url: str,
 async def test_two_calls_go_to_two_instances_and_stay_there(
     worker: Worker, url: str, agents: list[Agent]
 ) -> None:
-    assert (await tell(url, event(call("connect", "wacid.1")))).status == 200
-    assert (await tell(url, event(call("connect", "wacid.2")))).status == 200
-    first, second = await heard_by(agents[0]), await heard_by(agents[1])
+    assert (await send_event(url, event(call("connect", "wacid.1")))).status == 200
+    assert (await send_event(url, event(call("connect", "wacid.2")))).status == 200
+    first, second = await next_whatsapp_event(agents[0]), await next_whatsapp_event(agents[1])
     for call_id, agent, begun in (("wacid.2", agents[1], second), ("wacid.1", agents[0], first)):
-        assert (await tell(url, event(call("terminate", call_id)))).status == 200
-        assert (await heard_by(agent)).session == begun.session
+        assert (await send_event(url, event(call("terminate", call_id)))).status == 200
+        assert (await next_whatsapp_event(agent)).session == begun.session
         await worker.over(begun.session)
 
 
@@ -61,29 +69,29 @@ async def test_a_third_call_finds_no_place_until_one_is_over(
     worker: Worker, url: str, agents: list[Agent]
 ) -> None:
     for call_id in ("wacid.1", "wacid.2"):
-        assert (await tell(url, event(call("connect", call_id)))).status == 200
+        assert (await send_event(url, event(call("connect", call_id)))).status == 200
     with structlog.testing.capture_logs() as lines:
-        told = await tell(url, event(call("connect", "wacid.3")))
+        told = await send_event(url, event(call("connect", "wacid.3")))
     assert told.status == 429
     refused = [line["reason"] for line in lines if line["event"] == "whatsapp event refused"]
     assert refused == ["at_capacity"]
-    await tell(url, event(call("terminate", "wacid.1")))
-    assert (await tell(url, event(call("connect", "wacid.3")))).status == 200
+    await send_event(url, event(call("terminate", "wacid.1")))
+    assert (await send_event(url, event(call("connect", "wacid.3")))).status == 200
 
 
 async def test_a_repeated_connect_starts_nothing(worker: Worker, url: str, agents: list[Agent]) -> None:
-    told = await asyncio.gather(*(tell(url, event(call("connect"))) for _ in range(4)))
+    told = await asyncio.gather(*(send_event(url, event(call("connect"))) for _ in range(4)))
     assert [each.status for each in told] == [200] * 4
     assert sum(agent.calls.qsize() for agent in agents) == 1
     assert len(await worker.records()) == 1
 
 
 async def test_an_event_of_a_running_call_goes_to_its_instance(url: str, agents: list[Agent]) -> None:
-    await tell(url, event(call("connect")))
-    begun = await heard_by(agents[0])
+    await send_event(url, event(call("connect")))
+    begun = await next_whatsapp_event(agents[0])
     status = {"id": "wacid.1", "type": "call", "status": "RINGING"}
-    assert (await tell(url, event(statuses=[status]))).status == 200
-    assert (await heard_by(agents[0])).session == begun.session
+    assert (await send_event(url, event(statuses=[status]))).status == 200
+    assert (await next_whatsapp_event(agents[0])).session == begun.session
 
 
 @pytest.mark.parametrize("what", ["terminate", "connect"])
@@ -91,9 +99,9 @@ async def test_what_is_repeated_of_a_call_that_is_over_is_ignored(
     worker: Worker, url: str, agents: list[Agent], what: str
 ) -> None:
     for each in ("connect", "terminate"):
-        await tell(url, event(call(each)))
-        await heard_by(agents[0])
-    told = await tell(url, event(call(what)))
+        await send_event(url, event(call(each)))
+        await next_whatsapp_event(agents[0])
+    told = await send_event(url, event(call(what)))
     assert (told.status, told.json) == (200, {"status": "ignored"})
     assert len(await worker.records()) == 1
     assert agents[0].calls.empty()
@@ -101,7 +109,7 @@ async def test_what_is_repeated_of_a_call_that_is_over_is_ignored(
 
 async def test_the_end_of_a_call_that_nobody_knows(worker: Worker, url: str, agents: list[Agent]) -> None:
     with structlog.testing.capture_logs() as lines:
-        told = await tell(url, event(call("terminate")))
+        told = await send_event(url, event(call("terminate")))
     assert (told.status, told.json) == (200, {"status": "ignored"})
     assert [line["event"] for line in lines if "whatsapp" in line["event"]] == ["whatsapp event ignored"]
     assert await worker.records() == []
@@ -118,9 +126,9 @@ async def test_a_caller_who_hangs_up_while_the_agent_starts(
         await agrees(agent, heard)
 
     agents[0].answer = is_slow
-    connecting = asyncio.create_task(tell(url, event(call("connect"))))
+    connecting = asyncio.create_task(send_event(url, event(call("connect"))))
     await eventually(lambda: agents[0].upgrades, "the agent hears of it")
-    reason = asyncio.create_task(tell(url, event(call("terminate"))))
+    reason = asyncio.create_task(send_event(url, event(call("terminate"))))
     may_answer.set()
     assert (await connecting).status == (await reason).status == 200
     (record,) = await worker.records()
@@ -130,26 +138,30 @@ async def test_a_caller_who_hangs_up_while_the_agent_starts(
 async def test_a_call_that_begins_and_ends_in_one_event(
     worker: Worker, url: str, agents: list[Agent]
 ) -> None:
-    assert (await tell(url, event(call("connect"), call("terminate")))).status == 200
-    assert (await worker.over((await heard_by(agents[0])).session)).state is SessionState.ENDED
+    assert (await send_event(url, event(call("connect"), call("terminate")))).status == 200
+    assert (await worker.over((await next_whatsapp_event(agents[0])).session)).state is SessionState.ENDED
     assert agents[0].calls.empty()
 
 
 async def test_an_event_about_two_calls_reaches_both_instances(
     worker: Worker, url: str, agents: list[Agent]
 ) -> None:
-    assert (await tell(url, event(call("connect", "wacid.1"), call("connect", "wacid.2")))).status == 200
-    sessions = {(await heard_by(agent)).session for agent in agents}
+    assert (
+        await send_event(url, event(call("connect", "wacid.1"), call("connect", "wacid.2")))
+    ).status == 200
+    sessions = {(await next_whatsapp_event(agent)).session for agent in agents}
     assert len(sessions) == 2
     await eventually(lambda: len(worker.services.active) == 2, "both are held")
 
 
 async def test_the_second_of_two_calls_fails(worker: Worker, url: str, agents: list[Agent]) -> None:
     agents[1].answer = answers(500)
-    told = await tell(url, event(call("connect", "wacid.1"), call("connect", "wacid.2")))
+    told = await send_event(url, event(call("connect", "wacid.1"), call("connect", "wacid.2")))
     assert told.status == 502
     await eventually(lambda: len(worker.services.active) == 1, "the first is held")
     assert [record.call_id for record in await worker.records() if record.active] == ["wacid.1"]
     agents[1].answer = agrees
-    assert (await tell(url, event(call("connect", "wacid.1"), call("connect", "wacid.2")))).status == 200
+    assert (
+        await send_event(url, event(call("connect", "wacid.1"), call("connect", "wacid.2")))
+    ).status == 200
     assert agents[0].calls.qsize() == agents[1].calls.qsize() == 1

@@ -9,18 +9,18 @@ from typing import Any
 from gateway.api.webhooks.whatsapp import WHATSAPP
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import CallEnded, Reasons
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentCall
-from tests.harness.gateway import eventually
-from tests.harness.meta import agrees, answers, call, event, heard_by, tell
-from tests.harness.starts import Worker, working
-from tests.harness.webhooks import serving
+from tests.harness.http_requests import serving
+from tests.harness.start_api import Worker, running_worker
+from tests.harness.whatsapp_events import agrees, answers, call, event, next_whatsapp_event, send_event
 
 # How a call ends otherwise
 
 
 async def test_a_call_that_is_stopped(worker: Worker, url: str, agents: list[Agent]) -> None:
-    await tell(url, event(call("connect")))
-    session = (await heard_by(agents[0])).session
+    await send_event(url, event(call("connect")))
+    session = (await next_whatsapp_event(agents[0])).session
     active = worker.services.active
     await eventually(lambda: active.terminate(session, CallEnded(Reasons.stopped)), "it is held")
     over = await worker.over(session)
@@ -29,30 +29,33 @@ async def test_a_call_that_is_stopped(worker: Worker, url: str, agents: list[Age
 
 async def test_a_call_that_is_too_long(tmp_path: Path, settings: dict[str, Any], agents: list[Agent]) -> None:
     settings["agents"][0]["max_session_duration"] = 1
-    async with working(tmp_path / "short.db", settings) as worker, serving(worker, WHATSAPP) as address:
-        await tell(f"{address}/v1/public/webhooks/acme/support/whatsapp", event(call("connect")))
+    async with (
+        running_worker(tmp_path / "short.db", settings) as worker,
+        serving(worker, WHATSAPP) as address,
+    ):
+        await send_event(f"{address}/v1/public/webhooks/acme/support/whatsapp", event(call("connect")))
         (record,) = await worker.records()
         assert (await worker.over(record.session_id)).reason == "max_duration"
 
 
 async def test_a_server_that_stops_ends_its_calls(worker: Worker, agents: list[Agent]) -> None:
     async with serving(worker, WHATSAPP) as address:
-        await tell(f"{address}/v1/public/webhooks/acme/support/whatsapp", event(call("connect")))
-        session = (await heard_by(agents[0])).session
+        await send_event(f"{address}/v1/public/webhooks/acme/support/whatsapp", event(call("connect")))
+        session = (await next_whatsapp_event(agents[0])).session
     assert (await worker.over(session)).reason == "draining"
 
 
 async def test_the_agent_refuses_a_call(worker: Worker, url: str, agents: list[Agent]) -> None:
     agents[0].answer = answers(401)
-    told = await tell(url, event(call("connect")))
+    told = await send_event(url, event(call("connect")))
     assert (told.status, told.json["code"]) == (502, "agent_failed")
     await worker.assert_nothing_left()
     agents[0].answer = agrees
-    assert (await tell(url, event(call("connect")))).status == 200
+    assert (await send_event(url, event(call("connect")))).status == 200
 
 
 async def test_the_agent_is_not_there(worker: Worker, url: str) -> None:
-    told = await tell(url, event(call("connect")))
+    told = await send_event(url, event(call("connect")))
     assert (told.status, told.json["code"]) == (502, "agent_unreachable")
     await worker.assert_nothing_left()
 
@@ -61,33 +64,36 @@ async def test_the_agent_does_not_answer(
     tmp_path: Path, settings: dict[str, Any], agents: list[Agent]
 ) -> None:
     async def says_nothing(agent: Agent, heard: AgentCall) -> None:
-        agent.asked.put_nowait(heard)
+        agent.other_calls.put_nowait(heard)
 
     for agent in agents:
         agent.answer = says_nothing
     settings["limits"]["agent_connect_timeout"] = 0.2
-    async with working(tmp_path / "hasty.db", settings) as worker, serving(worker, WHATSAPP) as address:
+    async with (
+        running_worker(tmp_path / "hasty.db", settings) as worker,
+        serving(worker, WHATSAPP) as address,
+    ):
         url = f"{address}/v1/public/webhooks/acme/support/whatsapp"
-        told = await tell(url, event(call("connect")))
+        told = await send_event(url, event(call("connect")))
         assert (told.status, told.json["code"]) == (504, "agent_start_timeout")
         await worker.assert_nothing_left()
-        assert (await tell(url, event())).json["code"] == "agent_stalled"
+        assert (await send_event(url, event())).json["code"] == "agent_stalled"
 
 
 async def test_an_agent_that_does_not_hear_the_end_holds_no_place(
     worker: Worker, url: str, agents: list[Agent]
 ) -> None:
-    await tell(url, event(call("connect")))
-    session = (await heard_by(agents[0])).session
+    await send_event(url, event(call("connect")))
+    session = (await next_whatsapp_event(agents[0])).session
     await agents[0].stop()
-    assert (await tell(url, event(call("terminate")))).status == 200
+    assert (await send_event(url, event(call("terminate")))).status == 200
     assert (await worker.over(session)).state is SessionState.ENDED
 
 
 async def test_a_gateway_that_drains_takes_no_call_and_hears_of_ends(
     worker: Worker, url: str, agents: list[Agent]
 ) -> None:
-    await tell(url, event(call("connect", "wacid.1")))
+    await send_event(url, event(call("connect", "wacid.1")))
     worker.services.active.draining = True
-    assert (await tell(url, event(call("connect", "wacid.2")))).status == 503
-    assert (await tell(url, event(call("terminate", "wacid.1")))).status == 200
+    assert (await send_event(url, event(call("connect", "wacid.2")))).status == 503
+    assert (await send_event(url, event(call("terminate", "wacid.1")))).status == 200

@@ -12,17 +12,17 @@ from typing import Any
 
 import aiohttp
 
-from tests.harness import meta
+from gateway.simulator.waiting import WAIT_S, eventually
+from tests.harness import whatsapp_events as meta
 from tests.harness.agent import AgentPort
-from tests.harness.files import episodes, no_files
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.peer import WAIT_S
+from tests.harness.gateway import Gateway
+from tests.harness.open_files import episodes, no_files
 
 
 async def tell(gateway: Gateway, what: str, call_id: str = "wacid.1") -> int:
     """Meta tells of a call, on a connection of its own; the status of the answer."""
     url = f"http://127.0.0.1:{gateway.port}/v1/public/webhooks/acme/support/whatsapp"
-    return (await meta.tell(url, meta.event(meta.call(what, call_id)))).status
+    return (await meta.send_event(url, meta.event(meta.call(what, call_id)))).status
 
 
 def settings(*ports: AgentPort, **server: Any) -> dict[str, Any]:

@@ -16,9 +16,18 @@ import pytest
 from gateway.agents.instance_health import Health
 from gateway.api.webhooks.whatsapp import WHATSAPP
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.meta import OLD_SECRET, SECRET, answers, call, event, heard_by, signed, tell
-from tests.harness.starts import Worker, working
-from tests.harness.webhooks import send, serving
+from tests.harness.http_requests import send, serving
+from tests.harness.start_api import Worker, running_worker
+from tests.harness.whatsapp_events import (
+    OLD_SECRET,
+    SECRET,
+    answers,
+    call,
+    event,
+    next_whatsapp_event,
+    send_event,
+    signed,
+)
 
 # Verification
 
@@ -66,7 +75,7 @@ async def test_a_parameter_twice(url: str) -> None:
 async def test_an_agent_that_is_not_there(url: str) -> None:
     other = url.replace("/support/", "/other/")
     assert (await send(asked(other), method="GET")).status == 404
-    assert (await tell(other, event())).status == 404
+    assert (await send_event(other, event())).status == 404
 
 
 # What is about no call
@@ -77,9 +86,9 @@ async def test_messages_go_to_an_instance_that_is_ready(
 ) -> None:
     agents[0].ready = 503
     await worker.sees(ports[0].url, Health.STARTING)
-    told = await tell(url, event(messages=[{"id": "wamid.1", "text": {"body": "hello"}}]))
+    told = await send_event(url, event(messages=[{"id": "wamid.1", "text": {"body": "hello"}}]))
     assert (told.status, told.json) == (200, {"status": "success"})
-    heard = await heard_by(agents[1])
+    heard = await next_whatsapp_event(agents[1])
     assert "x-daily-session-id" not in heard.headers
     assert await worker.records() == []
 
@@ -88,8 +97,8 @@ async def test_messages_go_to_another_instance_where_one_is_gone(
     worker: Worker, url: str, agents: list[Agent], ports: list[AgentPort]
 ) -> None:
     await agents[0].stop()
-    assert (await tell(url, event())).status == 200
-    await heard_by(agents[1])
+    assert (await send_event(url, event())).status == 200
+    await next_whatsapp_event(agents[1])
 
 
 async def test_no_instance_is_ready(
@@ -98,19 +107,19 @@ async def test_no_instance_is_ready(
     for agent, port in zip(agents, ports, strict=True):
         agent.ready = 503
         await worker.sees(port.url, Health.STARTING)
-    assert (await tell(url, event())).status == 504
+    assert (await send_event(url, event())).status == 504
 
 
 @pytest.mark.parametrize(("status", "body"), [(400, '{"detail":"no"}'), (500, "oh"), (200, "")])
 async def test_the_agents_answer_comes_back(url: str, agents: list[Agent], status: int, body: str) -> None:
     agents[0].answer = answers(status, body)
-    told = await tell(url, event())
+    told = await send_event(url, event())
     assert (told.status, told.raw) == (status, body.encode())
 
 
 async def test_an_answer_without_end(url: str, agents: list[Agent]) -> None:
     agents[0].answer = answers(200, "x" * 70_000)
-    assert (await tell(url, event())).json["code"] == "agent_failed"
+    assert (await send_event(url, event())).json["code"] == "agent_failed"
 
 
 # Refusals
@@ -146,7 +155,7 @@ async def test_without_a_secret_no_signature_is_wanted(
     tmp_path: Path, settings: dict[str, Any], agents: list[Agent]
 ) -> None:
     del settings["organizations"][0]["whatsapp"]
-    async with working(tmp_path / "open.db", settings) as worker, serving(worker, WHATSAPP) as address:
+    async with running_worker(tmp_path / "open.db", settings) as worker, serving(worker, WHATSAPP) as address:
         assert (await send(f"{address}/v1/public/webhooks/acme/support/whatsapp", event())).status == 200
 
 
@@ -185,10 +194,10 @@ async def test_bodies_that_make_no_sense(worker: Worker, url: str, agents: list[
 async def test_shapes_that_tell_of_no_call_are_the_agents_affair(
     url: str, agents: list[Agent], body: Any
 ) -> None:
-    assert (await tell(url, body)).status == 200
-    await heard_by(agents[0])
+    assert (await send_event(url, body)).status == 200
+    await next_whatsapp_event(agents[0])
 
 
 async def test_a_body_that_is_too_large(url: str, agents: list[Agent]) -> None:
-    told = await tell(url, event(text="x" * 300_000))
+    told = await send_event(url, event(text="x" * 300_000))
     assert (told.status, told.json["code"]) == (413, "413")

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from tests.harness.accelerator_modes import accelerator  # noqa: F401 - a fixture
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.both import accelerator  # noqa: F401 - a fixture
-from tests.harness.documented import Server, accounts
+from tests.harness.api_requests import KEY
+from tests.harness.carrier_reconnect import CARRIERS
+from tests.harness.document_calls import Server, accounts
 from tests.harness.gateway import Gateway
-from tests.harness.keyed import KEY
-from tests.harness.streams import CARRIERS
 
 NEVER_S = 30
 """Longer than any test waits: a call that ends in it was ended by something else."""

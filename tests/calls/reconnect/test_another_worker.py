@@ -12,13 +12,20 @@ from contextlib import contextmanager
 
 import pytest
 
+from gateway.simulator.gateway_process import END_EVENTS
+from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import Agent
+from tests.harness.api_requests import stop_session
 from tests.harness.caller import Connection, open_socket
-from tests.harness.documented import Documented, Server, on_line
-from tests.harness.gateway import END_EVENTS, Gateway, eventually
-from tests.harness.keyed import delete
-from tests.harness.peer import WAIT_S
-from tests.harness.streams import assert_another_session, assert_over, first_stream, just, opening
+from tests.harness.carrier_reconnect import (
+    assert_another_session,
+    assert_call_over,
+    first_stream,
+    only,
+    opening,
+)
+from tests.harness.document_calls import DocumentCalls, Server, carrier_running
+from tests.harness.gateway import Gateway
 
 
 async def test_over_two_workers_a_call_goes_on_wherever_its_socket_comes(
@@ -26,7 +33,7 @@ async def test_over_two_workers_a_call_goes_on_wherever_its_socket_comes(
 ) -> None:
     """The agent has one place, and is never asked again."""
     gateway = start(workers=2)
-    async with on_line(gateway, carrier_servers, carrier) as line:
+    async with carrier_running(gateway, carrier_servers, carrier) as line:
         stream = await first_stream(line, agents[0])
         for times in range(3 if carrier == "twilio" else 8):  # a document is asked for so often, and no more
             if times % 2:
@@ -36,19 +43,19 @@ async def test_over_two_workers_a_call_goes_on_wherever_its_socket_comes(
         await stream.hangs_up()
 
 
-@just["telnyx"]
+@only["telnyx"]
 async def test_over_two_workers_what_cannot_go_on_is_taken_over(
     start: Callable[..., Gateway], carrier_servers: dict[str, Server], agents: list[Agent], carrier: str
 ) -> None:
     """Also where the socket came to another worker than the call's, which would not have it."""
     gateway = start(workers=2)
-    async with on_line(gateway, carrier_servers, carrier) as line:
+    async with carrier_running(gateway, carrier_servers, carrier) as line:
         for _ in range(4):
             stream = await first_stream(line, agents[0])
             caller = await line.dial(stream.placed.stream_url)
             for message in opening(carrier, stream.placed.call_id, "stream-2"):
                 caller.say(message.replace("PCMU", "PCMA"))
-            await assert_over(stream, "taken_over", "carrier", 1000)
+            await assert_call_over(stream, "taken_over", "carrier", 1000)
             await assert_another_session(stream, caller, agents[0])
 
 
@@ -95,7 +102,7 @@ async def test_a_worker_that_is_frozen_goes_on_with_the_call_when_it_wakes(
 ) -> None:
     """The carrier dialled again. Where its socket came, it was let go of; the frozen worker finds it."""
     gateway = start(workers=2)
-    async with on_line(gateway, carrier_servers, carrier) as line:
+    async with carrier_running(gateway, carrier_servers, carrier) as line:
         stream = await first_stream(line, agents[0])
         await stream.both_hear()
         first = stream.caller
@@ -114,7 +121,7 @@ async def test_a_worker_that_is_frozen_goes_on_with_the_call_when_it_wakes(
 
 
 @pytest.mark.parametrize("carrier", ["telnyx", "plivo"], indirect=True)
-async def test_many_at_once_and_one_has_the_call(line: Documented, support: Agent) -> None:
+async def test_many_at_once_and_one_has_the_call(line: DocumentCalls, support: Agent) -> None:
     """Whichever are handed over, refused or taken over: one session is left, with one socket."""
     placed = await line.place()
     callers = [await line.dial(placed.stream_url) for _ in range(6)]
@@ -133,5 +140,5 @@ async def test_many_at_once_and_one_has_the_call(line: Documented, support: Agen
     await eventually(lambda: told() == 5 and len(live()) == 1, "all but one are over, or part of it")
     (session,) = live()
     await line.gateway.callers_leave()
-    assert await asyncio.to_thread(delete, line.gateway, session) in (200, 409)
+    assert await asyncio.to_thread(stop_session, line.gateway, session) in (200, 409)
     await eventually(lambda: not live(), "it is over")

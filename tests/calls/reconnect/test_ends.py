@@ -9,14 +9,21 @@ from collections.abc import Callable
 import pytest
 
 from tests.harness.agent import Agent
-from tests.harness.documented import Documented, Server, on_line
+from tests.harness.api_requests import api_request, stop_session
+from tests.harness.call_assertions import assert_agent_heard, assert_ended, assert_refused
+from tests.harness.carrier_reconnect import (
+    CARRIERS,
+    assert_another_session,
+    assert_call_over,
+    first_stream,
+    on_stream,
+    only,
+)
+from tests.harness.document_calls import DocumentCalls, Server, carrier_running
 from tests.harness.frames import TEXT
 from tests.harness.gateway import Gateway
-from tests.harness.keyed import ask, delete
-from tests.harness.openings import talk
 from tests.harness.rest_plivo import PlivoCall
-from tests.harness.streams import CARRIERS, assert_another_session, assert_over, first_stream, just, on_stream
-from tests.harness.telephony import assert_agent_heard, assert_ended, assert_refused
+from tests.harness.transcripts import talk
 
 SOON_S = 1.0
 
@@ -26,7 +33,7 @@ async def test_none_comes_in_time(
 ) -> None:
     gateway = start(reconnect_timeout=SOON_S)
     for carrier in CARRIERS:
-        async with on_line(gateway, carrier_servers, carrier) as line:
+        async with carrier_running(gateway, carrier_servers, carrier) as line:
             stream = await first_stream(line, agents[0])
             stream.caller.reset()
             detail = "the carrier's socket was lost without a close, and no other came within 1 s"
@@ -42,40 +49,43 @@ async def test_none_comes_in_time(
             await assert_ended(gateway, taken.session, "carrier_lost", "carrier")
 
 
-@just["plivo"]
-async def test_it_is_stopped_meanwhile(line: Documented, support: Agent) -> None:
+@only["plivo"]
+async def test_it_is_stopped_meanwhile(line: DocumentCalls, support: Agent) -> None:
     stream = await first_stream(line, support)
     await stream.is_lost()
-    assert await asyncio.to_thread(delete, line.gateway, stream.session) == 200
-    await assert_over(stream, "stopped", "gateway", 1000)
+    assert await asyncio.to_thread(stop_session, line.gateway, stream.session) == 200
+    await assert_call_over(stream, "stopped", "gateway", 1000)
 
 
-@just["plivo"]
-async def test_it_is_not_transferred_meanwhile(line: Documented, support: Agent) -> None:
+@only["plivo"]
+async def test_it_is_not_transferred_meanwhile(line: DocumentCalls, support: Agent) -> None:
     """There is no stream that could end as that of a transferred call does; afterwards there is."""
     stream = await first_stream(line, support)
     await stream.is_lost()
     path = f"/v1/sessions/{stream.session}/call/transfer"
-    assert await asyncio.to_thread(ask, line.gateway, "POST", path, {"to": "sip:desk@example.com"}) == 409
+    assert (
+        await asyncio.to_thread(api_request, line.gateway, "POST", path, {"to": "sip:desk@example.com"})
+        == 409
+    )
     await stream.goes_on()
     await stream.both_hear()
     await stream.hangs_up()
 
 
-@just["plivo"]
-async def test_it_is_hung_up_meanwhile(line: Documented, support: Agent) -> None:
+@only["plivo"]
+async def test_it_is_hung_up_meanwhile(line: DocumentCalls, support: Agent) -> None:
     stream = await first_stream(line, support)
     await stream.is_lost()
     path = f"/v1/sessions/{stream.session}/call/hangup"
     line.server.calls[stream.placed.call_id] = PlivoCall(
         stream.placed.call_id, stream.placed.call_id, {}, "in-progress"
     )
-    assert await asyncio.to_thread(ask, line.gateway, "POST", path) == 200
-    await assert_over(stream, "hung_up", "gateway", 1000)
+    assert await asyncio.to_thread(api_request, line.gateway, "POST", path) == 200
+    await assert_call_over(stream, "hung_up", "gateway", 1000)
 
 
-@just["plivo"]
-async def test_the_agent_closes_meanwhile(line: Documented, support: Agent) -> None:
+@only["plivo"]
+async def test_the_agent_closes_meanwhile(line: DocumentCalls, support: Agent) -> None:
     """It has ended the call, which is hung up as ever; the next socket is nobody's."""
     stream = await first_stream(line, support)
     await stream.is_lost()
@@ -91,8 +101,8 @@ async def test_the_agent_closes_meanwhile(line: Documented, support: Agent) -> N
 
 
 @pytest.mark.parametrize(("code", "why"), [(1011, "agent_failed"), (None, "agent_lost")])
-@just["twilio"]
-async def test_the_agent_is_lost_meanwhile(line: Documented, support: Agent, code: int, why: str) -> None:
+@only["twilio"]
+async def test_the_agent_is_lost_meanwhile(line: DocumentCalls, support: Agent, code: int, why: str) -> None:
     """One thing at a time. The carrier asks again, and gets another stream."""
     stream = await first_stream(line, support)
     await stream.is_lost()
@@ -105,82 +115,82 @@ async def test_the_agent_is_lost_meanwhile(line: Documented, support: Agent, cod
     await assert_another_session(stream, caller, support)
 
 
-@just["twilio"]
-async def test_it_has_lasted_long_enough(line: Documented, support: Agent) -> None:
+@only["twilio"]
+async def test_it_has_lasted_long_enough(line: DocumentCalls, support: Agent) -> None:
     stream = await first_stream(line, support, "brief")
     await stream.is_lost()
     assert await stream.agent.closed() == (1000, "5 s")
     await assert_ended(line.gateway, stream.session, "max_duration", "gateway")
 
 
-@just["twilio"]
-async def test_the_longest_duration_goes_on(line: Documented, support: Agent) -> None:
+@only["twilio"]
+async def test_the_longest_duration_goes_on(line: DocumentCalls, support: Agent) -> None:
     """A call does not get more time with each socket (how much: tests/media/test_relay_carrier_lost.py)."""
     stream = await first_stream(line, support, "brief")
     await stream.is_lost()
     await stream.goes_on()
     assert await stream.caller.closed() == (1000, "5 s")
-    await assert_over(stream, "max_duration", "gateway", 1000)
+    await assert_call_over(stream, "max_duration", "gateway", 1000)
 
 
-@just["plivo"]
-async def test_the_carrier_says_that_the_call_is_over(line: Documented, support: Agent) -> None:
+@only["plivo"]
+async def test_the_carrier_says_that_the_call_is_over(line: DocumentCalls, support: Agent) -> None:
     stream = await first_stream(line, support)
     await stream.is_lost()
     url = f"https://us-west.voice.example.com/callbacks/plivo/{stream.session}/status"
     fields = {"CallUUID": stream.placed.call_id, "CallStatus": "completed"}
     answered = await line.server.post(url, fields)
     assert answered.status == 200
-    await assert_over(stream, "caller_hangup", "caller", 1000)
+    await assert_call_over(stream, "caller_hangup", "caller", 1000)
 
 
-@just["plivo"]
+@only["plivo"]
 async def test_a_call_that_the_carrier_has_called_over_is_not_waited_for(
-    line: Documented, support: Agent
+    line: DocumentCalls, support: Agent
 ) -> None:
     stream = await first_stream(line, support)
     url = f"https://us-west.voice.example.com/callbacks/plivo/{stream.session}/status"
     fields = {"CallUUID": stream.placed.call_id, "CallStatus": "completed"}
     assert (await line.server.post(url, fields)).status == 200
     stream.caller.reset()
-    await assert_over(stream, "carrier_lost", "carrier", 1011)
+    await assert_call_over(stream, "carrier_lost", "carrier", 1011)
 
 
-@just["telnyx"]
-async def test_a_carrier_that_has_said_stop_is_not_waited_for(line: Documented, support: Agent) -> None:
+@only["telnyx"]
+async def test_a_carrier_that_has_said_stop_is_not_waited_for(line: DocumentCalls, support: Agent) -> None:
     stream = await first_stream(line, support)
     stop = stream.caller.say(on_stream("telnyx", '{"event": "stop", "stop": {}}', "stream-1"))
     await assert_agent_heard(stream.agent, [stop])
     stream.caller.reset()
-    await assert_over(stream, "caller_hangup", "caller", 1000)
+    await assert_call_over(stream, "caller_hangup", "caller", 1000)
 
 
-@just["telnyx"]
-async def test_a_close_is_an_end(line: Documented, support: Agent) -> None:
+@only["telnyx"]
+async def test_a_close_is_an_end(line: DocumentCalls, support: Agent) -> None:
     stream = await first_stream(line, support)
     stream.caller.send(stream.caller.close_frame(1001))
     assert (await stream.agent.closed())[0] == 1001
     await assert_ended(line.gateway, stream.session, "caller_hangup", "caller")
 
 
-@just["telnyx"]
-async def test_an_agent_that_has_had_half_a_message_cannot_go_on(line: Documented, support: Agent) -> None:
+@only["telnyx"]
+async def test_an_agent_that_has_had_half_a_message_cannot_go_on(line: DocumentCalls, support: Agent) -> None:
     """A bot on Pipecat ends a call over a message that is no JSON (docs/reference/carriers.md §8.2)."""
     stream = await first_stream(line, support)
     half = stream.caller.frame(TEXT, talk("telnyx")[0][:50].encode(), fin=False)
     stream.caller.send(half)
     await assert_agent_heard(stream.agent, [half])
     stream.caller.reset()
-    await assert_over(stream, "carrier_lost", "carrier", 1011)
+    await assert_call_over(stream, "carrier_lost", "carrier", 1011)
 
 
-@just["plivo"]
+@only["plivo"]
 async def test_a_gateway_that_drains_does_not_wait(
     start: Callable[..., Gateway], carrier_servers: dict[str, Server], agents: list[Agent], carrier: str
 ) -> None:
     """It takes no second socket; the calls that run go on."""
     gateway = start()
-    async with on_line(gateway, carrier_servers, carrier) as line:
+    async with carrier_running(gateway, carrier_servers, carrier) as line:
         stream = await first_stream(line, agents[0])
         await stream.is_lost()
         gateway.terminate()

@@ -12,16 +12,25 @@ import json
 import pytest
 
 from tests.harness.agent import Agent, waits_for
+from tests.harness.call_assertions import assert_agent_heard, assert_caller_heard
 from tests.harness.caller import Caller
-from tests.harness.documented import Documented, said
+from tests.harness.carrier_reconnect import (
+    continuations,
+    first_stream,
+    on_stream,
+    only,
+    opening,
+    requests_next_document,
+)
+from tests.harness.document_calls import DocumentCalls, opening_of_call
 from tests.harness.frames import CONTINUATION, TEXT
-from tests.harness.openings import replies, talk
-from tests.harness.streams import continued, first_stream, just, on_stream, opening, requests_next_document
-from tests.harness.telephony import assert_agent_heard, assert_caller_heard
+from tests.harness.transcripts import replies, talk
 
 
 @pytest.mark.parametrize("how", ["half_close", "reset"])
-async def test_the_next_socket_goes_on_with_the_session(line: Documented, support: Agent, how: str) -> None:
+async def test_the_next_socket_goes_on_with_the_session(
+    line: DocumentCalls, support: Agent, how: str
+) -> None:
     stream = await first_stream(line, support)
     await stream.both_hear()
     await stream.is_lost(how)
@@ -29,17 +38,17 @@ async def test_the_next_socket_goes_on_with_the_session(line: Documented, suppor
     await stream.both_hear()
     assert support.upgrades == 1
     record = await stream.hangs_up()
-    heard, opened = len(talk(line.carrier)), len(said(line.carrier, ""))
+    heard, opened = len(talk(line.carrier)), len(opening_of_call(line.carrier, ""))
     assert record["frames_in"] == 2 * (opened + heard)
     assert record["frames_out"] == 2 * len(replies(line.carrier))
     assert record["resumed"] == 0
-    (told,) = continued(line.gateway, stream.session)
+    (told,) = continuations(line.gateway, stream.session)
     assert (told["times"], told["call_id"]) == (1, stream.placed.call_id)
     assert told["words"] == "the carrier's socket was lost without a close"
     assert told["seconds"] >= 0
 
 
-async def test_a_socket_that_seems_to_live_is_closed(line: Documented, support: Agent) -> None:
+async def test_a_socket_that_seems_to_live_is_closed(line: DocumentCalls, support: Agent) -> None:
     """Half open: the carrier knows that it is gone, the gateway does not."""
     stream = await first_stream(line, support)
     await stream.both_hear()
@@ -51,18 +60,18 @@ async def test_a_socket_that_seems_to_live_is_closed(line: Documented, support: 
     assert support.upgrades == 1
 
 
-async def test_again_and_again(line: Documented, support: Agent) -> None:
+async def test_again_and_again(line: DocumentCalls, support: Agent) -> None:
     stream = await first_stream(line, support)
     for times in range(1, 4):  # a document is asked for so often, and no more
         if times % 2:
             await stream.is_lost()
         await stream.goes_on()
         await stream.both_hear()
-        assert continued(line.gateway, stream.session)[-1]["times"] == times
+        assert continuations(line.gateway, stream.session)[-1]["times"] == times
     await stream.hangs_up()
 
 
-async def test_what_the_agent_says_meanwhile_is_heard(line: Documented, support: Agent) -> None:
+async def test_what_the_agent_says_meanwhile_is_heard(line: DocumentCalls, support: Agent) -> None:
     stream = await first_stream(line, support)
     await stream.is_lost()
     meanwhile = replies(line.carrier) * 5
@@ -77,7 +86,7 @@ async def test_what_the_agent_says_meanwhile_is_heard(line: Documented, support:
     await stream.hangs_up()
 
 
-async def test_what_the_caller_says_at_once_is_heard(line: Documented, support: Agent) -> None:
+async def test_what_the_caller_says_at_once_is_heard(line: DocumentCalls, support: Agent) -> None:
     """Also in the packet that ends the opening."""
     stream = await first_stream(line, support)
     await stream.is_lost()
@@ -95,7 +104,7 @@ async def test_what_the_caller_says_at_once_is_heard(line: Documented, support: 
     await stream.hangs_up()
 
 
-async def test_a_stream_that_kept_its_id(line: Documented, support: Agent) -> None:
+async def test_a_stream_that_kept_its_id(line: DocumentCalls, support: Agent) -> None:
     """Whether an id is new is not documented (docs/reference/carriers.md §3.1): where it is not, bytes pass
     as they come.
     """
@@ -108,7 +117,7 @@ async def test_a_stream_that_kept_its_id(line: Documented, support: Agent) -> No
     await stream.hangs_up()
 
 
-async def test_coupled_through_messages_all_along(line: Documented, support: Agent) -> None:
+async def test_coupled_through_messages_all_along(line: DocumentCalls, support: Agent) -> None:
     stream = await first_stream(line, support, "messages")
     await stream.both_hear()
     if line.carrier != "twilio":
@@ -120,10 +129,10 @@ async def test_coupled_through_messages_all_along(line: Documented, support: Age
     await stream.hangs_up()
 
 
-@just["twilio"]
-async def test_an_agent_that_does_not_know_the_call_id(line: Documented, support: Agent) -> None:
+@only["twilio"]
+async def test_an_agent_that_does_not_know_the_call_id(line: DocumentCalls, support: Agent) -> None:
     stream = await first_stream(line, support, "hidden", opened=False)
-    first = [await stream.agent.hear() for _ in said("twilio", "")]
+    first = [await stream.agent.hear() for _ in opening_of_call("twilio", "")]
     assert stream.placed.call_id.encode() not in first[-1].payload
     await stream.is_lost()
     await stream.goes_on()
@@ -133,9 +142,9 @@ async def test_an_agent_that_does_not_know_the_call_id(line: Documented, support
 
 
 @pytest.mark.parametrize("fragmented", [False, True])
-@just["plivo"]
+@only["plivo"]
 async def test_a_message_that_the_agent_had_half_said(
-    line: Documented, support: Agent, fragmented: bool
+    line: DocumentCalls, support: Agent, fragmented: bool
 ) -> None:
     """Half of it went to the first socket: the second does not get the other half, but all that follows."""
     stream = await first_stream(line, support)
@@ -157,8 +166,8 @@ async def test_a_message_that_the_agent_had_half_said(
     await stream.hangs_up()
 
 
-@just["telnyx"]
-async def test_a_call_whose_agent_is_lost_later(line: Documented, agents: list[Agent]) -> None:
+@only["telnyx"]
+async def test_a_call_whose_agent_is_lost_later(line: DocumentCalls, agents: list[Agent]) -> None:
     """The next agent is told the latest stream; then that one goes on, too."""
     stream = await first_stream(line, await ready_one(agents), "resumed")
     await stream.is_lost()
@@ -167,7 +176,7 @@ async def test_a_call_whose_agent_is_lost_later(line: Documented, agents: list[A
         stream.agent.reset()
         second = await other.call()
         assert second.session == stream.session
-        told = b"".join([(await second.hear()).payload for _ in said("telnyx", "")])
+        told = b"".join([(await second.hear()).payload for _ in opening_of_call("telnyx", "")])
         assert stream.latest.encode() in told
         stream.agent, stream.first = second, stream.latest
         await stream.both_hear()
@@ -183,13 +192,13 @@ async def ready_one(agents: list[Agent]) -> Agent:
     return agents[0]
 
 
-@just["twilio"]
-async def test_the_holding_sound_goes_on(line: Documented, support: Agent) -> None:
+@only["twilio"]
+async def test_the_holding_sound_goes_on(line: DocumentCalls, support: Agent) -> None:
     """Of an agent that has not spoken: the caller hears that it is called, on the second socket too."""
     may_accept = asyncio.Event()
     support.answer = waits_for(may_accept)
     taking = asyncio.create_task(first_stream(line, support, "ringing"))
-    await support.asks()
+    await support.next_other_call()
     await until_sound(line.gateway.callers[-1], "stream-1")
     may_accept.set()
     stream = await taking
@@ -203,8 +212,8 @@ async def test_the_holding_sound_goes_on(line: Documented, support: Agent) -> No
     await stream.hangs_up()
 
 
-@just["telnyx"]
-async def test_a_carrier_that_must_be_sent_something_is(line: Documented, support: Agent) -> None:
+@only["telnyx"]
+async def test_a_carrier_that_must_be_sent_something_is(line: DocumentCalls, support: Agent) -> None:
     """docs/reference/carriers.md §3.3: a leg that got nothing ends after 1.6 s; its agent has nothing to
     say just now.
     """
@@ -222,8 +231,8 @@ async def until_sound(caller: Caller, stream: str) -> None:
     assert heard["streamSid"] == stream
 
 
-@just["plivo"]
-async def test_a_carrier_that_has_stopped_to_read(line: Documented, support: Agent) -> None:
+@only["plivo"]
+async def test_a_carrier_that_has_stopped_to_read(line: DocumentCalls, support: Agent) -> None:
     """Its network is gone, and what the agent says is stuck. All that follows is heard, and whole."""
     stream = await first_stream(line, support)
     message, poured = replies("plivo")[0], 0

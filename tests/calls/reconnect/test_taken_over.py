@@ -3,24 +3,24 @@
 
 from __future__ import annotations
 
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, hangs
-from tests.harness.documented import Documented
-from tests.harness.gateway import eventually
-from tests.harness.streams import (
+from tests.harness.call_assertions import assert_ended
+from tests.harness.carrier_reconnect import (
     assert_another_session,
-    assert_over,
-    continued,
+    assert_call_over,
+    continuations,
     first_stream,
-    just,
+    only,
     opening,
     requests_next_document,
 )
-from tests.harness.telephony import assert_ended
+from tests.harness.document_calls import DocumentCalls
 
 
-@just["plivo"]
+@only["plivo"]
 async def test_a_second_socket_for_another_agent_takes_the_call_over(
-    line: Documented, support: Agent
+    line: DocumentCalls, support: Agent
 ) -> None:
     """As where an operator's own XML leads the call from one agent to the next."""
     stream = await first_stream(line, support)
@@ -28,22 +28,22 @@ async def test_a_second_socket_for_another_agent_takes_the_call_over(
     caller = await line.dial(again.stream_url)
     for message in opening("plivo", stream.placed.call_id, "stream-2"):
         caller.say(message)
-    await assert_over(stream, "taken_over", "carrier", 1000)
+    await assert_call_over(stream, "taken_over", "carrier", 1000)
     await assert_another_session(stream, caller, support)
 
 
-@just["telnyx"]
-async def test_a_stream_in_another_codec_takes_the_call_over(line: Documented, support: Agent) -> None:
+@only["telnyx"]
+async def test_a_stream_in_another_codec_takes_the_call_over(line: DocumentCalls, support: Agent) -> None:
     stream = await first_stream(line, support)
     caller = await line.dial(stream.placed.stream_url)
     for message in opening("telnyx", stream.placed.call_id, "stream-2"):
         caller.say(message.replace("PCMU", "PCMA"))
-    await assert_over(stream, "taken_over", "carrier", 1000)
+    await assert_call_over(stream, "taken_over", "carrier", 1000)
     await assert_another_session(stream, caller, support)
 
 
-@just["twilio"]
-async def test_without_a_token_nothing_is_waited_for(line: Documented, support: Agent) -> None:
+@only["twilio"]
+async def test_without_a_token_nothing_is_waited_for(line: DocumentCalls, support: Agent) -> None:
     caller = await line.gateway.dial("/ws/twilio/support.globex")
     sent = [caller.say(message) for message in opening("twilio", "CA1", "stream-1")]
     taken = await support.call()
@@ -53,15 +53,17 @@ async def test_without_a_token_nothing_is_waited_for(line: Documented, support: 
     await assert_ended(line.gateway, taken.session, "carrier_lost", "carrier")
 
 
-@just["twilio"]
-async def test_a_carrier_that_does_not_come_back_is_not_waited_for(line: Documented, support: Agent) -> None:
+@only["twilio"]
+async def test_a_carrier_that_does_not_come_back_is_not_waited_for(
+    line: DocumentCalls, support: Agent
+) -> None:
     stream = await first_stream(line, support, "support")
     stream.caller.reset()
-    await assert_over(stream, "carrier_lost", "carrier", 1011)
+    await assert_call_over(stream, "carrier_lost", "carrier", 1011)
 
 
 async def test_while_the_agent_starts_a_second_socket_takes_the_call_over(
-    line: Documented, support: Agent
+    line: DocumentCalls, support: Agent
 ) -> None:
     """There is no session yet that could go on."""
     if line.carrier == "twilio":
@@ -71,15 +73,17 @@ async def test_while_the_agent_starts_a_second_socket_takes_the_call_over(
     first = await line.dial(placed.stream_url)
     for message in opening(line.carrier, placed.call_id, "stream-1"):
         first.say(message)
-    await support.asks()
+    await support.next_other_call()
     second = await line.dial(placed.stream_url)
     for message in opening(line.carrier, placed.call_id, "stream-2"):
         second.say(message)
     assert (await first.closed())[0] == 1000
-    await support.asks()
+    await support.next_other_call()
 
 
-async def test_the_document_of_a_call_that_waits_is_another_stream(line: Documented, support: Agent) -> None:
+async def test_the_document_of_a_call_that_waits_is_another_stream(
+    line: DocumentCalls, support: Agent
+) -> None:
     """At once, and so often as `max_returns` says."""
     stream = await first_stream(line, support, "asked")
     await stream.is_lost()
@@ -93,7 +97,7 @@ async def test_the_document_of_a_call_that_waits_is_another_stream(line: Documen
     caller = await line.dial(placed.stream_url)
     for message in opening(line.carrier, placed.call_id, "stream-2"):
         caller.say(message)
-    await eventually(lambda: continued(line.gateway, stream.session), "the call goes on")
+    await eventually(lambda: continuations(line.gateway, stream.session), "the call goes on")
     stream.caller, stream.latest = caller, "stream-2"
     await stream.both_hear()
     await stream.hangs_up()

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.waiting import eventually
+from tests.harness.accelerator_modes import accelerator  # noqa: F401 - a fixture
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.both import accelerator  # noqa: F401 - a fixture
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.keyed import KEY
-from tests.harness.resumes import readiness
+from tests.harness.agent_failover import logged_health
+from tests.harness.api_requests import KEY
+from tests.harness.gateway import Gateway
 
 RATE_HZ = 8000
 
@@ -73,5 +74,5 @@ def gateway(
 async def agents(agent_at: Callable[..., Any], ports: list[AgentPort], gateway: Gateway) -> list[Agent]:
     """Both instances, at work, as the gateway sees them."""
     both = [await agent_at(port) for port in ports]
-    await eventually(lambda: all(readiness(gateway, port) == "ready" for port in ports), "both are ready")
+    await eventually(lambda: all(logged_health(gateway, port) == "ready" for port in ports), "both are ready")
     return both

@@ -7,14 +7,15 @@ import asyncio
 
 import pytest
 
-from tests.harness.agent import Agent, AgentCall, hangs, upgraded
+from gateway.simulator.waiting import eventually
+from tests.harness.agent import Agent, AgentCall, hangs, upgrade_response
+from tests.harness.agent_failover import first_call, next_agent_takes_over, next_call_of_any
+from tests.harness.api_requests import stop_session
+from tests.harness.call_assertions import Call, assert_ended
 from tests.harness.caller import Caller
 from tests.harness.frames import close_frame
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.keyed import delete
-from tests.harness.openings import talk
-from tests.harness.resumes import first_call, taken_over, who_has_it
-from tests.harness.telephony import Call, assert_ended
+from tests.harness.gateway import Gateway
+from tests.harness.transcripts import talk
 
 MEDIA = talk("twilio")[0]
 
@@ -34,7 +35,7 @@ async def test_a_close_is_an_end(gateway: Gateway, agents: list[Agent], code: in
 
 async def test_one_that_takes_over_and_closes(gateway: Gateway, agents: list[Agent]) -> None:
     async def accepts_and_closes(agent: Agent, call: AgentCall) -> None:
-        call.send(upgraded(call) + close_frame(1000, "no bot today"))
+        call.send(upgrade_response(call) + close_frame(1000, "no bot today"))
 
     call, _, other = await first_call(gateway, agents)
     other.answer = accepts_and_closes
@@ -46,7 +47,7 @@ async def test_one_that_takes_over_and_closes(gateway: Gateway, agents: list[Age
 async def test_a_client_without_a_dialect_has_nothing_to_replay(
     gateway: Gateway, agents: list[Agent]
 ) -> None:
-    taking = asyncio.create_task(who_has_it(agents))
+    taking = asyncio.create_task(next_call_of_any(agents))
     caller = await gateway.dial("/ws/generic/support.acme")
     _, taken = await taking
     taken.reset()
@@ -59,7 +60,7 @@ async def caller_waits(gateway: Gateway, agents: list[Agent]) -> tuple[Call, Age
     call, mine, other = await first_call(gateway, agents)
     mine.answer = other.answer = hangs
     call.agent.reset()
-    return call, await other.asks(), call.caller
+    return call, await other.next_other_call(), call.caller
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ async def test_the_caller_leaves_while_another_agent_is_looked_for(
 
 async def test_it_is_stopped_while_another_agent_is_looked_for(gateway: Gateway, agents: list[Agent]) -> None:
     call, asked, caller = await caller_waits(gateway, agents)
-    assert await asyncio.to_thread(delete, gateway, call.session) == 200
+    assert await asyncio.to_thread(stop_session, gateway, call.session) == 200
     assert (await caller.closed())[0] == 1000
     assert await asked.ended() == b""
     await assert_ended(gateway, call.session, "stopped", "gateway")
@@ -117,7 +118,7 @@ async def test_the_longest_duration_goes_on(gateway: Gateway, agents: list[Agent
     """A call does not get more time with each agent (how much: tests/media/test_relay_again.py)."""
     call, _, other = await first_call(gateway, agents, agent="brief")
     call.agent.reset()
-    second = await taken_over(other, call)
+    second = await next_agent_takes_over(other, call)
     assert await call.caller.closed() == (1000, "5 s")
     assert await second.closed() == (1000, "5 s")
     await assert_ended(gateway, call.session, "max_duration", "gateway")

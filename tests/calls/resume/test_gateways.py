@@ -5,11 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.openings import talk
-from tests.harness.resumes import end, first_call, readiness, taken_over, who_has_it
-from tests.harness.telephony import Call, assert_agent_heard, hang_up
+from tests.harness.agent_failover import (
+    first_call,
+    hang_up_resumed,
+    logged_health,
+    next_agent_takes_over,
+    next_call_of_any,
+)
+from tests.harness.call_assertions import Call, assert_agent_heard, hang_up
+from tests.harness.gateway import Gateway
+from tests.harness.transcripts import talk
 
 MEDIA = talk("twilio")[0]
 
@@ -23,7 +30,7 @@ async def test_a_gateway_that_drains_goes_on_with_its_calls(
     draining.terminate()
     await eventually(lambda: draining.get("/readyz")[0] == 503, "it takes no more calls")
     call.agent.reset()
-    second = await taken_over(other, call)
+    second = await next_agent_takes_over(other, call)
     await assert_agent_heard(second, [call.caller.say(MEDIA)])
     await hang_up(Call(call.caller, second, call.opening))
     assert await draining.ended() == 0
@@ -39,7 +46,7 @@ async def test_instances_that_lose_their_callers_are_set_aside(
     bad, good = agents
     careful = start_gateway(agents=[support | {"sessions_per_instance": 9, "max_resumes": 9}])
     for each in ports:
-        await eventually(lambda port=each: readiness(careful, port) == "ready", "it is seen")  # type: ignore[misc]
+        await eventually(lambda port=each: logged_health(careful, port) == "ready", "it is seen")  # type: ignore[misc]
     losses = 0
     while losses < 3:
         call, mine, _ = await first_call(careful, agents)
@@ -47,12 +54,12 @@ async def test_instances_that_lose_their_callers_are_set_aside(
         if mine is bad:
             agent.reset()
             losses += 1
-            mine, agent = await who_has_it(agents)
+            mine, agent = await next_call_of_any(agents)
             await agent.opening(call.opening)
         if mine is bad:
             agent.reset()
             losses += 1
-            mine, agent = await who_has_it(agents)
+            mine, agent = await next_call_of_any(agents)
             await agent.opening(call.opening)
         await hang_up(Call(call.caller, agent, call.opening))
 
@@ -82,9 +89,9 @@ async def test_an_agent_that_is_silent_for_too_long(
     for _ in range(4):
         await call.agent.answer_ping()
     said = call.caller.say(MEDIA)
-    second = await taken_over(other, call)
+    second = await next_agent_takes_over(other, call)
     assert await call.agent.closed() == (1011, "neither a word nor a pong for 2.4 s")
     for _ in range(4):
         await second.answer_ping()
     assert said not in second.heard, "it was the first agent's to hear"
-    await end(watchful, call, second)
+    await hang_up_resumed(watchful, call, second)

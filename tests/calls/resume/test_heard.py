@@ -8,12 +8,12 @@ import base64
 import json
 
 from tests.harness.agent import Agent, waits_for
+from tests.harness.agent_failover import first_call, hang_up_resumed
+from tests.harness.call_assertions import assert_caller_heard, assert_ended
 from tests.harness.caller import Caller
 from tests.harness.frames import CLOSE
 from tests.harness.gateway import Gateway
-from tests.harness.openings import replies
-from tests.harness.resumes import end, first_call
-from tests.harness.telephony import assert_caller_heard, assert_ended
+from tests.harness.transcripts import replies
 
 RATE_HZ = 8000
 
@@ -45,7 +45,7 @@ async def test_the_caller_hears_something_until_the_second_agent_speaks(
     may_accept = asyncio.Event()
     other.answer = waits_for(may_accept)
     call.agent.reset()
-    asked = await other.asks()
+    asked = await other.next_other_call()
     ear = Ear(call.caller)
     await ear.until_sound()
     may_accept.set()
@@ -54,7 +54,7 @@ async def test_the_caller_hears_something_until_the_second_agent_speaks(
     await second.opening(call.opening)
     await ear.until(second.say(replies("twilio")[0]))
     assert ear.heard[-1] == "clear", "what was not played of it is thrown away"
-    await end(gateway, call, second)
+    await hang_up_resumed(gateway, call, second)
 
 
 async def test_a_caller_who_cannot_be_helped_is_told(gateway: Gateway, agents: list[Agent]) -> None:

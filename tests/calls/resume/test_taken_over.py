@@ -8,12 +8,21 @@ from typing import Any
 
 import pytest
 
-from tests.harness.agent import Agent, AgentCall, accepts, hangs, resets, upgraded, waits_for
+from gateway.simulator.waiting import eventually
+from tests.harness.agent import Agent, AgentCall, accepts, hangs, resets, upgrade_response, waits_for
+from tests.harness.agent_failover import (
+    RESUMED,
+    assert_resumed,
+    first_call,
+    hang_up_resumed,
+    lose_agent,
+    next_agent_takes_over,
+    next_call_of_any,
+)
+from tests.harness.call_assertions import assert_agent_heard, assert_caller_heard, assert_ended
 from tests.harness.frames import CONTINUATION, PONG, TEXT
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.openings import CARRIERS, replies, talk
-from tests.harness.resumes import RESUMED, assert_resumed, end, first_call, noticed, taken_over, who_has_it
-from tests.harness.telephony import assert_agent_heard, assert_caller_heard, assert_ended
+from tests.harness.gateway import Gateway
+from tests.harness.transcripts import CARRIERS, replies, talk
 
 MEDIA = talk("twilio")[0]
 
@@ -32,11 +41,11 @@ async def test_another_instance_takes_over(
     await assert_caller_heard(call.caller, [call.agent.say(answers[0])])
     getattr(call.agent, how)()
 
-    second = await taken_over(other, call)
+    second = await next_agent_takes_over(other, call)
     await assert_caller_heard(call.caller, [second.say(text) for text in answers])
     await assert_agent_heard(second, [call.caller.say(message) for message in said])
     await assert_resumed(gateway, call.session, 1)
-    record = await end(gateway, call, second)
+    record = await hang_up_resumed(gateway, call, second)
     assert record["instance"] == other.port.url
     assert record["frames_in"] == len(call.opening) + 2 * len(said)
     assert record["frames_out"] == 1 + len(answers)
@@ -47,7 +56,7 @@ async def test_nothing_that_is_said_meanwhile_is_lost(gateway: Gateway, agents: 
     may_accept = asyncio.Event()
     other.answer = waits_for(may_accept)
     call.agent.reset()
-    asked = await other.asks()
+    asked = await other.next_other_call()
     said = [call.caller.say(message) for message in talk("twilio") * 5]
     ping = call.caller.frame(0x9, b"there?")
     call.caller.send(ping)
@@ -58,7 +67,7 @@ async def test_nothing_that_is_said_meanwhile_is_lost(gateway: Gateway, agents: 
     assert (await other.call()) is asked
     await asked.opening(call.opening)
     await assert_agent_heard(asked, said)
-    await end(gateway, call, asked)
+    await hang_up_resumed(gateway, call, asked)
 
 
 async def test_what_is_said_all_the_while_comes_whole_and_in_order(
@@ -77,14 +86,14 @@ async def test_what_is_said_all_the_while_comes_whole_and_in_order(
         says_on()
     call.agent.reset()
     await eventually(says_on, "another agent has the call")
-    second = await taken_over(other, call)
+    second = await next_agent_takes_over(other, call)
     for _ in range(100):
         says_on()
     heard = [await second.hear()]
     while heard[-1].raw != sent[-1]:
         heard.append(await second.hear())
     assert [one.raw for one in heard] == sent[-len(heard) :]
-    await end(gateway, call, second)
+    await hang_up_resumed(gateway, call, second)
 
 
 async def test_a_frame_that_was_cut_between_the_agents(gateway: Gateway, agents: list[Agent]) -> None:
@@ -93,12 +102,12 @@ async def test_a_frame_that_was_cut_between_the_agents(gateway: Gateway, agents:
     long = call.caller.frame(TEXT, MEDIA.encode().ljust(5000))
     call.caller.send(long[:3000])
     await call.agent.hear_bytes(sum(map(len, call.opening)) + 3000)
-    await noticed(call.agent)
+    await lose_agent(call.agent)
     following = call.caller.frame(TEXT, MEDIA.encode())
     call.caller.send(long[3000:] + following)
-    second = await taken_over(other, call)
+    second = await next_agent_takes_over(other, call)
     await assert_agent_heard(second, [following])
-    await end(gateway, call, second)
+    await hang_up_resumed(gateway, call, second)
 
 
 async def test_a_message_that_was_cut_between_the_agents(gateway: Gateway, agents: list[Agent]) -> None:
@@ -106,12 +115,12 @@ async def test_a_message_that_was_cut_between_the_agents(gateway: Gateway, agent
     half = call.caller.frame(TEXT, MEDIA[:50].encode(), fin=False)
     call.caller.send(half)
     await assert_agent_heard(call.agent, [half])
-    await noticed(call.agent)
+    await lose_agent(call.agent)
     following = call.caller.frame(TEXT, MEDIA.encode())
     call.caller.send(call.caller.frame(CONTINUATION, MEDIA[50:].encode()) + following)
-    second = await taken_over(other, call)
+    second = await next_agent_takes_over(other, call)
     await assert_agent_heard(second, [following])
-    await end(gateway, call, second)
+    await hang_up_resumed(gateway, call, second)
 
 
 @pytest.mark.parametrize("fragmented", [False, True])
@@ -126,14 +135,14 @@ async def test_an_agent_that_dies_in_the_middle_of_a_frame(
     call.agent.send(cut[:500])
     await call.caller.hear_bytes(len(greeting) + 500)
     call.agent.half_close()
-    second = await taken_over(other, call)
+    second = await next_agent_takes_over(other, call)
     whole = second.say(replies("twilio")[0])
     await assert_caller_heard(call.caller, [cut[:500].ljust(len(cut))])
     if fragmented:
         rest = await call.caller.hear()
         assert (rest.opcode, rest.payload) == (CONTINUATION, b"")
     await assert_caller_heard(call.caller, [whole])
-    await end(gateway, call, second)
+    await hang_up_resumed(gateway, call, second)
 
 
 async def test_the_only_instance_takes_its_own_call_over(gateway: Gateway, agents: list[Agent]) -> None:
@@ -141,21 +150,21 @@ async def test_the_only_instance_takes_its_own_call_over(gateway: Gateway, agent
     call, mine, _ = await first_call(gateway, agents[:1] + agents[1:], agent="alone")
     mine.answer = resets
     call.agent.reset()
-    await mine.asks()
+    await mine.next_other_call()
     mine.answer = accepts
-    second = await taken_over(mine, call)
-    await end(gateway, call, second)
+    second = await next_agent_takes_over(mine, call)
+    await hang_up_resumed(gateway, call, second)
 
 
 async def test_through_messages(gateway: Gateway, agents: list[Agent]) -> None:
     call, _, other = await first_call(gateway, agents, agent="messages")
     call.agent.reset()
-    second = await taken_over(other, call)
+    second = await next_agent_takes_over(other, call)
     await assert_agent_heard(second, [call.caller.say(message) for message in talk("twilio")])
     await assert_caller_heard(call.caller, [second.say(replies("twilio")[0])])
     call.caller.say("no JSON")
     await assert_agent_heard(second, [call.caller.say(MEDIA)])
-    await end(gateway, call, second)
+    await hang_up_resumed(gateway, call, second)
 
 
 async def test_the_second_agent_is_told_the_same_as_the_first(gateway: Gateway, agents: list[Agent]) -> None:
@@ -166,15 +175,15 @@ async def test_the_second_agent_is_told_the_same_as_the_first(gateway: Gateway, 
     call.agent.reset()
     second = await other.call()
     assert [(await second.hear()).raw for _ in call.opening] == [frame.raw for frame in first]
-    await end(gateway, call, second)
+    await hang_up_resumed(gateway, call, second)
 
 
 async def test_as_often_as_it_may_be(gateway: Gateway, agents: list[Agent]) -> None:
     call, mine, other = await first_call(gateway, agents)
     call.agent.reset()
-    second = await taken_over(other, call)
+    second = await next_agent_takes_over(other, call)
     second.reset()
-    third = await taken_over(mine, call, times=2)
+    third = await next_agent_takes_over(mine, call, times=2)
     await assert_agent_heard(third, [call.caller.say(MEDIA)])
     third.reset()
     assert await call.caller.closed() == (1011, "3 agents were lost")
@@ -190,7 +199,7 @@ async def test_an_agent_that_may_be_replaced_less_often(
     call, _, other = await first_call(gateway, agents, agent=agent)
     call.agent.reset()
     if times:
-        (await taken_over(other, call)).reset()
+        (await next_agent_takes_over(other, call)).reset()
     assert (await call.caller.closed())[0] == 1011
     record = await assert_ended(gateway, call.session, "agent_lost", "agent")
     assert record["resumed"] == times
@@ -215,19 +224,19 @@ async def test_one_that_refuses_is_not_the_last_that_is_asked(gateway: Gateway, 
     call, mine, other = await first_call(gateway, agents)
     other.answer = resets
     call.agent.reset()
-    second = await taken_over(mine, call)
-    await end(gateway, call, second)
+    second = await next_agent_takes_over(mine, call)
+    await hang_up_resumed(gateway, call, second)
 
 
 async def test_one_that_accepts_and_is_lost_at_once(gateway: Gateway, agents: list[Agent]) -> None:
     async def accepts_and_resets(agent: Agent, call: AgentCall) -> None:
-        call.send(upgraded(call))
+        call.send(upgrade_response(call))
         call.reset()
         agent.answer = accepts
 
     call, _, other = await first_call(gateway, agents)
     other.answer = accepts_and_resets
     call.agent.reset()
-    _, second = await who_has_it(agents)
+    _, second = await next_call_of_any(agents)
     await second.opening(call.opening)
-    await end(gateway, call, second, times=int(second.headers[RESUMED]))
+    await hang_up_resumed(gateway, call, second, times=int(second.headers[RESUMED]))

@@ -16,19 +16,19 @@ import structlog
 
 from gateway.carriers.daily import rest as daily_module
 from gateway.carriers.daily.rest import MAX_ANSWER_BYTES, Daily, DailyFailed, Room, dialin_properties
+from gateway.simulator.waiting import WAIT_S
 from tests.harness.agent import AgentPort
-from tests.harness.daily import API_KEY, DailyServer, rate_limits
+from tests.harness.daily_server import API_KEY, DailyServer, rate_limits
 from tests.harness.failing_server import (
     Behaviour,
+    acts_then_resets,
+    acts_then_stalls,
     fails,
     resets,
-    resets_having_made,
     says,
     stalls,
-    stalls_having_made,
     trickles,
 )
-from tests.harness.peer import WAIT_S
 
 EXPIRES_AT = 1_800_000_000.9
 SHORT_S = 1.0  # how long Daily may stall where a test waits for it
@@ -75,7 +75,7 @@ async def test_a_room_expires_with_its_session_and_puts_everybody_out(
 ) -> None:
     room = await daily.create_room(None, expires_at=EXPIRES_AT)
 
-    (asked,) = server.asked("create_room")
+    (asked,) = server.requests_of("create_room")
     assert asked.body == {
         "name": room.name,
         "privacy": "public",
@@ -208,7 +208,7 @@ async def test_deleting_goes_on_after_a_rate_limit_and_an_error(daily: Daily, se
     server.next("delete_room", rate_limits("0"), resets)
     await daily.delete_room(room.name)
     assert server.rooms == {}
-    assert len(server.asked("delete_room")) == 3
+    assert len(server.requests_of("delete_room")) == 3
 
 
 async def test_deleting_gives_up_when_daily_asks_for_more_time_than_there_is(
@@ -217,19 +217,19 @@ async def test_deleting_gives_up_when_daily_asks_for_more_time_than_there_is(
     server.next("delete_room", rate_limits("3000"))
     failed = await failure(daily.delete_room("room"))
     assert (failed.reason, failed.retry_after) == ("rate_limited", 3000)
-    assert len(server.asked("delete_room")) == 1
+    assert len(server.requests_of("delete_room")) == 1
 
 
 async def test_deleting_does_not_go_on_for_ever(daily: Daily, server: DailyServer) -> None:
     server.next("delete_room", *[rate_limits("0")] * 10)
     assert (await failure(daily.delete_room("room"))).reason == "rate_limited"
-    assert len(server.asked("delete_room")) == 3
+    assert len(server.requests_of("delete_room")) == 3
 
 
 async def test_a_refused_deletion_is_not_tried_again(daily: Daily, server: DailyServer) -> None:
     server.next("delete_room", fails(403, "forbidden-error"))
     assert (await failure(daily.delete_room("room"))).reason == "refused"
-    assert len(server.asked("delete_room")) == 1
+    assert len(server.requests_of("delete_room")) == 1
 
 
 async def test_a_name_stays_within_its_path(daily: Daily, server: DailyServer) -> None:
@@ -275,7 +275,7 @@ async def test_a_rate_limit_keeps_its_seconds(
     failed = await failure(daily.create_room(None, expires_at=EXPIRES_AT))
     assert (failed.status, failed.reason, failed.retry_after) == (502, "rate_limited", seconds)
     assert failed.undone
-    assert server.asked("delete_room") == []
+    assert server.requests_of("delete_room") == []
 
 
 @pytest.mark.parametrize(
@@ -328,14 +328,14 @@ async def test_a_broken_answer_is_a_502(
 
 
 @pytest.mark.parametrize(
-    "behaviour", [resets_having_made, says("<h1>Oh</h1>", makes=True), says({}, status=500, makes=True)]
+    "behaviour", [acts_then_resets, says("<h1>Oh</h1>", makes=True), says({}, status=500, makes=True)]
 )
 async def test_no_room_is_left_when_the_answer_is_lost(
     daily: Daily, server: DailyServer, behaviour: Behaviour
 ) -> None:
     server.next("create_room", behaviour)
     await failure(daily.create_room(None, expires_at=EXPIRES_AT))
-    assert len(server.asked("delete_room")) == 1
+    assert len(server.requests_of("delete_room")) == 1
     assert server.rooms == {}
 
 
@@ -343,7 +343,7 @@ async def test_a_stalling_daily_is_a_504_and_leaves_no_room(
     daily: Daily, hasty: Daily, server: DailyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hasty, "delete_room", daily.delete_room)  # only what stalls is not waited for
-    server.next("create_room", stalls_having_made)
+    server.next("create_room", acts_then_stalls)
     failed = await failure(hasty.create_room(None, expires_at=EXPIRES_AT))
     assert (failed.status, failed.reason) == (504, "timeout")
     assert failed.detail == f"Daily did not answer within {SHORT_S:g} s"
@@ -358,7 +358,7 @@ async def test_a_token_that_does_not_come_is_a_504(hasty: Daily, server: DailySe
 async def test_a_room_that_cannot_be_undone_is_told_to_the_log_without_secrets(
     hasty: Daily, server: DailyServer
 ) -> None:
-    server.next("create_room", stalls_having_made)
+    server.next("create_room", acts_then_stalls)
     server.next("delete_room", stalls)
     with structlog.testing.capture_logs() as lines:
         failed = await failure(hasty.create_room(None, expires_at=EXPIRES_AT))

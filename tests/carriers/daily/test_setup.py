@@ -13,11 +13,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gateway.cli import app
+from gateway.simulator.gateway_process import to_toml
 from tests.harness.agent import AgentPort
-from tests.harness.daily import API_KEY
-from tests.harness.daily_numbers import DailyWithNumbers
+from tests.harness.daily_numbers_server import DailyWithNumbers
+from tests.harness.daily_server import API_KEY
 from tests.harness.failing_server import fails, resets, says
-from tests.harness.gateway import Gateway, toml
+from tests.harness.gateway import Gateway
 
 NUMBER = "+14155550199"
 SECRET = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
@@ -61,7 +62,7 @@ def configured(tmp_path: Path, daily: DailyWithNumbers) -> Callable[..., Path]:
             },
             "agents": [{"name": "support", "organization": "acme"}],
         }
-        file.write_text(toml(tables))
+        file.write_text(to_toml(tables))
         return file
 
     return write

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.carriers.exotel.rest import ExotelRest
 from gateway.carriers.rest_interface import DialedCall
-from tests.harness.failing_server import resets_having_made, says
+from tests.harness.failing_server import acts_then_resets, says
 from tests.harness.rest_accounts import account, dial_request, failure
 from tests.harness.rest_exotel import ACCOUNT, ExotelServer
 
@@ -32,7 +32,7 @@ def exotel(http: aiohttp.ClientSession, server: ExotelServer) -> ExotelRest:
 async def test_who_is_called_is_from(exotel: ExotelRest, server: ExotelServer) -> None:
     made = await exotel.dial(dial_request(to=INDIAN, from_number=EXOPHONE))
 
-    (asked,) = server.asked("dial")
+    (asked,) = server.requests_of("dial")
     assert made == DialedCall(next(iter(server.calls)))
     assert asked.path == f"/v1/Accounts/{ACCOUNT}/Calls/connect.json"
     assert asked.form == [
@@ -55,7 +55,7 @@ async def test_a_long_session_id_is_cut_where_it_is_a_name_alone(
     exotel: ExotelRest, server: ExotelServer
 ) -> None:
     await exotel.dial(dial_request(session_id="0f9d1f0e-5f0b-4a8c-9a51-0d6d2c6a7c11"))
-    asked = server.asked("dial")[0]
+    asked = server.requests_of("dial")[0]
     assert asked.one("StreamName") == "0f9d1f0e-5f0b-4a8c-9a51-0d6d2c6a"
     assert asked.one("CustomField") == "0f9d1f0e-5f0b-4a8c-9a51-0d6d2c6a7c11"
 
@@ -101,7 +101,7 @@ async def test_wrong_credentials_are_told_by_their_code(
 async def test_a_call_that_may_have_been_made_cannot_be_found(
     exotel: ExotelRest, server: ExotelServer
 ) -> None:
-    server.next("dial", resets_having_made)
+    server.next("dial", acts_then_resets)
     assert (await failure(exotel.dial(dial_request()))).uncertain
     assert not exotel.repeats_safely
     assert await exotel.find(dial_request(), since=0) is None

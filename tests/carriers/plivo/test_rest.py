@@ -14,7 +14,7 @@ from plivo.utils import validate_v3_signature
 from gateway.carriers.plivo.rest import PlivoRest
 from gateway.carriers.rest_interface import DialedCall
 from tests.harness import rest_plivo
-from tests.harness.failing_server import fails, resets_having_made, says
+from tests.harness.failing_server import acts_then_resets, fails, says
 from tests.harness.rest_accounts import FROM, TO, account, dial_request, failure
 from tests.harness.rest_plivo import AUTH_ID, AUTH_TOKEN, PlivoCall, PlivoServer
 
@@ -45,7 +45,7 @@ async def call(plivo: PlivoRest, server: PlivoServer, state: str = "in-progress"
 async def test_a_call_out_names_where_its_document_is(plivo: PlivoRest, server: PlivoServer) -> None:
     made = await plivo.dial(dial_request(document="<Response/>"))
 
-    (asked,), (one,) = server.asked("dial"), server.calls.values()
+    (asked,), (one,) = server.requests_of("dial"), server.calls.values()
     assert made == DialedCall(None, one.request_uuid)
     assert asked.path == f"/v1/Account/{AUTH_ID}/Call/"
     assert asked.body == {
@@ -64,7 +64,7 @@ async def test_a_call_out_names_where_its_document_is(plivo: PlivoRest, server: 
 
 async def test_a_machine_is_told_of_while_the_call_goes_on(plivo: PlivoRest, server: PlivoServer) -> None:
     await plivo.dial(dial_request(machine_detection="detect"))
-    asked = server.asked("dial")[0].body
+    asked = server.requests_of("dial")[0].body
     assert asked["machine_detection"] == "true"
     assert asked["machine_detection_url"] == "https://gw.test/callbacks/carrier/s-1/machine"
 
@@ -90,7 +90,7 @@ async def test_a_refused_number_is_not_repeated(plivo: PlivoRest) -> None:
 async def lost(request: pytest.FixtureRequest, plivo: PlivoRest, server: PlivoServer) -> PlivoCall:
     """A call that was made, and its answer lost."""
     server.queueing = request.param
-    server.next("dial", resets_having_made)
+    server.next("dial", acts_then_resets)
     assert (await failure(plivo.dial(dial_request()))).uncertain
     assert not plivo.repeats_safely
     (one,) = server.calls.values()

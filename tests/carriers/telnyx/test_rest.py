@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from gateway.carriers.rest_interface import DialedCall
 from gateway.carriers.telnyx.rest import TelnyxRest
-from tests.harness.failing_server import fails, resets_having_made, says
+from tests.harness.failing_server import acts_then_resets, fails, says
 from tests.harness.rest_accounts import FROM, TO, account, dial_request, failure
 from tests.harness.rest_telnyx import API_KEY, CONNECTION, TelnyxCall, TelnyxServer
 
@@ -45,7 +45,7 @@ async def call(telnyx: TelnyxRest, server: TelnyxServer, state: str = "answered"
 async def test_the_stream_is_a_part_of_the_request(telnyx: TelnyxRest, server: TelnyxServer) -> None:
     made = await telnyx.dial(dial_request(document="<Response/>"))
 
-    (asked,) = server.asked("dial")
+    (asked,) = server.requests_of("dial")
     assert made == DialedCall(next(iter(server.calls)))
     assert (asked.path, asked.headers["authorization"]) == ("/v2/calls", f"Bearer {API_KEY}")
     assert asked.body == {
@@ -71,25 +71,25 @@ async def test_a_machine_is_listened_for(
     telnyx: TelnyxRest, server: TelnyxServer, wanted: str, sent: str
 ) -> None:
     await telnyx.dial(dial_request(machine_detection=wanted))
-    assert server.asked("dial")[0].body["answering_machine_detection"] == sent
+    assert server.requests_of("dial")[0].body["answering_machine_detection"] == sent
 
 
 async def test_times_are_kept_within_what_telnyx_takes(telnyx: TelnyxRest, server: TelnyxServer) -> None:
     await telnyx.dial(dial_request(ring_timeout_s=1, time_limit_s=1))
     await telnyx.dial(dial_request(ring_timeout_s=9999, time_limit_s=99999, session_id="s-2"))
-    sent = [(seen.body["timeout_secs"], seen.body["time_limit_secs"]) for seen in server.asked("dial")]
+    sent = [(seen.body["timeout_secs"], seen.body["time_limit_secs"]) for seen in server.requests_of("dial")]
     assert sent == [(5, 30), (600, 14400)]
 
 
 async def test_what_a_client_gave_comes_back(telnyx: TelnyxRest, server: TelnyxServer) -> None:
     await telnyx.dial(dial_request(client_state="grün"))
-    assert base64.b64decode(server.asked("dial")[0].body["client_state"]).decode() == "grün"
+    assert base64.b64decode(server.requests_of("dial")[0].body["client_state"]).decode() == "grün"
 
 
 async def test_a_call_that_may_have_been_made_is_dialled_again_safely(
     telnyx: TelnyxRest, server: TelnyxServer
 ) -> None:
-    server.next("dial", resets_having_made)
+    server.next("dial", acts_then_resets)
     assert (await failure(telnyx.dial(dial_request()))).uncertain
     assert await telnyx.find(dial_request(), since=0) is None
     assert telnyx.repeats_safely
@@ -138,7 +138,7 @@ async def test_a_call_is_hung_up_once(telnyx: TelnyxRest, server: TelnyxServer, 
     one = await call(telnyx, server, "answered" if answered else "bridging")
     assert await telnyx.hang_up(one.id, answered=answered)
     assert one.state == "ended"
-    assert server.asked("command")[0].path == f"/v2/calls/{one.id}/actions/hangup"
+    assert server.requests_of("command")[0].path == f"/v2/calls/{one.id}/actions/hangup"
     assert not await telnyx.hang_up(one.id, answered=answered)  # 90018
 
 

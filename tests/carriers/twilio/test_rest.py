@@ -20,7 +20,7 @@ from twilio.rest import Client
 
 from gateway.carriers.rest_interface import DialedCall
 from gateway.carriers.twilio.rest import INLINE_LIMIT, TwilioRest
-from tests.harness.failing_server import fails, resets_having_made, says
+from tests.harness.failing_server import acts_then_resets, fails, says
 from tests.harness.rest_accounts import FROM, TO, account, dial_request, failure
 from tests.harness.rest_server import read_document
 from tests.harness.rest_twilio import ACCOUNT, AUTH_TOKEN, TwilioCall, TwilioServer
@@ -57,7 +57,7 @@ async def call(twilio: TwilioRest, server: TwilioServer, status: str = "in-progr
 async def test_a_short_document_goes_with_the_request(twilio: TwilioRest, server: TwilioServer) -> None:
     made = await twilio.dial(dial_request(document=TWIML))
 
-    (asked,) = server.asked("dial")
+    (asked,) = server.requests_of("dial")
     assert made == DialedCall(next(iter(server.calls)))
     assert asked.path == f"/2010-04-01/Accounts/{ACCOUNT}/Calls.json"
     assert asked.headers["content-type"].startswith("application/x-www-form-urlencoded")
@@ -81,7 +81,7 @@ async def test_a_long_document_is_asked_for(
     twilio: TwilioRest, server: TwilioServer, document: str | None
 ) -> None:
     await twilio.dial(dial_request(document=document))
-    (asked,) = server.asked("dial")
+    (asked,) = server.requests_of("dial")
     assert (asked.one("Url"), asked.one("Method")) == ("https://gw.test/xml/answer?session=s-1", "POST")
     assert asked.one("Twiml") is None
 
@@ -90,12 +90,12 @@ async def test_the_longest_document_that_goes_with_the_request(
     twilio: TwilioRest, server: TwilioServer
 ) -> None:
     await twilio.dial(dial_request(document="<" * INLINE_LIMIT))
-    assert server.asked("dial")[0].one("Url") is None
+    assert server.requests_of("dial")[0].one("Url") is None
 
 
 async def test_a_machine_is_told_of_while_the_stream_runs(twilio: TwilioRest, server: TwilioServer) -> None:
     await twilio.dial(dial_request(machine_detection="detect"))
-    (asked,) = server.asked("dial")
+    (asked,) = server.requests_of("dial")
     assert (asked.one("MachineDetection"), asked.one("AsyncAmd")) == ("Enable", "true")
     assert asked.one("AsyncAmdStatusCallback") == "https://gw.test/callbacks/carrier/s-1/machine"
 
@@ -104,7 +104,7 @@ async def test_the_document_waits_for_the_end_of_a_machines_greeting(
     twilio: TwilioRest, server: TwilioServer
 ) -> None:
     await twilio.dial(dial_request(machine_detection="wait_for_end"))
-    (asked,) = server.asked("dial")
+    (asked,) = server.requests_of("dial")
     assert (asked.one("MachineDetection"), asked.one("AsyncAmd")) == ("DetectMessageEnd", None)
 
 
@@ -113,8 +113,8 @@ async def test_times_are_kept_within_what_twilio_takes(
     twilio: TwilioRest, server: TwilioServer, asked: int, sent: str
 ) -> None:
     await twilio.dial(dial_request(ring_timeout_s=asked, time_limit_s=1_000_000))
-    assert server.asked("dial")[0].one("Timeout") == sent
-    assert server.asked("dial")[0].one("TimeLimit") == "14400"
+    assert server.requests_of("dial")[0].one("Timeout") == sent
+    assert server.requests_of("dial")[0].one("TimeLimit") == "14400"
 
 
 async def test_an_api_key_may_call_for_the_account(http: aiohttp.ClientSession) -> None:
@@ -141,15 +141,15 @@ async def test_a_refused_number_is_told_by_its_code(twilio: TwilioRest) -> None:
 async def lost(twilio: TwilioRest, server: TwilioServer) -> float:
     """A call that was made, and its answer lost. Gives when it was asked for, Unix seconds."""
     since = time.time()
-    server.next("dial", resets_having_made)
+    server.next("dial", acts_then_resets)
     assert (await failure(twilio.dial(dial_request()))).uncertain
     return since
 
 
 async def test_a_lost_call_is_found(twilio: TwilioRest, server: TwilioServer, lost: float) -> None:
     assert await twilio.find(dial_request(), since=lost) == DialedCall(next(iter(server.calls)))
-    assert server.asked("list")[0].query["To"] == TO
-    assert server.asked("list")[0].query["From"] == FROM
+    assert server.requests_of("list")[0].query["To"] == TO
+    assert server.requests_of("list")[0].query["From"] == FROM
 
 
 async def test_a_call_that_waits_in_twilios_queue_is_found(
@@ -329,7 +329,7 @@ async def test_what_twilios_client_sends_is_what_we_send(
         async_amd_status_callback="https://gw.test/callbacks/carrier/s-1/machine",
         async_amd_status_callback_method="POST",
     )
-    ours, theirs = server.asked("dial")
+    ours, theirs = server.requests_of("dial")
     assert sorted(ours.form) == sorted(theirs.form)
     assert ours.headers["authorization"] == theirs.headers["authorization"]
 

@@ -10,10 +10,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.simulator.waiting import POLL_S, WAIT_S
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.gateway import POLL_S, Gateway
-from tests.harness.peer import WAIT_S
-from tests.harness.telephony import Call, assert_ended, assert_no_places_taken, hang_up
+from tests.harness.call_assertions import Call, assert_ended, assert_no_slots_taken, hang_up
+from tests.harness.gateway import Gateway
 
 TARGET = "/ws/generic/fresh.acme"
 
@@ -103,7 +103,7 @@ async def test_an_agent_made_through_the_api_takes_calls_on_every_worker_until_i
         assert (await call.caller.closed())[0] == 1000
         assert (await call.agent.closed())[0] == 1000
         await assert_ended(gateway, call.session, "stopped", "gateway")
-    await assert_no_places_taken(gateway)
+    await assert_no_slots_taken(gateway)
 
     await ask("DELETE", "/v1/agents/fresh")
     refused = 0
@@ -113,4 +113,4 @@ async def test_an_agent_made_through_the_api_takes_calls_on_every_worker_until_i
             refused = refused + 1 if caller.status == 404 else 0
             if caller.status == 101:
                 await hang_up(Call(caller, await agent.call(), []))
-    await assert_no_places_taken(gateway)
+    await assert_no_slots_taken(gateway)

@@ -31,11 +31,11 @@ from gateway.media.accept import SERVE_CALL, Upgrade
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import Reasons
 from gateway.model.session import TELEPHONY_OPTIONS, CallDetails, SessionResult, SlotLimits, Traffic
+from gateway.simulator.waiting import eventually
 from gateway.store.sqlite.sqlite_store import SqliteStore
 from gateway.store.worker_id import WorkerId
 from tests.harness.agent import AgentPort
-from tests.harness.gateway import eventually
-from tests.harness.listening import Listener
+from tests.harness.socket_servers import SocketServer
 from tests.harness.wiring import Wiring, wire
 
 WAIT_S = 20.0
@@ -118,7 +118,7 @@ class Instance:
         self.script: Script = echoes
         self.heard: asyncio.Queue[Heard] = asyncio.Queue()
         self.connections = 0
-        self._listener = Listener(self._serve)
+        self._listener = SocketServer(self._serve)
 
     async def start(self) -> None:
         await self._listener.start(self.port.listen())

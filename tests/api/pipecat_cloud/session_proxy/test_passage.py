@@ -13,10 +13,10 @@ import pytest
 import structlog
 
 from gateway.model.lifecycle import SessionState
-from tests.harness.agent import Agent, AgentCall, AgentPort, answers, upgraded
+from gateway.simulator.waiting import eventually
+from tests.harness.agent import Agent, AgentCall, AgentPort, answers, upgrade_response
 from tests.harness.caller import Caller, dial
 from tests.harness.frames import BINARY, CONTINUATION, PING, TEXT
-from tests.harness.gateway import eventually
 
 KEY: dict[str, str | None] = {"Authorization": "Bearer pk_acme"}
 
@@ -98,7 +98,7 @@ async def test_both_ways_untouched(door: Any, agent: Agent, knock: Any) -> None:
 async def test_the_instance_chooses_the_subprotocol(agent: Agent, knock: Any, offered: str) -> None:
     async def chooses(agent: Agent, call: AgentCall) -> None:
         assert call.headers["sec-websocket-protocol"] == offered
-        call.send(upgraded(call).replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: chat.v1\r\n\r\n"))
+        call.send(upgrade_response(call).replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: chat.v1\r\n\r\n"))
         agent.calls.put_nowait(call)
 
     agent.answer = chooses
@@ -114,7 +114,7 @@ async def test_no_subprotocol_is_chosen_for_the_instance(agent: Agent, knock: An
 
 async def test_a_greeting_is_heard(agent: Agent, knock: Any) -> None:
     async def greets(agent: Agent, call: AgentCall) -> None:
-        call.send(upgraded(call) + call.frame(TEXT, b"welcome"))
+        call.send(upgrade_response(call) + call.frame(TEXT, b"welcome"))
 
     agent.answer = greets
     caller = await knock()
@@ -243,7 +243,7 @@ async def test_an_instance_that_does_not_take_it(agent: Agent, knock: Any, raw: 
 
 async def test_an_instance_that_takes_a_subprotocol_nobody_named(agent: Agent, knock: Any) -> None:
     async def chooses(agent: Agent, call: AgentCall) -> None:
-        call.send(upgraded(call).replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: other\r\n\r\n"))
+        call.send(upgrade_response(call).replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: other\r\n\r\n"))
 
     agent.answer = chooses
     caller = await knock(headers={"Sec-WebSocket-Protocol": "chat.v1"})
@@ -255,7 +255,7 @@ async def test_who_leaves_before_the_answer(
 ) -> None:
     agent.answer = answers(b"")
     knocking = asyncio.create_task(knock())
-    asked = await agent.asks()
+    asked = await agent.next_other_call()
     callers[0].reset()
     assert await asked.ended() == b"", "the instance is told at once"
     assert (await knocking).status == 0

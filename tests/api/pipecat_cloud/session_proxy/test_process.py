@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import Agent, AgentCall, AgentPort, accepts
+from tests.harness.call_assertions import Call, connect, hang_up
 from tests.harness.caller import dial
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.peer import WAIT_S
-from tests.harness.telephony import Call, connect, hang_up
+from tests.harness.gateway import Gateway
 
 KEY: dict[str, str | None] = {"Authorization": "Bearer pk_acme"}
 
@@ -62,7 +62,7 @@ async def answers_or_accepts(agent: Agent, call: AgentCall) -> None:
         return
     if call.path == "/for-ever":
         call.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
-        agent.asked.put_nowait(call)
+        agent.other_calls.put_nowait(call)
         return
     detail = f"{call.path} of {call.session}".encode()
     call.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nSet-Cookie: a=b\r\n\r\n%s" % (len(detail), detail))
@@ -149,7 +149,7 @@ async def test_the_instance_notices_at_once_that_a_client_is_gone(
 ) -> None:
     running, agent = call
     _, writer = await begin(gateway, running.session, "/for-ever")
-    asked = await agent.asks()
+    asked = await agent.next_other_call()
     writer.close()
     async with asyncio.timeout(WAIT_S):
         assert await asked._reader.read() == b""

@@ -11,11 +11,11 @@ import pytest
 from gateway.api.webhooks import dialin
 from gateway.api.webhooks.dialin import DIALIN
 from tests.harness.agent import AgentPort
-from tests.harness.daily import API_KEY
-from tests.harness.daily_numbers import DailyWithNumbers
-from tests.harness.dialins import OLD_SECRET, SECRET
-from tests.harness.starts import Worker, tables
-from tests.harness.webhooks import serving
+from tests.harness.daily_dialin import OLD_SECRET, SECRET
+from tests.harness.daily_numbers_server import DailyWithNumbers
+from tests.harness.daily_server import API_KEY
+from tests.harness.http_requests import serving
+from tests.harness.start_api import Worker, tables
 
 LONGEST_S = 900
 

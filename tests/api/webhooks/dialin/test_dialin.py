@@ -13,15 +13,15 @@ import structlog
 
 from gateway.agents.instance_health import Health
 from gateway.api.webhooks.dialin import DIALIN
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.bot import bot_of, holds
-from tests.harness.daily import API_KEY
-from tests.harness.daily_numbers import DailyWithNumbers
-from tests.harness.dialins import ring, take_off_hold, told_of_dialins
+from tests.harness.bot_requests import bot_of, holds
+from tests.harness.daily_dialin import dialin_log_lines, send_dialin, take_off_hold
+from tests.harness.daily_numbers_server import DailyWithNumbers
+from tests.harness.daily_server import API_KEY
 from tests.harness.failing_server import fails, stalls
-from tests.harness.gateway import eventually
-from tests.harness.starts import Worker, working
-from tests.harness.webhooks import send, serving
+from tests.harness.http_requests import send, serving
+from tests.harness.start_api import Worker, running_worker
 
 LONGEST_S = 900  # of the agent, in conftest.py
 
@@ -35,7 +35,7 @@ async def test_a_caller_on_hold_comes_to_the_agent(
 ) -> None:
     call = daily.caller(sipHeaders={"X-Customer": "4711"})
 
-    told = await ring(url, call)
+    told = await send_dialin(url, call)
 
     bot = await bot_of(agent)
     (room,) = daily.rooms.values()
@@ -75,7 +75,7 @@ async def test_the_room_takes_one_call_and_expires_with_the_session(
     worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
 ) -> None:
     before = worker.services.now()
-    await ring(url, daily.caller())
+    await send_dialin(url, daily.caller())
     after = worker.services.now()
     (room,) = daily.rooms.values()
     (token,) = daily.tokens.values()
@@ -107,7 +107,7 @@ async def test_the_answer_does_not_wait_for_daily(
         return act()
 
     daily.next("create_room", is_slow)
-    told = await ring(url, daily.caller())
+    told = await send_dialin(url, daily.caller())
     assert told.status == 200
     assert list(told.json) == ["sessionId"]
     assert daily.rooms == {}
@@ -123,11 +123,11 @@ async def test_a_start_that_fails_after_the_answer_is_told_and_leaves_nothing(
 ) -> None:
     call = daily.caller()
     with structlog.testing.capture_logs() as lines:
-        told = await ring(url, call)
+        told = await send_dialin(url, call)
         assert told.status == 200
-        await eventually(lambda: told_of_dialins(lines), "the failure is told")
+        await eventually(lambda: dialin_log_lines(lines), "the failure is told")
     await eventually(lambda: not daily.rooms, "the room is gone")
-    (line,) = told_of_dialins(lines)
+    (line,) = dialin_log_lines(lines)
     assert (line["reason"], line["session"]) == ("agent_unreachable", told.json["sessionId"])
     assert "+1415" not in str(lines)
     await worker.assert_nothing_left()
@@ -140,11 +140,11 @@ async def test_a_server_that_stops_gives_up_what_it_was_starting(
     daily.next("create_room", stalls)
     with structlog.testing.capture_logs() as lines:
         async with serving(worker, DIALIN) as address:
-            told = await ring(f"{address}/v1/public/webhooks/acme/support/dialin", daily.caller())
+            told = await send_dialin(f"{address}/v1/public/webhooks/acme/support/dialin", daily.caller())
             assert told.status == 200
-            await eventually(lambda: daily.asked("create_room"), "the room is being made")
-        await eventually(lambda: told_of_dialins(lines), "it is told")
-    assert [line["event"] for line in told_of_dialins(lines)] == ["dialin given up"]
+            await eventually(lambda: daily.requests_of("create_room"), "the room is being made")
+        await eventually(lambda: dialin_log_lines(lines), "it is told")
+    assert [line["event"] for line in dialin_log_lines(lines)] == ["dialin given up"]
     assert daily.rooms == {}
     await worker.assert_nothing_left()
 
@@ -155,7 +155,7 @@ async def test_a_caller_waits_for_an_agent_that_is_starting(
 ) -> None:
     agent = await agent_at(port, holds, ready=503)
     await worker.sees(port.url, Health.STARTING)
-    told = await ring(url, daily.caller())
+    told = await send_dialin(url, daily.caller())
     assert told.status == 200
     agent.ready = 200
     await worker.sees(port.url, Health.READY)
@@ -170,12 +170,12 @@ async def test_a_repeated_webhook_starts_nothing_and_is_answered_the_same(
     worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
 ) -> None:
     call = daily.caller()
-    first, second = await asyncio.gather(ring(url, call), ring(url, call))
-    third = await ring(url, call)
+    first, second = await asyncio.gather(send_dialin(url, call), send_dialin(url, call))
+    third = await send_dialin(url, call)
     assert first.status == second.status == third.status == 200
     assert first.json == second.json == third.json
     assert (await bot_of(agent)).session == first.json["sessionId"]
-    assert len(daily.asked("create_room")) == 1
+    assert len(daily.requests_of("create_room")) == 1
     assert len(await worker.records()) == 1
 
 
@@ -185,12 +185,12 @@ async def test_a_repeated_webhook_does_not_wait_for_the_first(
 ) -> None:
     daily.next("create_room", stalls)
     call = daily.caller()
-    first = await ring(url, call)
-    second = await ring(url, call)
+    first = await send_dialin(url, call)
+    second = await send_dialin(url, call)
     assert first.json == second.json
     assert list(second.json) == ["sessionId"]
-    await eventually(lambda: daily.asked("create_room"), "the room is being made")
-    assert len(daily.asked("create_room")) == 1
+    await eventually(lambda: daily.requests_of("create_room"), "the room is being made")
+    assert len(daily.requests_of("create_room")) == 1
 
 
 @pytest.mark.usefixtures("patient")
@@ -199,8 +199,8 @@ async def test_what_failed_may_be_tried_again(
 ) -> None:
     daily.next("create_room", fails(500))
     call = daily.caller()
-    assert (await ring(url, call)).status == 502
-    assert (await ring(url, call)).status == 200
+    assert (await send_dialin(url, call)).status == 502
+    assert (await send_dialin(url, call)).status == 200
     await bot_of(agent)
 
 
@@ -209,11 +209,11 @@ async def test_one_call_id_of_two_domains_is_two_calls(
     agent: Agent, daily: DailyWithNumbers, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     settings["agents"][0]["sessions_per_instance"] = 2
-    async with working(tmp_path / "two.db", settings) as worker, serving(worker, DIALIN) as address:
+    async with running_worker(tmp_path / "two.db", settings) as worker, serving(worker, DIALIN) as address:
         url = f"{address}/v1/public/webhooks/acme/support/dialin"
         call = daily.caller()
-        first = await ring(url, call)
-        second = await ring(url, call | {"callDomain": "another.sip.test"})
+        first = await send_dialin(url, call)
+        second = await send_dialin(url, call | {"callDomain": "another.sip.test"})
         assert first.status == second.status == 200
         assert first.json["sessionId"] != second.json["sessionId"]
 

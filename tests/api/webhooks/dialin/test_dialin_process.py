@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import AgentPort
-from tests.harness.bot import bot_of, holds
-from tests.harness.daily import API_KEY
-from tests.harness.daily_numbers import DailyWithNumbers
-from tests.harness.dialins import SECRET, ring, take_off_hold
+from tests.harness.bot_requests import bot_of, holds
+from tests.harness.daily_dialin import SECRET, send_dialin, take_off_hold
+from tests.harness.daily_numbers_server import DailyWithNumbers
+from tests.harness.daily_server import API_KEY
 from tests.harness.failing_server import stalls
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.peer import WAIT_S
+from tests.harness.gateway import Gateway
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def settings(daily: DailyWithNumbers, port: AgentPort, **server: Any) -> dict[st
 async def told_of_room(gateway: Gateway, call: Any) -> Any:
     """What a webhook that comes again is answered, once the room is known."""
     async with asyncio.timeout(WAIT_S * 2):
-        while "dailyRoom" not in (told := await ring(hook(gateway), call)).json:
+        while "dailyRoom" not in (told := await send_dialin(hook(gateway), call)).json:
             assert told.status == 200, told.raw
         return told.json
 
@@ -65,7 +65,7 @@ async def test_two_workers_and_a_webhook_that_comes_many_times(
     gateway = start_gateway(**settings(daily, port, workers=2))
     call = daily.caller()
 
-    told = await asyncio.gather(*(ring(hook(gateway), call) for _ in range(8)))
+    told = await asyncio.gather(*(send_dialin(hook(gateway), call) for _ in range(8)))
 
     bot = await bot_of(agent)
     assert [each.status for each in told] == [200] * 8
@@ -76,12 +76,12 @@ async def test_two_workers_and_a_webhook_that_comes_many_times(
         "sessionId": bot.session,
     }
     assert agent.upgrades == 1
-    assert len(daily.asked("create_room")) == 1
+    assert len(daily.requests_of("create_room")) == 1
     (room,) = daily.rooms.values()
     assert await take_off_hold(bot, f"sip:{room['config']['sip_uri']['endpoint']}") == 200
     assert list(daily.patched) == [call["callId"]]
 
-    late = await ring(hook(gateway), daily.caller())
+    late = await send_dialin(hook(gateway), daily.caller())
     (refused,) = await eventually(lambda: refusals(gateway), "there is no place")
     assert refused["reason"] == "at_capacity"
     # A machine so slow that Daily would have waited in vain has answered it before.
@@ -103,7 +103,7 @@ async def test_a_gateway_that_goes_does_not_wait_for_a_room(
     await agent_at(port, holds)
     gateway = start_gateway(**settings(daily, port))
     daily.next("create_room", stalls)
-    told = await ring(hook(gateway), daily.caller())
+    told = await send_dialin(hook(gateway), daily.caller())
     assert (told.status, list(told.json)) == (200, ["sessionId"])
 
     gateway.terminate()

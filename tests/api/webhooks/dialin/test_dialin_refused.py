@@ -13,19 +13,19 @@ import structlog
 from gateway.api.webhooks import dialin
 from gateway.config import Organization
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.bot import bot_of
-from tests.harness.bot import says as answers
-from tests.harness.daily import API_KEY, rate_limits
-from tests.harness.daily_numbers import DailyWithNumbers, signed
-from tests.harness.dialins import OLD_SECRET, SECRET, ring, told_of_dialins
+from tests.harness.bot_requests import answers_with as answers
+from tests.harness.bot_requests import bot_of
+from tests.harness.daily_dialin import OLD_SECRET, SECRET, dialin_log_lines, send_dialin
+from tests.harness.daily_numbers_server import DailyWithNumbers, signed
+from tests.harness.daily_server import API_KEY, rate_limits
 from tests.harness.failing_server import fails, resets, says
-from tests.harness.starts import Worker
-from tests.harness.webhooks import Told, send
+from tests.harness.http_requests import HttpAnswer, send
+from tests.harness.start_api import Worker
 
 # Refusals
 
 
-async def refused(told: Told, status: int, worker: Worker, daily: DailyWithNumbers) -> dict[str, Any]:
+async def refused(told: HttpAnswer, status: int, worker: Worker, daily: DailyWithNumbers) -> dict[str, Any]:
     """The error's body; nothing was started, and nothing is left."""
     assert told.status == status, told.raw
     assert daily.rooms == {}
@@ -64,7 +64,7 @@ async def test_a_webhook_that_is_not_dailys(
     with structlog.testing.capture_logs() as lines:
         told = await send(url, raw=raw, **forge(raw))
     assert (await refused(told, 403, worker, daily))["code"] == "403"
-    assert [line["reason"] for line in told_of_dialins(lines)] == ["unauthorized"]
+    assert [line["reason"] for line in dialin_log_lines(lines)] == ["unauthorized"]
     assert daily.seen == []
 
 
@@ -102,7 +102,7 @@ async def test_an_organisation_without_a_domain(
     with structlog.testing.capture_logs() as lines:
         told = await send(url, daily.caller())
     assert "[organizations.daily]" in (await refused(told, 400, worker, daily))["error"]
-    assert [line["reason"] for line in told_of_dialins(lines)] == ["bad_request"]
+    assert [line["reason"] for line in dialin_log_lines(lines)] == ["bad_request"]
 
 
 @pytest.mark.parametrize("name", ["From", "To", "callId", "callDomain"])
@@ -110,7 +110,7 @@ async def test_an_organisation_without_a_domain(
 async def test_fields_that_are_none(
     worker: Worker, url: str, daily: DailyWithNumbers, name: str, value: Any
 ) -> None:
-    told = await ring(url, daily.caller() | {name: value})
+    told = await send_dialin(url, daily.caller() | {name: value})
     body = await refused(told, 400, worker, daily)
     assert name in body["error"]
     assert body["code"] == "400"
@@ -120,7 +120,7 @@ async def test_fields_that_are_none(
 async def test_fields_that_are_missing(worker: Worker, url: str, daily: DailyWithNumbers, name: str) -> None:
     call = daily.caller()
     del call[name]
-    assert name in (await refused(await ring(url, call), 400, worker, daily))["error"]
+    assert name in (await refused(await send_dialin(url, call), 400, worker, daily))["error"]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ async def test_bodies_that_are_not_json(
 
 
 async def test_a_body_that_is_too_large(worker: Worker, url: str, daily: DailyWithNumbers) -> None:
-    told = await ring(url, daily.caller(sipHeaders={"X-Long": "x" * 70_000}))
+    told = await send_dialin(url, daily.caller(sipHeaders={"X-Long": "x" * 70_000}))
     assert (await refused(told, 413, worker, daily))["code"] == "413"
 
 
@@ -166,14 +166,14 @@ async def test_a_body_that_is_too_large(worker: Worker, url: str, daily: DailyWi
 async def test_sip_headers_that_can_be_passed_on_are(
     url: str, agent: Agent, daily: DailyWithNumbers, given: Any, told: dict[str, str]
 ) -> None:
-    assert (await ring(url, daily.caller(sipHeaders=given))).status == 200
+    assert (await send_dialin(url, daily.caller(sipHeaders=given))).status == 200
     assert (await bot_of(agent)).json["dialin_settings"]["sip_headers"] == told
 
 
 @pytest.mark.usefixtures("patient")
 async def test_only_so_many_sip_headers(url: str, agent: Agent, daily: DailyWithNumbers) -> None:
     many = {f"X-{number}": "1" for number in range(500)}
-    assert (await ring(url, daily.caller(sipHeaders=many))).status == 200
+    assert (await send_dialin(url, daily.caller(sipHeaders=many))).status == 200
     assert len((await bot_of(agent)).json["dialin_settings"]["sip_headers"]) == 64
 
 
@@ -181,18 +181,18 @@ async def test_only_so_many_sip_headers(url: str, agent: Agent, daily: DailyWith
 async def test_no_place_is_free(worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers) -> None:
     assert (await worker.start()).status == 200
     with structlog.testing.capture_logs() as lines:
-        told = await ring(url, daily.caller())
+        told = await send_dialin(url, daily.caller())
     assert told.status == 429
     assert told.headers["Retry-After"] == "5"
     assert "PCC-AGENT-AT-CAPACITY" in told.json["error"]
-    assert [line["reason"] for line in told_of_dialins(lines)] == ["at_capacity"]
+    assert [line["reason"] for line in dialin_log_lines(lines)] == ["at_capacity"]
     assert daily.seen == []
 
 
 @pytest.mark.usefixtures("patient")
 async def test_a_gateway_that_drains(worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers) -> None:
     worker.services.active.draining = True
-    told = await ring(url, daily.caller())
+    told = await send_dialin(url, daily.caller())
     assert (await refused(told, 503, worker, daily))["code"] == "draining"
 
 
@@ -200,7 +200,7 @@ async def test_too_many_are_being_started(
     worker: Worker, url: str, daily: DailyWithNumbers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dialin, "MAX_BEGINNING", 0)
-    told = await ring(url, daily.caller())
+    told = await send_dialin(url, daily.caller())
     assert (await refused(told, 503, worker, daily))["code"] == "overloaded"
     assert daily.seen == []
 
@@ -228,9 +228,9 @@ async def test_daily_fails(
 ) -> None:
     daily.next(operation, behaviour)
     with structlog.testing.capture_logs() as lines:
-        told = await ring(url, daily.caller())
+        told = await send_dialin(url, daily.caller())
     assert (await refused(told, 502, worker, daily))["code"] == code
-    assert [line["reason"] for line in told_of_dialins(lines)] == [code]
+    assert [line["reason"] for line in dialin_log_lines(lines)] == [code]
     assert agent.upgrades == 0
 
 
@@ -240,14 +240,16 @@ async def test_daily_answers_without_a_sip_address(
 ) -> None:
     room = {"name": "a-room", "url": "https://acme.daily.test/a-room", "config": {}}
     daily.next("create_room", says(room))
-    assert (await refused(await ring(url, daily.caller()), 502, worker, daily))["code"] == "daily_unreadable"
+    assert (await refused(await send_dialin(url, daily.caller()), 502, worker, daily))[
+        "code"
+    ] == "daily_unreadable"
 
 
 @pytest.mark.usefixtures("patient")
 async def test_the_agent_fails(
     worker: Worker, url: str, agent_at: Callable[..., Any], port: AgentPort, daily: DailyWithNumbers
 ) -> None:
-    told = await ring(url, daily.caller())
+    told = await send_dialin(url, daily.caller())
     assert (await refused(told, 502, worker, daily))["code"] == "agent_unreachable"
 
 
@@ -257,6 +259,6 @@ async def test_an_agent_that_is_done_at_once(
 ) -> None:
     raw = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
     await agent_at(port, answers(raw, then="close"))
-    told = await ring(url, daily.caller())
+    told = await send_dialin(url, daily.caller())
     assert told.status == 200
     assert (await worker.over(told.json["sessionId"])).reason == "agent_ended"

@@ -16,8 +16,8 @@ from tests.harness import rest_exotel, rest_plivo, rest_telnyx, rest_twilio
 from tests.harness.agent import Agent, AgentCall, AgentPort
 from tests.harness.caller import Caller
 from tests.harness.gateway import Gateway
-from tests.harness.openings import opening_messages
 from tests.harness.rest_server import Placed
+from tests.harness.transcripts import opening_messages
 
 CARRIERS = ("twilio", "telnyx", "plivo", "exotel")
 PUBLIC = "https://us-west.voice.example.com"
@@ -56,7 +56,7 @@ def accounts(carrier_servers: dict[str, Server]) -> list[dict[str, Any]]:
     return [{"carrier": name, "account": ACCOUNTS[name], **secret} for name, secret in secrets.items()]
 
 
-def said(carrier: str, call_id: str, account: str | None = None, **parameters: str) -> list[str]:
+def opening_of_call(carrier: str, call_id: str, account: str | None = None, **parameters: str) -> list[str]:
     """A carrier's opening for one call."""
     messages = opening_messages(carrier, parameters)
     start = messages[-1]["start"]
@@ -72,7 +72,7 @@ def token_of(stream_url: str) -> str:
 
 
 @dataclass
-class Documented:
+class DocumentCalls:
     """One carrier's calls to one gateway."""
 
     gateway: Gateway
@@ -111,18 +111,18 @@ class Documented:
         return caller, await self.opened(caller, placed.call_id, agent, **parameters)
 
     async def opened(self, caller: Caller, call_id: str, agent: Agent, **parameters: str) -> AgentCall:
-        sent = [caller.say(message) for message in said(self.carrier, call_id, **parameters)]
+        sent = [caller.say(message) for message in opening_of_call(self.carrier, call_id, **parameters)]
         taken = await agent.call()
         await taken.opening(sent)
         return taken
 
 
 @contextlib.asynccontextmanager
-async def on_line(
+async def carrier_running(
     gateway: Gateway, carrier_servers: dict[str, Server], carrier: str
-) -> AsyncIterator[Documented]:
+) -> AsyncIterator[DocumentCalls]:
     """A carrier's calls to this gateway; its server runs meanwhile."""
-    line = Documented(gateway, carrier_servers[carrier], carrier)
+    line = DocumentCalls(gateway, carrier_servers[carrier], carrier)
     line.server.via = f"http://127.0.0.1:{gateway.port}"
     await line.server.start()
     try:

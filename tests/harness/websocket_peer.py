@@ -9,16 +9,15 @@ import os
 import socket
 import struct
 
+from gateway.simulator.waiting import WAIT_S
 from tests.harness.frames import CLOSE, PONG, TEXT, Frame, close_frame, frame, split
+from tests.harness.socket_servers import abort_connection
 
-WAIT_S = 30.0
-"""Nothing in these tests takes so long: who waits longer waits in vain."""
-
-ABNORMAL = (1006, "")
+ABNORMAL_CLOSE = (1006, "")
 """What `closed` tells of a socket that ended without a close frame."""
 
 
-def before_the_reset(reader: asyncio.StreamReader) -> bytes:
+def read_before_reset(reader: asyncio.StreamReader) -> bytes:
     """What came before a reset and nobody has read yet: asyncio's reader keeps it, and only ever raises."""
     kept: bytearray = reader._buffer  # type: ignore[attr-defined]
     left = bytes(kept)
@@ -26,7 +25,7 @@ def before_the_reset(reader: asyncio.StreamReader) -> bytes:
     return left
 
 
-class Peer:
+class WebSocketPeer:
     """A caller's or an agent's end of a socket whose handshake is done.
 
     `masks`: this end is the client. `heard`: every byte that came behind the handshake, as it came.
@@ -117,7 +116,7 @@ class Peer:
             detail = f"nothing came for {WAIT_S:g} s, after {len(self.heard)} bytes"
             raise AssertionError(detail) from None
         except OSError:
-            return before_the_reset(self._reader)
+            return read_before_reset(self._reader)
 
     # Ending
 
@@ -128,7 +127,7 @@ class Peer:
                 with contextlib.suppress(OSError):
                     self.send(self.frame(CLOSE, heard.payload[:2]))
                 return heard.close
-        return ABNORMAL
+        return ABNORMAL_CLOSE
 
     async def ended(self) -> bytes:
         """Waits for the end of the socket; gives every byte that was heard."""
@@ -139,7 +138,7 @@ class Peer:
     async def hang_up(self, code: int = 1000, reason: str = "") -> tuple[int, str]:
         """Closes as one does, and gives what the far end answered."""
         self.send(self.close_frame(code, reason))
-        answer = ABNORMAL
+        answer = ABNORMAL_CLOSE
         while (heard := await self.next()) is not None:
             if heard.opcode == CLOSE:
                 answer = heard.close
@@ -148,9 +147,9 @@ class Peer:
     def reset(self) -> None:
         """Ends the connection with a TCP reset."""
         raw = self._writer.get_extra_info("socket")
-        if raw is not None:
+        if raw is not None and raw.fileno() != -1:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._writer.transport.abort()
+        abort_connection(self._writer)
 
     def half_close(self) -> None:
         """Ends the connection from this side, with a FIN and without a close frame."""
@@ -159,7 +158,7 @@ class Peer:
 
     async def leave(self) -> None:
         """Frees the socket; nothing is waited for but that."""
-        self._writer.transport.abort()
+        abort_connection(self._writer)
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 

@@ -9,8 +9,8 @@ import asyncio
 import json
 from typing import Any
 
+from gateway.simulator.waiting import WAIT_S
 from tests.harness.agent import Agent, AgentCall, Answer
-from tests.harness.peer import WAIT_S
 
 
 async def body_of(call: AgentCall) -> bytes:
@@ -58,7 +58,7 @@ async def holds(agent: Agent, call: AgentCall) -> None:
     agent.calls.put_nowait(call)
 
 
-def says(raw: bytes, *, then: str = "") -> Answer:
+def answers_with(raw: bytes, *, then: str = "") -> Answer:
     """Reads the request and answers with any bytes; `then` nothing more, or "close" or "reset"."""
 
     async def answer(agent: Agent, call: AgentCall) -> None:
@@ -68,7 +68,7 @@ def says(raw: bytes, *, then: str = "") -> Answer:
             call.half_close()
         elif then == "reset":
             call.reset()
-        agent.asked.put_nowait(call)
+        agent.other_calls.put_nowait(call)
 
     return answer
 
@@ -76,7 +76,7 @@ def says(raw: bytes, *, then: str = "") -> Answer:
 async def never_reads(agent: Agent, call: AgentCall) -> None:
     """Takes the head, and nothing of the body."""
     call._reader._transport.pause_reading()  # type: ignore[attr-defined]
-    agent.asked.put_nowait(call)
+    agent.other_calls.put_nowait(call)
 
 
 async def bot_of(agent: Agent) -> BotCall:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def issue(directory: Path, serial: int, *, passphrase: bytes | None = None) -> tuple[Path, Path]:
+def issue_certificate(directory: Path, serial: int, *, passphrase: bytes | None = None) -> tuple[Path, Path]:
     """Writes a certificate with this serial number and its key, over those before: the two files."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
@@ -40,7 +40,7 @@ def issue(directory: Path, serial: int, *, passphrase: bytes | None = None) -> t
     return files
 
 
-def anybody() -> ssl.SSLContext:
+def trust_anything() -> ssl.SSLContext:
     """A client that takes whatever it is shown."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False

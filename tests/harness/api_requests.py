@@ -6,14 +6,14 @@ from __future__ import annotations
 import http.client
 import json
 
+from gateway.simulator.waiting import WAIT_S
 from tests.harness.gateway import Gateway
-from tests.harness.peer import WAIT_S
 
 KEY = "sk_acme"
 """The private key of acme, in the settings of who uses this."""
 
 
-def ask(gateway: Gateway, method: str, path: str, body: dict[str, str] | None = None) -> int:
+def api_request(gateway: Gateway, method: str, path: str, body: dict[str, str] | None = None) -> int:
     """Asks the API; the answer's status."""
     connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=WAIT_S)
     try:
@@ -24,6 +24,6 @@ def ask(gateway: Gateway, method: str, path: str, body: dict[str, str] | None = 
         connection.close()
 
 
-def delete(gateway: Gateway, session: str) -> int:
+def stop_session(gateway: Gateway, session: str) -> int:
     """Has a session of support stopped; the answer's status."""
-    return ask(gateway, "DELETE", f"/v1/agents/support/sessions/{session}")
+    return api_request(gateway, "DELETE", f"/v1/agents/support/sessions/{session}")

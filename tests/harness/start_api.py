@@ -33,10 +33,9 @@ from gateway.calls.bot_session import BotRequest, BotServices, BotSessions, Star
 from gateway.config import Settings
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import CallDetails, SessionOptions, SessionRecord
+from gateway.simulator.waiting import POLL_S, WAIT_S, eventually
 from gateway.store.sqlite.sqlite_store import SqliteStore
 from gateway.store.worker_id import WorkerId
-from tests.harness.gateway import POLL_S, eventually
-from tests.harness.peer import WAIT_S
 from tests.harness.wiring import wire
 
 LONGEST_S = 600.0
@@ -118,7 +117,7 @@ def tables(*instances: str, agent: dict[str, Any] | None = None, **more: Any) ->
 
 
 @asynccontextmanager
-async def working(
+async def running_worker(
     file: Path, tables: dict[str, Any], name: str = "worker", clock: Callable[[], float] = time.monotonic
 ) -> AsyncIterator[Worker]:
     """A worker with these settings, on the store in this file. `clock`: of its instances' circuits."""
@@ -168,7 +167,7 @@ async def working(
         yield Worker(listening.getsockname()[1], services, store, bots, http)
 
 
-async def starts(worker: Worker, **how: Any) -> StartedBot:
+async def start_bot(worker: Worker, **how: Any) -> StartedBot:
     """Starts a session of support.acme."""
     (support,) = worker.services.agents.agents
     details = CallDetails(
@@ -187,10 +186,10 @@ async def starts(worker: Worker, **how: Any) -> StartedBot:
     return await worker.bots.start(support, details, options, BotRequest(**request))
 
 
-async def refusal(worker: Worker, **how: Any) -> CallEnded:
+async def refused_start(worker: Worker, **how: Any) -> CallEnded:
     """How a start is refused, which it must be; nothing is left then."""
     with pytest.raises(CallEnded) as caught:
-        await starts(worker, **how)
+        await start_bot(worker, **how)
     await eventually(lambda: worker.bots.running == 0, "the session is forgotten")
     await worker.assert_nothing_left()
     return caught.value

@@ -11,15 +11,16 @@ import json
 from typing import Any
 from urllib.parse import urlsplit
 
+from gateway.simulator.waiting import eventually
 from tests.harness.caller import Caller
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.openings import opening_messages
+from tests.harness.gateway import Gateway
 from tests.harness.rest_accounts import SERVERS
 from tests.harness.rest_exotel import ExotelServer
 from tests.harness.rest_plivo import PlivoServer
 from tests.harness.rest_server import RestServer
 from tests.harness.rest_telnyx import TelnyxServer
 from tests.harness.rest_twilio import TwilioServer
+from tests.harness.transcripts import opening_messages
 
 CALL_IDS = {"twilio": "callSid", "telnyx": "call_control_id", "plivo": "callId", "exotel": "call_sid"}
 ACCOUNTS = {"twilio": "accountSid", "exotel": "account_sid"}
@@ -31,7 +32,7 @@ TELNYX_CAUSES = {
 }
 
 
-class Phone:
+class Callee:
     """One call out as the called party has it."""
 
     def __init__(self, carrier: str, server: Any, call: Any) -> None:
@@ -126,11 +127,11 @@ class Phone:
         return [json.dumps(message) for message in messages]
 
 
-async def phone_of(carrier: str, server: RestServer, before: int = 0) -> Phone:
+async def next_callee(carrier: str, server: RestServer, before: int = 0) -> Callee:
     """The telephone that the next call out rings; `before`: calls that there were already."""
     calls: Any = server.calls  # type: ignore[attr-defined]
     await eventually(lambda: len(calls) > before, "the carrier is asked for a call")
-    return Phone(carrier, server, list(calls.values())[before])
+    return Callee(carrier, server, list(calls.values())[before])
 
 
 def server_of(carrier: str, port: Any, via: str) -> Any:

@@ -9,8 +9,8 @@ import json
 from typing import Any
 
 from tests.harness.agent import Agent, AgentCall
-from tests.harness.bot import answer_of, body_of
-from tests.harness.webhooks import Told, send
+from tests.harness.bot_requests import answer_of, body_of
+from tests.harness.http_requests import HttpAnswer, send
 
 SECRET, OLD_SECRET = "the-apps-secret", "the-apps-old-secret"
 AGREES = answer_of(200, '{"status":"success"}', "Connection: close")
@@ -50,18 +50,18 @@ def answers(status: int, body: str = "{}") -> Any:
         heard.body = await body_of(heard)  # type: ignore[attr-defined]
         heard.send(answer_of(status, body, "Connection: close"))
         heard.half_close()
-        agent.asked.put_nowait(heard)
+        agent.other_calls.put_nowait(heard)
 
     return answer
 
 
-async def heard_by(agent: Agent) -> AgentCall:
+async def next_whatsapp_event(agent: Agent) -> AgentCall:
     found = await agent.call()
     assert found.path == "/whatsapp"
     return found
 
 
-async def tell(url: str, body: Any, **headers: str) -> Told:
+async def send_event(url: str, body: Any, **headers: str) -> HttpAnswer:
     """Meta tells of something."""
     raw = json.dumps(body).encode()
     return await send(url, raw=raw, **(signed(raw) | headers))

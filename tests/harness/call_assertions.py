@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentCall
 from tests.harness.caller import Caller
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.openings import opening, replies, talk
-from tests.harness.peer import Peer
+from tests.harness.gateway import Gateway
+from tests.harness.transcripts import opening, replies, talk
+from tests.harness.websocket_peer import WebSocketPeer
 
 
 @dataclass
@@ -62,14 +63,14 @@ async def assert_caller_heard(caller: Caller, raw: Sequence[bytes]) -> None:
     await _assert_heard(caller, raw)
 
 
-async def _assert_heard(peer: Peer, raw: Sequence[bytes]) -> None:
+async def _assert_heard(peer: WebSocketPeer, raw: Sequence[bytes]) -> None:
     for expected in raw:
         heard = await peer.next()
         assert heard is not None, "the socket ended"
         assert heard.raw == expected
 
 
-async def assert_they_talk(call: Call) -> None:
+async def assert_both_hear(call: Call) -> None:
     """A Twilio call: what each says now, the other hears."""
     await assert_agent_heard(call.agent, [call.caller.say(message) for message in talk("twilio")])
     await assert_caller_heard(call.caller, [call.agent.say(message) for message in replies("twilio")])
@@ -94,7 +95,7 @@ async def assert_ended(gateway: Gateway, session: str, reason: str, side: str) -
     return ended
 
 
-async def assert_told(gateway: Gateway, before: int, reason: str) -> dict[str, Any]:
+async def assert_end_logged(gateway: Gateway, before: int, reason: str) -> dict[str, Any]:
     """One call has ended since there were `before` ends, for this reason, in one line that has words."""
     lines = await eventually(lambda: gateway.ends()[before:], f"an end is logged ({reason})")
     assert [line["reason"] for line in lines] == [reason], lines
@@ -106,12 +107,12 @@ async def assert_told(gateway: Gateway, before: int, reason: str) -> dict[str, A
 
 async def assert_refused(gateway: Gateway, before: int, reason: str) -> None:
     """As `assert_told`; and a refused call never became a session."""
-    line = await assert_told(gateway, before, reason)
+    line = await assert_end_logged(gateway, before, reason)
     assert line["event"] == "call refused"
     assert gateway.sessions(line["session"]) == []
 
 
-async def assert_no_places_taken(gateway: Gateway) -> None:
+async def assert_no_slots_taken(gateway: Gateway) -> None:
     """Every call is over and has given its place back."""
 
     def free() -> bool:
@@ -125,7 +126,7 @@ async def assert_no_places_taken(gateway: Gateway) -> None:
     await eventually(free, "all places are free")
 
 
-async def assert_each_end_told(gateway: Gateway) -> None:
+async def assert_each_end_logged(gateway: Gateway) -> None:
     """As many ends have been told as there were calls."""
 
     def calls() -> int:

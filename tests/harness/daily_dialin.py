@@ -10,15 +10,15 @@ from typing import Any
 
 import aiohttp
 
-from tests.harness.bot import BotCall
-from tests.harness.daily_numbers import signed
-from tests.harness.webhooks import Told, send
+from tests.harness.bot_requests import BotCall
+from tests.harness.daily_numbers_server import signed
+from tests.harness.http_requests import HttpAnswer, send
 
 SECRET = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 OLD_SECRET = "b2xkc2VjcmV0b2xkc2VjcmV0b2xkc2VjcmV0b2xkISE="
 
 
-async def ring(url: str, call: Any, *, secret: str = SECRET, **headers: str) -> Told:
+async def send_dialin(url: str, call: Any, *, secret: str = SECRET, **headers: str) -> HttpAnswer:
     """Daily tells of a caller."""
     raw = json.dumps(call).encode()
     return await send(url, raw=raw, **(signed(secret, raw) | headers))
@@ -38,6 +38,6 @@ async def take_off_hold(bot: BotCall, sip_uri: str) -> int:
         return answer.status
 
 
-def told_of_dialins(lines: list[Any]) -> list[Any]:
+def dialin_log_lines(lines: list[Any]) -> list[Any]:
     """The log lines that tell of dial-ins."""
     return [line for line in lines if line["event"].startswith("dialin")]

@@ -16,7 +16,7 @@ TURNS = 5
 """Of asyncio's loop, from accepting a connection to its handler's first step."""
 
 
-async def accept_no_more(listening: Iterable[socket.socket]) -> None:
+async def stop_accepting(listening: Iterable[socket.socket]) -> None:
     """To be called before a server is closed: who was accepted before is with its handler then.
 
     `asyncio.Server` forgets a connection that is accepted in the turn in which it is closed, and a
@@ -26,6 +26,17 @@ async def accept_no_more(listening: Iterable[socket.socket]) -> None:
     for each in listening:
         asyncio.get_running_loop().remove_reader(each.fileno())
     await _turns()
+
+
+def abort_connection(writer: asyncio.StreamWriter) -> None:
+    """Close a connection at once and drop what was not sent; no effect if its socket is closed.
+
+    asyncio's own `abort()` raises AttributeError on a transport that was closed while its buffer held data,
+    and has sent that data since.
+    """
+    raw = writer.get_extra_info("socket")
+    if raw is not None and raw.fileno() != -1:
+        writer.transport.abort()
 
 
 async def _turns() -> None:
@@ -49,13 +60,13 @@ class WebServer:
     async def stop(self) -> None:
         """Listens no more, and closes all connections; may be called again."""
         if self._listening is not None:
-            await accept_no_more([self._listening])
+            await stop_accepting([self._listening])
             self._listening = None
         await self._runner.cleanup()
         await _turns()
 
 
-class Listener:
+class SocketServer:
     """A server on one socket."""
 
     def __init__(self, serve: Serve) -> None:
@@ -74,7 +85,7 @@ class Listener:
         """Listens no more; who is connected stays so."""
         if self._server is None:
             return
-        await accept_no_more(self._server.sockets)
+        await stop_accepting(self._server.sockets)
         self._server.close()
         self._server = None
 
@@ -85,7 +96,7 @@ class Listener:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
         for writer in self._open:
-            writer.transport.abort()
+            abort_connection(writer)
         await _turns()
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -12,18 +12,19 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentCall
+from tests.harness.call_assertions import assert_ended
 from tests.harness.caller import Caller
-from tests.harness.documented import Documented, said
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.openings import IDS, replies, talk
+from tests.harness.document_calls import DocumentCalls, opening_of_call
+from tests.harness.gateway import Gateway
 from tests.harness.rest_server import Placed
-from tests.harness.telephony import assert_ended
+from tests.harness.transcripts import IDS, replies, talk
 
 CARRIERS = ("twilio", "telnyx", "plivo")
 
 
-just = {
+only = {
     name: pytest.mark.parametrize("carrier", [name], indirect=True) for name in ("twilio", "telnyx", "plivo")
 }
 
@@ -34,10 +35,10 @@ def on_stream(carrier: str, message: str, stream: str) -> str:
 
 
 @dataclass
-class Stream:
+class ReconnectingCall:
     """A call that runs: its carrier's latest socket, and its agent. `first`: the id that the agent knows."""
 
-    line: Documented
+    line: DocumentCalls
     placed: Placed
     caller: Caller
     agent: AgentCall
@@ -82,7 +83,9 @@ class Stream:
         getattr(self.caller, how)()
         if how == "half_close":
             await self.caller.ended()
-        await eventually(lambda: waits(self.gateway, self.session), "the call waits for another socket")
+        await eventually(
+            lambda: waits_for_carrier(self.gateway, self.session), "the call waits for another socket"
+        )
 
     async def comes_again(self, **how: Any) -> Caller:
         """Opens another socket for the call, as the carrier does. `how`: as caller.dial has it."""
@@ -101,9 +104,11 @@ class Stream:
 
     async def goes_on(self) -> None:
         """Another socket comes, and the call goes on with it."""
-        before = continued(self.gateway, self.session)
+        before = continuations(self.gateway, self.session)
         self.caller = await self.comes_again()
-        await eventually(lambda: len(continued(self.gateway, self.session)) > len(before), "the call goes on")
+        await eventually(
+            lambda: len(continuations(self.gateway, self.session)) > len(before), "the call goes on"
+        )
 
     async def hangs_up(self) -> dict[str, Any]:
         """The caller hangs up; gives the call's record."""
@@ -116,25 +121,25 @@ class Stream:
 
 
 def opening(carrier: str, call_id: str, stream: str) -> list[str]:
-    return [on_stream(carrier, message, stream) for message in said(carrier, call_id)]
+    return [on_stream(carrier, message, stream) for message in opening_of_call(carrier, call_id)]
 
 
-def sessions_of(stream: Stream) -> list[dict[str, Any]]:
+def sessions_of(stream: ReconnectingCall) -> list[dict[str, Any]]:
     return [one for one in stream.gateway.sessions() if one["call_id"] == stream.placed.call_id]
 
 
-def continued(gateway: Gateway, session: str) -> list[dict[str, Any]]:
+def continuations(gateway: Gateway, session: str) -> list[dict[str, Any]]:
     lines = gateway.log_lines()
     return [line for line in lines if line["event"] == "call continued" and line["session"] == session]
 
 
-def waits(gateway: Gateway, session: str) -> bool:
+def waits_for_carrier(gateway: Gateway, session: str) -> bool:
     """Whether the call is known, over all workers, to wait for another socket."""
-    found = gateway._rows("SELECT * FROM document WHERE kind = 'call_lost' AND key = ?", (session,))
+    found = gateway.rows("SELECT * FROM document WHERE kind = 'call_lost' AND key = ?", (session,))
     return bool(found)
 
 
-async def requests_next_document(line: Documented, placed: Placed) -> Placed:
+async def requests_next_document(line: DocumentCalls, placed: Placed) -> Placed:
     """The carrier asks for a document again, as the last one said."""
     assert placed.document is not None
     (redirect,) = [verb for verb in placed.document.after if verb.tag == "Redirect"]
@@ -146,8 +151,8 @@ async def requests_next_document(line: Documented, placed: Placed) -> Placed:
 
 
 async def first_stream(
-    line: Documented, agent: Agent, name: str | None = None, org: str = "acme", *, opened: bool = True
-) -> Stream:
+    line: DocumentCalls, agent: Agent, name: str | None = None, org: str = "acme", *, opened: bool = True
+) -> ReconnectingCall:
     """A call that reached its agent. Without a `name` its agent is one that this carrier comes back to."""
     name = name or ("asked" if line.carrier == "twilio" else "support")
     proven = org == "acme"
@@ -158,10 +163,10 @@ async def first_stream(
     taken = await agent.call()
     if opened:
         await taken.opening(sent)
-    return Stream(line, placed, caller, taken)
+    return ReconnectingCall(line, placed, caller, taken)
 
 
-async def assert_another_session(stream: Stream, caller: Caller, agent: Agent) -> None:
+async def assert_another_session(stream: ReconnectingCall, caller: Caller, agent: Agent) -> None:
     """This socket's call reached the agent as a session of its own; its caller hangs up."""
     taken = await agent.call()
     assert taken.session != stream.session
@@ -169,7 +174,7 @@ async def assert_another_session(stream: Stream, caller: Caller, agent: Agent) -
     await assert_ended(stream.gateway, taken.session, "caller_hangup", "caller")
 
 
-async def assert_over(stream: Stream, reason: str, side: str, code: int) -> dict[str, Any]:
+async def assert_call_over(stream: ReconnectingCall, reason: str, side: str, code: int) -> dict[str, Any]:
     """The agent is told so, and the record says it."""
     assert (await stream.agent.closed())[0] == code
     return await assert_ended(stream.gateway, stream.session, reason, side)

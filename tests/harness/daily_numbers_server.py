@@ -19,8 +19,8 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from tests.harness.daily import DOMAIN, DailyServer, wrong_property
-from tests.harness.peer import WAIT_S
+from gateway.simulator.waiting import WAIT_S
+from tests.harness.daily_server import DOMAIN, DailyServer, wrong_property
 
 DOMAIN_ID = "22222222-2222-4222-8222-222222222222"
 DIALIN_FIELDS: dict[str, type | tuple[type, ...]] = {

@@ -19,12 +19,12 @@ from starlette.middleware import Middleware
 from gateway.api.framework.dispatch import routes
 from gateway.api.framework.middleware import ApiMiddleware
 from gateway.api.framework.operation import Operation
-from tests.harness.peer import WAIT_S
-from tests.harness.starts import Worker
+from gateway.simulator.waiting import WAIT_S
+from tests.harness.start_api import Worker
 
 
 @dataclass
-class Told:
+class HttpAnswer:
     """An answer. `raw`: its body."""
 
     status: int
@@ -38,7 +38,7 @@ class Told:
 
 async def send(
     url: str, body: Any = None, *, raw: bytes | None = None, method: str = "POST", **headers: str
-) -> Told:
+) -> HttpAnswer:
     """One request on a connection of its own. `body`: JSON, `raw`: any bytes; header names as they are."""
     data = json.dumps(body).encode() if raw is None else raw
     given = {"Content-Type": "application/json"} | headers
@@ -48,7 +48,7 @@ async def send(
             method, url, data=None if method == "GET" else io.BytesIO(data), headers=given
         ) as answer,
     ):
-        return Told(answer.status, answer.headers, await answer.read())
+        return HttpAnswer(answer.status, answer.headers, await answer.read())
 
 
 @asynccontextmanager

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from tests.harness.agent import AgentPort
-from tests.harness.documented import CARRIERS, Documented, Server, on_line, servers
+from tests.harness.call_assertions import assert_no_slots_taken
+from tests.harness.document_calls import CARRIERS, DocumentCalls, Server, carrier_running, servers
 from tests.harness.gateway import Gateway
-from tests.harness.telephony import assert_no_places_taken
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,8 @@ def carrier(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 async def line(
     gateway: Gateway, carrier_servers: dict[str, Server], carrier: str
-) -> AsyncIterator[Documented]:
+) -> AsyncIterator[DocumentCalls]:
     """The carrier's calls to the module's gateway."""
-    async with on_line(gateway, carrier_servers, carrier) as documented:
+    async with carrier_running(gateway, carrier_servers, carrier) as documented:
         yield documented
-    await assert_no_places_taken(gateway)  # or the next test's agent would be given a call of this one's
+    await assert_no_slots_taken(gateway)  # or the next test's agent would be given a call of this one's

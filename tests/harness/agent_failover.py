@@ -7,19 +7,16 @@ import asyncio
 from collections.abc import Collection
 from typing import Any
 
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentCall, AgentPort, accepts
-from tests.harness.gateway import Gateway, eventually
-from tests.harness.openings import opening
-from tests.harness.telephony import (
-    Call,
-    assert_ended,
-    hang_up,
-)
+from tests.harness.call_assertions import Call, assert_ended, hang_up
+from tests.harness.gateway import Gateway
+from tests.harness.transcripts import opening
 
 RESUMED = "x-patchbay-resumed"
 
 
-def readiness(gateway: Gateway, port: AgentPort) -> str:
+def logged_health(gateway: Gateway, port: AgentPort) -> str:
     told = [line for line in gateway.log_lines() if line["event"] == "instance"]
     seen = [line["readiness"] for line in told if line["instance"] == port.url]
     return seen[-1] if seen else ""
@@ -40,7 +37,7 @@ async def first_call(
     """
     for each in agents:
         each.answer = accepts
-    taking = asyncio.create_task(who_has_it(agents, but_not))
+    taking = asyncio.create_task(next_call_of_any(agents, but_not))
     caller = await gateway.dial(f"/ws/{carrier}/{agent}.acme")
     assert caller.status == 101, caller.body
     sent = [caller.say(message) for message in opening(carrier)]
@@ -51,7 +48,7 @@ async def first_call(
     return Call(caller, taken, sent), mine, other
 
 
-async def who_has_it(agents: list[Agent], but_not: Collection[str] = ()) -> tuple[Agent, AgentCall]:
+async def next_call_of_any(agents: list[Agent], but_not: Collection[str] = ()) -> tuple[Agent, AgentCall]:
     found: list[tuple[Agent, AgentCall]] = []
 
     def any_has() -> bool:
@@ -74,7 +71,7 @@ async def assert_resumed(gateway: Gateway, session: str, times: int) -> None:
     assert lines[0]["words"]
 
 
-async def taken_over(agent: Agent, call: Call, times: int = 1) -> AgentCall:
+async def next_agent_takes_over(agent: Agent, call: Call, times: int = 1) -> AgentCall:
     """The next agent has the call: the same session, the same opening."""
     second = await agent.call()
     assert (second.session, second.headers[RESUMED]) == (call.session, str(times))
@@ -83,13 +80,13 @@ async def taken_over(agent: Agent, call: Call, times: int = 1) -> AgentCall:
     return second
 
 
-async def noticed(agent: AgentCall) -> None:
+async def lose_agent(agent: AgentCall) -> None:
     """The agent is lost, and the gateway knows it: it has closed the socket too."""
     agent.half_close()
     await agent.ended()
 
 
-async def end(gateway: Gateway, call: Call, agent: AgentCall, times: int = 1) -> dict[str, Any]:
+async def hang_up_resumed(gateway: Gateway, call: Call, agent: AgentCall, times: int = 1) -> dict[str, Any]:
     """The caller hangs up; gives the record."""
     await hang_up(Call(call.caller, agent, call.opening))
     record = await assert_ended(gateway, call.session, "caller_hangup", "caller")
