@@ -149,10 +149,11 @@ def xml(
 
 def _settings(config: Path | None) -> Settings:
     """The settings; where they cannot be used, every problem goes to stderr and the command ends with 1."""
+    from gateway.audio.prompt import read_prompt  # noqa: PLC0415
     from gateway.config import ConfigError, load  # noqa: PLC0415 - pydantic is slow to import
 
     try:
-        return load(config, os.environ)
+        return load(config, os.environ, check_recording=read_prompt)
     except ConfigError as error:
         count = len(error.problems)
         typer.echo(f"The configuration has {count} problem{'s' if count > 1 else ''}:", err=True)

@@ -99,16 +99,18 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Say:
-    """Speak a sentence, then end the call."""
+    """Speak a sentence, then end the call. `written`: the operator's text, with its spaces as they were."""
 
     text: str
+    written: str = field(default="", compare=False, repr=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """Play a recording from an http(s) URL, then end the call."""
+    """Play a recording from an http(s) URL, then end the call. `written`: see `Say`."""
 
     url: str
+    written: str = field(default="", compare=False, repr=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +151,9 @@ def parse_busy(text: str) -> Busy:
     if verb == "say" and (rest := rest.strip()):
         if len(rest) > MAX_TEXT_CHARACTERS or not _PRINTABLE.fullmatch(rest):
             raise ValueError(f"must say at most {MAX_TEXT_CHARACTERS} printable characters")
-        return Say(rest)
+        return Say(rest, written=text)
     if verb == "play" and _is_url(rest.strip()):
-        return Play(rest.strip())
+        return Play(rest.strip(), written=text)
     raise ValueError("must be reject, queue, say TEXT, play URL, or a number as in +15559876543")
 
 

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from gateway.agents.directory import AgentDirectory
 from gateway.agents.instance_health import InstanceHealth
 from gateway.config import AgentSettings, Settings
-from gateway.config.consistency import Location, findings, show
-from gateway.config.problems import words
+from gateway.config.consistency import Location, find_contradictions, format_path
+from gateway.config.problems import message_of
 from gateway.store.interface import KeyValueStore, StoredValue
 
 log = structlog.get_logger(__name__)
@@ -58,7 +58,10 @@ def fit(table: Mapping[str, Any], settings: Settings) -> AgentSettings:
         agent = AgentSettings.model_validate(dict(table))
     except ValidationError as error:
         raise InvalidAgent(
-            tuple((show(each["loc"]), words((*_HERE, *each["loc"]), each)) for each in error.errors())
+            tuple(
+                (format_path(each["loc"]), message_of((*_HERE, *each["loc"]), each))
+                for each in error.errors()
+            )
         ) from None
     if not agent.region:
         agent = agent.model_copy(update={"region": settings.server.region})
@@ -76,11 +79,11 @@ def _contradictions(agent: AgentSettings, settings: Settings) -> tuple[tuple[str
         "organizations": [{"name": organization.name} for organization in settings.organizations],
         "agents": [agent.model_dump()],
     }
-    return tuple((_key(location), what) for location, what in findings(tables))
+    return tuple((_key(location), what) for location, what in find_contradictions(tables))
 
 
 def _key(location: Location) -> str:
-    return show(location[len(_HERE) :])
+    return format_path(location[len(_HERE) :])
 
 
 def _check_instances(agent: AgentSettings, settings: Settings) -> None:

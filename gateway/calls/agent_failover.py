@@ -18,13 +18,14 @@ from gateway.calls.control import CallNotActive, transfer
 from gateway.calls.hold_audio import HoldAudio
 from gateway.calls.termination import Termination
 from gateway.config import AgentSettings
-from gateway.config.values import RECORDING
+from gateway.config.call_handling import Recording
 from gateway.media.disconnect import CONNECTION_LOST, Disconnect
 from gateway.media.leg import Leg
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import StoreFailed
 from serializers.dialect import Dialect
 from serializers.events import Start
+from texml.document import HangUp
 
 if TYPE_CHECKING:
     from gateway.calls.services import CallServices
@@ -41,7 +42,7 @@ FALL_BACK_S: Final = 15.0
 
 def may_fail_over(agent: AgentSettings) -> bool:
     """Whether anything is done for a caller whose agent is lost."""
-    return agent.max_resumes > 0 or agent.fallback != "hangup"
+    return agent.max_resumes > 0 or agent.fallback != HangUp()
 
 
 class AgentFailover:
@@ -146,18 +147,18 @@ class AgentFailover:
         termination: Termination,
     ) -> CallEnded:
         """Does for the caller what the agent's settings say; the end, in words that tell what came of it."""
-        to = self.agent(services).fallback
-        if to == "hangup":
+        fallback = self.agent(services).fallback
+        if isinstance(fallback, HangUp):
             return lost
-        if to.endswith(RECORDING):
-            what = await _say(to, hold, termination)
+        if isinstance(fallback, Recording):
+            what = await _say(fallback, hold, termination)
         else:
             hold.stop()
-            what = await _transfer(services, session_id, to)
+            what = await _transfer(services, session_id, fallback.number)
         return CallEnded(lost.reason, f"{lost.detail}; {what}")
 
 
-async def _say(recording: str, hold: HoldAudio, termination: Termination) -> str:
+async def _say(recording: Recording, hold: HoldAudio, termination: Termination) -> str:
     try:
         async with termination.cancel_scope():
             await hold.play(recording)

@@ -25,6 +25,7 @@ from gateway.store.interface import StoreFailed
 from serializers.dialect import Dialect
 from serializers.events import Start
 from serializers.transforms import Transform
+from texml.document import Redirect
 
 if TYPE_CHECKING:
     from gateway.calls.services import CallServices
@@ -40,7 +41,7 @@ class StreamAttached(Exception):  # noqa: N818 - not an error: the socket is ano
 def may_reconnect(limits: Limits, agent: AgentSettings, carrier: str) -> bool:
     """Whether the carrier may open a second socket for a call, by itself or because a document has it."""
     profile = CARRIERS[carrier].profile
-    comes = profile.reconnects or (profile.requests_next_document and agent.after == "redirect")
+    comes = profile.reconnects or (profile.requests_next_document and isinstance(agent.after, Redirect))
     return comes and limits.reconnect_timeout > 0
 
 

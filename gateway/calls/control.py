@@ -26,7 +26,7 @@ from gateway.model.reasons import CallEnded, Reason, Reasons
 from gateway.model.session import TELEPHONY_OPTIONS, SessionRecord
 from serializers.dialect import Dialect
 from serializers.events import Start
-from texml.document import Dial, DocumentError, OwnXml, parse_after_stream
+from texml.document import Dial, DocumentError, OwnXml
 
 if TYPE_CHECKING:
     from gateway.calls.services import CallServices
@@ -86,7 +86,7 @@ def hangup_after_playback(
     accounts = services.accounts.of(agent.organization, dialect.name)
     hangs_up = agent.hangup_on_agent_end
     if hangs_up is None:
-        hangs_up = not isinstance(parse_after_stream(agent.after), Dial | OwnXml)
+        hangs_up = not isinstance(agent.after, Dial | OwnXml)
     rest = services.clients.first(accounts, start.account_id) if hangs_up else None
     if rest is None:
         return None

@@ -16,7 +16,7 @@ from gateway.audio.clips import AudioClip, AudioSource, ClipCache
 from gateway.audio.prompt import Prompt, read_prompt
 from gateway.audio.tones import ToneName
 from gateway.config import AgentSettings
-from gateway.config.values import RECORDING
+from gateway.config.call_handling import Recording, Ringback
 from gateway.media.audio_player import WAIT_S, AudioPlayer
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay
@@ -107,7 +107,7 @@ class HoldAudio:
             self._player.stop(before_message=before_message)
             self._player = None
 
-    async def play(self, recording: str) -> None:
+    async def play(self, recording: Recording) -> None:
         """Play a recording once, to its end, in place of the hold audio. For a call that is not bridged."""
         self.stop()
         clip = self._library.recording(recording, self._dialect, self._start)
@@ -126,13 +126,13 @@ class HoldAudioLibrary:
 
     def __init__(self, agents: Iterable[AgentSettings]) -> None:
         """Read the agents' recordings. Raises PromptError if one cannot be played."""
-        names = {
-            name
+        recordings = {
+            value
             for agent in agents
-            for name in (agent.hold, agent.overflow, agent.fallback)
-            if name.endswith(RECORDING)
+            for value in (agent.hold, agent.overflow, agent.fallback)
+            if isinstance(value, Recording)
         }
-        self._prompts = {name: read_prompt(Path(name)) for name in names}
+        self._prompts = {recording: read_prompt(Path(recording.file)) for recording in recordings}
         self._clips = ClipCache()
 
     def clip_of(
@@ -143,9 +143,9 @@ class HoldAudioLibrary:
         `answered`: an outbound call, which hears no ringback.
         """
         source: AudioSource = None
-        if agent.hold.endswith(RECORDING):
+        if isinstance(agent.hold, Recording):
             source = self._prompt(agent.hold)
-        elif agent.hold == "ringback" and not answered:
+        elif isinstance(agent.hold, Ringback) and not answered:
             source = ringback_of(agent)
         elif not dialect.needs_audio:
             return None
@@ -155,9 +155,9 @@ class HoldAudioLibrary:
         """Return the silence that keeps a call alive, or None if the carrier needs no audio."""
         return self._clip(None, dialect, start) if dialect.needs_audio else None
 
-    def recording(self, name: str, dialect: Dialect, start: Start) -> AudioClip | None:
+    def recording(self, recording: Recording, dialect: Dialect, start: Start) -> AudioClip | None:
         """Return a recording in the call's codec, or None if there is no encoder for it here."""
-        return self._clip(self._prompt(name), dialect, start)
+        return self._clip(self._prompt(recording), dialect, start)
 
     def _clip(self, source: AudioSource, dialect: Dialect, start: Start) -> AudioClip | None:
         try:
@@ -165,10 +165,10 @@ class HoldAudioLibrary:
         except DialectError:
             return None
 
-    def _prompt(self, name: str) -> Prompt:
-        if name not in self._prompts:  # of an agent in the store, which was not known at the start
-            self._prompts[name] = read_prompt(Path(name))
-        return self._prompts[name]
+    def _prompt(self, recording: Recording) -> Prompt:
+        if recording not in self._prompts:  # of an agent in the store, which was not known at the start
+            self._prompts[recording] = read_prompt(Path(recording.file))
+        return self._prompts[recording]
 
 
 def ringback_of(agent: AgentSettings) -> ToneName:

@@ -18,7 +18,7 @@ from gateway.calls.session_end import SessionEnd, save
 from gateway.carriers.registry import CARRIERS
 from gateway.carriers.rest_interface import CarrierFailed
 from gateway.config import AgentSettings
-from gateway.config.values import RECORDING
+from gateway.config.call_handling import OtherAgent, Recording, TransferTo
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import TELEPHONY_OPTIONS, CallDetails, SessionOptions
 from gateway.store.interface import StoreFailed
@@ -89,14 +89,17 @@ async def acquire_or_overflow(
         except CallEnded as end:
             if end.reason is not Reasons.at_capacity or request.start is None or hold is None:
                 raise
-            if agent.overflow.endswith(RECORDING):
-                await hold.play(agent.overflow)
+            overflow = agent.overflow
+            if isinstance(overflow, Recording):
+                await hold.play(overflow)
                 raise
-            if agent.overflow.startswith("+"):
+            if isinstance(overflow, TransferTo):
                 if await _transfer(services, agent, request, request.start, hold):
                     raise CallEnded(Reasons.transferred, NO_SLOT) from None
                 raise
-            other = None if request.agent_is_fixed else services.agents.find(agent.overflow)
+            other = None
+            if isinstance(overflow, OtherAgent) and not request.agent_is_fixed:
+                other = services.agents.find(overflow.service_host)
             if other is None or other.service_host in tried:
                 raise
             log.info(
@@ -131,7 +134,8 @@ async def _transfer(
     A carrier that takes no document in the request fetches it by the session's id
     (docs/reference/carriers.md §4.5), so there must be a session, if only a pending one.
     """
-    carrier, to, session_id = request.carrier, agent.overflow, request.session_id
+    assert isinstance(agent.overflow, TransferTo)
+    carrier, to, session_id = request.carrier, agent.overflow.number, request.session_id
     client = services.clients.first(services.accounts.of(agent.organization, carrier), start.account_id)
     if client is None or "transfer" in client.unsupported:
         log.warning("not transferred: no account that could", session=session_id, carrier=carrier)

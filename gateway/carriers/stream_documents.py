@@ -18,7 +18,7 @@ from gateway.carriers.accounts import CarrierAccounts
 from gateway.carriers.agent_body import to_parameters, with_numbers
 from gateway.carriers.registry import CARRIERS
 from gateway.config import AgentSettings
-from texml.document import HangUp, Redirect, Stream, parse_after_stream, parse_busy
+from texml.document import AfterStream, HangUp, Redirect, Stream
 
 RETURNS: Final = "return"
 """The query parameter that counts how often a call has requested another document."""
@@ -80,7 +80,7 @@ def stream_document(
         status_callback=callback,
         sample_rate=call.sample_rate,
     )
-    after_stream = parse_after_stream(agent.after)
+    after_stream: AfterStream = agent.after
     if target.token is None and isinstance(after_stream, Redirect):
         after_stream = HangUp()
     writer = CARRIERS[call.carrier].documents
@@ -90,7 +90,7 @@ def stream_document(
 def busy_document(accounts: CarrierAccounts, agent: AgentSettings, call: IncomingCall) -> str:
     """Return the document for a caller whom no agent can take now. Raises as `stream_document`."""
     writer = CARRIERS[call.carrier].documents
-    return writer.busy(parse_busy(agent.busy), next_url(accounts, agent, call))
+    return writer.busy(agent.busy, next_url(accounts, agent, call))
 
 
 def next_url(accounts: CarrierAccounts, agent: AgentSettings, call: IncomingCall) -> str:

@@ -1,28 +1,49 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""`[[agents]]` and `[[numbers]]`: who answers calls."""
+"""`[[agents]]` and `[[numbers]]`: the agents that answer calls, and how their callers are treated."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
-from gateway.config import values
-from gateway.config.table import InstanceUrl, Label, Seconds, Table, Wait, Whole
+from gateway.config.call_handling import (
+    Fallback,
+    Hold,
+    Overflow,
+    ParsedText,
+    Refuse,
+    Ringback,
+    parse_fallback,
+    parse_hold,
+    parse_overflow,
+)
+from gateway.config.values import (
+    AgentName,
+    InstanceUrl,
+    Label,
+    PhoneNumber,
+    Seconds,
+    Table,
+    Wait,
+    Whole,
+    empty_for_none,
+)
 from gateway.model.addresses import service_host
+from texml.document import AfterStream, Busy, HangUp, Reject, parse_after_stream, parse_busy
 
 
 class AgentSettings(Table):
     """`[[agents]]`: an agent, and the instances that run it."""
 
-    name: Annotated[str, AfterValidator(values.agent_name)] = Field(
+    name: AgentName = Field(
         description="2 to 54 characters: small letters, digits and inner hyphens. Unique within its "
         "organisation, over all regions."
     )
     organization: Label = Field(
         description="The organisation that owns it; one of `[[organizations]]` if any are listed."
     )
-    region: Annotated[str, BeforeValidator(values.empty_for_none)] = Field(
+    region: Annotated[str, BeforeValidator(empty_for_none)] = Field(
         default="",
         description="The region it is in, and the only one it is reached through. Left out: the server's.",
     )
@@ -61,22 +82,22 @@ class AgentSettings(Table):
         le=14400,
         description="Seconds of silence from the carrier's socket that end a call.",
     )
-    after: Annotated[str, AfterValidator(values.tail)] = Field(
-        default="hangup",
+    after: Annotated[AfterStream, ParsedText(parse_after_stream)] = Field(
+        default=HangUp(),
         description="What the carrier does once the stream is over, where its document comes from here: "
         "`hangup`; `redirect`, which asks again, so that a call whose gateway died comes back; a number to "
         "dial; or elements of the carrier's own XML, as they are to stand in the document.",
     )
-    busy: Annotated[str, AfterValidator(values.busy)] = Field(
-        default="reject",
+    busy: Annotated[Busy, ParsedText(parse_busy)] = Field(
+        default=Reject(),
         description="What a caller gets where no place is free, the gateway drains, or the agent is unknown: "
         "`reject`; `say TEXT`; `play URL`; `queue`, which waits and asks again; or a number to dial.",
     )
     max_returns: Whole = Field(
         default=3, ge=0, le=20, description="How often one call may come back through `redirect` or `queue`."
     )
-    hold: Annotated[str, AfterValidator(values.hold)] = Field(
-        default="ringback",
+    hold: Annotated[Hold, ParsedText(parse_hold)] = Field(
+        default=Ringback(),
         description="What a caller hears until the agent's first sound, where the agent is not there at "
         "once: `ringback`, made here; `none`; or a WAV file of at most two minutes, played again and again. "
         "In a call out nobody hears ringback, since it has been answered.",
@@ -103,8 +124,8 @@ class AgentSettings(Table):
         description="Carriers' calls that may wait, over all workers, where every place is taken; 0 refuses.",
     )
     queue_timeout: Wait = Field(default=40.0, description="Seconds that a call waits for a place.")
-    overflow: Annotated[str, AfterValidator(values.overflow)] = Field(
-        default="refuse",
+    overflow: Annotated[Overflow, ParsedText(parse_overflow)] = Field(
+        default=Refuse(),
         description="What becomes of a carrier's call for which there is no place, nor one in the line, or "
         "not in time: `refuse`; the service host of another agent of the organisation; a number, to which "
         "the carrier transfers it, where the organisation has an account; or a WAV file, played once before "
@@ -134,8 +155,8 @@ class AgentSettings(Table):
     resume_timeout: Wait = Field(
         default=10.0, description="Seconds in which another agent must have taken over a call."
     )
-    fallback: Annotated[str, AfterValidator(values.fallback)] = Field(
-        default="hangup",
+    fallback: Annotated[Fallback, ParsedText(parse_fallback)] = Field(
+        default=HangUp(),
         description="What becomes of a caller whose agent is lost and not replaced: `hangup`; a number, to "
         "which the carrier transfers the call, where the organisation has an account; or a WAV file, played "
         "once before the call ends.",
@@ -156,7 +177,5 @@ class AgentSettings(Table):
 class NumberRoute(Table):
     """`[[numbers]]`: the agent that answers a called number when the call names none."""
 
-    number: Annotated[str, AfterValidator(values.phone_number)] = Field(
-        description="The called number in E.164 form, as in `+15559876543`."
-    )
+    number: PhoneNumber = Field(description="The called number in E.164 form, as in `+15559876543`.")
     agent: str = Field(description="The service host `AGENT.ORG` of an agent in `[[agents]]`.")

@@ -1,79 +1,75 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The environment over the file: `PATCHBAY_AGENTS__0__MAX_AGENTS=5`, any value, also inside lists."""
+"""The two ways in which the environment sets a value of the configuration.
+
+A variable such as `PATCHBAY_AGENTS__0__MAX_AGENTS=5` overrides the file; it reaches any value, also inside
+lists (`Overrides`). A text `env:NAME`, in the file or in such a variable, stands for the value of the
+variable NAME, so that no file contains a secret (`resolve_references`).
+"""
 
 from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping
-from typing import Any
-
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from typing import Any, Final
 
 from gateway.config import model_fields
-from gateway.config.consistency import Location, show
+from gateway.config.consistency import Finding, Location, format_path
 from gateway.config.problems import Problem
+from gateway.config.settings import Settings
 
-PREFIX = "PATCHBAY_"
-NOT_VALUES = ("PATCHBAY_CONFIG", "PATCHBAY_ACCELERATOR")  # the file's name; gateway/fastpath/accelerator.py
-SEPARATOR = "__"
-INDEX_DIGITS = 4
+PREFIX: Final = "PATCHBAY_"
+SEPARATOR: Final = "__"
+NO_SETTINGS: Final = ("PATCHBAY_CONFIG", "PATCHBAY_ACCELERATOR")
+"""Variables with the prefix that set no value: the name of the file, and gateway/fastpath/accelerator.py."""
+
+MAX_INDEX_DIGITS: Final = 4
+
+REFERENCE: Final = "env:"
+_VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-class EnvironmentSource(PydanticBaseSettingsSource):
-    """A settings source that lays variables over tables read before.
+class Overrides:
+    """The `PATCHBAY_…` variables of an environment, applied to the tables of a file.
 
-    pydantic-settings' own source replaces a list as a whole; this one reaches into it. Calling it gives the
-    tables with the variables applied. `origins` then says which variable set which place, and `problems` what
-    was wrong with the variables themselves.
+    `tables`: the result. `origins`: which variable set the value at a location. `problems`: what is wrong
+    with the variables themselves; those are not applied.
     """
 
-    def __init__(
-        self, settings_cls: type[BaseSettings], environ: Mapping[str, str], under: Mapping[str, Any]
-    ) -> None:
-        super().__init__(settings_cls)
+    def __init__(self, tables: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+        """Apply the variables to a copy of `tables`, a whole list or table before the values inside it."""
+        self.tables: dict[str, Any] = copy.deepcopy(dict(tables))
         self.origins: dict[Location, str] = {}
         self.problems: list[Problem] = []
-        self._tables = copy.deepcopy(dict(under))
-        self._variables = {
-            name: value
-            for name, value in environ.items()
-            if name.startswith(PREFIX) and not name.startswith(NOT_VALUES)
-        }
-
-    def __call__(self) -> dict[str, Any]:
-        """The tables with the variables applied, a whole list or table before the values inside it."""
-        located = ((self._locate(name), name) for name in sorted(self._variables))
-        for location, name in sorted((place, name) for place, name in located if place):
-            self._set(location, name, self._variables[name])
-        return self._tables
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """The value of a top-level field, as pydantic-settings asks for it."""
-        return self._tables.get(field_name), field_name, False
+        names = sorted(
+            name for name in environ if name.startswith(PREFIX) and not name.startswith(NO_SETTINGS)
+        )
+        located = ((self._locate(name), name) for name in names)
+        for location, name in sorted((location, name) for location, name in located if location):
+            self._set(location, name, environ[name])
 
     def _locate(self, name: str) -> Location:
-        """The path that a variable's name means; empty, and a problem noted, if there is none."""
+        """Return the location that a variable's name means. Empty, with a problem, if there is none."""
         location: Location = ()
-        kind: Any = self.settings_cls
+        kind: Any = Settings
         before = PREFIX
         for step in name.removeprefix(PREFIX).split(SEPARATOR):
             keys = {key.upper(): field.annotation for key, field in (model_fields.fields(kind) or {}).items()}
-            inside = model_fields.item(kind)
+            item = model_fields.item(kind)
             if keys and step in keys:
                 location, kind = (*location, step.lower()), keys[step]
-            elif inside is not None and step.isascii() and step.isdecimal() and len(step) <= INDEX_DIGITS:
-                location, kind = (*location, int(step)), inside
+            elif item is not None and step.isascii() and step.isdecimal() and len(step) <= MAX_INDEX_DIGITS:
+                location, kind = (*location, int(step)), item
             else:
-                what = (
+                hint = (
                     model_fields.suggestion(step, keys, before)
                     if keys
                     else f"after {before} comes the number of an item, from 0"
-                    if inside is not None
+                    if item is not None
                     else f"{before.removesuffix(SEPARATOR)} is a single value"
                 )
-                self.problems.append(Problem(name, f"is not a setting; {what}"))
+                self.problems.append(Problem(name, f"is not a setting; {hint}"))
                 return ()
             before += step + SEPARATOR
         return location
@@ -93,13 +89,14 @@ class EnvironmentSource(PydanticBaseSettingsSource):
         self._put(location, name, value)
 
     def _put(self, location: Location, name: str, value: Any) -> None:
-        holder: Any = self._tables
+        holder: Any = self.tables
         for depth, step in enumerate(location):
             if isinstance(step, int):
                 if not isinstance(holder, list):
-                    return  # the file has something else there, which validation will say
+                    return  # the file has another type here, which validation reports
                 if step > len(holder):
-                    message = f"skips an item: {show(location[:depth])} has {len(holder)}, counted from 0"
+                    list_name = format_path(location[:depth])
+                    message = f"skips an item: {list_name} has {len(holder)}, counted from 0"
                     self.problems.append(Problem(name, message))
                     return
                 if step == len(holder):
@@ -115,3 +112,33 @@ class EnvironmentSource(PydanticBaseSettingsSource):
                 if isinstance(step, str) or holder[step] is None:
                     holder[step] = below
             holder = holder[step]
+
+
+def resolve_references(
+    tables: dict[str, Any], environ: Mapping[str, str]
+) -> tuple[dict[str, Any], list[Finding]]:
+    """Return the tables with every `env:NAME` replaced, and the problems of those that cannot be."""
+    problems: list[Finding] = []
+
+    def resolve(value: Any, location: Location) -> Any:
+        if isinstance(value, dict):
+            return {key: resolve(each, (*location, key)) for key, each in value.items()}
+        if isinstance(value, list):
+            return [resolve(each, (*location, index)) for index, each in enumerate(value)]
+        if not isinstance(value, str) or not value.startswith(REFERENCE):
+            return value
+        name = value.removeprefix(REFERENCE)
+        if problem := _reference_problem(name, environ):
+            problems.append((location, problem))
+            return value
+        return environ[name]
+
+    return {key: resolve(value, (key,)) for key, value in tables.items()}, problems
+
+
+def _reference_problem(name: str, environ: Mapping[str, str]) -> str:
+    if not _VARIABLE_NAME.fullmatch(name):
+        return "must name an environment variable after env:, as in env:DAILY_API_KEY"
+    if name not in environ:
+        return f"names the environment variable {name}, which is not set"
+    return "" if environ[name] else f"names the environment variable {name}, which is empty"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Reading the configuration: a TOML file, the environment over it, and every problem with its place."""
+"""Loading the configuration: a TOML file, the environment over it, and every problem with its place."""
 
 from __future__ import annotations
 
@@ -7,48 +7,56 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
-from gateway.config import env_references
-from gateway.config.consistency import CROSS_CHECK, Location, findings, show
-from gateway.config.environment import EnvironmentSource
-from gateway.config.problems import ConfigError, Problem, words
+from gateway.config.call_handling import CHECK_RECORDING, RecordingCheck
+from gateway.config.consistency import CROSS_CHECK, Location, find_contradictions, format_path
+from gateway.config.environment import Overrides, resolve_references
+from gateway.config.problems import ConfigError, Problem, message_of
 from gateway.config.settings import Settings
-from gateway.config.toml_lines import line_of, lines
 
-_TOML_PLACE = re.compile(r" \(at (?:(line \d+, column \d+)|end of document)\)$")
+_TOML_PLACE: Final = re.compile(r" \(at (?:(line \d+, column \d+)|end of document)\)$")
+
+_KEY: Final = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
+_PATH: Final = rf"{_KEY}(?:\s*\.\s*{_KEY})*"
+_HEADER: Final = re.compile(rf"\s*(\[\[?)\s*({_PATH})\s*\]\]?\s*(?:#.*)?")
+_ENTRY: Final = re.compile(rf"\s*({_PATH})\s*=")
 
 
-def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
-    """The settings of a TOML file, if any, with `PATCHBAY_…` variables of `environ` laid over it.
+def load(
+    path: Path | None, environ: Mapping[str, str], check_recording: RecordingCheck | None = None
+) -> Settings:
+    """Load the settings of a TOML file, with the `PATCHBAY_…` variables of `environ` over it.
 
-    Raises ConfigError with everything that is wrong. Neither file nor variables is fine: the defaults.
+    `path`: None for no file; the defaults then stand. `check_recording`: called for every recording that is
+    named; it raises ValueError if the file cannot be played. Raises ConfigError with every problem there is.
     """
     text = "" if path is None else _read(path)
-    environment = EnvironmentSource(Settings, environ, _parse(text, path))
-    tables, missing = env_references.resolve(environment(), environ)
-    places = _Places(path, lines(text), environment.origins)
+    overrides = Overrides(_parse(text, path), environ)
+    tables, unresolved = resolve_references(overrides.tables, environ)
+    places = _Places(path, find_lines(text), overrides.origins)
     try:
-        settings = Settings(**tables)
+        settings = Settings.model_validate(tables, context={CHECK_RECORDING: check_recording})
     except ValidationError as error:
-        unresolved = {location for location, _ in missing}
-        found = missing + [
-            (at["loc"], words(at["loc"], at)) for at in error.errors() if at["loc"] not in unresolved
+        reported = {location for location, _ in unresolved}
+        findings = unresolved + [
+            (at["loc"], message_of(at["loc"], at)) for at in error.errors() if at["loc"] not in reported
         ]
+        # pydantic checks the model as a whole only if every single value is valid.
         if all(each["type"] != CROSS_CHECK for each in error.errors()):
-            found += findings(_with_defaults(tables))
-        problems = [places.problem(location, message) for location, message in found]
-        raise ConfigError(environment.problems + problems) from None
-    problems = environment.problems + [places.problem(location, message) for location, message in missing]
+            findings += find_contradictions(_with_defaults(tables))
+        problems = [places.problem(location, message) for location, message in findings]
+        raise ConfigError(overrides.problems + problems) from None
+    problems = overrides.problems + [places.problem(location, message) for location, message in unresolved]
     if problems:
         raise ConfigError(problems)
     return settings
 
 
 def _with_defaults(tables: dict[str, Any]) -> dict[str, Any]:
-    """The tables as the checks between them expect it: with what stands where nothing is given."""
+    """Return the tables with the defaults that the checks between tables need."""
     defaults = Settings().model_dump()
     server = tables.get("server")
     return {
@@ -59,18 +67,19 @@ def _with_defaults(tables: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Places:
-    """Where a value came from: the variable that set it, or the line of the file."""
+    """Where the values of a configuration come from: an environment variable, or a line of the file."""
 
-    def __init__(self, path: Path | None, found: dict[Location, int], origins: dict[Location, str]) -> None:
-        self._path, self._lines, self._origins = path, found, origins
+    def __init__(self, path: Path | None, lines: dict[Location, int], origins: dict[Location, str]) -> None:
+        self._path, self._lines, self._origins = path, lines, origins
 
     def problem(self, location: Location, message: str) -> Problem:
+        """Return a problem with the value at a location. It names the variable that set it, if one did."""
         for length in range(len(location), 0, -1):
             if name := self._origins.get(location[:length]):
-                inner = show(location) if length < len(location) else ""
+                inner = format_path(location) if length < len(location) else ""
                 return Problem(name, message, inner)
-        line = line_of(location, self._lines)
-        return Problem(show(location), message, f"{self._path}, line {line}" if line else "")
+        line = nearest_line(location, self._lines)
+        return Problem(format_path(location), message, f"{self._path}, line {line}" if line else "")
 
 
 def _read(path: Path) -> str:
@@ -96,3 +105,47 @@ def _parse(text: str, path: Path | None) -> dict[str, Any]:
         reason = message[: place.start()] if place else message
         where = (place[1] or "at its end") if place else ""
         raise ConfigError([Problem(str(path), f"is not TOML: {reason}", where)]) from None
+
+
+def find_lines(text: str) -> dict[Location, int]:
+    """Return the line, from 1, of each table, item of an array of tables, and key in a valid TOML text.
+
+    tomllib does not tell lines. Values inside inline tables and arrays are not found: they are on their key's
+    line or below it.
+    """
+    lines: dict[Location, int] = {}
+    counts: dict[Location, int] = {}  # of the items of each array of tables so far
+    table: Location = ()
+    for number, line in enumerate(text.split("\n"), start=1):
+        if header := _HEADER.fullmatch(line):
+            table = _header_location(_split_path(header[2]), counts)
+            if header[1] == "[[":
+                counts[table] = counts.get(table, 0) + 1
+                lines.setdefault(table, number)
+                table = (*table, counts[table] - 1)
+            lines.setdefault(table, number)
+        elif entry := _ENTRY.match(line):
+            lines.setdefault((*table, *_split_path(entry[1])), number)
+    return lines
+
+
+def nearest_line(location: Location, lines: dict[Location, int]) -> int | None:
+    """Return the line of a value, or of the nearest table around it. None if the file has neither."""
+    for length in range(len(location), 0, -1):
+        if location[:length] in lines:
+            return lines[location[:length]]
+    return None
+
+
+def _split_path(path: str) -> list[str]:
+    return [key.strip("\"'") for key in re.findall(_KEY, path)]
+
+
+def _header_location(keys: list[str], counts: dict[Location, int]) -> Location:
+    """Return the location of a header. An array of tables on the way stands for its last item (TOML 1.0)."""
+    location: Location = ()
+    for depth, key in enumerate(keys):
+        location = (*location, key)
+        if depth < len(keys) - 1 and location in counts:
+            location = (*location, counts[location] - 1)
+    return location

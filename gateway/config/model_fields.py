@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Looking into the settings model: which keys a table has, what a list holds."""
+"""Introspection of the settings model: the keys of a table, the items of a list, a type by its path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.config.settings import Settings
 
 
 def plain(annotation: Any) -> Any:
-    """The type without its `Annotated` clothes and without `None`."""
+    """Return a type without `Annotated` and without `None`."""
     if get_origin(annotation) is Annotated:
         return plain(get_args(annotation)[0])
     if takes_none(annotation):
@@ -23,24 +23,24 @@ def plain(annotation: Any) -> Any:
 
 
 def takes_none(annotation: Any) -> bool:
-    """Whether the value may be None."""
+    """Return True if a value of this type may be None."""
     return type(None) in get_args(annotation)
 
 
 def fields(annotation: Any) -> dict[str, FieldInfo] | None:
-    """A table's keys; None where the type is no table."""
+    """Return the fields of a table by their keys. None if the type is no table."""
     model = plain(annotation)
     return dict(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else None
 
 
 def item(annotation: Any) -> Any | None:
-    """What a list holds; None where the type is no list."""
+    """Return the type of a list's items. None if the type is no list."""
     bare = plain(annotation)
     return get_args(bare)[0] if get_origin(bare) is list else None
 
 
 def at(location: Iterable[str | int]) -> Any | None:
-    """The type at a path of keys and indexes; None where the model has none."""
+    """Return the type of the value at a path of keys and indexes. None if the model has no such path."""
     here: Any | None = Settings
     for step in location:
         if isinstance(step, int):
@@ -54,9 +54,9 @@ def at(location: Iterable[str | int]) -> Any | None:
 
 
 def suggestion(key: str, known: Iterable[str], prefix: str = "") -> str:
-    """Words about a key that is not known: the nearest known one, or all there are.
+    """Return a hint about an unknown key: the nearest known key, or all of them.
 
-    `prefix`: what is written before the suggested key.
+    `prefix`: written in front of every suggested key.
     """
     names = {name.lower(): name for name in known}
     nearest = difflib.get_close_matches(key.lower(), names, n=1)

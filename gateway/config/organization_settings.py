@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""`[[organizations]]`: who has agents, and their accounts with carriers."""
+"""`[[organizations]]`: the owners of agents, their API keys, and their accounts with carriers."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from gateway.config import values
-from gateway.config.table import (
+from gateway.config.values import (
     Base64Secret,
     BaseUrl,
     CarrierId,
@@ -16,6 +15,7 @@ from gateway.config.table import (
     Ed25519Key,
     Label,
     Network,
+    NumberPrefix,
     PrivateKey,
     PublicKey,
     Rate,
@@ -49,8 +49,8 @@ class WhatsAppSettings(Table):
 
 CarrierName = Literal["twilio", "telnyx", "plivo", "exotel"]
 
-_OF_EVERY_CARRIER = {"carrier", "account", "api_url", "calls_per_second"}
-_OF_CARRIER = {
+_KEYS_OF_EVERY_CARRIER = {"carrier", "account", "api_url", "calls_per_second"}
+_KEYS_OF_CARRIER = {
     "twilio": {"auth_id", "auth_tokens", "signing_keys"},
     "telnyx": {"public_keys", "api_key", "connection_id"},
     "plivo": {"auth_id", "auth_tokens"},
@@ -59,10 +59,10 @@ _OF_CARRIER = {
 
 
 class CarrierAccount(Table):
-    """`[[organizations.carriers]]`: an account with a carrier: what proves its calls, and calls out.
+    """`[[organizations.carriers]]`: an account with a carrier: what authenticates its calls, and calls out.
 
-    With anything that can prove a call given (`auth_tokens`, `signing_keys`, `public_keys`, `allow`), what
-    comes from that carrier for this organisation without proof is refused.
+    If any credential is set that can authenticate a call (`auth_tokens`, `signing_keys`, `public_keys`,
+    `allow`), a request from that carrier for this organisation is refused unless it is authenticated.
     """
 
     carrier: CarrierName = Field(description="The carrier.")
@@ -104,21 +104,21 @@ class CarrierAccount(Table):
     )
 
     @model_validator(mode="after")
-    def _only_its_own(self) -> Self:
+    def _has_only_its_keys(self) -> Self:
         given = {name for name in self.model_fields_set if getattr(self, name) not in (None, [])}
-        foreign = sorted(given - _OF_EVERY_CARRIER - _OF_CARRIER[self.carrier])
+        foreign = sorted(given - _KEYS_OF_EVERY_CARRIER - _KEYS_OF_CARRIER[self.carrier])
         if foreign:
             raise ValueError(f"{self.carrier} has no {', '.join(foreign)}")
         return self
 
     @property
     def can_authenticate(self) -> bool:
-        """Whether the account has credentials that a request can be authenticated with."""
+        """Whether calls of this account can be authenticated, so that unauthenticated ones are refused."""
         return bool(self.auth_tokens or self.signing_keys or self.public_keys or self.allow)
 
 
 class Organization(Table):
-    """`[[organizations]]`: who owns agents, and the keys that prove it."""
+    """`[[organizations]]`: an owner of agents, and its API keys."""
 
     name: Label = Field(description="The organisation's name, the second half of a service host.")
     public_keys: list[PublicKey] = Field(
@@ -135,7 +135,7 @@ class Organization(Table):
     carriers: list[CarrierAccount] = Field(
         default_factory=list, description="Its accounts with carriers: proofs of calls, and calls out."
     )
-    dial_prefixes: list[Annotated[str, AfterValidator(values.number_prefix)]] = Field(
+    dial_prefixes: list[NumberPrefix] = Field(
         default_factory=list,
         description="What numbers it calls may begin with, as in `+1` or `+4930`; `+` allows all. With none, "
         "no calls out: whoever gets hold of a key could otherwise dial at your cost.",

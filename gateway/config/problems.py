@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What is wrong with a configuration: each problem with its place, in words that repeat no value."""
+"""The problems of a configuration: each with its place, in words that repeat no value."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from gateway.config.consistency import Location
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One problem.
+    """One problem of a configuration.
 
-    `place`: a path such as `agents[1].max_agents`, an environment variable's name, or the file's.
-    `message`: words that complete the sentence "`place`: …". `where`: more about the place, such as
-    "patchbay.toml, line 12"; empty where nothing is known.
+    `place`: a path such as `agents[1].max_agents`, the name of an environment variable, or that of the file.
+    `message`: words that complete the sentence "PLACE: …". `where`: more about the place, such as
+    "patchbay.toml, line 12"; empty if nothing more is known.
     """
 
     place: str
@@ -32,15 +32,18 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used. `problems`: all that is known to be wrong, at least one."""
+    """Raised if a configuration cannot be used. `problems`: every problem that was found, at least one."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-def words(location: Location, error: ErrorDetails) -> str:
-    """One of pydantic's errors in our words."""
+def message_of(location: Location, error: ErrorDetails) -> str:
+    """Return the message of a problem for an error of pydantic's.
+
+    `location`: of the value, in the settings.
+    """
     match error["type"]:
         case "missing":
             return "is missing"

@@ -1,15 +1,26 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""`[server]`, `[store]` and `[limits]`: the process, what it keeps, and what it takes."""
+"""`[server]`, `[store]` and `[limits]`: the port and its workers, the store, and every limit."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from gateway.config import values
-from gateway.config.table import FileName, Label, Network, Rate, Seconds, Table, Wait, Whole
+from gateway.config.values import (
+    SQLITE,
+    BaseUrl,
+    FileName,
+    Label,
+    Network,
+    Rate,
+    Seconds,
+    StoreUrl,
+    Table,
+    Wait,
+    Whole,
+)
 
 
 class Server(Table):
@@ -22,7 +33,7 @@ class Server(Table):
         le=65535,
         description="Port for HTTP and media sockets alike; 0 takes any free one.",
     )
-    public_url: Annotated[str, AfterValidator(values.public_url)] | None = Field(
+    public_url: BaseUrl | None = Field(
         default=None,
         description="The http(s) URL under which carriers reach this gateway. Signatures are over it, and it "
         "is never guessed from a request.",
@@ -79,7 +90,7 @@ class Server(Table):
 class StoreSettings(Table):
     """`[store]`: what outlives a process."""
 
-    url: Annotated[str, AfterValidator(values.store_url)] = Field(
+    url: StoreUrl = Field(
         default="sqlite:///patchbay.db",
         description="Where sessions are kept: `sqlite:///FILE`, relative to the working directory, or "
         "`sqlite:////ABSOLUTE/FILE`. All workers share it.",
@@ -93,8 +104,8 @@ class StoreSettings(Table):
 
     @property
     def path(self) -> Path:
-        """The SQLite file, relative to the working directory unless the URL has four slashes."""
-        return Path(self.url.removeprefix(values.SQLITE))
+        """The file of the SQLite store, relative to the working directory unless the URL has four slashes."""
+        return Path(self.url.removeprefix(SQLITE))
 
 
 class Limits(Table):

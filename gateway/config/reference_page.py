@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""docs/configuration.md, made from the settings model.
+"""docs/configuration.md, generated from the settings model.
 
 Run `python -m gateway.config.reference_page > docs/configuration.md` after a change of the model.
 """
@@ -9,14 +9,16 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterable, Iterator
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from gateway.config import Settings
+from gateway.config.call_handling import CallHandling, text_of
 from gateway.config.environment import PREFIX, SEPARATOR
 from gateway.config.model_fields import fields, item, plain
+from gateway.config.settings import Settings
 from gateway.config.toml_text import literal
 
 INTRODUCTION = """\
@@ -113,7 +115,7 @@ COLUMNS = ("Name", "Type", "Default", "Environment variable", "What it is")
 
 
 def document() -> str:
-    """The whole page, in Markdown."""
+    """Return the whole page, in Markdown."""
     tables = (_section(name, field) for name, field in Settings.model_fields.items())
     return "\n".join([INTRODUCTION, *tables, f"## A complete example\n\n```toml\n{EXAMPLE}```\n"])
 
@@ -125,29 +127,29 @@ def _section(name: str, field: FieldInfo) -> str:
 
 
 def _table(header: str, variable: str, table: Any, defaults: Iterable[str] = ()) -> str:
-    """A table's section, and then those of the tables inside it."""
+    """Return the section of a table, followed by those of the tables inside it."""
     about = (inspect.getdoc(table) or "").partition(": ")[2]
     lines = [f"## `{header}`", "", about[0].upper() + about[1:], *defaults, ""]
     lines += [_row(COLUMNS), _row(["---"] * len(COLUMNS))]
-    within: list[str] = []
+    nested: list[str] = []
     for key, inner in (fields(table) or {}).items():
-        spelt = f"`{PREFIX}{variable}{SEPARATOR}{key.upper()}`"
+        variable_name = f"`{PREFIX}{variable}{SEPARATOR}{key.upper()}`"
         kind = _kind(inner.annotation) + _bounds(inner)
-        lines.append(_row([f"`{key}`", kind, _default(inner), spelt, inner.description or ""]))
+        lines.append(_row([f"`{key}`", kind, _default(inner), variable_name, inner.description or ""]))
         if fields(inner.annotation) is not None:
             name = f"{header.strip('[]')}.{key}"
-            within.append(_table(f"[{name}]", f"{variable}{SEPARATOR}{key.upper()}", plain(inner.annotation)))
+            nested.append(_table(f"[{name}]", f"{variable}{SEPARATOR}{key.upper()}", plain(inner.annotation)))
         elif fields(rows := item(inner.annotation)) is not None:
             name = f"{header.strip('[]')}.{key}"
-            within.append(_table(f"[[{name}]]", f"{variable}{SEPARATOR}{key.upper()}__N", plain(rows)))
-    return "\n".join([*lines, "", *within])
+            nested.append(_table(f"[[{name}]]", f"{variable}{SEPARATOR}{key.upper()}__N", plain(rows)))
+    return "\n".join([*lines, "", *nested])
 
 
 def _defaults(field: FieldInfo) -> Iterator[str]:
     rows = field.get_default(call_default_factory=True, validated_data={})
     if isinstance(rows, list) and rows:
-        shown = (", ".join(literal(value) for value in row.model_dump().values()) for row in rows)
-        yield f"\nWhere none is given, these stand: {'; '.join(f'`{each}`' for each in shown)}."
+        examples = (", ".join(literal(value) for value in row.model_dump().values()) for row in rows)
+        yield f"\nIf none is given, these apply: {'; '.join(f'`{each}`' for each in examples)}."
 
 
 def _row(cells: Iterable[str]) -> str:
@@ -169,24 +171,27 @@ def _kind(annotation: Any) -> str:
         str: "string",
         SecretStr: "secret string",
     }
-    return names[bare]
+    is_parsed_text = get_origin(bare) is UnionType  # call_handling.py
+    return "string" if is_parsed_text else names[bare]
 
 
 def _bounds(field: FieldInfo) -> str:
     words = {"ge": "at least {:g}", "gt": "above {:g}", "le": "at most {:g}"}
-    found = [
+    bounds = [
         words[name].format(limit)
         for rule in field.metadata
         for name in words
         if (limit := getattr(rule, name, None)) is not None
     ]
-    return f", {', '.join(found)}" if found else ""
+    return f", {', '.join(bounds)}" if bounds else ""
 
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True, validated_data={})
+    if isinstance(value, CallHandling):
+        value = text_of(value)
     return "not set" if value is None or value == "" else f"`{literal(value)}`"
 
 

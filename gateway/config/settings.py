@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The settings model: every value an operator can set, with its unit, its default and its bounds.
+"""The settings model: every value that an operator can set, with its unit, its default and its bounds.
 
-Its tables are in process.py, organizations.py and agents.py. It reads nothing by itself:
-`gateway.config.load` gives it the file and the environment. The descriptions are the text of
+Its tables are in process_settings.py, organization_settings.py and agent_settings.py. It reads neither file
+nor environment: `gateway.config.load` does. The descriptions of the fields are the text of
 docs/configuration.md. Names, limits and regions follow docs/reference/public-api.md ("Media sockets",
 "Management").
 """
@@ -13,26 +13,23 @@ from typing import Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.config.agent_settings import AgentSettings, NumberRoute
-from gateway.config.consistency import CROSS_CHECK, findings
+from gateway.config.consistency import CROSS_CHECK, find_contradictions
 from gateway.config.organization_settings import Organization
 from gateway.config.process_settings import Limits, Server, StoreSettings
-from gateway.config.table import Label, Table
+from gateway.config.values import Label, Table
 
 
 class Region(Table):
-    """`[[regions]]`: a place that agents are in."""
+    """`[[regions]]`: a region that agents are in."""
 
     code: Label = Field(description="The region's label in host names, as in `eu-central.api.example.com`.")
     display_name: str = Field(min_length=1, description="The region's name for people.")
 
 
 def contract_regions() -> list[Region]:
-    """The four regions of docs/reference/public-api.md ("Management"), which stand where none is
-    configured.
-    """
+    """Return the regions that apply if none is configured (docs/reference/public-api.md, "Management")."""
     return [
         Region(code="us-west", display_name="US West (Oregon)"),
         Region(code="us-east", display_name="US East (Virginia)"),
@@ -41,10 +38,8 @@ def contract_regions() -> list[Region]:
     ]
 
 
-class Settings(BaseSettings):
-    """All settings. A value of this class is consistent: what it refers to exists, once."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+class Settings(Table):
+    """All settings of a gateway. They are consistent: every name that they refer to exists, and is unique."""
 
     server: Server = Field(default_factory=Server)
     store: StoreSettings = Field(default_factory=StoreSettings)
@@ -53,18 +48,6 @@ class Settings(BaseSettings):
     agents: list[AgentSettings] = Field(default_factory=list)
     numbers: list[NumberRoute] = Field(default_factory=list)
     limits: Limits = Field(default_factory=Limits)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what the caller gives: `load` merges file and environment, lists item by item, before."""
-        return (init_settings,)
 
     def find_organization(self, name: str) -> Organization | None:
         """Return the organisation of this name, or None."""
@@ -76,20 +59,20 @@ class Settings(BaseSettings):
 
     @field_validator("regions")
     @classmethod
-    def _four_for_none(cls, regions: list[Region]) -> list[Region]:
+    def _default_for_none(cls, regions: list[Region]) -> list[Region]:
         return regions or contract_regions()
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _is_consistent(self) -> Self:
         region = {"region": self.server.region}
         agents = [agent if agent.region else agent.model_copy(update=region) for agent in self.agents]
         object.__setattr__(self, "agents", agents)  # the model is frozen from here on
-        found = [
+        errors = [
             InitErrorDetails(
-                type=PydanticCustomError(CROSS_CHECK, "{words}", {"words": words}), loc=loc, input=None
+                type=PydanticCustomError(CROSS_CHECK, "{message}", {"message": message}), loc=loc, input=None
             )
-            for loc, words in findings(self.model_dump())
+            for loc, message in find_contradictions(self.model_dump())
         ]
-        if found:
-            raise ValidationError.from_exception_data("Settings", found, hide_input=True)
+        if errors:
+            raise ValidationError.from_exception_data("Settings", errors, hide_input=True)
         return self

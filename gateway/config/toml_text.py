@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Settings as TOML text, every secret hidden: what `patchbay check` prints."""
+"""The output of `patchbay check`: settings as TOML text, with every secret hidden."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HIDDEN = "**********"
 
 
 def render(settings: Settings) -> str:
-    """The resolved settings, defaults included, as a TOML document with secrets replaced by stars."""
+    """Return the settings, defaults included, as a TOML document with secrets replaced by asterisks."""
     return "\n\n".join(_tables(settings.model_dump())) + "\n"
 
 
@@ -29,10 +29,10 @@ def _tables(tables: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _table(name: str, row: Mapping[str, Any], header: str) -> Iterator[str]:
-    """A table, and then those inside it: TOML counts a key to the header before it."""
-    inside = {key: value for key, value in row.items() if _is_table(value)}
-    yield "\n".join([header, *(_entry(key, value) for key, value in row.items() if key not in inside)])
-    for key, value in inside.items():
+    """Yield a table, then the tables inside it: in TOML a key belongs to the header before it."""
+    nested = {key: value for key, value in row.items() if _has_header(value)}
+    yield "\n".join([header, *(_entry(key, value) for key, value in row.items() if key not in nested)])
+    for key, value in nested.items():
         if isinstance(value, Mapping):
             yield from _table(f"{name}.{key}", value, f"[{name}.{key}]")
         else:
@@ -40,8 +40,8 @@ def _table(name: str, row: Mapping[str, Any], header: str) -> Iterator[str]:
                 yield from _table(f"{name}.{key}", each, f"[[{name}.{key}]]")
 
 
-def _is_table(value: Any) -> bool:
-    """Whether it stands under a header of its own: a table, or a list of tables."""
+def _has_header(value: Any) -> bool:
+    """Return True if a value is written under a header of its own: a table, or a list of tables."""
     if isinstance(value, list):
         return bool(value) and isinstance(value[0], Mapping)
     return isinstance(value, Mapping)
@@ -52,7 +52,7 @@ def _entry(key: str, value: Any) -> str:
 
 
 def literal(value: Any) -> str:
-    """A value as TOML writes it."""
+    """Return a value as it is written in TOML."""
     match value:
         case SecretStr():
             return literal(HIDDEN)
@@ -63,6 +63,6 @@ def literal(value: Any) -> str:
         case float():
             return f"{value:g}" if value.is_integer() and value < 1e6 else repr(value)
         case str():
-            # JSON's strings are TOML's, but for the one control character that JSON leaves bare.
+            # A JSON string is a TOML string, but for the one control character that JSON does not escape.
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
     return str(value)

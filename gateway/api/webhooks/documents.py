@@ -32,6 +32,7 @@ from gateway.calls.stream_history import CallStream
 from gateway.carriers.registry import CARRIERS, WITH_DOCUMENTS
 from gateway.carriers.stream_documents import StreamTarget, busy_document, stream_document
 from gateway.config import AgentSettings
+from gateway.config.call_handling import Refuse
 from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import StoreFailed
@@ -165,7 +166,7 @@ async def _next(context: Context, agent: AgentSettings, question: DocumentReques
     except CallEnded as full:
         # A webhook that is repeated, or a call that comes back from a gateway that died, has its place.
         # Where it may wait or flow over, that is done on its stream.
-        goes_on = agent.queue_size > 0 or agent.overflow != "refuse"
+        goes_on = agent.queue_size > 0 or not isinstance(agent.overflow, Refuse)
         if full.reason is not Reasons.at_capacity or not (
             goes_on or await _holds_place(context, agent, question)
         ):

@@ -25,7 +25,7 @@ from gateway.carriers.stream_documents import IncomingCall, next_url
 from gateway.config import AgentSettings, CarrierAccount, Organization
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import Store
-from texml.document import DocumentError, Stream, parse_after_stream
+from texml.document import DocumentError, Stream
 
 if TYPE_CHECKING:
     from gateway.calls.services import CallServices
@@ -117,7 +117,7 @@ def document_of(
     after_call = next_url(services.accounts, agent, IncomingCall(carrier, None, from_number, to_number))
     try:
         writer = CARRIERS[carrier].documents
-        document = writer.connect(Stream(stream_url, parameters), parse_after_stream(agent.after), after_call)
+        document = writer.connect(Stream(stream_url, parameters), agent.after, after_call)
         return writer.inline(document) if writer.inline_limit else document
     except DocumentError as error:
         raise CallEnded(Reasons.bad_request, str(error)) from None

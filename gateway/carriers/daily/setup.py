@@ -22,7 +22,7 @@ import aiohttp
 from gateway.carriers.daily.numbers import DailyNumbers
 from gateway.carriers.daily.rest import DailyFailed
 from gateway.config import DailySettings, Settings
-from gateway.config.values import agent_name, phone_number
+from gateway.config.values import check_agent_name, check_phone_number
 from gateway.model.addresses import split_service_host
 
 SECRET_BYTES: Final = 32
@@ -88,7 +88,7 @@ def plan_of(settings: Settings, service_host: str, number: str) -> tuple[Plan, D
 
 def _check_agent(settings: Settings, service_host: str, say: Say) -> None:
     try:
-        agent_name(split_service_host(service_host)[0])
+        check_agent_name(split_service_host(service_host)[0])
     except ValueError as error:
         raise SetupFailed(f"The agent is named AGENT.ORG, and its name {error}") from None
     if settings.find_agent(service_host) is None:
@@ -105,7 +105,7 @@ def _daily(settings: Settings, name: str) -> DailySettings:
 def run(settings: Settings, service_host: str, number: str, *, write: bool, say: Say) -> None:
     """`set_up`, for the command line. Raises SetupFailed, also where the number is none."""
     try:
-        phone_number(number)
+        check_phone_number(number)
     except ValueError as error:
         raise SetupFailed(f"--number {error}") from None
     asyncio.run(set_up(settings, service_host, number, write=write, say=say))
