@@ -84,7 +84,7 @@ async def _serve(upgrade: Upgrade) -> None:
     except CallEnded as refusal:
         upgrade.refuse(refusal)
         return
-    upgrade.accept(opening_bytes=1000, early_bytes=1000, on_disconnect=lambda _: None)
+    upgrade.accept(max_opening_bytes=1000, max_buffered_bytes=1000, on_disconnect=lambda _: None)
 
 
 _loop = asyncio.new_event_loop()

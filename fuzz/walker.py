@@ -23,7 +23,7 @@ from gateway.websocket.frames import (
 from tests.harness.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, split
 
 HEAD_BYTES = 4
-LOOKS = (0, 40, 320, INSPECT_ALL)
+INSPECT_LIMITS = (0, 40, 320, INSPECT_ALL)
 MOST_PAYLOADS = (1, 125, 1000, 1 << 20)
 CONTROLS = (CLOSE, PING, PONG)
 MOST_CONTROL_BYTES = 125
@@ -41,7 +41,10 @@ class Settings:
     @classmethod
     def of(cls, head: bytes) -> Settings:
         return cls(
-            bool(head[0] & 1), LOOKS[head[0] >> 1 & 3], MOST_PAYLOADS[head[0] >> 3 & 3], int.from_bytes(head)
+            bool(head[0] & 1),
+            INSPECT_LIMITS[head[0] >> 1 & 3],
+            MOST_PAYLOADS[head[0] >> 3 & 3],
+            int.from_bytes(head),
         )
 
     def scanner(self) -> FrameScanner:
@@ -68,7 +71,7 @@ class Expected:
     passed: int = 0
     held: int = 0
     at_boundary: bool = True
-    seen: list[tuple[int, bytes]] = field(default_factory=list)
+    inspected: list[tuple[int, bytes]] = field(default_factory=list)
     fault: int | None = None
     _fragments: int | None = None
 
@@ -100,7 +103,7 @@ class Expected:
         size = len(frame.payload)
         self.passed += len(frame.raw)
         if frame.opcode in CONTROLS or size < settings.inspect_below:
-            self.seen.append((frame.raw[0], frame.payload))
+            self.inspected.append((frame.raw[0], frame.payload))
         if frame.opcode not in CONTROLS:
             self._count(frame.raw[0], size)
 
@@ -143,18 +146,18 @@ def walk(data: bytes) -> None:
             passing = scanner.feed(piece)
         except FrameError as error:
             passing, fault = error.passing, error.close_code
-        seen += [(frame.first, payload(passing, frame)) for frame in scanner.seen]
-        scanner.seen.clear()
+        seen += [(frame.first_byte, payload(passing, frame)) for frame in scanner.spans]
+        scanner.spans.clear()
         passed += passing
         if fault is not None:
             break
     expected = Expected.of(fed, settings)
     assert fault == expected.fault, (fault, expected)
     assert passed == fed[: expected.passed], (len(passed), expected)
-    assert seen == expected.seen, (seen, expected)
+    assert seen == expected.inspected, (seen, expected)
     if fault is None:
         assert (scanner.frames, scanner.bytes) == (expected.frames, len(fed)), (scanner.frames, expected)
-        assert (scanner.held, scanner.at_boundary) == (expected.held, expected.at_boundary), expected
+        assert (scanner.pending_bytes, scanner.at_boundary) == (expected.held, expected.at_boundary), expected
 
 
 class _Pumped:
@@ -163,7 +166,7 @@ class _Pumped:
     def __init__(self, settings: Settings) -> None:
         self.scanner = settings.scanner()
         self.fault: int | None = None
-        self.seen: list[tuple[int, bytes]] = []
+        self.inspected: list[tuple[int, bytes]] = []
         self._far, near = socket.socketpair()
         out, self._heard = socket.socketpair()
         self._sockets = (self._far, near, out, self._heard)
@@ -185,8 +188,8 @@ class _Pumped:
             passing = self.scanner.feed(chunk)
         except FrameError as error:
             passing, self.fault = error.passing, error.close_code
-        self.seen += [(frame.first, payload(passing, frame)) for frame in self.scanner.seen]
-        self.scanner.seen.clear()
+        self.inspected += [(frame.first_byte, payload(passing, frame)) for frame in self.scanner.spans]
+        self.scanner.spans.clear()
         self._unsent(passing)
 
     def _unsent(self, rest: bytes) -> None:
@@ -221,13 +224,13 @@ def accelerate(data: bytes) -> None:
                 passing = scanner.feed(piece)
             except FrameError as error:
                 passing, fault = error.passing, error.close_code
-            seen += [(frame.first, payload(passing, frame)) for frame in scanner.seen]
-            scanner.seen.clear()
+            seen += [(frame.first_byte, payload(passing, frame)) for frame in scanner.spans]
+            scanner.spans.clear()
             assert pumped.feed(piece) == passing
-            assert (pumped.fault, pumped.seen) == (fault, seen)
+            assert (pumped.fault, pumped.inspected) == (fault, seen)
             if fault is not None:
                 return
-            for name in ("left", "frames", "bytes", "simple", "held"):
+            for name in ("left", "frames", "bytes", "simple", "pending_bytes"):
                 assert getattr(scanner, name) == getattr(pumped.scanner, name), name
     finally:
         pumped.close()

@@ -97,7 +97,7 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Starlette, Services
 
 def _turns(rest_s: float) -> LoopBatcher:
     loop = asyncio.get_running_loop()
-    return LoopBatcher(rest_s, stay=epoll_set_of(loop).stay, may_stay=scheduler_of(loop).all_direct)
+    return LoopBatcher(rest_s, stay=epoll_set_of(loop).stay, can_poll=scheduler_of(loop).all_direct)
 
 
 async def _services(settings: Settings, store: Store, stack: AsyncExitStack) -> Services:
@@ -163,7 +163,7 @@ async def _services(settings: Settings, store: Store, stack: AsyncExitStack) -> 
 
 def _application(services: Services, turns: LoopBatcher) -> Starlette:
     def serve(upgrade: Upgrade) -> Coroutine[Any, Any, None]:
-        turns.stay_awake()
+        turns.pause()
         return services.dispatcher.serve(upgrade)
 
     @asynccontextmanager
@@ -180,7 +180,7 @@ def _application(services: Services, turns: LoopBatcher) -> Starlette:
             Route("/ws/{target:path}", _no_upgrade),
             *routes(operations, services),
         ],
-        middleware=[Middleware(ApiMiddleware, on_request=turns.stay_awake)],
+        middleware=[Middleware(ApiMiddleware, on_request=turns.pause)],
         exception_handlers={HTTPException: http_exception},
         lifespan=lifespan,
     )

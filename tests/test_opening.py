@@ -32,7 +32,7 @@ class Line:
         await self.carrier.pour(raw)
         for _ in range(messages):
             await self.leg.receive()
-        self.leg.hold(1 << 20)
+        self.leg.buffer_messages(1 << 20)
 
 
 @pytest.fixture
@@ -41,7 +41,11 @@ async def line() -> AsyncIterator[Line]:
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
     leg = Leg(
-        transport, client=False, opening_bytes=1 << 16, early_bytes=1 << 16, on_disconnect=lambda _: None
+        transport,
+        client=False,
+        max_opening_bytes=1 << 16,
+        max_buffered_bytes=1 << 16,
+        on_disconnect=lambda _: None,
     )
     carrier = WebSocketPeer(*await asyncio.open_connection(sock=theirs), masks=True)
     yield Line(leg, carrier)
@@ -57,7 +61,7 @@ async def test_the_call_s_id_is_the_session_s(line: Line, carrier: str) -> None:
     await line.hears(b"".join(raw) + early, len(raw))
     await asyncio.sleep(0)
     hide_call_id(line.leg, DIALECTS[carrier], IDS[carrier][0], SESSION)
-    told = line.leg.take()
+    told = line.leg.take_buffered()
     frames, rest = split(told)
     assert rest == b""
     expected = [json.loads(text.replace(IDS[carrier][0], SESSION)) for text in said]
@@ -76,7 +80,7 @@ async def test_a_start_in_pieces(line: Line) -> None:
     )
     await line.hears(raw, 2)
     hide_call_id(line.leg, DIALECTS["twilio"], IDS["twilio"][0], SESSION)
-    frames, _ = split(line.leg.take())
+    frames, _ = split(line.leg.take_buffered())
     assert [frame.opcode for frame in frames] == [TEXT, TEXT]
     assert json.loads(frames[1].payload)["start"]["callSid"] == SESSION
 
@@ -85,4 +89,4 @@ async def test_without_a_start_everything_is_as_it_came(line: Line) -> None:
     raw = line.carrier.frame(TEXT, b'{"event": "connected"}') + line.carrier.frame(BINARY, b"{")
     await line.hears(raw, 2)
     hide_call_id(line.leg, DIALECTS["twilio"], "CA1", SESSION)
-    assert line.leg.take() == raw
+    assert line.leg.take_buffered() == raw

@@ -10,7 +10,7 @@ from gateway.agents.instance_health import InstanceHealth
 from gateway.config import Limits
 from gateway.media.disconnect import Disconnect
 from gateway.media.leg import Leg
-from gateway.media.outgoing_leg import dial
+from gateway.media.outgoing_leg import connect_leg
 
 SESSION_HEADER = "x-daily-session-id"
 RESUMED_HEADER = "x-patchbay-resumed"
@@ -36,10 +36,10 @@ async def connect_agent(
     headers = {SESSION_HEADER: session_id}
     if resumed:
         headers[RESUMED_HEADER] = str(resumed)
-    return await dial(
+    return await connect_leg(
         f"ws{instance.removeprefix('http')}/ws{query}",
         headers,
         max_message_bytes=limits.max_message_bytes,
-        early_bytes=limits.max_early_bytes,
+        max_buffered_bytes=limits.max_early_bytes,
         on_disconnect=on_disconnect,
     )

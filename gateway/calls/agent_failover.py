@@ -85,7 +85,7 @@ class AgentFailover:
         why = ""
         try:
             async with asyncio.timeout(agent.resume_timeout):
-                await carrier.whole()
+                await carrier.wait_message_end()
                 while True:
                     instance = self._instance
                     try:

@@ -24,8 +24,8 @@ from gateway.config import AgentSettings
 from gateway.media.disconnect import Disconnect, reason_for_agent, reason_for_carrier
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay
+from gateway.media.relay_options import RelayLimits, RelayOptions
 from gateway.media.relay_side import RelaySide
-from gateway.media.relay_timers import RelayLimits
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.websocket import frames
 from serializers.dialect import Dialect
@@ -100,9 +100,7 @@ class Bridge:
             if agent.hide_call_id and first:
                 hide_call_id(self._leg, dialect, start.call_id, self.session_id)
         max_duration_s, idle_s = self._wanted_limits
-        self._relay = Relay(
-            self._leg,
-            self._agent_leg,
+        options = RelayOptions(
             dialect=dialect,
             limits=RelayLimits(
                 max_duration_s=min(max_duration_s or agent.max_session_duration, agent.max_session_duration),
@@ -114,19 +112,19 @@ class Bridge:
                 agent_silence_s=self._limits.agent_silence,
             ),
             on_first_sound=self._note_first_sound,
-            filters=filters,
-            farewell=farewell,
+            transforms=filters,
+            hangup=farewell,
             keeps_agent=not agent.hide_call_id,
             on_agent_lost=self._take_back if self._resumption is not None else None,
             on_carrier_lost=self._keep_agent if self._reconnection is not None else None,
-            after=self._relay,
         )
+        self._relay = Relay(self._leg, self._agent_leg, options, previous=self._relay)
         if first:
             if self._resumption is not None:
-                self._resumption.opening = self._leg.opening()
+                self._resumption.opening = self._leg.opening_frames()
             self._services.store.started(self.session_id, self._services.now())
         if self._wish is CallCommand.TRANSFER:
-            self._relay.transfer(True)
+            self._relay.set_transfer_pending(True)
         self._leg = self._agent_leg = None  # their sockets are the relay's now
         if self._hold is not None:
             self._hold.move_to(self._relay)
@@ -164,9 +162,9 @@ class Bridge:
         if self._relay is None:
             return True
         if wish is CallCommand.TRANSFERRED:
-            self._relay.part(CallEnded(Reasons.transferred))
+            self._relay.detach_carrier(CallEnded(Reasons.transferred))
         elif wish in (CallCommand.TRANSFER, CallCommand.NOTHING):
-            self._relay.transfer(wish is CallCommand.TRANSFER)
+            self._relay.set_transfer_pending(wish is CallCommand.TRANSFER)
         return True
 
     # Another agent, where one is lost
@@ -177,10 +175,10 @@ class Bridge:
         self._leg = Leg(
             carrier.transport,
             client=False,
-            opening_bytes=self._limits.max_opening_bytes,
-            early_bytes=self._limits.max_early_bytes,
+            max_opening_bytes=self._limits.max_opening_bytes,
+            max_buffered_bytes=self._limits.max_early_bytes,
             on_disconnect=self._carrier_gone,
-            again=(carrier.scanner, self._resumption.opening),
+            resumed_from=(carrier.scanner, self._resumption.opening),
         )
 
     async def _resume_or_fall_back(self, lost: CallEnded) -> None:
@@ -239,9 +237,9 @@ class Bridge:
         if reconnection is None or relay is None or self._leg is not None or self.termination.end is not None:
             return False
         there = not leg.transport.is_closing()
-        if self._agent_leg is None and not (there and relay.let_carrier_go(CallEnded(Reasons.taken_over))):
+        if self._agent_leg is None and not (there and relay.release_agent(CallEnded(Reasons.taken_over))):
             return False
-        if not leg.hand_over(self._carrier_gone):
+        if not leg.set_on_disconnect(self._carrier_gone):
             return False
         self._leg = leg
         reconnection.came(start)
@@ -255,10 +253,10 @@ class Bridge:
         self._agent_leg = Leg(
             agent.transport,
             client=True,
-            opening_bytes=self._limits.max_opening_bytes,
-            early_bytes=self._limits.max_early_bytes,
+            max_opening_bytes=self._limits.max_opening_bytes,
+            max_buffered_bytes=self._limits.max_early_bytes,
             on_disconnect=self._agent_gone,
-            again=(agent.scanner, b""),
+            resumed_from=(agent.scanner, b""),
         )
         return True
 
@@ -301,7 +299,7 @@ class Bridge:
         self._gone(gone, reason_for_agent(gone))
 
     def _gone(self, gone: Disconnect, end: CallEnded) -> None:
-        if self.termination.end is None and gone.said:
+        if self.termination.end is None and gone.has_code:
             self._goodbye = gone.code, gone.reason
         self.termination.set(end)
 

@@ -142,7 +142,7 @@ class CarrierReconnect:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                await agent.whole()
+                await agent.wait_message_end()
         except TimeoutError:
             raise CallEnded(Reasons.agent_stalled, f"half a message for {timeout_s:g} s") from None
 
@@ -150,7 +150,7 @@ class CarrierReconnect:
         """The second socket's opening, which the agent has no use for, as another agent would be told it."""
         if self.agent.hide_call_id:
             hide_call_id(carrier, self.dialect, self.start.call_id, session_id)
-        return carrier.part_with_opening()
+        return carrier.take_opening()
 
     async def hang_up(self, services: CallServices) -> None:
         """The agent has ended a call whose carrier has no socket just now: what is done else when it does."""

@@ -20,7 +20,7 @@ from gateway.calls.outbound.dial_limits import CallRateLimiter, check_number
 from gateway.carriers.registry import CARRIERS
 from gateway.carriers.rest_interface import CarrierFailed, CarrierRest
 from gateway.config import AgentSettings
-from gateway.media.teardown import HangupAfterPlayback
+from gateway.media.hangup_after_playback import HangupAfterPlayback
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import CallEnded, Reason, Reasons
 from gateway.model.session import TELEPHONY_OPTIONS, SessionRecord

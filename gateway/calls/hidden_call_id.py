@@ -24,7 +24,7 @@ def hide_call_id(leg: Leg, dialect: Dialect, call_id: str, session_id: str) -> N
         said = _replaced(json.loads(message), call_id, session_id)
         return json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
-    leg.change(rewrite)
+    leg.rewrite_buffered(rewrite)
 
 
 def _replaced(value: Any, old: str, new: str) -> Any:

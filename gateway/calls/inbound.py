@@ -149,8 +149,8 @@ class InboundCall(Bridge):
 
     def _accept(self) -> Leg:
         self._leg = self._upgrade.accept(
-            opening_bytes=self._limits.max_opening_bytes,
-            early_bytes=self._limits.max_early_bytes,
+            max_opening_bytes=self._limits.max_opening_bytes,
+            max_buffered_bytes=self._limits.max_early_bytes,
             on_disconnect=self._carrier_gone,
         )
         return self._leg
@@ -169,7 +169,7 @@ class InboundCall(Bridge):
             raise CallEnded(Reasons.bad_opening, detail) from None
         except DialectError as error:
             raise CallEnded(Reasons.bad_opening, str(error)) from None
-        self._leg.hold(self._limits.max_message_bytes)
+        self._leg.buffer_messages(self._limits.max_message_bytes)
         self._log = self._log.bind(call_id=start.call_id, stream_id=start.stream_id)
         return start
 

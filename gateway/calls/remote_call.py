@@ -20,7 +20,7 @@ import structlog
 from gateway.calls.active import ActiveCall, ActiveCalls
 from gateway.config import AgentSettings
 from gateway.media.leg import Leg
-from gateway.media.socket_passing import Listener, Passed, send_socket
+from gateway.media.socket_passing import Listener, PassResult, send_socket
 from serializers.dialect import Dialect, DialectError
 from serializers.events import Start
 from serializers.opening import Opening
@@ -41,10 +41,10 @@ class RemoteCall:
 
     async def take(self, leg: Leg, carrier: str, agent: AgentSettings) -> bool:
         """Hands a leg over, of which the opening was read and no more; whether it is here no longer."""
-        descriptor = leg.lend()
+        descriptor = leg.detach_fd()
         if descriptor is None:
             return False
-        opening, everything = leg.opening(), leg.everything()
+        opening, everything = leg.opening_frames(), leg.buffered_data()
         told = {
             "session": self.session_id,
             "carrier": carrier,
@@ -56,13 +56,13 @@ class RemoteCall:
                 self.worker, descriptor, json.dumps(told).encode() + b"\n" + everything
             )
         except BaseException:
-            leg.part()  # nobody knows any more whose it is
+            leg.discard()  # nobody knows any more whose it is
             raise
-        if passed is Passed.KEPT:
-            leg.stay()
+        if passed is PassResult.NOT_TAKEN:
+            leg.resume()
             return False
-        leg.part()
-        if passed is Passed.UNKNOWN:
+        leg.discard()
+        if passed is PassResult.UNKNOWN:
             log.warning("a worker does not say whether it took a socket", session=self.session_id)
         else:
             log.info("socket handed over", session=self.session_id, worker=self.worker)
@@ -103,16 +103,16 @@ class StreamHandovers:
             start = await _read(leg, DIALECTS[told["carrier"]], came[: told["opening"]])
             call = self._active.get(told["session"])
             if call is not None and call.can_attach(told["agent"], start):
-                leg.hold(self._services.settings.limits.max_message_bytes)
+                leg.buffer_messages(self._services.settings.limits.max_message_bytes)
                 leg.data_received(came[told["opening"] :])
                 taken = call.attach_stream(leg, start)
         except DialectError:
             log.warning("a worker has handed over what is no opening", session=told["session"])
         finally:
             if not taken:
-                leg.part()
+                leg.discard()
         if taken:
-            loop.call_soon(leg.stay)  # when the other worker has been told that it is here
+            loop.call_soon(leg.resume)  # when the other worker has been told that it is here
         return taken
 
     def _leg(self, transport: asyncio.Transport) -> Leg:
@@ -120,8 +120,8 @@ class StreamHandovers:
         return Leg(
             transport,
             client=False,
-            opening_bytes=limits.max_opening_bytes,
-            early_bytes=limits.max_early_bytes,
+            max_opening_bytes=limits.max_opening_bytes,
+            max_buffered_bytes=limits.max_early_bytes,
             on_disconnect=lambda _: None,
         )
 

@@ -29,9 +29,9 @@ from gateway.calls.termination import Termination
 from gateway.media.accept import Upgrade
 from gateway.media.disconnect import Disconnect, reason_for_agent, reason_for_carrier
 from gateway.media.leg import Leg
-from gateway.media.outgoing_leg import dial_for
+from gateway.media.outgoing_leg import connect_leg_with
 from gateway.media.relay import Relay
-from gateway.media.relay_timers import RelayLimits
+from gateway.media.relay_options import RelayLimits, RelayOptions
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import SessionRecord
 from gateway.store.interface import StoreFailed
@@ -101,12 +101,12 @@ class SessionSocket:
             self._log = self._log.bind(session=session.session_id, agent=session.agent)
             subprotocol = await self._connect(session, url)
             self._leg = self._upgrade.accept(
-                opening_bytes=self._limits.max_message_bytes,
-                early_bytes=self._limits.max_early_bytes,
+                max_opening_bytes=self._limits.max_message_bytes,
+                max_buffered_bytes=self._limits.max_early_bytes,
                 on_disconnect=self._client_gone,
                 subprotocol=subprotocol,
             )
-            self._leg.hold(self._limits.max_message_bytes)
+            self._leg.buffer_messages(self._limits.max_message_bytes)
             await asyncio.sleep(0)  # its 101 is on its way before anything else is
         with self._no_longer_than(session):
             return await self._couple()
@@ -140,12 +140,12 @@ class SessionSocket:
         timeout_s = self._limits.agent_connect_timeout
         try:
             async with asyncio.timeout(timeout_s):
-                self._agent_leg, subprotocol = await dial_for(
+                self._agent_leg, subprotocol = await connect_leg_with(
                     replace(uri, path=url.path, query=url.query),
                     headers,
                     self._subprotocols(),
                     max_message_bytes=self._limits.max_message_bytes,
-                    early_bytes=self._limits.max_early_bytes,
+                    max_buffered_bytes=self._limits.max_early_bytes,
                     on_disconnect=self._agent_gone,
                 )
         except TimeoutError:
@@ -164,9 +164,7 @@ class SessionSocket:
         """Relays until somebody ends it. Silence ends nothing: it is the session's to last."""
         assert self._leg is not None
         assert self._agent_leg is not None
-        self._relay = Relay(
-            self._leg,
-            self._agent_leg,
+        options = RelayOptions(
             dialect=None,
             limits=RelayLimits(
                 max_duration_s=LONGEST_S,
@@ -178,6 +176,7 @@ class SessionSocket:
             ),
             on_first_sound=lambda: None,
         )
+        self._relay = Relay(self._leg, self._agent_leg, options)
         self._leg = self._agent_leg = None  # their sockets are the relay's now
         self._relay.start()
         self._termination.hand_over(self._relay.end)
@@ -233,6 +232,6 @@ class SessionSocket:
         self._gone(gone, reason_for_agent(gone))
 
     def _gone(self, gone: Disconnect, end: CallEnded) -> None:
-        if self._termination.end is None and gone.said:
+        if self._termination.end is None and gone.has_code:
             self._goodbye = gone.code, gone.reason
         self._termination.set(end)

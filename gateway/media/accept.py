@@ -81,8 +81,8 @@ class Upgrade(asyncio.Protocol):
     def accept(
         self,
         *,
-        opening_bytes: int,
-        early_bytes: int,
+        max_opening_bytes: int,
+        max_buffered_bytes: int,
         on_disconnect: Callable[[Disconnect], None],
         subprotocol: str | None = None,
     ) -> Leg:
@@ -93,8 +93,8 @@ class Upgrade(asyncio.Protocol):
         leg = Leg(
             self.transport,
             client=False,
-            opening_bytes=opening_bytes,
-            early_bytes=early_bytes,
+            max_opening_bytes=max_opening_bytes,
+            max_buffered_bytes=max_buffered_bytes,
             on_disconnect=on_disconnect,
         )
         self.transport.resume_reading()
@@ -110,7 +110,7 @@ class Upgrade(asyncio.Protocol):
         """Answers with the HTTP status of the ending, its code and its words as JSON; closes."""
         if not self.waits:
             return
-        self._send(refusal_of(end))
+        self._send(refusal_response(end))
         self.transport.close()
 
     # What uvicorn and the transport say
@@ -164,14 +164,14 @@ ServeCall = Callable[[Upgrade], Coroutine[Any, Any, None]]
 """Tells the story of one call, from its upgrade to its end; answers every upgrade, raises nothing."""
 
 
-def refusal_of(end: CallEnded) -> bytes:
+def refusal_response(end: CallEnded) -> bytes:
     """The whole HTTP answer that refuses: status, code and words of the ending; the connection closes."""
     reason = end.reason
     assert reason.status is not None, f"{reason.code} is no answer to an upgrade"
-    return plain_answer(reason.status, {"error": end.detail, "code": reason.code}, reason.retry_after)
+    return json_response(reason.status, {"error": end.detail, "code": reason.code}, reason.retry_after)
 
 
-def plain_answer(status: int, content: Mapping[str, str], retry_after: int | None = None) -> bytes:
+def json_response(status: int, content: Mapping[str, str], retry_after: int | None = None) -> bytes:
     """A whole HTTP answer with JSON in it, after which the connection closes. `retry_after`: seconds."""
     body = json.dumps(content).encode()
     retry = f"Retry-After: {retry_after}\r\n" if retry_after is not None else ""

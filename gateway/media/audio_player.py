@@ -47,11 +47,11 @@ class AudioSink(Protocol):
     def transport(self) -> Wire: ...
 
     @property
-    def writable(self) -> bool:
+    def is_writable(self) -> bool:
         """Whether anything may be written at all."""
 
     @property
-    def takes_message(self) -> bool:
+    def can_send_message(self) -> bool:
         """Whether a whole message of ours may stand where the next byte is written."""
 
 
@@ -124,7 +124,7 @@ class AudioPlayer:
         if self.over.done():
             return
         self._end()
-        if self.heard and (self._outlet.writable if before_message else self._outlet.takes_message):
+        if self.heard and (self._outlet.is_writable if before_message else self._outlet.can_send_message):
             self._say(self._dialect.write_agent(Clear(), self._start))
 
     # What the pacer says
@@ -144,7 +144,9 @@ class AudioPlayer:
         if self._outlet.transport.get_write_buffer_size():
             return
         piece_s = self._sound.piece_ms / 1000
-        while until + piece_s <= now + AHEAD_S + 1e-6 and self._outlet.takes_message:  # floats are not exact
+        while (
+            until + piece_s <= now + AHEAD_S + 1e-6 and self._outlet.can_send_message
+        ):  # floats are not exact
             if self._next == len(self._sound.pieces):
                 if not self._repeats:
                     break

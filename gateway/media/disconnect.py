@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a far end's leaving means for the call."""
+"""How a far end left, and the call's end that follows from it."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from gateway.websocket import frames
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
-    """How a far end left. `code` is its close code, ABNORMAL where there was no close frame.
-
-    `offence`: the close code that is due to a far end that broke the protocol, else None.
-    """
+    """How a far end left (RFC 6455 §7.1.5 and §7.1.6)."""
 
     code: int
+    """Its close code; NO_STATUS for a close frame without one, ABNORMAL if there was no close frame."""
     reason: str = ""
-    offence: int | None = None
+    violation_code: int | None = None
+    """The close code due to a far end that broke the protocol; None for every other."""
 
     @property
-    def clean(self) -> bool:
-        """Whether it left as one leaves."""
+    def is_clean(self) -> bool:
+        """Whether the far end closed as one does at the end of a call."""
         return self.code in (frames.NORMAL_CLOSURE, frames.GOING_AWAY, frames.NO_STATUS)
 
     @property
-    def said(self) -> bool:
-        """Whether it gave a code, which may be passed on."""
-        return self.offence is None and self.code not in (frames.NO_STATUS, frames.ABNORMAL)
+    def has_code(self) -> bool:
+        """Whether the far end sent a close code, which may be passed on to the other side."""
+        return self.violation_code is None and self.code not in (frames.NO_STATUS, frames.ABNORMAL)
 
     @property
     def detail(self) -> str:
-        """What it said, for the operator; nothing where it said nothing."""
-        if self.offence is not None:
+        """What the far end sent, for the operator; empty for a lost connection."""
+        if self.violation_code is not None:
             return self.reason
         if self.code == frames.ABNORMAL:
             return ""
@@ -43,26 +42,28 @@ class Disconnect:
 
 
 CONNECTION_LOST = Disconnect(frames.ABNORMAL)
-"""The connection was lost."""
+"""The connection was lost without a close frame."""
 
 
-def reason_for_carrier(gone: Disconnect) -> CallEnded:
-    """The call's end where the carrier's side left first."""
-    if gone.offence == frames.MESSAGE_TOO_BIG:
+def reason_for_carrier(disconnect: Disconnect) -> CallEnded:
+    """Return the call's end if the carrier's side leaves first."""
+    if disconnect.violation_code == frames.MESSAGE_TOO_BIG:
         reason = Reasons.too_large
-    elif gone.offence is not None:
+    elif disconnect.violation_code is not None:
         reason = Reasons.carrier_protocol_error
     else:
-        reason = Reasons.caller_hangup if gone.clean else Reasons.carrier_lost
-    return CallEnded(reason, gone.detail)
+        reason = Reasons.caller_hangup if disconnect.is_clean else Reasons.carrier_lost
+    return CallEnded(reason, disconnect.detail)
 
 
-def reason_for_agent(gone: Disconnect) -> CallEnded:
-    """The call's end where the agent's side left first."""
-    if gone.offence is not None:
+def reason_for_agent(disconnect: Disconnect) -> CallEnded:
+    """Return the call's end if the agent's side leaves first."""
+    if disconnect.violation_code is not None:
         reason = Reasons.agent_protocol_error
-    elif gone.clean:
+    elif disconnect.is_clean:
         reason = Reasons.agent_ended
+    elif disconnect.code == frames.ABNORMAL:
+        reason = Reasons.agent_lost
     else:
-        reason = Reasons.agent_lost if gone.code == frames.ABNORMAL else Reasons.agent_failed
-    return CallEnded(reason, gone.detail)
+        reason = Reasons.agent_failed
+    return CallEnded(reason, disconnect.detail)

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A leg: one WebSocket side of a call, from its handshake until it is coupled to the other.
+"""A leg: one WebSocket side of a call, from its handshake until a relay joins it to the other.
 
-While a leg stands alone it speaks for itself: it answers pings, notices a close, and shows messages to
-whoever reads its opening. The data frames that come are kept as they came, to be passed on
-byte for byte once there is somebody to pass them to. The relay (gateway/media/relay.py) then takes the
-transport over, and this object is done.
+A leg answers pings, notices a close, and returns messages to the code that reads the carrier's opening. The
+data frames that come are buffered as they came, so that they can be passed on byte for byte. A relay
+(gateway/media/relay.py) then takes over the transport and the scanner, and the leg is done.
+
+A leg has two phases. It begins by collecting messages for `receive`; `buffer_messages` ends that, and from
+then on messages are only buffered.
 """
 
 from __future__ import annotations
@@ -19,139 +21,151 @@ from gateway.websocket import frames
 from gateway.websocket.frames import FrameError, FrameScanner, FrameSpan
 
 LINGER_S = 2.0
-"""How long a far end has to take what is left to say to it: one that does not read would keep its socket."""
+"""How long a far end has to read the close frame. One that does not read would keep the socket open."""
+
+_UNLIMITED = 1 << 62
 
 
 class Leg(asyncio.Protocol):
-    """One WebSocket connection that is not coupled yet.
-
-    `client`: we are the client of it (the agent's leg), so what we send is masked and what comes is not.
-    `opening_bytes`: the most that may come while messages are read. `early_bytes`: the most that is kept
-    afterwards; reading pauses there. `on_gone` is called once, when the far end has left.
-    `again`: the walker of a leg that was coupled before and is held anew, and its opening, which is kept
-    before all that comes; what is left of a message that has begun to pass is not.
-    """
+    """One WebSocket connection that no relay has taken over yet."""
 
     def __init__(
         self,
         transport: asyncio.Transport | DirectTransport,
         *,
         client: bool,
-        opening_bytes: int,
-        early_bytes: int,
+        max_opening_bytes: int,
+        max_buffered_bytes: int,
         on_disconnect: Callable[[Disconnect], None],
-        again: tuple[FrameScanner, bytes] | None = None,
+        resumed_from: tuple[FrameScanner, bytes] | None = None,
     ) -> None:
+        """Take over `transport`.
+
+        `client`: the gateway is the WebSocket client (the agent's leg): what it sends is masked, what it
+        receives is not. `max_opening_bytes`: how much may come while messages are collected.
+        `max_buffered_bytes`: how much is buffered afterwards; reading pauses there. `on_disconnect` is called
+        at most once, when the far end has left.
+        `resumed_from`: for a side that a relay has released, its scanner, and the opening, which is buffered
+        before all that comes. Such a leg only buffers. The rest of a message that the relay has begun to pass
+        on is discarded.
+        """
         self.transport = transport
         self.client = client
-        self._early_bytes = early_bytes
+        self._max_buffered_bytes = max_buffered_bytes
         self._on_disconnect: Callable[[Disconnect], None] | None = on_disconnect
-        self._kept: list[bytes] = []
-        self._kept_bytes = 0
-        self._early: PreconnectBuffer | None = None
+        self._buffered: list[bytes] = []
+        self._buffered_bytes = 0
+        self._audio_buffer: PreconnectBuffer | None = None
         self._fragments: list[bytes] = []
-        self._binary = False  # the message that the fragments belong to
-        self._messages: deque[str | bytes] | None = deque() if again is None else None
-        self._read = 0  # how many of them
+        self._is_binary = False  # the message that the fragments belong to
+        self._messages: deque[str | bytes] | None = deque() if resumed_from is None else None  # for `receive`
+        self._received = 0  # the number of messages that `receive` has returned
         self._waiter: asyncio.Future[None] | None = None
-        self._offence: int | None = None  # the close code due to a far end that broke the protocol
-        if again is None:
+        self._violation_code: int | None = None  # the close code due to a far end that broke the protocol
+        if resumed_from is None:
             self.scanner = FrameScanner(
-                masked=not client, max_payload=opening_bytes, inspect_below=frames.INSPECT_ALL
+                masked=not client, max_payload=max_opening_bytes, inspect_below=frames.INSPECT_ALL
             )
-            self._half = False
+            self._skips_message = False
         else:
-            self.scanner, opening = again
+            self.scanner, opening = resumed_from
             self.scanner.inspect_below = frames.INSPECT_ALL
-            self._kept.append(opening)
-            self._half = self.scanner.inside_message  # whose beginning went to somebody who is gone
-        if not isinstance(transport, DirectTransport):  # which has its marks
+            self._buffered.append(opening)
+            self._skips_message = self.scanner.inside_message  # its beginning went to the lost side
+        if not isinstance(transport, DirectTransport):  # a DirectTransport has these marks already
             transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         transport.set_protocol(self)
 
     async def receive(self) -> str | bytes:
-        """The next whole message; bytes for a binary one. For one reader, who bounds the wait."""
-        assert self._messages is not None, "the leg is held already"
+        """Return the next whole message; bytes for a binary one.
+
+        For one reader, before `buffer_messages`. Waits without a limit: the caller sets one.
+        """
+        assert self._messages is not None, "the leg only buffers"
         while not self._messages:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        self._read += 1
+        self._received += 1
         return self._messages.popleft()
 
-    async def whole(self) -> None:
-        """Waits for the end of a message whose beginning was passed on before the leg was held again."""
-        while self._half or self.scanner.left:
+    async def wait_message_end(self) -> None:
+        """Wait until the message has ended that the relay before this leg had begun to pass on."""
+        while self._skips_message or self.scanner.left:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
 
-    def hold(self, max_message_bytes: int) -> None:
-        """From here on messages are kept unread, until a relay takes them."""
+    def buffer_messages(self, max_message_bytes: int) -> None:
+        """Only buffer messages from now on, until a relay takes them."""
         self._messages = None
         self.scanner.max_payload = max_message_bytes
 
-    def keep_sound(self, most: int | None, is_sound: Callable[[bytes], bool]) -> None:
-        """Of the messages with sound that have come and still come, the newest `most` are kept; None: all.
+    def limit_buffered_audio(self, max_messages: int | None, is_audio: Callable[[bytes], bool]) -> None:
+        """Keep only the newest `max_messages` messages with audio, past and future ones; None keeps all.
 
-        `is_sound`: which messages these are. For a leg that is held.
+        `is_audio` returns True for the payload of such a message. For a leg that only buffers.
         """
-        if self._early is None:
-            if most is None:
+        if self._audio_buffer is None:
+            if max_messages is None:
                 return
-            self._early = PreconnectBuffer(is_sound)
-            self._kept = self._early.begin(self._kept, masked=not self.client)
-        self._kept_bytes -= self._early.keep(most)
-        self._read_on()
+            self._audio_buffer = PreconnectBuffer(is_audio)
+            self._buffered = self._audio_buffer.take_over(self._buffered, masked=not self.client)
+        self._buffered_bytes -= self._audio_buffer.limit(max_messages)
+        self._resume_reading()
 
     @property
-    def writable(self) -> bool:
+    def is_writable(self) -> bool:
         """Whether anything may still be written."""
         return not self.transport.is_closing()
 
-    takes_message = writable  # nobody else writes messages here
+    can_send_message = is_writable  # nothing else writes messages to a leg
 
-    def change(self, rewrite: Callable[[bytes], bytes | None]) -> None:
-        """Has `rewrite` see each kept text message, from the first to the one that it puts another for.
+    def rewrite_buffered(self, rewrite: Callable[[bytes], bytes | None]) -> None:
+        """Replace the first buffered text message for which `rewrite` returns another payload.
 
-        None leaves a message as it came. For a leg that is held, before it is taken.
+        `rewrite` receives each payload in turn, and returns None for a message that stays as it is. For a leg
+        that only buffers, before it is taken.
         """
-        raw = b"".join(self._kept)
-        began, parts = 0, list[bytes]()
-        for frame in self._frames_of(raw):
-            began = frame.start if not parts else began
-            parts.append(frames.payload(raw, frame))
-            if not frame.first & frames.FIN:
+        raw = b"".join(self._buffered)
+        message_start, parts = 0, list[bytes]()
+        for span in self._spans_of(raw):
+            message_start = span.start if not parts else message_start
+            parts.append(frames.payload(raw, span))
+            if not span.first_byte & frames.FIN:
                 continue
-            instead = rewrite(b"".join(parts))
+            replacement = rewrite(b"".join(parts))
             parts.clear()
-            if instead is not None:
-                changed = frames.build(frames.TEXT, instead, masked=not self.client)
-                self._kept[:] = [raw[:began], changed, raw[frame.end :]]
+            if replacement is not None:
+                frame = frames.build(frames.TEXT, replacement, masked=not self.client)
+                self._buffered[:] = [raw[:message_start], frame, raw[span.end :]]
                 return
 
-    def opening(self) -> bytes:
-        """The frames of the messages that were read, as they will pass; for a leg that is not taken yet."""
-        raw = b"".join(self._kept)
-        ends = [0] + [frame.end for frame in self._frames_of(raw) if frame.first & frames.FIN]
-        return raw[: ends[self._read]]
+    def opening_frames(self) -> bytes:
+        """Return the frames of the messages that `receive` has returned, as they came; they stay buffered."""
+        raw = b"".join(self._buffered)
+        ends = [0] + [span.end for span in self._spans_of(raw) if span.first_byte & frames.FIN]
+        return raw[: ends[self._received]]
 
-    def part_with_opening(self) -> bytes:
-        """As `opening`, and it is not kept any more; for a leg whose far side has read an opening already."""
-        opening = self.opening()
-        self._kept[:] = [b"".join(self._kept)[len(opening) :]]
-        self._kept_bytes -= len(opening)
+    def take_opening(self) -> bytes:
+        """Return `opening_frames` and remove them, because the other side has had an opening already."""
+        opening = self.opening_frames()
+        self._buffered[:] = [b"".join(self._buffered)[len(opening) :]]
+        self._buffered_bytes -= len(opening)
         return opening
 
-    def hand_over(self, on_disconnect: Callable[[Disconnect], None]) -> bool:
-        """From now on another is told that the far end has left; False where it has."""
+    def set_on_disconnect(self, on_disconnect: Callable[[Disconnect], None]) -> bool:
+        """Replace the callback for a far end that leaves. Return False if it has left already."""
         if self._on_disconnect is None or self.transport.is_closing():
             return False
         self._on_disconnect = on_disconnect
         return True
 
-    def lend(self) -> int | None:
-        """The descriptor of its socket, for another process to make a leg of; till `stay` nothing is read.
+    # The hand-over to another process
 
-        None where that cannot be: the socket is not plain TCP, has something unsent, or nobody is there.
+    def detach_fd(self) -> int | None:
+        """Pause reading and return the descriptor of the socket, for another process to make a leg of.
+
+        `resume` undoes it. Return None, with no effect, if the socket cannot be handed over: it is not plain
+        TCP, has unsent bytes, or its far end has left.
         """
         transport = self.transport
         if (
@@ -165,108 +179,117 @@ class Leg(asyncio.Protocol):
         transport.pause_reading()
         return int(transport.get_extra_info("socket").fileno())
 
-    def everything(self) -> bytes:
-        """All data that has come, as it came, and what there is of a frame that has not come whole."""
-        return b"".join(self._kept) + self.scanner.rest
+    def buffered_data(self) -> bytes:
+        """Return all buffered data frames as they came, then the part of a frame that has not come whole."""
+        return b"".join(self._buffered) + self.scanner.pending
 
-    def stay(self) -> None:
-        """It is read on, if it was lent and is still here."""
+    def resume(self) -> None:
+        """Read on after `detach_fd`, unless the leg was discarded or its far end has left."""
         if self._on_disconnect is not None:
-            self._read_on()
+            self._resume_reading()
 
-    def part(self) -> None:
-        """Lets its socket go without a word: it is another's."""
+    def discard(self) -> None:
+        """Close this process's copy of the socket without a close frame: it belongs to another process."""
         self._on_disconnect = None
         self.transport.close()
 
-    def _frames_of(self, raw: bytes) -> list[frames.FrameSpan]:
-        scanner = FrameScanner(masked=not self.client, max_payload=1 << 62, inspect_below=frames.INSPECT_ALL)
-        scanner.feed(raw)
-        return scanner.seen
+    # The end of the leg
 
-    def take(self) -> bytes:
-        """Every data frame that has come so far, as it came; the relay's first words to the other leg."""
-        kept = b"".join(self._kept)
-        self._kept.clear()
-        if self._early is not None:
-            kept += self._early.take()
+    def take_buffered(self) -> bytes:
+        """Return and remove all buffered data frames, as they came; the relay passes them on first.
+
+        From now on the leg reports no disconnect: the relay does.
+        """
+        buffered = b"".join(self._buffered)
+        self._buffered.clear()
+        if self._audio_buffer is not None:
+            buffered += self._audio_buffer.take()
         self._on_disconnect = None
-        return kept
+        return buffered
 
     def close(self, code: int, reason: str) -> None:
-        """Says goodbye and closes; for a leg that is not coupled. Never waits, may be called again.
+        """Send a close frame and close; for a leg that no relay has taken. May be called again, never waits.
 
-        `code`: a far end that broke the protocol is told so instead (RFC 6455 §7.1.7).
+        A far end that broke the protocol receives the code of its violation instead (RFC 6455 §7.1.7).
         """
         self._on_disconnect = None
         if not self.transport.is_closing():
-            code = self._offence or code
+            code = self._violation_code or code
             self.transport.write(frames.build_close(code, reason, masked=self.client))
             self.transport.close()
             asyncio.get_running_loop().call_later(LINGER_S, self.transport.abort)
 
-    # What the transport says
+    # What the transport calls
 
     def data_received(self, data: bytes) -> None:
         if self._on_disconnect is None:
             return
         try:
             chunk = self.scanner.feed(data)
-            for frame in self.scanner.seen:
-                self._take_frame(chunk, frame)
+            for span in self.scanner.spans:
+                self._process_frame(chunk, span)
         except FrameError as error:
-            self._offence = error.close_code
-            self._gone(Disconnect(frames.ABNORMAL, error.reason, offence=error.close_code))
-        self.scanner.seen.clear()
+            self._violation_code = error.close_code
+            self._disconnect(Disconnect(frames.ABNORMAL, error.reason, violation_code=error.close_code))
+        self.scanner.spans.clear()
         if self._messages is None:
             self._wake()
         if self._is_full:
             self.transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._gone(CONNECTION_LOST)
+        self._disconnect(CONNECTION_LOST)
 
     def pause_writing(self) -> None:
-        """Only pongs come to so much: whoever asks for so many and reads none is not listening."""
-        self._offence = frames.POLICY_VIOLATION
-        self._gone(
-            Disconnect(frames.ABNORMAL, "the answers to its pings are not read", offence=self._offence)
+        """End the leg: its far end sends pings and reads no answers, as nothing but pongs is written here."""
+        self._violation_code = frames.POLICY_VIOLATION
+        self._disconnect(
+            Disconnect(
+                frames.ABNORMAL, "the answers to its pings are not read", violation_code=self._violation_code
+            )
         )
 
-    def _take_frame(self, chunk: bytes, frame: frames.FrameSpan) -> None:
-        if frame.opcode == frames.CLOSE:
-            code, reason = frames.read_close(frames.payload(chunk, frame))
-            self._gone(Disconnect(code, reason))
-        elif frame.opcode == frames.PING:
-            self.transport.write(frames.build(frames.PONG, frames.payload(chunk, frame), masked=self.client))
-        elif self._half and frame.opcode != frames.PONG:
-            self._half = not frame.first & frames.FIN
-        elif frame.opcode != frames.PONG:
-            self._kept_bytes += frame.end - frame.start
-            if self._early is not None:
-                self._kept_bytes -= self._early.add(chunk, frame)
+    def _process_frame(self, chunk: bytes, span: FrameSpan) -> None:
+        if span.opcode == frames.CLOSE:
+            code, reason = frames.read_close(frames.payload(chunk, span))
+            self._disconnect(Disconnect(code, reason))
+        elif span.opcode == frames.PING:
+            self.transport.write(frames.build(frames.PONG, frames.payload(chunk, span), masked=self.client))
+        elif self._skips_message and span.opcode != frames.PONG:
+            self._skips_message = not span.first_byte & frames.FIN
+        elif span.opcode != frames.PONG:
+            self._buffered_bytes += span.end - span.start
+            if self._audio_buffer is not None:
+                self._buffered_bytes -= self._audio_buffer.add(chunk, span)
                 return
-            self._kept.append(chunk[frame.start : frame.end])
+            self._buffered.append(chunk[span.start : span.end])
             if self._messages is not None:
-                self._take_fragment(chunk, frame)
+                self._collect_fragment(chunk, span)
 
-    def _take_fragment(self, chunk: bytes, frame: frames.FrameSpan) -> None:
+    def _collect_fragment(self, chunk: bytes, span: FrameSpan) -> None:
         assert self._messages is not None
-        if self._kept_bytes > self.scanner.max_payload:
+        if self._buffered_bytes > self.scanner.max_payload:
             raise FrameError(
                 frames.MESSAGE_TOO_BIG, f"opening is larger than {self.scanner.max_payload} bytes"
             )
-        if frame.opcode != frames.CONTINUATION:
-            self._binary = frame.opcode == frames.BINARY
-        self._fragments.append(frames.payload(chunk, frame))
-        if frame.first & frames.FIN:
+        if span.opcode != frames.CONTINUATION:
+            self._is_binary = span.opcode == frames.BINARY
+        self._fragments.append(frames.payload(chunk, span))
+        if span.first_byte & frames.FIN:
             data = b"".join(self._fragments)
             self._fragments.clear()
             try:
-                self._messages.append(data if self._binary else data.decode())
+                self._messages.append(data if self._is_binary else data.decode())
             except UnicodeDecodeError:
                 raise FrameError(frames.NOT_UTF8, "text message is not UTF-8") from None
             self._wake()
+
+    def _spans_of(self, raw: bytes) -> list[FrameSpan]:
+        scanner = FrameScanner(
+            masked=not self.client, max_payload=_UNLIMITED, inspect_below=frames.INSPECT_ALL
+        )
+        scanner.feed(raw)
+        return scanner.spans
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -274,65 +297,67 @@ class Leg(asyncio.Protocol):
 
     @property
     def _is_full(self) -> bool:
-        return self._messages is None and self._kept_bytes + self.scanner.held > self._early_bytes
+        return self._messages is None and (
+            self._buffered_bytes + self.scanner.pending_bytes > self._max_buffered_bytes
+        )
 
-    def _read_on(self) -> None:
-        """Room has been made."""
+    def _resume_reading(self) -> None:
         if not self._is_full and not self.transport.is_closing() and not self.transport.is_reading():
             self.transport.resume_reading()
 
-    def _gone(self, gone: Disconnect) -> None:
+    def _disconnect(self, disconnect: Disconnect) -> None:
         if self._on_disconnect is not None:
             on_disconnect, self._on_disconnect = self._on_disconnect, None
-            on_disconnect(gone)
+            on_disconnect(disconnect)
 
 
 class PreconnectBuffer:
-    """The frames of one leg that came after its opening, as they came."""
+    """The data frames of one leg after its opening, of whose audio messages only the newest are kept."""
 
-    __slots__ = ("_frames", "_is_sound", "_most", "_number", "_sounds")
+    __slots__ = ("_audio_numbers", "_frames", "_is_audio", "_last_number", "_max_messages")
 
-    def __init__(self, is_sound: Callable[[bytes], bool]) -> None:
-        self._is_sound = is_sound
-        self._most: int | None = None
-        self._number = 0
-        self._frames: dict[int, bytes] = {}  # in the order in which they came
-        self._sounds: deque[int] = deque()  # those of them that are sound
+    def __init__(self, is_audio: Callable[[bytes], bool]) -> None:
+        """`is_audio` returns True for the payload of a message with audio."""
+        self._is_audio = is_audio
+        self._max_messages: int | None = None
+        self._last_number = 0
+        self._frames: dict[int, bytes] = {}  # by number, in the order in which they came
+        self._audio_numbers: deque[int] = deque()
 
-    def begin(self, kept: list[bytes], *, masked: bool) -> list[bytes]:
-        """Takes over what came with the opening and is none of it; what is left is the opening."""
-        scanner = FrameScanner(masked=masked, max_payload=1 << 62, inspect_below=frames.INSPECT_ALL)
-        raw = scanner.feed(b"".join(kept))
-        for place, frame in enumerate(scanner.seen):
-            if self._is_sound(frames.payload(raw, frame)):
-                for later in scanner.seen[place:]:
+    def take_over(self, buffered: list[bytes], *, masked: bool) -> list[bytes]:
+        """Add the frames in `buffered` from the first audio message on. Return those before it."""
+        scanner = FrameScanner(masked=masked, max_payload=_UNLIMITED, inspect_below=frames.INSPECT_ALL)
+        raw = scanner.feed(b"".join(buffered))
+        for number, span in enumerate(scanner.spans):
+            if self._is_audio(frames.payload(raw, span)):
+                for later in scanner.spans[number:]:
                     self.add(raw, later)
-                return [raw[: frame.start]]
-        return kept
+                return [raw[: span.start]]
+        return buffered
 
-    def add(self, chunk: bytes, frame: FrameSpan) -> int:
-        """Keeps a data frame; the bytes that were thrown away for it."""
-        self._number += 1
-        self._frames[self._number] = chunk[frame.start : frame.end]
-        # A fragment is no message, so it is none of those that may be thrown away.
-        if frame.first & frames.FIN and self._is_sound(frames.payload(chunk, frame)):
-            self._sounds.append(self._number)
-        return self._forget()
+    def add(self, chunk: bytes, span: FrameSpan) -> int:
+        """Add the data frame at `span` in `chunk`. Return the bytes that were dropped for it."""
+        self._last_number += 1
+        self._frames[self._last_number] = chunk[span.start : span.end]
+        # A fragment is not a whole message, so it cannot be dropped by itself.
+        if span.first_byte & frames.FIN and self._is_audio(frames.payload(chunk, span)):
+            self._audio_numbers.append(self._last_number)
+        return self._drop()
 
-    def keep(self, most: int | None) -> int:
-        """From now on no more than the newest `most` messages of sound; None: all. Gives the bytes freed."""
-        self._most = most
-        return self._forget()
+    def limit(self, max_messages: int | None) -> int:
+        """Keep the newest `max_messages` audio messages, None for all. Return the bytes that were dropped."""
+        self._max_messages = max_messages
+        return self._drop()
 
     def take(self) -> bytes:
-        """Everything that is kept, and nothing is kept any more."""
-        kept = b"".join(self._frames.values())
+        """Return and remove all frames, as they came."""
+        buffered = b"".join(self._frames.values())
         self._frames.clear()
-        self._sounds.clear()
-        return kept
+        self._audio_numbers.clear()
+        return buffered
 
-    def _forget(self) -> int:
-        freed = 0
-        while self._most is not None and len(self._sounds) > self._most:
-            freed += len(self._frames.pop(self._sounds.popleft()))
-        return freed
+    def _drop(self) -> int:
+        dropped = 0
+        while self._max_messages is not None and len(self._audio_numbers) > self._max_messages:
+            dropped += len(self._frames.pop(self._audio_numbers.popleft()))
+        return dropped

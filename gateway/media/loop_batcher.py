@@ -43,7 +43,7 @@ class LoopBatcher:
     """Saves turns of the running loop while there is much to do.
 
     `rest_s`: the most seconds a frame may wait; 0: it may not. `stay`: passes sound on for so many seconds,
-    resting so long each time, and says whether any came. `may_stay`: whether all sound there is passes that
+    resting so long each time, and says whether any came. `can_poll`: whether all sound there is passes that
     way.
     """
 
@@ -52,7 +52,7 @@ class LoopBatcher:
         rest_s: float,
         *,
         stay: Callable[[float, float], bool] | None = None,
-        may_stay: Callable[[], bool] = lambda: True,
+        can_poll: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
         cpu: Callable[[], float] = time.thread_time,
         rest: Callable[[float], None] = time.sleep,
@@ -61,7 +61,7 @@ class LoopBatcher:
         self._rest_s = rest_s
         self._stay = stay
         self._stay_s = RESTS * rest_s or STAY_S
-        self._may_stay = may_stay
+        self._may_stay = can_poll
         self._busy_share = REST_SHARE if rest_s else STAY_SHARE
         self._clock = clock
         self._cpu = cpu
@@ -75,7 +75,7 @@ class LoopBatcher:
         self.saving = False
         """Whether there is so much to do that turns are saved."""
 
-    def stay_awake(self) -> None:
+    def pause(self) -> None:
         """Something has come that takes several turns: for AWAKE_S none is saved."""
         self._awake_until = self._clock() + AWAKE_S
 

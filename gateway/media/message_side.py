@@ -1,44 +1,42 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The second coupling: every message is looked at before it is passed on, and may be changed.
+"""A side of a relay that passes on messages instead of bytes, each of which a transform may change.
 
-Chosen once per call, for agents that want it (`media = "messages"`). It costs about twice the first
-coupling and gives what that cannot: a filter a direction (serializers/transforms.py) decides what reaches the
-other side. Frames that a filter leaves alone are passed on as they came, as are control frames.
+Chosen once per call, for agents with `media = "messages"`. It costs about twice a relay of bytes and gives
+what that cannot: a transform for each direction (serializers/transforms.py) decides what reaches the other side.
+Messages that the transform does not change are passed on as they came, and so are control frames.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from gateway.media.keepalive import is_ours
+from gateway.media.keepalive import is_own_pong
+from gateway.media.leg import Leg
+from gateway.media.ports import SideObserver
 from gateway.media.relay_side import RelaySide
 from gateway.websocket import frames
 from gateway.websocket.frames import FrameError, FrameSpan
+from serializers.transforms import Transform
 
-if TYPE_CHECKING:
-    from gateway.media.leg import Leg
-    from gateway.media.relay import Relay
-    from serializers.transforms import Transform
-
-PAUSE_S = 0.1
-"""Silence of a speaker after which what is kept for a whole piece is passed on."""
+FLUSH_AFTER_S = 0.1
+"""How long a far end sends nothing before the part of a chunk that its transform holds is passed on."""
 
 
 class MessageSide(RelaySide):
-    """A side whose messages go through a filter."""
+    """A side whose messages go through a transform."""
 
-    __slots__ = ("_filter", "_flush", "_parts", "_raw")
+    __slots__ = ("_transform", "_flush_timer", "_payloads", "_raw_frames")
 
-    looks_below = frames.INSPECT_ALL
+    min_inspect_below = frames.INSPECT_ALL
 
-    def __init__(self, relay: Relay, leg: Leg, message_filter: Transform) -> None:
-        super().__init__(relay, leg)
-        self._filter = message_filter
-        self._parts: list[bytes] = []  # payloads of the message that is coming, and
-        self._raw: list[bytes] = []  # its frames as they came
-        self._flush: asyncio.TimerHandle | None = None
+    def __init__(self, observer: SideObserver[RelaySide], leg: Leg, transform: Transform) -> None:
+        super().__init__(observer, leg)
+        self._transform = transform
+        # The fragments of an incomplete message: their payloads, and the frames as they came.
+        self._payloads: list[bytes] = []
+        self._raw_frames: list[bytes] = []
+        self._flush_timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         scanner = self.scanner
@@ -47,94 +45,88 @@ class MessageSide(RelaySide):
             data = scanner.feed(data)
         except FrameError as error:
             broken, data = error, error.passing
-        seen = scanner.seen
-        scanner.seen = []
+        spans = scanner.spans
+        scanner.spans = []
         passing: list[bytes] = []
-        for frame in seen:
-            if frame.first & 0x08:
-                if frame.opcode == frames.CLOSE:
-                    self._stop_waiting(passing)
+        for span in spans:
+            if span.first_byte & 0x08:
+                if span.opcode == frames.CLOSE:
+                    # What the transform holds goes first: nothing may follow a close (RFC 6455 §5.5.1).
+                    self._cancel_flush()
+                    passing += self._framed(self._transform.flush())
                     self.write_other(b"".join(passing))
-                    alone = FrameSpan(frame.first, 0, frame.body - frame.start, frame.end - frame.start)
-                    self.write_other(self.relay.close_came(self, data[frame.start : frame.end], alone))
+                    alone = FrameSpan(span.first_byte, 0, span.body - span.start, span.end - span.start)
+                    self.write_other(self.observer.close_received(self, data[span.start : span.end], alone))
                     return
-                if not is_ours(data, frame):
-                    passing.append(data[frame.start : frame.end])
-                elif self is self.relay.carrier:
-                    self.relay.watch.heard_pong(frame.end - frame.start)
+                if not is_own_pong(data, span):
+                    passing.append(data[span.start : span.end])
+                else:
+                    self.observer.pong_received(self, span.end - span.start)
             else:
-                self._take(data, frame, passing)
+                self._transform_frame(data, span, passing)
         if passing:
             self.write_other(b"".join(passing))
         if broken is not None:
             broken.passing = b""
-            self.relay.broken(self, broken)
+            self.observer.protocol_error(self, broken)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._flush is not None:
-            self._flush.cancel()
+        self._cancel_flush()
         super().connection_lost(exc)
 
-    def pass_kept(self, kept: bytes, *, as_it_came: bool) -> None:
-        if as_it_came:
-            super().pass_kept(kept, as_it_came=True)
+    def pass_buffered(self, buffered: bytes, *, transformed: bool) -> None:
+        if not transformed:
+            super().pass_buffered(buffered, transformed=False)
             return
         scanner = frames.FrameScanner(
             masked=not self.client, max_payload=self.scanner.max_payload, inspect_below=frames.INSPECT_ALL
         )
-        kept = scanner.feed(kept)
+        buffered = scanner.feed(buffered)
         passing: list[bytes] = []
-        for frame in scanner.seen:
-            self._take(kept, frame, passing)
+        for span in scanner.spans:
+            self._transform_frame(buffered, span, passing)
         self.write_other(b"".join(passing))
 
-    def finish(self) -> bool:
-        """Only whole messages pass here."""
-        if self._flush is not None:
-            self._flush.cancel()
-        self._paused()
+    def flush(self) -> bool:
+        """Pass on what the transform holds. Return True: only whole messages pass here."""
+        self._cancel_flush()
+        self._flush_transform()
         return True
 
-    def mend(self) -> bool:
-        return self.finish()
+    def complete_message(self) -> bool:
+        """As `flush`: an incomplete message has not been passed on at all."""
+        return self.flush()
 
-    def _take(self, data: bytes, frame: FrameSpan, passing: list[bytes]) -> None:
-        """Adds to `passing` what this frame lets through."""
-        raw, payload = data[frame.start : frame.end], frames.payload(data, frame)
-        if self._parts or not frame.first & frames.FIN:
-            self._parts.append(payload)
-            self._raw.append(raw)
-            if not frame.first & frames.FIN:
+    def _transform_frame(self, data: bytes, span: FrameSpan, passing: list[bytes]) -> None:
+        """Append to `passing` what is to be passed on after the frame at `span` in `data`."""
+        raw, payload = data[span.start : span.end], frames.payload(data, span)
+        if self._payloads or not span.first_byte & frames.FIN:
+            self._payloads.append(payload)
+            self._raw_frames.append(raw)
+            if not span.first_byte & frames.FIN:
                 return
-            raw, payload = b"".join(self._raw), b"".join(self._parts)
-            self._parts.clear()
-            self._raw.clear()
-        instead = self._filter.feed(payload)
-        if instead is None:
-            self.relay.noticed(self, payload)
+            raw, payload = b"".join(self._raw_frames), b"".join(self._payloads)
+            self._payloads.clear()
+            self._raw_frames.clear()
+        replacement = self._transform.feed(payload)
+        if replacement is None:  # the message passes as it came
+            self.observer.message_passed(self, payload)
             passing.append(raw)
-        elif instead:
-            self.relay.noticed(self, payload)
-            passing += self._framed(instead)
-        if self._filter.has_buffered:
-            self._wait()
+        elif replacement:
+            self.observer.message_passed(self, payload)
+            passing += self._framed(replacement)
+        if self._transform.has_buffered:
+            self._cancel_flush()
+            self._flush_timer = asyncio.get_running_loop().call_later(FLUSH_AFTER_S, self._flush_transform)
 
-    def _wait(self) -> None:
-        if self._flush is not None:
-            self._flush.cancel()
-        self._flush = asyncio.get_running_loop().call_later(PAUSE_S, self._paused)
-
-    def _paused(self) -> None:
+    def _flush_transform(self) -> None:
         if self.other.transport.is_closing() or self.other.close_sent:
             return
-        self.write_other(b"".join(self._framed(self._filter.flush())))
+        self.write_other(b"".join(self._framed(self._transform.flush())))
+
+    def _cancel_flush(self) -> None:
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
 
     def _framed(self, messages: Sequence[bytes]) -> list[bytes]:
         return [frames.build(frames.TEXT, text, masked=self.other.client) for text in messages]
-
-    def _stop_waiting(self, passing: list[bytes]) -> None:
-        if self._flush is not None:
-            self._flush.cancel()
-        passing += (
-            frames.build(frames.TEXT, text, masked=self.other.client) for text in self._filter.flush()
-        )

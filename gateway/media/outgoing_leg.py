@@ -24,12 +24,12 @@ _END_OF_HEAD = b"\r\n\r\n"
 _parsed = lru_cache(1024)(parse_uri)  # there are as many as instances
 
 
-async def dial(
+async def connect_leg(
     url: str,
     headers: Mapping[str, str],
     *,
     max_message_bytes: int,
-    early_bytes: int,
+    max_buffered_bytes: int,
     on_disconnect: Callable[[Disconnect], None],
 ) -> Leg:
     """Opens `url` (ws or wss) as an agent's leg that is held already.
@@ -40,23 +40,23 @@ async def dial(
     """
     base, _, query = url.partition("?")
     uri = _parsed(base)
-    leg, _ = await dial_for(
+    leg, _ = await connect_leg_with(
         replace(uri, query=query) if query else uri,
         headers.items(),
         max_message_bytes=max_message_bytes,
-        early_bytes=early_bytes,
+        max_buffered_bytes=max_buffered_bytes,
         on_disconnect=on_disconnect,
     )
     return leg
 
 
-async def dial_for(
+async def connect_leg_with(
     uri: WebSocketURI,
     headers: Iterable[tuple[str, str]],
     subprotocols: Sequence[str] = (),
     *,
     max_message_bytes: int,
-    early_bytes: int,
+    max_buffered_bytes: int,
     on_disconnect: Callable[[Disconnect], None],
 ) -> tuple[Leg, str | None]:
     """The same for a client of its own wishes: gives the leg, and which of its `subprotocols` was taken.
@@ -83,11 +83,11 @@ async def dial_for(
     leg = Leg(
         transport,
         client=True,
-        opening_bytes=max_message_bytes,
-        early_bytes=early_bytes,
+        max_opening_bytes=max_message_bytes,
+        max_buffered_bytes=max_buffered_bytes,
         on_disconnect=on_disconnect,
     )
-    leg.hold(max_message_bytes)
+    leg.buffer_messages(max_message_bytes)
     transport.resume_reading()
     if early:
         leg.data_received(early)

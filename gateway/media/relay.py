@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The relay: two legs coupled byte for byte.
+"""The relay: two legs joined byte for byte.
 
 What a leg reads is written to the other as it came. Both hops run from client to server in the same
-direction, so a masked frame stays valid untouched, and pings, pongs and closes reach the far end, which
-answers them itself. The walker keeps the frame boundaries, so that a frame of our own can stand between
-two, and reports the few frames worth a look: control frames and short ones, where `stop` is.
+direction, so a masked frame stays valid unchanged, and pings, pongs and closes reach the far end, which
+answers them itself. The scanner keeps track of the frame boundaries, so that a frame of the gateway's own can
+be written between two, and reports the few frames that are inspected: control frames, and short data frames,
+of which the carrier's `stop` is one.
 
-What runs per chunk is in gateway/media/relay_side.py. Here is how two legs are coupled, and what is looked
-for in
-what they say; how they come apart is in gateway/media/teardown.py, by when in gateway/media/relay_timers.py.
+What runs per chunk is in gateway/media/relay_side.py. This module joins two legs and inspects their frames;
+gateway/media/teardown.py ends the relay, and gateway/media/relay_timers.py watches its times.
 
-Back-pressure instead of queues: while one leg cannot write, the other is not read.
+Back-pressure replaces queues: while one leg cannot write, the other is not read.
 """
 
 from __future__ import annotations
@@ -20,105 +20,83 @@ from collections.abc import Callable
 
 from gateway.media.direct_transport import DirectTransport, detach_sockets
 from gateway.media.disconnect import Disconnect
-from gateway.media.keepalive import without_pongs
+from gateway.media.keepalive import without_own_pongs
 from gateway.media.leg import Leg
 from gateway.media.message_side import MessageSide
+from gateway.media.relay_options import NEVER, RelayLimits, RelayOptions
 from gateway.media.relay_side import RelaySide
-from gateway.media.relay_timers import NEVER, RelayLimits
-from gateway.media.teardown import HangupAfterPlayback, Teardown
+from gateway.media.teardown import Teardown
 from gateway.model.reasons import CallEnded
 from gateway.websocket import frames
 from gateway.websocket.frames import FrameError, FrameSpan
 from serializers.dialect import Dialect
-from serializers.transforms import Transform
 
-LOOK_BELOW_BYTES = 320
-"""Shorter than 20 ms of sound in any dialect, longer than any carrier's `stop` (docs/reference/carriers.md
-§2-5).
-"""
+INSPECT_BELOW_BYTES = 320
+"""Messages of the carrier below this size are searched for `stop`. It is less than 20 ms of sound in any
+dialect and more than any carrier's `stop` (docs/reference/carriers.md §2-5)."""
 
 _NO_BYTES = b""
 
 
 class Relay:
-    """The coupling of a carrier's leg and an agent's, from `start` to the one end in `ended`."""
+    """The relay between a carrier's leg and an agent's leg, from `start` to its end in `ended`.
+
+    Implements `SideObserver` (gateway/media/ports.py) for both sides.
+    """
 
     __slots__ = (
+        "_continues_agent",
         "_dialect",
-        "_goes_on",
         "_legs",
         "_on_first_sound",
+        "_options",
         "_traffic_before",
         "agent",
         "carrier",
-        "limits",
         "teardown",
-        "watch",
+        "timers",
     )
 
     def __init__(
-        self,
-        carrier: Leg,
-        agent: Leg,
-        *,
-        dialect: Dialect | None,
-        limits: RelayLimits,
-        on_first_sound: Callable[[], None],
-        filters: tuple[Transform, Transform] | None = None,
-        farewell: HangupAfterPlayback | None = None,
-        keeps_agent: bool = True,
-        on_agent_lost: Callable[[RelaySide], None] | None = None,
-        on_carrier_lost: Callable[[RelaySide], bool] | None = None,
-        after: Relay | None = None,
+        self, carrier: Leg, agent: Leg, options: RelayOptions, *, previous: Relay | None = None
     ) -> None:
-        """`dialect` None: any client's own language, not to be looked into.
-
-        `on_first_sound`: called once, before the agent's first message with sound is passed on.
-        `farewell`: what is done for the caller when the agent ends the session; None closes both sides.
-        `on_agent_lost`: is given the carrier's side where the agent's socket is lost without a close, and
-        the relay is over then; None, or a carrier that is leaving, ends the call.
-        `on_carrier_lost`: is offered the agent's side where the carrier's socket is lost without a close or
-        let go, and the relay is over if it is taken; None, or an agent that does not read, ends the call.
-        `after`: the relay that lost one of its sides, whose time and counts go on.
-        `keeps_agent`: whether the agent must not notice that its call is transferred.
-        `filters`, carrier to agent and agent to carrier: couple through messages instead of bytes.
-        """
-        self.limits = limits
-        self._dialect = dialect
-        self._on_first_sound: Callable[[], None] | None = on_first_sound
+        """`previous`: the relay of the same call that lost a side; its duration and traffic are continued."""
+        self._options = options
+        self._dialect = options.dialect
+        self._on_first_sound: Callable[[], None] | None = options.on_first_sound
         self._legs = carrier, agent
-        self.carrier = MessageSide(self, carrier, filters[0]) if filters else RelaySide(self, carrier)
-        self.agent = MessageSide(self, agent, filters[1]) if filters else RelaySide(self, agent)
+        self.carrier: RelaySide
+        self.agent: RelaySide
+        if options.transforms is None:
+            self.carrier, self.agent = RelaySide(self, carrier), RelaySide(self, agent)
+        else:
+            self.carrier = MessageSide(self, carrier, options.transforms[0])
+            self.agent = MessageSide(self, agent, options.transforms[1])
         self.carrier.other, self.agent.other = self.agent, self.carrier
         self.teardown = Teardown(
-            self.carrier,
-            self.agent,
-            limits,
-            end_by=NEVER if after is None else after.end_by,
-            farewell=farewell,
-            keeps_agent=keeps_agent,
-            on_agent_lost=on_agent_lost,
-            on_carrier_lost=on_carrier_lost,
+            self.carrier, self.agent, options, end_by=NEVER if previous is None else previous.end_by
         )
-        self.watch = self.teardown.watch
+        self.timers = self.teardown.timers
         self._traffic_before = (0, 0, 0, 0)  # of sides that were lost
-        self._goes_on = after is not None and after.agent.scanner is agent.scanner  # the carrier's is new
-        if after is not None:
-            stays, gone = after._traffic_before, after.traffic
-            heard, said = (gone, stays) if self._goes_on else (stays, gone)
-            self._traffic_before = (*heard[:2], *said[2:])
+        self._continues_agent = False  # the agent's side goes on, and the carrier's is new
+        if previous is not None:
+            # The side that goes on has kept its scanner, which counts on; the lost one's counts are added.
+            self._continues_agent = previous.agent.scanner is agent.scanner
+            before, total = previous._traffic_before, previous.traffic
+            from_carrier, from_agent = (total, before) if self._continues_agent else (before, total)
+            self._traffic_before = (*from_carrier[:2], *from_agent[2:])
 
     def start(self) -> None:
-        """Couples the legs: the opening and the early words go first, then everything as it comes."""
-        early, greeting = (leg.take() for leg in self._legs)
+        """Join the legs: pass on the frames that they have buffered, then everything as it comes."""
+        from_carrier, from_agent = (leg.take_buffered() for leg in self._legs)
         sides = self.carrier, self.agent
         direct = detach_sockets(asyncio.get_running_loop(), [leg.transport for leg in self._legs])
         if direct is not None:
             self.carrier.transport, self.agent.transport = direct
         for side in sides:
             side.write_other = side.other.transport.write
-            side.scanner.max_payload = self.limits.max_message_bytes
-            side.scanner.inspect_below = side.looks_below
+            side.scanner.max_payload = self._options.limits.max_message_bytes
+            side.scanner.inspect_below = side.min_inspect_below
             side.transport.set_protocol(side)
             if isinstance(side.transport, DirectTransport) and isinstance(
                 side.other.transport, DirectTransport
@@ -126,144 +104,170 @@ class Relay:
                 side.transport.pump_to(side.other.transport, side.scanner)
         del self._legs
         if self._dialect is not None:
-            self.carrier.scanner.inspect_below = max(LOOK_BELOW_BYTES, self.carrier.looks_below)
+            self.carrier.scanner.inspect_below = max(INSPECT_BELOW_BYTES, self.carrier.min_inspect_below)
         self.agent.scanner.inspect_below = frames.INSPECT_ALL  # until its first sound
-        self.carrier.pass_kept(early, as_it_came=not self._goes_on)
-        self.agent.pass_kept(greeting, as_it_came=not self._goes_on)
+        self.carrier.pass_buffered(from_carrier, transformed=self._continues_agent)
+        self.agent.pass_buffered(from_agent, transformed=self._continues_agent)
         for side in sides:
             side.resume_reading()
-        self.watch.start()
+        self.timers.start()
 
     @property
     def ended(self) -> asyncio.Future[CallEnded]:
-        """The one end, when there is one; the sockets may still be open."""
+        """Done with the call's end as soon as one is fixed; the sockets may still be open."""
         return self.teardown.ended
 
     @property
     def closed(self) -> asyncio.Future[None]:
-        """Done when nobody is waited for any longer."""
+        """Done when no far end is waited for any more."""
         return self.teardown.closed
 
     @property
     def end_by(self) -> float:
-        """When the call has lasted as long as it may: the loop's time, in seconds."""
-        return self.watch.end_by
+        """The end of the call's longest duration: the event loop's time, in seconds."""
+        return self.timers.end_by
 
-    def end(self, end: CallEnded) -> None:
-        """Ends the call from here: both far ends are told, and have `close_s` to answer."""
-        self.teardown.end(end)
+    @property
+    def limits(self) -> RelayLimits:
+        """The limits of the call."""
+        return self._options.limits
 
-    def transfer(self, begins: bool) -> None:
-        """The call is about to be transferred, or after all is not: nothing of ours hangs it up meanwhile.
-
-        Where no transfer comes of it, the call ends with a stream that has ended meanwhile.
-        """
-        self.teardown.transfer(begins)
-
-    def part(self, end: CallEnded) -> None:
-        """Closes the carrier's side, and leaves an agent that is kept alone on its socket until it closes."""
-        self.teardown.part(end)
-
-    def let_carrier_go(self, end: CallEnded) -> bool:
-        """The carrier has another socket for the call: its side is closed, the agent's given back.
-
-        False where the call does not go on so, and nothing was done.
-        """
-        return self.teardown.gives_agent_back(end)
+    @property
+    def stall_s(self) -> float:
+        """Seconds that a side may leave its bytes unread."""
+        return self._options.limits.stall_s
 
     @property
     def traffic(self) -> tuple[int, int, int, int]:
-        """Data frames and bytes from the carrier, and from the agent."""
-        heard, said, before = self.carrier.scanner, self.agent.scanner, self._traffic_before
+        """Data frames and bytes from the carrier, then data frames and bytes from the agent."""
+        carrier, agent, before = self.carrier.scanner, self.agent.scanner, self._traffic_before
         return (
-            heard.frames + before[0],
-            heard.bytes + before[1],
-            said.frames + before[2],
-            said.bytes + before[3],
+            carrier.frames + before[0],
+            carrier.bytes + before[1],
+            agent.frames + before[2],
+            agent.bytes + before[3],
         )
 
-    # What the legs report
+    def end(self, end: CallEnded) -> None:
+        """End the call from here: send a close frame to both far ends, which have `close_s` to answer.
 
-    def look(self, side: RelaySide, data: bytes) -> bytes:
-        """Looks at the frames that the walker reports; what may pass on is returned."""
-        seen = side.scanner.seen[:]
-        side.scanner.seen.clear()
-        if self.watch.pings:
+        No effect if an end is fixed already.
+        """
+        self.teardown.end(end)
+
+    def set_transfer_pending(self, pending: bool) -> None:
+        """Note that a transfer of the call has begun (True) or has failed (False).
+
+        While it is pending, a carrier that closes leaves the agent on its socket, and the call is not hung
+        up. If the carrier has closed by the time the transfer fails, the call ends then.
+        """
+        self.teardown.set_transfer_pending(pending)
+
+    def detach_carrier(self, end: CallEnded) -> None:
+        """Close the carrier's side, because the call was transferred.
+
+        An agent that is kept stays on its socket until it closes; otherwise the call ends with `end`.
+        """
+        self.teardown.detach_carrier(end)
+
+    def release_agent(self, end: CallEnded) -> bool:
+        """Close the carrier's side and give the agent's to `on_carrier_lost`: another stream replaces it.
+
+        Return False, with no effect, if the call cannot continue on another stream.
+        """
+        return self.teardown.release_agent(end)
+
+    # What the sides report: SideObserver
+
+    def inspect(self, side: RelaySide, data: bytes) -> bytes:
+        spans = side.scanner.spans[:]
+        side.scanner.spans.clear()
+        if self.timers.pings:
             size = len(data)
-            data, seen = without_pongs(data, seen)
+            data, spans = without_own_pongs(data, spans)
             if side is self.carrier:
-                self.watch.heard_pong(size - len(data))
+                self.timers.pong_received(size - len(data))
         if side is self.agent and self._on_first_sound is not None:
-            data, seen = self._cut_at_first_sound(data, seen)
-        for frame in seen:
-            if frame.opcode == frames.CLOSE:
-                return self.close_came(side, data, frame)
-            if frame.opcode <= frames.BINARY:
-                self.noticed(side, frames.payload(data, frame))
+            data, spans = self._split_at_first_sound(data, spans)
+        for span in spans:
+            if span.opcode == frames.CLOSE:
+                return self.close_received(side, data, span)
+            if span.opcode <= frames.BINARY:
+                self.message_passed(side, frames.payload(data, span))
         return data
 
-    def noticed(self, side: RelaySide, payload: bytes) -> None:
-        """A message came by that may be the agent's first sound, or the carrier's `stop`."""
+    def message_passed(self, side: RelaySide, payload: bytes) -> None:
         if side is self.agent:
             if self._on_first_sound is not None and self._is_sound(payload):
                 self._first_sound()
-        elif self._dialect is not None and len(payload) < LOOK_BELOW_BYTES:
-            self._look_for_stop(payload)
+        elif self._dialect is not None and len(payload) < INSPECT_BELOW_BYTES:
+            self._check_for_stop(self._dialect, payload)
 
-    def unseen(self, side: RelaySide) -> None:
-        """What a side said before it was coupled passes now: an agent's may be its first sound."""
-        if side is self.agent:
+    def buffered_passed(self, side: RelaySide) -> None:
+        if side is self.agent:  # its buffered frames are not inspected, and may be sound
             self._first_sound()
 
-    def broken(self, side: RelaySide, error: FrameError) -> None:
-        """A far end broke the protocol: what came before passes, then both are told."""
-        if side.scanner.seen:
-            error.passing = self.look(side, error.passing)
-        side.write_other(error.passing)
-        self.teardown.broken(side, error)
+    def pong_received(self, side: RelaySide, size: int) -> None:
+        if side is self.carrier:
+            self.timers.pong_received(size)
 
-    def close_came(self, side: RelaySide, data: bytes, frame: FrameSpan) -> bytes:
-        """Passes a legal close on as it is, with what stood before it; what follows it is void (§5.5.1)."""
+    def protocol_error(self, side: RelaySide, error: FrameError) -> None:
+        if side.scanner.spans:
+            error.passing = self.inspect(side, error.passing)
+        side.write_other(error.passing)  # what came before the broken frame
+        self.teardown.protocol_error(side, error)
+
+    def close_received(self, side: RelaySide, data: bytes, frame: FrameSpan) -> bytes:
         try:
             code, reason = frames.read_close(frames.payload(data, frame))
         except FrameError as error:
             error.passing = data[: frame.start]
             side.scanner.stop()
-            self.broken(side, error)
+            self.protocol_error(side, error)
             return _NO_BYTES
-        passes = self.teardown.close_came(side, Disconnect(code, reason))
-        return data[: frame.end if passes else frame.start]
+        passes = self.teardown.close_received(side, Disconnect(code, reason))
+        return data[: frame.end if passes else frame.start]  # what follows a close is void (RFC 6455 §5.5.1)
 
-    # What is looked for
+    def stalled(self, side: RelaySide) -> None:
+        self.teardown.stalled(side)
 
-    def _look_for_stop(self, payload: bytes) -> None:
-        assert self._dialect is not None
-        if self._dialect.event_of(payload) == "stop":
-            # The close follows at once; where none comes the agent is not left to wait, for it ends only with
+    def connection_lost(self, side: RelaySide) -> None:
+        self.teardown.connection_lost(side)
+
+    def _check_for_stop(self, dialect: Dialect, payload: bytes) -> None:
+        if dialect.event_of(payload) == "stop":
+            # The close follows at once. If none does, the agent is not left waiting: its call ends only with
             # its socket (docs/reference/carriers.md §8.2).
-            self.watch.stop_came()
+            self.timers.stop_received()
+
+    # The agent's first sound
 
     def _is_sound(self, payload: bytes) -> bool:
         return self._dialect is None or self._dialect.event_of(payload) in self._dialect.agent_media_events
 
-    def _cut_at_first_sound(self, data: bytes, seen: list[FrameSpan]) -> tuple[bytes, list[FrameSpan]]:
-        """Passes on what the agent said before its first sound: what that sets off is to stand between."""
-        for place, frame in enumerate(seen):
-            if frame.opcode == frames.CLOSE:
+    def _split_at_first_sound(self, data: bytes, spans: list[FrameSpan]) -> tuple[bytes, list[FrameSpan]]:
+        """Write what precedes the agent's first sound, and report the sound before it is passed on.
+
+        `on_first_sound` may write a message of its own, which then stands between the two. Return the rest
+        of `data`, and the `spans` in it; both unchanged if they contain no sound.
+        """
+        for number, span in enumerate(spans):
+            if span.opcode == frames.CLOSE:
                 break
-            if frame.opcode <= frames.BINARY and self._is_sound(frames.payload(data, frame)):
-                cut = frame.start
+            if span.opcode <= frames.BINARY and self._is_sound(frames.payload(data, span)):
+                cut = span.start
                 self.agent.write_other(data[:cut])
                 self._first_sound()
                 moved = [
-                    FrameSpan(at.first, at.start - cut, at.body - cut, at.end - cut) for at in seen[place:]
+                    FrameSpan(later.first_byte, later.start - cut, later.body - cut, later.end - cut)
+                    for later in spans[number:]
                 ]
                 return data[cut:], moved
-        return data, seen
+        return data, spans
 
     def _first_sound(self) -> None:
-        self.agent.scanner.inspect_below = self.agent.looks_below
+        self.agent.scanner.inspect_below = self.agent.min_inspect_below
         if self._on_first_sound is not None:
             on_first_sound, self._on_first_sound = self._on_first_sound, None
-            self.teardown.has_spoken = True
+            self.teardown.agent_has_spoken = True
             on_first_sound()

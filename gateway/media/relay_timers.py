@@ -1,241 +1,221 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What is watched of two coupled legs: the longest duration, silence, keep-alives, and the time to close.
+"""The timers of a relay: longest duration, silence, keep-alives, and the time to close.
 
-Nothing of this runs per frame: the one clock of all relays (gateway/media/relay_timers.py) has each call
-looked at
-now and then. What is to be done about it is the uncoupling's (gateway/media/teardown.py).
+None of this runs per frame: one timer of the event loop (`TickScheduler`) checks every relay now and then.
+What follows from an expired time is decided by the teardown (gateway/media/teardown.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import weakref
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
 from gateway.media.direct_transport import DirectTransport
 from gateway.media.keepalive import KeepAlive
+from gateway.media.ports import TimedRelay
+from gateway.media.relay_options import NEVER, RelayLimits
+from gateway.media.relay_side import RelaySide
+from gateway.media.relay_states import OPEN, RelayState
 from gateway.model.reasons import CallEnded, Reasons
 
-if TYPE_CHECKING:
-    from gateway.media.teardown import Teardown
+TICK_S: Final = 0.2
+"""The time between two ticks, which is how exactly the times of a relay are kept while it is ending."""
 
-TICK_S = 0.2
-"""How exactly the times of a relay are kept that is ending, or has short limits."""
+TICKS_PER_ROUND: Final = 5
+"""A relay that is not ending is checked at one of this many ticks."""
 
-SELDOM = 5
-"""Every how many ticks all others are looked at."""
+ROUND_S: Final = TICKS_PER_ROUND * TICK_S
 
-SELDOM_S = SELDOM * TICK_S
+MIN_LIMIT_IN_ROUNDS: Final = 10
+"""A relay whose shortest limit is below this many rounds is checked at every tick, to keep it exactly."""
 
 
 class Ticking(Protocol):
-    """What the clock looks at."""
+    """An object that the TickScheduler checks."""
 
     @property
     def is_direct(self) -> bool:
-        """Whether its sockets are out of the loop's transports."""
+        """Whether its sockets are read by an EpollSet and not by the event loop."""
 
     def tick(self, now: float) -> None:
-        """`now`: the loop's time, in seconds."""
+        """Check what is due. `now`: the event loop's time, in seconds."""
 
 
 class TickScheduler:
-    """Ticks for whoever is added, as long as there is anybody."""
+    """The one repeated timer of an event loop for all relays; it stops while there are none."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._often: dict[Ticking, None] = {}
-        self._seldom: list[dict[Ticking, None]] = [{} for _ in range(SELDOM)]
-        self._apart = 0  # how many have sockets that the loop watches itself
+        self._every_tick: dict[Ticking, None] = {}
+        self._by_round: list[dict[Ticking, None]] = [{} for _ in range(TICKS_PER_ROUND)]
+        self._not_direct = 0  # the number of objects whose sockets the event loop reads itself
         self._ticks = 0
-        self._next: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, watched: Ticking, *, seldom: bool = False) -> None:
-        """From now on it is told the time: `seldom` with one of SELDOM ticks, where that is exact enough.
+    def add(self, ticking: Ticking, *, once_a_round: bool = False) -> None:
+        """Tick `ticking` from now on: at every tick, or at one tick of each round.
 
-        To look at a call costs as much as to relay a part of its sound, so a call that runs is looked at once
-        a second.
+        A check costs as much as relaying some media, so a relay that is not ending is checked once a round.
+        The groups of a round are kept equally large.
         """
-        slots = self._seldom
-        (min(slots, key=len) if seldom else self._often)[watched] = None
-        self._apart += not watched.is_direct
-        if self._next is None:
-            self._next = self._loop.call_later(TICK_S, self._tick)
+        group = min(self._by_round, key=len) if once_a_round else self._every_tick
+        group[ticking] = None
+        self._not_direct += not ticking.is_direct
+        if self._timer is None:
+            self._timer = self._loop.call_later(TICK_S, self._tick)
 
-    def hurry(self, watched: Ticking) -> None:
-        """It is told the time with every tick from now on; where it never was added, nothing."""
-        if self._taken_out(watched):
-            self._often[watched] = None
+    def tick_often(self, ticking: Ticking) -> None:
+        """Tick `ticking` at every tick from now on. No effect if it was never added."""
+        if self._removed(ticking):
+            self._every_tick[ticking] = None
 
-    def remove(self, watched: Ticking) -> None:
-        """No longer; also where it never was."""
-        if self._taken_out(watched):
-            self._apart -= not watched.is_direct
+    def remove(self, ticking: Ticking) -> None:
+        """Stop to tick `ticking`. No effect if it was never added."""
+        if self._removed(ticking):
+            self._not_direct -= not ticking.is_direct
 
     def all_direct(self) -> bool:
-        """Whether there are relays, and of none the loop itself watches the sockets."""
-        return not self._apart and (bool(self._often) or any(self._seldom))
+        """Return True if there are relays and the event loop reads none of their sockets itself."""
+        return not self._not_direct and (bool(self._every_tick) or any(self._by_round))
 
-    def _taken_out(self, watched: Ticking) -> bool:
-        known = [slot for slot in (self._often, *self._seldom) if watched in slot]
-        for slot in known:
-            del slot[watched]
-        return bool(known)
+    def _removed(self, ticking: Ticking) -> bool:
+        groups = [group for group in (self._every_tick, *self._by_round) if ticking in group]
+        for group in groups:
+            del group[ticking]
+        return bool(groups)
 
     def _tick(self) -> None:
         now = self._loop.time()
         self._ticks += 1
-        for watched in (*self._often, *self._seldom[self._ticks % SELDOM]):
-            watched.tick(now)
-        anybody = self._often or any(self._seldom)
-        self._next = self._loop.call_later(TICK_S, self._tick) if anybody else None
+        for ticking in (*self._every_tick, *self._by_round[self._ticks % TICKS_PER_ROUND]):
+            ticking.tick(now)
+        any_left = self._every_tick or any(self._by_round)
+        self._timer = self._loop.call_later(TICK_S, self._tick) if any_left else None
 
 
-_clocks: WeakKeyDictionary[asyncio.AbstractEventLoop, TickScheduler] = WeakKeyDictionary()
+_schedulers: WeakKeyDictionary[asyncio.AbstractEventLoop, TickScheduler] = WeakKeyDictionary()
 
 
 def scheduler_of(loop: asyncio.AbstractEventLoop) -> TickScheduler:
-    """The one clock of a loop."""
-    if loop not in _clocks:
-        _clocks[loop] = TickScheduler(loop)
-    return _clocks[loop]
-
-
-EXACT_ENOUGH: Final = 10
-"""Times are kept to this part of the shortest of them, or better."""
-
-NEVER: Final = math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class RelayLimits:
-    """What a relay waits for at most, in seconds, and bears at most, in bytes."""
-
-    max_duration_s: float
-    idle_s: float
-    stall_s: float
-    close_s: float
-    max_message_bytes: int
-    ping_s: float = 0.0
-    """Between two pings of ours; 0 for none."""
-    agent_silence_s: float = 0.0
-    """After which an agent that answers no ping is lost; 0 for never."""
-
-    @property
-    def shortest_s(self) -> float:
-        """The shortest of the times that are kept while the call runs."""
-        return min(self.max_duration_s, self.idle_s, self.ping_s or NEVER, self.agent_silence_s or NEVER)
+    """Return the one TickScheduler of `loop`."""
+    if loop not in _schedulers:
+        _schedulers[loop] = TickScheduler(loop)
+    return _schedulers[loop]
 
 
 class RelayTimers:
-    """The times of one relay, each the loop's, in seconds; NEVER where nothing is waited for."""
+    """The times of one relay, each of the event loop's clock, in seconds; NEVER for what is not awaited."""
 
     __slots__ = (
-        "_clock",
-        "_heard_bytes",
+        "_bytes_seen",
+        "_check_by",
+        "_idle_by",
         "_keep_alive",
-        "_look_by",
         "_loop",
-        "_silent_by",
-        "_stopped_by",
-        "_teardown",
+        "_relay",
+        "_scheduler",
+        "_stop_by",
         "close_by",
         "end_by",
         "limits",
     )
 
-    def __init__(self, teardown: Teardown, limits: RelayLimits, *, end_by: float = NEVER) -> None:
-        """`end_by`: of a call that was watched before; NEVER for one that begins with `start`."""
+    def __init__(self, relay: TimedRelay[RelaySide], limits: RelayLimits, *, end_by: float = NEVER) -> None:
+        """`end_by`: the end of the longest duration, for a call that had a relay before; else NEVER."""
         self._loop = asyncio.get_running_loop()
-        self._clock = scheduler_of(self._loop)
-        self._teardown: Teardown = weakref.proxy(teardown)  # which owns this
+        self._scheduler = scheduler_of(self._loop)
+        self._relay: TimedRelay[RelaySide] = weakref.proxy(relay)  # it owns this object
         self.limits = limits
-        self.end_by = end_by  # the call has lasted as long as it may
-        self.close_by = NEVER  # a call that is over is waited for until then
-        self._silent_by = NEVER
-        self._heard_bytes = -1  # from the carrier, when it was looked at last
-        self._stopped_by = NEVER  # the carrier has said that it will close, and has until then to do it
+        self.end_by = end_by  # the end of the longest duration
+        self.close_by = NEVER  # in CLOSING and DRAINING_PLAYBACK: when the sockets are closed anyway
+        self._idle_by = NEVER  # when a carrier that goes on sending nothing ends the call
+        self._bytes_seen = -1  # from the carrier, at the last tick
+        self._stop_by = NEVER  # when a carrier that has announced its close must have closed
         self._keep_alive: KeepAlive | None = None
-        self._look_by = NEVER
+        self._check_by = NEVER  # when the keep-alives are to be checked
 
     def start(self) -> None:
-        """From now on the clock looks at the call."""
+        """Start all timers."""
         limits, now = self.limits, self._loop.time()
         if self.end_by == NEVER:
             self.end_by = now + limits.max_duration_s
         if limits.ping_s or limits.agent_silence_s:
             self._keep_alive = KeepAlive(
-                self._teardown.carrier,
-                self._teardown.agent,
+                self._relay.carrier,
+                self._relay.agent,
                 now,
                 interval_s=limits.ping_s,
                 agent_silence_s=limits.agent_silence_s,
             )
-            self._look_by = self._keep_alive.next_look
-        self._clock.add(self, seldom=limits.shortest_s >= EXACT_ENOUGH * SELDOM_S)
+            self._check_by = self._keep_alive.next_check
+        self._scheduler.add(self, once_a_round=limits.shortest_s >= MIN_LIMIT_IN_ROUNDS * ROUND_S)
 
-    def hurry(self) -> None:
-        """The call is ending: the clock looks at it with every tick."""
-        self._clock.hurry(self)
+    def tick_often(self) -> None:
+        """Check the relay at every tick from now on, because it is ending."""
+        self._scheduler.tick_often(self)
 
     def stop(self) -> None:
-        """The clock looks no longer."""
-        self._clock.remove(self)
+        """Stop all timers."""
+        self._scheduler.remove(self)
 
-    def stop_came(self) -> None:
-        """The carrier has said `stop`: it has `close_s` to close."""
-        self._stopped_by = self._loop.time() + self.limits.close_s
-        self.hurry()
+    def stop_received(self) -> None:
+        """Give the carrier `close_s` to close its socket, as it has announced `stop`."""
+        self._stop_by = self._loop.time() + self.limits.close_s
+        self.tick_often()
 
     @property
-    def stop_has_come(self) -> bool:
-        """Whether the carrier has said that its stream is over."""
-        return self._stopped_by != NEVER
+    def stop_was_received(self) -> bool:
+        """Whether the carrier has announced that its stream is over."""
+        return self._stop_by != NEVER
 
     @property
     def pings(self) -> bool:
-        """Whether answers to pings of ours may come."""
+        """Whether the relay sends pings, so that answers to them may come."""
         return self._keep_alive is not None
 
-    def heard_pong(self, size: int) -> None:
-        """So many bytes from the carrier were answers to our pings: it may be silent all the same."""
-        self._heard_bytes += size
+    def pong_received(self, size: int) -> None:
+        """Do not count `size` bytes from the carrier as a sign of life, as they answered a ping of ours."""
+        self._bytes_seen += size
 
     @property
     def is_direct(self) -> bool:
-        """Whether both sockets are out of the loop's transports."""
-        return isinstance(self._teardown.carrier.transport, DirectTransport)
+        """Whether both sockets are read by an EpollSet and not by the event loop."""
+        return isinstance(self._relay.carrier.transport, DirectTransport)
 
     def tick(self, now: float) -> None:
-        """The clock's look at the call; `now` is the loop's time, in seconds."""
-        teardown = self._teardown
-        heard = teardown.carrier.scanner.bytes
-        if now >= self._look_by:
-            self._look_after(now)
-        if teardown.ended.done():
-            if now >= self.close_by:
-                teardown.finish()
-        elif now >= self.end_by:
-            teardown.end(CallEnded(Reasons.max_duration, f"{self.limits.max_duration_s:g} s"))
-        elif teardown.has_parted:
-            return
-        elif now >= self._stopped_by:
-            teardown.stopped()
-        elif heard != self._heard_bytes or teardown.agent.stall is not None:
-            self._heard_bytes = heard
-            self._silent_by = now + self.limits.idle_s
-        elif now >= self._silent_by:
-            teardown.end(CallEnded(Reasons.idle_timeout, f"nothing came for {self.limits.idle_s:g} s"))
+        """Check what is due in the relay's state. `now`: the event loop's time, in seconds."""
+        relay = self._relay
+        if now >= self._check_by:
+            self._check_keep_alive(now)
+        state = relay.state
+        if state is RelayState.RELAYING or state is RelayState.TRANSFER_PENDING:
+            bytes_seen = relay.carrier.scanner.bytes
+            if now >= self.end_by:
+                self._end_at_max_duration()
+            elif now >= self._stop_by:
+                relay.stop_expired()
+            elif bytes_seen != self._bytes_seen or relay.agent.stall is not None:
+                # A carrier that is not read because the agent stalls has a limit of its own.
+                self._bytes_seen = bytes_seen
+                self._idle_by = now + self.limits.idle_s
+            elif now >= self._idle_by:
+                relay.end(CallEnded(Reasons.idle_timeout, f"nothing came for {self.limits.idle_s:g} s"))
+        elif state is RelayState.AGENT_HELD:  # the carrier is gone, and the agent may be silent
+            if now >= self.end_by:
+                self._end_at_max_duration()
+        elif now >= self.close_by:
+            relay.finish()
 
-    def _look_after(self, now: float) -> None:
-        """Keeps both legs alive, and sees whether the agent is."""
-        if self._teardown.ended.done() or self._keep_alive is None:
-            self._look_by = NEVER
+    def _end_at_max_duration(self) -> None:
+        self._relay.end(CallEnded(Reasons.max_duration, f"{self.limits.max_duration_s:g} s"))
+
+    def _check_keep_alive(self, now: float) -> None:
+        if self._relay.state not in OPEN or self._keep_alive is None:
+            self._check_by = NEVER
             return
-        end = self._keep_alive.look(now)
-        self._look_by = self._keep_alive.next_look
+        end = self._keep_alive.check(now)
+        self._check_by = self._keep_alive.next_check
         if end is not None:
-            self._teardown.agent_lost(end)
+            self._relay.agent_silent(end)

@@ -42,11 +42,11 @@ Take = Callable[[socket.socket, bytes], Awaitable[bool]]
 """Takes a socket, or closes it and says no. Reads nothing before it has said yes."""
 
 
-class Passed(Enum):
+class PassResult(Enum):
     """What has become of a socket."""
 
     TAKEN = auto()
-    KEPT = auto()
+    NOT_TAKEN = auto()
     UNKNOWN = auto()
     """There was no answer: it may be the other's, so nothing may be read or written any more."""
 
@@ -141,29 +141,29 @@ class Listener:
             raise
 
 
-async def send_socket(name: str, descriptor: int, message: bytes) -> Passed:
+async def send_socket(name: str, descriptor: int, message: bytes) -> PassResult:
     """Gives whoever listens under `name` a copy of an open socket, and a message of at most MAX_BYTES.
 
     The own copy stays open. Where the wait for the answer is broken off, it is as with UNKNOWN.
     """
     if not POSSIBLE or len(message) > MAX_BYTES:
-        return Passed.KEPT
+        return PassResult.NOT_TAKEN
     with _socket() as taker:
         try:
             taker.connect(_address(name))  # at once, or not at all
             if not _is_ours(taker):
-                return Passed.KEPT
+                return PassResult.NOT_TAKEN
             socket.send_fds(taker, [message], [descriptor])
         except OSError:
-            return Passed.KEPT
+            return PassResult.NOT_TAKEN
         try:
             async with asyncio.timeout(ANSWER_S):
                 await _readable(taker)
-            return Passed.TAKEN if taker.recv(1) == _YES else Passed.KEPT
+            return PassResult.TAKEN if taker.recv(1) == _YES else PassResult.NOT_TAKEN
         except TimeoutError:
-            return Passed.UNKNOWN
+            return PassResult.UNKNOWN
         except OSError:
-            return Passed.KEPT
+            return PassResult.NOT_TAKEN
 
 
 def _socket() -> socket.socket:

@@ -1,115 +1,27 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""How two coupled legs come apart again, once per call: with one end, whoever it comes from.
+"""The end of a relay: carries out the table of gateway/media/relay_states.py, once per call.
 
-As a rule both sides go: the first end is the call's, both far ends are told, and have some time to answer.
-Four ends are of one side only. An agent that ends the session has its caller seen off; a call that is
-transferred leaves its agent alone on its socket; an agent that is lost gives the carrier's side back for
-another one, and a carrier that is lost the agent's.
+Each method that reports an occurrence names its event, and `_apply` enters the next state. What a state means
+for the two sockets is done where it is entered, by the methods `_start_…` and `_release`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Final
 
 from gateway.media.disconnect import CONNECTION_LOST, Disconnect, reason_for_agent, reason_for_carrier
-from gateway.media.relay_side import RelaySide
-from gateway.media.relay_timers import NEVER, RelayLimits, RelayTimers
+from gateway.media.hangup_after_playback import HANGUP_TIMEOUT_S, PLAYBACK_TIMEOUT_S
+from gateway.media.relay_options import NEVER, RelayOptions
+from gateway.media.relay_side import RelaySide, feed_scanner
+from gateway.media.relay_states import OPEN, TRANSITIONS, RelayEvent, RelayState
+from gateway.media.relay_timers import RelayTimers
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.websocket import frames
 from gateway.websocket.frames import FrameError
-from serializers.dialect import Dialect, DialectError
-from serializers.events import Mark, Played, Start
-
-PLAYED_S: Final = 10.0
-"""How long the carrier has to play what it was sent."""
-HANG_UP_S: Final = 15.0
-"""How long the hanging up may take."""
-LONGEST_ECHO_BYTES: Final = 1024
-
-_NAME: Final = "patchbay:end"
-
-
-class HangupAfterPlayback:
-    """What is done for a caller whose agent has ended the session."""
-
-    __slots__ = ("_dialect", "_hang_up", "_mark")
-
-    def __init__(self, dialect: Dialect, start: Start, hang_up: Callable[[], Awaitable[None]]) -> None:
-        """`hang_up` raises nothing, and is bounded by HANG_UP_S."""
-        self._dialect = dialect
-        self._mark = dialect.write_agent(Mark(_NAME), start).encode()
-        self._hang_up = hang_up
-
-    def bid(self, teardown: Teardown, *, has_spoken: bool) -> Coroutine[None, None, None]:
-        """What waits until all was played, hangs up, and lets the carrier's side close; it raises nothing.
-
-        From this call on the carrier is not passed on any more.
-        """
-        waiting = PlaybackDrain(teardown, teardown.carrier, self._is_echo)
-        teardown.carrier.transport.set_protocol(waiting)
-        teardown.carrier.transport.resume_reading()
-        return self._bid(teardown, waiting, has_spoken)
-
-    async def hang_up(self) -> None:
-        """Hangs up, where no relay is left to play anything; raises nothing."""
-        await asyncio.wait([asyncio.ensure_future(self._hang_up())], timeout=HANG_UP_S)
-
-    async def _bid(self, teardown: Teardown, waiting: PlaybackDrain, has_spoken: bool) -> None:
-        side = teardown.carrier
-        if has_spoken and not side.transport.is_closing() and side.other.scanner.between_messages:
-            side.transport.write(frames.build(frames.TEXT, self._mark, masked=side.client))
-            await asyncio.wait([waiting.over], timeout=PLAYED_S)
-        await self.hang_up()
-        teardown.close_carrier()
-
-    def _is_echo(self, payload: bytes) -> bool:
-        try:
-            event = self._dialect.read_carrier(payload)
-        except DialectError:
-            return False
-        return isinstance(event, Played) and event.name == _NAME
-
-
-class PlaybackDrain(asyncio.Protocol):
-    """The carrier's side while it plays what it has: of what it says only the echo of the mark is heard."""
-
-    def __init__(self, teardown: Teardown, side: RelaySide, is_echo: Callable[[bytes], bool]) -> None:
-        self._teardown = teardown
-        self._side = side
-        self._is_echo = is_echo
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        side.scanner.inspect_below = LONGEST_ECHO_BYTES
-
-    def data_received(self, data: bytes) -> None:
-        side = self._side
-        if side.close_seen:
-            return
-        for frame, payload in _seen(side, data):
-            if frame == frames.CLOSE:
-                side.close_seen = True
-                self._end()
-            elif frame == frames.PING:
-                side.transport.write(frames.build(frames.PONG, payload, masked=side.client))
-            elif frame == frames.TEXT and self._is_echo(payload):
-                self._end()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._side.lost = True
-        self._end()
-        self._teardown.gone(self._side)
-
-    def _end(self) -> None:
-        if not self.over.done():
-            self.over.set_result(None)
-
-    def pause_writing(self) -> None:
-        """What is unsent is the agent's last words, which are waited for."""
 
 
 class AgentHold(asyncio.Protocol):
-    """The agent's side of a call that was transferred: its socket is kept, and what it says goes nowhere."""
+    """The agent's side in AGENT_HELD: answers pings, notices a close, and discards everything else."""
 
     def __init__(self, teardown: Teardown, side: RelaySide) -> None:
         self._teardown = teardown
@@ -120,23 +32,23 @@ class AgentHold(asyncio.Protocol):
         side = self._side
         if side.close_seen:
             return
-        for frame, payload in _seen(side, data):
-            if frame == frames.CLOSE:
-                self._teardown.left_alone(payload)
+        for opcode, payload in feed_scanner(side, data):
+            if opcode == frames.CLOSE:
+                self._teardown.held_agent_closed(payload)
                 return
-            if frame == frames.PING and side.other.scanner.at_boundary:
+            if opcode == frames.PING and side.other.scanner.at_boundary:
                 side.transport.write(frames.build(frames.PONG, payload, masked=side.client))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._side.lost = True
-        self._teardown.gone(self._side)
+        self._teardown.connection_lost(self._side)
 
     def pause_writing(self) -> None:
-        """Nothing but pongs is written, and an agent that reads none is not waited for."""
+        """Do nothing: only pongs are written, and an agent that reads none is not waited for."""
 
 
 class Closing(asyncio.Protocol):
-    """A side whose call has ended: reads on for the far end's close, passes nothing."""
+    """A side that passes nothing on any more: it is read for the far end's close frame only."""
 
     def __init__(self, teardown: Teardown, side: RelaySide) -> None:
         self._teardown = teardown
@@ -148,316 +60,330 @@ class Closing(asyncio.Protocol):
         if side.close_seen:
             return
         try:
-            data = side.scanner.feed(data)
+            side.scanner.feed(data)
         except FrameError:
-            side.close_seen = True  # it will not say anything better
-        for frame in side.scanner.seen:
-            side.close_seen |= frame.opcode == frames.CLOSE
-        side.scanner.seen.clear()
-        self._teardown.answered()
+            side.close_seen = True  # no close frame can follow a broken frame
+        for span in side.scanner.spans:
+            side.close_seen |= span.opcode == frames.CLOSE
+        side.scanner.spans.clear()
+        self._teardown.check_answered()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._side.lost = True
-        self._teardown.gone(self._side)
+        self._teardown.connection_lost(self._side)
 
     def pause_writing(self) -> None:
-        """Nothing is written any more."""
-
-
-def _seen(side: RelaySide, data: bytes) -> list[tuple[int, bytes]]:
-    """Opcode and payload of the frames that are looked at; what breaks the protocol counts as a close."""
-    broken = False
-    try:
-        data = side.scanner.feed(data)
-    except FrameError as error:
-        broken, data = True, error.passing
-    found = [(frame.opcode, frames.payload(data, frame)) for frame in side.scanner.seen]
-    side.scanner.seen.clear()
-    return [*found, (frames.CLOSE, b"")] if broken else found
+        """Do nothing: nothing is written any more."""
 
 
 class Teardown:
-    """The end of one relay, from its first sign to two closed sockets."""
+    """The state of one relay, from RELAYING to two closed sockets. Used in the event loop's thread only.
+
+    `ended` is done with the call's end as soon as one is fixed, `closed` when nothing is waited for any more;
+    in RELEASED both are done, and the end is that of this relay alone.
+    """
 
     __slots__ = (
         "__weakref__",
-        "_farewell",
-        "_goodbye",
-        "_keeps_agent",
+        "_carrier_end",
+        "_hangup_task",
         "_loop",
-        "_on_agent_lost",
-        "_on_carrier_lost",
-        "_parted",
-        "_transfers",
+        "_options",
         "agent",
+        "agent_has_spoken",
         "carrier",
         "closed",
         "ended",
-        "has_spoken",
-        "watch",
+        "state",
+        "timers",
     )
 
     def __init__(
-        self,
-        carrier: RelaySide,
-        agent: RelaySide,
-        limits: RelayLimits,
-        *,
-        end_by: float = NEVER,
-        farewell: HangupAfterPlayback | None,
-        keeps_agent: bool,
-        on_agent_lost: Callable[[RelaySide], None] | None,
-        on_carrier_lost: Callable[[RelaySide], bool] | None,
+        self, carrier: RelaySide, agent: RelaySide, options: RelayOptions, *, end_by: float = NEVER
     ) -> None:
-        """`end_by`: see RelayTimers. All others are the relay's."""
+        """`end_by`: see RelayTimers."""
         self._loop = asyncio.get_running_loop()
+        self._options = options
+        self.state = RelayState.RELAYING
         self.carrier = carrier
         self.agent = agent
-        self.watch = RelayTimers(self, limits, end_by=end_by)
+        self.timers = RelayTimers(self, options.limits, end_by=end_by)
         self.ended: asyncio.Future[CallEnded] = self._loop.create_future()
         self.closed: asyncio.Future[None] = self._loop.create_future()
-        self.has_spoken = False  # the agent
-        self._farewell = farewell
-        self._goodbye: asyncio.Task[None] | None = None  # the farewell, while it is bidden
-        self._keeps_agent = keeps_agent
-        self._transfers = False  # the call is being transferred
-        self._parted: CallEnded | None = None  # the carrier's side is over, the agent's is kept: why
-        self._on_agent_lost = on_agent_lost
-        self._on_carrier_lost = on_carrier_lost
+        self.agent_has_spoken = False
+        self._hangup_task: asyncio.Task[None] | None = None  # in DRAINING_PLAYBACK; a task needs a reference
+        self._carrier_end: CallEnded | None = None  # why the carrier's side went before the agent's
+
+    # Occurrences
 
     def end(self, end: CallEnded) -> None:
-        """Ends the call from here: both far ends are told, and have `close_s` to answer."""
-        if self._decide(end):
-            reason = end.reason
-            self.carrier.send_close(reason.close_code, end.detail)
-            self.agent.send_close(
-                frames.NORMAL_CLOSURE if not reason.failed else frames.INTERNAL_ERROR, end.detail
-            )
-            self._pass_nothing()
-            self.answered()
+        """End the call from here: send a close frame to both far ends, which have `close_s` to answer.
 
-    # What the far ends do
+        No effect if an end is fixed already.
+        """
+        self._report(RelayEvent.END, end)
 
-    def close_came(self, side: RelaySide, gone: Disconnect) -> bool:
-        """A far end has sent its close frame: whether that is to be passed on, as the other has had none."""
+    def close_received(self, side: RelaySide, disconnect: Disconnect) -> bool:
+        """Note that the far end of `side` has sent a close frame, while the side is still relayed.
+
+        Return True if the frame is to be passed on: the other far end has not been sent one.
+        """
         side.close_seen = True
-        if side is self.carrier and self._transfers and self._keeps_agent and not self.ended.done():
-            self.part(self._end_of(side, gone))
-            return False
-        if side is self.agent and self._bids_farewell(gone):
+        event = RelayEvent.AGENT_CLOSED if side is self.agent else RelayEvent.CARRIER_CLOSED
+        if self._apply(event, self._end_for(side, disconnect)) is not RelayState.CLOSING:
             return False
         passes = not side.other.close_sent
         side.other.close_sent = True
         side.transport.set_protocol(Closing(self, side))
-        self._decide(self._end_of(side, gone))
-        self.answered()
+        self.check_answered()
         return passes
 
-    def broken(self, side: RelaySide, error: FrameError) -> None:
-        """A far end broke the protocol: both are told."""
-        side.send_close(error.close_code, error.reason)
-        self.end(self._end_of(side, Disconnect(frames.ABNORMAL, error.reason, offence=error.close_code)))
-
-    def stalled(self, side: RelaySide) -> None:
-        """A side does not take what it is sent."""
-        self.end(CallEnded(Reasons.agent_stalled if side is self.agent else Reasons.carrier_stalled))
-
-    def gone(self, side: RelaySide) -> None:
-        """A far end's socket is closed."""
-        if self.closed.done():
-            self._let_go()
-            return
-        if side is self.carrier and not self.ended.done():
-            if self._transfers and self._keeps_agent:
-                self.part(self._end_of(side, CONNECTION_LOST))
-            if self._parted is not None:
-                return
-        if side is self.agent and self._goodbye is not None:
-            return  # its caller is still being seen off
-        if side is self.agent and self._gives_back(reason_for_agent(CONNECTION_LOST)):
-            return
-        if side is self.carrier and self.gives_agent_back(self._end_of(side, CONNECTION_LOST)):
-            return
-        self.end(self._end_of(side, CONNECTION_LOST))
-        self._pass_nothing()
-        self.answered()
-
-    def answered(self) -> None:
-        """A far end has closed or left. Finishes once each has had and sent a close frame, or has left."""
-        if self._parted is not None and self.carrier.close_seen and self.carrier.close_sent:
-            self._hang_up_carrier()
-        if all(side.lost or (side.close_seen and side.close_sent) for side in (self.carrier, self.agent)):
-            self._loop.call_soon(self.finish)  # what is being passed on is written first
-
-    def finish(self) -> None:
-        """Closes both sockets; nobody is waited for any longer."""
-        if self.closed.done():
-            return
-        self.closed.set_result(None)
-        self.watch.stop()
-        for side in (self.carrier, self.agent):
-            if not side.lost:
-                side.send_close(frames.NORMAL_CLOSURE, "")
-                side.close_transport()
-                # A far end that does not read what is left to say would hold its socket for ever.
-                self._loop.call_later(self.watch.limits.close_s, side.transport.abort)
-        self._let_go()
-
-    def _let_go(self) -> None:
-        """Once both sockets are closed nothing waits for a collector that seldom comes."""
-        if self.carrier.lost and self.agent.lost:
-            self.carrier.let_go()
-            self.agent.let_go()
-
-    def _end_of(self, side: RelaySide, gone: Disconnect) -> CallEnded:
-        if side is self.agent:
-            return reason_for_agent(gone)
-        if self.watch.stop_has_come and gone is CONNECTION_LOST:
-            return CallEnded(Reasons.caller_hangup, "the stream was stopped")
-        return reason_for_carrier(gone)
-
-    def _decide(self, end: CallEnded) -> bool:
-        """Whether this is the call's end: the first one is."""
-        if self.ended.done():
-            return False
-        self.ended.set_result(end)
-        self.watch.close_by = self._loop.time() + self.watch.limits.close_s
-        self.watch.hurry()
-        return True
-
-    def _pass_nothing(self) -> None:
-        """What still comes is read for its close only."""
-        for side in (self.carrier, self.agent):
-            if not side.transport.is_closing():
-                side.transport.set_protocol(Closing(self, side))
-                side.transport.resume_reading()
-
-    # The caller is seen off
-
-    def _bids_farewell(self, gone: Disconnect) -> bool:
-        """Whether the agent has ended the session as one does, and its caller is still to be seen off.
-
-        The agent is answered at once, and the session is over; the caller's side closes when all was played.
-        """
-        if (
-            self._farewell is None
-            or self._transfers
-            or not gone.clean
-            or not self._decide(reason_for_agent(gone))
-        ):
-            return False
-        self.agent.transport.set_protocol(Closing(self, self.agent))
-        self.agent.send_close(frames.NORMAL_CLOSURE, "")
-        self.agent.close_transport()  # it has said goodbye and was answered
-        self.watch.close_by = self._loop.time() + PLAYED_S + HANG_UP_S + self.watch.limits.close_s
-        self._goodbye = self._loop.create_task(self._farewell.bid(self, has_spoken=self.has_spoken))
-        return True
-
-    def close_carrier(self) -> None:
-        """Tells the carrier that it is over."""
-        if not self.carrier.transport.is_closing():
-            self.carrier.transport.set_protocol(Closing(self, self.carrier))
-            self.carrier.transport.resume_reading()
-            self.carrier.send_close(frames.NORMAL_CLOSURE, "")
-        self.watch.close_by = min(self.watch.close_by, self._loop.time() + self.watch.limits.close_s)
-        self._goodbye = None
-        self.answered()
-
-    # The agent is left alone
-
-    def transfer(self, begins: bool) -> None:
-        """The call is about to be transferred, or after all is not: then what has parted ends."""
-        self._transfers = begins
-        if not begins and self._parted is not None:
-            self.end(self._parted)
-
-    def part(self, end: CallEnded) -> None:
-        """Closes the carrier's side only, where the agent is kept; see Relay.part."""
-        if self.ended.done() or self._parted is not None:
-            return
-        if not self._keeps_agent:
-            self.end(end)
-            return
-        self._parted = end
-        self.watch.hurry()
-        if self.carrier.stall is not None:
-            self.carrier.stall.cancel()
-            self.carrier.stall = None
-        if not self.agent.transport.is_closing():
-            self.agent.transport.set_protocol(AgentHold(self, self.agent))
-            self.agent.transport.resume_reading()
-        self.close_carrier()
-        self._loop.call_later(self.watch.limits.close_s, self._hang_up_carrier)
-
-    @property
-    def has_parted(self) -> bool:
-        """Whether the carrier's side is over, and the agent's is kept."""
-        return self._parted is not None
-
-    def left_alone(self, payload: bytes) -> None:
-        """An agent that was kept has closed."""
+    def held_agent_closed(self, payload: bytes) -> None:
+        """Note that the agent has sent a close frame with this `payload` in AGENT_HELD."""
         try:
             code, reason = frames.read_close(payload)
         except FrameError as error:
             code, reason = frames.ABNORMAL, error.reason
         self.agent.close_seen = True
-        self.end(reason_for_agent(Disconnect(code, reason)))
+        self._report(RelayEvent.AGENT_CLOSED, reason_for_agent(Disconnect(code, reason)))
 
-    def stopped(self) -> None:
-        """The carrier has said `stop`, and did not close in time."""
-        end = self._end_of(self.carrier, CONNECTION_LOST)
-        (self.part if self._transfers else self.end)(end)
+    def protocol_error(self, side: RelaySide, error: FrameError) -> None:
+        """End the call because of a frame that breaks the protocol, and send its close code to its sender."""
+        side.send_close(error.close_code, error.reason)
+        broken = Disconnect(frames.ABNORMAL, error.reason, violation_code=error.close_code)
+        self._report(RelayEvent.END, self._end_for(side, broken))
+
+    def stalled(self, side: RelaySide) -> None:
+        """End the call because the far end of `side` does not read what it is sent."""
+        reason = Reasons.agent_stalled if side is self.agent else Reasons.carrier_stalled
+        self._report(RelayEvent.END, CallEnded(reason))
+
+    def connection_lost(self, side: RelaySide) -> None:
+        """Note that the socket of `side` is closed; `side.lost` is already set."""
+        if self.state is RelayState.CLOSED or self.state is RelayState.RELEASED:
+            self._break_cycles()
+            return
+        event = RelayEvent.AGENT_LOST if side is self.agent else RelayEvent.CARRIER_LOST
+        self._report(event, self._end_for(side, CONNECTION_LOST))
+
+    def agent_silent(self, end: CallEnded) -> None:
+        """Treat the agent as lost, although its socket is open: it answers no pings."""
+        self._report(RelayEvent.AGENT_LOST, end)
+
+    def stop_expired(self) -> None:
+        """Treat the carrier as gone: it announced `stop` and did not close its socket in time."""
+        self._report(RelayEvent.STOP_EXPIRED, self._end_for(self.carrier, CONNECTION_LOST))
+
+    def set_transfer_pending(self, pending: bool) -> None:
+        """Note that a transfer of the call has begun, or that it has failed; see Relay."""
+        self._report(
+            RelayEvent.TRANSFER_STARTED if pending else RelayEvent.TRANSFER_FAILED, self._carrier_end
+        )
+
+    def detach_carrier(self, end: CallEnded) -> None:
+        """Close the carrier's side because the call was transferred; see Relay."""
+        self._report(RelayEvent.TRANSFERRED, end)
+
+    def release_agent(self, end: CallEnded) -> bool:
+        """Give the agent's side to the carrier's next stream. Return False, with no effect, if it cannot."""
+        return self._apply(RelayEvent.CARRIER_REPLACED, end) is RelayState.RELEASED
+
+    def playback_ended(self) -> None:
+        """Close the carrier's side: it has played all audio, and the call was hung up."""
+        self._hangup_task = None
+        if self._apply(RelayEvent.PLAYBACK_ENDED) is RelayState.CLOSING:
+            self._close_carrier()
+
+    def check_answered(self) -> None:
+        """Finish if each far end has sent and been sent a close frame, or is lost."""
+        if self._carrier_end is not None and self.carrier.close_seen and self.carrier.close_sent:
+            self._hang_up_carrier()
+        if all(side.lost or (side.close_seen and side.close_sent) for side in (self.carrier, self.agent)):
+            self._loop.call_soon(self.finish)  # later: the close that is being passed on is written first
+
+    def finish(self) -> None:
+        """Close both sockets without waiting any longer. No effect if no end is fixed, or all is closed."""
+        self._apply(RelayEvent.FINISHED)
+
+    # The table
+
+    def _report(self, event: RelayEvent, end: CallEnded | None) -> None:
+        """Apply `event`; where it leads to CLOSING, nothing is passed on any more from either side."""
+        if self._apply(event, end) is RelayState.CLOSING:
+            self._discard_input()
+            self.check_answered()
+
+    def _apply(self, event: RelayEvent, end: CallEnded | None = None) -> RelayState | None:
+        """Enter the first state that the table allows after `event` and whose condition holds.
+
+        `end`: the end of the call or the relay, if this event fixes it. Return the state that was entered;
+        None if the table has no row for the event, or no condition holds.
+        """
+        for state in TRANSITIONS[self.state].get(event, ()):
+            if self._enter(state, event, end):
+                return state
+        return None
+
+    def _enter(self, state: RelayState, event: RelayEvent, end: CallEnded | None) -> bool:
+        """Enter `state`. Return False, with no effect, if its condition does not hold."""
+        match state:
+            case RelayState.DRAINING_PLAYBACK:
+                return self._start_draining(end)
+            case RelayState.AGENT_HELD:
+                return self._start_agent_hold(end)
+            case RelayState.RELEASED:
+                return self._release(event, end)
+            case RelayState.CLOSING:
+                self._start_closing(event, end)
+            case RelayState.CLOSED:
+                self._close_sockets()
+            case _:  # RELAYING and TRANSFER_PENDING differ in what may follow them only
+                self.state = state
+        return True
+
+    def _start_closing(self, event: RelayEvent, end: CallEnded | None) -> None:
+        state, self.state = self.state, RelayState.CLOSING
+        if state not in OPEN:
+            return  # the end is fixed, and the close frames are on their way
+        assert end is not None
+        self._set_end(end)
+        closes = event is RelayEvent.AGENT_CLOSED or event is RelayEvent.CARRIER_CLOSED
+        if closes and state is not RelayState.AGENT_HELD:
+            return  # the relay passes the far end's own close frame on
+        self.carrier.send_close(end.reason.close_code, end.detail)
+        self.agent.send_close(
+            frames.INTERNAL_ERROR if end.reason.failed else frames.NORMAL_CLOSURE, end.detail
+        )
+
+    def _start_draining(self, end: CallEnded | None) -> bool:
+        """Answer the agent's close at once; let the carrier play what it has, then hang the call up."""
+        hangup = self._options.hangup
+        if hangup is None or end is None or end.reason is not Reasons.agent_ended:
+            return False
+        self.state = RelayState.DRAINING_PLAYBACK
+        self._set_end(end)
+        self.agent.transport.set_protocol(Closing(self, self.agent))
+        self.agent.send_close(frames.NORMAL_CLOSURE, "")
+        self.agent.close_transport()
+        self.timers.close_by = (
+            self._loop.time() + PLAYBACK_TIMEOUT_S + HANGUP_TIMEOUT_S + self.timers.limits.close_s
+        )
+        self._hangup_task = self._loop.create_task(
+            hangup.run(self.carrier, agent_has_spoken=self.agent_has_spoken, on_done=self.playback_ended)
+        )
+        return True
+
+    def _start_agent_hold(self, end: CallEnded | None) -> bool:
+        """Close the carrier's side, and leave the agent on its socket until it closes by itself."""
+        if not self._options.keeps_agent:
+            return False
+        self.state = RelayState.AGENT_HELD
+        self._carrier_end = end
+        self.timers.tick_often()
+        self.carrier.cancel_stall()
+        if not self.agent.transport.is_closing():
+            self.agent.transport.set_protocol(AgentHold(self, self.agent))
+            self.agent.transport.resume_reading()
+        self._close_carrier()
+        self._loop.call_later(self.timers.limits.close_s, self._hang_up_carrier)
+        return True
+
+    def _release(self, event: RelayEvent, end: CallEnded | None) -> bool:
+        """Give the side that was not lost to the next relay of the call, unclosed."""
+        assert end is not None
+        if event is RelayEvent.AGENT_LOST:
+            on_agent_lost = self._options.on_agent_lost
+            if (
+                on_agent_lost is None
+                or not self._can_go_on(self.carrier)
+                or not self.agent.complete_message()
+            ):
+                return False
+            self._leave(end, self.agent, frames.INTERNAL_ERROR)
+            on_agent_lost(self.carrier)
+            self.carrier.resume_reading()  # reading may have been paused for the agent's sake
+            return True
+        on_carrier_lost = self._options.on_carrier_lost
+        if on_carrier_lost is None or not self._can_go_on(self.agent):
+            return False
+        # An agent that has had half a message is not released: bots on Pipecat end a call over one
+        # (docs/reference/carriers.md §8.2).
+        if not self.carrier.flush() or not on_carrier_lost(self.agent):
+            return False
+        self._leave(end, self.carrier, frames.NORMAL_CLOSURE)
+        self.agent.resume_reading()  # reading may have been paused for the carrier's sake
+        return True
+
+    def _can_go_on(self, side: RelaySide) -> bool:
+        """Return True if `side` can be released: it reads, is open, and the carrier has not said `stop`."""
+        return side.stall is None and not side.transport.is_closing() and not self.timers.stop_was_received
+
+    def _leave(self, end: CallEnded, lost: RelaySide, close_code: int) -> None:
+        """Enter RELEASED, and close the side that was `lost`, whose socket may still be open."""
+        self.state = RelayState.RELEASED
+        self.ended.set_result(end)
+        self.closed.set_result(None)
+        self.timers.stop()
+        if lost.stall is not None:
+            lost.stall.cancel()
+        if not lost.lost:
+            lost.send_close(close_code, end.detail)
+            lost.transport.close()
+            self._loop.call_later(self.timers.limits.close_s, lost.transport.abort)
+
+    def _close_sockets(self) -> None:
+        self.state = RelayState.CLOSED
+        self.closed.set_result(None)
+        self.timers.stop()
+        for side in (self.carrier, self.agent):
+            if not side.lost:
+                side.send_close(frames.NORMAL_CLOSURE, "")
+                side.close_transport()
+                # A far end that does not read its last bytes would keep the socket open for ever.
+                self._loop.call_later(self.timers.limits.close_s, side.transport.abort)
+        self._break_cycles()
+
+    # Parts of several states
+
+    def _set_end(self, end: CallEnded) -> None:
+        self.ended.set_result(end)
+        self.timers.close_by = self._loop.time() + self.timers.limits.close_s
+        self.timers.tick_often()
+
+    def _end_for(self, side: RelaySide, disconnect: Disconnect) -> CallEnded:
+        """Return the call's end if the far end of `side` goes first, in this way."""
+        if side is self.agent:
+            return reason_for_agent(disconnect)
+        if self.timers.stop_was_received and disconnect is CONNECTION_LOST:
+            return CallEnded(Reasons.caller_hangup, "the stream was stopped")
+        return reason_for_carrier(disconnect)
+
+    def _discard_input(self) -> None:
+        """Read both sides for their close frames only."""
+        for side in (self.carrier, self.agent):
+            if not side.transport.is_closing():
+                side.transport.set_protocol(Closing(self, side))
+                side.transport.resume_reading()
+
+    def _close_carrier(self) -> None:
+        """Send the carrier a close frame; it has `close_s` to answer."""
+        if not self.carrier.transport.is_closing():
+            self.carrier.transport.set_protocol(Closing(self, self.carrier))
+            self.carrier.transport.resume_reading()
+            self.carrier.send_close(frames.NORMAL_CLOSURE, "")
+        self.timers.close_by = min(self.timers.close_by, self._loop.time() + self.timers.limits.close_s)
+        self.check_answered()
 
     def _hang_up_carrier(self) -> None:
+        """Close the carrier's socket, which does not wait for the agent's in AGENT_HELD."""
         if not self.carrier.lost:
             self.carrier.close_transport()
 
-    # One side is given back
+    def _break_cycles(self) -> None:
+        """Break the reference cycles of a relay whose sockets are both closed.
 
-    def agent_lost(self, end: CallEnded) -> None:
-        """The agent answers no more, though its socket is there."""
-        if not self._gives_back(end):
-            self.end(end)
-
-    def _gives_back(self, end: CallEnded) -> bool:
-        """Whether the carrier's side is given back for the sake of another agent, as this one is lost."""
-        if self._on_agent_lost is None or self._is_leaving(self.carrier):
-            return False
-        if not self.agent.mend():
-            return False
-        self._be_over(end, self.agent, frames.INTERNAL_ERROR)  # which may be there, and silent
-        self._on_agent_lost(self.carrier)
-        self.carrier.resume_reading()  # which may have waited for the agent
-        return True
-
-    def gives_agent_back(self, end: CallEnded) -> bool:
-        """Whether the agent's side is given back for the sake of another socket of the carrier's.
-
-        Not where the agent has had half a message: bots on Pipecat end a call over one
-        (docs/reference/carriers.md §8.2).
+        The garbage collector runs rarely (gateway/app.py raises its threshold).
         """
-        if self._on_carrier_lost is None or self._is_leaving(self.agent):
-            return False
-        if not self.carrier.finish() or not self._on_carrier_lost(self.agent):
-            return False
-        self._be_over(end, self.carrier, frames.NORMAL_CLOSURE)
-        self.agent.resume_reading()  # which may have waited for the carrier
-        return True
-
-    def _is_leaving(self, side: RelaySide) -> bool:
-        """Whether the call is ending in another way, or this side of it is not fit to go on."""
-        unfit = side.stall is not None or side.transport.is_closing()
-        reason = self.watch.stop_has_come or self._transfers or self.has_parted or self.ended.done()
-        return unfit or reason
-
-    def _be_over(self, end: CallEnded, left: RelaySide, close_code: int) -> None:
-        """The relay is over and the call is not: one side is given back, and the one that is `left` goes."""
-        self.ended.set_result(end)
-        self.closed.set_result(None)
-        self.watch.stop()
-        if left.stall is not None:
-            left.stall.cancel()
-        if not left.lost:
-            left.send_close(close_code, end.detail)
-            left.transport.close()
-            self._loop.call_later(self.watch.limits.close_s, left.transport.abort)
+        if self.carrier.lost and self.agent.lost:
+            self.carrier.break_cycles()
+            self.agent.break_cycles()

@@ -25,7 +25,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.media.accept import Upgrade, plain_answer, refusal_of
+from gateway.media.accept import Upgrade, json_response, refusal_response
 from gateway.model.reasons import CallEnded
 from gateway.server.connection_limits import ConnectionLimits
 from gateway.server.fd_reserve import SHORTAGE_HEAD_TIMEOUT_S, FdReserve
@@ -182,10 +182,10 @@ class HttpProtocol(HttpToolsProtocol):
             try:
                 self._counted_site = self._limits.add_connection(address)
             except CallEnded as end:
-                self._reject(refusal_of(end))
+                self._reject(refusal_response(end))
                 return
         if self._fd_reserve.is_exhausted:
-            self._reject(refusal_of(self._fd_reserve.refuse_call()))
+            self._reject(refusal_response(self._fd_reserve.refuse_call()))
             return
         self._start_head_timer()
 
@@ -250,7 +250,7 @@ class HttpProtocol(HttpToolsProtocol):
                 self._counted_site = self._limits.add_connection(address)
             self._limits.add_call()
         except CallEnded as end:
-            self._reject(refusal_of(end))
+            self._reject(refusal_response(end))
             return
         self.connections.discard(self)
         upgrade = Upgrade(self.config, self.server_state, self.app_state, self.loop)
@@ -283,7 +283,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _reject_large_head(self) -> None:
         self._limits.count_rejected("the head of a request is too large")
-        self._reject(plain_answer(431, {"error": f"more than {MAX_HEAD_BYTES} bytes of head", "code": "431"}))
+        self._reject(json_response(431, {"error": f"more than {MAX_HEAD_BYTES} bytes of head", "code": "431"}))
 
     def _reject(self, answer: bytes) -> None:
         """Send a whole HTTP answer and close the connection; whatever else the client sends is ignored."""
@@ -308,7 +308,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _reject_slow_head(self) -> None:
         self._head_timer = None
         self._limits.count_rejected("the head of a request came too slowly")
-        self._reject(plain_answer(408, {"error": "the head of the request came too slowly", "code": "408"}))
+        self._reject(json_response(408, {"error": "the head of the request came too slowly", "code": "408"}))
 
 
 def _call_over(limits: ConnectionLimits, site: str) -> None:

@@ -14,7 +14,7 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.media.keepalive import PAYLOAD, without_pongs
+from gateway.media.keepalive import PAYLOAD, without_own_pongs
 from gateway.simulator.waiting import eventually
 from gateway.websocket.frames import INSPECT_ALL, FrameScanner
 from tests.harness.accelerator_modes import accelerator  # noqa: F401 - a fixture
@@ -176,7 +176,7 @@ def test_only_our_pongs_are_cut_out(messages: list[tuple[int, bytes]], masked: b
     scanner = FrameScanner(masked=masked, max_payload=1 << 20, inspect_below=INSPECT_ALL)
     raw = [frame(opcode, payload, key=b"abcd" if masked else None) for opcode, payload in messages]
     chunk = scanner.feed(b"".join(raw))
-    passing, seen = without_pongs(chunk, scanner.seen)
+    passing, seen = without_own_pongs(chunk, scanner.spans)
     kept = [each for each, message in zip(raw, messages, strict=True) if message != (PONG, PAYLOAD)]
     assert passing == b"".join(kept)
     assert [passing[at.start : at.end] for at in seen] == kept

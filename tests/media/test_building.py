@@ -29,7 +29,7 @@ def test_a_frame_reads_as_it_was_built(opcode: int, size: int, masked: bool) -> 
     assert len(raw) == head + size, "the shortest form of the length (§5.2)"
     scanner = frames.FrameScanner(masked=masked, max_payload=1 << 20, inspect_below=frames.INSPECT_ALL)
     assert scanner.feed(raw) == raw
-    assert frames.payload(raw, scanner.seen[0]) == data
+    assert frames.payload(raw, scanner.spans[0]) == data
 
 
 def test_masking_keys_are_new_each_time() -> None:
@@ -95,9 +95,19 @@ def test_any_close_payload_is_read_or_refused(data: bytes) -> None:
         (Disconnect(1005), "caller_hangup", "agent_ended", "closed without a code"),
         (Disconnect(1011, "oh"), "carrier_lost", "agent_failed", "closed with 1011: oh"),
         (Disconnect(4000), "carrier_lost", "agent_failed", "closed with 4000"),
-        (Disconnect(1006, "bad", offence=1002), "carrier_protocol_error", "agent_protocol_error", "bad"),
-        (Disconnect(1006, "bad", offence=1007), "carrier_protocol_error", "agent_protocol_error", "bad"),
-        (Disconnect(1006, "big", offence=1009), "too_large", "agent_protocol_error", "big"),
+        (
+            Disconnect(1006, "bad", violation_code=1002),
+            "carrier_protocol_error",
+            "agent_protocol_error",
+            "bad",
+        ),
+        (
+            Disconnect(1006, "bad", violation_code=1007),
+            "carrier_protocol_error",
+            "agent_protocol_error",
+            "bad",
+        ),
+        (Disconnect(1006, "big", violation_code=1009), "too_large", "agent_protocol_error", "big"),
     ],
 )
 def test_what_a_leaving_means(gone: Disconnect, of_carrier: str, of_agent: str, detail: str) -> None:
@@ -108,5 +118,5 @@ def test_what_a_leaving_means(gone: Disconnect, of_carrier: str, of_agent: str, 
 def test_a_lost_connection_has_the_tables_words() -> None:
     assert reason_for_carrier(CONNECTION_LOST).detail == "the carrier's socket was lost without a close"
     assert reason_for_agent(CONNECTION_LOST).detail == "the agent's socket was lost without a close"
-    assert not CONNECTION_LOST.said
-    assert Disconnect(4000, "x").said
+    assert not CONNECTION_LOST.has_code
+    assert Disconnect(4000, "x").has_code

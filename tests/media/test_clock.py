@@ -7,7 +7,7 @@ import asyncio
 
 import pytest
 
-from gateway.media.relay_timers import SELDOM, TickScheduler
+from gateway.media.relay_timers import TICKS_PER_ROUND, TickScheduler
 
 
 class Watch:
@@ -32,24 +32,24 @@ def ticks(clock: TickScheduler, count: int) -> None:
 
 
 async def test_whoever_may_wait_is_told_once_in_so_many_ticks(clock: TickScheduler) -> None:
-    often, seldom = Watch(), [Watch() for _ in range(3 * SELDOM)]
+    often, seldom = Watch(), [Watch() for _ in range(3 * TICKS_PER_ROUND)]
     clock.add(often)
     for watch in seldom:
-        clock.add(watch, seldom=True)
+        clock.add(watch, once_a_round=True)
     before = 0
-    for _ in range(SELDOM):
+    for _ in range(TICKS_PER_ROUND):
         ticks(clock, 1)
         told = sum(watch.told for watch in seldom)
         assert told - before == 3, "they are spread over the ticks"
         before = told
-    assert often.told == SELDOM
+    assert often.told == TICKS_PER_ROUND
     assert {watch.told for watch in seldom} == {1}
 
 
 async def test_whoever_hurries_is_told_with_every_tick(clock: TickScheduler) -> None:
     watch = Watch()
-    clock.add(watch, seldom=True)
-    clock.hurry(watch)
+    clock.add(watch, once_a_round=True)
+    clock.tick_often(watch)
     ticks(clock, 4)
     assert watch.told == 4
 
@@ -57,24 +57,24 @@ async def test_whoever_hurries_is_told_with_every_tick(clock: TickScheduler) -> 
 async def test_whoever_left_is_told_no_more_and_cannot_hurry(clock: TickScheduler) -> None:
     watches = [Watch(), Watch()]
     clock.add(watches[0])
-    clock.add(watches[1], seldom=True)
+    clock.add(watches[1], once_a_round=True)
     for watch in watches:
         clock.remove(watch)
         clock.remove(watch)
-        clock.hurry(watch)
-    ticks(clock, SELDOM)
+        clock.tick_often(watch)
+    ticks(clock, TICKS_PER_ROUND)
     assert [watch.told for watch in watches] == [0, 0]
-    assert clock._next is None, "nobody is waited for"
+    assert clock._timer is None, "nobody is waited for"
 
 
 async def test_it_knows_whether_the_loop_watches_anybodys_sockets(clock: TickScheduler) -> None:
     assert not clock.all_direct()
     direct, apart = Watch(), Watch(is_direct=False)
-    clock.add(direct, seldom=True)
+    clock.add(direct, once_a_round=True)
     assert clock.all_direct()
     clock.add(apart)
     assert not clock.all_direct()
-    clock.hurry(apart)
+    clock.tick_often(apart)
     clock.remove(apart)
     clock.remove(apart)
     assert clock.all_direct()

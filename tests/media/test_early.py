@@ -38,18 +38,18 @@ class Transport:
 class Carrier:
     """A leg, and its far end."""
 
-    def __init__(self, *with_opening: bytes, early_bytes: int = 1 << 16) -> None:
+    def __init__(self, *with_opening: bytes, max_buffered_bytes: int = 1 << 16) -> None:
         self.transport = Transport()
         self.leg = Leg(
             self.transport,  # type: ignore[arg-type]
             client=False,
-            opening_bytes=1 << 16,
-            early_bytes=early_bytes,
+            max_opening_bytes=1 << 16,
+            max_buffered_bytes=max_buffered_bytes,
             on_disconnect=lambda _: None,
         )
         self.said: list[bytes] = []
         self.say(*OPENING, *with_opening)
-        self.leg.hold(1 << 16)
+        self.leg.buffer_messages(1 << 16)
 
     def say(self, *messages: bytes) -> None:
         raw = [frames.build(frames.TEXT, message, masked=True) for message in messages]
@@ -57,11 +57,11 @@ class Carrier:
         self.leg.data_received(b"".join(raw))
 
     def keep(self, most: int | None) -> None:
-        self.leg.keep_sound(most, lambda message: message.startswith(b"sound"))
+        self.leg.limit_buffered_audio(most, lambda message: message.startswith(b"sound"))
 
     def taken(self, *numbers: int) -> None:
         """The agent is told these messages, as they came."""
-        assert self.leg.take() == b"".join(self.said[number] for number in numbers)
+        assert self.leg.take_buffered() == b"".join(self.said[number] for number in numbers)
 
 
 def sounds(count: int) -> list[bytes]:
@@ -106,7 +106,7 @@ async def test_less_in_the_line_than_with_the_agent() -> None:
 
 
 async def test_what_is_dropped_makes_room_to_read_on() -> None:
-    carrier = Carrier(early_bytes=200)
+    carrier = Carrier(max_buffered_bytes=200)
     carrier.say(*sounds(20))
     assert not carrier.transport.reading
     carrier.keep(1)
@@ -123,4 +123,4 @@ async def test_a_fragmented_message_is_kept_whole() -> None:
     first[0] &= 0x7F
     last = frames.build(frames.CONTINUATION, b"two halves", masked=True)
     carrier.leg.data_received(bytes(first) + last)
-    assert carrier.leg.take() == b"".join([*carrier.said, bytes(first), last])
+    assert carrier.leg.take_buffered() == b"".join([*carrier.said, bytes(first), last])

@@ -56,8 +56,8 @@ class Carrier:
     carrier: str
     start: Start
     unsent: int = 0
-    writable: bool = True
-    takes_message: bool = True
+    is_writable: bool = True
+    can_send_message: bool = True
     client: bool = False
     heard: list[tuple[float, Media | Clear]] = field(default_factory=list)
 
@@ -71,7 +71,7 @@ class Carrier:
     def write(self, data: bytes) -> None:
         scanner = FrameScanner(masked=False, max_payload=1 << 20, inspect_below=frames.INSPECT_ALL)
         data = scanner.feed(data)
-        for frame in scanner.seen:
+        for frame in scanner.spans:
             said = DIALECTS[self.carrier].read_agent(frames.payload(data, frame))
             assert isinstance(said, Media | Clear)
             self.heard.append((self.loop.now, said))
@@ -230,7 +230,7 @@ async def test_nothing_is_put_into_another_message_or_behind_a_close(
     holding = hold(carrier, pacer, sounds)
     loop.pass_time(1)
     before = len(carrier.heard)
-    carrier.takes_message = False
+    carrier.can_send_message = False
     loop.pass_time(1)
     holding.stop()
     assert len(carrier.heard) == before
@@ -242,7 +242,7 @@ async def test_at_the_agents_first_sound_a_clear_may_always_stand(
     carrier = carrier_of(loop, "plivo")
     holding = hold(carrier, pacer, sounds)
     loop.pass_time(1)
-    carrier.takes_message = False  # behind its sound the agent has begun another message
+    carrier.can_send_message = False  # behind its sound the agent has begun another message
     holding.stop(before_message=True)
     assert isinstance(carrier.heard[-1][1], Clear)
 

@@ -16,15 +16,14 @@ import pytest
 from gateway.fastpath import accelerator, pump
 from gateway.media import direct_transport
 from gateway.media.direct_transport import DirectTransport, epoll_set_of
-from gateway.media.disconnect import Disconnect
-from gateway.media.leg import Leg
 from gateway.media.loop_batcher import LoopBatcher
 from gateway.media.relay import Relay
-from gateway.media.relay_timers import RelayLimits
+from gateway.media.relay_options import RelayLimits, RelayOptions
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.websocket import frames
 from gateway.websocket.frames import FrameScanner
 from serializers.registry import DIALECTS
+from tests.media.relays import close_relay, open_leg
 
 FRAMES = 10_000
 LIMITS = RelayLimits(max_duration_s=60, idle_s=60, stall_s=10, close_s=1, max_message_bytes=1 << 20)
@@ -66,10 +65,6 @@ class Wires:
         self.agent = agent
 
 
-def no_report(_: Disconnect) -> None:
-    """Nobody leaves in these tests before they end."""
-
-
 def unexpected(data: bytes) -> None:
     raise AssertionError(f"{data[:40]!r} did not pass by itself")
 
@@ -96,30 +91,20 @@ async def wires(
     made: list[Relay] = []
 
     async def make(dialect: Any = DIALECTS["twilio"]) -> Wires:
-        loop = asyncio.get_running_loop()
         legs = []
         for client in (False, True):
-            near, far = socket.socketpair()
-            far_ends.append(far)
-            far.setblocking(False)
-            transport, _ = await loop.create_connection(asyncio.Protocol, sock=near)
-            leg = Leg(
-                transport, client=client, opening_bytes=1 << 16, early_bytes=1 << 16, on_disconnect=no_report
-            )
-            leg.hold(1 << 20)
+            leg, far = await open_leg(client=client)
             legs.append(leg)
-        relay = Relay(*legs, dialect=dialect, limits=LIMITS, on_first_sound=lambda: None)
+            far_ends.append(far)
+        options = RelayOptions(dialect=dialect, limits=LIMITS, on_first_sound=lambda: None)
+        relay = Relay(legs[0], legs[1], options)
         relay.start()
         made.append(relay)
         return Wires(relay, *far_ends[-2:])
 
     yield make
     for relay in made:
-        relay.teardown.finish()
-        for side in (relay.carrier, relay.agent):
-            side.transport.abort()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+        await close_relay(relay)
 
 
 async def read(sock: socket.socket, size: int) -> bytes:
@@ -190,7 +175,7 @@ async def test_every_byte_arrives_in_order_both_ways(wires: Any, how: str) -> No
     wired = await wires()
     loop = asyncio.get_running_loop()
     stay = (
-        epoll_set_of(loop).stay if how in ("held back", "staying") and wired.relay.watch.is_direct else None
+        epoll_set_of(loop).stay if how in ("held back", "staying") and wired.relay.timers.is_direct else None
     )
     rest_s = 0.002 if how.startswith("held back") else 0.0
     turns = LoopBatcher(

@@ -56,8 +56,8 @@ async def line(request: pytest.FixtureRequest) -> AsyncIterator[Line]:
     leg = Leg(
         transport,
         client=client,
-        opening_bytes=OPENING_BYTES,
-        early_bytes=EARLY_BYTES,
+        max_opening_bytes=OPENING_BYTES,
+        max_buffered_bytes=EARLY_BYTES,
         on_disconnect=gone.append,
     )
     reader, writer = await asyncio.open_connection(sock=theirs)
@@ -98,7 +98,7 @@ async def test_fragments_are_one_message_and_kept_as_fragments(line: Line) -> No
     ]
     await line.said(parts[0] + line.frame(PING, b"1") + parts[1] + line.frame(PONG, b"2") + parts[2])
     assert await line.leg.receive() == "Grüße"
-    assert line.leg.take() == b"".join(parts)
+    assert line.leg.take_buffered() == b"".join(parts)
 
 
 async def test_binary_fragments_are_bytes(line: Line) -> None:
@@ -111,7 +111,7 @@ async def test_a_message_byte_by_byte(line: Line) -> None:
     for at in range(len(raw)):
         await line.far.pour(raw[at : at + 1])
     assert await line.leg.receive() == "slowly, over a bad line"
-    assert line.leg.take() == raw
+    assert line.leg.take_buffered() == raw
 
 
 async def test_pings_are_answered_and_not_kept(line: Line) -> None:
@@ -119,7 +119,7 @@ async def test_pings_are_answered_and_not_kept(line: Line) -> None:
     pong = await line.far.hear()
     assert (pong.opcode, pong.payload, pong.masked) == (PONG, b"who is there", line.leg.client)
     assert await line.leg.receive() == "me"
-    assert line.leg.take() == line.frame(TEXT, b"me")
+    assert line.leg.take_buffered() == line.frame(TEXT, b"me")
 
 
 async def test_what_comes_early_is_kept_byte_for_byte(line: Line) -> None:
@@ -127,25 +127,25 @@ async def test_what_comes_early_is_kept_byte_for_byte(line: Line) -> None:
     early = [line.frame(TEXT, b"x" * 130, wide=8), line.frame(BINARY, b""), line.frame(BINARY, b"\0" * 10)]
     await line.said(first)
     await line.leg.receive()
-    line.leg.hold(5000)
+    line.leg.buffer_messages(5000)
     await line.said(b"".join(early))
-    assert line.leg.take() == first + b"".join(early)
+    assert line.leg.take_buffered() == first + b"".join(early)
     assert line.gone == []
 
 
 async def test_a_held_leg_takes_larger_messages_than_an_opening(line: Line) -> None:
-    line.leg.hold(5000)
+    line.leg.buffer_messages(5000)
     large = line.frame(TEXT, b"x" * (OPENING_BYTES + 500))
     await line.said(large)
-    assert line.leg.take() == large
+    assert line.leg.take_buffered() == large
 
 
 async def test_reading_pauses_where_too_much_has_come_early(line: Line) -> None:
-    line.leg.hold(5000)
+    line.leg.buffer_messages(5000)
     for _ in range(5):
         await line.far.pour(line.frame(TEXT, b"x" * 500))
     await line.until(lambda: not line.leg.transport.is_reading())
-    assert line.gone == [], "it waits; it is no offence"
+    assert line.gone == [], "it waits; it is no violation_code"
     late = line.frame(PING, b"anybody?")
     line.far.send(late)
     line.leg.transport.resume_reading()  # as a relay does
@@ -154,7 +154,7 @@ async def test_reading_pauses_where_too_much_has_come_early(line: Line) -> None:
 
 
 async def test_half_a_frame_counts_as_early_too(line: Line) -> None:
-    line.leg.hold(1 << 20)
+    line.leg.buffer_messages(1 << 20)
     line.far.send(line.frame(TEXT, b"x" * 100_000)[: EARLY_BYTES + 100])
     await line.until(lambda: not line.leg.transport.is_reading())
 
@@ -162,11 +162,11 @@ async def test_half_a_frame_counts_as_early_too(line: Line) -> None:
 async def test_an_opening_that_is_too_large(line: Line) -> None:
     line.far.send(line.frame(TEXT, b"x" * 600) + line.frame(TEXT, b"x" * 600))
     await line.until(lambda: line.gone)
-    assert [(gone.offence, gone.code) for gone in line.gone] == [(1009, 1006)]
+    assert [(gone.violation_code, gone.code) for gone in line.gone] == [(1009, 1006)]
 
 
 @pytest.mark.parametrize(
-    ("raw", "offence"),
+    ("raw", "violation_code"),
     [
         ((0x3, b""), 1002),
         ((CONTINUATION, b""), 1002),
@@ -178,14 +178,14 @@ async def test_an_opening_that_is_too_large(line: Line) -> None:
     ],
 )
 async def test_a_breach_is_reported_once_and_told_by_its_own_code(
-    line: Line, raw: tuple[int, bytes], offence: int
+    line: Line, raw: tuple[int, bytes], violation_code: int
 ) -> None:
     bad = line.frame(*raw)
     line.far.send(bad + line.frame(TEXT, b"void") + bad)
     await line.until(lambda: line.gone)
-    assert [gone.offence for gone in line.gone] == [offence]
+    assert [gone.violation_code for gone in line.gone] == [violation_code]
     line.leg.close(1011, "sorry")
-    assert await line.far.closed() == (offence, "sorry")
+    assert await line.far.closed() == (violation_code, "sorry")
 
 
 @pytest.mark.parametrize(
@@ -223,11 +223,11 @@ async def test_it_says_goodbye(line: Line) -> None:
 async def test_after_a_goodbye_nothing_is_taken(line: Line) -> None:
     line.leg.close(1000, "")
     line.leg.data_received(line.frame(TEXT, b"wait!"))
-    assert line.leg.take() == b""
+    assert line.leg.take_buffered() == b""
 
 
 async def test_after_it_was_taken_it_reports_nothing(line: Line) -> None:
-    line.leg.take()
+    line.leg.take_buffered()
     line.far.send(close_frame(1000, key=line.key))
     line.far.half_close()
     await line.until(line.leg.transport.is_closing)
@@ -242,34 +242,34 @@ async def test_one_that_is_lent_is_as_it_was_with_all_that_has_come(line: Line) 
     half = line.frame(TEXT, b"half of this")[:9]
     await line.said(opening)
     assert await line.leg.receive() == "start"
-    line.leg.hold(OPENING_BYTES)
+    line.leg.buffer_messages(OPENING_BYTES)
     await line.said(early)
     await line.far.pour(half)
-    await line.until(lambda: line.leg.scanner.held == len(half))
-    assert line.leg.lend() is not None
-    assert line.leg.opening() == opening
-    assert line.leg.everything() == opening + early + half
+    await line.until(lambda: line.leg.scanner.pending_bytes == len(half))
+    assert line.leg.detach_fd() is not None
+    assert line.leg.opening_frames() == opening
+    assert line.leg.buffered_data() == opening + early + half
 
 
 async def test_of_one_that_is_lent_nothing_is_read_until_it_stays(line: Line) -> None:
     await line.said(line.frame(TEXT, b"start"))
-    line.leg.hold(OPENING_BYTES)
-    assert line.leg.lend() is not None
-    before = line.leg.everything()
+    line.leg.buffer_messages(OPENING_BYTES)
+    assert line.leg.detach_fd() is not None
+    before = line.leg.buffered_data()
     await line.far.pour(line.frame(TEXT, b"early") + line.frame(PING, b"done?"))
     assert not line.leg.transport.is_reading()
-    line.leg.stay()
+    line.leg.resume()
     answer = await line.far.next()
     assert answer is not None
     assert (answer.opcode, answer.payload) == (PONG, b"done?")
-    assert line.leg.everything() == before + line.frame(TEXT, b"early")
+    assert line.leg.buffered_data() == before + line.frame(TEXT, b"early")
 
 
 async def test_one_that_parts_leaves_its_socket_to_who_has_a_copy(line: Line) -> None:
-    descriptor = line.leg.lend()
+    descriptor = line.leg.detach_fd()
     assert descriptor is not None
     with socket.socket(fileno=os.dup(descriptor)) as others:
-        line.leg.part()
+        line.leg.discard()
         await asyncio.sleep(0)  # its own copy is closed
         others.send(frame(TEXT, b"still here", key=KEY if line.leg.client else None))
         heard = await line.far.next()
@@ -285,4 +285,4 @@ async def test_one_that_cannot_be_lent(line: Line, why: str) -> None:
         await line.until(lambda: line.gone)
     else:
         line.leg.transport.write(bytes(10_000_000))
-    assert line.leg.lend() is None
+    assert line.leg.detach_fd() is None

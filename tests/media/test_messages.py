@@ -11,13 +11,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.media.disconnect import Disconnect
-from gateway.media.leg import Leg
 from gateway.media.relay import Relay
-from gateway.media.relay_timers import RelayLimits
+from gateway.media.relay_options import RelayLimits, RelayOptions
 from gateway.websocket import frames
 from gateway.websocket.frames import FrameScanner
 from serializers.registry import DIALECTS
+from tests.media.relays import close_relay, open_leg
 
 LIMITS = RelayLimits(max_duration_s=60, idle_s=60, stall_s=10, close_s=1, max_message_bytes=1 << 20)
 
@@ -50,45 +49,27 @@ class Call:
                 data = await asyncio.get_running_loop().sock_recv(self.ends[who], 65536)
                 assert data, f"the {who}'s socket was closed after {heard}"
                 data = scanner.feed(data)
-                heard += [(frame.opcode, frames.payload(data, frame)) for frame in scanner.seen]
-                scanner.seen.clear()
+                heard += [(frame.opcode, frames.payload(data, frame)) for frame in scanner.spans]
+                scanner.spans.clear()
         return heard
 
 
 @pytest.fixture
 async def exotel() -> AsyncIterator[Call]:
-    loop = asyncio.get_running_loop()
-    legs, far_ends = [], []
-
-    def nobody_leaves(_: Disconnect) -> None:
-        pass
-
-    for client in (False, True):
-        near, far = socket.socketpair()
-        far.setblocking(False)
-        far_ends.append(far)
-        transport, _ = await loop.create_connection(asyncio.Protocol, sock=near)
-        leg = Leg(
-            transport, client=client, opening_bytes=1 << 16, early_bytes=1 << 16, on_disconnect=nobody_leaves
-        )
-        leg.hold(1 << 20)
-        legs.append(leg)
-    relay = Relay(
-        *legs,
+    carrier, caller = await open_leg(client=False)
+    agent, agent_end = await open_leg(client=True)
+    options = RelayOptions(
         dialect=DIALECTS["exotel"],
         limits=LIMITS,
         on_first_sound=lambda: None,
-        filters=DIALECTS["exotel"].transforms(),
+        transforms=DIALECTS["exotel"].transforms(),
     )
+    relay = Relay(carrier, agent, options)
     relay.start()
-    yield Call(relay, *far_ends)
-    relay.teardown.finish()
-    for side in (relay.carrier, relay.agent):
-        side.transport.abort()
-    for far in far_ends:
+    yield Call(relay, caller, agent_end)
+    await close_relay(relay)
+    for far in (caller, agent_end):
         far.close()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
 
 
 def media(size: int, **more: str) -> bytes:

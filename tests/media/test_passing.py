@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from gateway.media import socket_passing
-from gateway.media.socket_passing import MAX_BYTES, Listener, Passed, send_socket
+from gateway.media.socket_passing import MAX_BYTES, Listener, PassResult, send_socket
 from gateway.simulator.waiting import eventually
 
 
@@ -65,7 +65,7 @@ async def test_it_is_the_others_with_what_was_said_and_what_comes(
 ) -> None:
     theirs, ours = caller
     theirs.send(b"not read yet")
-    assert await send_socket(worker.name, ours.fileno(), b"of call 7") is Passed.TAKEN
+    assert await send_socket(worker.name, ours.fileno(), b"of call 7") is PassResult.TAKEN
     ours.close()
     assert worker.told == [b"of call 7"]
     loop, (own,) = asyncio.get_running_loop(), worker.taken
@@ -79,28 +79,28 @@ async def test_one_that_is_not_wanted_stays(
 ) -> None:
     theirs, ours = caller
     worker.willing = False
-    assert await send_socket(worker.name, ours.fileno(), b"of call 7") is Passed.KEPT
+    assert await send_socket(worker.name, ours.fileno(), b"of call 7") is PassResult.NOT_TAKEN
     ours.send(b"still here")
     assert theirs.recv(100) == b"still here"
 
 
 async def test_where_nobody_listens_it_stays(caller: tuple[socket.socket, socket.socket]) -> None:
-    assert await send_socket(uuid.uuid4().hex, caller[1].fileno(), b"") is Passed.KEPT
+    assert await send_socket(uuid.uuid4().hex, caller[1].fileno(), b"") is PassResult.NOT_TAKEN
 
 
 async def test_who_has_stopped_takes_nothing(
     worker: Worker, caller: tuple[socket.socket, socket.socket]
 ) -> None:
     await worker.listener.stop()
-    assert await send_socket(worker.name, caller[1].fileno(), b"") is Passed.KEPT
+    assert await send_socket(worker.name, caller[1].fileno(), b"") is PassResult.NOT_TAKEN
 
 
 async def test_what_is_said_goes_whole_or_not_at_all(
     worker: Worker, caller: tuple[socket.socket, socket.socket]
 ) -> None:
     longest = os.urandom(MAX_BYTES)
-    assert await send_socket(worker.name, caller[1].fileno(), longest) is Passed.TAKEN
-    assert await send_socket(worker.name, caller[1].fileno(), longest + b"!") is Passed.KEPT
+    assert await send_socket(worker.name, caller[1].fileno(), longest) is PassResult.TAKEN
+    assert await send_socket(worker.name, caller[1].fileno(), longest + b"!") is PassResult.NOT_TAKEN
     assert worker.told == [longest]
 
 
@@ -109,7 +109,7 @@ async def test_another_users_process_is_not_spoken_to(
 ) -> None:
     mine = os.geteuid()
     monkeypatch.setattr(socket_passing.os, "geteuid", lambda: mine + 1)
-    assert await send_socket(worker.name, caller[1].fileno(), b"") is Passed.KEPT
+    assert await send_socket(worker.name, caller[1].fileno(), b"") is PassResult.NOT_TAKEN
     assert worker.told == []
 
 
@@ -152,7 +152,7 @@ async def test_without_an_answer_nobody_knows_whose_it_is(
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stopped:
         stopped.bind(socket_passing._address(name))
         stopped.listen()
-        assert await send_socket(name, caller[1].fileno(), b"") is Passed.UNKNOWN
+        assert await send_socket(name, caller[1].fileno(), b"") is PassResult.UNKNOWN
 
 
 async def test_a_worker_that_dies_over_it_leaves_it(caller: tuple[socket.socket, socket.socket]) -> None:
@@ -164,7 +164,7 @@ async def test_a_worker_that_dies_over_it_leaves_it(caller: tuple[socket.socket,
         await asyncio.sleep(0)
         giver, _ = dying.accept()
         giver.close()
-        assert await offer is Passed.KEPT
+        assert await offer is PassResult.NOT_TAKEN
 
 
 async def test_a_name_in_use_is_no_reason_to_stop(worker: Worker) -> None:
@@ -185,7 +185,7 @@ async def test_what_was_given_is_closed_where_taking_it_fails(
         raise ValueError(message)
 
     monkeypatch.setattr(worker.listener, "_take", fails)
-    assert await send_socket(worker.name, ours.fileno(), b"nonsense") is Passed.KEPT
+    assert await send_socket(worker.name, ours.fileno(), b"nonsense") is PassResult.NOT_TAKEN
     assert [own.fileno() for own in given] == [-1]
     ours.send(b"still here")
     assert theirs.recv(100) == b"still here"
@@ -213,4 +213,4 @@ async def test_without_files_it_pauses_and_listens_again(
     await eventually(lambda: tries, "it is tried")
     assert tries == 1
     monkeypatch.setattr(worker.listener, "_socket", listening)
-    assert await offer is Passed.TAKEN
+    assert await offer is PassResult.TAKEN

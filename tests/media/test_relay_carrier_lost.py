@@ -9,21 +9,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.media.disconnect import Disconnect
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay
+from gateway.media.relay_options import RelayLimits, RelayOptions
 from gateway.media.relay_side import RelaySide
-from gateway.media.relay_timers import RelayLimits
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.websocket import frames
 from serializers.registry import DIALECTS
+from tests.media.relays import close_relay, ignore_disconnect, open_leg
 
 SOUND = b'{"event": "media", "media": {"payload": "AAAA"}}'.ljust(400)
 WAIT_S = 15.0
-
-
-def nobody_leaves(_: Disconnect) -> None:
-    pass
 
 
 class Call:
@@ -36,26 +32,18 @@ class Call:
         self.takes = True
 
     async def leg(self, *, client: bool) -> Leg:
-        near, far = socket.socketpair()
-        far.setblocking(False)
+        leg, far = await open_leg(client=client)
         self.far.append(far)
-        transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=near)
-        leg = Leg(
-            transport, client=client, opening_bytes=1 << 16, early_bytes=1 << 16, on_disconnect=nobody_leaves
-        )
-        leg.hold(1 << 20)
         return leg
 
     def couple(self, carrier: Leg, agent: Leg, *, max_duration_s: float = 60) -> Relay:
-        relay = Relay(
-            carrier,
-            agent,
+        options = RelayOptions(
             dialect=DIALECTS["twilio"],
             limits=RelayLimits(max_duration_s, 1000, 10, 1, 1 << 20),
             on_first_sound=lambda: None,
             on_carrier_lost=self._keep,
-            after=self.relays[-1] if self.relays else None,
         )
+        relay = Relay(carrier, agent, options, previous=self.relays[-1] if self.relays else None)
         self.relays.append(relay)
         relay.start()
         return relay
@@ -65,10 +53,10 @@ class Call:
             leg = Leg(
                 agent.transport,
                 client=True,
-                opening_bytes=1 << 16,
-                early_bytes=1 << 16,
-                on_disconnect=nobody_leaves,
-                again=(agent.scanner, b""),
+                max_opening_bytes=1 << 16,
+                max_buffered_bytes=1 << 16,
+                on_disconnect=ignore_disconnect,
+                resumed_from=(agent.scanner, b""),
             )
             self.kept.append(leg)
         return self.takes
@@ -89,13 +77,9 @@ async def call() -> AsyncIterator[Call]:
     made = Call()
     yield made
     for relay in made.relays:
-        relay.teardown.finish()
-        for side in (relay.carrier, relay.agent):
-            side.transport.abort()
+        await close_relay(relay)
     for far in made.far:
         far.close()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
 
 
 def to_agent(text: bytes = SOUND) -> bytes:
@@ -142,16 +126,16 @@ async def test_time_and_counts_go_on(call: Call) -> None:
 
 async def test_a_carrier_is_let_go_with_a_close(call: Call) -> None:
     relay = call.couple(await call.leg(client=False), await call.leg(client=True))
-    assert relay.let_carrier_go(CallEnded(Reasons.taken_over))
+    assert relay.release_agent(CallEnded(Reasons.taken_over))
     detail = Reasons.taken_over.sentence
     await call.hears(call.far[0], frames.build_close(frames.NORMAL_CLOSURE, detail, masked=False))
-    assert not relay.let_carrier_go(CallEnded(Reasons.taken_over)), "it is gone already"
+    assert not relay.release_agent(CallEnded(Reasons.taken_over)), "it is gone already"
 
 
 async def test_where_the_agent_is_not_kept_the_call_ends(call: Call) -> None:
     call.takes = False
     relay = call.couple(await call.leg(client=False), await call.leg(client=True))
-    assert not relay.let_carrier_go(CallEnded(Reasons.taken_over))
+    assert not relay.release_agent(CallEnded(Reasons.taken_over))
     assert not relay.ended.done()
     call.far[0].shutdown(socket.SHUT_RDWR)
     end = await asyncio.wait_for(relay.ended, WAIT_S)
@@ -168,5 +152,5 @@ async def test_an_agent_that_has_half_a_message_is_not_kept(call: Call) -> None:
     half[0] &= ~frames.FIN & 0xFF
     await call.says(call.far[0], bytes(half))
     await call.hears(call.far[1], bytes(half))
-    assert not relay.let_carrier_go(CallEnded(Reasons.taken_over))
+    assert not relay.release_agent(CallEnded(Reasons.taken_over))
     assert not call.kept

@@ -140,12 +140,12 @@ async def test_what_takes_many_turns_waits_for_none_of_them() -> None:
     turns = machine.turns()
     machine.window(0.5)
     look(turns)
-    turns.stay_awake()
+    turns.pause()
     await pass_turns(5)
     assert machine.clients == []
     machine.now += AWAKE_S
     await pass_turns(1)
-    turns.stay_awake()
+    turns.pause()
     machine.now += AWAKE_S / 2
     await pass_turns(3)
     machine.works(AWAKE_S)
@@ -161,7 +161,7 @@ async def test_who_stays_awake_does_not_turn_for_nothing() -> None:
     turns = machine.turns()
     machine.window(0.5)
     look(turns)
-    turns.stay_awake()
+    turns.pause()
     machine.now -= 60.0  # so much longer that the real loop's timer does not come
     await pass_turns(2)
     pending = turns._next
@@ -175,7 +175,7 @@ async def test_resting_that_begins_again_turns_once() -> None:
     turns = machine.turns()
     machine.window(0.5)
     look(turns)
-    turns.stay_awake()
+    turns.pause()
     await pass_turns(2)
     before = turns._next
     machine.window(0.0)
@@ -200,7 +200,7 @@ async def test_a_busy_loop_stays_with_its_sockets_where_nothing_may_wait() -> No
     assert turns.saving
     assert set(stays.asked) == {(STAY_S, 0)}
     assert machine.clients == []
-    turns.stay_awake()
+    turns.pause()
     stays.asked.clear()
     await pass_turns(4)
     assert stays.asked == []
@@ -211,7 +211,7 @@ async def test_a_loop_that_may_hold_back_rests_while_it_stays_and_by_itself_wher
     machine = Machine()
     stays = Stays()
     all_here = True
-    turns = machine.turns(LIMIT_S, stay=stays, may_stay=lambda: all_here)
+    turns = machine.turns(LIMIT_S, stay=stays, can_poll=lambda: all_here)
     machine.window(REST_SHARE * 1.1)
     look(turns)
     await pass_turns(4)
@@ -232,7 +232,7 @@ async def test_nobody_stays_with_some_of_the_sockets_while_others_wait_for_the_l
     machine = Machine()
     stays = Stays()
     all_here = True
-    turns = machine.turns(0, stay=stays, may_stay=lambda: all_here)
+    turns = machine.turns(0, stay=stays, can_poll=lambda: all_here)
     machine.window(0.9)
     look(turns)
     assert turns.saving
@@ -250,7 +250,7 @@ async def test_a_loop_that_can_neither_stay_nor_rest_does_not_turn_for_nothing()
     machine = Machine()
     stays = Stays()
     all_here = True
-    turns = machine.turns(0, stay=stays, may_stay=lambda: all_here)
+    turns = machine.turns(0, stay=stays, can_poll=lambda: all_here)
     machine.window(0.9)
     look(turns)
     await pass_turns(2)

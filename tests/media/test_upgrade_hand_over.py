@@ -178,7 +178,7 @@ async def test_an_accepted_call_is_the_legs(house: House) -> None:
     dialling = asyncio.create_task(dial(house.port, "/ws/twilio"))
     call = await house.call()
     transport = call.transport
-    leg = call.accept(opening_bytes=1000, early_bytes=1000, on_disconnect=gone.append)
+    leg = call.accept(max_opening_bytes=1000, max_buffered_bytes=1000, on_disconnect=gone.append)
     caller = await dialling
     assert caller.status == 101
     assert transport.get_protocol() is leg
@@ -196,9 +196,9 @@ async def test_bytes_between_the_request_and_its_answer_come_to_us(house: House)
     call = await house.call()
     raw = dialling_caller.say("too early")
     await eventually(lambda: call.said[-1] == ("data_received", raw), "it comes")
-    leg = call.accept(opening_bytes=1000, early_bytes=1000, on_disconnect=lambda _: None)
+    leg = call.accept(max_opening_bytes=1000, max_buffered_bytes=1000, on_disconnect=lambda _: None)
     assert await leg.receive() == "too early"
-    assert leg.take() == raw
+    assert leg.take_buffered() == raw
     leg.transport.abort()
     await dialling_caller.leave()
 

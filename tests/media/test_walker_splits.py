@@ -14,7 +14,7 @@ from gateway.websocket.frames import INSPECT_ALL, FrameError, FrameScanner, payl
 from tests.harness.frames import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, frame, split
 
 MAX_PAYLOAD = 1 << 20
-LOOKS = [0, 40, INSPECT_ALL]
+INSPECT_LIMITS = [0, 40, INSPECT_ALL]
 
 
 def frames_of_all_kinds(key: bytes | None) -> list[bytes]:
@@ -51,7 +51,7 @@ class Heard:
     def __init__(self, *, masked: bool, inspect_below: int, of: list[bytes]) -> None:
         self.scanner = FrameScanner(masked=masked, max_payload=MAX_PAYLOAD, inspect_below=inspect_below)
         self.passed = b""
-        self.seen: list[tuple[bytes, bytes]] = []
+        self.inspected: list[tuple[bytes, bytes]] = []
         self._fed = 0
         self._edges = {0}
         self._insides: list[range] = []
@@ -65,13 +65,13 @@ class Heard:
     def feed(self, piece: bytes) -> None:
         passing = self.scanner.feed(piece)
         self._fed += len(piece)
-        for one in self.scanner.seen:
+        for one in self.scanner.spans:
             assert 0 <= one.start < one.body <= one.end <= len(passing), "a seen frame lies in one piece"
-            self.seen.append((passing[one.start : one.end], payload(passing, one)))
-        self.scanner.seen.clear()
+            self.inspected.append((passing[one.start : one.end], payload(passing, one)))
+        self.scanner.spans.clear()
         self.passed += passing
         at = len(self.passed)
-        assert at + self.scanner.held == self._fed, "nothing is lost, nothing is invented"
+        assert at + self.scanner.pending_bytes == self._fed, "nothing is lost, nothing is invented"
         assert self.scanner.at_boundary == (at in self._edges)
         assert at in self._edges or any(at in inside for inside in self._insides), "a header was cut"
 
@@ -89,15 +89,15 @@ def assert_walked(pieces: list[bytes], of: list[bytes], *, masked: bool, inspect
         heard.feed(piece)
     stream = b"".join(pieces)
     assert heard.passed == stream
-    assert heard.scanner.held == 0
+    assert heard.scanner.pending_bytes == 0
     assert heard.scanner.bytes == len(stream)
     frames, rest = split(stream)
     assert rest == b""
     assert heard.scanner.frames == sum(one.opcode < CLOSE for one in frames)
-    assert heard.seen == expected_seen(stream, inspect_below)
+    assert heard.inspected == expected_seen(stream, inspect_below)
 
 
-@pytest.mark.parametrize("inspect_below", LOOKS)
+@pytest.mark.parametrize("inspect_below", INSPECT_LIMITS)
 @pytest.mark.parametrize("key", [None, KEY], ids=["plain", "masked"])
 def test_every_split_in_two(key: bytes | None, inspect_below: int) -> None:
     frames = frames_of_all_kinds(key)
@@ -107,7 +107,7 @@ def test_every_split_in_two(key: bytes | None, inspect_below: int) -> None:
         assert_walked(pieces, frames, masked=key is not None, inspect_below=inspect_below)
 
 
-@pytest.mark.parametrize("inspect_below", LOOKS)
+@pytest.mark.parametrize("inspect_below", INSPECT_LIMITS)
 @pytest.mark.parametrize("key", [None, KEY], ids=["plain", "masked"])
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 13])
 def test_pieces_of_one_size(key: bytes | None, inspect_below: int, size: int) -> None:
@@ -117,7 +117,7 @@ def test_pieces_of_one_size(key: bytes | None, inspect_below: int, size: int) ->
     assert_walked(pieces, frames, masked=key is not None, inspect_below=inspect_below)
 
 
-@pytest.mark.parametrize("inspect_below", LOOKS)
+@pytest.mark.parametrize("inspect_below", INSPECT_LIMITS)
 @pytest.mark.parametrize("key", [None, b"\0\0\0\0"], ids=["plain", "masked"])
 def test_a_frame_that_needs_eight_bytes_of_length(key: bytes | None, inspect_below: int) -> None:
     long = frame(BINARY, b"x" * 66_000, key=key)
@@ -150,7 +150,7 @@ def streams(draw: st.DrawFn) -> tuple[list[bytes], list[int], int]:
             frames += draw(st.lists(controls, max_size=1))
     size = len(b"".join(frames))
     cuts = draw(st.lists(st.integers(0, size), max_size=12))
-    return frames, sorted(cuts), draw(st.sampled_from([*LOOKS, 1, 126]))
+    return frames, sorted(cuts), draw(st.sampled_from([*INSPECT_LIMITS, 1, 126]))
 
 
 @given(streams())
@@ -162,7 +162,7 @@ def test_any_stream_in_any_pieces(drawn: tuple[list[bytes], list[int], int]) -> 
     assert_walked(pieces, frames, masked=bool(frames[0][1] & 0x80), inspect_below=inspect_below)
 
 
-@given(st.lists(st.binary(max_size=40), max_size=8), st.booleans(), st.sampled_from(LOOKS))
+@given(st.lists(st.binary(max_size=40), max_size=8), st.booleans(), st.sampled_from(INSPECT_LIMITS))
 def test_bytes_of_any_kind_raise_nothing_else(pieces: list[bytes], masked: bool, inspect_below: int) -> None:
     """Whatever comes: what passes is the front of what came, and a breach is a FrameError, once."""
     scanner = FrameScanner(masked=masked, max_payload=1000, inspect_below=inspect_below)

@@ -9,7 +9,7 @@ from gateway.websocket.frames import INSPECT_ALL, FrameError, FrameScanner, payl
 from tests.harness.frames import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, frame
 
 MAX_PAYLOAD = 1000
-LOOKS = [0, 320, INSPECT_ALL]
+INSPECT_LIMITS = [0, 320, INSPECT_ALL]
 PROTOCOL_ERROR, TOO_BIG = 1002, 1009
 
 
@@ -84,7 +84,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("masked", "before", "bad", "code"), CASES)
-@pytest.mark.parametrize("inspect_below", LOOKS)
+@pytest.mark.parametrize("inspect_below", INSPECT_LIMITS)
 def test_nothing_of_a_bad_frame_passes(
     masked: bool, before: bytes, bad: bytes, code: int, inspect_below: int
 ) -> None:
@@ -129,7 +129,7 @@ def test_what_was_seen_before_a_bad_frame_is_shown() -> None:
     with pytest.raises(FrameError) as broken:
         scanner.feed(ping + frame(0x3, b"", key=KEY))
     assert broken.value.passing == ping
-    assert [payload(broken.value.passing, one) for one in scanner.seen] == [b"still there"]
+    assert [payload(broken.value.passing, one) for one in scanner.spans] == [b"still there"]
 
 
 def test_after_a_stop_nothing_is_held() -> None:
@@ -138,7 +138,7 @@ def test_after_a_stop_nothing_is_held() -> None:
     assert not scanner.at_boundary
     scanner.stop()
     assert scanner.at_boundary
-    assert scanner.held == 0
+    assert scanner.pending_bytes == 0
 
 
 def test_a_short_unmasked_frame_of_a_client_is_not_waited_for() -> None:
