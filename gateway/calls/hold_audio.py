@@ -118,7 +118,9 @@ class HoldAudio:
     def _buffer_speech(self, seconds: float | None) -> None:
         if self._leg is not None:
             max_frames = None if seconds is None else round(seconds * 1000 / self._dialect.frame_ms)
-            self._leg.limit_buffered_audio(max_frames, lambda message: self._dialect.event_of(message) == MEDIA_EVENT)
+            self._leg.limit_buffered_audio(
+                max_frames, lambda message: self._dialect.event_of(message) == MEDIA_EVENT
+            )
 
 
 class HoldAudioLibrary:

@@ -283,7 +283,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _reject_large_head(self) -> None:
         self._limits.count_rejected("the head of a request is too large")
-        self._reject(json_response(431, {"error": f"more than {MAX_HEAD_BYTES} bytes of head", "code": "431"}))
+        self._reject(
+            json_response(431, {"error": f"more than {MAX_HEAD_BYTES} bytes of head", "code": "431"})
+        )
 
     def _reject(self, answer: bytes) -> None:
         """Send a whole HTTP answer and close the connection; whatever else the client sends is ignored."""
