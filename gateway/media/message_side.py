@@ -2,8 +2,8 @@
 """A side of a relay that passes on messages instead of bytes, each of which a transform may change.
 
 Chosen once per call, for agents with `media = "messages"`. It costs about twice a relay of bytes and gives
-what that cannot: a transform for each direction (serializers/transforms.py) decides what reaches the other side.
-Messages that the transform does not change are passed on as they came, and so are control frames.
+what that cannot: a transform for each direction (serializers/transforms.py) decides what reaches the other
+side. Messages that the transform does not change are passed on as they came, and so are control frames.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FLUSH_AFTER_S = 0.1
 class MessageSide(RelaySide):
     """A side whose messages go through a transform."""
 
-    __slots__ = ("_transform", "_flush_timer", "_payloads", "_raw_frames")
+    __slots__ = ("_flush_timer", "_payloads", "_raw_frames", "_transform")
 
     min_inspect_below = frames.INSPECT_ALL
 
