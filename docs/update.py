@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from gateway.calls.outbound import outbound_state
 from gateway.model import lifecycle
 from gateway.model.reasons import REASONS, Reason
 from gateway.server import worker_state
@@ -37,6 +38,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "reasons": reasons,
     "lifecycle": diagram(lifecycle.mermaid),
     "worker": diagram(worker_state.mermaid),
+    "outbound": diagram(outbound_state.mermaid),
 }
 """The generated parts, by the name in their markers."""
 

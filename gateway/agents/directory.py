@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Which agents exist, and which one a call is for."""
+"""The agent directory: which agents exist, and which one a call is for."""
 
 from __future__ import annotations
 
@@ -7,41 +7,49 @@ import asyncio
 from collections.abc import Iterable
 
 from gateway.config import AgentSettings, Settings
-from gateway.model.addresses import digits_of
+from gateway.model import addresses
 from gateway.model.reasons import CallEnded, Reasons
 
-_FEWEST_NATIONAL_DIGITS = 7
+_MIN_NATIONAL_DIGITS = 7
 
 
 class AgentDirectory:
-    """The agents, configured and kept in the store, and the table of called numbers."""
+    """The agents of one worker, configured and stored, and the table of called numbers."""
 
     def __init__(self, settings: Settings) -> None:
+        """List the configured agents; `refresh` adds the stored ones."""
         self._configured = {agent.service_host: agent for agent in settings.agents}
         self._agents = dict(self._configured)
         self.refreshing = asyncio.Lock()
-        """Held from reading the kept agents to `refresh`, so that an older reading never comes last."""
-        self._numbers = {digits_of(route.number): route.agent for route in settings.numbers}
+        """Held from the read of the stored agents until `refresh`, so that an older read cannot come last."""
+        self._numbers = {addresses.digits_of(route.number): route.agent for route in settings.numbers}
 
     @property
     def agents(self) -> Iterable[AgentSettings]:
-        """Every agent there is."""
+        """All agents."""
         return self._agents.values()
 
-    def refresh(self, kept: Iterable[AgentSettings]) -> None:
-        """These are the agents now, beside the configured ones, which win where both have a name."""
-        self._agents = {**{agent.service_host: agent for agent in kept}, **self._configured}
+    def refresh(self, stored: Iterable[AgentSettings]) -> None:
+        """Replace the stored agents. Of two agents with the same service host the configured one is kept."""
+        self._agents = {**{agent.service_host: agent for agent in stored}, **self._configured}
 
     def is_configured(self, service_host: str) -> bool:
-        """Whether the configuration has this agent, which then only it can change."""
+        """Return True if the agent is in the configuration, so that the API cannot change it."""
         return service_host in self._configured
 
     def find(self, service_host: str) -> AgentSettings | None:
         """Return the agent `AGENT.ORG` as it is now, or None."""
         return self._agents.get(service_host)
 
+    def of_organization(self, organization: str, name: str) -> AgentSettings:
+        """Return the organisation's agent of this name, in any region. Raises CallEnded(unknown_agent)."""
+        agent = self._agents.get(addresses.service_host(name, organization))
+        if agent is None:
+            raise CallEnded(Reasons.unknown_agent, "there is no agent of this name")
+        return agent
+
     def agent(self, service_host: str, region: str | None) -> AgentSettings:
-        """The agent AGENT.ORG, asked for in `region`, None for any.
+        """Return the agent `AGENT.ORG`. `region`: the region of the request, None for any.
 
         Raises CallEnded: unknown_agent, wrong_region.
         """
@@ -52,26 +60,27 @@ class AgentDirectory:
             raise CallEnded(Reasons.wrong_region, f"{service_host} is not in {region}")
         return agent
 
-    def named(self, names: Iterable[str], region: str | None) -> AgentSettings | None:
-        """The one agent that all the names name, None where there are none.
+    def named(self, service_hosts: Iterable[str], region: str | None) -> AgentSettings | None:
+        """Return the agent that a request names, maybe in several places; None if it names none.
 
-        Raises CallEnded: bad_request where two disagree, and as `agent` does.
+        Raises CallEnded: bad_request if it names two different agents, and as `agent` does.
         """
-        different = sorted(set(names))
+        different = sorted(set(service_hosts))
         if len(different) > 1:
             raise CallEnded(Reasons.bad_request, f"two agents are named: {' and '.join(different)}")
         return self.agent(different[0], region) if different else None
 
     def called(self, number: str | None, region: str | None) -> AgentSettings:
-        """The agent behind a called number; the last resort, where nothing named one.
+        """Return the agent of a called number, for a request that names no agent.
 
-        Raises CallEnded: bad_request where no number is known, unknown_agent where none is configured for it.
+        Raises CallEnded: bad_request if the number is not known, unknown_agent if no agent has it, and as
+        `agent` does.
         """
         if number is None:
             raise CallEnded(
                 Reasons.bad_request, "no agent is named: neither path, query nor parameter has AGENT.ORG"
             )
-        service_host = self._numbers.get(digits_of(number)) or self._by_national_number(number)
+        service_host = self._numbers.get(addresses.digits_of(number)) or self._by_national_number(number)
         if service_host is None:
             raise CallEnded(
                 Reasons.unknown_agent, "no agent is named, and none is configured for the called number"
@@ -79,13 +88,14 @@ class AgentDirectory:
         return self.agent(service_host, region)
 
     def _by_national_number(self, number: str) -> str | None:
-        """Exotel writes 0… for +91… (docs/reference/carriers.md §5.2): the one number that ends with these
-        digits.
+        """Return the service host of the one configured number that ends with these digits, or None.
+
+        Exotel writes 0… for +91… (docs/reference/carriers.md §5.2).
         """
         if not number.startswith("0"):
             return None
-        national = digits_of(number).lstrip("0")
-        if len(national) < _FEWEST_NATIONAL_DIGITS:
+        national = addresses.digits_of(number).lstrip("0")
+        if len(national) < _MIN_NATIONAL_DIGITS:
             return None
-        found = {agent for digits, agent in self._numbers.items() if digits.endswith(national)}
-        return found.pop() if len(found) == 1 else None
+        service_hosts = {host for digits, host in self._numbers.items() if digits.endswith(national)}
+        return service_hosts.pop() if len(service_hosts) == 1 else None

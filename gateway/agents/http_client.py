@@ -10,18 +10,18 @@ from typing import Final
 import aiohttp
 
 UNREAD_MARGIN_S: Final = 15
-"""By how much the kernel is more patient than we are with an instance that does not read."""
+"""Seconds that the kernel waits beyond `stall_s` for an instance that does not read."""
 
 
 def open_client(stall_s: float) -> aiohttp.ClientSession:
-    """A client that adds nothing of its own and remembers nothing; to be closed.
+    """Open a client that adds nothing of its own and keeps nothing. The caller closes it.
 
-    No cookies are kept: they would go from one caller to the next. Connections are not kept either, since
-    one that the instance is just closing would lose a request that cannot be sent twice. There is no limit
-    to them: a request may be held open for as long as its session runs.
+    It keeps no cookies, which would pass from one caller to the next. It uses no connection twice, because an
+    instance that is just closing one would lose a request that must not be sent again. It does not limit
+    connections, because a request may be open for as long as its session runs.
 
-    `stall_s`: how long an instance may take nothing of what it is sent; a connection that was given up then
-    is freed soon after, also where the instance never reads the rest.
+    `stall_s`: seconds for which an instance may read nothing of a request. The kernel frees a connection that
+    was given up for that reason, even if the instance never reads the rest.
     """
     unread_ms = int((stall_s + UNREAD_MARGIN_S) * 1000)
     return aiohttp.ClientSession(

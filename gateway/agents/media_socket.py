@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Connects a session to its agent's media socket (docs/reference/agent-container.md, `WS /ws`)."""
+"""The connection of a session to its agent's media socket (docs/reference/agent-container.md, `WS /ws`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.media.outgoing_leg import connect_leg
 
 SESSION_HEADER = "x-daily-session-id"
 RESUMED_HEADER = "x-patchbay-resumed"
-"""Which replacement of a lost agent this one is, counted from 1; no header for the first agent."""
+"""The number of agents that the call has lost so far; the first agent gets no such header."""
 
 
 async def connect_agent(
@@ -27,7 +27,10 @@ async def connect_agent(
     resumed: int = 0,
     on_disconnect: Callable[[Disconnect], None],
 ) -> Leg:
-    """The held leg of an agent on `instance`, once that is ready; the caller bounds the wait.
+    """Connect to the agent on `instance` once that is ready. Bound the wait with `asyncio.timeout`.
+
+    Returns the agent's leg, which keeps what it receives until a relay takes it over. `body`: for the agent,
+    base64 of JSON. `resumed`: the number of agents that the call has lost.
 
     Raises CallEnded: agent_unreachable, overloaded.
     """

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Agents that were made through the API: kept in the store, checked as the configuration checks its own.
+"""Agents that were created through the API: they are stored, and checked as the configuration checks its own.
 
 They are checked each time they are read, because the configuration may have changed since: an agent whose
-organisation, region or instances the operator took out is kept, and no call reaches it.
+organisation, region or instances the operator removed stays in the store, but gets no calls.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,25 +26,25 @@ log = structlog.get_logger(__name__)
 
 DOCUMENT_KIND: Final = "agent"
 
-_HERE: Final = ("agents", 0)
-"""Where the one agent stands in the tables that the configuration's checks are given."""
+_LOCATION: Final = ("agents", 0)
+"""The location of the one agent in the tables that the configuration's checks get."""
 
 
-class InvalidAgent(ValueError):  # noqa: N818 - read as a sentence
-    """The settings are none. `problems`: keys of `[[agents]]` and what is wrong there, at least one."""
+class InvalidAgent(ValueError):  # noqa: N818 - an answer, not a fault
+    """An agent's settings are invalid. `problems`: at least one key of `[[agents]]` and its problem."""
 
     def __init__(self, problems: tuple[tuple[str, str], ...]) -> None:
         super().__init__("; ".join(f"{key}: {what}" for key, what in problems))
         self.problems = problems
 
 
-class ForbiddenInstance(ValueError):  # noqa: N818 - read as a sentence
-    """An instance is none that the operator configured, and the API may not choose others."""
+class ForbiddenInstance(ValueError):  # noqa: N818 - an answer, not a fault
+    """An agent has an instance that the operator did not configure, and the API may not set others."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredAgent:
-    """An agent of the store. Times are Unix seconds. `fault`: why no call reaches it; "" where calls do."""
+    """An agent of the store. Times are Unix seconds. `fault`: why it gets no calls; "" if it gets calls."""
 
     settings: AgentSettings
     created_at: float
@@ -53,13 +53,16 @@ class StoredAgent:
 
 
 def fit(table: Mapping[str, Any], settings: Settings) -> AgentSettings:
-    """The agent that a table like one of `[[agents]]` describes. Raises InvalidAgent, ForbiddenInstance."""
+    """Return the settings in a table like one of `[[agents]]`, checked against the rest of the configuration.
+
+    Raises InvalidAgent, ForbiddenInstance.
+    """
     try:
         agent = AgentSettings.model_validate(dict(table))
     except ValidationError as error:
         raise InvalidAgent(
             tuple(
-                (format_path(each["loc"]), message_of((*_HERE, *each["loc"]), each))
+                (format_path(each["loc"]), message_of((*_LOCATION, *each["loc"]), each))
                 for each in error.errors()
             )
         ) from None
@@ -83,7 +86,7 @@ def _contradictions(agent: AgentSettings, settings: Settings) -> tuple[tuple[str
 
 
 def _key(location: Location) -> str:
-    return format_path(location[len(_HERE) :])
+    return format_path(location[len(_LOCATION) :])
 
 
 def _check_instances(agent: AgentSettings, settings: Settings) -> None:
@@ -103,53 +106,55 @@ def _check_instances(agent: AgentSettings, settings: Settings) -> None:
 
 
 class StoredAgents:
-    """The agents of the store. Every method raises StoreFailed where the store does not answer."""
+    """The agents of the store. Every method raises StoreFailed if the store does not answer."""
 
-    def __init__(self, settings: Settings, documents: KeyValueStore) -> None:
+    def __init__(self, settings: Settings, values: KeyValueStore) -> None:
         self._settings = settings
-        self._documents = documents
+        self._values = values
 
     async def refresh(self, directory: AgentDirectory, health: InstanceHealth, now: float) -> None:
-        """Makes the kept agents reachable for calls of this worker: after every change in the store."""
+        """Give this worker's calls the agents as they are stored now. Call it after every change."""
         async with directory.refreshing:
-            kept = await self.all(now)
-            directory.refresh(agent.settings for agent in kept if not agent.fault)
+            stored = await self.all(now)
+            directory.refresh(agent.settings for agent in stored if not agent.fault)
             health.watch(instance for agent in directory.agents for instance in agent.instances)
 
     async def all(self, now: float) -> list[StoredAgent]:
-        """The agents of all organisations."""
-        return self._read(await self._documents.list(DOCUMENT_KIND, now))
+        """Return the agents of all organisations."""
+        return self._read(await self._values.list(DOCUMENT_KIND, now))
 
     async def of(self, organization: str, now: float) -> list[StoredAgent]:
-        """An organisation's agents, in the order of their names."""
-        return self._read(await self._documents.list(DOCUMENT_KIND, now, prefix=f"{organization}/"))
+        """Return an organisation's agents, sorted by name."""
+        return self._read(await self._values.list(DOCUMENT_KIND, now, prefix=f"{organization}/"))
 
     async def one(self, organization: str, name: str, now: float) -> StoredAgent | None:
-        """One agent."""
-        document = await self._documents.get(DOCUMENT_KIND, f"{organization}/{name}", now)
-        return next(iter(self._read([document])), None) if document else None
+        """Return one agent, or None."""
+        value = await self._values.get(DOCUMENT_KIND, f"{organization}/{name}", now)
+        return next(iter(self._read([value])), None) if value else None
 
     async def create(self, agent: AgentSettings, now: float) -> StoredAgent | None:
-        """Keeps a new agent; None where there is one of its name, whichever worker made it."""
-        kept = StoredAgent(agent, created_at=now, updated_at=now)
-        made = await self._documents.put_if_absent(DOCUMENT_KIND, _name(agent), _written(kept), now=now)
-        return kept if made else None
+        """Store a new agent. Return None if there is one of its name, whichever worker created it."""
+        created = StoredAgent(agent, created_at=now, updated_at=now)
+        is_new = await self._values.put_if_absent(
+            DOCUMENT_KIND, _storage_key(agent), _as_json(created), now=now
+        )
+        return created if is_new else None
 
     async def update(self, before: StoredAgent, agent: AgentSettings, now: float) -> StoredAgent:
-        """Writes an agent's settings in place of those before; of two writers at once the later one wins."""
-        kept = StoredAgent(agent, created_at=before.created_at, updated_at=now)
-        await self._documents.put(DOCUMENT_KIND, _name(agent), _written(kept), now=now)
-        return kept
+        """Replace an agent's settings and return it. Of two writers at once the later one wins."""
+        updated = StoredAgent(agent, created_at=before.created_at, updated_at=now)
+        await self._values.put(DOCUMENT_KIND, _storage_key(agent), _as_json(updated), now=now)
+        return updated
 
     async def delete(self, organization: str, name: str) -> bool:
-        """Forgets an agent; whether there was one. Its sessions go on to their end."""
-        return await self._documents.delete(DOCUMENT_KIND, f"{organization}/{name}")
+        """Delete an agent. Return False if there was none. Its running sessions go on to their end."""
+        return await self._values.delete(DOCUMENT_KIND, f"{organization}/{name}")
 
-    def _read(self, documents: list[StoredValue] | tuple[StoredValue, ...]) -> list[StoredAgent]:
-        return [agent for document in documents if (agent := self._of(document))]
+    def _read(self, values: Iterable[StoredValue]) -> list[StoredAgent]:
+        return [agent for value in values if (agent := self._parse(value))]
 
-    def _of(self, document: StoredValue) -> StoredAgent | None:
-        value = json.loads(document.value)
+    def _parse(self, stored: StoredValue) -> StoredAgent | None:
+        value = json.loads(stored.value)
         fault = ""
         try:
             agent = fit(value["settings"], self._settings)
@@ -158,20 +163,20 @@ class StoredAgents:
             try:
                 agent = AgentSettings.model_validate(value["settings"])
             except ValidationError:  # another version of the gateway may have written it
-                log.warning("kept agent", agent=document.key, fault=fault)
+                log.warning("kept agent", agent=stored.key, fault=fault)
                 return None
         return StoredAgent(agent, value["created_at"], value["updated_at"], fault)
 
 
-def _name(agent: AgentSettings) -> str:
+def _storage_key(agent: AgentSettings) -> str:
     return f"{agent.organization}/{agent.name}"
 
 
-def _written(kept: StoredAgent) -> str:
+def _as_json(agent: StoredAgent) -> str:
     return json.dumps(
         {
-            "settings": kept.settings.model_dump(mode="json"),
-            "created_at": kept.created_at,
-            "updated_at": kept.updated_at,
+            "settings": agent.settings.model_dump(mode="json"),
+            "created_at": agent.created_at,
+            "updated_at": agent.updated_at,
         }
     )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The story of a passage: a WebSocket under the Session API, to the instance that runs the session.
+"""A session socket: a client's WebSocket under the Session API, to the instance that runs the session.
 
-    prove the caller → find the session → connect its instance → relay → end, with one reason
+    authenticate the client → find the session → connect its instance → relay → end, with one reason
 
-It takes no place and is no session of its own: it lives within one that runs, and ends with it at the latest
+It takes no slot and is no session of its own: it belongs to a running session, and ends with it at the latest
 (docs/reference/public-api.md, "Session API").
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 from websockets.exceptions import InvalidHeader
@@ -22,6 +22,7 @@ from websockets.headers import parse_subprotocol
 from websockets.uri import parse_uri
 
 from gateway.auth.api_keys import Principal
+from gateway.calls.services import CallServices
 from gateway.calls.session_end import log_end, traffic_of
 from gateway.calls.session_events import session_events
 from gateway.calls.session_url import PREFIX, SessionUrl, forwarded, read_session_url, running_session
@@ -37,31 +38,29 @@ from gateway.model.session import SessionRecord
 from gateway.store.interface import StoreFailed
 from gateway.websocket import frames
 
-if TYPE_CHECKING:
-    from gateway.calls.services import CallServices
-
 log = structlog.get_logger(__name__)
 
 NO_KEY: Final = replace(Reasons.unauthorized, status=int(HTTPStatus.UNAUTHORIZED))
-"""docs/reference/public-api.md, "Keys": 401 where a key is missing; the media sockets' 403 is about
-tokens.
+"""A missing key is answered with 401 (docs/reference/public-api.md, "Keys"); the 403 of
+`Reasons.unauthorized` is for the tokens of media sockets.
 """
 
-LONGEST_S: Final = 14400.0
-"""The longest that a session may last (docs/reference/public-api.md, "Management"), and so a passage."""
+MAX_DURATION_S: Final = 14400.0
+"""Limit of every session (docs/reference/public-api.md, "Management"), and so of its sockets."""
 
 _HANDSHAKE: Final = b"sec-websocket-"
 
 
 def is_session_socket(upgrade: Upgrade) -> bool:
-    """Whether this upgrade asks for a passage rather than for a media socket."""
+    """Return True if the upgrade asks for a session socket, not for a media socket."""
     return upgrade.url.path.startswith(PREFIX)
 
 
 class SessionSocket:
-    """One passage: what is known of it so far."""
+    """One session socket, from its upgrade to its end."""
 
     def __init__(self, services: CallServices, upgrade: Upgrade) -> None:
+        """Take over the upgrade's callbacks; `run` serves it."""
         self._services = services
         self._limits = services.settings.limits
         self._upgrade = upgrade
@@ -70,30 +69,30 @@ class SessionSocket:
         self._leg: Leg | None = None
         self._agent_leg: Leg | None = None
         self._relay: Relay | None = None
-        self._goodbye: tuple[int, str] | None = None  # what who left first said; the other is told the same
+        self._close: tuple[int, str] | None = None  # from the leg that closed first; passed on to the other
         self._began_at = services.now()
-        upgrade.on_disconnect = self._client_gone
+        upgrade.on_disconnect = self._client_disconnected
         upgrade.on_shutdown = lambda: self._termination.set(CallEnded(Reasons.draining, "the gateway stops"))
 
     async def run(self) -> None:
-        """Tells the story and sees to its end. Raises nothing."""
+        """Serve the socket to its end. Raises nothing."""
         try:
-            end = await self.tell()
+            end = await self._serve()
         except CallEnded as refusal:
             end = refusal
         except StoreFailed as error:
             end = CallEnded(Reasons.store_failed, str(error))
-        except Exception:  # noqa: BLE001 - the edge of the passage's task: it ends this one and no other
+        except Exception:  # noqa: BLE001 - the edge of the socket's task: it ends this socket and no other
             self._log.exception("internal error")
             end = CallEnded(Reasons.internal_error)
         await self._finish(end)
 
-    async def tell(self) -> CallEnded:
-        """The story. Returns the end of a passage that was relayed; raises CallEnded for every other."""
+    async def _serve(self) -> CallEnded:
+        """Take all steps. Return the end if frames were relayed; raise CallEnded if it ended before."""
         if self._upgrade.fault:
             raise CallEnded(Reasons.bad_request, self._upgrade.fault)
         async with self._termination.cancel_scope():
-            principal = await self._prove_caller()
+            principal = await self._authenticate()
             url = read_session_url(self._upgrade.url.path, self._upgrade.url.query)
             session = await running_session(
                 self._services.store, url, principal.organization, wait_s=self._limits.agent_connect_timeout
@@ -103,18 +102,18 @@ class SessionSocket:
             self._leg = self._upgrade.accept(
                 max_opening_bytes=self._limits.max_message_bytes,
                 max_buffered_bytes=self._limits.max_early_bytes,
-                on_disconnect=self._client_gone,
+                on_disconnect=self._client_disconnected,
                 subprotocol=subprotocol,
             )
             self._leg.buffer_messages(self._limits.max_message_bytes)
             await asyncio.sleep(0)  # its 101 is on its way before anything else is
-        with self._no_longer_than(session):
-            return await self._couple()
+        with self._ended_with(session):
+            return await self._relayed()
 
     # The steps, in their order
 
-    async def _prove_caller(self) -> Principal:
-        """Whose key it is, public or private: `Authorization: Bearer`, and no other place."""
+    async def _authenticate(self) -> Principal:
+        """Return the owner of the key in `Authorization: Bearer`. Public and private keys are accepted."""
         scheme, _, key = self._upgrade.header("Authorization").partition(" ")
         principal = None
         if scheme.lower() == "bearer" and key.strip():
@@ -125,14 +124,14 @@ class SessionSocket:
         return principal
 
     async def _connect(self, session: SessionRecord, url: SessionUrl) -> str | None:
-        """The instance's own WebSocket; gives the subprotocol that it has taken."""
+        """Connect the instance's own WebSocket. Return the subprotocol that the instance chose."""
         assert self._upgrade.request is not None
-        given = [
+        received = [
             (name.lower().encode("utf-8", "surrogateescape"), value.encode("utf-8", "surrogateescape"))
             for name, value in self._upgrade.request.headers
         ]
         headers = forwarded(
-            [(name, value) for name, value in given if not name.startswith(_HANDSHAKE)],
+            [(name, value) for name, value in received if not name.startswith(_HANDSHAKE)],
             session.session_id,
             None,
         )
@@ -146,29 +145,29 @@ class SessionSocket:
                     self._subprotocols(),
                     max_message_bytes=self._limits.max_message_bytes,
                     max_buffered_bytes=self._limits.max_early_bytes,
-                    on_disconnect=self._agent_gone,
+                    on_disconnect=self._agent_disconnected,
                 )
         except TimeoutError:
             raise CallEnded(Reasons.agent_start_timeout, f"no answer within {timeout_s:g} s") from None
         return subprotocol
 
     def _subprotocols(self) -> list[str]:
-        """Those that the client names, in its order (RFC 6455 §4.2.2)."""
-        named = self._upgrade.header("Sec-WebSocket-Protocol")
+        """Return the subprotocols that the client offers, in its order (RFC 6455 §4.2.2)."""
+        header = self._upgrade.header("Sec-WebSocket-Protocol")
         try:
-            return list(parse_subprotocol(named)) if named else []
+            return list(parse_subprotocol(header)) if header else []
         except InvalidHeader as error:
             raise CallEnded(Reasons.bad_request, str(error)) from None
 
-    async def _couple(self) -> CallEnded:
-        """Relays until somebody ends it. Silence ends nothing: it is the session's to last."""
+    async def _relayed(self) -> CallEnded:
+        """Relay frames until one side ends. Silence ends nothing: the session decides how long it lasts."""
         assert self._leg is not None
         assert self._agent_leg is not None
         options = RelayOptions(
             dialect=None,
             limits=RelayLimits(
-                max_duration_s=LONGEST_S,
-                idle_s=2 * LONGEST_S,
+                max_duration_s=MAX_DURATION_S,
+                idle_s=2 * MAX_DURATION_S,
                 stall_s=self._limits.stall_timeout,
                 close_s=self._limits.close_timeout,
                 max_message_bytes=self._limits.max_message_bytes,
@@ -183,55 +182,55 @@ class SessionSocket:
         return await self._relay.ended
 
     @contextmanager
-    def _no_longer_than(self, session: SessionRecord) -> Iterator[None]:
-        """Ends the passage when its session is over: the instance may be the next caller's by then."""
+    def _ended_with(self, session: SessionRecord) -> Iterator[None]:
+        """End the socket when its session is over: the instance may serve the next caller by then."""
 
-        def is_over(over: asyncio.Future[None]) -> None:
+        def terminate(over: asyncio.Future[None]) -> None:
             if not over.cancelled():
                 self._termination.set(CallEnded(Reasons.agent_ended, "the session is over"))
 
         with session_events(self._services.store).waiting(session.session_id) as over:
-            over.add_done_callback(is_over)
+            over.add_done_callback(terminate)
             yield
 
     # The end
 
     async def _finish(self, end: CallEnded) -> None:
-        """Tells whoever is still there, and says it in one line."""
-        relayed = self._relay is not None
+        """Close the sockets that are still open, and log the end."""
+        was_relayed = self._relay is not None
         traffic = traffic_of(self._relay, None)
         if self._relay is not None:
             await self._relay.closed
         else:
             if self._agent_leg is not None:
                 code = frames.INTERNAL_ERROR if end.reason.failed else frames.NORMAL_CLOSURE
-                self._agent_leg.close(*self._goodbye or (code, end.detail))
+                self._agent_leg.close(*self._close or (code, end.detail))
             if self._leg is not None:
-                self._leg.close(*self._goodbye or (end.reason.close_code, end.detail))
+                self._leg.close(*self._close or (end.reason.close_code, end.detail))
             else:
                 self._refuse(end)
         log_end(
             self._log,
-            "passage ended" if relayed else "passage refused",
+            "passage ended" if was_relayed else "passage refused",
             end,
             seconds=self._services.now() - self._began_at,
             traffic=traffic,
         )
 
     def _refuse(self, end: CallEnded) -> None:
-        if end.reason.status is None:  # the instance has taken it and left again, or the client has
+        if end.reason.status is None:  # the instance or the client closed between handshake and relay
             end = CallEnded(Reasons.agent_lost, end.detail)
         self._upgrade.refuse(end)
 
-    # What the legs report before they are coupled
+    # What the legs report before the relay has their sockets
 
-    def _client_gone(self, gone: Disconnect) -> None:
-        self._gone(gone, reason_for_carrier(gone))
+    def _client_disconnected(self, disconnect: Disconnect) -> None:
+        self._disconnected(disconnect, reason_for_carrier(disconnect))
 
-    def _agent_gone(self, gone: Disconnect) -> None:
-        self._gone(gone, reason_for_agent(gone))
+    def _agent_disconnected(self, disconnect: Disconnect) -> None:
+        self._disconnected(disconnect, reason_for_agent(disconnect))
 
-    def _gone(self, gone: Disconnect, end: CallEnded) -> None:
-        if self._termination.end is None and gone.has_code:
-            self._goodbye = gone.code, gone.reason
+    def _disconnected(self, disconnect: Disconnect, end: CallEnded) -> None:
+        if self._termination.end is None and disconnect.has_code:
+            self._close = disconnect.code, disconnect.reason
         self._termination.set(end)

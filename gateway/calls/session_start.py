@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What it takes to start a session, whichever resource was asked for it (docs/reference/public-api.md,
-"Start").
+"""The start of a session that no carrier's stream begins, whichever API resource asked for it
+(docs/reference/public-api.md, "Start").
 
-A start that fails leaves nothing: no place, no session that runs, no room at Daily.
+    bot         POST /bot to the agent, which finds its caller by itself; webrtc likewise
+    daily       create a room at Daily, then POST /bot with the room and a token
+    websocket   store a pending session and return the URL and token of its media socket
+
+A start that fails leaves nothing: no slot, no running session, no room at Daily.
 """
 
 from __future__ import annotations
@@ -12,36 +16,49 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
+import aiohttp
 import structlog
 
-from gateway.api.framework.errors import ApiError
-from gateway.api.framework.services import Services
-from gateway.api.framework.strict_json import dump
 from gateway.auth.media_tokens import TOKEN_S
-from gateway.calls.bot_session import BotRequest
-from gateway.calls.media_url import media_url
+from gateway.calls.active import ActiveCalls
+from gateway.calls.bot_session import BotRequest, BotSessions
+from gateway.calls.services import CallServices
 from gateway.carriers.daily.rest import Daily, DailyFailed, Room
-from gateway.config import AgentSettings
+from gateway.config import AgentSettings, Settings
+from gateway.model.addresses import host_in_region
+from gateway.model.json_text import dump
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import CallDetails, SessionOptions
 
 log = structlog.get_logger(__name__)
 
 Transport = Literal["bot", "daily", "webrtc", "websocket"]
-"""How the caller's sound comes; "bot" is a start without more, whose agent finds its caller by itself."""
+"""How the caller's audio reaches the agent; "bot": the agent finds its caller by itself."""
 
 MAX_BODY_BYTES: Final = 1_000_000
-"""Of the JSON for the agent; for a media socket `[limits] max_body_bytes` holds, as it does there."""
-
+"""Limit of the JSON for an agent; for a media socket `[limits] max_body_bytes` applies, as it does there."""
 
 DIALOUT: Final = "dialout_settings"
-"""In a start's `body`: whom the agent is to call from its room (docs/reference/carriers.md §6.5)."""
+"""The member of a start's `body` with the numbers that the agent is to call from its room
+(docs/reference/carriers.md §6.5).
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStartServices:
+    """What starting a session needs. `http`: a client for Daily's REST API."""
+
+    calls: CallServices
+    active: ActiveCalls
+    bots: BotSessions
+    http: aiohttp.ClientSession
 
 
 @dataclass(frozen=True, slots=True)
 class Telephone:
-    """The call that a session is for, where it is one: the carrier's id of it, caller and called number."""
+    """The telephone call that a session is for: the carrier's call id, the caller's and the called number."""
 
     call_id: str
     from_number: str
@@ -50,11 +67,11 @@ class Telephone:
 
 @dataclass(frozen=True, slots=True)
 class SessionRequest:
-    """What is to be started.
+    """A request to start one session.
 
-    `body`: any JSON for the agent, None for none. `room_properties`, `token_properties`: Daily's.
-    `metadata`: JSON text. `idle_timeout`, `max_duration`: seconds, None for the agent's own; a session lasts
-    no longer than its agent allows. `session_id`: where it was given out already; None makes one.
+    `body`: any JSON value for the agent, None for none. `room_properties`, `token_properties`: Daily's.
+    `metadata`: JSON text. `idle_timeout`, `max_duration`: seconds, None for the agent's own; a session never
+    lasts longer than its agent allows. `session_id`: None to make one.
     """
 
     agent: AgentSettings
@@ -71,10 +88,10 @@ class SessionRequest:
 
 @dataclass(frozen=True, slots=True)
 class StartedSession:
-    """What was started. What the transport does not have is None.
+    """A session that was started. What its transport does not have is None.
 
-    `body`: base64 of the JSON, for the socket's query. `expires_at`: Unix seconds, when the socket must have
-    come, or the room is over.
+    `body`: base64 of the JSON, for the query of the media socket's URL. `expires_at`: Unix seconds, at which
+    the media socket must have been opened, or the room is deleted.
     """
 
     session_id: str
@@ -86,91 +103,108 @@ class StartedSession:
     expires_at: float | None = None
 
 
-def agent_of(services: Services, organization: str, name: str) -> AgentSettings:
-    """The organisation's agent of this name, in whatever region. Raises CallEnded(unknown_agent)."""
-    for agent in services.agents.agents:
-        if (agent.organization, agent.name) == (organization, name):
-            return agent
-    raise CallEnded(Reasons.unknown_agent, "there is no agent of this name")
+class RoomFailed(Exception):  # noqa: N818 - named after what happened
+    """Daily did not create the room or its token.
+
+    `status`: the HTTP status for the client. `reason`: what failed, for programs. `detail`: one sentence
+    without secrets. `retry_after_s`: seconds, if Daily named them.
+    """
+
+    def __init__(self, status: int, reason: str, detail: str, retry_after_s: int | None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.reason = reason
+        self.detail = detail
+        self.retry_after_s = retry_after_s
 
 
 async def start_session(
-    services: Services, wish: SessionRequest, address: tuple[str, int] | None
+    services: SessionStartServices, request: SessionRequest, address: tuple[str, int] | None
 ) -> StartedSession:
-    """Starts a session. `address`: of this gateway, as the caller reached it; where no public URL is set.
+    """Start a session and return once the agent has accepted it; a media socket's agent starts later.
 
-    Raises CallEnded as `BotSessions.start` does, and bad_request, too_large and draining; ApiError where
-    Daily did not
-    do what it was asked; StoreFailed.
+    `address`: host and port of this gateway as the client reached it, None if unknown; the media socket's
+    URL has them if no public URL is configured.
+
+    Raises CallEnded as `BotSessions.start` does, and bad_request, too_large and draining; RoomFailed;
+    StoreFailed.
     """
     if services.active.draining:
         raise CallEnded(Reasons.draining)
-    body = dump({} if wish.body is None else wish.body)
-    most = services.settings.limits.max_body_bytes if wish.transport == "websocket" else MAX_BODY_BYTES
-    if len(body) > most:
-        raise CallEnded(Reasons.too_large, f"body has {len(body)} bytes of JSON, {most} are allowed")
-    if wish.transport == "websocket":
-        return await _promise(services, wish, body, address)
-    if wish.transport == "daily":
-        return await _start_in_room(services, wish, body)
-    headers = {"x-daily-transport-type": "webrtc"} if wish.transport == "webrtc" else {}
-    return StartedSession(await _start(services, wish, headers, body))
+    body = dump({} if request.body is None else request.body)
+    max_bytes = MAX_BODY_BYTES
+    if request.transport == "websocket":
+        max_bytes = services.calls.settings.limits.max_body_bytes
+    if len(body) > max_bytes:
+        raise CallEnded(Reasons.too_large, f"body has {len(body)} bytes of JSON, {max_bytes} are allowed")
+    if request.transport == "websocket":
+        return await _create_pending(services, request, body, address)
+    if request.transport == "daily":
+        return await _start_in_room(services, request, body)
+    headers = {"x-daily-transport-type": "webrtc"} if request.transport == "webrtc" else {}
+    return StartedSession(await _start_bot(services, request, headers, body))
 
 
-async def _start(services: Services, wish: SessionRequest, headers: Mapping[str, str], body: bytes) -> str:
-    details, options = _details(services, wish), _options(services, wish)
-    await services.bots.start(wish.agent, details, options, BotRequest(headers, body, longest_s(wish)))
+async def _start_bot(
+    services: SessionStartServices, request: SessionRequest, headers: Mapping[str, str], body: bytes
+) -> str:
+    details = _details(services, request)
+    bot_request = BotRequest(headers, body, _max_duration_s(request))
+    await services.bots.start(request.agent, details, _options(request), bot_request)
     return details.session_id
 
 
-async def _start_in_room(services: Services, wish: SessionRequest, body: bytes) -> StartedSession:
-    """The room comes first, because the agent is told it; a place is taken after that."""
-    daily = _daily_of(services, wish.agent.organization)
-    await services.bots.check(wish.agent)
-    expires_at = services.now() + longest_s(wish)
+async def _start_in_room(
+    services: SessionStartServices, request: SessionRequest, body: bytes
+) -> StartedSession:
+    # The agent gets the room with its request, so the room comes first, and the slot is taken after it.
+    daily = _daily(services, request.agent.organization)
+    await services.bots.check(request.agent)
+    expires_at = services.calls.now() + _max_duration_s(request)
     try:
-        room = await daily.create_room(_room_properties(wish), expires_at=expires_at)
+        room = await daily.create_room(_room_properties(request), expires_at=expires_at)
         async with _deleted_unless_used(daily, room):
-            token = await daily.create_token(room.name, wish.token_properties, expires_at=expires_at)
+            token = await daily.create_token(room.name, request.token_properties, expires_at=expires_at)
             headers = {
                 "x-daily-transport-type": "daily",
                 "x-daily-room-url": room.url,
                 "x-daily-room-token": token,
             }
-            session_id = await _start(services, wish, headers, body)
+            session_id = await _start_bot(services, request, headers, body)
     except DailyFailed as failure:
-        wait = {} if failure.retry_after is None else {"Retry-After": str(failure.retry_after)}
-        raise ApiError(failure.status, f"daily_{failure.reason}", failure.detail, headers=wait) from None
-    except ValueError as error:  # of the caller's properties
+        raise RoomFailed(failure.status, failure.reason, failure.detail, failure.retry_after) from None
+    except ValueError as error:  # the client's properties are not Daily's
         raise CallEnded(Reasons.bad_request, str(error)) from None
     return StartedSession(session_id, room_url=room.url, room_token=token, expires_at=expires_at)
 
 
-def _room_properties(wish: SessionRequest) -> Mapping[str, Any] | None:
-    """The caller's. An agent that is to call somebody needs a room that may (docs/reference/carriers.md
-    §6.4).
+def _room_properties(request: SessionRequest) -> Mapping[str, Any] | None:
+    """Return the client's properties. An agent that is to call numbers needs a room that can dial
+    (docs/reference/carriers.md §6.4).
     """
-    if isinstance(wish.body, Mapping) and wish.body.get(DIALOUT):
-        return {"enable_dialout": True, **(wish.room_properties or {})}
-    return wish.room_properties
+    if isinstance(request.body, Mapping) and request.body.get(DIALOUT):
+        return {"enable_dialout": True, **(request.room_properties or {})}
+    return request.room_properties
 
 
 @asynccontextmanager
 async def _deleted_unless_used(daily: Daily, room: Room) -> AsyncIterator[None]:
-    used = False
+    """Delete the room unless the block completes."""
+    is_used = False
     try:
         yield
-        used = True
+        is_used = True
     finally:
-        if not used:
+        if not is_used:
             try:
                 await daily.delete_room(room.name)
-            except DailyFailed as failure:  # its expiry ends it, then
+            except DailyFailed as failure:  # then it ends when it expires
                 log.warning("room left at Daily until it expires", reason=failure.reason)
 
 
-def _daily_of(services: Services, organization: str) -> Daily:
-    owner = services.settings.find_organization(organization)
+def _daily(services: SessionStartServices, organization: str) -> Daily:
+    """Return a client for the organisation's domain at Daily. Raises CallEnded(bad_request) without one."""
+    owner = services.calls.settings.find_organization(organization)
     if owner is not None and owner.daily is not None:
         return Daily(services.http, owner.daily.api_key.get_secret_value(), owner.daily.api_url)
     detail = (
@@ -179,43 +213,63 @@ def _daily_of(services: Services, organization: str) -> Daily:
     raise CallEnded(Reasons.bad_request, detail)
 
 
-async def _promise(
-    services: Services, wish: SessionRequest, json_body: bytes, address: tuple[str, int] | None
+async def _create_pending(
+    services: SessionStartServices,
+    request: SessionRequest,
+    json_body: bytes,
+    address: tuple[str, int] | None,
 ) -> StartedSession:
-    """No agent starts: it does when the socket comes, under this session's id."""
-    agent = wish.agent
-    body = None if wish.body is None else base64.b64encode(json_body).decode("ascii")
+    """Create a pending session: its agent starts, and its slot is taken, when the media socket is opened."""
+    agent, calls = request.agent, services.calls
+    body = None if request.body is None else base64.b64encode(json_body).decode("ascii")
     if body is not None and agent.websocket_auth == "none":
         detail = "body goes to a media socket only with a token: the agent's websocket_auth is none"
         raise CallEnded(Reasons.bad_request, detail)
-    details = _details(services, wish)
-    now = services.now()
+    details = _details(services, request)
+    options = _options(request, start_type=calls.capacity.start_type(agent))
+    now = calls.now()
     expires_at = now + TOKEN_S
-    await services.store.promise(details, _options(services, wish), now, expires_at)
-    token = services.tokens.mint(agent.service_host, agent.organization, details.session_id, body)
+    await calls.store.promise(details, options, now, expires_at)
+    token = calls.tokens.mint(agent.service_host, agent.organization, details.session_id, body)
     return StartedSession(
         details.session_id,
-        ws_url=media_url(services.settings, agent, address),
+        ws_url=media_url(calls.settings, agent, address),
         ws_token=token,
         body=body,
         expires_at=expires_at,
     )
 
 
-def longest_s(wish: SessionRequest) -> float:
-    """How long the session may last, in seconds."""
-    allowed = float(wish.agent.max_session_duration)
-    return allowed if wish.max_duration is None else min(wish.max_duration, allowed)
+def media_url(settings: Settings, agent: AgentSettings, address: tuple[str, int] | None) -> str:
+    """Return the URL of a client's media socket, `wss://{region}.{host}/ws/generic/{agent}.{org}`.
+
+    `address`: host and port of this gateway as the client reached it, used if no public URL is configured;
+    no region stands in front of it (docs/reference/public-api.md, "Media sockets").
+    """
+    path = f"/ws/generic/{agent.service_host}"
+    if settings.server.public_url is None:
+        host, port = address or (settings.server.host, settings.server.port)
+        return f"ws://{f'[{host}]' if ':' in host else host}:{port}{path}"
+    parts = urlsplit(settings.server.public_url)
+    scheme = "wss" if parts.scheme == "https" else "ws"
+    regions = {region.code for region in settings.regions}
+    return f"{scheme}://{host_in_region(parts.netloc, agent.region, regions)}{parts.path}{path}"
 
 
-def _details(services: Services, wish: SessionRequest) -> CallDetails:
-    call = wish.call
+def _max_duration_s(request: SessionRequest) -> float:
+    """Return how long the session may last, in seconds."""
+    allowed = float(request.agent.max_session_duration)
+    return allowed if request.max_duration is None else min(request.max_duration, allowed)
+
+
+def _details(services: SessionStartServices, request: SessionRequest) -> CallDetails:
+    call = request.call
     return CallDetails(
-        session_id=wish.session_id or services.new_id(),
-        agent=wish.agent.service_host,
-        organization=wish.agent.organization,
-        region=wish.agent.region,
-        carrier="generic" if wish.transport == "websocket" else wish.transport,
+        session_id=request.session_id or services.calls.new_id(),
+        agent=request.agent.service_host,
+        organization=request.agent.organization,
+        region=request.agent.region,
+        carrier="generic" if request.transport == "websocket" else request.transport,
         call_id=call.call_id if call else None,
         stream_id=None,
         from_number=call.from_number if call else None,
@@ -223,11 +277,11 @@ def _details(services: Services, wish: SessionRequest) -> CallDetails:
     )
 
 
-def _options(services: Services, wish: SessionRequest) -> SessionOptions:
+def _options(request: SessionRequest, start_type: str | None = None) -> SessionOptions:
     return SessionOptions(
-        transport=wish.transport,
-        start_type=services.calls.capacity.start_type(wish.agent),
-        metadata=wish.metadata,
-        idle_timeout=wish.idle_timeout,
-        max_duration=wish.max_duration,
+        transport=request.transport,
+        start_type=start_type,
+        metadata=request.metadata,
+        idle_timeout=request.idle_timeout,
+        max_duration=request.max_duration,
     )

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Which session a Session API URL names, where it runs, and what may go there
+"""URLs of the Session API: the session that one names, and the headers that are forwarded to its instance
 (docs/reference/public-api.md, "Session API").
 
-The same for a request (gateway/api/pipecat_cloud/session_proxy.py) and for a WebSocket
-(gateway/calls/session_socket.py).
+Requests (gateway/api/pipecat_cloud/session_proxy.py) and WebSockets (session_socket.py) share it.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from gateway.model.session import SessionRecord
 from gateway.store.interface import Store
 
 Header = tuple[bytes, bytes]
-"""Name, in small letters, and value."""
+"""A header's name in lower case, and its value."""
 
 PREFIX: Final = "/v1/public/"
-_NAMED: Final = 6  # "", v1, public, {agent}, sessions, {session_id}: the rest is the instance's
+_OWN_SEGMENTS: Final = 6  # "", v1, public, {agent}, sessions, {session_id}: the rest is the instance's
 
 STARTING_POLL_S: Final = 0.05
-"""How often a session that is starting is looked at: another worker may be the one that starts it."""
+"""Seconds between two looks at a session that is starting: another worker may be starting it."""
 
 SESSION_ID: Final = b"x-daily-session-id"
 
@@ -45,18 +44,18 @@ HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
-"""RFC 9110 §7.6.1; what `Connection` names comes to it."""
+"""Headers that concern one connection alone (RFC 9110 §7.6.1), besides those that `Connection` names."""
 
 NOT_FORWARDED: Final = HOP_BY_HOP | {
     b"host",
     b"content-length",
     b"authorization",
     b"expect",  # answered by this hop (RFC 9110 §10.1.1)
-    SESSION_ID,  # ours, whatever the client says
+    SESSION_ID,  # set by Patchbay, never by the client
 }
 
 _PATH: Final = re.compile(r"/(?:[!\"$&->@-\[\]-~]|%[0-9A-Fa-f]{2})*")
-"""What is printable, but no backslash, which some servers take for a slash, and no broken escape."""
+"""Printable characters without broken escapes and backslashes: some servers read a backslash as a slash."""
 _QUERY: Final = re.compile(r"[!-~]*")
 _VALUE: Final = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -64,7 +63,7 @@ _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 @dataclass(frozen=True, slots=True)
 class SessionUrl:
-    """`path`: as it came, still escaped, from its slash on; a path of the instance and nothing else."""
+    """A parsed Session API URL. `path`: the part of the path for the instance, still escaped."""
 
     agent: str
     session_id: str
@@ -73,38 +72,36 @@ class SessionUrl:
 
     @property
     def target(self) -> str:
-        """Path and query, as they stand in a request line."""
+        """Path and query for the request to the instance."""
         return f"{self.path}?{self.query}" if self.query else self.path
 
 
 def read_session_url(path: str, query: str) -> SessionUrl:
-    """Reads a path and a query as they came, still escaped.
+    """Parse a path and a query, both still escaped.
 
-    Raises CallEnded: not_found for another path, bad_request for one that cannot be passed on as it is, or
-    that
-    has a segment which climbs, in whatever spelling: the instance's server would read it as another path.
+    Raises CallEnded: not_found for another path; bad_request if it cannot be forwarded unchanged, or if a
+    segment is `.` or `..` in any spelling, because the instance's server would resolve it to another path.
     """
-    segments = path.split("/", _NAMED)
-    named = [unquote(segment) for segment in segments[:_NAMED]]
-    if len(segments) <= _NAMED or (*named[:3], named[4]) != ("", "v1", "public", "sessions"):
+    segments = path.split("/", _OWN_SEGMENTS)
+    own = [unquote(segment) for segment in segments[:_OWN_SEGMENTS]]
+    if len(segments) <= _OWN_SEGMENTS or (*own[:3], own[4]) != ("", "v1", "public", "sessions"):
         raise CallEnded(Reasons.not_found, "the path is /v1/public/{agent}/sessions/{session_id}/…")
-    rest = f"/{segments[_NAMED]}"
+    rest = f"/{segments[_OWN_SEGMENTS]}"
     if not _PATH.fullmatch(rest) or not _QUERY.fullmatch(query):
         raise CallEnded(Reasons.bad_request, "the path or the query has characters that no URL has")
     for segment in re.split(r"[/\\]", unquote(rest, "latin-1")):
         if segment.partition(";")[0] in (".", ".."):  # some servers cut parameters off first
             raise CallEnded(Reasons.bad_request, "the path has segments that climb: . or ..")
-    return SessionUrl(named[3], named[5], rest, query)
+    return SessionUrl(own[3], own[5], rest, query)
 
 
 async def running_session(
     store: Store, url: SessionUrl, organization: str, *, wait_s: float
 ) -> SessionRecord:
-    """The session, once it runs. Waits for one that is starting, `wait_s` at the most.
+    """Return the session once it runs. Waits at most `wait_s` seconds for one that is starting.
 
-    Raises CallEnded: not_found for one that is over, unknown, or another organisation's or agent's, which
-    looks
-    the same; agent_start_timeout where it does not start. Raises StoreFailed.
+    Raises CallEnded: not_found if it is over, unknown, or belongs to another organisation or agent, without
+    a difference; agent_start_timeout if it does not start. Raises StoreFailed.
     """
     try:
         async with asyncio.timeout(wait_s):
@@ -126,33 +123,39 @@ async def running_session(
 
 
 def end_to_end(headers: Iterable[Header], dropped: frozenset[bytes]) -> list[Header]:
-    """The headers that are meant for the far end (RFC 9110 §7.6.1), without those `dropped`."""
-    given = [(name.lower(), value) for name, value in headers]
-    named = {
-        token.strip().lower() for name, value in given if name == b"connection" for token in value.split(b",")
+    """Return the end-to-end headers (RFC 9110 §7.6.1), without those in `dropped`."""
+    received = [(name.lower(), value) for name, value in headers]
+    connection = {
+        token.strip().lower()
+        for name, value in received
+        if name == b"connection"
+        for token in value.split(b",")
     }
-    return [(name, value) for name, value in given if name not in dropped and name not in named]
+    return [(name, value) for name, value in received if name not in dropped and name not in connection]
 
 
 def forwarded(headers: Iterable[Header], session_id: str, request_id: str | None) -> list[tuple[str, str]]:
-    """What the instance is told of a client's headers, and of us. Raises CallEnded: bad_request."""
-    kept = []
+    """Return the headers for the instance: the client's end-to-end ones, the session's and the request's id.
+
+    `request_id`: None for a WebSocket. Raises CallEnded(bad_request) if a header is malformed.
+    """
+    sent = []
     for name, value in end_to_end(headers, NOT_FORWARDED):
         if request_id is not None and name == b"x-request-id":
             continue
         try:
-            kept.append((name.decode("ascii"), value.decode()))
+            sent.append((name.decode("ascii"), value.decode()))
         except UnicodeDecodeError:
             raise CallEnded(Reasons.bad_request, "a header is not UTF-8") from None
         if not is_header((name, value)):
             raise CallEnded(Reasons.bad_request, "a header has characters that no header has")
-    kept.append((SESSION_ID.decode(), session_id))
+    sent.append((SESSION_ID.decode(), session_id))
     if request_id is not None:
-        kept.append(("X-Request-Id", request_id))
-    return kept
+        sent.append(("X-Request-Id", request_id))
+    return sent
 
 
 def is_header(header: Header) -> bool:
-    """Whether name and value can stand in a header without breaking out of it (RFC 9110 §5)."""
+    """Return True if name and value are well formed: they cannot inject another header (RFC 9110 §5)."""
     name, value = header
     return _TOKEN.fullmatch(name) is not None and _VALUE.fullmatch(value) is not None

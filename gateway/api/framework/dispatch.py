@@ -27,6 +27,7 @@ from gateway.api.framework.errors import (
     ApiError,
     not_found,
     of_call_end,
+    of_room_failure,
     rate_limited,
     render,
     wrong_method,
@@ -38,6 +39,7 @@ from gateway.api.framework.services import Services
 from gateway.api.framework.strict_json import dump
 from gateway.auth.api_keys import Principal
 from gateway.auth.rate_limits import FailedKeyLimiter, RateLimiter
+from gateway.calls.session_start import RoomFailed
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import StoreFailed
 
@@ -225,6 +227,8 @@ def _refusal_of(error: Exception, style: Style) -> ApiError:
             return error
         case CallEnded():
             return of_call_end(error, style)
+        case RoomFailed():
+            return of_room_failure(error)
         case StoreFailed():
             log.warning("store", error=str(error))
             return of_call_end(CallEnded(Reasons.store_failed), style)

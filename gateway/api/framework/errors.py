@@ -15,6 +15,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.api.framework.operation import Access, Operation, Style, Unauthorized
+from gateway.calls.session_start import RoomFailed
 from gateway.model.reasons import CallEnded, Party, Reasons, status_phrase
 
 ErrorType = Literal[
@@ -243,6 +244,12 @@ def of_call_end(end: CallEnded, style: Style) -> ApiError:
         status = 503
     headers = {} if reason.retry_after is None else {"Retry-After": str(reason.retry_after)}
     return ApiError(status, code, detail, headers=headers)
+
+
+def of_room_failure(failure: RoomFailed) -> ApiError:
+    """Return Daily's failure to create a room as an HTTP answer."""
+    headers = {} if failure.retry_after_s is None else {"Retry-After": str(failure.retry_after_s)}
+    return ApiError(failure.status, f"daily_{failure.reason}", failure.detail, headers=headers)
 
 
 _EXAMPLES: Final = {

@@ -17,6 +17,7 @@ from gateway.calls.bot_session import BotSessions
 from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.outbound.outbound_calls import OutboundCalls
 from gateway.calls.services import CallServices
+from gateway.calls.session_start import SessionStartServices
 from gateway.config import Settings
 from gateway.store.interface import Store
 
@@ -40,3 +41,8 @@ class Services:
     """For the agents' HTTP; without a timeout of its own."""
     now: Callable[[], float]
     new_id: Callable[[], str]
+
+    @property
+    def session_start(self) -> SessionStartServices:
+        """What starting a session needs."""
+        return SessionStartServices(self.calls, self.active, self.bots, self.http)

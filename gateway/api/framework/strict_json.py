@@ -13,6 +13,10 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
+from gateway.model.json_text import dump
+
+__all__ = ["MAX_DEPTH", "JsonError", "dump", "parse", "whole_numbers_as_int"]
+
 MAX_DEPTH: Final = 64
 """Arrays and objects inside each other."""
 
@@ -45,12 +49,6 @@ def parse(raw: bytes) -> Any:
     if members and _STRING.sub(b"", raw).count(b":") != members:
         raise JsonError("The body is not taken: an object has the same name twice")
     return value
-
-
-def dump(value: object) -> bytes:
-    """Return a value as JSON in UTF-8. Raises ValueError for NaN, Infinity and lone surrogates."""
-    # msgspec would write NaN as null.
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def whole_numbers_as_int(value: Any) -> Any:

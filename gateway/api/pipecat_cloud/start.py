@@ -11,7 +11,7 @@ from gateway.api.framework.errors import ApiError
 from gateway.api.framework.idempotency import HEADER, fingerprint_of, key_of, run_once
 from gateway.api.framework.operation import UNAUTHORIZED_START, Access, Answer, Context, Operation, Style
 from gateway.calls.bot_session import NotReady
-from gateway.calls.session_start import SessionRequest, Transport, agent_of, start_session
+from gateway.calls.session_start import SessionRequest, Transport, start_session
 from gateway.model.reasons import CallEnded, Reasons
 
 NOT_READY_CODE: Final = "PCC-1001"
@@ -115,7 +115,7 @@ async def start(context: Context) -> Answer:
 
 async def _start(context: Context) -> Answer:
     wanted = context.body_as(StartRequest)
-    agent = agent_of(context.services, context.caller.organization, context.path["agent"])
+    agent = context.services.agents.of_organization(context.caller.organization, context.path["agent"])
     transport = _transport(wanted)
     wish = SessionRequest(
         agent,
@@ -125,7 +125,7 @@ async def _start(context: Context) -> Answer:
         token_properties=wanted.daily_meeting_token_properties,
     )
     try:
-        begun = await start_session(context.services, wish, context.request.scope.get("server"))
+        begun = await start_session(context.services.session_start, wish, context.request.scope.get("server"))
     except NotReady as end:
         raise ApiError(400, NOT_READY_CODE, f"The agent is not ready: {end.detail}") from None
     ice = wanted.enable_default_ice_servers and transport == "webrtc"

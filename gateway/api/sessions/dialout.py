@@ -15,7 +15,6 @@ from gateway.api.framework.operation import UNAUTHORIZED_START, Access, Answer, 
 from gateway.api.framework.strict_json import dump
 from gateway.api.sessions.session_models import Metadata
 from gateway.calls.outbound.outbound_request import OutboundRequest, body_for
-from gateway.calls.session_start import agent_of
 from gateway.config import AgentSettings, CarrierAccount, CarrierName, Organization
 from gateway.model.reasons import CallEnded, Reasons
 
@@ -118,15 +117,15 @@ async def dialout(context: Context) -> Answer:
 
 async def _dialout(context: Context) -> Answer:
     wanted = context.body_as(DialoutRequest)
-    agent = agent_of(context.services, context.caller.organization, context.path["agent"])
+    agent = context.services.agents.of_organization(context.caller.organization, context.path["agent"])
     call = await context.services.outbound.start(_wish(context, wanted, agent))
     # The call goes on whatever becomes of this request.
-    await asyncio.wait([call.taken], timeout=ANSWER_S)
-    call_id = call.taken.result() if call.taken.done() else None
+    await asyncio.wait([call.accepted], timeout=ANSWER_S)
+    call_id = call.accepted.result() if call.accepted.done() else None
     answer = DialoutAnswer(
         session_id=call.session_id,
         call_id=call_id,
-        status="queued" if call.taken.done() else "dialing",
+        status="queued" if call.accepted.done() else "dialing",
     )
     return Answer(200, answer.model_dump(mode="json", by_alias=True, exclude_none=True))
 

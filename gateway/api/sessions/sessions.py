@@ -31,7 +31,7 @@ from gateway.api.sessions.session_models import (
 )
 from gateway.api.sessions.session_view import TELEPHONY, status_of, summary, view
 from gateway.calls.session_events import session_events
-from gateway.calls.session_start import SessionRequest, StartedSession, agent_of, start_session
+from gateway.calls.session_start import SessionRequest, StartedSession, start_session
 from gateway.config import AgentSettings
 from gateway.model import addresses
 from gateway.model.lifecycle import TERMINAL, SessionState
@@ -61,7 +61,7 @@ async def start(context: Context, wanted: NewSession) -> tuple[str, TransportVie
         idle_timeout=wanted.idle_timeout_seconds,
         max_duration=wanted.max_duration_seconds,
     )
-    begun = await start_session(context.services, wish, context.request.scope.get("server"))
+    begun = await start_session(context.services.session_start, wish, context.request.scope.get("server"))
     return begun.session_id, TransportView(
         type=transport.type,
         url=begun.room_url or _socket_url(begun),
@@ -76,7 +76,7 @@ def _agent(context: Context, named: str) -> AgentSettings:
     name, organization = addresses.split_service_host(service_host(named, own))
     if organization != own:
         raise CallEnded(Reasons.unknown_agent, "there is no agent of this name")
-    return agent_of(context.services, own, name)
+    return context.services.agents.of_organization(own, name)
 
 
 def _socket_url(begun: StartedSession) -> str | None:

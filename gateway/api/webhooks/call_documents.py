@@ -21,7 +21,7 @@ from gateway.api.webhooks.carrier_request import (
     read_query,
 )
 from gateway.auth.media_tokens import TOKEN_S
-from gateway.calls.outbound.outbound_request import document_of, stream_url_of
+from gateway.calls.outbound.outbound_request import StreamTarget, make_stream_document, make_stream_url
 from gateway.carriers.call_log import CallStatus
 from gateway.carriers.registry import CARRIERS, WITH_DOCUMENTS
 from gateway.model.lifecycle import SessionState
@@ -44,9 +44,9 @@ async def answer(context: Context) -> Response:
         return _document(carrier, CARRIERS[carrier].documents.hangup())
     await calls.call_log.record_details(session_id, carrier=carrier, call_id=call_id)
     await calls.call_log.record_status(session_id, CallStatus.ANSWERED)
-    url = stream_url_of(calls, agent, carrier, session_id, call_id=call_id, lasting_s=TOKEN_S)
+    url = make_stream_url(calls, StreamTarget(agent, carrier, session_id, call_id, TOKEN_S))
     numbers = {"from_number": record.from_number, "to_number": record.to_number}
-    return _document(carrier, document_of(calls, agent, carrier, url, **numbers))
+    return _document(carrier, make_stream_document(calls, agent, carrier, url, numbers))
 
 
 async def transfer(context: Context) -> Response:

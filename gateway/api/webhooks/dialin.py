@@ -22,13 +22,13 @@ from pydantic import BaseModel, Field
 from starlette.background import BackgroundTask
 from starlette.responses import Response
 
-from gateway.api.framework.errors import ApiError, bad_json, invalid
+from gateway.api.framework.errors import bad_json, invalid
 from gateway.api.framework.operation import Access, Answer, Context, Operation, Style
 from gateway.api.framework.services import Services
 from gateway.api.framework.strict_json import JsonError, dump, parse
 from gateway.api.webhooks.deduplication import SharedCall, joined
 from gateway.calls.bot_session import NotReady
-from gateway.calls.session_start import SessionRequest, Telephone, agent_of, start_session
+from gateway.calls.session_start import RoomFailed, SessionRequest, Telephone, start_session
 from gateway.carriers.daily.auth import SIGNATURE, TIMESTAMP, authenticate_dialin
 from gateway.carriers.daily.rest import dialin_properties
 from gateway.carriers.signatures import AuthenticationFailed
@@ -151,7 +151,7 @@ async def dialin(context: Context) -> Answer | Response:
     """Starts the session of one call, once; or answers a probe. Raises ApiError, CallEnded, StoreFailed."""
     services = context.services
     organization = context.path["org"]
-    agent = agent_of(services, organization, context.path["agent"])
+    agent = services.agents.of_organization(organization, context.path["agent"])
     call = read_dialin(context.raw_body)
     if call is None:
         return Answer(200, {"status": "OK"})
@@ -232,7 +232,7 @@ class _DialinHandler:
         try:
             with _counted(self._services.store):
                 known = await self._start(session_id)
-        except (CallEnded, ApiError, StoreFailed) as failure:
+        except (CallEnded, RoomFailed, StoreFailed) as failure:
             say.info("dialin refused", **_reason(failure))
             raise
         except asyncio.CancelledError:
@@ -253,7 +253,7 @@ class _DialinHandler:
             async with asyncio.timeout(GIVE_UP_S):
                 while True:
                     try:
-                        begun = await start_session(self._services, wish, None)
+                        begun = await start_session(self._services.session_start, wish, None)
                     except NotReady:
                         if loop.time() >= until:
                             raise
@@ -298,16 +298,16 @@ async def _late(begun: asyncio.Task[dict[str, str]]) -> None:
     """Sees a start to its end whose webhook was answered already, and whose failure was told."""
     try:
         await begun
-    except (CallEnded, ApiError, StoreFailed):
+    except (CallEnded, RoomFailed, StoreFailed):
         return
 
 
-def _reason(failure: CallEnded | ApiError | StoreFailed) -> dict[str, str]:
+def _reason(failure: CallEnded | RoomFailed | StoreFailed) -> dict[str, str]:
     match failure:
         case CallEnded():
             return {"reason": failure.reason.code, "words": failure.detail}
-        case ApiError():
-            return {"reason": failure.code, "words": failure.message}
+        case RoomFailed():
+            return {"reason": f"daily_{failure.reason}", "words": failure.detail}
     return {"reason": Reasons.store_failed.code, "words": str(failure)}
 
 

@@ -20,7 +20,6 @@ from gateway.api.webhooks.deduplication import joined
 from gateway.api.webhooks.whatsapp_events import read_event
 from gateway.api.webhooks.whatsapp_forward import JSON, pass_to_any
 from gateway.api.webhooks.whatsapp_handler import CallEventHandler
-from gateway.calls.session_start import agent_of
 from gateway.calls.whatsapp_call import WhatsAppCall, hold_all
 from gateway.carriers.signatures import AuthenticationFailed
 from gateway.carriers.whatsapp.auth import SIGNATURE, authenticate_event
@@ -53,14 +52,14 @@ async def verify(context: Context) -> Response:
     if not ours or asked.mode != "subscribe" or not _CHALLENGE.fullmatch(asked.challenge):
         detail = "hub.mode must be subscribe, and hub.verify_token a public key of the organisation"
         raise CallEnded(Reasons.unauthorized, detail)
-    agent_of(context.services, context.path["org"], context.path["agent"])
+    context.services.agents.of_organization(context.path["org"], context.path["agent"])
     return PlainTextResponse(asked.challenge, headers={"X-Content-Type-Options": "nosniff"})
 
 
 async def event(context: Context) -> Response:
     """Passes an event on, to the instances of its calls. Raises ApiError, CallEnded, StoreFailed."""
     services = context.services
-    agent = agent_of(services, context.path["org"], context.path["agent"])
+    agent = services.agents.of_organization(context.path["org"], context.path["agent"])
     _prove(context)
     calls = read_event(context.raw_body)
     holding: list[WhatsAppCall] = []

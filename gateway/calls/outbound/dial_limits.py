@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Before a carrier is asked for a call: who may be called, how often, and when it is this call's turn.
+"""The limits of outbound calls: which numbers may be called, and how many calls a minute and a second.
 
-All of it holds over all workers. What is counted is counted with documents that are written if they are
-absent, because that is the one step that exactly one of many workers gets.
+The rates hold over all workers. They are counted with stored values that are written only if they are absent,
+because of many workers that try exactly one succeeds.
 """
 
 from __future__ import annotations
@@ -21,16 +21,21 @@ from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import KeyValueStore, StoreFailed
 
 MINUTE_S: Final = 60.0
-SLOT_KEPT_S: Final = 5.0
-"""How much longer a place in the line is known than it is long, lest clocks that differ sell it twice."""
+CLOCK_SLACK_S: Final = 5.0
+"""Seconds that a taken time slot is stored beyond its end, so that a worker whose clock is late does not take
+it again.
+"""
 
-_TICKETS: Final = "dial_ticket"
-_SLOTS: Final = "dial_slot"
-_DIGITS: Final = 15
+_RATE_KIND: Final = "dial_ticket"
+_TIME_SLOT_KIND: Final = "dial_slot"
+_KEY_DIGITS: Final = 15
 
 
 def check_number(number: str, organization: Organization | None) -> None:
-    """Raises CallEnded: bad_request for what is no number, number_refused for one that may not be called."""
+    """Raise CallEnded unless the organisation may call the number.
+
+    bad_request: it is not in E.164 form. number_refused: the organisation's `dial_prefixes` do not allow it.
+    """
     if not is_phone_number(number):
         raise CallEnded(Reasons.bad_request, "the number is not in E.164 form: + and 7 to 15 digits")
     prefixes = organization.dial_prefixes if organization is not None else []
@@ -41,66 +46,67 @@ def check_number(number: str, organization: Organization | None) -> None:
 
 
 class CallRateLimiter:
-    """How many calls out an organisation asks for in any minute.
+    """An organisation's outbound calls and transfers in any minute: at most `dial_per_minute`.
 
-    There are as many tickets as calls are allowed, and one that is taken is gone for a minute.
+    There are as many tokens as calls are allowed, and a token that is taken is free again after a minute.
     """
 
-    def __init__(self, documents: KeyValueStore, now: Callable[[], float]) -> None:
+    def __init__(self, values: KeyValueStore, now: Callable[[], float]) -> None:
         """`now`: Unix seconds."""
-        self._documents = documents
+        self._values = values
         self._now = now
 
-    async def take(self, organization: Organization) -> str:
-        """A ticket. Raises CallEnded(rate_limited) where none is left, StoreFailed."""
+    async def acquire(self, organization: Organization) -> str:
+        """Take a token and return it. Raises CallEnded(rate_limited) if none is free; StoreFailed."""
         prefix = f"{organization.name}/"
         now = self._now()
-        taken = {document.key for document in await self._documents.list(_TICKETS, now, prefix)}
+        taken = {value.key for value in await self._values.list(_RATE_KIND, now, prefix)}
         for number in range(organization.dial_per_minute):
-            ticket = f"{prefix}{number}"
-            if ticket not in taken and await self._documents.put_if_absent(
-                _TICKETS, ticket, "true", now=now, expires_at=now + MINUTE_S
+            token = f"{prefix}{number}"
+            if token not in taken and await self._values.put_if_absent(
+                _RATE_KIND, token, "true", now=now, expires_at=now + MINUTE_S
             ):
-                return ticket
+                return token
         detail = f"the organisation has asked for {organization.dial_per_minute} calls out within a minute"
         raise CallEnded(Reasons.rate_limited, detail)
 
-    async def give_back(self, ticket: str) -> None:
-        """Nothing was called with it."""
-        with suppress(StoreFailed):  # it is good again in a minute
-            await self._documents.delete(_TICKETS, ticket)
+    async def release(self, token: str) -> None:
+        """Give back a token with which no number was called."""
+        with suppress(StoreFailed):  # it is free again in a minute
+            await self._values.delete(_RATE_KIND, token)
 
 
 class CpsLimiter:
-    """The line before each carrier account: `calls_per_second` of it, and no two at once.
+    """The calls per second of each carrier account: at most `calls_per_second`, over all workers.
 
-    Time is cut into slots, one call's each. Who comes takes the first that is free and waits until it begins;
-    who gives up leaves it to whoever comes next.
+    Time is cut into slots of one call each. A call takes the first free one and waits until it begins; a call
+    that is given up before frees it for another.
     """
 
-    def __init__(self, documents: KeyValueStore, now: Callable[[], float]) -> None:
+    def __init__(self, values: KeyValueStore, now: Callable[[], float]) -> None:
         """`now`: Unix seconds."""
-        self._documents = documents
+        self._values = values
         self._now = now
         self._freeing: set[asyncio.Task[bool]] = set()
 
-    async def turn(self, account: CarrierAccount, longest_s: float) -> None:
-        """Returns when it is this call's turn. Raises CallEnded(carrier_busy) where that is later than in
-        `longest_s`, at once; StoreFailed."""
+    async def wait_for_turn(self, account: CarrierAccount, max_wait_s: float) -> None:
+        """Return when the account may dial one call.
+
+        Raises CallEnded(carrier_busy) at once if that is later than in `max_wait_s` seconds; StoreFailed.
+        """
         rate = account.calls_per_second
-        prefix = f"{cps_limiter_of(account)}/"
+        prefix = f"{account_key(account)}/"
         began = self._now()
-        first = math.ceil(began * rate)
-        taken = {document.key for document in await self._documents.list(_SLOTS, began, prefix)}
-        slot = first
+        taken = {value.key for value in await self._values.list(_TIME_SLOT_KIND, began, prefix)}
+        slot = math.ceil(began * rate)
         while True:
             begins_at = slot / rate
-            if begins_at - began > longest_s:
-                detail = f"more calls wait for {account.carrier} than it takes within {longest_s:g} s"
+            if begins_at - began > max_wait_s:
+                detail = f"more calls wait for {account.carrier} than it takes within {max_wait_s:g} s"
                 raise CallEnded(Reasons.carrier_busy, detail)
-            key = f"{prefix}{slot:0{_DIGITS}d}"
-            if key not in taken and await self._documents.put_if_absent(
-                _SLOTS, key, "true", now=began, expires_at=begins_at + 1 / rate + SLOT_KEPT_S
+            key = f"{prefix}{slot:0{_KEY_DIGITS}d}"
+            if key not in taken and await self._values.put_if_absent(
+                _TIME_SLOT_KIND, key, "true", now=began, expires_at=begins_at + 1 / rate + CLOCK_SLACK_S
             ):
                 break
             slot += 1
@@ -112,15 +118,18 @@ class CpsLimiter:
             raise
 
     def _free(self, key: str) -> None:
-        """Gives a slot back that has not begun; nobody needs to wait for that."""
-        task = asyncio.ensure_future(self._documents.delete(_SLOTS, key))
+        """Free a time slot that has not begun, in a task of its own: the caller is being cancelled."""
+        task = asyncio.ensure_future(self._values.delete(_TIME_SLOT_KIND, key))
         self._freeing.add(task)
         task.add_done_callback(self._freeing.discard)
-        task.add_done_callback(ignore_exception)  # the slot passes unused, then
+        task.add_done_callback(ignore_exception)  # then the slot passes unused
 
 
-def cps_limiter_of(account: CarrierAccount) -> str:
-    """What names an account's line: the same account is one line, whoever configured it."""
+def account_key(account: CarrierAccount) -> str:
+    """Return a key for the account, which holds no secret.
+
+    The same account has one key, and so one rate, in the tables of all organisations.
+    """
     name = account.account or account.auth_id or account.connection_id
     if name is None and account.api_key is not None:
         name = hashlib.sha256(account.api_key.get_secret_value().encode()).hexdigest()[:16]

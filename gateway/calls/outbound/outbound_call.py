@@ -1,102 +1,129 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The story of a call out.
+"""One outbound call, from its admission until its media stream is attached, or it is given up.
 
-    wait in line → ask the carrier → wait for the call's stream → hand over, or give up, with one reason
+    wait for a turn → ask the carrier → wait for the stream → leave it to the worker that has the stream
 
-The session was admitted before this begins (dialouts.py) and holds its place while it rings. When the stream
-comes, to whichever worker, that worker adopts the session, and the story of a call (call.py) goes on with it.
-What else can happen ends the session here: a final callback, the time, somebody who stops it. Then the place
-is free first, and the carrier's call is hung up after.
-
-A carrier is asked once. Where nobody knows whether it heard, the call is looked for and never asked again.
+`outbound_state.py` has the table of its states; every change of state is one step of it. The session was
+admitted before this begins (outbound_calls.py) and holds its slot while the telephone rings. When the stream
+arrives, at whichever worker, that worker attaches it to the session and ends it (inbound.py). Whatever else
+happens first ends the session here: a final callback, a deadline, a stop, a fault.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-from gateway.calls.command_bus import CallCommand
-from gateway.calls.outbound.outbound_request import OutboundRequest, OutboundServices
+from gateway.calls.command_bus import CallCommand, CommandBus
+from gateway.calls.outbound.dial_limits import CpsLimiter
+from gateway.calls.outbound.outbound_request import OutboundRequest
+from gateway.calls.outbound.outbound_state import TRANSITIONS, OutboundEvent, OutboundState
 from gateway.calls.session_end import SessionEnd, log_end, save_if_unattached
 from gateway.calls.termination import Termination
-from gateway.carriers.call_log import CallState, CallStatus
-from gateway.carriers.rest_interface import CarrierFailed, CarrierRest, DialedCall
+from gateway.carriers.call_log import CallLog, CallState, CallStatus
+from gateway.carriers.rest_interface import CarrierFailed, CarrierRest, DialedCall, DialRequest
 from gateway.model.futures import ignore_exception
 from gateway.model.reasons import CallEnded, Reason, Reasons
-from gateway.store.interface import StoreFailed
+from gateway.store.interface import Store, StoreFailed
 
 log = structlog.get_logger(__name__)
 
-FIRST_FIND_S: Final = 1.0
-LONGEST_FIND_S: Final = 8.0
-"""Between two looks for a call of which nobody knows whether it was made; each is twice the one before."""
+FIRST_SEARCH_S: Final = 1.0
+MAX_SEARCH_S: Final = 8.0
+"""Seconds between two searches for a call that may have been made; each is twice the one before."""
 RING_SLACK_S: Final = 10.0
-"""Longer than asked for: the carrier's own time is rounded up, and its word is late
-(docs/reference/carriers.md §2.6).
+"""Seconds beyond the request's `timeout_s`: carriers round it up and report late (docs/reference/carriers.md
+§2.6).
 """
 STREAM_S: Final = 15.0
-"""From the answer to the stream."""
+"""Seconds from the answer until the stream must have arrived."""
 MACHINE_S: Final = 40.0
-"""How long a carrier may take to find out whether a machine answered."""
-RATE_PAUSE_S: Final = 1.0
-"""Before the line is joined again, where the carrier took no more calls and did not say for how long."""
-REPEATS: Final = 2
-"""How often an uncertain request is repeated, where the carrier makes one call of them
+"""Seconds that a carrier may take to detect an answering machine."""
+RATE_LIMIT_PAUSE_S: Final = 1.0
+"""Seconds until the next turn after a 429 without `Retry-After`, and between the first two hang-ups."""
+MAX_REPEATS: Final = 2
+"""How often a request whose answer was lost is sent again, if the carrier makes one call of them
 (docs/reference/carriers.md §3.5).
 """
 HANG_UP_TRIES: Final = 4
 
-_REFUSED: Final = {
+_FAILURE_REASONS: Final = {
     "refused": Reasons.carrier_refused,
     "rate_limited": Reasons.carrier_busy,
     "unreachable": Reasons.carrier_unreachable,
     "timeout": Reasons.carrier_timeout,
     "broken": Reasons.carrier_unreachable,
 }
-_UNTAKEN: Final[dict[CallStatus, Reason]] = {
+_FINAL_REASONS: Final[dict[CallStatus, Reason]] = {
     CallStatus.BUSY: Reasons.busy,
     CallStatus.NO_ANSWER: Reasons.no_answer,
     CallStatus.CANCELED: Reasons.call_canceled,
     CallStatus.FAILED: Reasons.call_failed,
     CallStatus.COMPLETED: Reasons.no_stream,
 }
+"""The reason of a call that is over and had no stream, by the carrier's final status."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundServices:
+    """What every outbound call of a worker needs.
+
+    `dial_request`: makes the carrier's request from ours and the session's id. `poll_s`: returns the seconds
+    between two looks at a ringing call. `now`: Unix seconds.
+    """
+
+    store: Store
+    call_log: CallLog
+    cps: CpsLimiter
+    commands: CommandBus
+    dial_request: Callable[[OutboundRequest, str], DialRequest]
+    poll_s: Callable[[], float]
+    now: Callable[[], float]
 
 
 class OutboundCall:
-    """One call out, and the task that sees to it."""
+    """One outbound call, and the task that runs it."""
 
     def __init__(
-        self, means: OutboundServices, wish: OutboundRequest, rest: CarrierRest, session_id: str
+        self, services: OutboundServices, request: OutboundRequest, client: CarrierRest, session_id: str
     ) -> None:
-        self._means = means
-        self._wish = wish
-        self._rest = rest
+        """Start the call, whose session was admitted. Call it inside the event loop."""
+        self._services = services
+        self._request = request
+        self._client = client
         self.session_id = session_id
+        self.state = OutboundState.PENDING
         self._log = log.bind(
             session=session_id,
-            agent=wish.agent.service_host,
-            organization=wish.agent.organization,
-            carrier=wish.account.carrier,
+            agent=request.agent.service_host,
+            organization=request.agent.organization,
+            carrier=request.account.carrier,
         )
         self._loop = asyncio.get_running_loop()
-        self._began_at = means.now()
-        self._asked_at = 0.0
-        self._asking: asyncio.Task[DialedCall] | None = None
-        self._doubt: CarrierFailed | None = None  # why nobody knows whether there is a call
+        self._began_at = services.now()
+        self._dialed_at = 0.0  # Unix seconds of the first request: a search looks no further back
+        self._dialing: asyncio.Task[DialedCall] | None = None  # the request in flight, or the accepted one
+        self._lost_answer: CarrierFailed | None = None  # why it is not known whether there is a call
         self.termination = Termination()
-        self.taken: asyncio.Future[str | None] = self._loop.create_future()
-        """The call's id, or None where it has none yet, once the carrier has the call; or the end before."""
-        self.taken.add_done_callback(ignore_exception)
+        self.accepted: asyncio.Future[str | None] = self._loop.create_future()
+        """Done when the carrier has accepted the call. The result is the call's id, None if the carrier has
+        given none yet. If the call ends before, the CallEnded is set as its exception.
+        """
+        self.accepted.add_done_callback(ignore_exception)
         self.task = asyncio.create_task(self._run())
 
+    def _step(self, event: OutboundEvent) -> None:
+        self.state = TRANSITIONS[self.state][event]
+
     async def _run(self) -> None:
-        """Tells the story and sees to its end. Raises nothing."""
+        """Run the call to its end. Raises nothing."""
         try:
             async with self.termination.cancel_scope():
-                await self._tell()
+                await self._until_attached()
         except CallEnded as end:
             await self._give_up(end)
         except StoreFailed as error:
@@ -105,227 +132,255 @@ class OutboundCall:
             self._log.exception("internal error")
             await self._give_up(CallEnded(Reasons.internal_error))
         else:
-            self._note_taken(None)
-            self._say_connected()
+            self._attached()
             await self._watch_for_machine()
 
-    async def _tell(self) -> None:
-        """The story, up to where the stream has come. Raises CallEnded where it does not."""
-        wish, book = self._wish, self._means.book
-        await book.record_details(self.session_id, carrier=wish.account.carrier, account=wish.account.account)
-        if wish.body is not None:
-            await book.save_body(self.session_id, wish.body)
-        dialled = await self._dial()
-        if dialled is not None:
-            await self._note_dialled(dialled)
-        await self._until_streaming()
+    async def _until_attached(self) -> None:
+        """Return once a worker has attached the stream. Raises CallEnded if it is not to be expected."""
+        request, call_log = self._request, self._services.call_log
+        await call_log.record_details(
+            self.session_id, carrier=request.account.carrier, account=request.account.account
+        )
+        if request.body is not None:
+            await call_log.save_body(self.session_id, request.body)
+        await self._dial()
+        await self._wait_for_stream()
 
-    # Asking the carrier
+    # PENDING, DIALING, UNCERTAIN: asking the carrier
 
-    async def _dial(self) -> DialedCall | None:
-        """Asks until the carrier has the call; None where nobody knows whether it has."""
-        wish = self._wish
-        request = self._means.request(wish, self.session_id)
-        until = self._loop.time() + wish.timeout_s
+    async def _dial(self) -> None:
+        """Ask until the carrier accepts the call, or until it is uncertain whether it did."""
+        request = self._request
+        dial_request = self._services.dial_request(request, self.session_id)
+        deadline = self._loop.time() + request.timeout_s
         repeats = 0
         while True:
-            await self._means.line.turn(wish.account, until - self._loop.time())
-            await self._means.book.record_status(self.session_id, CallStatus.DIALING)
-            self._asked_at = self._asked_at or self._means.now()
-            # A task of its own: who interrupts this must still learn whether there is a call to hang up.
-            self._asking = asyncio.create_task(self._rest.dial(request))
+            await self._services.cps.wait_for_turn(request.account, deadline - self._loop.time())
+            await self._services.call_log.record_status(self.session_id, CallStatus.DIALING)
+            self._dialed_at = self._dialed_at or self._services.now()
+            # A task of its own: if this is interrupted, the answer still tells whether there is a call to
+            # hang up.
+            self._dialing = asyncio.create_task(self._client.dial(dial_request))
+            self._step(OutboundEvent.TURN)
             try:
-                return await asyncio.shield(self._asking)
+                dialed = await asyncio.shield(self._dialing)
             except CarrierFailed as failure:
-                self._asking = None
+                self._dialing = None
                 self._log.info("carrier failed", kind=failure.kind, words=failure.detail)
-                if failure.uncertain and not self._rest.repeats_safely:
-                    self._doubt = failure
-                    return None
-                if failure.uncertain and repeats < REPEATS:
-                    self._doubt = failure
-                    repeats += 1
-                    continue
+                if failure.uncertain:
+                    self._lost_answer = failure
+                    if not self._client.repeats_safely:
+                        self._step(OutboundEvent.ANSWER_LOST)
+                        return
+                    if repeats < MAX_REPEATS:
+                        self._step(OutboundEvent.ANSWER_LOST)
+                        repeats += 1
+                        continue
                 if failure.kind != "rate_limited":
-                    raise CallEnded(_REFUSED[failure.kind], failure.detail) from None
-                pause_s = failure.retry_after_s or RATE_PAUSE_S
-                if self._loop.time() + pause_s >= until:
+                    raise CallEnded(_FAILURE_REASONS[failure.kind], failure.detail) from None
+                pause_s = failure.retry_after_s or RATE_LIMIT_PAUSE_S
+                if self._loop.time() + pause_s >= deadline:
                     raise CallEnded(Reasons.carrier_busy, failure.detail) from None
+                # An earlier request of this call may have made one all the same.
+                lost = self._lost_answer is not None
+                self._step(OutboundEvent.ANSWER_LOST if lost else OutboundEvent.RATE_LIMITED)
                 await asyncio.sleep(pause_s)
+            else:
+                self._step(OutboundEvent.ACCEPTED)
+                await self._note_dialed(dialed)
+                return
 
-    async def _note_dialled(self, dialled: DialedCall) -> None:
-        await self._means.book.record_details(
+    async def _note_dialed(self, dialed: DialedCall) -> None:
+        await self._services.call_log.record_details(
             self.session_id,
-            carrier=self._wish.account.carrier,
-            call_id=dialled.call_id,
-            request_id=dialled.request_id,
+            carrier=self._request.account.carrier,
+            call_id=dialed.call_id,
+            request_id=dialed.request_id,
         )
-        await self._means.book.record_status(self.session_id, CallStatus.QUEUED)
-        self._doubt = None
-        self._note_taken(dialled.call_id)
+        await self._services.call_log.record_status(self.session_id, CallStatus.QUEUED)
+        self._lost_answer = None
+        self._accept(dialed.call_id)
 
-    def _note_taken(self, call_id: str | None) -> None:
-        if not self.taken.done():
-            self.taken.set_result(call_id)
+    def _accept(self, call_id: str | None) -> None:
+        if not self.accepted.done():
+            self.accepted.set_result(call_id)
 
-    # Waiting for the stream
+    # UNCERTAIN, RINGING: waiting for the stream
 
-    async def _until_streaming(self) -> None:
-        """Returns once a worker has adopted the session. Raises CallEnded where that will not be."""
-        slack_s = RING_SLACK_S + (MACHINE_S if self._wish.machine_detection else 0)
-        ring_until = self._loop.time() + self._wish.timeout_s + slack_s
-        stream_until: float | None = None
-        find_at, pause_s = self._loop.time() + FIRST_FIND_S, FIRST_FIND_S
+    async def _wait_for_stream(self) -> None:
+        """Return once a worker has attached the stream. Raises CallEnded if it is not to be expected."""
+        detection_s = MACHINE_S if self._request.machine_detection else 0.0
+        answer_deadline = self._loop.time() + self._request.timeout_s + RING_SLACK_S + detection_s
+        stream_deadline: float | None = None  # from the answer on
+        search_at, pause_s = self._loop.time() + FIRST_SEARCH_S, FIRST_SEARCH_S
         while True:
-            state = CallState(self.session_id)
+            call = CallState(self.session_id)
             try:
-                # What is told of the call is read first: by then its stream may have come and gone.
-                state = await self._means.book.of(self.session_id)
-                if await self._is_streaming():
+                # The order matters: when a final status was read, a stream that it followed is in the store.
+                call = await self._services.call_log.of(self.session_id)
+                if await self._has_stream():
                     return
-                self._judge(state)
-                if self._doubt is not None and self._loop.time() >= find_at:
-                    await self._find(state)
-                    pause_s = min(pause_s * 2, LONGEST_FIND_S)
-                    find_at = self._loop.time() + pause_s
-            except StoreFailed as error:  # the call rings on; the next look may tell
+                self._check_status(call)
+                if self.state is OutboundState.UNCERTAIN and self._loop.time() >= search_at:
+                    await self._search(call)
+                    pause_s = min(pause_s * 2, MAX_SEARCH_S)
+                    search_at = self._loop.time() + pause_s
+            except StoreFailed as error:  # the telephone rings on; the next look may succeed
                 self._log.warning("store", error=str(error))
             now = self._loop.time()
-            if stream_until is None and state.status is not None and state.status.answered:
-                stream_until = now + STREAM_S + (MACHINE_S if self._wish.machine_detection else 0)
-            if now >= (stream_until or ring_until):
-                raise self._late(answered=stream_until is not None)
-            await asyncio.sleep(self._means.pause_s())
+            if stream_deadline is None and call.status is not None and call.status.answered:
+                stream_deadline = now + STREAM_S + detection_s
+            if now >= (stream_deadline or answer_deadline):
+                raise self._timed_out(is_answered=stream_deadline is not None)
+            await asyncio.sleep(self._services.poll_s())
 
-    async def _is_streaming(self) -> bool:
-        record = await self._means.store.session(self.session_id)
+    async def _has_stream(self) -> bool:
+        """Return True if the session has its stream. Raises CallEnded if it is over without; StoreFailed."""
+        record = await self._services.store.session(self.session_id)
         if record is not None and record.stream_id is not None:
             return True
         if record is None or record.ended_at is not None:
             raise CallEnded(Reasons.stopped, "the session was ended elsewhere")
         return False
 
-    def _judge(self, state: CallState) -> None:
-        """Raises CallEnded where the carrier's word is the end."""
-        if state.status in _UNTAKEN:
-            raise CallEnded(_UNTAKEN[state.status], state.detail or "")
-        if state.status is CallStatus.MACHINE and self._wish.machine_detection == "detect":
+    def _check_status(self, call: CallState) -> None:
+        """Raise CallEnded if the carrier reports that the call is over, or a machine that is not wanted."""
+        if call.status in _FINAL_REASONS:
+            raise CallEnded(_FINAL_REASONS[call.status], call.detail or "")
+        if call.status is CallStatus.MACHINE and self._request.machine_detection == "detect":
             raise CallEnded(Reasons.machine_answered)
 
-    async def _find(self, state: CallState) -> None:
-        """Looks for the call that a request may have made, which got no answer that could be read."""
-        if state.call_id is not None or state.status not in (None, CallStatus.DIALING):
-            self._doubt = None  # the carrier speaks of it
-            self._note_taken(state.call_id)
+    async def _search(self, call: CallState) -> None:
+        """Search for the call that a request with a lost answer may have made. Raises StoreFailed."""
+        if call.call_id is not None or call.status not in (None, CallStatus.DIALING):
+            self._lost_answer = None  # its callbacks show that there is one
+            self._step(OutboundEvent.CALL_FOUND)
+            self._accept(call.call_id)
             return
         try:
-            found = await self._look_up()
+            found = await self._find()
         except CarrierFailed as failure:
             self._log.info("carrier failed", kind=failure.kind, words=failure.detail)
             return
         if found is not None:
             self._log.info("the call was made after all")
-            await self._note_dialled(found)
+            await self._note_dialed(found)
+            self._step(OutboundEvent.CALL_FOUND)
 
-    async def _look_up(self) -> DialedCall | None:
-        request = self._means.request(self._wish, self.session_id)
-        known = await self._means.book.call_ids(self._wish.account.carrier, except_session=self.session_id)
-        return await self._rest.find(request, since=self._asked_at, known=known)
+    async def _find(self) -> DialedCall | None:
+        """Search the carrier's list of calls. Raises CarrierFailed, StoreFailed."""
+        dial_request = self._services.dial_request(self._request, self.session_id)
+        carrier = self._request.account.carrier
+        known = await self._services.call_log.call_ids(carrier, except_session=self.session_id)
+        return await self._client.find(dial_request, since=self._dialed_at, known=known)
 
-    def _late(self, *, answered: bool) -> CallEnded:
-        if answered:
+    def _timed_out(self, *, is_answered: bool) -> CallEnded:
+        if is_answered:
             return CallEnded(Reasons.no_stream)
-        if self._doubt is not None:
-            detail = f"{self._doubt.detail}; whether it called is not known"
-            return CallEnded(_REFUSED[self._doubt.kind], detail)
-        return CallEnded(Reasons.no_answer, f"nobody answered within {self._wish.timeout_s:g} s")
+        if self._lost_answer is not None:
+            detail = f"{self._lost_answer.detail}; whether it called is not known"
+            return CallEnded(_FAILURE_REASONS[self._lost_answer.kind], detail)
+        return CallEnded(Reasons.no_answer, f"nobody answered within {self._request.timeout_s:g} s")
+
+    # ATTACHED
+
+    def _attached(self) -> None:
+        self._step(OutboundEvent.STREAM_ATTACHED)
+        self._accept(None)
+        self._log.info("call out connected", seconds=round(self._services.now() - self._began_at, 3))
 
     async def _watch_for_machine(self) -> None:
-        """A carrier may find out that a machine answered when the agent talks to it already."""
-        if self._wish.machine_detection != "detect":
-            return
-        until = self._loop.time() + MACHINE_S
+        """Hang up if the carrier detects a machine although the agent talks already. Raises nothing."""
+        deadline = self._loop.time() + MACHINE_S
         try:
-            while self._loop.time() < until:
-                state = await self._means.book.of(self.session_id)
-                record = await self._means.store.session(self.session_id)
+            while self._request.machine_detection == "detect" and self._loop.time() < deadline:
+                call = await self._services.call_log.of(self.session_id)
+                record = await self._services.store.session(self.session_id)
                 if record is None or not record.active:
-                    return
-                if state.status is CallStatus.MACHINE:
-                    await self._means.commands.tell(self.session_id, CallCommand.MACHINE)
+                    break
+                if call.status is CallStatus.MACHINE:
+                    await self._services.commands.tell(self.session_id, CallCommand.MACHINE)
+                    self._step(OutboundEvent.MACHINE_DETECTED)
                     await self._hang_up()
-                    await self._means.store.request_stop(self.session_id, self._means.now())
-                if state.status in (CallStatus.MACHINE, *_UNTAKEN):
+                    await self._services.store.request_stop(self.session_id, self._services.now())
                     return
+                if call.status in _FINAL_REASONS:
+                    break
                 async with self.termination.cancel_scope():
-                    await asyncio.sleep(self._means.pause_s())
+                    await asyncio.sleep(self._services.poll_s())
         except (CallEnded, StoreFailed) as end:
             self._log.info("no longer looked for a machine", words=str(end))
+            if self.state is OutboundState.ATTACHED:  # not ENDED already: the call was hung up
+                self._step(OutboundEvent.GIVEN_UP)
+        else:
+            self._step(OutboundEvent.RELEASED)
 
     # The end
 
     async def _give_up(self, end: CallEnded) -> None:
-        """Ends the session and frees its place, unless its stream has come; then hangs up."""
-        ended = SessionEnd(self.session_id, end, self._means.now(), ran=False)
-        if not await save_if_unattached(self._means.store, ended):
-            self._note_taken(None)
-            self._say_connected()
+        """End the session, which frees its slot, and then hang up; unless the stream has been attached."""
+        ended = SessionEnd(self.session_id, end, self._services.now(), ran=False)
+        if not await save_if_unattached(self._services.store, ended):
+            self._attached()
+            self._step(OutboundEvent.GIVEN_UP)
             return
-        log_end(self._log, "call out ended", end, seconds=self._means.now() - self._began_at)
-        if not self.taken.done():
-            self.taken.set_exception(end)
-        await self._hang_up()
+        log_end(self._log, "call out ended", end, seconds=self._services.now() - self._began_at)
+        if not self.accepted.done():
+            self.accepted.set_exception(end)
+        self._step(OutboundEvent.GIVEN_UP)
+        if self.state is OutboundState.HANGING_UP:
+            await self._hang_up()
 
     async def _hang_up(self) -> None:
-        """Sees to it that nothing rings on. Raises nothing."""
-        pause_s = RATE_PAUSE_S
+        """Hang up whatever call there may be. Raises nothing."""
+        pause_s = RATE_LIMIT_PAUSE_S
         for attempt in range(HANG_UP_TRIES):
             if attempt:
                 await asyncio.sleep(pause_s)
                 pause_s *= 2
             try:
-                if await self._hung_up():
-                    return
+                if await self._try_hang_up():
+                    break
             except CarrierFailed as failure:
                 self._log.warning("not hung up", kind=failure.kind, words=failure.detail)
                 if failure.kind == "refused":
-                    return
+                    break
             except StoreFailed as error:
                 self._log.warning("store", error=str(error))
-        self._log.warning("a call may go on that nobody carries")
+        else:
+            self._log.warning("a call may go on that nobody carries")
+        self._step(OutboundEvent.NO_CALL_LEFT)
 
-    async def _hung_up(self) -> bool:
-        """Whether there is nothing left to hang up. Raises CarrierFailed, StoreFailed."""
-        dialled = await self._answer_to_asking()
-        state = await self._means.book.of(self.session_id)
-        if not self._asked_at or (state.status is not None and state.status.final):
+    async def _try_hang_up(self) -> bool:
+        """Return True if no call is left, False to try again. Raises CarrierFailed, StoreFailed."""
+        dialed = await self._late_answer()
+        call = await self._services.call_log.of(self.session_id)
+        if call.status is not None and call.status.final:
             return True
-        call_id = state.call_id or (dialled and dialled.call_id)
-        request_id = state.request_id or (dialled and dialled.request_id)
+        call_id = call.call_id or (dialed and dialed.call_id)
+        request_id = call.request_id or (dialed and dialed.request_id)
         if call_id is None and request_id is None:
-            if self._doubt is None:
-                return True  # the carrier said no
-            found = await self._look_up()
+            if self._lost_answer is None:
+                return True  # the carrier refused
+            found = await self._find()
             call_id = found and found.call_id
             if call_id is None:
                 return False
-        if "hangup" in self._rest.unsupported:
-            self._log.info("not hung up", words=self._rest.unsupported["hangup"])
+        if "hangup" in self._client.unsupported:
+            self._log.info("not hung up", words=self._client.unsupported["hangup"])
             return True
-        answered = state.status is not None and state.status.answered
-        await self._rest.hang_up(call_id or request_id or "", answered=answered and call_id is not None)
+        is_answered = call_id is not None and call.status is not None and call.status.answered
+        await self._client.hang_up(call_id or request_id or "", answered=is_answered)
         return True
 
-    async def _answer_to_asking(self) -> DialedCall | None:
-        """What the carrier said to a request that nobody waited for any more."""
-        if self._asking is None:
+    async def _late_answer(self) -> DialedCall | None:
+        """Return the answer to a request that was in flight when the call was given up, once it is there."""
+        if self._dialing is None:
             return None
         try:
-            return await self._asking
+            return await self._dialing
         except CarrierFailed as failure:
-            self._asking = None
-            self._doubt = failure if failure.uncertain else None
+            self._dialing = None
+            if failure.uncertain:
+                self._lost_answer = failure
             return None
-
-    def _say_connected(self) -> None:
-        self._log.info("call out connected", seconds=round(self._means.now() - self._began_at, 3))

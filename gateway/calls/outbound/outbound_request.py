@@ -1,43 +1,40 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a carrier is asked for a call out: whom to call, and which stream the answered call goes to.
+"""What an outbound call asks of its carrier: the number, and the stream that the answered call opens.
 
-The stream's URL carries a token that is good for the admitted session alone (docs/reference/carriers.md
-§2.1: in the path, which every carrier delivers). Carriers that take a document in the request are given it;
-Plivo asks for it.
+The stream's URL carries a token for the admitted session alone, in the path, which every carrier delivers
+(docs/reference/carriers.md §2.1). Carriers that take a document in the request get it there; Plivo fetches
+it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import urlencode
 
 from gateway.auth.call_tokens import Audience
 from gateway.auth.media_tokens import CallGrant
-from gateway.calls.command_bus import CommandBus
-from gateway.calls.outbound.dial_limits import CpsLimiter
+from gateway.calls.services import CallServices
 from gateway.carriers.agent_body import with_numbers
-from gateway.carriers.call_log import CallLog
 from gateway.carriers.registry import CARRIERS
 from gateway.carriers.rest_interface import DialRequest, MachineDetection
 from gateway.carriers.stream_documents import IncomingCall, next_url
 from gateway.config import AgentSettings, CarrierAccount, Organization
 from gateway.model.reasons import CallEnded, Reasons
-from gateway.store.interface import Store
 from texml.document import DocumentError, Stream
 
-if TYPE_CHECKING:
-    from gateway.calls.services import CallServices
+TOKEN_SLACK_S: Final = 120.0
+"""Seconds that a token is valid beyond the time that its call may wait for its turn and ring."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutboundRequest:
-    """Who is to be called.
+    """A request for one outbound call.
 
     `to`, `from_number`: E.164. `body`: for the agent, base64 of JSON, None for none. `timeout_s`: seconds
-    that it may wait in line, and again that it may ring. `machine_detection`: "detect" hangs up on a machine,
-    "wait_for_end" lets the agent talk after its greeting. `metadata`: the client's own, JSON text.
+    that the call may wait for its turn, and again that it may ring. `machine_detection`: "detect" hangs up on
+    a machine, "wait_for_end" connects the agent after the machine's greeting. `metadata`: the client's own,
+    JSON text.
     """
 
     agent: AgentSettings
@@ -52,69 +49,62 @@ class OutboundRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class OutboundServices:
-    """What every call out works with.
+class StreamTarget:
+    """The media stream of an admitted session.
 
-    `request`: of a wish and a session's id. `pause_s`: seconds between two looks at a call that rings.
-    `now`: Unix seconds.
+    `call_id`: the carrier's, if the token is to be valid for that call alone. `connect_s`: seconds in which
+    the carrier must have opened the stream.
     """
 
-    store: Store
-    book: CallLog
-    line: CpsLimiter
-    commands: CommandBus
-    request: Callable[[OutboundRequest, str], DialRequest]
-    pause_s: Callable[[], float]
-    now: Callable[[], float]
+    agent: AgentSettings
+    carrier: str
+    session_id: str
+    call_id: str | None
+    connect_s: float
 
 
-TOKEN_SLACK_S: Final = 120.0
-"""How much longer a token is good than its call may wait in line and ring."""
-
-
-def dial_request(services: CallServices, wish: OutboundRequest, session_id: str) -> DialRequest:
-    """The request for one call. Raises CallEnded(bad_request) where the carrier could not carry it."""
-    agent, carrier = wish.agent, wish.account.carrier
+def make_dial_request(services: CallServices, request: OutboundRequest, session_id: str) -> DialRequest:
+    """Return the request to the carrier for one call. Raises CallEnded(bad_request) if it is too long."""
+    agent, carrier = request.agent, request.account.carrier
     callbacks = services.accounts.url(f"/callbacks/{carrier}/{session_id}", "https", agent.region)
-    lasting_s = 2 * wish.timeout_s + TOKEN_SLACK_S
-    stream_url = stream_url_of(services, agent, carrier, session_id, call_id=None, lasting_s=lasting_s)
+    connect_s = 2 * request.timeout_s + TOKEN_SLACK_S
+    url = make_stream_url(services, StreamTarget(agent, carrier, session_id, None, connect_s))
     document = None
     writer = CARRIERS[carrier].writer
     if writer is not None and writer.inline_limit:
-        document = document_of(
-            services, agent, carrier, stream_url, from_number=wish.from_number, to_number=wish.to
-        )
+        numbers: dict[str, str | None] = {"from_number": request.from_number, "to_number": request.to}
+        document = make_stream_document(services, agent, carrier, url, numbers)
     return DialRequest(
-        to=wish.to,
-        from_number=wish.from_number,
+        to=request.to,
+        from_number=request.from_number,
         answer_url=f"{callbacks}/answer",
-        stream_url=stream_url,
+        stream_url=url,
         document=document,
         status_callback=callbacks,
-        ring_timeout_s=round(wish.timeout_s),
+        ring_timeout_s=round(request.timeout_s),
         time_limit_s=agent.max_session_duration,
         session_id=session_id,
-        machine_detection=wish.machine_detection,
+        machine_detection=request.machine_detection,
     )
 
 
-def document_of(
+def make_stream_document(
     services: CallServices,
     agent: AgentSettings,
     carrier: str,
     stream_url: str,
-    *,
-    from_number: str | None,
-    to_number: str | None,
+    numbers: dict[str, str | None],
 ) -> str:
-    """What becomes of a call out that is answered. Raises CallEnded(bad_request) as `dial_request`."""
-    numbers = {"from_number": from_number, "to_number": to_number}
-    parameters = (
-        {}
-        if CARRIERS[carrier].profile.sends_numbers
-        else {name: each for name, each in numbers.items() if each}
-    )
-    after_call = next_url(services.accounts, agent, IncomingCall(carrier, None, from_number, to_number))
+    """Return the document of an answered call: connect it to `stream_url`, then do what `agent.after` says.
+
+    `numbers`: the parameters `from_number` and `to_number`, for carriers whose streams do not have them.
+    Raises CallEnded(bad_request) if the document is too long for the carrier.
+    """
+    parameters = {}
+    if not CARRIERS[carrier].profile.sends_numbers:
+        parameters = {name: number for name, number in numbers.items() if number}
+    call = IncomingCall(carrier, None, numbers["from_number"], numbers["to_number"])
+    after_call = next_url(services.accounts, agent, call)
     try:
         writer = CARRIERS[carrier].documents
         document = writer.connect(Stream(stream_url, parameters), agent.after, after_call)
@@ -123,31 +113,29 @@ def document_of(
         raise CallEnded(Reasons.bad_request, str(error)) from None
 
 
-def stream_url_of(
-    services: CallServices,
-    agent: AgentSettings,
-    carrier: str,
-    session_id: str,
-    *,
-    call_id: str | None,
-    lasting_s: float,
-) -> str:
-    """Where the stream of a session goes that was admitted already."""
-    # A carrier that reconnects dials the same URL as long as the call lasts.
-    longest_s = agent.max_session_duration if CARRIERS[carrier].profile.reconnects else 0
+def make_stream_url(services: CallServices, target: StreamTarget) -> str:
+    """Return the wss URL of the session's stream, with its token."""
+    agent, profile = target.agent, CARRIERS[target.carrier].profile
+    # A carrier that reconnects uses the same URL for as long as the call lasts.
+    reconnect_s = agent.max_session_duration if profile.reconnects else 0
     token = services.tokens.mint_call(
-        Audience(agent.service_host, agent.organization, carrier),
-        CallGrant(call_id=call_id, session_id=session_id, lasting_s=lasting_s + longest_s),
+        Audience(agent.service_host, agent.organization, target.carrier),
+        CallGrant(
+            call_id=target.call_id,
+            session_id=target.session_id,
+            lasting_s=target.connect_s + reconnect_s,
+        ),
     )
-    path = f"/ws/{carrier}/{agent.service_host}/{token}"
-    if CARRIERS[carrier].profile.keeps_query:
-        path = f"/ws/{carrier}?{urlencode({'serviceHost': agent.service_host, 'token': token})}"
+    path = f"/ws/{target.carrier}/{agent.service_host}/{token}"
+    if profile.keeps_query:
+        query = urlencode({"serviceHost": agent.service_host, "token": token})
+        path = f"/ws/{target.carrier}?{query}"
     return services.accounts.url(path, "wss", agent.region)
 
 
 def body_for(body: str | None, carrier: str, from_number: str, to_number: str, max_bytes: int) -> str | None:
-    """The agent's body, base64 of JSON; with the numbers where nothing else tells them to it."""
-    habits = CARRIERS[carrier].profile
-    if habits.sends_numbers or not habits.keeps_query:
+    """Return the agent's body, base64 of JSON, with the numbers in it if the agent gets them nowhere else."""
+    profile = CARRIERS[carrier].profile
+    if profile.sends_numbers or not profile.keeps_query:
         return body
     return with_numbers(body, {"from": from_number, "to": to_number}, max_bytes)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.calls.media_url import media_url
+from gateway.calls.session_start import media_url
 from gateway.config import Settings
 from gateway.model.lifecycle import SessionState
 from tests.harness.agent import Agent, AgentPort

@@ -9,6 +9,7 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -16,6 +17,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.simulator.waiting import WAIT_S, eventually
+from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.worker_id import WorkerId
 from tests.harness.agent import AgentPort
 from tests.harness.callees import Callee, next_callee, server_of
 from tests.harness.gateway import Gateway
@@ -109,6 +112,15 @@ class Office:
             return all(row["ended_at"] is not None for row in self.gateway.sessions())
 
         await eventually(free, "every place is free")
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    """The store of one worker, for calls in the test's own loop."""
+    opened = SqliteStore(tmp_path / "patchbay.db", WorkerId.of_this_process("worker"))
+    await opened.open()
+    yield opened
+    await opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The line before a carrier, and who may be called how often; over two workers' stores on one file."""
+"""The limits of outbound calls: numbers, calls a minute, calls a second; two workers' stores on one file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.calls.outbound.dial_limits import CallRateLimiter, CpsLimiter, check_number, cps_limiter_of
+from gateway.calls.outbound.dial_limits import CallRateLimiter, CpsLimiter, account_key, check_number
 from gateway.config import CarrierAccount, Organization
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.sqlite.sqlite_store import SqliteStore
@@ -37,8 +37,8 @@ async def stores(tmp_path: Path) -> AsyncIterator[list[SqliteStore]]:
 
 
 @pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long was waited, which nobody does."""
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that calls would have waited; they return at once."""
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -57,38 +57,39 @@ def acme(**more: Any) -> Organization:
 
 
 async def test_each_call_has_a_turn_of_its_own(
-    stores: list[SqliteStore], clock: Clock, slept: list[float]
+    stores: list[SqliteStore], clock: Clock, waits: list[float]
 ) -> None:
-    lines = [CpsLimiter(store.documents, clock) for store in stores]
-    await asyncio.gather(*(line.turn(account(calls_per_second=2), 60) for line in lines for _ in range(4)))
-    assert sorted(slept) == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
+    limiters = [CpsLimiter(store.documents, clock) for store in stores]
+    fast = account(calls_per_second=2)
+    await asyncio.gather(*(limiter.wait_for_turn(fast, 60) for limiter in limiters for _ in range(4)))
+    assert sorted(waits) == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
 
 
 async def test_accounts_do_not_wait_for_each_other(
-    stores: list[SqliteStore], clock: Clock, slept: list[float]
+    stores: list[SqliteStore], clock: Clock, waits: list[float]
 ) -> None:
-    line = CpsLimiter(stores[0].documents, clock)
+    limiter = CpsLimiter(stores[0].documents, clock)
     for name in ("AC1", "AC2", "AC1"):
-        await line.turn(account(account=name), 60)
-    assert slept == [0.0, 0.0, 1.0]
+        await limiter.wait_for_turn(account(account=name), 60)
+    assert waits == [0.0, 0.0, 1.0]
 
 
-async def test_a_line_that_is_too_long_is_not_joined(
-    stores: list[SqliteStore], clock: Clock, slept: list[float]
+async def test_a_call_that_would_wait_too_long_is_refused_at_once(
+    stores: list[SqliteStore], clock: Clock, waits: list[float]
 ) -> None:
-    line = CpsLimiter(stores[0].documents, clock)
+    limiter = CpsLimiter(stores[0].documents, clock)
     for _ in range(3):
-        await line.turn(account(), 2)
+        await limiter.wait_for_turn(account(), 2)
     with pytest.raises(CallEnded) as refused:
-        await line.turn(account(), 2)
+        await limiter.wait_for_turn(account(), 2)
     assert refused.value.reason is Reasons.carrier_busy
-    assert slept == [0.0, 1.0, 2.0]
+    assert waits == [0.0, 1.0, 2.0]
 
 
-async def test_who_gives_up_leaves_the_turn_to_the_next(stores: list[SqliteStore], clock: Clock) -> None:
-    line = CpsLimiter(stores[0].documents, clock)
+async def test_a_call_that_is_given_up_frees_its_turn(stores: list[SqliteStore], clock: Clock) -> None:
+    limiter = CpsLimiter(stores[0].documents, clock)
     clock.now = NOW + 0.5
-    waiting = asyncio.create_task(line.turn(account(calls_per_second=0.001), 3600))
+    waiting = asyncio.create_task(limiter.wait_for_turn(account(calls_per_second=0.001), 3600))
     while not await stores[1].documents.list("dial_slot", clock.now):
         await asyncio.sleep(0)
     waiting.cancel()
@@ -98,54 +99,54 @@ async def test_who_gives_up_leaves_the_turn_to_the_next(stores: list[SqliteStore
         await asyncio.sleep(0)
 
 
-async def test_an_organisation_has_so_many_calls_a_minute(stores: list[SqliteStore], clock: Clock) -> None:
-    minutes = [CallRateLimiter(store.documents, clock) for store in stores]
+async def test_an_organisation_dials_a_limited_number_of_calls_a_minute(
+    stores: list[SqliteStore], clock: Clock
+) -> None:
+    limiters = [CallRateLimiter(store.documents, clock) for store in stores]
     organization = acme(dial_per_minute=3)
-    asked = [each.take(organization) for each in minutes for _ in range(3)]
-    answers = await asyncio.gather(*asked, return_exceptions=True)
+    requests = [limiter.acquire(organization) for limiter in limiters for _ in range(3)]
+    answers = await asyncio.gather(*requests, return_exceptions=True)
     refused = [answer for answer in answers if isinstance(answer, CallEnded)]
     assert {refusal.reason for refusal in refused} == {Reasons.rate_limited}
     assert len(refused) == 3
     clock.now += 59
     with pytest.raises(CallEnded):
-        await minutes[0].take(organization)
+        await limiters[0].acquire(organization)
     clock.now += 1
-    await minutes[0].take(organization)
+    await limiters[0].acquire(organization)
 
 
-async def test_a_ticket_with_which_nobody_was_called_is_good_again(
-    stores: list[SqliteStore], clock: Clock
-) -> None:
-    minutes = CallRateLimiter(stores[0].documents, clock)
+async def test_a_released_token_is_free_again(stores: list[SqliteStore], clock: Clock) -> None:
+    limiter = CallRateLimiter(stores[0].documents, clock)
     organization = acme(dial_per_minute=1)
-    await minutes.give_back(await minutes.take(organization))
-    await minutes.take(organization)
+    await limiter.release(await limiter.acquire(organization))
+    await limiter.acquire(organization)
 
 
 @pytest.mark.parametrize("number", ["+14155550142", "+493012345678"])
-def test_numbers_that_a_prefix_allows(number: str) -> None:
+def test_a_number_with_an_allowed_prefix_may_be_called(number: str) -> None:
     check_number(number, acme())
 
 
 @pytest.mark.parametrize("number", ["+882123456789", "+49891234567", "+331234567"])
-def test_numbers_that_no_prefix_allows(number: str) -> None:
+def test_a_number_without_an_allowed_prefix_is_refused(number: str) -> None:
     with pytest.raises(CallEnded) as refused:
         check_number(number, acme())
     assert refused.value.reason is Reasons.number_refused
 
 
 @pytest.mark.parametrize("organization", [None, acme(dial_prefixes=[])])
-def test_without_prefixes_nobody_is_called(organization: Organization | None) -> None:
+def test_an_organisation_without_prefixes_calls_no_number(organization: Organization | None) -> None:
     with pytest.raises(CallEnded) as refused:
         check_number("+14155550142", organization)
     assert refused.value.reason is Reasons.number_refused
 
 
-def test_a_plus_allows_all() -> None:
+def test_a_plus_allows_all_numbers() -> None:
     check_number("+882123456789", acme(dial_prefixes=["+"]))
 
 
-def test_a_line_is_named_by_its_account_and_never_by_a_secret() -> None:
-    assert cps_limiter_of(account()) == "twilio/AC1"
+def test_the_key_of_an_account_holds_no_secret() -> None:
+    assert account_key(account()) == "twilio/AC1"
     telnyx = CarrierAccount.model_validate({"carrier": "telnyx", "api_key": "KEY-s3cret"})
-    assert "s3cret" not in cps_limiter_of(telnyx)
+    assert "s3cret" not in account_key(telnyx)
