@@ -91,7 +91,7 @@ async def instance_of(pair: Pair, session_id: str) -> str:
     return record.instance
 
 
-async def start_bot(pair: Pair) -> str:
+async def start_bot_session(pair: Pair) -> str:
     return (await start_bot(pair.worker)).instance
 
 
@@ -123,7 +123,7 @@ async def move_call(pair: Pair) -> str:
 
 
 Start = Callable[[Pair], Awaitable[str]]
-KINDS: list[Start] = [start_bot, start_whatsapp_call, start_inbound_call, start_outbound_call]
+KINDS: list[Start] = [start_bot_session, start_whatsapp_call, start_inbound_call, start_outbound_call]
 
 
 @pytest.mark.parametrize("start", KINDS)
