@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gateway.calls.outbound import outbound_state
+from gateway.media import relay_states
 from gateway.model import lifecycle
 from gateway.model.reasons import REASONS, Reason
 from gateway.server import worker_state
@@ -37,6 +38,7 @@ def diagram(mermaid: Callable[[], str]) -> Callable[[], str]:
 PARTS: Mapping[str, Callable[[], str]] = {
     "reasons": reasons,
     "lifecycle": diagram(lifecycle.mermaid),
+    "teardown": diagram(relay_states.mermaid),
     "worker": diagram(worker_state.mermaid),
     "outbound": diagram(outbound_state.mermaid),
 }

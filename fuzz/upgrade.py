@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 from gateway.calls.target import read_target
 from gateway.media.accept import SERVE_CALL, Upgrade
 from gateway.model.reasons import CallEnded, Reasons
+from gateway.server.uvicorn_adapter import UpgradeProtocol
 from serializers.registry import DIALECTS
 
 REGIONS = ("us-west", "eu-central")
@@ -88,7 +89,9 @@ async def _serve(upgrade: Upgrade) -> None:
 
 
 _loop = asyncio.new_event_loop()
-_config = Config(_not_here, http="httptools", ws=Upgrade, log_config=None, access_log=False, lifespan="off")
+_config = Config(
+    _not_here, http="httptools", ws=UpgradeProtocol, log_config=None, access_log=False, lifespan="off"
+)
 _config.load()
 logging.getLogger("uvicorn.error").disabled = True  # it says each request that it does not understand
 

@@ -321,7 +321,7 @@ class InboundCall(Bridge):
         if self._agent_leg is not None:
             code = frames.INTERNAL_ERROR if end.reason.failed else frames.NORMAL_CLOSURE
             self._agent_leg.close(*self._goodbye or (code, end.detail))
-        if self._leg is None and self._agent_leg is not None and self._upgrade.waits:
+        if self._leg is None and self._agent_leg is not None and self._upgrade.is_pending:
             self._accept()  # as its agent has: the end is told by a close on both
         if self._leg is not None:
             self._leg.close(*self._goodbye or (end.reason.close_code, end.detail))

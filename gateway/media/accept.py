@@ -1,13 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The upgrade: where uvicorn hands a socket over to the media plane.
+"""The server side of the opening handshake: a request to upgrade, and its one answer (RFC 6455 §4.2).
 
-uvicorn takes a class as `ws=`. On an Upgrade request it makes one object of it, calls `connection_made`,
-feeds it the request's head, rebuilt from what it parsed, and makes it the transport's protocol. None of
-that is promised, so the range of uvicorn is pinned and a test watches the hand-over.
-
-The object decides nothing: it parses the request, starts whatever `serve_call` the application put into
-its lifespan state, and lets that accept or refuse. An accepted socket is a `Leg` and nothing of
-uvicorn's any more, but it stays in uvicorn's books until the call has ended, so that a stop waits for it.
+The HTTP server creates an `Upgrade` for each request (gateway/server/uvicorn_adapter.py) and starts the
+application's `ServeCall` with it, which accepts or refuses. An accepted socket belongs to a `Leg`.
 """
 
 from __future__ import annotations
@@ -19,62 +14,65 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from uvicorn.config import Config
-from uvicorn.server import ServerState
-
 from gateway.media.disconnect import CONNECTION_LOST, Disconnect
 from gateway.media.leg import Leg
 from gateway.model.reasons import CallEnded, status_phrase
 from gateway.websocket.handshake import UpgradeRequest, answer, read_request
 
 SERVE_CALL = "serve_call"
-"""The key of the lifespan state that holds the application's `ServeCall`."""
+"""The key of the application's lifespan state under which the HTTP server finds the `ServeCall`."""
 
 MAX_EARLY_BYTES = 65536
-"""What a client may send before it has its 101, which it should not (RFC 6455 §4.1)."""
-
+"""Reading pauses beyond this. A client should send nothing before its 101 (RFC 6455 §4.1)."""
 
 _NO_URL = urlsplit("/")
 
 
-class Upgrade(asyncio.Protocol):
-    """A request to become a WebSocket, not answered yet."""
+class Upgrade:
+    """A request to become a WebSocket, and its answer.
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        self._loop = _loop or asyncio.get_running_loop()
-        self._connections: set[Any] = server_state.connections
-        self._tasks = server_state.tasks
-        self._serve_call: ServeCall = app_state[SERVE_CALL]
-        self._early: list[bytes] = []
-        self._asked = False
-        self.request: UpgradeRequest | None = None
+    A call keeps this object to its end, so what only the handshake needed is dropped once it is accepted.
+    """
+
+    __slots__ = (
+        "_early_data",
+        "_transport",
+        "address",
+        "fault",
+        "is_answered",
+        "on_disconnect",
+        "on_shutdown",
+        "request",
+        "url",
+    )
+
+    def __init__(self, transport: asyncio.Transport, head: bytes, address: str) -> None:
+        """`head`: the whole head of the request. `address`: the client's, or "" if there is none."""
+        self._transport: asyncio.Transport | None = transport
+        self._early_data: list[bytes] = []
+        self.address = address
+        self.request: UpgradeRequest | None = read_request(head)
+        self.fault = self.request.fault
+        """What is wrong with the request, for its sender; empty if it can be accepted."""
         self.url = _NO_URL
         """The request target, split."""
-        self.fault = ""
-        """What is wrong with the request itself, in words; empty where it asks for a WebSocket."""
-        self.answered = False
+        try:
+            self.url = urlsplit(self.request.target)
+        except ValueError as error:
+            self.fault = f"the request target is no URL: {error}"
+        self.is_answered = False
         self.on_disconnect: Callable[[Disconnect], None] | None = None
-        """Set by whoever serves the call: the client has left before it had its answer."""
+        """Called when the client leaves before the answer; set by the code that serves the call."""
         self.on_shutdown: Callable[[], None] | None = None
-        """Set by whoever serves the call: the server stops now and waits for nobody."""
-        self.address = ""
-        """The client's address, "" where there is none."""
-        self.on_done: Callable[[], None] | None = None
-        """Set by whoever made this: the call is over."""
+        """Called when the server stops and waits no longer; set by the code that serves the call."""
 
     @property
-    def waits(self) -> bool:
-        """Whether the client is still there and has had no answer."""
-        return not self.answered and not self.transport.is_closing()
+    def is_pending(self) -> bool:
+        """Whether the client is connected and has had no answer."""
+        return not self.is_answered and self._transport is not None and not self._transport.is_closing()
 
     def header(self, name: str) -> str:
-        """A request header; several of one name are joined with commas, a missing one is empty."""
+        """Return a request header; several of one name joined with commas, "" for a missing one."""
         assert self.request is not None
         return self.request.header(name)
 
@@ -86,93 +84,76 @@ class Upgrade(asyncio.Protocol):
         on_disconnect: Callable[[Disconnect], None],
         subprotocol: str | None = None,
     ) -> Leg:
-        """Answers 101 to a request without `fault`; with `subprotocol`, one of those that it named."""
+        """Answer 101 to a request without a `fault`, and return the leg; see Leg for the arguments.
+
+        `subprotocol`: one of those that the request offers.
+        """
         assert self.request is not None
         assert self.request.accept is not None
-        self._send(answer(self.request.accept, subprotocol))
+        assert self._transport is not None
+        self.is_answered = True
+        self._transport.write(answer(self.request.accept, subprotocol))
         leg = Leg(
-            self.transport,
+            self._transport,
             client=False,
             max_opening_bytes=max_opening_bytes,
             max_buffered_bytes=max_buffered_bytes,
             on_disconnect=on_disconnect,
         )
-        self.transport.resume_reading()
-        if self._early:
-            leg.data_received(b"".join(self._early))
-        # The call keeps this object to its end: what only the handshake needed is let go.
-        self._early.clear()
+        self._transport.resume_reading()
+        if self._early_data:
+            leg.data_received(b"".join(self._early_data))
+        self._early_data.clear()
         self.request = None
-        del self.transport
+        self._transport = None
         return leg
 
     def refuse(self, end: CallEnded) -> None:
-        """Answers with the HTTP status of the ending, its code and its words as JSON; closes."""
-        if not self.waits:
+        """Answer with the HTTP status of the reason, with its code and detail as JSON, and close.
+
+        No effect if the request was answered already, or the client has left.
+        """
+        if self._transport is None or not self.is_pending:
             return
-        self._send(refusal_response(end))
-        self.transport.close()
+        self.is_answered = True
+        self._transport.write(refusal_response(end))
+        self._transport.close()
 
-    # What uvicorn and the transport say
+    def abort(self) -> None:
+        """Close the socket of a request that was not answered. No effect otherwise."""
+        if self._transport is not None and not self.is_answered:
+            self._transport.abort()
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self.transport = transport
-        peer = transport.get_extra_info("peername")
-        self.address = str(peer[0]) if isinstance(peer, tuple) else ""
-        self._connections.add(self)
+    # What the HTTP server calls
 
     def data_received(self, data: bytes) -> None:
-        if self._asked:
-            self._early.append(data)
-            if sum(map(len, self._early)) > MAX_EARLY_BYTES:
-                self.transport.pause_reading()
-            return
-        self._asked = True
-        self.request = asked = read_request(data)
-        self.fault = asked.fault
-        try:
-            self.url = urlsplit(asked.target)
-        except ValueError as error:
-            self.fault = f"the request target is no URL: {error}"
-        task = self._loop.create_task(self._serve_call(self))
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
+        """Keep bytes that come between the request and its answer; they are the leg's."""
+        self._early_data.append(data)
+        if self._transport is not None and sum(map(len, self._early_data)) > MAX_EARLY_BYTES:
+            self._transport.pause_reading()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self.on_disconnect is not None and not self.answered:
+    def connection_lost(self) -> None:
+        """Report that the client has left before it had an answer."""
+        if self.on_disconnect is not None and not self.is_answered:
             self.on_disconnect(CONNECTION_LOST)
-
-    def shutdown(self) -> None:
-        """uvicorn stops and wants its connections closed."""
-        if self.on_shutdown is not None:
-            self.on_shutdown()
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._connections.discard(self)
-        self._tasks.discard(task)
-        if not self.answered:
-            self.transport.abort()
-        if self.on_done is not None:
-            self.on_done()
-
-    def _send(self, data: bytes) -> None:
-        self.answered = True
-        self.transport.write(data)
 
 
 ServeCall = Callable[[Upgrade], Coroutine[Any, Any, None]]
-"""Tells the story of one call, from its upgrade to its end; answers every upgrade, raises nothing."""
+"""Serves one call from its upgrade to its end. Must answer every upgrade and raise nothing."""
 
 
 def refusal_response(end: CallEnded) -> bytes:
-    """The whole HTTP answer that refuses: status, code and words of the ending; the connection closes."""
+    """Return the HTTP response that refuses a call: status, code and detail of its end."""
     reason = end.reason
     assert reason.status is not None, f"{reason.code} is no answer to an upgrade"
     return json_response(reason.status, {"error": end.detail, "code": reason.code}, reason.retry_after)
 
 
 def json_response(status: int, content: Mapping[str, str], retry_after: int | None = None) -> bytes:
-    """A whole HTTP answer with JSON in it, after which the connection closes. `retry_after`: seconds."""
+    """Return a whole HTTP response with a JSON body, after which the connection closes.
+
+    `retry_after`: seconds, for the header of that name; None leaves it out.
+    """
     body = json.dumps(content).encode()
     retry = f"Retry-After: {retry_after}\r\n" if retry_after is not None else ""
     head = (

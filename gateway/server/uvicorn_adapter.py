@@ -5,10 +5,10 @@
 limits and a way to leave the port. `HttpProtocol` is one connection: it bounds the time and the size of a
 request's head, which neither uvicorn nor its parser does, determines the client's address, and rejects what
 exceeds a limit (connection_limits.py) or cannot be served for want of descriptors (fd_reserve.py) before any
-work is done. A media socket is handed over to gateway/media/accept.py.
+work is done. `UpgradeProtocol` hands a media socket over to gateway/media/accept.py.
 
 uvicorn promises none of the internals that are used here. So its range is pinned in pyproject.toml, and
-tests/server/ and tests/media/test_upgrade_hand_over.py fail if a new version changes them.
+tests/server/ fails if a new version changes them.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from typing import Any, Final
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
-from gateway.media.accept import Upgrade, json_response, refusal_response
+from gateway.media.accept import SERVE_CALL, ServeCall, Upgrade, json_response, refusal_response
 from gateway.model.reasons import CallEnded
 from gateway.server.connection_limits import ConnectionLimits
 from gateway.server.fd_reserve import SHORTAGE_HEAD_TIMEOUT_S, FdReserve
@@ -70,7 +72,7 @@ class UvicornServer(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=HttpProtocol,  # made by `_new_connection`, with more arguments than uvicorn would give
-                ws=Upgrade,
+                ws=UpgradeProtocol,
                 lifespan="on",
                 log_config=None,
                 access_log=False,
@@ -253,7 +255,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._reject(refusal_response(end))
             return
         self.connections.discard(self)
-        upgrade = Upgrade(self.config, self.server_state, self.app_state, self.loop)
+        upgrade = UpgradeProtocol(self.config, self.server_state, self.app_state, self.loop)
         upgrade.on_done = partial(_call_over, self._limits, self._counted_site)
         self._counted_site = ""  # the call is counted from here on, and no longer this object
         upgrade.connection_made(self.transport)
@@ -311,6 +313,80 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_timer = None
         self._limits.count_rejected("the head of a request came too slowly")
         self._reject(json_response(408, {"error": "the head of the request came too slowly", "code": "408"}))
+
+
+class UpgradeProtocol(asyncio.Protocol):
+    """The protocol of one request to upgrade, from its head to its answer; what uvicorn takes as `ws=`.
+
+    uvicorn creates one object for each such request, calls `connection_made`, feeds it the request's head,
+    rebuilt from what it parsed, and makes it the transport's protocol. This object starts the `ServeCall`
+    that the application has put into its lifespan state, and decides nothing. It stays in uvicorn's sets of
+    connections and tasks until the call has ended, so that a stop waits for the call.
+    """
+
+    __slots__ = (
+        "_connections",
+        "_loop",
+        "_serve_call",
+        "_tasks",
+        "_transport",
+        "address",
+        "on_done",
+        "upgrade",
+    )
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._loop = _loop or asyncio.get_running_loop()
+        self._connections: set[Any] = server_state.connections
+        self._tasks = server_state.tasks
+        self._serve_call: ServeCall = app_state[SERVE_CALL]
+        self._transport: asyncio.Transport | None = None  # until the head has come
+        self.upgrade: Upgrade | None = None
+        """The request, once its head has come."""
+        self.address = ""
+        """The client's address, or "" if there is none; may be changed until the head comes."""
+        self.on_done: Callable[[], None] | None = None
+        """Called when the call has ended."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
+        peer = transport.get_extra_info("peername")
+        self.address = str(peer[0]) if isinstance(peer, tuple) else ""
+        self._connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self.upgrade is not None:
+            self.upgrade.data_received(data)
+            return
+        assert self._transport is not None
+        # From here on the transport is the call's: a reference here would keep it for as long as the call.
+        self.upgrade, self._transport = Upgrade(self._transport, data, self.address), None
+        task = self._loop.create_task(self._serve_call(self.upgrade))
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.upgrade is not None:
+            self.upgrade.connection_lost()
+
+    def shutdown(self) -> None:
+        """Tell the call that uvicorn stops and wants its connections closed."""
+        if self.upgrade is not None and self.upgrade.on_shutdown is not None:
+            self.upgrade.on_shutdown()
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._connections.discard(self)
+        self._tasks.discard(task)
+        if self.upgrade is not None:
+            self.upgrade.abort()  # no effect if it was answered
+        if self.on_done is not None:
+            self.on_done()
 
 
 def _call_over(limits: ConnectionLimits, site: str) -> None:

@@ -27,10 +27,11 @@ from gateway.api.framework.middleware import ApiMiddleware
 from gateway.api.framework.services import Services
 from gateway.api.pipecat_cloud.session_proxy import SESSION_PROXY
 from gateway.config import Settings
-from gateway.media.accept import SERVE_CALL, Upgrade
+from gateway.media.accept import SERVE_CALL
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import Reasons
 from gateway.model.session import TELEPHONY_OPTIONS, CallDetails, SessionResult, SlotLimits, Traffic
+from gateway.server.uvicorn_adapter import UpgradeProtocol
 from gateway.simulator.waiting import eventually
 from gateway.store.sqlite.sqlite_store import SqliteStore
 from gateway.store.worker_id import WorkerId
@@ -357,7 +358,7 @@ async def door(instance: Instance, limits: dict[str, float], tmp_path: Path) -> 
     config = uvicorn.Config(
         app,
         http="httptools",
-        ws=Upgrade,
+        ws=UpgradeProtocol,
         lifespan="on",
         log_config=None,
         access_log=False,
