@@ -56,20 +56,29 @@ class RelayState(StrEnum):
 
 
 class RelayEvent(StrEnum):
-    """An occurrence that may change a relay's state; the value is its label in the diagram."""
+    """An occurrence that may change a relay's state. Its value is its label in the diagram."""
 
-    END = "a limit, a stall, a protocol error, a request"
-    AGENT_CLOSED = "the agent closed"
-    AGENT_LOST = "the agent was lost"
-    CARRIER_CLOSED = "the carrier closed"
-    CARRIER_LOST = "the carrier was lost"
-    CARRIER_REPLACED = "the carrier opened another stream"
-    STOP_EXPIRED = "the carrier stopped and did not close"
-    TRANSFER_STARTED = "a transfer began"
-    TRANSFER_FAILED = "the transfer failed"
-    TRANSFERRED = "the call was transferred"
-    PLAYBACK_ENDED = "playback ended, call hung up"
-    FINISHED = "both sides answered, or time ran out"
+    END = "end"
+    """The gateway ends the call: a limit, a stall, a protocol error, a request."""
+    AGENT_CLOSED = "agent closed"
+    """The agent has sent a close frame."""
+    AGENT_LOST = "agent lost"
+    """The agent's socket is closed, or the agent answers no pings."""
+    CARRIER_CLOSED = "carrier closed"
+    """The carrier has sent a close frame."""
+    CARRIER_LOST = "carrier lost"
+    """The carrier's socket is closed."""
+    CARRIER_REPLACED = "carrier replaced"
+    """The carrier has opened another media stream for the same call."""
+    STOP_EXPIRED = "stop expired"
+    """The carrier has announced the end of its stream (`stop`) and did not close its socket in time."""
+    TRANSFER_STARTED = "transfer started"
+    TRANSFER_FAILED = "transfer failed"
+    TRANSFERRED = "transferred"
+    PLAYBACK_ENDED = "playback ended"
+    """The carrier has played all audio, and the call was hung up."""
+    FINISHED = "finished"
+    """Both far ends have answered or are lost, or their time has run out."""
 
 
 _S = RelayState
@@ -122,7 +131,7 @@ TRANSITIONS: Final[Mapping[RelayState, Mapping[RelayEvent, tuple[RelayState, ...
 """For each state and event the states that may follow, the preferred one first."""
 
 CONDITIONS: Final[Mapping[RelayState, str]] = {
-    _S.DRAINING_PLAYBACK: "if it closed cleanly and a hang-up is to follow",
+    _S.DRAINING_PLAYBACK: "if it closed cleanly and a hang-up follows",
     _S.AGENT_HELD: "if the agent is kept",
     _S.RELEASED: "if the other side can go on",
 }
@@ -151,7 +160,7 @@ def mermaid() -> str:
         labels.pop(state, None)
         for candidate, events in labels.items():
             condition = f" ({CONDITIONS[candidate]})" if candidate in CONDITIONS else ""
-            lines.append(f"    {state} --> {candidate}: {', or '.join(events)}{condition}")
+            lines.append(f"    {state} --> {candidate}: {', '.join(events)}{condition}")
     lines += [f"    {state} --> [*]" for state in TRANSITIONS if state in TERMINAL]
     return "\n".join(lines)
 
