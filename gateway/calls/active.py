@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The calls that are running in this worker, by session id."""
+"""The calls that are active in this worker, by session id."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from gateway.calls.command_bus import CallCommand
+from gateway.calls.state import CallState
 from gateway.calls.termination import Termination
 from gateway.media.leg import Leg
 from gateway.model.reasons import CallEnded
@@ -14,45 +15,60 @@ from serializers.events import Start
 
 
 class ActiveCall(Protocol):
-    """One running call, as far as anything outside of it may act on it."""
+    """One active call, as everything outside of it sees it."""
 
     @property
     def session_id(self) -> str:
-        """The id of the session that the call is."""
+        """The id of the call's session."""
+
+    @property
+    def state(self) -> CallState:
+        """What the call does now."""
 
     @property
     def termination(self) -> Termination:
         """The call's end; setting it interrupts the step that the call is in."""
 
     def handle(self, command: CallCommand) -> bool:
-        """Take note of a command for this call. False if it cannot be followed in the call's present
-        state.
+        """Take note of a command for this call.
+
+        Return False if it cannot be followed in the present state.
         """
 
     def can_attach(self, agent: str, start: Start) -> bool:
-        """Whether the call could continue on another carrier stream, for `agent` (AGENT.ORG), opened by
-        `start`.
+        """Return True if the call could continue on another stream of its carrier.
+
+        The stream is for `agent` (AGENT.ORG), and `start` opened it.
         """
 
     def attach_stream(self, leg: Leg, start: Start) -> bool:
-        """Continue on another carrier stream, whose opening was read. False if the call cannot; `leg` is
-        unchanged.
+        """Continue on another stream of the carrier, whose opening was read.
+
+        Return False, and leave `leg` unchanged, if the call cannot.
         """
 
 
+class DrainState(Protocol):
+    """Tells a step whether the worker is draining."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether the worker accepts no more calls and streams, because it is about to stop."""
+
+
 class ActiveCalls:
-    """The registry of running calls. It belongs to one worker's event loop."""
+    """The registry of active calls. It belongs to one worker's event loop."""
 
     def __init__(self) -> None:
         self.draining = False
-        """Whether the worker takes no more calls."""
+        """Whether the worker accepts no more calls and streams, because it is about to stop."""
         self._calls: dict[str, list[ActiveCall]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._calls.values()))
 
     def __iter__(self) -> Iterator[ActiveCall]:
-        """Iterate over a copy: calls may end meanwhile."""
+        """Iterate over a copy, because calls may end meanwhile."""
         return iter([call for calls in self._calls.values() for call in calls])
 
     def add(self, call: ActiveCall) -> None:
@@ -60,8 +76,9 @@ class ActiveCalls:
         self._calls.setdefault(call.session_id, []).append(call)
 
     def remove(self, call: ActiveCall) -> None:
-        """Forget a call, which still has the session id it is registered under. No effect if it is not
-        there.
+        """Remove a call, which must still have the session id that it was registered under.
+
+        No effect if it is not registered.
         """
         calls = self._calls.get(call.session_id, [])
         if call in calls:
@@ -70,17 +87,17 @@ class ActiveCalls:
             self._calls.pop(call.session_id, None)
 
     def terminate(self, session_id: str, end: CallEnded) -> bool:
-        """End the call that is this session. False if there is none."""
+        """Set the end of the session's call. Return False if this worker has no such call."""
         call = self.get(session_id)
         if call is not None:
             call.termination.set(end)
         return call is not None
 
     def get(self, session_id: str) -> ActiveCall | None:
-        """Return the call that is this session, or None.
+        """Return the session's call, or None.
 
-        For a moment two calls can have one id: a second carrier socket becomes the session before the store
-        refuses it. The first one registered is returned.
+        For a moment two calls can have one id: a second stream gets the session's id before the store refuses
+        it. The call that was registered first is returned.
         """
         calls = self._calls.get(session_id)
         return calls[0] if calls else None

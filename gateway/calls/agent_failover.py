@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Another agent for a caller whose agent is lost: docs/resume.md.
+"""Another agent for a caller whose agent was lost: docs/resume.md.
 
-    move the session to another instance → connect it → (the call couples it) → or, in time, fall back
+    move the session to another instance → connect it → (the bridge joins the legs)
+    no instance in time → do what the agent's `fallback` says
 
-The relay has given the carrier's side back by then; what the caller says meanwhile is kept on it.
+The relay has released the carrier's leg before, and what the caller says meanwhile is buffered on that leg.
 """
 
 from __future__ import annotations
@@ -11,103 +12,108 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway.agents.media_socket import connect_agent
+from gateway.calls.call_setup import BridgeSettings
 from gateway.calls.control import CallNotActive, transfer
 from gateway.calls.hold_audio import HoldAudio
-from gateway.calls.termination import Termination
+from gateway.calls.services import CallServices
+from gateway.calls.state import CallProgress
 from gateway.config import AgentSettings
 from gateway.config.call_handling import Recording
 from gateway.media.disconnect import CONNECTION_LOST, Disconnect
 from gateway.media.leg import Leg
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import StoreFailed
-from serializers.dialect import Dialect
-from serializers.events import Start
 from texml.document import HangUp
 
-if TYPE_CHECKING:
-    from gateway.calls.services import CallServices
-
 PAUSE_S: Final = 0.25
-"""Between two tries: an instance that refused is not asked again at once."""
+"""Between two attempts, so that an instance that refused is not tried again at once."""
 
-TRIES_IN_TIME: Final = 2
-"""One that answers nothing gets no more than this part of `resume_timeout`, so that another has a chance."""
+ATTEMPTS_IN_TIME: Final = 2
+"""An instance that does not answer gets this part of `resume_timeout`, so that another one has a chance."""
 
 FALL_BACK_S: Final = 15.0
-"""How long the carrier's REST may take to send the caller elsewhere."""
+"""How long the carrier's REST API may take to transfer the caller."""
 
 
 def may_fail_over(agent: AgentSettings) -> bool:
-    """Whether anything is done for a caller whose agent is lost."""
+    """Return True if the agent's settings want anything done for a caller whose agent is lost."""
     return agent.max_resumes > 0 or agent.fallback != HangUp()
 
 
 class AgentFailover:
-    """What a running call keeps for the case that its agent is lost; `times`: how often that was so."""
+    """What a bridged call keeps in order to connect another agent.
 
-    __slots__ = ("_agent", "_body", "_instance", "dialect", "opening", "start", "times")
+    `opening`: the opening frames that the agent was sent; the next agent gets them too. `instance`: the URL
+    of the present agent. `times`: how often the agent was replaced. `leg`: of the next agent, once it is
+    connected and until it is bridged.
+    """
 
-    def __init__(
-        self, agent: AgentSettings, dialect: Dialect, start: Start, *, instance: str, body: str | None
-    ) -> None:
-        self._agent = agent
-        self._instance = instance
-        self._body = body
-        self.dialect = dialect
-        self.start = start
-        self.opening = b""  # as the first agent was sent it
+    __slots__ = ("_settings", "instance", "leg", "opening", "times")
+
+    def __init__(self, settings: BridgeSettings) -> None:
+        self._settings = settings
+        self.instance = settings.instance
+        self.leg: Leg | None = None
+        self.opening = b""
         self.times = 0
 
-    def agent(self, services: CallServices) -> AgentSettings:
-        """The agent's settings now: its instances may have been replaced since the call began."""
-        return services.agents.find(self._agent.service_host) or self._agent
+    def current_agent(self, services: CallServices) -> AgentSettings:
+        """Return the agent's settings as they are now: its instances may have changed meanwhile."""
+        return services.agents.find(self._settings.agent.service_host) or self._settings.agent
 
-    async def another(
+    async def connect_next(
         self,
         services: CallServices,
         session_id: str,
         carrier: Leg,
         on_disconnect: Callable[[Disconnect], None],
-    ) -> tuple[Leg, str]:
-        """The leg of the agent that takes over, and its instance. To be coupled before anything else is done.
+    ) -> None:
+        """Connect another agent. Its leg must be bridged before anything else is awaited.
 
-        `carrier`: the leg that was taken back. `on_gone`: the new agent has closed already, as one does.
-        Raises CallEnded(agent_lost) where there is none in time, or there have been too many.
+        `carrier`: the leg that waits. `on_disconnect`: called if the new agent closes before it is bridged.
+
+        Raises CallEnded(agent_lost) if no agent was connected in time, or too many were lost.
         """
-        agent = self.agent(services)
-        services.health.record_failure(self._instance)
+        agent = self.current_agent(services)
+        services.health.record_failure(self.instance)
         if self.times >= agent.max_resumes:
             raise CallEnded(Reasons.agent_lost, f"{self.times + 1} agents were lost" if self.times else "")
-        failed = Counter({self._instance: 1})
-        why = ""
+        failures = Counter({self.instance: 1})
+        detail = ""
         try:
             async with asyncio.timeout(agent.resume_timeout):
                 await carrier.wait_message_end()
                 while True:
-                    instance = self._instance
+                    instance = self.instance
                     try:
-                        instance = await services.capacity.move(agent, session_id, self._instance, failed)
-                        async with asyncio.timeout(agent.resume_timeout / TRIES_IN_TIME):
-                            leg = await self._connect(services, instance, session_id, on_disconnect)
+                        instance = await services.capacity.move(agent, session_id, self.instance, failures)
+                        async with asyncio.timeout(agent.resume_timeout / ATTEMPTS_IN_TIME):
+                            self.leg = await self._connect(services, instance, session_id, on_disconnect)
                     except StoreFailed as error:
-                        why = str(error)
+                        detail = str(error)
                     except CallEnded as error:
-                        why = error.detail
+                        detail = error.detail
                     except TimeoutError:
                         services.health.record_failure(instance)
-                        why = "no answer"
+                        detail = "no answer"
                     else:
-                        self._instance = instance
+                        self.instance = instance
                         self.times += 1
-                        return leg, instance
-                    failed[instance] += 1
+                        return
+                    failures[instance] += 1
                     await asyncio.sleep(PAUSE_S)
         except TimeoutError:
-            detail = f"the agent was lost, and no other took over within {agent.resume_timeout:g} s"
-            raise CallEnded(Reasons.agent_lost, f"{detail}: {why}" if why else detail) from None
+            summary = f"the agent was lost, and no other took over within {agent.resume_timeout:g} s"
+            raise CallEnded(Reasons.agent_lost, f"{summary}: {detail}" if detail else summary) from None
+
+    def take_leg(self) -> Leg:
+        """Return the next agent's leg, which belongs to the caller of this from now on."""
+        assert self.leg is not None, "no agent is connected"
+        leg, self.leg = self.leg, None
+        return leg
 
     async def _connect(
         self,
@@ -116,7 +122,7 @@ class AgentFailover:
         session_id: str,
         on_disconnect: Callable[[Disconnect], None],
     ) -> Leg:
-        """Raises CallEnded where it cannot be reached, or is lost as it comes."""
+        """Raise CallEnded if the instance cannot be reached, or is lost as soon as it is connected."""
         health = services.health
         try:
             leg = await connect_agent(
@@ -124,8 +130,9 @@ class AgentFailover:
                 services.settings.limits,
                 instance,
                 session_id,
-                self._body,
+                self._settings.body,
                 resumed=self.times + 1,
+                # A lost connection is seen below and is no end: another instance is tried.
                 on_disconnect=lambda gone: None if gone is CONNECTION_LOST else on_disconnect(gone),
             )
         except CallEnded as end:
@@ -137,31 +144,33 @@ class AgentFailover:
             raise CallEnded(Reasons.agent_lost)
         return leg
 
-    async def fall_back(
-        self,
-        services: CallServices,
-        session_id: str,
-        lost: CallEnded,
-        *,
-        hold: HoldAudio,
-        termination: Termination,
-    ) -> CallEnded:
-        """Does for the caller what the agent's settings say; the end, in words that tell what came of it."""
-        fallback = self.agent(services).fallback
-        if isinstance(fallback, HangUp):
-            return lost
-        if isinstance(fallback, Recording):
-            what = await _say(fallback, hold, termination)
-        else:
-            hold.stop()
-            what = await _transfer(services, session_id, fallback.number)
-        return CallEnded(lost.reason, f"{lost.detail}; {what}")
+
+async def fall_back(
+    services: CallServices,
+    progress: CallProgress,
+    agent: AgentSettings,
+    failure: CallEnded,
+    hold_audio: HoldAudio,
+) -> CallEnded:
+    """Do for the caller what the agent's `fallback` says: hang up, play a recording, or transfer.
+
+    Return the end of the call: the reason of `failure`, with what was done in its detail.
+    """
+    fallback = agent.fallback
+    if isinstance(fallback, HangUp):
+        return failure
+    if isinstance(fallback, Recording):
+        outcome = await _play(fallback, progress, hold_audio)
+    else:
+        hold_audio.stop()
+        outcome = await _transfer(services, progress.session_id, fallback.number)
+    return CallEnded(failure.reason, f"{failure.detail}; {outcome}")
 
 
-async def _say(recording: Recording, hold: HoldAudio, termination: Termination) -> str:
+async def _play(recording: Recording, progress: CallProgress, hold_audio: HoldAudio) -> str:
     try:
-        async with termination.cancel_scope():
-            await hold.play(recording)
+        async with progress.termination.cancel_scope():
+            await hold_audio.play(recording)
     except CallEnded as end:
         return f"its caller was being told: {end.detail}"
     return "its caller was told"

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Who may open a media socket: the carrier's signature, the document's token, or one of our own.
+"""Authorization of media sockets: by the carrier's signature, a call token, or a media token.
 
-A signature or credentials prove the carrier (docs/reference/carriers.md §9) where the organisation has an
-account that can. A call token proves that the document which named the URL was ours. The token of agents
-that want one is of docs/reference/public-api.md, "Media sockets".
+A signature or credentials authenticate the carrier (docs/reference/carriers.md §9), if the organisation has
+an account that can check them. A call token shows that a document of this gateway named the URL. A media
+token is what agents with `websocket_auth = "token"` require (docs/reference/public-api.md, "Media sockets").
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from starlette.requests import Request
 
 from gateway.auth.call_tokens import Audience, CallClaims, is_call_token
 from gateway.auth.media_tokens import MediaTokens, TokenRejected
+from gateway.calls.services import CallServices
 from gateway.calls.target import Target
 from gateway.carriers.accounts import CarrierAccounts
 from gateway.carriers.registry import CARRIERS
@@ -26,12 +27,9 @@ from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import StoreFailed
 from serializers.events import Start
 
-if TYPE_CHECKING:
-    from gateway.calls.services import CallServices
-
 
 def signed_upgrade(accounts: CarrierAccounts, upgrade: Upgrade, now: float) -> SignedRequest:
-    """An upgrade that is not answered yet. `now`: Unix seconds."""
+    """Return an upgrade that is not answered yet, as its signature is checked. `now`: Unix seconds."""
     assert upgrade.request is not None
     return SignedRequest(
         method="GET",
@@ -44,7 +42,7 @@ def signed_upgrade(accounts: CarrierAccounts, upgrade: Upgrade, now: float) -> S
 
 
 def signed_request(accounts: CarrierAccounts, request: Request, body: bytes, now: float) -> SignedRequest:
-    """A webhook. `body`: as it came. `now`: Unix seconds."""
+    """Return a webhook as its signature is checked. `body`: unchanged. `now`: Unix seconds."""
     path = request.scope["raw_path"].decode("latin-1")
     query = request.scope["query_string"].decode("latin-1")
     return SignedRequest(
@@ -58,20 +56,21 @@ def signed_request(accounts: CarrierAccounts, request: Request, body: bytes, now
 
 
 def _joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Under lower-case names; the values of a repeated one joined with commas."""
-    found: dict[str, str] = {}
+    """Return headers by lower-case name; the values of a repeated header are joined with commas."""
+    joined: dict[str, str] = {}
     for name, value in headers:
         key = name.lower()
-        found[key] = f"{found[key]},{value}" if key in found else value
-    return found
+        joined[key] = f"{joined[key]},{value}" if key in joined else value
+    return joined
 
 
-_NOT_FOR_THIS_ONE = ("for another agent", "malformed")
+_OTHER_AGENT: Final = ("for another agent", "malformed")
+"""The reasons for which a token may still be another agent's."""
 
 
 @dataclass(frozen=True, slots=True)
-class Requirement:
-    """A token that was taken: the agent it is for, and the session that was promised with it."""
+class PendingSession:
+    """The session that a media token was made for, and its agent (AGENT.ORG)."""
 
     service_host: str
     session_id: str
@@ -79,13 +78,14 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What the caller has shown before its socket is opened.
+    """What an upgrade has proved before it is answered.
 
-    `token`: one of ours for this agent, taken. `claims`: what a call token says; not taken yet, because that
-    takes the call's id. `organizations`: those for which the upgrade is proven, where somebody wants that.
+    `session`: of a media token, which is used up. `claims`: of a call token, which is not used up yet,
+    because that takes the carrier's call id. `organizations`: those for which the carrier's signature is
+    valid, if any organisation requires one.
     """
 
-    token: Requirement | None = None
+    session: PendingSession | None = None
     claims: CallClaims | None = None
     organizations: frozenset[str] = frozenset()
 
@@ -93,12 +93,12 @@ class Credentials:
 NO_CREDENTIALS: Final = Credentials()
 
 
-async def prove_upgrade(
+async def authenticate_upgrade(
     services: CallServices, upgrade: Upgrade, target: Target, agent: AgentSettings | None
 ) -> Credentials:
-    """Judges an upgrade by all that it shows itself. `agent`: the one that the URL names.
+    """Check all that the upgrade shows, and return what it proves. `agent`: the one that the URL names.
 
-    Raises CallEnded: unauthorized where it is not proven and can be nobody's call, store_failed.
+    Raises CallEnded: unauthorized if the upgrade can be no agent's call, store_failed.
     """
     token = bearer_token(upgrade.header("Authorization")) or target.token
     claims = None
@@ -106,27 +106,28 @@ async def prove_upgrade(
         claims, token = _read_claims(services.tokens, token, target.carrier, agent), None
     organizations: frozenset[str] = frozenset()
     if target.carrier in services.authenticated_carriers:
-        organizations = _proven_for(services, upgrade, target, agent, claims)
+        organizations = _authenticated_organizations(services, upgrade, target, agent, claims)
     if claims is not None:
         return Credentials(None, claims, organizations)
-    taken = await redeem(token, agent, services.agents.agents, services.tokens, target.body)
-    return Credentials(taken, None, organizations) if taken or organizations else NO_CREDENTIALS
+    session = await _redeem(token, agent, services.agents.agents, services.tokens, target.body)
+    return Credentials(session, None, organizations) if session or organizations else NO_CREDENTIALS
 
 
-def prove_start(
-    services: CallServices, carrier: str, start: Start, agent: AgentSettings, shown: Credentials
+def authenticate_start(
+    services: CallServices, carrier: str, start: Start, agent: AgentSettings, credentials: Credentials
 ) -> None:
-    """Judges what the opening says, now that the agent is known for certain. Raises
-    CallEnded(unauthorized).
+    """Check the opening against the credentials, now that the agent is known for certain.
+
+    Raises CallEnded(unauthorized).
     """
     organization = agent.organization
     if carrier in services.authenticated_carriers:
-        wanted = services.accounts.requires_authentication(organization, carrier)
-        if wanted and organization not in shown.organizations:
+        is_required = services.accounts.requires_authentication(organization, carrier)
+        if is_required and organization not in credentials.organizations:
             raise CallEnded(Reasons.unauthorized, f"the upgrade is not proven to be {organization}'s")
     accounts = {account.account for account in services.accounts.of(organization, carrier)}
-    # A carrier that names none in its stream (docs/reference/carriers.md §5.2) has proven itself otherwise,
-    # or need not.
+    # A carrier that names no account in its stream (docs/reference/carriers.md §5.2) is authenticated in
+    # another way, or need not be.
     if (
         start.account_id is not None
         and None not in accounts
@@ -134,8 +135,8 @@ def prove_start(
         and start.account_id not in accounts
     ):
         raise CallEnded(Reasons.unauthorized, f"the call is of an account that is not {organization}'s")
-    if shown.claims is None:
-        check(agent, shown.token)
+    if credentials.claims is None:
+        _require_token(agent, credentials.session)
 
 
 def _read_claims(tokens: MediaTokens, token: str, carrier: str, agent: AgentSettings | None) -> CallClaims:
@@ -143,78 +144,82 @@ def _read_claims(tokens: MediaTokens, token: str, carrier: str, agent: AgentSett
         raise CallEnded(Reasons.unauthorized, "the token of a call goes with a URL that names its agent")
     try:
         return tokens.read_call(token, Audience(agent.service_host, agent.organization, carrier))
-    except TokenRejected as refused:
-        raise CallEnded(Reasons.unauthorized, f"the token is refused: {refused.reason}") from None
+    except TokenRejected as rejected:
+        raise CallEnded(Reasons.unauthorized, f"the token is refused: {rejected.reason}") from None
 
 
-def _proven_for(
+def _authenticated_organizations(
     services: CallServices,
     upgrade: Upgrade,
     target: Target,
     agent: AgentSettings | None,
     claims: CallClaims | None,
 ) -> frozenset[str]:
-    """The organisations for which the upgrade is proven. Raises CallEnded where it can be no other's."""
+    """Return the organisations for which the upgrade is authentic.
+
+    Raises CallEnded if it can be no other's.
+    """
     accounts, carrier = services.accounts, target.carrier
     if agent is not None and not accounts.requires_authentication(agent.organization, carrier):
         return frozenset()
     if agent is not None and claims is not None and not CARRIERS[carrier].profile.signs_upgrades:
-        return frozenset({agent.organization})  # its document was proven, and nothing else could be
+        return frozenset({agent.organization})  # the request for its document was authenticated
     signed = signed_upgrade(accounts, upgrade, services.now())
     if agent is None:
-        found = accounts.authenticated_organizations(carrier, signed)
-        if not found and accounts.always_authenticated(carrier):
+        organizations = accounts.authenticated_organizations(carrier, signed)
+        if not organizations and accounts.always_authenticated(carrier):
             raise CallEnded(Reasons.unauthorized, "the upgrade is not proven to be anybody's")
-        return found
+        return organizations
     try:
         accounts.authenticate(agent.organization, carrier, signed)
-    except AuthenticationFailed as refused:
-        raise CallEnded(Reasons.unauthorized, f"the upgrade is not proven: {refused.reason}") from None
+    except AuthenticationFailed as failure:
+        raise CallEnded(Reasons.unauthorized, f"the upgrade is not proven: {failure.reason}") from None
     return frozenset({agent.organization})
 
 
 def bearer_token(authorization: str) -> str | None:
-    """The token of an Authorization header, None where it has none."""
+    """Return the token of an Authorization header, or None if it has none."""
     scheme, _, token = authorization.partition(" ")
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
-async def redeem(
+async def _redeem(
     token: str | None,
     agent: AgentSettings | None,
     agents: Iterable[AgentSettings],
     tokens: MediaTokens,
     body: str | None,
-) -> Requirement | None:
-    """Takes a token, which is used up by this; None where there is none to take.
+) -> PendingSession | None:
+    """Use a media token up and return its session, or None if there is no token to use.
 
-    An agent that wants no token is still told the session of one that is good: it was promised that way.
-    `agent`: the one the URL names. Where it names none, the token itself says which of `agents` it is for.
-    Raises CallEnded: unauthorized where the agent wants a token and this is not a good one, store_failed.
+    A valid token also counts for an agent that requires none: the session was created for it. `agent`: the
+    one that the URL names; if it names none, the token itself says which of `agents` it is for.
+
+    Raises CallEnded: unauthorized if the agent requires a token and this one is not valid, store_failed.
     """
     if agent is not None:
-        check(agent, token)
+        _require_token(agent, token)
     if token is None:
         return None
     for candidate in (agent,) if agent is not None else agents:
-        wanted = candidate.websocket_auth == "token"
-        if not wanted and agent is None:
+        is_required = candidate.websocket_auth == "token"
+        if not is_required and agent is None:
             continue
         try:
             redeemed = await tokens.redeem(token, candidate.service_host, candidate.organization)
-        except TokenRejected as refused:
-            if not wanted or (agent is None and refused.reason in _NOT_FOR_THIS_ONE):
-                continue  # a path may end in anything where no token is asked for
-            raise CallEnded(Reasons.unauthorized, f"the token is refused: {refused.reason}") from None
+        except TokenRejected as rejected:
+            if not is_required or (agent is None and rejected.reason in _OTHER_AGENT):
+                continue  # a path may end in anything if no token is required
+            raise CallEnded(Reasons.unauthorized, f"the token is refused: {rejected.reason}") from None
         except StoreFailed as error:
             raise CallEnded(Reasons.store_failed, str(error)) from None
         if not redeemed.allows(body):
             raise CallEnded(Reasons.unauthorized, "the body is not the one the token was made with")
-        return Requirement(candidate.service_host, redeemed.session_id)
+        return PendingSession(candidate.service_host, redeemed.session_id)
     return None
 
 
-def check(agent: AgentSettings, proof: object) -> None:
-    """Raises CallEnded(unauthorized) where the agent wants a token and there is nothing."""
-    if agent.websocket_auth == "token" and proof is None:
+def _require_token(agent: AgentSettings, token: object) -> None:
+    """Raise CallEnded(unauthorized) if the agent requires a token and there is none."""
+    if agent.websocket_auth == "token" and token is None:
         raise CallEnded(Reasons.unauthorized, f"{agent.service_host} wants a token")

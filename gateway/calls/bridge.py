@@ -1,310 +1,421 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The sides of a call while they talk: coupled, and coupled again where one of them was lost.
+"""The bridge: both legs of a call, from the first relay to the end, including fail-over and reconnect.
 
-A lost agent is replaced (resume.py); a lost carrier may open another socket (reconnect.py). Meanwhile the
-other side waits on a leg of its own. How the sides came to be there is the story of the call (call.py).
+A relay joins two legs. If the agent is lost, the carrier's leg waits until another agent is connected
+(agent_failover.py). If the carrier is lost, the agent's leg waits until the carrier opens another stream
+(carrier_reconnect.py). Either way another relay then joins the two legs. How a call gets its bridge is told
+in inbound.py; the states are those of state.py.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import Any, Final
 
-import structlog
-
-from gateway.calls.active import ActiveCalls
-from gateway.calls.agent_failover import AgentFailover
-from gateway.calls.carrier_reconnect import CarrierReconnect
+from gateway.calls.active import DrainState
+from gateway.calls.agent_failover import AgentFailover, fall_back, may_fail_over
+from gateway.calls.call_setup import BridgeSettings, CallSetup, agent_close_code
+from gateway.calls.carrier_reconnect import CarrierReconnect, wait_message_end
 from gateway.calls.command_bus import CallCommand
 from gateway.calls.control import hangup_after_playback
-from gateway.calls.hidden_call_id import hide_call_id
 from gateway.calls.hold_audio import HoldAudio
-from gateway.calls.stream_ownership import StreamOwnership
-from gateway.calls.termination import Termination
-from gateway.config import AgentSettings
-from gateway.media.disconnect import Disconnect, reason_for_agent, reason_for_carrier
+from gateway.calls.services import CallServices
+from gateway.calls.state import CallProgress, CallState
+from gateway.calls.stream_ownership import StreamOwnership, may_reconnect
+from gateway.media.hangup_after_playback import HangupAfterPlayback
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay
 from gateway.media.relay_options import RelayLimits, RelayOptions
 from gateway.media.relay_side import RelaySide
 from gateway.model.reasons import CallEnded, Reasons
+from gateway.model.session import Traffic
 from gateway.websocket import frames
 from serializers.dialect import Dialect
 from serializers.events import Start
-
-if TYPE_CHECKING:
-    from gateway.calls.services import CallServices
-
-log = structlog.get_logger(__name__)
+from serializers.transforms import Transform
 
 
 class Bridge:
-    """Both sides of one call, and what is known of it."""
+    """One call's legs and the relay between them. It belongs to one event loop.
+
+    `command`: what is about to be done with the carrier's call, None for nothing.
+    `first_sound_at`: when the agent's first audio passed, in Unix seconds; None if none has.
+    """
 
     __slots__ = (
-        "_active",
-        "_agent_leg",
-        "_claim",
-        "_first_sound_at",
-        "_goodbye",
-        "_hold",
-        "_leg",
-        "_limits",
-        "_log",
-        "_reconnection",
+        "_agent",
+        "_drain",
+        "_failover",
+        "_hold_audio",
+        "_progress",
+        "_reconnect",
         "_relay",
-        "_resumption",
         "_services",
-        "_wanted_limits",
-        "_wish",
-        "session_id",
-        "termination",
+        "_settings",
+        "_start",
+        "_waiting_leg",
+        "command",
+        "first_sound_at",
     )
 
-    def __init__(self, services: CallServices, active: ActiveCalls) -> None:
+    was_bridged: Final = True
+
+    def __init__(
+        self,
+        services: CallServices,
+        drain: DrainState,
+        progress: CallProgress,
+        settings: BridgeSettings,
+        setup: CallSetup,
+    ) -> None:
+        """Join the legs of `setup`, which gives up its legs and its hold audio. The call is bridged then."""
+        assert setup.carrier_leg is not None
+        assert setup.agent_leg is not None
         self._services = services
-        self._active = active
-        self._limits = services.settings.limits
-        self.termination = Termination()
-        self.session_id = services.new_id()
-        self._log = log.bind(session=self.session_id)
-        self._leg: Leg | None = None
-        self._agent_leg: Leg | None = None
-        self._hold: HoldAudio | None = None
-        self._relay: Relay | None = None
-        self._resumption: AgentFailover | None = None
-        self._reconnection: CarrierReconnect | None = None
-        self._claim: StreamOwnership | None = None
-        self._wanted_limits: tuple[float | None, float | None] = (None, None)
-        """Longest duration and silence, in seconds, that whoever promised the session asked for."""
-        self._wish: CallCommand | None = None  # what is about to be done with the carrier's call
-        self._goodbye: tuple[int, str] | None = None  # what who left first said; the other is told the same
-        self._first_sound_at: float | None = None
-
-    def _play(self, agent: AgentSettings, dialect: Dialect | None, start: Start | None) -> None:
-        """Has the caller hear something until its agent does."""
-        if self._leg is not None and dialect is not None and start is not None:
-            self._hold = HoldAudio(self._services.hold_audio, self._leg, dialect, start)
-            self._hold.start(agent, answered=self._claim is not None and self._claim.held)
-
-    def _couple(self, agent: AgentSettings, dialect: Dialect | None, start: Start | None) -> None:
-        """Lets the two legs talk."""
-        assert self._leg is not None
-        assert self._agent_leg is not None
-        first = self._relay is None
-        farewell = None
-        filters = dialect.transforms() if dialect and agent.media == "messages" else None
-        if self._reconnection is not None:
-            filters = self._reconnection.filters()
-        if dialect is not None and start is not None:
-            farewell = hangup_after_playback(self._services, agent, dialect, start)
-            if agent.hide_call_id and first:
-                hide_call_id(self._leg, dialect, start.call_id, self.session_id)
-        max_duration_s, idle_s = self._wanted_limits
-        options = RelayOptions(
-            dialect=dialect,
-            limits=RelayLimits(
-                max_duration_s=min(max_duration_s or agent.max_session_duration, agent.max_session_duration),
-                idle_s=idle_s or agent.idle_timeout,
-                stall_s=self._limits.stall_timeout,
-                close_s=self._limits.close_timeout,
-                max_message_bytes=self._limits.max_message_bytes,
-                ping_s=self._limits.ping_interval,
-                agent_silence_s=self._limits.agent_silence,
-            ),
-            on_first_sound=self._note_first_sound,
-            transforms=filters,
-            hangup=farewell,
-            keeps_agent=not agent.hide_call_id,
-            on_agent_lost=self._take_back if self._resumption is not None else None,
-            on_carrier_lost=self._keep_agent if self._reconnection is not None else None,
+        self._drain = drain
+        self._progress = progress
+        self._settings = settings
+        self._agent = settings.agent
+        self._start = settings.start
+        self._hold_audio = setup.hold_audio
+        self._waiting_leg: Leg | None = (
+            None  # in awaiting_agent the carrier's, in awaiting_carrier the agent's
         )
-        self._relay = Relay(self._leg, self._agent_leg, options, previous=self._relay)
-        if first:
-            if self._resumption is not None:
-                self._resumption.opening = self._leg.opening_frames()
-            self._services.store.started(self.session_id, self._services.now())
-        if self._wish is CallCommand.TRANSFER:
-            self._relay.set_transfer_pending(True)
-        self._leg = self._agent_leg = None  # their sockets are the relay's now
-        if self._hold is not None:
-            self._hold.move_to(self._relay)
-        self._relay.start()
-        self.termination.hand_over(self._relay.end)
+        self.command = setup.command
+        self.first_sound_at: float | None = None
+        self._failover = self._make_failover()
+        self._reconnect = self._make_reconnect()
+        dialect, start = settings.dialect, settings.start
+        if dialect is not None and start is not None and settings.agent.hide_call_id:
+            hide_call_id(setup.carrier_leg, dialect, start.call_id, progress.session_id)
+        if self._failover is not None:
+            self._failover.opening = setup.carrier_leg.opening_frames()
+        self._relay = self._make_relay(setup.carrier_leg, setup.agent_leg, None)
+        progress.change(CallState.BRIDGED)
+        setup.carrier_leg = setup.agent_leg = setup.hold_audio = None
+        services.store.started(progress.session_id, services.now())
+        self._start_relay()
 
-    async def talk(self) -> CallEnded:
-        """Waits until they have talked. Where one side was lost, the other was given back: it waits here."""
-        while True:
-            assert self._relay is not None
-            end = await self._relay.ended  # nothing is left to do while they talk, and little is kept
-            if self._agent_leg is not None:
-                await self._reconnect(end)
-            elif self._leg is not None:
-                await self._resume_or_fall_back(end)
-            else:
-                return end
+    async def run(self) -> CallEnded:
+        """Relay until the call ends, and return its end; replace a leg that is lost meanwhile.
 
-    def handle(self, wish: CallCommand) -> bool:
-        """What is about to be done with the carrier's call, or after all is not (wishes.py).
-
-        False where it cannot be done now: while the carrier has no socket there is nothing to transfer.
+        Raises CallEnded if a lost leg was not replaced.
         """
-        if wish is CallCommand.OVER:
-            if self._reconnection is not None:
-                self._reconnection.over = True
-            if self._relay is not None and self._agent_leg is not None:
-                self.termination.set(
-                    CallEnded(Reasons.caller_hangup, "the carrier says that the call is over")
-                )
+        while True:
+            end = await self._relay.ended  # while they talk, this frame is all that the call has on the stack
+            match self._progress.state:
+                case CallState.AWAITING_AGENT:
+                    await self._replace_agent(end)
+                case CallState.AWAITING_CARRIER:
+                    await self._replace_carrier(end)
+                case _:
+                    return end
+
+    @property
+    def ownership(self) -> StreamOwnership | None:
+        """The ownership of the carrier's stream, for a call with a call token."""
+        return self._settings.ownership
+
+    @property
+    def traffic(self) -> Traffic:
+        """What all relays of the call have passed."""
+        return Traffic(*self._relay.traffic)
+
+    def handle(self, command: CallCommand) -> bool:
+        """Take note of a command, and change the relay if the command wants it.
+
+        Return False if it cannot be followed: without a carrier's stream there is nothing to transfer.
+        """
+        state = self._progress.state
+        if command is CallCommand.OVER:
+            if self._reconnect is not None:
+                self._reconnect.carrier_has_ended = True
+            if state is CallState.AWAITING_CARRIER:
+                end = CallEnded(Reasons.caller_hangup, "the carrier says that the call is over")
+                self._progress.termination.set(end)
             return True
-        if wish is CallCommand.TRANSFER and self._relay is not None and self._agent_leg is not None:
+        if command is CallCommand.TRANSFER and state is CallState.AWAITING_CARRIER:
             return False
-        self._wish = None if wish is CallCommand.NOTHING else wish
-        if self._relay is None:
-            return True
-        if wish is CallCommand.TRANSFERRED:
+        self.command = None if command is CallCommand.NOTHING else command
+        if command is CallCommand.TRANSFERRED:
             self._relay.detach_carrier(CallEnded(Reasons.transferred))
-        elif wish in (CallCommand.TRANSFER, CallCommand.NOTHING):
-            self._relay.set_transfer_pending(wish is CallCommand.TRANSFER)
+        elif command in (CallCommand.TRANSFER, CallCommand.NOTHING):
+            self._relay.set_transfer_pending(command is CallCommand.TRANSFER)
         return True
 
-    # Another agent, where one is lost
-
-    def _take_back(self, carrier: RelaySide) -> None:
-        """The agent is lost: what the caller says is kept behind the opening, for another one."""
-        assert self._resumption is not None
-        self._leg = Leg(
-            carrier.transport,
-            client=False,
-            max_opening_bytes=self._limits.max_opening_bytes,
-            max_buffered_bytes=self._limits.max_early_bytes,
-            on_disconnect=self._carrier_gone,
-            resumed_from=(carrier.scanner, self._resumption.opening),
-        )
-
-    async def _resume_or_fall_back(self, lost: CallEnded) -> None:
-        """Has another agent take over (docs/resume.md). Raises CallEnded where none does."""
-        assert self._resumption is not None
-        try:
-            await self._resume(self._resumption, lost)
-        except CallEnded as failed:
-            if failed is self.termination.end or self._hold is None:
-                raise
-            fallen = await self._resumption.fall_back(
-                self._services, self.session_id, failed, hold=self._hold, termination=self.termination
-            )
-            self._wish = None  # which was its own
-            raise fallen from None
-
-    async def _resume(self, resumption: AgentFailover, lost: CallEnded) -> None:
-        """Has another agent take over. Raises CallEnded where none does."""
-        assert self._leg is not None
-        since, agent = self._services.now(), resumption.agent(self._services)
-        if self._hold is not None:
-            self._hold.stop()
-        self._play(agent, resumption.dialect, resumption.start)
-        async with self.termination.cancel_scope():
-            self._agent_leg, instance = await resumption.another(
-                self._services, self.session_id, self._leg, self._agent_gone
-            )
-        self._log = self._log.bind(instance=instance)
-        if self._reconnection is not None:
-            self._reconnection.agent = agent
-            self._reconnection.told = resumption.start.stream_id
-        self._couple(agent, resumption.dialect, resumption.start)
-        self._services.store.resumed(self.session_id, resumption.times)
-        seconds = round(self._services.now() - since, 3)
-        self._log.warning("call resumed", times=resumption.times, words=lost.detail, seconds=seconds)
-
-    # Another socket of the carrier's
-
     def can_attach(self, agent: str, start: Start) -> bool:
-        """Whether a second socket, for `agent` (AGENT.ORG) and opened so, would go on with the call."""
-        reconnection = self._reconnection
+        """Return True if the call could continue on a stream for `agent` (AGENT.ORG) that `start` opened."""
         return (
-            reconnection is not None
-            and reconnection.fits(agent, start)
-            and self.termination.end is None
-            and self._wish is None
-            and self._leg is None
+            self._progress.state in (CallState.BRIDGED, CallState.AWAITING_CARRIER)
+            and self._progress.termination.end is None
+            and self.command is None
+            and self._reconnect is not None
+            and self._reconnect.accepts(agent, start)
         )
 
     def attach_stream(self, leg: Leg, start: Start) -> bool:
-        """Takes another socket's leg, whose opening was read, in place of the one there was.
+        """Continue on another stream's leg, whose opening was read; the stream that there was is closed.
 
-        False where the call has ended meanwhile, or cannot do without its first one just now.
+        Return False, and leave `leg` unchanged, if the call has ended meanwhile or cannot leave its stream
+        now.
         """
-        reconnection, relay = self._reconnection, self._relay
-        if reconnection is None or relay is None or self._leg is not None or self.termination.end is not None:
+        reconnect = self._reconnect
+        if reconnect is None or reconnect.leg is not None or self._progress.termination.end is not None:
             return False
-        there = not leg.transport.is_closing()
-        if self._agent_leg is None and not (there and relay.release_agent(CallEnded(Reasons.taken_over))):
+        if self._progress.state is CallState.BRIDGED:
+            is_open = not leg.transport.is_closing()
+            if not (is_open and self._relay.release_agent(CallEnded(Reasons.taken_over))):
+                return False
+        if self._progress.state is not CallState.AWAITING_CARRIER or not leg.set_on_disconnect(
+            self._progress.carrier_gone
+        ):
             return False
-        if not leg.set_on_disconnect(self._carrier_gone):
-            return False
-        self._leg = leg
-        reconnection.came(start)
+        reconnect.attach(leg, start)
         return True
 
-    def _keep_agent(self, agent: RelaySide) -> bool:
-        """The carrier is lost, or let go: what the agent says is kept for its next socket."""
-        assert self._reconnection is not None
-        if self._reconnection.over or self._wish is not None or self._active.draining:
+    def stop_hold_audio(self) -> None:
+        """Stop what the caller hears."""
+        if self._hold_audio is not None:
+            self._hold_audio.stop()
+
+    async def close(self, end: CallEnded, received_close: tuple[int, str] | None) -> None:
+        """Wait until the relay has closed its sockets, then close the legs that no relay has."""
+        await self._relay.closed
+        legs = [
+            self._waiting_leg,
+            self._failover.leg if self._failover is not None else None,
+            self._reconnect.leg if self._reconnect is not None else None,
+        ]
+        for leg in legs:
+            if leg is not None:
+                code = agent_close_code(end) if leg.client else end.reason.close_code
+                leg.close(*received_close or (code, end.detail))
+
+    def release(self) -> None:
+        """Drop the relay and the legs, which refer back to this. Call it once, when the call has ended."""
+        del self._relay
+        self._waiting_leg = self._hold_audio = self._failover = self._reconnect = None
+
+    # Join two legs
+
+    def _make_failover(self) -> AgentFailover | None:
+        settings = self._settings
+        if settings.dialect is None or settings.start is None or not may_fail_over(settings.agent):
+            return None
+        return AgentFailover(settings)
+
+    def _make_reconnect(self) -> CarrierReconnect | None:
+        settings, limits = self._settings, self._services.settings.limits
+        if (
+            settings.dialect is None
+            or settings.start is None
+            or settings.ownership is None
+            or not may_reconnect(limits, settings.requested_agent, settings.dialect.name)
+        ):
+            return None
+        return CarrierReconnect(settings.requested_agent, settings.start)
+
+    def _make_relay(self, carrier: Leg, agent: Leg, previous: Relay | None) -> Relay:
+        options = RelayOptions(
+            dialect=self._settings.dialect,
+            limits=self._relay_limits(),
+            on_first_sound=self._on_first_sound,
+            transforms=self._transforms(),
+            hangup=self._hangup_after_playback(),
+            keeps_agent=not self._agent.hide_call_id,
+            on_agent_lost=self._on_agent_lost if self._failover is not None else None,
+            on_carrier_lost=self._on_carrier_lost if self._reconnect is not None else None,
+        )
+        return Relay(carrier, agent, options, previous=previous)
+
+    def _start_relay(self) -> None:
+        if self.command is CallCommand.TRANSFER:
+            self._relay.set_transfer_pending(True)
+        if self._hold_audio is not None:
+            self._hold_audio.move_to(self._relay)
+        self._relay.start()
+        self._progress.termination.hand_over(self._relay.end)
+
+    def _relay_limits(self) -> RelayLimits:
+        settings, agent, limits = self._settings, self._agent, self._services.settings.limits
+        longest_s = agent.max_session_duration
+        return RelayLimits(
+            max_duration_s=min(settings.max_duration_s or longest_s, longest_s),
+            idle_s=settings.idle_timeout_s or agent.idle_timeout,
+            stall_s=limits.stall_timeout,
+            close_s=limits.close_timeout,
+            max_message_bytes=limits.max_message_bytes,
+            ping_s=limits.ping_interval,
+            agent_silence_s=limits.agent_silence,
+        )
+
+    def _transforms(self) -> tuple[Transform, Transform] | None:
+        """Return the transforms of messages, carrier to agent and back; None if bytes pass unchanged."""
+        dialect, start = self._settings.dialect, self._start
+        if dialect is None or start is None:
+            return None
+        known_id = start.stream_id if self._reconnect is None else self._reconnect.agent_stream_id
+        if known_id != start.stream_id:
+            return dialect.renaming_transforms(known_id, start.stream_id)
+        return dialect.transforms() if self._agent.media == "messages" else None
+
+    def _hangup_after_playback(self) -> HangupAfterPlayback | None:
+        dialect, start = self._settings.dialect, self._start
+        if dialect is None or start is None:
+            return None
+        return hangup_after_playback(self._services, self._agent, dialect, start)
+
+    # Replace a lost agent
+
+    def _on_agent_lost(self, carrier: RelaySide) -> None:
+        """Buffer what the caller says, behind the opening, for the next agent."""
+        assert self._failover is not None
+        self._progress.change(CallState.AWAITING_AGENT)
+        limits = self._services.settings.limits
+        self._waiting_leg = Leg(
+            carrier.transport,
+            client=False,
+            max_opening_bytes=limits.max_opening_bytes,
+            max_buffered_bytes=limits.max_early_bytes,
+            on_disconnect=self._progress.carrier_gone,
+            resumed_from=(carrier.scanner, self._failover.opening),
+        )
+
+    async def _replace_agent(self, lost: CallEnded) -> None:
+        """Connect another agent (docs/resume.md). If there is none, do what the agent's `fallback` says.
+
+        Raises CallEnded if no agent was connected.
+        """
+        assert self._failover is not None
+        try:
+            await self._connect_next_agent(self._failover, lost)
+        except CallEnded as failure:
+            if failure is self._progress.termination.end or self._hold_audio is None:
+                raise
+            end = await fall_back(self._services, self._progress, self._agent, failure, self._hold_audio)
+            self.command = None  # the fallback's own transfer, which must not replace the reason
+            raise end from None
+
+    async def _connect_next_agent(self, failover: AgentFailover, lost: CallEnded) -> None:
+        leg, dialect, start = self._waiting_leg, self._settings.dialect, self._start
+        assert leg is not None
+        assert dialect is not None
+        assert start is not None
+        services, progress = self._services, self._progress
+        began_at = services.now()
+        self._agent = failover.current_agent(services)
+        self.stop_hold_audio()
+        self._hold_audio = HoldAudio(services.hold_audio, leg, dialect, start)
+        self._hold_audio.start(self._agent, answered=self._is_outbound)
+        async with progress.termination.cancel_scope():
+            await failover.connect_next(services, progress.session_id, leg, self._progress.agent_gone)
+        # Nothing is awaited from here to the start of the relay: a close that comes meanwhile would be
+        # missed.
+        progress.change(CallState.BRIDGED)
+        progress.log = progress.log.bind(instance=failover.instance)
+        if self._reconnect is not None:
+            self._reconnect.agent_stream_id = start.stream_id
+        self._waiting_leg = None
+        self._relay = self._make_relay(leg, failover.take_leg(), self._relay)
+        self._start_relay()
+        services.store.resumed(progress.session_id, failover.times)
+        seconds = round(services.now() - began_at, 3)
+        progress.log.warning("call resumed", times=failover.times, words=lost.detail, seconds=seconds)
+
+    # Replace a lost carrier
+
+    def _on_carrier_lost(self, agent: RelaySide) -> bool:
+        """Buffer what the agent says for the carrier's next stream. Return False if none can come."""
+        assert self._reconnect is not None
+        if self._reconnect.carrier_has_ended or self.command is not None or self._drain.draining:
             return False
-        self._agent_leg = Leg(
+        self._progress.change(CallState.AWAITING_CARRIER)
+        limits = self._services.settings.limits
+        self._waiting_leg = Leg(
             agent.transport,
             client=True,
-            max_opening_bytes=self._limits.max_opening_bytes,
-            max_buffered_bytes=self._limits.max_early_bytes,
-            on_disconnect=self._agent_gone,
+            max_opening_bytes=limits.max_opening_bytes,
+            max_buffered_bytes=limits.max_early_bytes,
+            on_disconnect=self._progress.agent_gone,
             resumed_from=(agent.scanner, b""),
         )
         return True
 
-    async def _reconnect(self, lost: CallEnded) -> None:
-        """Has another socket of the carrier's go on with the agent. Raises CallEnded where none comes."""
-        reconnection, relay = self._reconnection, self._relay
-        assert reconnection is not None
-        assert relay is not None
-        assert self._agent_leg is not None
-        since, heard = self._services.now(), self._hold is not None and self._hold.is_audible
-        if self._hold is not None:
-            self._hold.stop()
+    async def _replace_carrier(self, lost: CallEnded) -> None:
+        """Wait for another stream of the carrier (docs/sockets.md) and bridge it.
+
+        Raises CallEnded if none comes, or the agent ends the call meanwhile.
+        """
+        reconnect, agent_leg, dialect = self._reconnect, self._waiting_leg, self._settings.dialect
+        assert reconnect is not None
+        assert agent_leg is not None
+        assert dialect is not None
+        services, progress = self._services, self._progress
+        began_at, was_audible = services.now(), self._hold_audio is not None and self._hold_audio.is_audible
+        self.stop_hold_audio()
         try:
-            async with self.termination.cancel_scope():
-                await reconnection.second(self._services, self._active, self.session_id, relay, lost)
-                await reconnection.whole(self._agent_leg, self._limits.stall_timeout)
+            async with progress.termination.cancel_scope():
+                await reconnect.wait_for_stream(services, self._drain, progress.session_id, self._relay, lost)
+                await wait_message_end(agent_leg, services.settings.limits.stall_timeout)
         except CallEnded as end:
             if end.reason is Reasons.agent_ended:
-                self._agent_leg.close(frames.NORMAL_CLOSURE, "")
-                await reconnection.hang_up(self._services)
+                agent_leg.close(frames.NORMAL_CLOSURE, "")
+                await self._hang_up()
             raise
-        assert self._leg is not None
-        start, agent = reconnection.start, reconnection.agent
-        opening = reconnection.opening(self._leg, self.session_id)
-        if self._resumption is not None:
-            self._resumption.start, self._resumption.opening = start, opening
-        self._hold = HoldAudio(self._services.hold_audio, self._leg, reconnection.dialect, start)
-        self._hold.resume(agent, audible=heard, answered=self._claim is not None and self._claim.held)
-        self._log = self._log.bind(stream_id=start.stream_id)
-        self._couple(agent, reconnection.dialect, start)
-        seconds = round(self._services.now() - since, 3)
-        self._log.warning("call continued", times=reconnection.times, words=lost.detail, seconds=seconds)
+        progress.change(CallState.BRIDGED)
+        carrier_leg, self._waiting_leg = reconnect.take_leg(), None
+        self._start = start = reconnect.start
+        if self._agent.hide_call_id:
+            hide_call_id(carrier_leg, dialect, start.call_id, progress.session_id)
+        opening = carrier_leg.take_opening()  # the agent has read one already; another agent would need it
+        if self._failover is not None:
+            self._failover.opening = opening
+        self._hold_audio = HoldAudio(services.hold_audio, carrier_leg, dialect, start)
+        self._hold_audio.resume(self._agent, audible=was_audible, answered=self._is_outbound)
+        progress.log = progress.log.bind(stream_id=start.stream_id)
+        self._relay = self._make_relay(carrier_leg, agent_leg, self._relay)
+        self._start_relay()
+        seconds = round(services.now() - began_at, 3)
+        progress.log.warning("call continued", times=reconnect.times, words=lost.detail, seconds=seconds)
 
-    # What the legs report before they are coupled
+    async def _hang_up(self) -> None:
+        """Hang the caller up after the agent has ended a call whose carrier has no stream just now."""
+        hangup = self._hangup_after_playback()
+        if hangup is not None:
+            await hangup.hang_up()
 
-    def _carrier_gone(self, gone: Disconnect) -> None:
-        self._gone(gone, reason_for_carrier(gone))
+    @property
+    def _is_outbound(self) -> bool:
+        return self._settings.ownership is not None and self._settings.ownership.is_admitted
 
-    def _agent_gone(self, gone: Disconnect) -> None:
-        self._gone(gone, reason_for_agent(gone))
+    def _on_first_sound(self) -> None:
+        if self._hold_audio is not None:
+            self._hold_audio.stop(before_message=True)
+            self._hold_audio = None
+        if self.first_sound_at is None:
+            self.first_sound_at = self._services.now()
 
-    def _gone(self, gone: Disconnect, end: CallEnded) -> None:
-        if self.termination.end is None and gone.has_code:
-            self._goodbye = gone.code, gone.reason
-        self.termination.set(end)
 
-    def _note_first_sound(self) -> None:
-        if self._hold is not None:
-            self._hold.stop(before_message=True)
-            self._hold = None
-        self._first_sound_at = self._first_sound_at or self._services.now()
+def hide_call_id(leg: Leg, dialect: Dialect, call_id: str, session_id: str) -> None:
+    """Replace the carrier's call id with the session id in the `start` that is buffered on the leg.
+
+    Pipecat's serializers hang a call up through the carrier's REST API when their socket closes. With the
+    session id that request finds no call, so a call that is transferred goes on (docs/reference/carriers.md
+    §8.3).
+    """
+
+    def rewrite(message: bytes) -> bytes | None:
+        if dialect.event_of(message) != "start":
+            return None
+        start = _replaced(json.loads(message), call_id, session_id)
+        return json.dumps(start, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+    leg.rewrite_buffered(rewrite)
+
+
+def _replaced(value: Any, old: str, new: str) -> Any:
+    if isinstance(value, dict):
+        return {name: _replaced(item, old, new) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_replaced(item, old, new) for item in value]
+    return new if value == old else value

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Where upgrades and commands go: to a new call, a session socket, or a call that is running."""
+"""The dispatcher: it takes each upgrade and each command to the call that it is for.
+
+An upgrade becomes an inbound call or a session socket. A command goes to an active call, or to an outbound
+call that is being dialed.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ class Dispatcher:
     """One worker's dispatcher. It alone makes inbound calls and session sockets."""
 
     def __init__(self, services: CallServices, active: ActiveCalls, outbound: OutboundCalls) -> None:
-        """Connects itself to the command bus of `services`."""
+        """Connect to the command bus of `services`."""
         self._services = services
         self._active = active
         self._outbound = outbound
@@ -33,16 +37,17 @@ class Dispatcher:
         return InboundCall(self._services, self._active, upgrade).run()
 
     def terminate(self, session_id: str, end: CallEnded) -> bool:
-        """End the session's call and its dialing. False if this worker has neither.
+        """End the session's call and its dialing. Return False if this worker has neither.
 
-        An outbound call may be stopped at the moment its stream arrives: then both are told.
+        An outbound call can be stopped at the moment its stream arrives; then both exist and both are ended.
         """
-        dialing = self._outbound.stop(session_id, end)
-        return self._active.terminate(session_id, end) or dialing
+        was_dialing = self._outbound.stop(session_id, end)
+        return self._active.terminate(session_id, end) or was_dialing
 
     def deliver(self, session_id: str, command: CallCommand) -> bool:
-        """Give a command to the session's call. False if this worker has none, or it cannot be followed
-        now.
+        """Deliver a command to the session's call.
+
+        Return False if this worker has no such call, or the call cannot follow the command now.
         """
         call = self._active.get(session_id)
         if call is None or command is CallCommand.GIVE_UP:

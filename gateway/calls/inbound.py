@@ -1,332 +1,406 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The story of a call.
+"""An inbound call, from the upgrade of its WebSocket to its record.
 
-    prove the caller → read the opening → route to an agent → admit the session →
-    connect an instance → relay → end, with one reason
+    authenticate the upgrade → read the opening → route to an agent → acquire a slot →
+    connect the instance → bridge → save the one end
 
-What becomes of a side that is lost while they talk is in coupled.py. A second socket for a call that runs is
-handed over to that call, and nothing else comes of it. From the opening to the agent's first sound the caller
-hears a holding sound (hold.py).
+`InboundCall.run` reads from top to bottom; state.py has the states and how they follow each other. A step
+that refuses raises CallEnded with a reason of gateway/model/reasons.py. An event from outside sets the call's
+Termination, which interrupts the present step. From the opening to the agent's first audio the caller hears
+hold audio (hold_audio.py). What happens to a leg that is lost later is told in bridge.py.
 
-`InboundCall.tell` is that story, top to bottom. Everything that can happen to a call is a step or a branch of
-it; what runs per frame is in gateway/media/. A step that refuses raises the entry of the table of
-endings (gateway/model/reasons.py); what interrupts a step from outside goes through the call's `Fate`.
+A stream that belongs to a call which is active already is attached to that call, and leaves no record.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+
+import structlog
 
 from gateway.agents.media_socket import connect_agent
 from gateway.calls.active import ActiveCalls
-from gateway.calls.agent_failover import AgentFailover, may_fail_over
-from gateway.calls.authorization import NO_CREDENTIALS, prove_start, prove_upgrade
+from gateway.calls.authorization import authenticate_start, authenticate_upgrade
 from gateway.calls.bridge import Bridge
-from gateway.calls.carrier_reconnect import CarrierReconnect, StreamAttached, may_reconnect
+from gateway.calls.call_setup import BridgeSettings, CallSetup
+from gateway.calls.command_bus import CallCommand
 from gateway.calls.control import reason_after_command
+from gateway.calls.hold_audio import HoldAudio
 from gateway.calls.overflow import SlotRequest, acquire_or_overflow
 from gateway.calls.remote_call import attach_to_call
-from gateway.calls.session_end import WS_CONNECTION_CLOSED, SessionEnd, log_end, save, traffic_of
-from gateway.calls.stream_ownership import final_reason, take_ownership
+from gateway.calls.services import CallServices
+from gateway.calls.session_end import WS_CONNECTION_CLOSED, SessionEnd, log_end, save
+from gateway.calls.state import CallProgress, CallState
+from gateway.calls.stream_ownership import StreamOpening, final_reason, take_ownership
 from gateway.calls.target import Target, read_target
+from gateway.calls.termination import Termination
 from gateway.carriers.agent_body import from_parameters
 from gateway.config import AgentSettings
 from gateway.media.accept import Upgrade
 from gateway.media.leg import Leg
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import StoreFailed
-from gateway.websocket import frames
 from serializers.dialect import Dialect, DialectError
 from serializers.events import Start
 from serializers.opening import SERVICE_HOST_PARAMETERS, Opening
 from serializers.registry import DIALECTS
 
-if TYPE_CHECKING:
-    from gateway.calls.services import CallServices
+log = structlog.get_logger(__name__)
 
 
-class InboundCall(Bridge):
-    """One call: what is known of it so far."""
+class StreamAttached(Exception):  # noqa: N818 - not an error
+    """The call's stream was attached to another call, so nothing is left of this one."""
 
-    __slots__ = ("_admitted", "_began_at", "_shown", "_upgrade")
+
+class InboundCall:
+    """One call. It belongs to the task that runs `run`, and to that task's event loop."""
+
+    __slots__ = ("_active", "_admitted", "_began_at", "_phase", "_progress", "_services", "_upgrade")
 
     def __init__(self, services: CallServices, active: ActiveCalls, upgrade: Upgrade) -> None:
-        super().__init__(services, active)
+        session_id = services.new_id()
+        self._services = services
+        self._active = active
         self._upgrade = upgrade
+        self._progress = CallProgress(session_id, log.bind(session=session_id))
+        self._phase: CallSetup | Bridge = CallSetup()
         self._admitted = False
-        self._shown = NO_CREDENTIALS
         self._began_at = services.now()
-        upgrade.on_disconnect = self._carrier_gone
-        upgrade.on_shutdown = lambda: self.termination.set(
-            CallEnded(Reasons.draining, "the time to drain is over")
-        )
+        upgrade.on_disconnect = self._progress.carrier_gone
+        upgrade.on_shutdown = self._on_shutdown
 
     async def run(self) -> None:
-        """Tells the story and sees to its end. Raises nothing."""
+        """Serve the call from its upgrade to its end. Raises nothing."""
         self._active.add(self)
         try:
-            await self.tell()
-            end = await self.talk()
+            bridge = await self._set_up()
+            end = await bridge.run()
         except StreamAttached:
-            self._active.remove(self)
-            self._let_go()
+            self._leave()
             return
         except CallEnded as refusal:
             end = refusal
-            refusal.__traceback__ = refusal.__context__ = None  # they hold on to all this
-        except Exception:  # noqa: BLE001 - the edge of the call's task: it ends this call and no other
-            self._log.exception("internal error")
+            refusal.__traceback__ = refusal.__context__ = None  # they refer to the frames of the steps
+        except Exception:
+            self._progress.log.exception("internal error")
             end = CallEnded(Reasons.internal_error)
         try:
             await self._finish(end)
         finally:
-            self._active.remove(self)
-            self._let_go()
+            self._leave()
 
-    async def tell(self) -> None:
-        """The story, up to where the relay runs.
-
-        Raises CallEnded where it ends before, StreamAttached where it goes on as another call's.
-        """
+    async def _set_up(self) -> Bridge:
+        """Take the steps from the upgrade to the bridge. Raises CallEnded, StreamAttached."""
+        setup = self._phase
+        assert isinstance(setup, CallSetup)
+        progress = self._progress
         target = self._read_target()
         dialect = DIALECTS.get(target.carrier)
-        start = None
-        agent = self._route(target, start) if dialect is None or target.named else None
-        await self._prove_caller(target, agent)  # what can be refused before the upgrade is
-        async with self.termination.cancel_scope():
-            if dialect is not None:  # a client without a dialect is answered once its agent is there
-                self._accept()
-                start = await self._read_opening(dialect)
-                agent = self._route(target, start)
-                await self._prove_call(agent, target.carrier, start)
+        agent = self._route(setup, target, None) if dialect is None or target.named else None
+        await self._authenticate_upgrade(setup, target, agent)  # refuses with an HTTP status what it can
+        async with progress.termination.cancel_scope():
+            start = None
+            if dialect is not None:  # a client without a dialect is answered when its agent is connected
+                progress.change(CallState.OPENING)
+                start = await self._read_opening(self._accept(setup), dialect)
+            progress.change(CallState.ROUTING)
+            if start is not None:
+                agent = self._route(setup, target, start)
+                await self._authenticate_start(setup, agent, target.carrier, start)
             assert agent is not None
-            body = self._body(target, start)
-            self._play(agent, dialect, start)
-            wanted = agent
-            async with self._admitted_to(agent, target, start) as (agent, instance):
-                await self._note_call(agent, target.carrier, start)
-                await self._connect(instance, body)
-            if dialect is not None and start is not None:
-                if may_fail_over(agent):
-                    self._resumption = AgentFailover(agent, dialect, start, instance=instance, body=body)
-                if self._claim is not None and may_reconnect(self._limits, wanted, dialect.name):
-                    timeout_s = self._limits.reconnect_timeout
-                    self._reconnection = CarrierReconnect(wanted, agent, dialect, start, timeout_s=timeout_s)
-            if self._leg is None:
-                self._accept()
+            body = self._body(setup, target, start)
+            self._start_hold_audio(setup, agent, dialect, start)
+            agent_with_slot, instance = await self._acquire_slot(setup, agent, target, start)
+            settings = BridgeSettings(
+                requested_agent=agent,
+                agent=agent_with_slot,
+                instance=instance,
+                body=body,
+                dialect=dialect,
+                start=start,
+                ownership=setup.ownership,
+                max_duration_s=setup.max_duration_s,
+                idle_timeout_s=setup.idle_timeout_s,
+            )
+            await self._connect_agent(setup, settings, target.carrier)
+            if setup.carrier_leg is None:
+                self._accept(setup)
                 await asyncio.sleep(0)  # its 101 is on its way before anything else is
-        self._couple(agent, dialect, start)
+        self._phase = bridge = Bridge(self._services, self._active, progress, settings, setup)
+        return bridge
 
-    def _let_go(self) -> None:
-        """What holds this call and is held by it goes now, and waits for no collector."""
-        self._upgrade.on_disconnect = self._upgrade.on_shutdown = None
-        self.termination.release()
-        self._relay = self._hold = self._resumption = self._reconnection = None
-        self._leg = self._agent_leg = None
+    # What others see of the call: gateway.calls.active.ActiveCall
+
+    @property
+    def session_id(self) -> str:
+        """The id of the session that the call is, or will be."""
+        return self._progress.session_id
+
+    @property
+    def state(self) -> CallState:
+        """What the call does now."""
+        return self._progress.state
+
+    @property
+    def termination(self) -> Termination:
+        """The call's end."""
+        return self._progress.termination
+
+    def handle(self, command: CallCommand) -> bool:
+        """Take note of a command for this call.
+
+        Return False if it cannot be followed in the present state.
+        """
+        return self._phase.handle(command)
+
+    def can_attach(self, agent: str, start: Start) -> bool:
+        """Return True if the call could continue on a stream for `agent` (AGENT.ORG) that `start` opened."""
+        return self._phase.can_attach(agent, start)
+
+    def attach_stream(self, leg: Leg, start: Start) -> bool:
+        """Continue on another stream, whose opening was read. Return False if the call cannot."""
+        return self._phase.attach_stream(leg, start)
 
     # The steps, in their order
 
     def _read_target(self) -> Target:
-        """For whom the call is, as far as the URL says it."""
+        """Read what the URL says about the call."""
         upgrade = self._upgrade
         if upgrade.fault:
             raise CallEnded(Reasons.bad_request, upgrade.fault)
         if self._active.draining:
             raise CallEnded(Reasons.draining)
+        settings = self._services.settings
         target = read_target(
             upgrade.url,
             upgrade.header("Host"),
             carriers=DIALECTS.keys(),
             regions=self._services.region_codes,
-            region=self._services.settings.server.region,
-            max_body_bytes=self._limits.max_body_bytes,
+            region=settings.server.region,
+            max_body_bytes=settings.limits.max_body_bytes,
         )
-        self._log = self._log.bind(carrier=target.carrier, region=target.region)
+        self._progress.log = self._progress.log.bind(carrier=target.carrier, region=target.region)
         return target
 
-    def _accept(self) -> Leg:
-        self._leg = self._upgrade.accept(
-            max_opening_bytes=self._limits.max_opening_bytes,
-            max_buffered_bytes=self._limits.max_early_bytes,
-            on_disconnect=self._carrier_gone,
-        )
-        return self._leg
+    async def _authenticate_upgrade(
+        self, setup: CallSetup, target: Target, agent: AgentSettings | None
+    ) -> None:
+        """Check what the upgrade shows: a signature, a call token, or a session's token."""
+        setup.credentials = await authenticate_upgrade(self._services, self._upgrade, target, agent)
+        if setup.credentials.session is not None:
+            await self._become_session(setup, setup.credentials.session.session_id)
 
-    async def _read_opening(self, dialect: Dialect) -> Start:
-        """The carrier's own account of the call (docs/reference/carriers.md §8.1)."""
-        assert self._leg is not None
+    def _accept(self, setup: CallSetup) -> Leg:
+        """Answer the upgrade: from here on a refusal is a close frame."""
+        limits = self._services.settings.limits
+        setup.carrier_leg = self._upgrade.accept(
+            max_opening_bytes=limits.max_opening_bytes,
+            max_buffered_bytes=limits.max_early_bytes,
+            on_disconnect=self._progress.carrier_gone,
+        )
+        self._upgrade.on_disconnect = None  # the leg reports it from now on
+        return setup.carrier_leg
+
+    async def _read_opening(self, leg: Leg, dialect: Dialect) -> Start:
+        """Read the carrier's messages up to its `start` (docs/reference/carriers.md §8.1)."""
+        limits = self._services.settings.limits
         opening = Opening(dialect)
         start = None
         try:
-            async with asyncio.timeout(self._limits.start_timeout):
+            async with asyncio.timeout(limits.start_timeout):
                 while start is None:
-                    start = opening.feed(await self._leg.receive())
+                    start = opening.feed(await leg.receive())
         except TimeoutError:
-            detail = f"no start message within {self._limits.start_timeout:g} s"
+            detail = f"no start message within {limits.start_timeout:g} s"
             raise CallEnded(Reasons.bad_opening, detail) from None
         except DialectError as error:
             raise CallEnded(Reasons.bad_opening, str(error)) from None
-        self._leg.buffer_messages(self._limits.max_message_bytes)
-        self._log = self._log.bind(call_id=start.call_id, stream_id=start.stream_id)
+        leg.buffer_messages(limits.max_message_bytes)
+        self._progress.log = self._progress.log.bind(call_id=start.call_id, stream_id=start.stream_id)
         return start
 
-    def _route(self, target: Target, start: Start | None) -> AgentSettings:
-        """The agent: named by path, query, parameter or token (docs/reference/public-api.md), else the
-        called number's.
+    def _route(self, setup: CallSetup, target: Target, start: Start | None) -> AgentSettings:
+        """Find the agent by path, query, parameter or token (docs/reference/public-api.md).
+
+        If none of them names an agent, the called number does.
         """
-        token = self._shown.token
-        names = [*target.named, token.service_host] if token else list(target.named)
+        session = setup.credentials.session
+        names = [*target.named, session.service_host] if session else list(target.named)
         if start is not None:
             names += [start.parameters[key] for key in SERVICE_HOST_PARAMETERS if start.parameters.get(key)]
         directory = self._services.agents
         agent = directory.named(names, target.region)
         if agent is None:
             agent = directory.called(start.to_number if start else None, target.region)
-        self._log = self._log.bind(agent=agent.service_host, organization=agent.organization)
+        self._progress.log = self._progress.log.bind(
+            agent=agent.service_host, organization=agent.organization
+        )
         return agent
 
-    async def _prove_caller(self, target: Target, agent: AgentSettings | None) -> None:
-        """Who calls, as far as the upgrade shows it: a signature, a call's token, or a session's."""
-        self._shown = await prove_upgrade(self._services, self._upgrade, target, agent)
-        if self._shown.token is not None:
-            await self._be_session(self._shown.token.session_id)
+    async def _authenticate_start(
+        self, setup: CallSetup, agent: AgentSettings, carrier: str, start: Start
+    ) -> None:
+        """Check that the call may be here, and that this is its only stream.
 
-    async def _prove_call(self, agent: AgentSettings, carrier: str, start: Start) -> None:
-        """That the call is one that may be here, and has no other socket."""
-        prove_start(self._services, carrier, start, agent, self._shown)
-        claims = self._shown.claims
+        Raises StreamAttached if a call that is active continues on this stream.
+        """
+        services, active, progress = self._services, self._active, self._progress
+        authenticate_start(services, carrier, start, agent, setup.credentials)
+        claims = setup.credentials.claims
         if claims is None:
             return
-        self._claim, running = await take_ownership(
-            self._services, self._active, carrier, start, agent, claims=claims
-        )
-        if running is not None:
-            assert self._leg is not None
-            if self.termination.end is None and await attach_to_call(
-                running, self._leg, start, carrier, agent
+        opening = StreamOpening(carrier, start, agent, claims)
+        ownership, call = await take_ownership(services, active, opening)
+        setup.ownership = ownership
+        if call is not None:
+            assert setup.carrier_leg is not None
+            if progress.termination.end is None and await attach_to_call(
+                call, setup.carrier_leg, start, carrier, agent
             ):
-                self._leg = None
+                setup.carrier_leg = None
                 raise StreamAttached
-            self._claim, _ = await take_ownership(
-                self._services, self._active, carrier, start, agent, claims=claims, failed=self._claim
-            )
-        await self._be_session(self._claim.socket.session_id, known=self._claim.held)
+            ownership, _ = await take_ownership(services, active, opening, failed=ownership)
+            setup.ownership = ownership
+        if ownership.is_admitted:
+            await self._become_session(setup, ownership.stream.session_id)
+        else:
+            self._rename(ownership.stream.session_id)
 
-    async def _be_session(self, session_id: str, *, known: bool = True) -> None:
-        """The session that this call becomes, and what was asked for where it is `known` to the store."""
-        self._active.remove(self)
-        self.session_id = session_id
-        self._active.add(self)
-        self._log = self._log.bind(session=session_id)
+    async def _become_session(self, setup: CallSetup, session_id: str) -> None:
+        """Continue as a session that exists in the store already, with the limits requested for it."""
+        self._rename(session_id)
         try:
-            promised = await self._services.store.session(session_id) if known else None
+            record = await self._services.store.session(session_id)
         except StoreFailed:
-            promised = None  # whether a call may be without the store is said when it is admitted
-        if promised is not None:
-            self._wanted_limits = promised.max_duration, promised.idle_timeout
+            return  # whether a call is possible without the store shows when it acquires its slot
+        if record is not None:
+            setup.max_duration_s, setup.idle_timeout_s = record.max_duration, record.idle_timeout
 
-    def _body(self, target: Target, start: Start | None) -> str | None:
-        """What the agent is to be told: from the query, where a carrier has none from parameters, or kept."""
+    def _rename(self, session_id: str) -> None:
+        self._active.remove(self)
+        self._progress.session_id = session_id
+        self._active.add(self)
+        self._progress.log = self._progress.log.bind(session=session_id)
+
+    def _body(self, setup: CallSetup, target: Target, start: Start | None) -> str | None:
+        """Return the body for the agent: the query's, that of an outbound call, or the parameters'."""
         if target.body is not None or start is None:
             return target.body
-        if self._claim is not None and self._claim.body is not None:
-            return self._claim.body
-        return from_parameters(start.parameters, self._limits.max_body_bytes)
+        if setup.ownership is not None and setup.ownership.body is not None:
+            return setup.ownership.body
+        return from_parameters(start.parameters, self._services.settings.limits.max_body_bytes)
 
-    @asynccontextmanager
-    async def _admitted_to(
-        self, agent: AgentSettings, target: Target, start: Start | None
-    ) -> AsyncIterator[tuple[AgentSettings, str]]:
-        """Takes a place, here or where calls flow over to, and gives its agent and instance.
+    def _start_hold_audio(
+        self, setup: CallSetup, agent: AgentSettings, dialect: Dialect | None, start: Start | None
+    ) -> None:
+        if setup.carrier_leg is not None and dialect is not None and start is not None:
+            setup.hold_audio = HoldAudio(self._services.hold_audio, setup.carrier_leg, dialect, start)
+            setup.hold_audio.start(agent, answered=setup.is_admitted)
 
-        What goes wrong inside counts against that instance.
+    async def _acquire_slot(
+        self, setup: CallSetup, agent: AgentSettings, target: Target, start: Start | None
+    ) -> tuple[AgentSettings, str]:
+        """Acquire a slot of the agent, or of the one that its calls overflow to.
+
+        Return the agent and the URL of the instance. The call is a session from here on.
         """
         agent, instance = await acquire_or_overflow(
             self._services,
             agent,
             SlotRequest(
-                session_id=self.session_id,
+                session_id=self._progress.session_id,
                 carrier=target.carrier,
                 region=target.region,
                 start=start,
-                is_admitted=self._claim is not None and self._claim.held,
-                agent_is_fixed=self._shown.token is not None,
-                hold_audio=self._hold,
+                is_admitted=setup.is_admitted,
+                agent_is_fixed=setup.credentials.session is not None,
+                hold_audio=setup.hold_audio,
+                on_queued=lambda: self._progress.change(CallState.QUEUED),
             ),
         )
         self._admitted = True
-        self._log = self._log.bind(agent=agent.service_host, instance=instance)
+        self._progress.change(CallState.CONNECTING)
+        self._progress.log = self._progress.log.bind(agent=agent.service_host, instance=instance)
+        return agent, instance
+
+    async def _connect_agent(self, setup: CallSetup, settings: BridgeSettings, carrier: str) -> None:
+        """Connect the agent's /ws (docs/reference/agent-container.md), once its instance is ready.
+
+        A failure counts against the instance.
+        """
+        health, limits, instance = self._services.health, self._services.settings.limits, settings.instance
+        await self._note_account(setup, settings, carrier)
+        timeout_s = limits.agent_connect_timeout
         try:
-            yield agent, instance
+            async with asyncio.timeout(timeout_s):
+                setup.agent_leg = await connect_agent(
+                    health,
+                    limits,
+                    instance,
+                    self._progress.session_id,
+                    settings.body,
+                    on_disconnect=self._progress.agent_gone,
+                )
+        except TimeoutError:
+            health.record_failure(instance)
+            raise CallEnded(Reasons.agent_start_timeout, f"no answer within {timeout_s:g} s") from None
         except CallEnded as end:
             if end.reason is Reasons.agent_unreachable:
-                self._services.health.mark_unreachable(instance)
-            elif end.reason is Reasons.agent_start_timeout:
-                self._services.health.record_failure(instance)
+                health.mark_unreachable(instance)
             raise
 
-    async def _note_call(self, agent: AgentSettings, carrier: str, start: Start | None) -> None:
-        """What its record does not say and somebody will want to know."""
+    async def _note_account(self, setup: CallSetup, settings: BridgeSettings, carrier: str) -> None:
+        """Store the carrier account and call id, if call control cannot know them otherwise.
+
+        The session record has no column for the account.
+        """
+        start = settings.start
         if start is None:
             return
-        accounts = self._services.accounts.of(agent.organization, carrier)
-        if len(accounts) > 1 or (self._claim is not None and self._claim.held):
+        accounts = self._services.accounts.of(settings.agent.organization, carrier)
+        if len(accounts) > 1 or setup.is_admitted:
             try:
                 await self._services.call_log.record_details(
-                    self.session_id, carrier=carrier, account=start.account_id, call_id=start.call_id
+                    self._progress.session_id,
+                    carrier=carrier,
+                    account=start.account_id,
+                    call_id=start.call_id,
                 )
             except StoreFailed as error:
                 raise CallEnded(Reasons.store_failed, str(error)) from None
 
-    async def _connect(self, instance: str, body: str | None) -> None:
-        """The agent's /ws (docs/reference/agent-container.md), once the instance is ready."""
-        timeout_s = self._limits.agent_connect_timeout
-        try:
-            async with asyncio.timeout(timeout_s):
-                self._agent_leg = await connect_agent(
-                    self._services.health,
-                    self._limits,
-                    instance,
-                    self.session_id,
-                    body,
-                    on_disconnect=self._agent_gone,
-                )
-        except TimeoutError:
-            raise CallEnded(Reasons.agent_start_timeout, f"no answer within {timeout_s:g} s") from None
-
     # The end
 
     async def _finish(self, end: CallEnded) -> None:
-        """Writes the one end down, frees the place, tells whoever is still there, says it in one line."""
-        if self._hold is not None:
-            self._hold.stop()
-        end = reason_after_command(self._wish, await final_reason(self._services, self._claim, end))
-        ran, traffic = self._relay is not None, traffic_of(self._relay, self._leg)
+        """Save the one end, which frees the slot; then close what is open and log the call."""
+        services, progress, phase = self._services, self._progress, self._phase
+        progress.change(CallState.ENDING)
+        phase.stop_hold_audio()
+        end = reason_after_command(phase.command, await final_reason(services, phase.ownership, end))
         if self._admitted:
             ended = SessionEnd(
-                self.session_id,
+                progress.session_id,
                 end,
-                self._services.now(),
-                ran=ran,
-                traffic=traffic,
-                first_sound_at=self._first_sound_at,
+                services.now(),
+                ran=phase.was_bridged,
+                traffic=phase.traffic,
+                first_sound_at=phase.first_sound_at,
                 completion_status=WS_CONNECTION_CLOSED,
             )
-            await save(self._services.store, ended)
-        if self._relay is not None:
-            await self._relay.closed
-        if self._agent_leg is not None:
-            code = frames.INTERNAL_ERROR if end.reason.failed else frames.NORMAL_CLOSURE
-            self._agent_leg.close(*self._goodbye or (code, end.detail))
-        if self._leg is None and self._agent_leg is not None and self._upgrade.is_pending:
-            self._accept()  # as its agent has: the end is told by a close on both
-        if self._leg is not None:
-            self._leg.close(*self._goodbye or (end.reason.close_code, end.detail))
-        elif self._relay is None and end.reason.status is not None:
-            self._upgrade.refuse(end)
-        traffic, seconds = traffic_of(self._relay, self._leg), self._services.now() - self._began_at
-        event = "call ended" if ran else "call not begun" if self._admitted else "call refused"
-        log_end(self._log, event, end, traffic=traffic, seconds=seconds)
+            await save(services.store, ended)
+        await phase.close(end, progress.termination.received_close)
+        if end.reason.status is not None:
+            self._upgrade.refuse(end)  # no effect if the upgrade was answered
+        event = "call ended" if phase.was_bridged else "call not begun" if self._admitted else "call refused"
+        log_end(progress.log, event, end, traffic=phase.traffic, seconds=services.now() - self._began_at)
+
+    def _leave(self) -> None:
+        """Leave the registry, and drop what refers back to this call: garbage is collected seldom."""
+        self._active.remove(self)
+        self._upgrade.on_disconnect = self._upgrade.on_shutdown = None
+        self._progress.termination.release()
+        self._phase.release()
+        self._progress.change(CallState.ENDED)
+
+    def _on_shutdown(self) -> None:
+        self._progress.termination.set(CallEnded(Reasons.draining, "the time to drain is over"))

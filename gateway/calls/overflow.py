@@ -8,6 +8,7 @@ The overflow of the other agent is followed too, but no agent is tried twice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -45,7 +46,7 @@ class SlotRequest:
     client without a dialect. `is_admitted`: the session was dialed, so it has its slot already.
     `agent_is_fixed`: the session was created for this very agent, and may not overflow to another.
     `hold_audio`: what the caller hears meanwhile; None if the caller can hear nothing yet: such a call waits
-    in no queue and does not overflow.
+    in no queue and does not overflow. `on_queued`: called when the call enters a queue.
     """
 
     session_id: str
@@ -55,6 +56,7 @@ class SlotRequest:
     is_admitted: bool
     agent_is_fixed: bool
     hold_audio: HoldAudio | None
+    on_queued: Callable[[], None]
 
     def details(self, agent: AgentSettings) -> CallDetails:
         """Return what the store records of the call, if `agent` takes it."""
@@ -121,8 +123,14 @@ async def _acquire(services: CallServices, agent: AgentSettings, request: SlotRe
         return await services.capacity.adopt(details)
     options = SessionOptions(transport="telephony" if request.start else "websocket")
     hold = request.hold_audio
+
+    def on_queued() -> None:
+        assert hold is not None
+        hold.discard_speech()
+        request.on_queued()
+
     return await services.capacity.acquire(
-        agent, details, options, on_queued=None if hold is None else hold.discard_speech
+        agent, details, options, on_queued=None if hold is None else on_queued
     )
 
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A second socket that came to one worker, for a call that another one carries: docs/sockets.md.
+"""A stream that came to one worker, for a call that another worker has: docs/sockets.md.
 
-    the opening was read → the socket goes to the call's worker → a leg is made of it there → the call has it
+    the opening was read → the socket is passed to the call's worker → it makes a leg of it → the call
+    attaches it
 
-What has come on the socket goes with it, so the other worker has a leg that is as this one was. Whatever is
-against it (another machine, TLS, a worker that is gone, a call that cannot) leaves the socket where it came.
+All data that has come on the socket is passed with it, so the leg in the other worker is what it was in this
+one. If the socket cannot be passed (other machine, TLS, dead worker, call that cannot continue), it stays in
+this worker.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ import asyncio
 import json
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import structlog
 
 from gateway.calls.active import ActiveCall, ActiveCalls
+from gateway.calls.services import CallServices
 from gateway.config import AgentSettings
 from gateway.media.leg import Leg
 from gateway.media.socket_passing import Listener, PassResult, send_socket
@@ -26,37 +29,35 @@ from serializers.events import Start
 from serializers.opening import Opening
 from serializers.registry import DIALECTS
 
-if TYPE_CHECKING:
-    from gateway.calls.services import CallServices
-
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteCall:
-    """A call that runs in the worker of this id."""
+    """A call that is active in another worker. `worker`: the worker's id."""
 
     worker: str
     session_id: str
 
-    async def take(self, leg: Leg, carrier: str, agent: AgentSettings) -> bool:
-        """Hands a leg over, of which the opening was read and no more; whether it is here no longer."""
+    async def attach_stream(self, leg: Leg, carrier: str, agent: AgentSettings) -> bool:
+        """Pass a leg of which the opening was read, and nothing else, to the call's worker.
+
+        Return False if the leg stays here. If True, the leg is closed here, and its far end has not noticed.
+        """
         descriptor = leg.detach_fd()
         if descriptor is None:
             return False
-        opening, everything = leg.opening_frames(), leg.buffered_data()
-        told = {
+        opening, data = leg.opening_frames(), leg.buffered_data()
+        header = {
             "session": self.session_id,
             "carrier": carrier,
             "agent": agent.service_host,
             "opening": len(opening),
         }
         try:
-            passed = await send_socket(
-                self.worker, descriptor, json.dumps(told).encode() + b"\n" + everything
-            )
+            passed = await send_socket(self.worker, descriptor, json.dumps(header).encode() + b"\n" + data)
         except BaseException:
-            leg.discard()  # nobody knows any more whose it is
+            leg.discard()  # it is not known any more which worker has it
             raise
         if passed is PassResult.NOT_TAKEN:
             leg.resume()
@@ -70,52 +71,55 @@ class RemoteCall:
 
 
 async def attach_to_call(
-    running: ActiveCall | RemoteCall, leg: Leg, start: Start, carrier: str, agent: AgentSettings
+    call: ActiveCall | RemoteCall, leg: Leg, start: Start, carrier: str, agent: AgentSettings
 ) -> bool:
-    """Whether the call that runs has taken another's leg, of which `start` was read, for this agent."""
-    if isinstance(running, RemoteCall):
-        return await running.take(leg, carrier, agent)
-    return running.attach_stream(leg, start)
+    """Let an active call continue on this leg, whose `start` was read. Return False if it cannot."""
+    if isinstance(call, RemoteCall):
+        return await call.attach_stream(leg, carrier, agent)
+    return call.attach_stream(leg, start)
 
 
 class StreamHandovers:
-    """Takes the sockets that other workers have got for calls of this one."""
+    """Receives the streams that came to other workers, for calls of this one."""
 
     def __init__(self, services: CallServices, active: ActiveCalls, worker: str) -> None:
-        """`worker`: the id of this one, as sessions name their owner."""
+        """`worker`: this worker's id, which is the `owner` of its sessions in the store."""
         self._services = services
         self._active = active
-        self._listener = Listener(worker, self._take)
+        self._listener = Listener(worker, self._receive)
 
     def start(self) -> None:
+        """Begin to accept streams. Call it in the worker's event loop."""
         self._listener.start()
 
     async def stop(self) -> None:
+        """Accept no more streams, and wait for those that are being received."""
         await self._listener.stop()
 
-    async def _take(self, own: socket.socket, message: bytes) -> bool:
-        head, _, came = message.partition(b"\n")
-        told = json.loads(head)
+    async def _receive(self, passed: socket.socket, message: bytes) -> bool:
+        """Return True if the call has attached the stream; otherwise the sender keeps it."""
+        head, _, data = message.partition(b"\n")
+        header = json.loads(head)
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.connect_accepted_socket(_Unread, own)
-        leg, taken = self._leg(transport), False
+        transport, _ = await loop.connect_accepted_socket(_NotReading, passed)
+        leg, is_attached = self._make_leg(transport), False
         try:
-            start = await _read(leg, DIALECTS[told["carrier"]], came[: told["opening"]])
-            call = self._active.get(told["session"])
-            if call is not None and call.can_attach(told["agent"], start):
+            start = await _read_opening(leg, DIALECTS[header["carrier"]], data[: header["opening"]])
+            call = self._active.get(header["session"])
+            if call is not None and call.can_attach(header["agent"], start):
                 leg.buffer_messages(self._services.settings.limits.max_message_bytes)
-                leg.data_received(came[told["opening"] :])
-                taken = call.attach_stream(leg, start)
+                leg.data_received(data[header["opening"] :])
+                is_attached = call.attach_stream(leg, start)
         except DialectError:
-            log.warning("a worker has handed over what is no opening", session=told["session"])
+            log.warning("a worker has handed over what is no opening", session=header["session"])
         finally:
-            if not taken:
+            if not is_attached:
                 leg.discard()
-        if taken:
-            loop.call_soon(leg.resume)  # when the other worker has been told that it is here
-        return taken
+        if is_attached:
+            loop.call_soon(leg.resume)  # it is read here only after the sender knows that it is here
+        return is_attached
 
-    def _leg(self, transport: asyncio.Transport) -> Leg:
+    def _make_leg(self, transport: asyncio.Transport) -> Leg:
         limits = self._services.settings.limits
         return Leg(
             transport,
@@ -126,17 +130,17 @@ class StreamHandovers:
         )
 
 
-class _Unread(asyncio.Protocol):
-    """Has a socket, and reads nothing: whether it is to be read here is not decided."""
+class _NotReading(asyncio.Protocol):
+    """The protocol of a passed socket that must not be read: the sender may keep it."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         cast(asyncio.Transport, transport).pause_reading()
 
 
-async def _read(leg: Leg, dialect: Dialect, opening: bytes) -> Start:
-    """As the worker has read it where the socket came. Raises DialectError."""
-    reading, start = Opening(dialect), None
-    leg.data_received(opening)
+async def _read_opening(leg: Leg, dialect: Dialect, data: bytes) -> Start:
+    """Read the opening again that the sender has read. Raises DialectError."""
+    opening, start = Opening(dialect), None
+    leg.data_received(data)
     while start is None:
-        start = reading.feed(await leg.receive())
+        start = opening.feed(await leg.receive())
     return start

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the steps of every call work with, made once per worker."""
+"""The services that the steps of every call use, made once per worker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gateway.store.interface import Store
 
 @dataclass(frozen=True, slots=True)
 class CallServices:
-    """Everything a step of a call may use. It imports nothing of the calls themselves."""
+    """What a step of a call may use. This module imports no step."""
 
     settings: Settings
     store: Store

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""One socket for one call: who may have it when several come (docs/reference/carriers.md §2.1, §3.1, §4.1).
+"""One media stream for one call: which one owns the call when several come.
 
-A carrier that reconnects opens a second socket because it has lost the first: the second takes over. From
-one that does not, a second socket is nobody's while the first lives. A token is good once, but for a carrier
-that reconnects, which dials the URL that it has again; after a call that ended well nothing goes on.
+A carrier that reconnects opens a second stream because it has lost the first one: the second takes over. If
+the carrier does not reconnect, a second stream is refused as long as the first one lives
+(docs/reference/carriers.md §2.1, §3.1, §4.1). A call token is valid once, except for a carrier that
+reconnects, which dials the same URL again. After a call that ended well, nothing continues.
 
-Who takes over goes on with the session where it can (reconnect.py), whichever worker has it (handover.py).
-Else that ends, and the second socket is a session of its own.
+The stream that takes over continues the call's session if it can (carrier_reconnect.py), whichever worker has
+it (remote_call.py). Otherwise that session ends, and the stream becomes a session of its own.
 """
 
 from __future__ import annotations
@@ -14,130 +15,158 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway.auth.call_tokens import CallClaims
 from gateway.calls.active import ActiveCall, ActiveCalls
-from gateway.calls.carrier_reconnect import may_reconnect
 from gateway.calls.remote_call import RemoteCall
+from gateway.calls.services import CallServices
 from gateway.calls.session_events import session_events
-from gateway.calls.stream_history import CallStream, TooManyStreams
+from gateway.calls.stream_history import CallKey, CallStream, TooManyStreams
 from gateway.carriers.registry import CARRIERS
-from gateway.config import AgentSettings
+from gateway.config import AgentSettings, Limits
 from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import SessionRecord
 from gateway.store.interface import StoreFailed
 from serializers.events import Start
-
-if TYPE_CHECKING:
-    from gateway.calls.services import CallServices
+from texml.document import Redirect
 
 TAKE_OVER_S: Final = 5.0
-"""How long the earlier socket's session has to end."""
+"""How long the earlier stream's session has to end."""
 
 ADMISSION_S: Final = 2.0
-"""How long after a socket was taken its session may still be unknown to the store."""
+"""How long after its registration a stream's session may still be missing in the store."""
 
 _POLL_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class StreamOwnership:
-    """A call's socket, taken.
+    """The registration of a stream as the one that its call has now.
 
-    `call`: organization, carrier, call id. `held`: whether its session holds a place already, as that of a
-    call out does; `body` is then what was kept for its agent, base64 of JSON.
+    `is_admitted`: the stream's session has its slot already, as that of an outbound call has; `body` is then
+    what was stored for its agent, base64 of JSON.
     """
 
-    call: tuple[str, str, str]
-    socket: CallStream
-    held: bool
+    call: CallKey
+    stream: CallStream
+    is_admitted: bool
     body: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOpening:
+    """A carrier's stream that was opened with a call token, and the agent that it is for."""
+
+    carrier: str
+    start: Start
+    agent: AgentSettings
+    claims: CallClaims
+
+
+def may_reconnect(limits: Limits, agent: AgentSettings, carrier: str) -> bool:
+    """Return True if the carrier may open a second stream for a call of this agent.
+
+    Some carriers do so by themselves; others fetch a document that makes them do so.
+    """
+    profile = CARRIERS[carrier].profile
+    reopens = profile.reconnects or (profile.requests_next_document and isinstance(agent.after, Redirect))
+    return reopens and limits.reconnect_timeout > 0
 
 
 async def take_ownership(
     services: CallServices,
     active: ActiveCalls,
-    carrier: str,
-    start: Start,
-    agent: AgentSettings,
+    opening: StreamOpening,
     *,
-    claims: CallClaims,
     failed: StreamOwnership | None = None,
 ) -> tuple[StreamOwnership, ActiveCall | RemoteCall | None]:
-    """Takes the call's socket: with the running call that goes on with it, else the session that had it ends.
+    """Make the stream the one that its call has now, and end the session of the earlier stream.
 
-    `failed`: taken before, for a call that could not go on after all. Raises CallEnded: unauthorized,
-    duplicate_call, too_many_returns, store_failed.
+    If a call that is active can continue on the stream, that call is returned, too, and nothing is ended.
+    `failed`: the ownership taken before for a call that could not continue after all.
+
+    Raises CallEnded: unauthorized, duplicate_call, too_many_returns, store_failed.
     """
+    agent, carrier, start, claims = opening.agent, opening.carrier, opening.start, opening.claims
     call = agent.organization, carrier, start.call_id
     reconnects = CARRIERS[carrier].profile.reconnects
-    going_on: ActiveCall | RemoteCall | None = None
+    continued: ActiveCall | RemoteCall | None = None
 
-    async def judge(known: Sequence[CallStream]) -> str | None:
-        nonlocal going_on
+    async def choose_session(streams: Sequence[CallStream]) -> str | None:
+        nonlocal continued
         if failed is not None:
-            known = [one for one in known if one != failed.socket]
-        earlier = known[-1]
-        if any(one.nonce == claims.nonce for one in known) and earlier.nonce != claims.nonce:
+            streams = [stream for stream in streams if stream != failed.stream]
+        latest = streams[-1]
+        if latest.nonce != claims.nonce and any(stream.nonce == claims.nonce for stream in streams):
             raise CallEnded(Reasons.unauthorized, "the token is refused: used already, and another since")
-        record = await _record_of(services, earlier, patient=not claims.takes_over)
+        record = await _record_of(services, latest, wait=not claims.takes_over)
         if record is not None and record.state not in TERMINAL:
             if not reconnects and not claims.takes_over:
                 raise CallEnded(Reasons.duplicate_call)
-        elif earlier.nonce == claims.nonce:
-            broke = record is None or record.state is SessionState.FAILED
-            if not reconnects or not broke:
+        elif latest.nonce == claims.nonce:
+            has_failed = record is None or record.state is SessionState.FAILED
+            if not reconnects or not has_failed:
                 raise CallEnded(Reasons.unauthorized, "the token is refused: used already")
-        going_on = _running(services, active, record, agent, start) if failed is None else None
-        return earlier.session_id if going_on is not None else None
+        continued = _active_call(services, active, record, agent, start) if failed is None else None
+        return latest.session_id if continued is not None else None
 
     try:
         if not await services.streams.bind(claims, start.call_id):
             raise CallEnded(Reasons.unauthorized, "the token is refused: for another call")
-        socket, earlier = await services.streams.register(call, claims, services.new_id, judge)
-        if going_on is not None:
-            return StreamOwnership(call, socket, held=False, body=None), going_on
+        stream, earlier = await services.streams.register(call, claims, services.new_id, choose_session)
+        if continued is not None:
+            return StreamOwnership(call, stream, is_admitted=False, body=None), continued
         if earlier is not None:
             await _end(services, active, earlier)
-        held = claims.admitted and socket.session_id == claims.session_id
-        body = await services.call_log.body_of(socket.session_id) if held else None
+        is_admitted = claims.admitted and stream.session_id == claims.session_id
+        body = await services.call_log.body_of(stream.session_id) if is_admitted else None
     except TooManyStreams:
         raise CallEnded(Reasons.too_many_returns) from None
     except StoreFailed as error:
         raise CallEnded(Reasons.store_failed, str(error)) from None
-    return StreamOwnership(call, socket, held, body), None
+    return StreamOwnership(call, stream, is_admitted, body), None
 
 
-async def final_reason(services: CallServices, held: StreamOwnership | None, end: CallEnded) -> CallEnded:
-    """The end of a call that was stopped: another worker can only ask for a stop, and may have taken over."""
-    if held is None or end.reason is not Reasons.stopped:
+async def final_reason(
+    services: CallServices, ownership: StreamOwnership | None, end: CallEnded
+) -> CallEnded:
+    """Return the end of a call, which for one that was stopped may be that another stream took over.
+
+    A worker that takes over the call of another worker can only request a stop, so it looks like one.
+    """
+    if ownership is None or end.reason is not Reasons.stopped:
         return end
     try:
-        latest = (await services.streams.all(held.call))[-1:]
+        streams = await services.streams.all(ownership.call)
     except StoreFailed:
         return end
-    return CallEnded(Reasons.taken_over) if latest and latest[0].session_id != held.socket.session_id else end
+    if streams and streams[-1].session_id != ownership.stream.session_id:
+        return CallEnded(Reasons.taken_over)
+    return end
 
 
-async def _record_of(services: CallServices, socket: CallStream, *, patient: bool) -> SessionRecord | None:
-    """The session of a socket; who is `patient` waits a little for one that is being admitted just now."""
-    while (record := await services.store.session(socket.session_id)) is None:
-        if not patient or not 0 <= services.now() - socket.at < ADMISSION_S:
+async def _record_of(services: CallServices, stream: CallStream, *, wait: bool) -> SessionRecord | None:
+    """Return the session of a stream, or None; if `wait`, wait for one that is being admitted just now."""
+    while (record := await services.store.session(stream.session_id)) is None:
+        if not wait or not 0 <= services.now() - stream.at < ADMISSION_S:
             return None
         await asyncio.sleep(_POLL_S)
     return record
 
 
-def _running(
+def _active_call(
     services: CallServices,
     active: ActiveCalls,
     record: SessionRecord | None,
     agent: AgentSettings,
     start: Start,
 ) -> ActiveCall | RemoteCall | None:
-    """The call that may go on with a socket that opened so; of another worker's only that one knows."""
+    """Return the session's call, if it may continue on this stream.
+
+    Only the worker that has the call knows whether it can; for another worker's call this is a guess.
+    """
     if record is None:
         return None
     call = active.get(record.session_id)
@@ -149,7 +178,7 @@ def _running(
 
 
 async def _end(services: CallServices, active: ActiveCalls, earlier: CallStream) -> None:
-    """Ends the session of an earlier socket, wherever it is, and waits until its place is free."""
+    """End the session of an earlier stream, whichever worker has it, and wait until its slot is free."""
     session_id = earlier.session_id
     with session_events(services.store).waiting(session_id) as over:
         record = await services.store.session(session_id)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the URL of a media socket says (docs/reference/public-api.md, "Media sockets").
+"""The URL of a media socket (docs/reference/public-api.md, "Media sockets").
 
 wss://[{region}.]{host}/ws/{carrier|generic}[/{AGENT.ORG}][/{token}][?serviceHost=AGENT.ORG][&body=…]
 """
@@ -15,13 +15,14 @@ from gateway.model.addresses import is_service_host, region_of_host
 from gateway.model.reasons import CallEnded, Reasons
 
 GENERIC = "generic"
-_MOST_SEGMENTS = 4  # ws, carrier, agent, token
+_MAX_SEGMENTS = 4  # ws, carrier, agent, token
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`named`: every agent the URL names, as AGENT.ORG. `body`: base64 of the JSON for the agent, or None.
+    """What the URL of a media socket says about its call.
 
+    `named`: every agent that the URL names, as AGENT.ORG. `body`: base64 of the JSON for the agent, or None.
     `token`: the query's, else the path's last segment, or None.
     """
 
@@ -41,9 +42,9 @@ def read_target(
     region: str,
     max_body_bytes: int,
 ) -> Target:
-    """Reads a media socket's URL and its Host header. `region` is the gateway's own.
+    """Return what a media socket's URL and its Host header say. `region`: the gateway's own.
 
-    Raises CallEnded: not_found for another path, bad_request or too_large for what cannot be read.
+    Raises CallEnded: not_found for a path that is no media socket's, bad_request, too_large.
     """
     segments = [unquote(part) for part in url.path.split("/")[1:]]
     if len(segments) < 2 or segments[0] != "ws":
@@ -58,7 +59,7 @@ def read_target(
         if not is_service_host(rest[0]):
             raise CallEnded(Reasons.bad_request, "the path names an agent that is not of the form AGENT.ORG")
         named.append(rest.pop(0))
-    if len(rest) > 1 or len(segments) > _MOST_SEGMENTS + 1:
+    if len(rest) > 1 or len(segments) > _MAX_SEGMENTS + 1:
         raise CallEnded(Reasons.not_found, "a media socket's path is /ws/{carrier}/{AGENT.ORG}/{token}")
     query = parse_qs(url.query, keep_blank_values=True)
     for service_host in query.get("serviceHost", []):
@@ -69,13 +70,13 @@ def read_target(
         carrier=carrier,
         region=region_of_host(host, regions) or region,
         named=tuple(named),
-        token=_one(query, "token") or (rest[0] if rest else None),
-        body=read_body(_one(query, "body"), max_body_bytes),
+        token=_single(query, "token") or (rest[0] if rest else None),
+        body=read_body(_single(query, "body"), max_body_bytes),
     )
 
 
-def _one(query: Mapping[str, list[str]], name: str) -> str | None:
-    """A parameter that may be given once."""
+def _single(query: Mapping[str, list[str]], name: str) -> str | None:
+    """Return a parameter's value, or None. Raises CallEnded(bad_request) if it is given twice."""
     values = query.get(name, [])
     if len(values) > 1:
         raise CallEnded(Reasons.bad_request, f"{name} is given twice")

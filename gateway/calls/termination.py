@@ -12,24 +12,35 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from gateway.media.disconnect import Disconnect
 from gateway.model.reasons import CallEnded
 
 
 class Termination:
-    """One call's end, None until it is set. It belongs to the call's event loop."""
+    """One call's end, None until it is set. It belongs to the call's event loop.
 
-    __slots__ = ("_on_set", "end")
+    `received_close`: the close code and reason that the far end sent, if the call ended with that; they are
+    passed on to the other far end. None for every other end.
+    """
+
+    __slots__ = ("_on_set", "end", "received_close")
 
     def __init__(self) -> None:
         self.end: CallEnded | None = None
+        self.received_close: tuple[int, str] | None = None
         self._on_set: Callable[[CallEnded], None] | None = None
 
-    def set(self, end: CallEnded) -> None:
+    def set(self, end: CallEnded, received_close: tuple[int, str] | None = None) -> None:
         """Set the end, unless it is set already. May be called from any callback of the event loop."""
         if self.end is None:
             self.end = end
+            self.received_close = received_close
             if self._on_set is not None:
                 self._on_set(end)
+
+    def set_by_far_end(self, disconnect: Disconnect, end: CallEnded) -> None:
+        """Set the end of a call whose far end has left, and keep what it closed with, if anything."""
+        self.set(end, (disconnect.code, disconnect.reason) if disconnect.has_code else None)
 
     @asynccontextmanager
     async def cancel_scope(self) -> AsyncIterator[None]:

@@ -19,6 +19,7 @@ from gateway.calls.command_bus import CallCommand
 from gateway.calls.services import CallServices
 from gateway.calls.session_end import HTTP_COMPLETED, HTTP_ERROR, SessionEnd, log_end, save
 from gateway.calls.session_events import session_events
+from gateway.calls.state import CallState
 from gateway.calls.termination import Termination
 from gateway.media.leg import Leg
 from gateway.model.lifecycle import TERMINAL
@@ -62,6 +63,11 @@ class WhatsAppCall:
         self._max_duration_s = max_duration_s
         self.session_id = session.session_id
         self.termination = Termination()
+
+    @property
+    def state(self) -> CallState:
+        """The call's state: it is active here from its agent's acceptance to its end."""
+        return CallState.BRIDGED
 
     def handle(self, command: CallCommand) -> bool:
         """Refuse every command: Patchbay does not control WhatsApp calls."""

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A call before it is bridged, and what its bridge is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.calls.authorization import NO_CREDENTIALS, Credentials
+from gateway.calls.command_bus import CallCommand
+from gateway.calls.hold_audio import HoldAudio
+from gateway.calls.stream_ownership import StreamOwnership
+from gateway.config import AgentSettings
+from gateway.media.leg import Leg
+from gateway.model.reasons import CallEnded
+from gateway.model.session import Traffic
+from gateway.websocket import frames
+from serializers.dialect import Dialect
+from serializers.events import Start
+
+
+class CallSetup:
+    """One call in the states before `bridged`: the legs that are open, and what the steps have learned.
+
+    `credentials`: what the upgrade proved. `ownership`: of the carrier's stream, for a call with a call
+    token. `max_duration_s`, `idle_timeout_s`: as requested for the session when it was created, None for the
+    agent's. `command`: what is about to be done with the carrier's call.
+    """
+
+    __slots__ = (
+        "agent_leg",
+        "carrier_leg",
+        "command",
+        "credentials",
+        "hold_audio",
+        "idle_timeout_s",
+        "max_duration_s",
+        "ownership",
+    )
+
+    was_bridged: Final = False
+    first_sound_at: Final[float | None] = None
+
+    def __init__(self) -> None:
+        self.carrier_leg: Leg | None = None
+        self.agent_leg: Leg | None = None
+        self.hold_audio: HoldAudio | None = None
+        self.credentials: Credentials = NO_CREDENTIALS
+        self.ownership: StreamOwnership | None = None
+        self.max_duration_s: float | None = None
+        self.idle_timeout_s: float | None = None
+        self.command: CallCommand | None = None
+
+    @property
+    def is_admitted(self) -> bool:
+        """Whether the session has its slot already, as that of an outbound call has when its stream comes."""
+        return self.ownership is not None and self.ownership.is_admitted
+
+    @property
+    def traffic(self) -> Traffic:
+        """What arrived on the carrier's leg."""
+        scanner = self.carrier_leg.scanner if self.carrier_leg is not None else None
+        return Traffic(frames_in=scanner.frames, bytes_in=scanner.bytes) if scanner else Traffic()
+
+    def handle(self, command: CallCommand) -> bool:
+        """Take note of a command: there is no relay yet that it could change. Always True."""
+        if command is not CallCommand.OVER:
+            self.command = None if command is CallCommand.NOTHING else command
+        return True
+
+    def can_attach(self, agent: str, start: Start) -> bool:
+        """Return False: a call that is not bridged has nothing to continue on another stream."""
+        return False
+
+    def attach_stream(self, leg: Leg, start: Start) -> bool:
+        """Return False, as `can_attach` does."""
+        return False
+
+    def stop_hold_audio(self) -> None:
+        """Stop what the caller hears."""
+        if self.hold_audio is not None:
+            self.hold_audio.stop()
+
+    async def close(self, end: CallEnded, received_close: tuple[int, str] | None) -> None:
+        """Close the legs that are open, the agent's first. Does not wait for the far ends."""
+        if self.agent_leg is not None:
+            self.agent_leg.close(*received_close or (agent_close_code(end), end.detail))
+        if self.carrier_leg is not None:
+            self.carrier_leg.close(*received_close or (end.reason.close_code, end.detail))
+
+    def release(self) -> None:
+        """Drop the legs and the hold audio, which refer back to the call."""
+        self.carrier_leg = self.agent_leg = self.hold_audio = None
+
+
+def agent_close_code(end: CallEnded) -> int:
+    """Return the close code that an agent gets: it learns only whether the session failed."""
+    return frames.INTERNAL_ERROR if end.reason.failed else frames.NORMAL_CLOSURE
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeSettings:
+    """What a bridge is given once the agent is connected; none of it changes afterwards.
+
+    `requested_agent`: whom the call was for; `agent`: who has it, another one after an overflow. `instance`:
+    the agent's URL. `body`: for the agent, base64 of JSON. `dialect`, `start`: None for a generic client.
+    `max_duration_s`, `idle_timeout_s`: None for the agent's own.
+    """
+
+    requested_agent: AgentSettings
+    agent: AgentSettings
+    instance: str
+    body: str | None
+    dialect: Dialect | None
+    start: Start | None
+    ownership: StreamOwnership | None
+    max_duration_s: float | None
+    idle_timeout_s: float | None
