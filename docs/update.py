@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from gateway.calls import state
 from gateway.calls.outbound import outbound_state
 from gateway.media import relay_states
 from gateway.model import lifecycle
@@ -37,6 +38,7 @@ def diagram(mermaid: Callable[[], str]) -> Callable[[], str]:
 
 PARTS: Mapping[str, Callable[[], str]] = {
     "reasons": reasons,
+    "calls": diagram(state.mermaid),
     "lifecycle": diagram(lifecycle.mermaid),
     "teardown": diagram(relay_states.mermaid),
     "worker": diagram(worker_state.mermaid),
