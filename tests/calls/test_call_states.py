@@ -27,7 +27,7 @@ from gateway.media.leg import Leg
 from gateway.model.reasons import CallEnded, Reasons
 from serializers.events import Start
 from serializers.registry import DIALECTS
-from tests.harness.openings import opening
+from tests.harness.transcripts import opening
 
 SESSION = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 SET_UP = (
