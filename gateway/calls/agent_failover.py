@@ -160,11 +160,11 @@ async def fall_back(
     if isinstance(fallback, HangUp):
         return failure
     if isinstance(fallback, Recording):
-        outcome = await _play(fallback, progress, hold_audio)
+        action = await _play(fallback, progress, hold_audio)
     else:
         hold_audio.stop()
-        outcome = await _transfer(services, progress.session_id, fallback.number)
-    return CallEnded(failure.reason, f"{failure.detail}; {outcome}")
+        action = await _transfer(services, progress.session_id, fallback.number)
+    return CallEnded(failure.reason, f"{failure.detail}; {action}")
 
 
 async def _play(recording: Recording, progress: CallProgress, hold_audio: HoldAudio) -> str:

@@ -78,9 +78,9 @@ class InboundCall:
         except StreamAttached:
             self._leave()
             return
-        except CallEnded as refusal:
-            end = refusal
-            refusal.__traceback__ = refusal.__context__ = None  # they refer to the frames of the steps
+        except CallEnded as raised:
+            end = raised
+            raised.__traceback__ = raised.__context__ = None  # they refer to the frames of the steps
         except Exception:
             self._progress.log.exception("internal error")
             end = CallEnded(Reasons.internal_error)

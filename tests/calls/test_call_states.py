@@ -24,6 +24,7 @@ from gateway.config import AgentSettings, Limits, Settings
 from gateway.media.accept import Upgrade
 from gateway.media.disconnect import CONNECTION_LOST, Disconnect
 from gateway.media.leg import Leg
+from gateway.media.relay_options import RelayOptions
 from gateway.model.reasons import CallEnded, Reasons
 from serializers.events import Start
 from serializers.registry import DIALECTS
@@ -55,7 +56,7 @@ class Log:
 class FakeRelay:
     """Stands in for the relay of a bridge: it notes what it is told, and reports a lost leg on request."""
 
-    def __init__(self, carrier: Leg, agent: Leg, **options: Any) -> None:
+    def __init__(self, carrier: Leg, agent: Leg, options: RelayOptions, *, previous: object) -> None:
         self.options = options
         self.calls: list[tuple[str, object]] = []
         self.ended: asyncio.Future[CallEnded] = asyncio.get_running_loop().create_future()
@@ -69,15 +70,25 @@ class FakeRelay:
     def end(self, end: CallEnded) -> None:
         self.calls.append(("end", end.reason))
 
-    def transfer(self, begins: bool) -> None:
-        self.calls.append(("transfer", begins))
+    def set_transfer_pending(self, pending: bool) -> None:
+        self.calls.append(("set_transfer_pending", pending))
 
-    def part(self, end: CallEnded) -> None:
-        self.calls.append(("part", end.reason))
+    def detach_carrier(self, end: CallEnded) -> None:
+        self.calls.append(("detach_carrier", end.reason))
 
-    def let_carrier_go(self, end: CallEnded) -> bool:
-        self.calls.append(("let_carrier_go", end.reason))
-        return bool(self.options["on_carrier_lost"](far_side()))
+    def release_agent(self, end: CallEnded) -> bool:
+        self.calls.append(("release_agent", end.reason))
+        return self.lose_carrier()
+
+    def lose_carrier(self) -> bool:
+        """Report that the carrier was lost. Return True if the bridge took the agent's side."""
+        assert self.options.on_carrier_lost is not None
+        return self.options.on_carrier_lost(far_side())
+
+    def lose_agent(self) -> None:
+        """Report that the agent was lost."""
+        assert self.options.on_agent_lost is not None
+        self.options.on_agent_lost(far_side())
 
 
 class FakeTransport(asyncio.Transport):
@@ -105,8 +116,8 @@ def new_leg(*, client: bool = False) -> Leg:
     return Leg(
         FakeTransport(),
         client=client,
-        opening_bytes=1 << 16,
-        early_bytes=1 << 16,
+        max_opening_bytes=1 << 16,
+        max_buffered_bytes=1 << 16,
         on_disconnect=lambda _: None,
     )
 
@@ -174,9 +185,9 @@ class Call:
                 self.progress.change(step)
             self._bridge(services, agent)
             if state is CallState.AWAITING_AGENT:
-                self.relay_.options["on_agent_lost"](far_side())
+                self.relay_.lose_agent()
             elif state is CallState.AWAITING_CARRIER:
-                assert self.relay_.options["on_carrier_lost"](far_side())
+                assert self.relay_.lose_carrier()
         else:
             for step in path:
                 self.progress.change(step)
@@ -192,7 +203,7 @@ class Call:
         assert isinstance(setup, CallSetup)
         setup.carrier_leg, setup.agent_leg = new_leg(), new_leg(client=True)
         for leg in (setup.carrier_leg, setup.agent_leg):
-            leg.hold(1 << 16)
+            leg.buffer_messages(1 << 16)
         settings = BridgeSettings(
             requested_agent=agent,
             agent=agent,
@@ -263,13 +274,13 @@ async def test_a_command_for_a_call_in_every_state(
         assert kept is None
     else:
         assert kept is command
-    told_the_relay = made.relay.calls if made.relay is not None else []
+    relay_calls = made.relay.calls if made.relay is not None else []
     if made.relay is None or not accepted:
-        assert told_the_relay == []
+        assert relay_calls == []
     elif command is CallCommand.TRANSFERRED:
-        assert told_the_relay == [("part", Reasons.transferred)]
+        assert relay_calls == [("detach_carrier", Reasons.transferred)]
     elif command in TRANSFER_COMMANDS:
-        assert told_the_relay == [("transfer", TRANSFER_COMMANDS[command])]
+        assert relay_calls == [("set_transfer_pending", TRANSFER_COMMANDS[command])]
     ends_the_call = command is CallCommand.OVER and state is CallState.AWAITING_CARRIER
     assert (made.call.termination.end is not None) is ends_the_call
     assert made.call.state is state, "a command alone changes no state"
@@ -339,7 +350,7 @@ async def test_a_draining_worker_waits_for_no_other_stream(
 ) -> None:
     made = Call(services, agent, CallState.BRIDGED)
     made.active.draining = True
-    assert not made.relay_.options["on_carrier_lost"](far_side())
+    assert not made.relay_.lose_carrier()
     assert made.call.state is CallState.BRIDGED
 
 
