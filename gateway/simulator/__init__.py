@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A carrier and an agent to test with: the other ends of the gateway's two legs."""
+"""The test kit: a fake carrier, a fake agent, and gateway processes (docs/testing.md)."""

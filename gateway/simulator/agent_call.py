@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""One call of the demonstration agent: reads the opening, greets, repeats, obeys
-(docs/reference/agent-container.md).
-"""
+"""One call of the fake agent: it greets, repeats the caller, and obeys keys."""
 
 from __future__ import annotations
 
@@ -22,66 +20,80 @@ from serializers.events import AgentEvent, CarrierEvent, Clear, Dtmf, Media, Pla
 from serializers.registry import DIALECTS
 
 OPENING_TIMEOUT_S = 15.0
-"""How long each opening message may take."""
+"""Seconds that each opening message may take."""
 
 IDLE_TIMEOUT_S = 60.0
-"""A carrier sends sound all the time; one that has sent nothing for so long is gone."""
+"""Seconds after which a carrier that has sent nothing is gone: carriers send audio all the time."""
 
 PAUSE_S = 0.3
-"""After so long without the caller's words, what was gathered for a larger chunk is said."""
+"""Seconds without audio of the caller after which an incomplete chunk is sent."""
 
-GOODBYE = "*#"
+END_KEYS = "*#"
 """Keys that end the call; `*` alone interrupts the agent."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
-    """How the agent behaves. `greeting`: None for none. `delay`: seconds before it repeats the caller."""
+class AgentBehaviour:
+    """How the fake agent behaves, well or badly. Times in seconds.
 
-    greeting: Recording | None
+    `greeting`: None for none. `delay`: until it repeats the caller. `ready`: whether `/readyz` answers 200
+    while a slot is free. `refuse_status`: an HTTP status instead of the upgrade. `end_after`: until it ends a
+    call by itself, with `end_code`. `bot_duration`: until it answers `POST /bot`; None answers 501 at once.
+    """
+
+    greeting: Recording | None = None
     delay: float = 1.0
+    ready: bool = True
+    refuse_status: int | None = None
+    end_after: float | None = None
+    end_code: int = 1000
+    bot_duration: float | None = None
 
 
 @dataclass(slots=True)
 class AgentCall:
-    """One accepted socket, until it closes."""
+    """One accepted media socket, until it closes."""
 
     socket: WebSocket
-    manners: Manners
+    behaviour: AgentBehaviour
     _more: asyncio.Event = field(default_factory=asyncio.Event)
     _keys: str = ""
 
     async def run(self) -> None:
-        """The whole call. Returns when the socket is closed, by either side."""
+        """Carry the call until either side closes the socket."""
         try:
-            await self._converse()
-        except WebSocketDisconnect as gone:
-            log.info("call ended", code=gone.code)
+            async with asyncio.timeout(self.behaviour.end_after) as limit:
+                await self._converse()
+        except WebSocketDisconnect as disconnect:
+            log.info("call ended", code=disconnect.code)
         except DialectError as error:
             log.warning("call refused", reason=str(error))
             await self._close(1008, str(error))
         except TimeoutError:
+            if limit.expired():
+                await self._close(self.behaviour.end_code, "")
+                return
             log.warning("call given up: nothing came")
             await self._close(1008, "nothing came in time")
 
     async def _converse(self) -> None:
         opening: list[str | bytes] = []
-        found: tuple[str, str] | None = None
-        while found is None and _may_be_a_carrier(opening):
+        start: tuple[str, str] | None = None
+        while start is None and _may_be_a_carrier(opening):
             async with asyncio.timeout(OPENING_TIMEOUT_S):
                 opening.append(message := await self._receive())
-            said = as_object(message) if isinstance(message, str) else None
-            if said is not None and (carrier := carrier_of(said)):
-                found = carrier, str(message)
-        if found is None:
+            content = as_object(message) if isinstance(message, str) else None
+            if content is not None and (carrier := carrier_of(content)):
+                start = carrier, str(message)
+        if start is None:
             await self._echo(opening)
         else:
-            await self._talk(*found)
+            await self._talk(*start)
 
     async def _echo(self, first: list[str | bytes]) -> None:
-        """A client of no carrier: everything goes back at once, as it came."""
+        """Send everything back as it came, to a client that is not a known carrier."""
         log.info("call", carrier="generic")
         for message in first:
             await self._send(message)
@@ -95,7 +107,7 @@ class AgentCall:
             raise DialectError("the opening is no `start`")
         log.info("call", carrier=carrier, call_id=start.call_id, encoding=start.audio.encoding)
         voice = self._voice(dialect, start)
-        speaking = asyncio.create_task(self._speak(dialect, start, voice), name="agent speaks")
+        speaking = asyncio.create_task(self._send_audio(dialect, start, voice), name="agent sends audio")
         try:
             await self._listen(dialect, start, voice)
         finally:
@@ -106,15 +118,15 @@ class AgentCall:
     def _voice(self, dialect: Dialect, start: Start) -> Voice:
         chunking = CHUNKING.get(dialect.name, Chunking())
         quiet = silence(start.audio, dialect.frame_ms)
-        voice = Voice(chunking, quiet, self.manners.delay)
-        if (prompt := self.manners.greeting) is not None:
-            frame_ms = max(dialect.frame_ms, -(-chunking.least // bytes_per_ms(start.audio)))
+        voice = Voice(chunking, quiet, self.behaviour.delay)
+        if (prompt := self.behaviour.greeting) is not None:
+            frame_ms = max(dialect.frame_ms, -(-chunking.min_bytes // bytes_per_ms(start.audio)))
             detail = for_call(prompt.pcm, prompt.sample_rate, start.audio)
             voice.greet(time.monotonic(), cut(detail, start.audio, frame_ms), frame_ms / 1000)
         return voice
 
     async def _listen(self, dialect: Dialect, start: Start, voice: Voice) -> None:
-        """Until the caller asks for the end. `stop` means nothing to an agent
+        """Handle messages until the caller presses END_KEYS. Ignore `stop`, which agents do not need
         (docs/reference/agent-container.md).
         """
         while True:
@@ -126,12 +138,12 @@ class AgentCall:
                 log.warning("unreadable message", reason=str(error))
                 continue
             if isinstance(event, Dtmf):
-                if await self._press(event.digits, dialect, start, voice):
+                if await self._handle_key(event.digits, dialect, start, voice):
                     return
             else:
-                self._hear(event, voice)
+                self._handle(event, voice)
 
-    def _hear(self, event: CarrierEvent, voice: Voice) -> None:
+    def _handle(self, event: CarrierEvent, voice: Voice) -> None:
         match event:
             case Media(payload=payload, track=track) if track != "outbound":
                 voice.repeat(time.monotonic(), payload)
@@ -139,23 +151,23 @@ class AgentCall:
             case Played(name=name):
                 log.info("played", mark=name)
 
-    async def _press(self, digit: str, dialect: Dialect, start: Start, voice: Voice) -> bool:
-        """A key of the caller's. Returns whether it ends the call."""
+    async def _handle_key(self, digit: str, dialect: Dialect, start: Start, voice: Voice) -> bool:
+        """Handle a key of the caller. Return True if it ends the call."""
         log.info("key pressed")
-        self._keys = (self._keys + digit)[-len(GOODBYE) :]
-        if self._keys == GOODBYE:
+        self._keys = (self._keys + digit)[-len(END_KEYS) :]
+        if self._keys == END_KEYS:
             return True
         if digit == "*":
-            voice.hush(time.monotonic())
-            await self._say(Clear(), dialect, start)
+            voice.interrupt(time.monotonic())
+            await self._send_event(Clear(), dialect, start)
         return False
 
-    async def _speak(self, dialect: Dialect, start: Start, voice: Voice) -> None:
-        """Says what is due when it is due, until it is cancelled or the socket is gone."""
-        with suppress(WebSocketDisconnect):  # the listener learns the code
-            await self._say_what_is_due(dialect, start, voice)
+    async def _send_audio(self, dialect: Dialect, start: Start, voice: Voice) -> None:
+        """Send everything when it is due, until cancelled or the socket has ended."""
+        with suppress(WebSocketDisconnect):  # the task that listens gets the code
+            await self._send_when_due(dialect, start, voice)
 
-    async def _say_what_is_due(self, dialect: Dialect, start: Start, voice: Voice) -> None:
+    async def _send_when_due(self, dialect: Dialect, start: Start, voice: Voice) -> None:
         while True:
             if (due := voice.next_due()) is None:
                 self._more.clear()
@@ -163,14 +175,14 @@ class AgentCall:
                     async with asyncio.timeout(PAUSE_S):
                         await self._more.wait()
                 except TimeoutError:
-                    for event in voice.finish():
-                        await self._say(event, dialect, start)
+                    for event in voice.flush():
+                        await self._send_event(event, dialect, start)
                 continue
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            for event in voice.say(time.monotonic()):
-                await self._say(event, dialect, start)
+            for event in voice.due_events(time.monotonic()):
+                await self._send_event(event, dialect, start)
 
-    async def _say(self, event: AgentEvent, dialect: Dialect, start: Start) -> None:
+    async def _send_event(self, event: AgentEvent, dialect: Dialect, start: Start) -> None:
         await self._send(dialect.write_agent(event, start))
 
     async def _receive(self) -> str | bytes:
@@ -196,8 +208,8 @@ class AgentCall:
 
 
 def _may_be_a_carrier(opening: list[str | bytes]) -> bool:
-    """Whether another message can tell: at first, and once after `connected` (docs/reference/carriers.md
-    §8.1).
+    """Return True while the next message can be a `start`: the first, and the one behind `connected`
+    (docs/reference/carriers.md §8.1).
     """
     if not opening:
         return True

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Which carrier an agent is talking to, told by the opening as Pipecat tells it (docs/reference/carriers.md
-§8.1). Pure.
+"""Recognise the carrier by a stream's opening, as Pipecat does (docs/reference/carriers.md §8.1). No I/O.
 
-Written apart from `serializers`, so that the demonstration agent is a witness of its own.
+This does not use `serializers`, so that the fake agent is independent of the code under test.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Any
 
 
 def as_object(message: str) -> dict[str, Any] | None:
-    """The JSON object of a text message; None if it is none."""
+    """Return the JSON object of a text message, or None if the message is not one."""
     try:
         value = json.loads(message)
     except (ValueError, RecursionError):
@@ -21,7 +20,7 @@ def as_object(message: str) -> dict[str, Any] | None:
 
 
 def carrier_of(opening: dict[str, Any]) -> str | None:
-    """The carrier whose `start` this message is; None if it is nobody's."""
+    """Return the carrier whose `start` this message is, or None."""
     start = opening.get("start")
     if not isinstance(start, dict):
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A simulated call: what is to happen, and what did."""
+"""The plan of a simulated call, and the report of what happened."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ EventKind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class CallPlan:
-    """What the carrier and its caller will do. Times in seconds.
+    """The plan of one call. Times in seconds.
 
-    `speech`: what the caller says, PCM 16-bit little-endian mono at `speech_rate` Hz. The caller is polite:
-    it waits up to `answer_wait` for the agent's first sound, then for the agent to fall silent for `pause`,
-    but no longer than `greeting_limit`; then it speaks, presses `digits`, and hangs up once it has heard
-    nothing for `quiet`, at the latest `reply_limit` after its last word.
+    `speech`: of the caller, PCM 16-bit little-endian mono at `speech_rate` Hz. The caller waits up to
+    `answer_wait` for the agent's first audio, then until the agent is silent for `pause`, but no longer than
+    `greeting_limit`. It speaks, presses `digits`, and hangs up when the agent was silent for `quiet`, at the
+    latest `reply_limit` after its last word. Raises ValueError for keys that no telephone has.
     """
 
     url: str
@@ -50,7 +50,7 @@ class CallPlan:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedEvent:
-    """Something that happened `at_ms` after the stream opened."""
+    """One event of a call, `at_ms` after the stream opened."""
 
     at_ms: float
     kind: EventKind
@@ -59,14 +59,14 @@ class SimulatedEvent:
 
 @dataclass(frozen=True, slots=True)
 class CallReport:
-    """What happened. Times in ms; None where there was nothing to measure.
+    """The report of one call. Times in ms; None if there was nothing to measure.
 
-    `setup_ms`: from the TCP connect to the agent's first sound. `delay_p50_ms`, `delay_p99_ms`,
-    `lost_frames`: of speech that came back byte for byte, its way there and back (an echoing agent's own
-    delay included). `refused`: the HTTP status of a refused upgrade. `error`: what went wrong, in words;
-    None for a good call. `said`, `heard`: both directions as the caller lived them, PCM 16-bit mono at
-    `sample_rate` Hz, from the moment the stream opened. `complaints`: what the carrier did not like in what
-    it was sent.
+    `setup_ms`: from the TCP connect to the agent's first audio. `delay_p50_ms`, `delay_p99_ms`,
+    `lost_frames`: of speech that came back byte for byte, the way there and back (with an echoing agent's own
+    delay). `refused`: the HTTP status of a refused upgrade. `error`: a sentence; None for a good call.
+    `sent_audio`, `played_audio`: the caller's and the agent's, PCM 16-bit mono at `sample_rate` Hz from the
+    moment the stream opened. `audible_ms`: how much of the played audio was not silence. `complaints`:
+    sentences about messages that the carrier could not use.
     """
 
     carrier: str
@@ -83,7 +83,7 @@ class CallReport:
     delay_p50_ms: float | None = None
     delay_p99_ms: float | None = None
     marks: tuple[str, ...] = ()
-    heard_ms: float = 0.0
+    audible_ms: float = 0.0
     close_code: int | None = None
     close_reason: str = ""
     ended_by: Literal["caller", "far side", None] = None
@@ -91,8 +91,8 @@ class CallReport:
     error: str | None = None
     complaints: tuple[str, ...] = ()
     sample_rate: int = 8000
-    said: bytes = b""
-    heard: bytes = b""
+    sent_audio: bytes = b""
+    played_audio: bytes = b""
     events: tuple[SimulatedEvent, ...] = ()
 
     @property
@@ -103,7 +103,7 @@ class CallReport:
 
 @dataclass(frozen=True, slots=True)
 class CallProgress:
-    """How far a call is: seconds since it opened, seconds it will probably take, and what happens now."""
+    """Progress of a call. `elapsed`, `expected`: seconds so far, and probably in all. `stage`: in words."""
 
     elapsed: float
     expected: float
@@ -111,4 +111,4 @@ class CallProgress:
 
 
 OnProgress = Callable[[CallProgress], None]
-"""Called now and then while a call runs."""
+"""A function that is called a few times a second while a call runs."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The person on the telephone: listens, speaks, presses keys, hangs up. Pure; counts time in ticks."""
+"""The person on the telephone: listens, speaks, presses keys, hangs up. No I/O; time in ticks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from gateway.simulator.call_plan import CallPlan
 from gateway.simulator.playback import TICK_MS
 
 DIGIT_MS = 200
-"""From one key to the next."""
+"""Milliseconds from one key to the next."""
 
 
 class Stage(StrEnum):
-    """What the caller is doing."""
+    """The caller's stages, in order."""
 
     ANSWER = "waiting for the agent"
     GREETING = "listening to the agent"
@@ -27,14 +27,14 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What the caller does in one frame: `sound` as the call codes it (None: silence), a key (None: none)."""
+    """The caller's part of one frame: audio in the call's format (None: silence), a key (None: none)."""
 
-    sound: bytes | None = None
+    audio: bytes | None = None
     digit: str | None = None
 
 
 class Caller:
-    """Follows a CallPlan. `frames`: the speech, cut into the carrier's frames of `frame_ms`."""
+    """A caller that follows a CallPlan. `frames`: the speech in the carrier's frames of `frame_ms`."""
 
     def __init__(self, plan: CallPlan, frames: Sequence[bytes], frame_ms: int) -> None:
         self.stage = Stage.ANSWER
@@ -50,7 +50,7 @@ class Caller:
 
     @property
     def expected(self) -> float:
-        """Seconds the call will probably take: never fewer than it has taken."""
+        """The seconds that the call will probably take, at least those that it has taken."""
         left = (len(self._frames) - self._spoken) * self._frame_ms / 1000 + len(self._keys) * DIGIT_MS / 1000
         match self.stage:
             case Stage.ANSWER | Stage.GREETING:
@@ -62,20 +62,20 @@ class Caller:
                 left = max(last / 1000 + self._plan.quiet - self._now, 0.0)
         return self._now + left
 
-    def hear(self, audible: bool) -> None:
-        """One tick of what the caller hears."""
+    def listen(self, audible: bool) -> None:
+        """Count one tick of the agent's audio. `audible`: whether it is not silence."""
         self._now_ms += TICK_MS
         if audible:
             self._agent_spoke_ms = self._now_ms
 
     def turn(self) -> Turn:
-        """What the caller does in the next frame. Once the stage is DONE, it has hung up instead."""
+        """Return the caller's part of the next frame; at stage DONE the caller hangs up instead."""
         self._move_on()
         match self.stage:
             case Stage.SPEECH:
                 self._spoken += 1
                 self._last_word_ms = self._now_ms
-                return Turn(sound=self._frames[self._spoken - 1])
+                return Turn(audio=self._frames[self._spoken - 1])
             case Stage.DIGITS if self._now_ms >= self._next_key_ms:
                 self._next_key_ms = self._now_ms + DIGIT_MS
                 self._last_word_ms = self._now_ms
@@ -97,10 +97,10 @@ class Caller:
             self.stage = Stage.DIGITS
         if self.stage is Stage.DIGITS and not self._keys:
             self.stage = Stage.REPLY
-        if self.stage is Stage.REPLY and self._has_heard_enough():
+        if self.stage is Stage.REPLY and self._is_answered():
             self.stage = Stage.DONE
 
-    def _has_heard_enough(self) -> bool:
+    def _is_answered(self) -> bool:
         since_word = (self._now_ms - self._last_word_ms) / 1000
         quiet = since_word >= self._plan.quiet and self._silent_for(self._plan.quiet)
         return quiet or since_word >= self._plan.reply_limit

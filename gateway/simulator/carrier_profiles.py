@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What each carrier does beyond its vocabulary: ids, numbers, how it dials, how it answers a clear."""
+"""Each simulated carrier's behaviour beyond its messages: ids, numbers, dialled URLs, answers to a clear."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXOTEL_PARAMETERS = 3
 
 @dataclass(frozen=True, slots=True)
 class Ids:
-    """A call's ids in the carrier's form."""
+    """The ids of a call, in the carrier's form."""
 
     call_id: str
     stream_id: str
@@ -33,13 +33,13 @@ class Ids:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedCarrier:
-    """One carrier's.
+    """The behaviour of one simulated carrier.
 
-    `takes_query`: whether a query string on the stream's URL survives (docs/reference/carriers.md §1).
-    `clear_returns_marks`: whether a clear sends back the marks it threw away.
+    `keeps_query`: whether a query string on the stream's URL survives (docs/reference/carriers.md §1).
+    `clear_returns_marks`: whether a clear sends back the marks whose audio it dropped.
     `clear_is_confirmed`: whether a clear is answered with a message of its own.
-    `tells_numbers`: whether `start` carries the caller's and the called number.
-    `min_chunk_bytes`, `chunk_multiple`: sound of other sizes is played with gaps
+    `sends_numbers`: whether `start` carries the caller's and the called number.
+    `min_chunk_bytes`, `chunk_multiple`: audio of other sizes is played with gaps
     (docs/reference/carriers.md §5.2).
     `counts_unix_time`: whether media timestamps are Unix time rather than ms since the stream began.
     """
@@ -47,7 +47,7 @@ class SimulatedCarrier:
     make_ids: Callable[[], Ids]
     from_number: str
     to_number: str
-    takes_query: bool = True
+    keeps_query: bool = True
     clear_returns_marks: bool = True
     clear_is_confirmed: bool = False
     sends_numbers: bool = True
@@ -74,9 +74,9 @@ def _exotel_ids() -> Ids:
     return Ids(secrets.token_hex(16), secrets.token_hex(16), "exampleaccount1")
 
 
-HABITS: dict[str, SimulatedCarrier] = {
+PROFILES: dict[str, SimulatedCarrier] = {
     "twilio": SimulatedCarrier(
-        _twilio_ids, "+14155550100", "+14155550199", takes_query=False, sends_numbers=False
+        _twilio_ids, "+14155550100", "+14155550199", keeps_query=False, sends_numbers=False
     ),
     "telnyx": SimulatedCarrier(_telnyx_ids, "+13125550100", "+13125550199"),
     "plivo": SimulatedCarrier(
@@ -88,8 +88,8 @@ HABITS: dict[str, SimulatedCarrier] = {
         sends_numbers=False,
         counts_unix_time=True,
     ),
-    # Whether Exotel returns marks after a clear is not documented (docs/reference/carriers.md §11.4): do
-    # without.
+    # Whether Exotel returns marks after a clear is not documented (docs/reference/carriers.md §11.4), so
+    # this one does not.
     "exotel": SimulatedCarrier(
         _exotel_ids,
         "09990000105",
@@ -99,18 +99,18 @@ HABITS: dict[str, SimulatedCarrier] = {
         chunk_multiple=320,
     ),
 }
-"""By the carrier's name."""
+"""The profiles by the carrier's name."""
 
 
 def audio_format(carrier: str, query: str) -> AudioFormat:
-    """How the carrier codes the call's sound, given the query string of the URL it dials."""
+    """Return the format of a call's audio, given the query string of the URL that the carrier dials."""
     if carrier != "exotel":
         return AudioFormat("mulaw", 8000)
-    wanted = dict(parse_qsl(query)).get("sample-rate", "8000")
+    sample_rate = dict(parse_qsl(query)).get("sample-rate", "8000")
     rates = {str(rate): rate for rate in EXOTEL_SAMPLE_RATES}
-    return AudioFormat("linear16", rates.get(wanted, 8000))
+    return AudioFormat("linear16", rates.get(sample_rate, 8000))
 
 
-def first_timestamp_ms(habits: SimulatedCarrier) -> int:
-    """What the carrier's media timestamps count from, in ms."""
-    return int(time.time() * 1000) if habits.counts_unix_time else 0
+def first_timestamp_ms(profile: SimulatedCarrier) -> int:
+    """Return the value, in ms, from which the carrier's media timestamps count."""
+    return int(time.time() * 1000) if profile.counts_unix_time else 0

@@ -59,7 +59,7 @@ def call(
 
     from gateway.simulator.call_plan import CallPlan  # noqa: PLC0415
     from gateway.simulator.place_calls import place_calls  # noqa: PLC0415
-    from gateway.simulator.report_table import calls_table, troubles  # noqa: PLC0415
+    from gateway.simulator.report_table import calls_table, problems  # noqa: PLC0415
     from gateway.simulator.wav import WavError, read_speech, read_wav, write_wav  # noqa: PLC0415
 
     try:
@@ -79,13 +79,13 @@ def call(
         raise typer.Exit(1) from None
     reports = asyncio.run(place_calls([plan] * calls, Console(stderr=True)))
     Console(width=None if sys.stdout.isatty() else 80).print(calls_table(reports, f"{carrier.value} {url}"))
-    for detail in troubles(reports):
+    for detail in problems(reports):
         typer.echo(detail, err=True)
     try:
         for number, report in enumerate(reports, 1):
-            if out is not None and report.heard:
+            if out is not None and report.played_audio:
                 path = out if calls == 1 else out.with_stem(f"{out.stem}-{number}")
-                write_wav(path, report.heard, report.sample_rate)
+                write_wav(path, report.played_audio, report.sample_rate)
     except WavError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
@@ -104,11 +104,11 @@ def agent(
     greeting: Annotated[bool, typer.Option(help="Whether it speaks first.")] = True,
 ) -> None:
     """Run the demonstration agent: it greets and repeats the caller. Key * interrupts it, *# ends."""
-    from gateway.simulator.agent_call import Manners  # noqa: PLC0415
+    from gateway.simulator.agent_call import AgentBehaviour  # noqa: PLC0415
     from gateway.simulator.fake_agent import serve_agent  # noqa: PLC0415
     from gateway.simulator.wav import read_speech  # noqa: PLC0415
 
-    serve_agent(Manners(read_speech("greeting") if greeting else None, delay), host, port, sessions)
+    serve_agent(AgentBehaviour(read_speech("greeting") if greeting else None, delay), host, port, sessions)
 
 
 def demo(

@@ -13,11 +13,11 @@ from typing import Any
 from rich.console import Console
 
 from gateway.simulator.call_plan import CallPlan, CallReport
-from gateway.simulator.carrier_profiles import HABITS
+from gateway.simulator.carrier_profiles import PROFILES
 from gateway.simulator.gateway_process import GatewayProcess
 from gateway.simulator.place_calls import place_calls
 from gateway.simulator.ports import LOOPBACK, free_port
-from gateway.simulator.report_table import calls_table, troubles
+from gateway.simulator.report_table import calls_table, problems
 from gateway.simulator.server_process import PATCHBAY, ServerProcess, StartError, answers
 from gateway.simulator.wav import WavError, read_speech, write_wav
 
@@ -25,11 +25,11 @@ SESSIONS = 10
 AGENT = "echo.demo"
 DIGITS = "12#"
 COLUMNS = 80
-"""The width where no terminal says how many columns there are."""
+"""The width of the output if it is not a terminal."""
 
 
 def run_demo(out: Path, *, stay: bool) -> int:
-    """The whole demonstration. `stay`: remain up until Ctrl-C. Returns the exit status."""
+    """Run the demonstration. `stay`: remain up until Ctrl-C. Return the exit status."""
     console = Console() if sys.stdout.isatty() else Console(width=COLUMNS)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -38,9 +38,9 @@ def run_demo(out: Path, *, stay: bool) -> int:
     except KeyboardInterrupt:
         return 0 if stay else 1
     except (StartError, WavError) as error:
-        _say(console, str(error), "red")
+        _print(console, str(error), "red")
     except OSError as error:
-        _say(console, f"{error.filename or out}: {error.strerror}", "red")
+        _print(console, f"{error.filename or out}: {error.strerror}", "red")
     return 1
 
 
@@ -51,7 +51,7 @@ async def _demonstrate(out: Path, scratch: Path, console: Console, *, stay: bool
     async with ServerProcess("the agent", [*PATCHBAY, "agent", *agent_options], out / "agent.log") as agent:
         await agent.ready(lambda: answers(f"{agent_url}/readyz"))
         async with GatewayProcess(scratch, _settings(agent_url), log_path=out / "gateway.log") as gateway:
-            _say(
+            _print(
                 console,
                 f"The gateway is on {LOOPBACK}:{gateway.port}, the agent {AGENT} on {LOOPBACK}:{agent_port}.",
             )
@@ -60,7 +60,7 @@ async def _demonstrate(out: Path, scratch: Path, console: Console, *, stay: bool
                 CallPlan(
                     gateway.media_url, carrier, speech.pcm, speech.sample_rate, agent=AGENT, digits=DIGITS
                 )
-                for carrier in HABITS
+                for carrier in PROFILES
             ]
             reports = await place_calls(plans, console)
             failed = _show(reports, out, console)
@@ -80,23 +80,23 @@ def _settings(agent_url: str) -> dict[str, Any]:
 
 
 def _show(reports: Sequence[CallReport], out: Path, console: Console) -> bool:
-    """The table, the recordings, the pictures. Returns whether a call failed."""
+    """Print the table, write recordings and pictures. Return True if a call failed."""
     console.print(
         calls_table(reports, "A call from every carrier, through the gateway to the agent and back")
     )
     for report in reports:
-        write_wav(out / f"{report.carrier}-caller.wav", report.said, report.sample_rate)
-        write_wav(out / f"{report.carrier}-heard.wav", report.heard, report.sample_rate)
-    _say(console, f"Recordings: {out}/CARRIER-caller.wav (said), {out}/CARRIER-heard.wav (heard)")
-    _say(console, _draw(reports, out))
-    detail = troubles(reports) + [
+        write_wav(out / f"{report.carrier}-caller.wav", report.sent_audio, report.sample_rate)
+        write_wav(out / f"{report.carrier}-heard.wav", report.played_audio, report.sample_rate)
+    _print(console, f"Recordings: {out}/CARRIER-caller.wav (said), {out}/CARRIER-heard.wav (heard)")
+    _print(console, _draw(reports, out))
+    detail = problems(reports) + [
         f"{report.carrier}: the caller heard nothing"
         for report in reports
-        if not report.failed and not report.heard_ms
+        if not report.failed and not report.audible_ms
     ]
     for line in detail:
-        _say(console, line, "red")
-    return any(report.failed or not report.heard_ms for report in reports)
+        _print(console, line, "red")
+    return any(report.failed or not report.audible_ms for report in reports)
 
 
 def _draw(reports: Sequence[CallReport], out: Path) -> str:
@@ -105,19 +105,19 @@ def _draw(reports: Sequence[CallReport], out: Path) -> str:
     except ImportError:
         return 'Pictures: none, for want of matplotlib (pip install "patchbay[demo]")'
     for report in reports:
-        if report.heard:
+        if report.played_audio:
             draw_call(report, out / f"{report.carrier}.png")
     return f"Pictures: {out}/CARRIER.png"
 
 
 async def _stay(url: str, console: Console) -> None:
-    _say(console, "\nStill up. Call it yourself from another terminal:")
-    _say(console, f"  patchbay call {url} --carrier twilio --agent {AGENT} --out reply.wav")
-    _say(console, f"  patchbay call {url} --carrier plivo --agent {AGENT} --digits '*#' --calls 5")
-    _say(console, "Ctrl-C ends it.")
+    _print(console, "\nStill up. Call it yourself from another terminal:")
+    _print(console, f"  patchbay call {url} --carrier twilio --agent {AGENT} --out reply.wav")
+    _print(console, f"  patchbay call {url} --carrier plivo --agent {AGENT} --digits '*#' --calls 5")
+    _print(console, "Ctrl-C ends it.")
     await asyncio.Event().wait()
 
 
-def _say(console: Console, detail: str, style: str | None = None) -> None:
-    """A line as it is, for people who copy it: neither wrapped nor coloured by its content."""
+def _print(console: Console, detail: str, style: str | None = None) -> None:
+    """Print a line that can be copied: neither wrapped nor coloured by its content."""
     console.print(detail, style=style, markup=False, highlight=False, soft_wrap=True)

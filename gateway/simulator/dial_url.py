@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The URL a carrier dials, and the parameters that go with it (docs/reference/public-api.md, "Media
-sockets"). Pure.
+"""The URL that a carrier dials, and the parameters of its `start` (docs/reference/public-api.md, "Media
+sockets"). No I/O.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from gateway.simulator.carrier_profiles import (
     EXOTEL_PARAMETERS,
-    HABITS,
+    PROFILES,
     SERVICE_HOST_PARAMETER,
     SERVICE_HOST_QUERY,
     audio_format,
@@ -22,12 +22,15 @@ LOOPBACK = "127.0.0.1"
 
 
 class DialError(ValueError):
-    """A URL that no carrier could dial, in words."""
+    """A URL that no carrier could dial; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class DialedUrl:
-    """`url`: what is asked for. `host`: the name or address connected to. `parameters`: those in `start`."""
+    """A URL as a carrier dials it.
+
+    `url`: with path and query. `host`: the name or address to connect to. `parameters`: those of `start`.
+    """
 
     url: str
     host: str
@@ -38,33 +41,34 @@ class DialedUrl:
 def dial(
     url: str, carrier: str, agent: str | None, parameters: Mapping[str, str] = NO_PARAMETERS
 ) -> DialedUrl:
-    """How `carrier` dials `url`: a base (`ws://host:port`, to which `/ws/{carrier}` is added) or a full URL.
+    """Return `url` as `carrier` dials it.
 
-    `agent`: AGENT.ORG, told the carrier's way unless the URL already names one. `parameters`: those of the
-    carrier's document. Raises DialError.
+    `url`: a base (`ws://host:port`, to which `/ws/{carrier}` is added) or complete. `agent`: AGENT.ORG, named
+    as the carrier can unless the URL names one. `parameters`: those of the carrier's document. Raises
+    DialError.
     """
-    if carrier not in HABITS:
-        raise DialError(f"no such carrier: {carrier} (there are {', '.join(HABITS)})")
+    if carrier not in PROFILES:
+        raise DialError(f"no such carrier: {carrier} (there are {', '.join(PROFILES)})")
     if agent is not None and not (agent.isascii() and agent.isprintable()):
         raise DialError("the agent's name holds characters that belong in no name")
-    habits = HABITS[carrier]
+    profile = PROFILES[carrier]
     parts = _split(url)
     path = parts.path if parts.path not in {"", "/"} else f"/ws/{carrier}"
-    query = parts.query if habits.takes_query else ""
-    told = dict(parameters)
+    query = parts.query if profile.keeps_query else ""
+    start_parameters = dict(parameters)
     if agent is not None and not _names_agent(path, query, carrier):
-        if habits.takes_query:
+        if profile.keeps_query:
             query = "&".join(filter(None, (query, urlencode({SERVICE_HOST_QUERY: agent}))))
         else:
-            told[SERVICE_HOST_PARAMETER] = agent
+            start_parameters[SERVICE_HOST_PARAMETER] = agent
     if carrier == "exotel":
-        told = _exotel_parameters(query) | told
+        start_parameters = _exotel_parameters(query) | start_parameters
     dialled = parts._replace(path=path, query=query, fragment="").geturl()
     # Names under .localhost are loopback addresses, whatever the resolver thinks (RFC 6761 §6.3).
     host = parts.hostname or ""
     if host.endswith(".localhost"):
         host = LOOPBACK
-    return DialedUrl(dialled, host, told, audio_format(carrier, query))
+    return DialedUrl(dialled, host, start_parameters, audio_format(carrier, query))
 
 
 def _split(url: str) -> SplitResult:
@@ -88,6 +92,6 @@ def _names_agent(path: str, query: str, carrier: str) -> bool:
 
 
 def _exotel_parameters(query: str) -> dict[str, str]:
-    """Query parameters that Exotel hands on as `custom_parameters`."""
+    """Return the query parameters that Exotel passes on as `custom_parameters`."""
     pairs = [(name, value) for name, value in parse_qsl(query) if name != "sample-rate"]
     return dict(pairs[:EXOTEL_PARAMETERS])

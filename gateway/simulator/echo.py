@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Finding what the caller said in what the agent sent back, by its bytes. Pure."""
+"""Find the caller's speech in the audio that came back, by its bytes. No I/O."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 DISTINCT_BYTES = 8
-"""A frame with fewer different byte values is silence or a hum, and proves nothing when it comes back."""
+"""A frame with fewer different byte values is silence or a hum: it could come from anywhere."""
 
 
 @dataclass(frozen=True, slots=True)
-class HeardSound:
-    """One media message: when it was sent or came, in seconds of one clock, and its payload."""
+class TimedAudio:
+    """The payload of one media message. `at_s`: when it was sent or received, in seconds of one clock."""
 
     at_s: float
     payload: bytes
@@ -23,24 +23,25 @@ class HeardSound:
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """`delays_ms`: per frame that came back, how long after being sent its last byte arrived, ascending.
+    """The frames of speech that came back.
 
-    `lost`: frames of speech that did not come back.
+    `delays_ms`: from sending each of them until its last byte arrived, ascending. `lost`: how many frames did
+    not come back.
     """
 
     delays_ms: tuple[float, ...]
     lost: int
 
     def percentile(self, percent: float) -> float:
-        """The delay in ms that `percent` of the frames did not exceed (nearest rank)."""
+        """Return the delay in ms that `percent` of the frames did not exceed (nearest rank)."""
         rank = -(-len(self.delays_ms) * percent // 100)
         return self.delays_ms[max(int(rank), 1) - 1]
 
 
-def match_echo(sent: Sequence[HeardSound], received: Sequence[HeardSound]) -> Echo | None:
-    """Matches sent frames with the received stream, whatever its framing; None where nothing came back.
+def match_echo(sent: Sequence[TimedAudio], received: Sequence[TimedAudio]) -> Echo | None:
+    """Match sent frames with the received stream, whatever its framing. Return None if nothing came back.
 
-    Only frames that occur once and are not silence are looked for, in the order they were sent.
+    Only frames that occur once and are not silence count, in the order in which they were sent.
     """
     stream = b"".join(piece.payload for piece in received)
     ends = list(accumulate(len(piece.payload) for piece in received))

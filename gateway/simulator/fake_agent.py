@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The demonstration agent: a small program that keeps the agent contract
-(docs/reference/agent-container.md).
-"""
+"""A fake agent that keeps the contract of docs/reference/agent-container.md, or breaks it."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
 import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import structlog
 import uvicorn
@@ -18,60 +21,101 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from gateway.simulator.agent_call import AgentCall, Manners
+from gateway.simulator.agent_call import AgentBehaviour, AgentCall
+from gateway.simulator.ports import LOOPBACK
 
 SESSION_HEADER = "x-daily-session-id"
 MAX_MESSAGE_BYTES = 1 << 20
 STOP_TIMEOUT_S = 5
-"""How long running calls may take to end when the agent is told to stop."""
+"""Seconds that running calls get to end when the agent is stopped."""
+
+SERVER_OPTIONS: dict[str, Any] = {
+    "ws": "websockets-sansio",
+    "ws_max_size": MAX_MESSAGE_BYTES,
+    "ws_ping_interval": None,
+    "ws_per_message_deflate": False,
+    "access_log": False,
+    "timeout_graceful_shutdown": STOP_TIMEOUT_S,
+}
+"""Options of uvicorn."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class FakeAgent:
-    """Serves up to `sessions` calls at a time. `app` is its ASGI application."""
+    """An agent with `slots` for sessions. `app` is its ASGI application.
 
-    def __init__(self, manners: Manners, sessions: int) -> None:
-        self._manners = manners
-        self._places = sessions
+    `session_ids`: of all sessions that it was given, in order.
+    """
+
+    def __init__(self, behaviour: AgentBehaviour, slots: int = 1) -> None:
+        self.session_ids: list[str] = []
+        self._behaviour = behaviour
+        self._slots = slots
         self._running = 0
         self.app = Starlette(
             routes=[
                 WebSocketRoute("/ws", self._call),
-                Route("/bot", _no_bot, methods=["POST"]),
+                Route("/bot", self._bot, methods=["POST"]),
                 Route("/readyz", self._ready),
                 Route("/livez", _alive),
             ]
         )
 
-    async def _call(self, socket: WebSocket) -> None:
-        if self._running >= self._places:
-            await socket.send_denial_response(JSONResponse({"error": "all sessions are taken"}, 503))
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[str]:
+        """Serve in this event loop, on a free port, until the end of the block; give the base URL."""
+        config = uvicorn.Config(self.app, lifespan="off", log_config=None, **SERVER_OPTIONS)
+        server = uvicorn.Server(config)
+        with socket.create_server((LOOPBACK, 0)) as listener:
+            serving = asyncio.create_task(server.serve(sockets=[listener]), name="fake agent")
+            try:
+                yield f"http://{LOOPBACK}:{listener.getsockname()[1]}"
+            finally:
+                server.should_exit = True
+                await serving
+
+    async def _call(self, media: WebSocket) -> None:
+        if (status := self._behaviour.refuse_status) is not None:
+            await media.send_denial_response(JSONResponse({"error": "this agent refuses"}, status))
+            return
+        if self._running >= self._slots:
+            await media.send_denial_response(JSONResponse({"error": "all sessions are taken"}, 503))
             return
         self._running += 1
+        session_id = media.headers.get(SESSION_HEADER)
+        self.session_ids.append(session_id or "")
         try:
-            await socket.accept()
-            with structlog.contextvars.bound_contextvars(session=socket.headers.get(SESSION_HEADER)):
-                _log_body(socket.query_params.get("body"))
-                await AgentCall(socket, self._manners).run()
+            await media.accept()
+            with structlog.contextvars.bound_contextvars(session=session_id):
+                _log_body(media.query_params.get("body"))
+                await AgentCall(media, self._behaviour).run()
         finally:
             self._running -= 1
 
+    async def _bot(self, request: Request) -> Response:
+        if self._behaviour.bot_duration is None:
+            return JSONResponse({"error": "the demonstration agent takes calls on /ws only"}, 501)
+        self._running += 1
+        self.session_ids.append(request.headers.get(SESSION_HEADER, ""))
+        try:
+            await asyncio.sleep(self._behaviour.bot_duration)
+        finally:
+            self._running -= 1
+        return JSONResponse({})
+
     async def _ready(self, _: Request) -> Response:
-        free = self._places - self._running
-        return JSONResponse({"ready": free > 0, "sessions_free": free}, 200 if free > 0 else 503)
+        free = self._slots - self._running
+        ready = self._behaviour.ready and free > 0
+        return JSONResponse({"ready": ready, "sessions_free": free}, 200 if ready else 503)
 
 
 async def _alive(_: Request) -> Response:
     return JSONResponse({"alive": True})
 
 
-async def _no_bot(_: Request) -> Response:
-    return JSONResponse({"error": "the demonstration agent takes calls on /ws only"}, 501)
-
-
 def _log_body(body: str | None) -> None:
-    """The names at INFO, the values, which may be anybody's, at DEBUG only."""
+    """Log the names of the query's body at INFO, and its values, which may be personal, at DEBUG only."""
     if body is None:
         return
     try:
@@ -83,8 +127,8 @@ def _log_body(body: str | None) -> None:
     log.debug("body in full", body=value)
 
 
-def serve_agent(manners: Manners, host: str, port: int, sessions: int) -> None:
-    """Runs the agent until it is told to stop. Exits the process with 1 if the port cannot be had."""
+def serve_agent(behaviour: AgentBehaviour, host: str, port: int, slots: int) -> None:
+    """Run the agent until SIGTERM or Ctrl-C. Exit the process with 1 if the port is taken."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -94,15 +138,4 @@ def serve_agent(manners: Manners, host: str, port: int, sessions: int) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
     )
-    uvicorn.run(
-        FakeAgent(manners, sessions).app,
-        host=host,
-        port=port,
-        ws="websockets-sansio",
-        ws_max_size=MAX_MESSAGE_BYTES,
-        ws_ping_interval=None,
-        ws_per_message_deflate=False,
-        access_log=False,
-        log_level="warning",
-        timeout_graceful_shutdown=STOP_TIMEOUT_S,
-    )
+    uvicorn.run(FakeAgent(behaviour, slots).app, host=host, port=port, log_level="warning", **SERVER_OPTIONS)

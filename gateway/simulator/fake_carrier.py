@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A carrier on the other end of a media stream: places a call, reports what came of it
-(docs/reference/carriers.md §2-5).
-"""
+"""A fake carrier that places a call on a media socket and reports it (docs/reference/carriers.md §2-5)."""
 
 from __future__ import annotations
 
@@ -26,24 +24,29 @@ from serializers.dialect import DialectError
 from serializers.registry import DIALECTS
 
 CLOSE_TIMEOUT_S = 5.0
-"""How long the far side may take to answer the close."""
+"""Seconds that the far side may take to answer the close."""
 
 SEND_TIMEOUT_S = 10.0
-"""How long the far side may stop reading before the carrier gives the stream up."""
+"""Seconds for which the far side may stop reading before the carrier ends the call."""
 
-STOOD_STILL_S = 0.1
-"""A tick that is so late was not kept waiting by the call: the machine had no time for this process."""
+STOPPED_READING = f"the far side stopped reading for {SEND_TIMEOUT_S:g} s"
+
+STALL_S = 0.1
+"""Seconds of delay from which the machine, not the call, kept a tick waiting."""
 
 MAX_MESSAGE_BYTES = 1 << 20
 PROGRESS_TICKS = 5
-BODY_WORDS = 200
-"""Characters of a refusal's body that are repeated in the report."""
+MAX_BODY_CHARACTERS = 200
+"""How much of an HTTP error's body the report repeats."""
 
 NORMAL_CLOSE = 1000
 
 
 async def place_call(plan: CallPlan, on_progress: OnProgress | None = None) -> CallReport:
-    """Places the call and follows the plan to its end. What goes wrong is in `error`, not raised."""
+    """Place a call and follow the plan to its end.
+
+    Failures of the call do not raise; they are in the report's `error`.
+    """
     try:
         dialled = dial(plan.url, plan.carrier, plan.agent, plan.parameters)
         frame_ms = DIALECTS[plan.carrier].frame_ms
@@ -54,17 +57,16 @@ async def place_call(plan: CallPlan, on_progress: OnProgress | None = None) -> C
     try:
         socket = await _connect(plan, dialled)
     except InvalidStatus as error:
-        return CallReport(
-            plan.carrier, dialled.url, refused=error.response.status_code, error=_refusal(error)
-        )
+        status = error.response.status_code
+        return CallReport(plan.carrier, dialled.url, refused=status, error=_http_error(error))
     except TimeoutError:
         return CallReport(plan.carrier, dialled.url, error=f"no answer within {plan.connect_timeout:g} s")
     except (InvalidHandshake, InvalidURI) as error:
         return CallReport(plan.carrier, dialled.url, error=f"not a WebSocket server: {error}")
     except (OSError, EOFError) as error:
-        return CallReport(plan.carrier, dialled.url, error=f"could not connect: {_os_words(error)}")
+        return CallReport(plan.carrier, dialled.url, error=f"could not connect: {_os_message(error)}")
     caller = Caller(plan, frames, frame_ms)
-    return await _hold(CarrierStream(plan, dialled, began), caller, socket, on_progress)
+    return await FakeCarrier(CarrierStream(plan, dialled, began), caller, socket, on_progress).run()
 
 
 async def _connect(plan: CallPlan, dialled: DialedUrl) -> ClientConnection:
@@ -81,82 +83,89 @@ async def _connect(plan: CallPlan, dialled: DialedUrl) -> ClientConnection:
     )
 
 
-async def _hold(
-    line: CarrierStream, caller: Caller, socket: ClientConnection, on_progress: OnProgress | None
-) -> CallReport:
-    """The call itself, on an open socket."""
-    reader = asyncio.create_task(_listen(socket, line), name="carrier reads")
-    hung_up = False
-    try:
-        await _send(socket, line.opening())
-        hung_up = await _run(socket, line, caller, reader, on_progress)
-        if hung_up:
-            await _send(socket, line.reason())
-    except ConnectionClosed:
-        pass  # the reader knows the code
-    except TimeoutError:
-        line.give_up(f"the far side stopped reading for {SEND_TIMEOUT_S:g} s")
-    except DialectError as error:
-        line.give_up(f"the carrier cannot say this: {error}")
-    finally:
-        await socket.close(NORMAL_CLOSE)
-        await reader
-    return line.report(socket.close_code, socket.close_reason or "", hung_up=hung_up)
+class FakeCarrier:
+    """A carrier on an open media socket, for one call."""
+
+    def __init__(
+        self,
+        stream: CarrierStream,
+        caller: Caller,
+        socket: ClientConnection,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        self._stream = stream
+        self._caller = caller
+        self._socket = socket
+        self._on_progress = on_progress
+
+    async def run(self) -> CallReport:
+        """Carry the call from its opening to the close of the socket."""
+        reader = asyncio.create_task(self._read(), name="carrier reads")
+        hung_up = False
+        try:
+            await self._send(self._stream.opening())
+            hung_up = await self._tick(reader)
+            if hung_up:
+                await self._send(self._stream.hang_up())
+        except ConnectionClosed:
+            pass  # the socket has the code
+        except TimeoutError:
+            self._stream.fail(STOPPED_READING)
+        except DialectError as error:
+            self._stream.fail(f"the carrier cannot say this: {error}")
+        finally:
+            await self._socket.close(NORMAL_CLOSE)
+            await reader
+        code, reason = self._socket.close_code, self._socket.close_reason or ""
+        return self._stream.report(code, reason, hung_up=hung_up)
+
+    async def _tick(self, reader: asyncio.Task[None]) -> bool:
+        """Send and play until the caller hangs up (True) or the far side closes (False).
+
+        Deadlines are absolute: a late tick is made up for, so that a call never drifts from real time. A tick
+        later than STALL_S is not: many ticks at once would be a silence that the agent had no time to fill,
+        and the caller would hang up for it.
+        """
+        first = time.monotonic()
+        tick = 0
+        while not reader.done():
+            tick += 1
+            due = first + tick * TICK_MS / 1000
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            if (late := time.monotonic() - due) > STALL_S:
+                first += late
+            messages, is_audible = self._stream.play()
+            self._caller.listen(is_audible)
+            if tick % self._stream.ticks_per_frame == 0:
+                turn = self._caller.turn()
+                if self._caller.stage is Stage.DONE:
+                    return True
+                messages += self._stream.caller_frame(turn, self._caller.stage)
+            await self._send(messages)
+            if self._on_progress is not None and tick % PROGRESS_TICKS == 0:
+                elapsed = tick * TICK_MS / 1000
+                self._on_progress(CallProgress(elapsed, self._caller.expected, self._caller.stage))
+        return False
+
+    async def _read(self) -> None:
+        try:
+            async for message in self._socket:
+                await self._send(self._stream.receive(message))
+        except ConnectionClosed:
+            pass  # the socket has the code
+        except TimeoutError:
+            self._stream.fail(STOPPED_READING)
+
+    async def _send(self, messages: Sequence[str]) -> None:
+        """Send messages. Raises TimeoutError after SEND_TIMEOUT_S, ConnectionClosed if the socket is."""
+        if not messages:
+            return
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            for message in messages:
+                await self._socket.send(message)
 
 
-async def _run(
-    socket: ClientConnection,
-    line: CarrierStream,
-    caller: Caller,
-    reader: asyncio.Task[None],
-    on_progress: OnProgress | None,
-) -> bool:
-    """Ticks until the caller has hung up (True) or the far side has closed (False).
-
-    Deadlines are absolute: a late tick is made up for, so that a call never drifts from real time. What is
-    later than STOOD_STILL_S is not: ticks in a row would be a silence that nobody had the time to fill, and
-    the caller would hang up for it.
-    """
-    first = time.monotonic()
-    tick = 0
-    while not reader.done():
-        tick += 1
-        due = first + tick * TICK_MS / 1000
-        await asyncio.sleep(max(0.0, due - time.monotonic()))
-        if (late := time.monotonic() - due) > STOOD_STILL_S:
-            first += late
-        messages, audible = line.play()
-        caller.hear(audible)
-        if tick % line.ticks_per_frame == 0:
-            turn = caller.turn()
-            if caller.stage is Stage.DONE:
-                return True
-            messages += line.say(turn, caller.stage)
-        await _send(socket, messages)
-        if on_progress is not None and tick % PROGRESS_TICKS == 0:
-            on_progress(CallProgress(tick * TICK_MS / 1000, caller.expected, caller.stage))
-    return False
-
-
-async def _listen(socket: ClientConnection, line: CarrierStream) -> None:
-    try:
-        async for message in socket:
-            await _send(socket, line.hear(message))
-    except ConnectionClosed:
-        pass  # its code is on the socket
-    except TimeoutError:
-        line.give_up(f"the far side stopped reading for {SEND_TIMEOUT_S:g} s")
-
-
-async def _send(socket: ClientConnection, messages: Sequence[str]) -> None:
-    if not messages:
-        return
-    async with asyncio.timeout(SEND_TIMEOUT_S):
-        for message in messages:
-            await socket.send(message)
-
-
-def _refusal(error: InvalidStatus) -> str:
+def _http_error(error: InvalidStatus) -> str:
     status = error.response.status_code
     try:
         detail = f"HTTP {status} {status_phrase(status)}"
@@ -169,10 +178,10 @@ def _refusal(error: InvalidStatus) -> str:
         body = None
     if isinstance(body, dict) and isinstance(body.get("error"), str):
         text = body["error"]
-    return f"refused with {detail}" + (f": {text[:BODY_WORDS]}" if text else "")
+    return f"refused with {detail}" + (f": {text[:MAX_BODY_CHARACTERS]}" if text else "")
 
 
-def _os_words(error: OSError | EOFError) -> str:
+def _os_message(error: OSError | EOFError) -> str:
     if isinstance(error, socket.gaierror) and error.strerror:
         return error.strerror
     if isinstance(error, OSError) and error.errno:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A picture of a call: what the caller said and heard, over one time axis. Needs matplotlib."""
+"""A picture of a call: the caller's and the agent's audio over one time axis. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from gateway.simulator.call_plan import CallReport, SimulatedEvent
 SIZE_INCHES = (12.0, 5.6)
 DPI = 110
 COLUMN_MS = 10
-"""Milliseconds of sound in one column of the waveform."""
+"""Milliseconds of audio in one column of the waveform."""
 
 FULL_SCALE = 32768
 HEIGHT = 0.85
-"""Of full scale: what an axis shows."""
+"""The part of full scale that an axis shows."""
 
-WORDS_ABOVE, WORDS_BELOW = 0.8, -0.78
-SAID, HEARD, NOTE, QUIET = "#1f5fa8", "#c2571a", "#333333", "#8a8a8a"
+TEXT_ABOVE, TEXT_BELOW = 0.8, -0.78
+CALLER_COLOR, AGENT_COLOR, NOTE, QUIET = "#1f5fa8", "#c2571a", "#333333", "#8a8a8a"
 
 
 def draw_call(report: CallReport, path: Path) -> None:
-    """Writes the picture as PNG."""
+    """Write the picture of a call as PNG."""
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI)
     FigureCanvasAgg(figure)
-    said, heard = figure.subplots(2, 1, sharex=True, gridspec_kw={"hspace": 0.12})
-    seconds = max(len(report.said), len(report.heard)) / 2 / report.sample_rate
-    _wave(said, report.said, report.sample_rate, SAID, "the caller said")
-    _wave(heard, report.heard, report.sample_rate, HEARD, "the caller heard")
-    _digits(said, report.events)
-    _marks(heard, report.events)
-    _setup(heard, report)
-    _echo(heard, report)
-    for axes in (said, heard):
+    caller, agent = figure.subplots(2, 1, sharex=True, gridspec_kw={"hspace": 0.12})
+    seconds = max(len(report.sent_audio), len(report.played_audio)) / 2 / report.sample_rate
+    _wave(caller, report.sent_audio, report.sample_rate, CALLER_COLOR, "the caller said")
+    _wave(agent, report.played_audio, report.sample_rate, AGENT_COLOR, "the caller heard")
+    _digits(caller, report.events)
+    _marks(agent, report.events)
+    _setup(agent, report)
+    _echo(agent, report)
+    for axes in (caller, agent):
         for event in _of(report.events, "hang-up", "closed")[:1]:
             axes.axvline(event.at_ms / 1000, color=NOTE, linewidth=1.2)
     if end := _of(report.events, "hang-up", "closed"):
         detail = "hangs up " if end[0].kind == "hang-up" else "far side closes "
-        said.text(end[0].at_ms / 1000, WORDS_ABOVE, detail, ha="right", va="top", fontsize=9, color=NOTE)
-    heard.set_xlim(0, seconds * 1.01)
-    heard.set_xlabel("seconds since the stream opened")
+        caller.text(end[0].at_ms / 1000, TEXT_ABOVE, detail, ha="right", va="top", fontsize=9, color=NOTE)
+    agent.set_xlim(0, seconds * 1.01)
+    agent.set_xlabel("seconds since the stream opened")
     figure.suptitle(
         f"{report.carrier.capitalize()}", x=0.065, y=0.975, ha="left", fontsize=14, fontweight="bold"
     )
@@ -89,11 +89,11 @@ def _digits(axes: Axes, events: tuple[SimulatedEvent, ...]) -> None:
 
 
 def _marks(axes: Axes, events: tuple[SimulatedEvent, ...]) -> None:
-    """When the caller had heard up to a mark, and when the agent took back what had not been played."""
+    """Draw when marks were played, and when the agent cleared what had not been played."""
     for event in _of(events, "played", "clear"):
         detail = f"mark “{event.text}” played" if event.kind == "played" else "cleared"
         axes.axvline(event.at_ms / 1000, color=NOTE, linewidth=1, linestyle="--")
-        axes.text(event.at_ms / 1000, WORDS_ABOVE, f" {detail}", va="top", fontsize=9, color=NOTE)
+        axes.text(event.at_ms / 1000, TEXT_ABOVE, f" {detail}", va="top", fontsize=9, color=NOTE)
 
 
 def _setup(axes: Axes, report: CallReport) -> None:
@@ -102,26 +102,24 @@ def _setup(axes: Axes, report: CallReport) -> None:
         return
     at = first[0].at_ms / 1000
     axes.axvspan(0, at, color="#f3d9c6")
-    axes.axvline(at, color=HEARD, linewidth=1)
-    axes.text(
-        at, WORDS_BELOW, f" first sound {report.setup_ms:.0f} ms after dialling", fontsize=9, color=NOTE
-    )
+    axes.axvline(at, color=AGENT_COLOR, linewidth=1)
+    axes.text(at, TEXT_BELOW, f" first sound {report.setup_ms:.0f} ms after dialling", fontsize=9, color=NOTE)
 
 
 def _echo(axes: Axes, report: CallReport) -> None:
-    """From the caller's first word to its coming back."""
+    """Draw the time from the caller's first word until it came back."""
     spoken = _of(report.events, "speech")
     if not spoken or report.delay_p50_ms is None:
         return
-    said, back = spoken[0].at_ms / 1000, (spoken[0].at_ms + report.delay_p50_ms) / 1000
+    spoken_at, back_at = spoken[0].at_ms / 1000, (spoken[0].at_ms + report.delay_p50_ms) / 1000
     axes.annotate(
         "",
-        (back, WORDS_BELOW + 0.05),
-        (said, WORDS_BELOW + 0.05),
+        (back_at, TEXT_BELOW + 0.05),
+        (spoken_at, TEXT_BELOW + 0.05),
         arrowprops={"arrowstyle": "->", "color": NOTE},
     )
     detail = f" the caller's words come back {report.delay_p50_ms:.0f} ms later"
-    axes.text(back, WORDS_BELOW, detail, fontsize=9, color=NOTE)
+    axes.text(back_at, TEXT_BELOW, detail, fontsize=9, color=NOTE)
 
 
 def _summary(report: CallReport) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Placing several calls at once, with a bar that shows how far they are."""
+"""Place several calls at once, with progress bars."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from gateway.simulator.call_plan import CallPlan, CallProgress, CallReport, OnPr
 from gateway.simulator.fake_carrier import place_call
 
 MAX_BARS = 4
-"""More calls than this share one bar."""
+"""More calls than these share one bar."""
 
 
 async def place_calls(plans: Sequence[CallPlan], console: Console) -> list[CallReport]:
-    """All calls at the same time; their reports in the order of the plans."""
+    """Place all calls at the same time. Return their reports in the order of the plans."""
     columns = (TextColumn("{task.fields[who]:<8}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[stage]}"), console=console) as progress:
         shared = None
         if len(plans) > MAX_BARS:
             shared = progress.add_task("", total=len(plans), who="calls", stage=f"0 of {len(plans)} over")
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_one(plan, progress, shared)) for plan in plans]
+            tasks = [group.create_task(_place(plan, progress, shared)) for plan in plans]
     return [task.result() for task in tasks]
 
 
-async def _one(plan: CallPlan, progress: Progress, shared: TaskID | None) -> CallReport:
+async def _place(plan: CallPlan, progress: Progress, shared: TaskID | None) -> CallReport:
     if shared is None:
         own = progress.add_task("", total=1.0, who=plan.carrier, stage="dialling")
         report = await place_call(plan, _move(progress, own))

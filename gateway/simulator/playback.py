@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A carrier's playback buffer: agent sound the caller has not heard yet. Pure; counts time in ticks."""
+"""A carrier's playback buffer: the agent's audio that is still to be played. No I/O; time in ticks."""
 
 from __future__ import annotations
 
 from collections import deque
 
 TICK_MS = 20
-"""Milliseconds of sound the caller hears per tick."""
+"""Milliseconds of audio that are played per tick."""
 
 SETTLE_TICKS = 3
-"""Ticks a sound waits in an empty buffer before it is played, so that jitter makes no gap in it."""
+"""Ticks for which audio waits in an empty buffer before it is played, so that jitter makes no gap."""
 
 
 class Playback:
-    """Plays agent sound in the order it came; a mark is passed when all sound before it has been played.
+    """A queue of audio and marks. A mark is reached when all audio before it has been played.
 
-    `tick_bytes`: bytes of one tick of sound. `silence`: one tick of it.
+    `tick_bytes`: bytes of one tick of audio. `silence`: one tick of it.
     """
 
     def __init__(self, tick_bytes: int, silence: bytes) -> None:
@@ -32,7 +32,7 @@ class Playback:
         return not self._waiting
 
     def add(self, payload: bytes) -> None:
-        """Sound from the agent, to be played after all that waits."""
+        """Append audio of the agent."""
         if not payload:
             return
         if not self._waiting:
@@ -43,7 +43,7 @@ class Playback:
             self._waiting.append(bytearray(payload))
 
     def mark(self, name: str) -> list[str]:
-        """A mark from the agent. Returns what to report now: it, if nothing waits
+        """Append a mark. Return the marks to report now: this one, if nothing waits to be played
         (docs/reference/carriers.md §2.3).
         """
         if self._waiting:
@@ -52,31 +52,31 @@ class Playback:
         return [name]
 
     def clear(self) -> list[str]:
-        """Empties the buffer. Returns the marks that were thrown away with the sound, in order."""
+        """Empty the buffer. Return the marks that were dropped with the audio, in order."""
         marks = [item for item in self._waiting if isinstance(item, str)]
         self._waiting.clear()
         self._settling = 0
         return marks
 
     def play(self) -> tuple[bytes, list[str]]:
-        """The next tick as the caller hears it, silence where nothing waits, and the marks it passed."""
+        """Return the audio of the next tick, silence if nothing waits, and the marks that it reached."""
         if self._settling:
             self._settling -= 1
             return self._silence, []
-        heard = bytearray()
-        passed: list[str] = []
+        audio = bytearray()
+        reached: list[str] = []
         while self._waiting:
             head = self._waiting[0]
             if isinstance(head, str):
-                passed.append(head)
+                reached.append(head)
                 self._waiting.popleft()
                 continue
-            if len(heard) == self._tick_bytes:
+            if len(audio) == self._tick_bytes:
                 break
-            taken = head[: self._tick_bytes - len(heard)]
-            heard += taken
-            del head[: len(taken)]
+            piece = head[: self._tick_bytes - len(audio)]
+            audio += piece
+            del head[: len(piece)]
             if not head:
                 self._waiting.popleft()
-        heard += self._silence[len(heard) :]
-        return bytes(heard), passed
+        audio += self._silence[len(audio) :]
+        return bytes(audio), reached

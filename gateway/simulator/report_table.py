@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What came of simulated calls, as a table for people."""
+"""Reports of simulated calls as a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from gateway.simulator.call_plan import CallReport
 
 MAX_ROWS = 12
-"""More calls than this are only summed up."""
+"""More calls than these are only summed up."""
 
 NOTHING = "-"
 
@@ -30,7 +30,7 @@ NUMBERS = (
 
 
 def calls_table(reports: Sequence[CallReport], title: str) -> Table:
-    """A row a call, where they are few; a row that sums them up, where they are several. Fits 80 columns."""
+    """Return a table of 80 columns: a row a call up to MAX_ROWS, and a sum if there are several."""
     table = Table(
         title=title,
         title_justify="left",
@@ -53,8 +53,8 @@ def calls_table(reports: Sequence[CallReport], title: str) -> Table:
     return table
 
 
-def troubles(reports: Sequence[CallReport]) -> list[str]:
-    """In words: what failed, and what the carriers complained about; each sentence once, with its count."""
+def problems(reports: Sequence[CallReport]) -> list[str]:
+    """Return the errors and complaints as sentences, each once with its count."""
     counted: dict[str, int] = {}
     for report in reports:
         for detail in filter(None, (report.error, *(f"complaint: {text}" for text in report.complaints))):
@@ -72,7 +72,7 @@ def _row(report: CallReport) -> tuple[str, ...]:
         _number(report.lost_frames),
         _number(report.delay_p50_ms),
         _number(report.delay_p99_ms),
-        f"{report.heard_ms / 1000:.1f}",
+        f"{report.audible_ms / 1000:.1f}",
         str(len(report.marks)),
         _end(report),
     )
@@ -89,7 +89,7 @@ def _sum(reports: Sequence[CallReport]) -> tuple[str, ...]:
         str(sum(lost)) if lost else NOTHING,
         _number(_median([report.delay_p50_ms for report in reports])),
         _number(max((report.delay_p99_ms or 0.0 for report in reports), default=0.0) or None),
-        f"{sum(report.heard_ms for report in reports) / 1000:.1f}",
+        f"{sum(report.audible_ms for report in reports) / 1000:.1f}",
         str(sum(len(report.marks) for report in reports)),
         f"{good} good, {len(reports) - good} bad",
     )

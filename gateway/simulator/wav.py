@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""WAV files: any telephone could have recorded them, any player shall play ours."""
+"""Read and write WAV files of 16-bit samples."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Literal
 from serializers.codecs import RATES_HZ, SAMPLE_BYTES, Resampler
 
 MAX_WAV_S = 600
-"""A caller who speaks longer is no test."""
+"""Seconds of the longest file that is read."""
 
 
 class WavError(ValueError):
-    """A file that cannot be used, and why, in words."""
+    """A file that cannot be used; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,15 @@ class Recording:
 
     @property
     def seconds(self) -> float:
-        """How long it lasts."""
+        """The duration in seconds."""
         return len(self.pcm) / SAMPLE_BYTES / self.sample_rate
 
 
 def read_wav(path: Path, sample_rate: int = 8000) -> Recording:
-    """A 16-bit WAV of one or two channels, mixed to one and brought to `sample_rate` Hz. Raises WavError."""
+    """Read a 16-bit WAV of one or two channels, mixed to one and resampled to `sample_rate` Hz.
+
+    Raises WavError.
+    """
     try:
         with path.open("rb") as raw, wave.open(raw) as file:
             channels, width, rate, frames = file.getparams()[:4]
@@ -61,7 +64,7 @@ def read_wav(path: Path, sample_rate: int = 8000) -> Recording:
 
 
 def write_wav(path: Path, pcm: bytes, sample_rate: int) -> None:
-    """Writes PCM 16-bit mono. Raises WavError."""
+    """Write PCM 16-bit mono. Raises WavError."""
     try:
         with path.open("wb") as raw, wave.open(raw, "wb") as file:
             file.setnchannels(1)
@@ -73,7 +76,7 @@ def write_wav(path: Path, pcm: bytes, sample_rate: int) -> None:
 
 
 def read_speech(name: Literal["caller", "greeting"]) -> Recording:
-    """A recording that comes with Patchbay (fixtures/speech/README.md)."""
+    """Return a recording that comes with Patchbay (fixtures/speech/README.md)."""
     with as_file(files("gateway.simulator") / "speech" / f"{name}.wav") as path:
         return read_wav(path)
 

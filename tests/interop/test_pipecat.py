@@ -100,7 +100,7 @@ def likeness(said: np.ndarray, report: CallReport) -> float:
 
     1 for the same sound at any loudness, near 0 for another; a place where nothing was heard counts as 0.
     """
-    heard = np.frombuffer(report.heard, "<i2").astype(float)
+    heard = np.frombuffer(report.played_audio, "<i2").astype(float)
     assert report.sample_rate == RATE_HZ
     assert len(heard) >= len(said)
     size = 1 << (len(heard) + len(said)).bit_length()

@@ -36,8 +36,8 @@ def _clear(carrier: str) -> dict[str, Any]:
 def _after_the_opening(*messages: dict[str, Any]) -> Any:
     """Says it all at the carrier's first sound."""
 
-    async def script(connection: Any, told: dict[str, Any]) -> None:
-        sound = told.get("media", {})
+    async def script(connection: Any, message: dict[str, Any]) -> None:
+        sound = message.get("media", {})
         if str(sound.get("chunk")) == "1":
             for message in messages:
                 await connection.send(json.dumps(message))
@@ -67,7 +67,7 @@ async def assert_marks_wait_for_sound(
     async with far_side(script) as gateway:
         report = await place_call(plan(gateway.url, carrier))
     assert _played(gateway, carrier) == list(report.marks) == ["idle", "one", "two"]
-    order = [message["event"] for message in gateway.said]
+    order = [message["event"] for message in gateway.messages]
     mark = "playedStream" if carrier == "plivo" else "mark"
     first, last = order.index(mark), len(order) - order[::-1].index(mark)
     frames_between = order[first:last].count("media")
@@ -98,7 +98,7 @@ async def test_a_clear_empties_the_buffer(
     assert _played(gateway, carrier) == returned
     assert bool(gateway.events("clearedAudio")) is confirmed
     assert report.frames_received == 2
-    assert report.heard_ms == 0
+    assert report.audible_ms == 0
 
 
 async def test_telnyx_says_what_it_cannot_read(

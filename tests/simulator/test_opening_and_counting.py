@@ -33,13 +33,13 @@ async def assert_faithful(carrier: str, far_side: Callable[..., Any], plan: Call
 
     assert not report.failed
     assert gateway.close_code == 1000
-    events = [message["event"] for message in gateway.said]
+    events = [message["event"] for message in gateway.messages]
     opening = ["start"] if carrier == "plivo" else ["connected", "start"]
     assert events[: len(opening)] == opening
     assert ("stop" in events) is (carrier != "plivo")
     assert events[-1] == ("media" if carrier == "plivo" else "stop")
 
-    numbered = gateway.said[len(opening) - 1 :]
+    numbered = gateway.messages[len(opening) - 1 :]
     numbers = [message[SEQUENCE.get(carrier, "sequence_number")] for message in numbered]
     kind = int if carrier == "plivo" else str
     assert numbers == [kind(number) for number in range(1, len(numbered) + 1)]

@@ -7,16 +7,16 @@ import pytest
 
 from gateway.simulator.call_plan import CallPlan
 from gateway.simulator.caller import Caller, Stage
-from gateway.simulator.carrier_profiles import HABITS
+from gateway.simulator.carrier_profiles import PROFILES
 from gateway.simulator.commands import Carrier
 from gateway.simulator.dial_url import dial
-from gateway.simulator.echo import HeardSound, match_echo
+from gateway.simulator.echo import TimedAudio, match_echo
 from gateway.simulator.playback import SETTLE_TICKS, Playback
 from serializers.registry import DIALECTS
 
 
 def test_every_dialect_can_be_simulated() -> None:
-    assert set(DIALECTS) == set(HABITS) == {carrier.value for carrier in Carrier}
+    assert set(DIALECTS) == set(PROFILES) == {carrier.value for carrier in Carrier}
 
 
 @pytest.mark.parametrize(
@@ -80,11 +80,11 @@ class TestCaller:
         caller = Caller(plan, [b"one", b"two"], 20)
         story: list[object] = []
         for tick in range(100):
-            caller.hear(5 <= tick < 15)
+            caller.listen(5 <= tick < 15)
             turn = caller.turn()
             if caller.stage is Stage.DONE:
                 break
-            story.append(turn.sound or turn.digit or "")
+            story.append(turn.audio or turn.digit or "")
         # 0.3 s until the agent has ended, 0.1 s of silence; keys 0.2 s apart; 0.2 s of silence at the end.
         assert story == [""] * 19 + [b"one", b"two", "1", *[""] * 9, "#", *[""] * 9]
 
@@ -93,8 +93,8 @@ class TestCaller:
         caller = Caller(plan, [b"one"], 20)
         turns = []
         for _ in range(6):
-            caller.hear(False)
-            turns.append(caller.turn().sound)
+            caller.listen(False)
+            turns.append(caller.turn().audio)
         assert turns == [None, None, None, None, b"one", None]
 
     def test_does_not_listen_forever(self) -> None:
@@ -102,8 +102,8 @@ class TestCaller:
         caller = Caller(plan, [b"one"], 20)
         spoke_at = None
         for tick in range(100):
-            caller.hear(True)
-            if caller.turn().sound:
+            caller.listen(True)
+            if caller.turn().audio:
                 spoke_at = tick
             assert caller.expected >= 0
         assert spoke_at == 24
@@ -114,9 +114,9 @@ class TestEcho:
     FRAMES = tuple(bytes(range(first, first + 20)) for first in (0, 20, 40))
 
     def test_whatever_its_framing(self) -> None:
-        sent = [HeardSound(float(number), frame) for number, frame in enumerate(self.FRAMES)]
+        sent = [TimedAudio(float(number), frame) for number, frame in enumerate(self.FRAMES)]
         stream = b"greeting" + b"".join(self.FRAMES)
-        received = [HeardSound(5.0 + at, stream[at : at + 34]) for at in range(0, len(stream), 34)]
+        received = [TimedAudio(5.0 + at, stream[at : at + 34]) for at in range(0, len(stream), 34)]
         echo = match_echo(sent, received)
         assert echo is not None
         assert echo.lost == 0
@@ -125,12 +125,12 @@ class TestEcho:
         assert echo.percentile(99) == 38000.0
 
     def test_lost_frames_are_counted_and_silence_is_not(self) -> None:
-        sent = [HeardSound(0.0, frame) for frame in (bytes(20), *self.FRAMES, bytes(20))]
-        received = [HeardSound(1.0, self.FRAMES[0]), HeardSound(1.0, self.FRAMES[2])]
+        sent = [TimedAudio(0.0, frame) for frame in (bytes(20), *self.FRAMES, bytes(20))]
+        received = [TimedAudio(1.0, self.FRAMES[0]), TimedAudio(1.0, self.FRAMES[2])]
         echo = match_echo(sent, received)
         assert echo is not None
         assert (len(echo.delays_ms), echo.lost) == (2, 1)
 
     def test_another_voice_is_no_echo(self) -> None:
-        assert match_echo([HeardSound(0.0, self.FRAMES[0])], [HeardSound(1.0, self.FRAMES[1])]) is None
+        assert match_echo([TimedAudio(0.0, self.FRAMES[0])], [TimedAudio(1.0, self.FRAMES[1])]) is None
         assert match_echo([], []) is None

@@ -69,8 +69,8 @@ async def test_no_web_server_at_all(answer: bytes, plan: Callable[..., Any]) -> 
 async def test_closed_by_the_far_side_with_an_error(
     far_side: Callable[..., Any], plan: Callable[..., Any]
 ) -> None:
-    async def give_up(connection: Any, told: dict[str, Any]) -> None:
-        if told["event"] == "media":
+    async def give_up(connection: Any, message: dict[str, Any]) -> None:
+        if message["event"] == "media":
             await connection.close(1011, "agent_lost: no pulse")
 
     async with far_side(give_up) as gateway:
@@ -80,8 +80,8 @@ async def test_closed_by_the_far_side_with_an_error(
 
 
 async def test_lost_without_a_close(far_side: Callable[..., Any], plan: Callable[..., Any]) -> None:
-    async def vanish(connection: Any, told: dict[str, Any]) -> None:
-        if told["event"] == "media":
+    async def vanish(connection: Any, message: dict[str, Any]) -> None:
+        if message["event"] == "media":
             connection.transport.abort()
 
     async with far_side(vanish) as gateway:
@@ -92,8 +92,8 @@ async def test_lost_without_a_close(far_side: Callable[..., Any], plan: Callable
 async def test_closed_in_order_before_the_caller_was_done(
     far_side: Callable[..., Any], plan: Callable[..., Any]
 ) -> None:
-    async def goodbye(connection: Any, told: dict[str, Any]) -> None:
-        if told["event"] == "media":
+    async def goodbye(connection: Any, message: dict[str, Any]) -> None:
+        if message["event"] == "media":
             await connection.close(1000, "agent_ended")
 
     async with far_side(goodbye) as gateway:
