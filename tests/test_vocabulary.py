@@ -93,21 +93,15 @@ STILL_USED: frozenset[str] = frozenset(
         "adopt",
         "alarm",
         "asked",
-        "couple",
-        "farewell",
-        "habits",
         "heard",
         "kernel",
         "lane",
         "owe",
         "owed",
-        "proof",
         "prove",
         "proven",
-        "reconnection",
         "refusal",
         "refusals",
-        "resumption",
         "said",
         "shown",
         "strangers",
@@ -118,7 +112,7 @@ STILL_USED: frozenset[str] = frozenset(
 )
 """Words whose last uses are being replaced. Take a word out once it is gone; add none."""
 
-NOT_YET_REWRITTEN = 163
+NOT_YET_REWRITTEN = 114
 """How many docstrings may still begin otherwise: lower it with each that is rewritten."""
 
 
