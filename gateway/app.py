@@ -31,7 +31,7 @@ from gateway.api.framework.health import health_routes
 from gateway.api.framework.middleware import ApiMiddleware, http_exception
 from gateway.api.framework.services import Services
 from gateway.api.routes import OPERATIONS
-from gateway.auth.media_tokens import MediaTokens, load_secret
+from gateway.auth.media_tokens import NONCES, MediaTokens, load_secret
 from gateway.calls.active import ActiveCalls
 from gateway.calls.bot_session import BotServices, BotSessions, bot_http_client
 from gateway.calls.dispatcher import Dispatcher
@@ -39,6 +39,7 @@ from gateway.calls.outbound.outbound_calls import OutboundCalls
 from gateway.calls.remote_call import StreamHandovers
 from gateway.calls.services import make_call_services
 from gateway.calls.store_watcher import StoreWatcher
+from gateway.calls.stream_history import CALL_NONCES, CALL_SOCKETS
 from gateway.config import Settings
 from gateway.media.accept import SERVE_CALL, Upgrade
 from gateway.media.direct_transport import epoll_set_of
@@ -58,8 +59,11 @@ A call leaves next to none, and setting one up makes hundreds of objects: by def
 be paid for with a look.
 """
 
-BEAT_INTERVAL_S = STALE_S / 4
-"""How often a worker says that it lives and looks for those that do not."""
+SINGLE_USE_KINDS = frozenset({NONCES, CALL_NONCES, CALL_SOCKETS})
+"""The kinds of stored values that are written once, and without which a caller with a token is refused."""
+
+HEARTBEAT_S = STALE_S / 4
+"""How often a worker records that it is alive, and looks for workers that are not."""
 
 
 @asynccontextmanager
@@ -73,7 +77,8 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Starlette, Services
         store = open_store(
             settings.store.url,
             owner,
-            admits_without_store=settings.store.on_failure == "admit",
+            admits_on_failure=settings.store.on_failure == "admit",
+            single_use_kinds=SINGLE_USE_KINDS,
             calls_per_organization=settings.limits.calls_per_organization,
         )
         await store.open()
@@ -112,7 +117,7 @@ async def _services(settings: Settings, store: Store, stack: AsyncExitStack) -> 
     calls = make_call_services(settings, store, directory, health, tokens)
     active = ActiveCalls()
     outbound = OutboundCalls(calls, active)
-    kept = StoredAgents(settings, store.documents)
+    kept = StoredAgents(settings, store.key_values)
 
     async def refresh() -> None:
         await kept.refresh(directory, health, time.time())
@@ -140,7 +145,7 @@ async def _services(settings: Settings, store: Store, stack: AsyncExitStack) -> 
 
     stack.push_async_callback(calls.clients.close)
     stack.push_async_callback(outbound.end_all, CallEnded(Reasons.draining, "the gateway stops"))
-    stops = StoreWatcher(store, end_session, refresh, calls.commands.look)
+    stops = StoreWatcher(store, end_session, refresh, calls.commands.poll)
     stops.start()
     stack.push_async_callback(stops.stop)
     return Services(
@@ -202,13 +207,13 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
 async def _keep(store: Store) -> None:
     """Says at an interval that this worker lives, and ends the sessions of those that died."""
     while True:
-        await asyncio.sleep(BEAT_INTERVAL_S)
+        await asyncio.sleep(HEARTBEAT_S)
         await _beat(store)
 
 
 async def _beat(store: Store) -> None:
     try:
-        await store.beat(time.time())
+        await store.heartbeat(time.time())
         await store.reap(time.time())
     except StoreFailed as error:
         log.warning("store", error=str(error))

@@ -104,7 +104,7 @@ class MediaTokens:
         if len(secret) < SECRET_BYTES:
             raise ValueError(f"a secret for tokens has at least {SECRET_BYTES} bytes")
         self._secret = secret
-        self._documents = store.documents
+        self._documents = store.key_values
         self._now = now
 
     def mint(self, agent: str, organization: str, session_id: str, body: str | None = None) -> str:
@@ -200,7 +200,7 @@ async def load_secret(
 
     Raises StoreFailed, also if the stored value is not a secret.
     """
-    documents = store.documents
+    documents = store.key_values
     stored = await documents.get(_SECRETS, _SECRET_KEY, now())
     if stored is None:
         new = json.dumps(make(SECRET_BYTES).hex())

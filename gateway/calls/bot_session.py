@@ -219,7 +219,7 @@ class BotSession:
     def _accept(self) -> None:
         if not self.accepted.done() and not self._is_over and not self._limit.expired():
             self._limit.reschedule(asyncio.get_running_loop().time() + self._max_duration_s)
-            self.running_saved = self._services.store.started(self._session_id, self._services.now())
+            self.running_saved = self._services.store.mark_running(self._session_id, self._services.now())
             self.accepted.set_result(None)
 
     def _broken(self, detail: str) -> CallEnded:

@@ -93,7 +93,7 @@ class Bridge:
         self._relay = self._make_relay(setup.carrier_leg, setup.agent_leg, None)
         progress.change(CallState.BRIDGED)
         setup.carrier_leg = setup.agent_leg = setup.hold_audio = None
-        services.store.started(progress.session_id, services.now())
+        services.store.mark_running(progress.session_id, services.now())
         self._start_relay()
 
     async def run(self) -> CallEnded:
@@ -127,7 +127,7 @@ class Bridge:
         Return False if it cannot be followed: without a carrier's stream there is nothing to transfer.
         """
         state = self._progress.state
-        if command is CallCommand.OVER:
+        if command is CallCommand.CARRIER_ENDED:
             if self._reconnect is not None:
                 self._reconnect.carrier_has_ended = True
             if state is CallState.AWAITING_CARRIER:
@@ -136,10 +136,10 @@ class Bridge:
             return True
         if command is CallCommand.TRANSFER and state is CallState.AWAITING_CARRIER:
             return False
-        self.command = None if command is CallCommand.NOTHING else command
+        self.command = None if command is CallCommand.REVOKED else command
         if command is CallCommand.TRANSFERRED:
             self._relay.detach_carrier(CallEnded(Reasons.transferred))
-        elif command in (CallCommand.TRANSFER, CallCommand.NOTHING):
+        elif command in (CallCommand.TRANSFER, CallCommand.REVOKED):
             self._relay.set_transfer_pending(command is CallCommand.TRANSFER)
         return True
 
@@ -318,7 +318,7 @@ class Bridge:
         self._waiting_leg = None
         self._relay = self._make_relay(leg, failover.take_leg(), self._relay)
         self._start_relay()
-        services.store.resumed(progress.session_id, failover.times)
+        services.store.mark_resumed(progress.session_id, failover.times)
         seconds = round(services.now() - began_at, 3)
         progress.log.warning("call resumed", times=failover.times, words=lost.detail, seconds=seconds)
 

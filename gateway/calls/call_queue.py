@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Waiting for a place, first come first served.
+"""Waiting for a slot, first come first served.
 
-The store keeps the line of each agent, over all workers, and gives a free place to the first in it. Of the
-calls that wait here only the first of each agent asks for it, again and again; the others are behind it.
+The store keeps one queue per agent, over all workers, and gives a free slot to the first call in it. Of the
+calls that wait in this worker only the first of each agent asks for a slot; the others are behind it.
 """
 
 from __future__ import annotations
@@ -12,61 +12,84 @@ from bisect import insort
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from gateway.store.interface import AtCapacity, NotPromised, StoreFailed
+from gateway.store.interface import AtCapacity, NotPending, StoreFailed
+from gateway.store.notifications import Notifications, Subscription, Topic
 
-POLL_S: Final = 0.2
-"""How often the first asks: a place may have become free in any worker."""
+ASK_S: Final = 0.2
+"""The least time between two requests of one call for a slot."""
+
+INSTANCE_RECHECK_S: Final = 1.0
+"""The longest time between them: an instance may become ready, or be tried again after failures, without any
+notification of the store.
+"""
 
 
-class _Waiting:
-    """One call that waits; in a line it stands by its number."""
+class _QueuedCall:
+    """A call that waits; ordered by its number in the store's queue."""
 
-    __slots__ = ("is_first", "number")
+    __slots__ = ("is_first", "number", "subscription")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, subscription: Subscription) -> None:
         self.number = number
+        self.subscription = subscription
         self.is_first = asyncio.Event()
 
-    def __lt__(self, other: _Waiting) -> bool:
+    def __lt__(self, other: _QueuedCall) -> bool:
         return self.number < other.number
 
 
 class CallQueues:
-    """The lines of one worker: of those that wait here, by agent."""
+    """The calls of this worker that wait for a slot, by agent."""
 
-    def __init__(self, *, poll_s: float = POLL_S) -> None:
-        self._lines: dict[str, list[_Waiting]] = {}
-        self._poll_s = poll_s
+    def __init__(self, notifications: Notifications, *, ask_s: float = ASK_S) -> None:
+        self._queues: dict[str, list[_QueuedCall]] = {}
+        self._notifications = notifications
+        self._ask_s = ask_s
 
     @property
     def waiting(self) -> int:
-        """How many calls wait in this worker."""
-        return sum(map(len, self._lines.values()))
+        """The number of calls that wait in this worker."""
+        return sum(map(len, self._queues.values()))
 
-    async def wait(self, agent: str, number: int, ask: Callable[[], Awaitable[str]], timeout_s: float) -> str:
-        """What `ask` gives once it raises AtCapacity no more. `number`: as the first Queued said.
+    async def wait(
+        self, agent: str, number: int, acquire: Callable[[], Awaitable[str]], timeout_s: float
+    ) -> str:
+        """Call `acquire` whenever the call may get a slot, and return its result once it has got one.
 
-        Raises TimeoutError after `timeout_s`, and NotPromised. A store that does not answer is asked again.
+        `number`: of the first Queued that `acquire` raised. AtCapacity and StoreFailed mean to wait on.
+        Raises TimeoutError after `timeout_s`, NotPending, and whatever else `acquire` raises.
         """
-        line = self._lines.setdefault(agent, [])
-        me = _Waiting(number)
-        for other in line:
-            other.is_first.clear()
-        insort(line, me)
-        line[0].is_first.set()
-        try:
-            async with asyncio.timeout(timeout_s):
-                while True:
-                    await me.is_first.wait()
-                    try:
-                        return await ask()
-                    except (AtCapacity, StoreFailed) as no:
-                        if isinstance(no, NotPromised):
+        with self._notifications.subscribe(Topic.SLOT_FREED) as subscription:
+            call = _QueuedCall(number, subscription)
+            queue = self._queues.setdefault(agent, [])
+            insort(queue, call)
+            if call is queue[0] and len(queue) > 1:
+                queue[1].is_first.clear()
+            self._advance(queue)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    while True:
+                        await call.is_first.wait()
+                        await subscription.wait(INSTANCE_RECHECK_S, min_interval_s=self._ask_s)
+                        if not call.is_first.is_set():  # a call that came earlier has joined meanwhile
+                            continue
+                        try:
+                            return await acquire()
+                        except NotPending:
                             raise
-                    await asyncio.sleep(self._poll_s)
-        finally:
-            line.remove(me)
-            if line:
-                line[0].is_first.set()
-            else:
-                self._lines.pop(agent, None)
+                        except AtCapacity:
+                            pass
+                        except StoreFailed:
+                            subscription.retry()
+            finally:
+                queue.remove(call)
+                if queue:
+                    self._advance(queue)
+                else:
+                    self._queues.pop(agent, None)
+
+    def _advance(self, queue: list[_QueuedCall]) -> None:
+        # What happened while it was behind another call may concern it now.
+        if not queue[0].is_first.is_set():
+            queue[0].is_first.set()
+            queue[0].subscription.wake()

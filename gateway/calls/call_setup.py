@@ -64,8 +64,8 @@ class CallSetup:
 
     def handle(self, command: CallCommand) -> bool:
         """Take note of a command: there is no relay yet that it could change. Always True."""
-        if command is not CallCommand.OVER:
-            self.command = None if command is CallCommand.NOTHING else command
+        if command is not CallCommand.CARRIER_ENDED:
+            self.command = None if command is CallCommand.REVOKED else command
         return True
 
     def can_attach(self, agent: str, start: Start) -> bool:

@@ -23,7 +23,7 @@ from gateway.calls.call_queue import CallQueues
 from gateway.config import AgentSettings
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import TELEPHONY_OPTIONS, CallDetails, QueueLimit, SessionOptions, SlotLimits
-from gateway.store.interface import AtCapacity, NotPromised, Queued, Store, StoreFailed
+from gateway.store.interface import AtCapacity, NotPending, Queued, SessionFilter, Store, StoreFailed
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +58,9 @@ class Capacity:
         Raises CallEnded: at_capacity, store_failed.
         """
         try:
-            _, active = await self._store.sessions(agent=agent.service_host, active=True, limit=0)
+            _, active = await self._store.sessions(
+                SessionFilter(agent=agent.service_host, active=True), limit=0
+            )
         except StoreFailed as error:
             raise CallEnded(Reasons.store_failed, str(error)) from None
         limit = SlotLimits(
@@ -108,13 +110,13 @@ class Capacity:
                 on_queued()
                 return await self._wait(agent, details.session_id, queued.number, ask)
         except AtCapacity as full:
-            raise _at_capacity(full.taken, full.limit) from None
-        except NotPromised as error:
+            raise _at_capacity(full.in_use, full.limit) from None
+        except NotPending as error:
             raise _session_over(error) from None
         except StoreFailed as error:
             raise CallEnded(Reasons.store_failed, str(error)) from None
 
-    async def adopt(self, details: CallDetails) -> str:
+    async def attach_stream(self, details: CallDetails) -> str:
         """Take over the slot of a session that was dialed, whose stream came here. Return its instance's URL.
 
         The session was admitted by the worker that dialed it, and this worker must end it from now on.
@@ -122,8 +124,8 @@ class Capacity:
         Raises CallEnded: unauthorized if it is over or has a stream already, store_failed.
         """
         try:
-            instance = await self._store.adopt(details, self._now())
-        except NotPromised as error:
+            instance = await self._store.attach_stream(details, self._now())
+        except NotPending as error:
             raise _session_over(error) from None
         except StoreFailed as error:
             raise CallEnded(Reasons.store_failed, str(error)) from None
@@ -136,7 +138,7 @@ class Capacity:
         """Move a session's slot from `instance` to the best one and return that; it may be the same.
 
         `failures`: how often each instance has failed this session; those are tried last. If the store
-        does not answer the session stays on `instance`. Raises CallEnded(at_capacity); NotPromised if the
+        does not answer the session stays on `instance`. Raises CallEnded(at_capacity); NotPending if the
         session is over.
         """
 
@@ -154,8 +156,8 @@ class Capacity:
         try:
             return await self._take(agent, ask)
         except AtCapacity as full:
-            raise _at_capacity(full.taken, full.limit) from None
-        except NotPromised:
+            raise _at_capacity(full.in_use, full.limit) from None
+        except NotPending:
             raise
         except StoreFailed:
             self._health.trial_started(instance)
@@ -196,12 +198,12 @@ class Capacity:
             detail = f"no place became free within {agent.queue_timeout:g} s"
             raise CallEnded(Reasons.at_capacity, detail) from None
         finally:
-            self._store.leave_line(session_id)
+            self._store.leave_queue(session_id)
 
 
 def _at_capacity(active: int, limit: int) -> CallEnded:
     return CallEnded(Reasons.at_capacity, f"{active} of {limit} places are taken")
 
 
-def _session_over(error: NotPromised) -> CallEnded:
+def _session_over(error: NotPending) -> CallEnded:
     return CallEnded(Reasons.unauthorized, f"the session of this token is over: {error}")

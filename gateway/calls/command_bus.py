@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What is about to be done with a session's call, told to the worker that carries it before it is done.
+"""Commands to the worker that owns a session: what is about to be done with its call.
 
-Whoever hangs a call up or transfers it asks the carrier for it, from any worker. The carrier then closes the
-stream, which looks like a caller who hung up. So the worker that carries the session is told first, and who
-asks waits until it has heard: it then ends the session with the right reason, and keeps the agent's socket
-open where closing it would have the agent hang up (docs/reference/carriers.md §8.3).
+A call is hung up or transferred by a request to its carrier, from any worker. The carrier then closes the
+stream, which looks as if the caller had hung up. So the owner gets a command first, and the sender waits for
+its acknowledgement: the owner then ends the session with the right reason, and keeps the agent's socket open
+if the agent would hang up when it closes (docs/reference/carriers.md §8.3).
 """
 
 from __future__ import annotations
@@ -17,86 +17,108 @@ from enum import StrEnum
 from typing import Final
 
 from gateway.model.reasons import Reasons
-from gateway.store.interface import KeyValueStore
+from gateway.store.interface import Store
+from gateway.store.notifications import Topic
 
-HEARD_S: Final = 2.0
-"""A worker looks ten times a second."""
-POLL_S: Final = 0.03
-KEPT_S: Final = 30.0
+ACKNOWLEDGE_S: Final = 2.0
+"""How long a sender waits; a worker reads commands within a fraction of a second."""
 
-_WISH: Final = "call_wish"
-_HEARD: Final = "call_wish_heard"
+STORED_S: Final = 30.0
+"""How long a command and its acknowledgement are stored."""
+
+_COMMAND: Final = "call_wish"
+_ACKNOWLEDGED: Final = "call_wish_heard"
 
 
 class CallCommand(StrEnum):
-    """What is about to be done."""
+    """What is about to be done with a call. The values are stored, so they must not change."""
 
-    NOTHING = "nothing"
-    """What was wished did not come to pass."""
-    GIVE_UP = "give_up"
-    """To hang up while it rings; of the worker that dialled."""
+    REVOKED = "nothing"
+    """The earlier command has failed at the carrier: nothing is done."""
+    CANCEL = "give_up"
+    """Hang up while it rings; for the worker that dialled."""
     HANG_UP = "hang_up"
     MACHINE = "machine"
-    """To hang up, because a machine answered."""
+    """Hang up, because a machine answered."""
     TRANSFER = "transfer"
     TRANSFERRED = "transferred"
-    """The carrier has taken the transfer."""
-    OVER = "over"
-    """Nothing: the carrier says that the call is over."""
+    """The carrier has accepted the transfer."""
+    CARRIER_ENDED = "over"
+    """Nothing is to be done: the carrier reports that the call is over."""
 
 
 REASON_BY_COMMAND: Final = {
-    CallCommand.GIVE_UP: Reasons.hung_up,
+    CallCommand.CANCEL: Reasons.hung_up,
     CallCommand.HANG_UP: Reasons.hung_up,
     CallCommand.MACHINE: Reasons.machine_answered,
     CallCommand.TRANSFER: Reasons.transferred,
     CallCommand.TRANSFERRED: Reasons.transferred,
 }
-"""How a session ends of which this was wished."""
+"""The reason of a session that ends after a command."""
 
 
 class CommandBus:
-    """CommandBus of all workers. Its methods may raise StoreFailed."""
+    """Sends commands to the owners of sessions, and delivers those for this worker's sessions."""
 
-    def __init__(self, documents: KeyValueStore, now: Callable[[], float]) -> None:
+    def __init__(self, store: Store, now: Callable[[], float]) -> None:
         """`now`: Unix seconds."""
-        self._documents = documents
+        self._values = store.key_values
+        self._notifications = store.notifications
         self._now = now
-        self._hear: Callable[[str, CallCommand], bool] = lambda session_id, command: False
-        self._told: dict[str, str] = {}
+        self._deliver: Callable[[str, CallCommand], bool] = lambda session_id, command: False
+        self._delivered: dict[str, str] = {}  # the last command's id by session
 
     def connect(self, deliver: Callable[[str, CallCommand], bool]) -> None:
         """Deliver commands for this worker's sessions to `deliver`, which returns False if it has no such
         session.
         """
-        self._hear = deliver
+        self._deliver = deliver
 
-    async def tell(self, session_id: str, wish: CallCommand) -> bool:
-        """Tells whoever carries the session; whether anybody has heard it, within HEARD_S."""
-        if self._hear(session_id, wish):
+    async def send(self, session_id: str, command: CallCommand) -> bool:
+        """Send a command to the owner of a session. Return True once it is acknowledged.
+
+        Return False after ACKNOWLEDGE_S: then no worker has the session, and none will get the command.
+        Raises StoreFailed.
+        """
+        if self._deliver(session_id, command):
             return True
-        name = f"{session_id}/{uuid.uuid4().hex}"
+        command_id = f"{session_id}/{uuid.uuid4().hex}"
         now = self._now()
-        value = json.dumps({"wish": wish, "name": name})
-        await self._documents.put(_WISH, session_id, value, now=now, expires_at=now + KEPT_S)
-        loop = asyncio.get_running_loop()
-        until = loop.time() + HEARD_S
-        while loop.time() < until:
-            await asyncio.sleep(POLL_S)
-            if await self._documents.get(_HEARD, name, self._now()) is not None:
-                return True
-        await self._documents.delete(_WISH, session_id)  # who could hear it only now would hear it too late
-        return False
+        value = json.dumps({"wish": command, "name": command_id})
+        with self._notifications.subscribe(
+            Topic.COMMAND_ACKNOWLEDGED, key=command_id, urgent=True
+        ) as subscription:
+            await self._values.put(_COMMAND, session_id, value, now=now, expires_at=now + STORED_S)
+            self._notifications.publish(Topic.COMMAND_SENT, session_id)
+            try:
+                async with asyncio.timeout(ACKNOWLEDGE_S):
+                    while await self._values.get(_ACKNOWLEDGED, command_id, self._now()) is None:
+                        await subscription.wait()
+            except TimeoutError:
+                # A worker that gets the command later would keep a call waiting for what never comes.
+                await self._values.delete(_COMMAND, session_id)
+                return False
+            return True
 
-    async def look(self) -> None:
-        """Hears what other workers wish; to be called when anything was written."""
+    async def poll(self) -> None:
+        """Read the commands of other workers and deliver those for this worker's sessions.
+
+        To be called after Topic.COMMAND_SENT. Raises StoreFailed; then call it again.
+        """
         now = self._now()
-        found = await self._documents.list(_WISH, now)
-        there = {document.key for document in found}
-        self._told = {session: name for session, name in self._told.items() if session in there}
-        for document in found:
-            said = json.loads(document.value)
-            name = said["name"]
-            if self._told.get(document.key) != name and self._hear(document.key, CallCommand(said["wish"])):
-                self._told[document.key] = name
-                await self._documents.put(_HEARD, name, "true", now=now, expires_at=now + KEPT_S)
+        stored = await self._values.list(_COMMAND, now)
+        stored_sessions = {value.key for value in stored}
+        self._delivered = {
+            session_id: command_id
+            for session_id, command_id in self._delivered.items()
+            if session_id in stored_sessions
+        }
+        for value in stored:
+            command = json.loads(value.value)
+            command_id = command["name"]
+            if self._delivered.get(value.key) == command_id:
+                continue
+            if self._deliver(value.key, CallCommand(command["wish"])):
+                self._delivered[value.key] = command_id
+                await self._values.put(_ACKNOWLEDGED, command_id, "true", now=now, expires_at=now + STORED_S)
+                self._notifications.publish(Topic.COMMAND_ACKNOWLEDGED, command_id)

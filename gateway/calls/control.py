@@ -108,7 +108,7 @@ async def hang_up(services: CallServices, record: SessionRecord) -> None:
     Raises CallNotActive, CallEnded (carrier_cannot or one of the carrier's failures), StoreFailed.
     """
     if _is_ringing(record):
-        await _send(services, record, CallCommand.GIVE_UP)
+        await _send(services, record, CallCommand.CANCEL)
         record = await _until_canceled(services, record)
         if not record.active:
             return
@@ -117,7 +117,7 @@ async def hang_up(services: CallServices, record: SessionRecord) -> None:
     try:
         await call.client.hang_up(call.call_id)
     except CarrierFailed as failure:
-        await services.commands.tell(record.session_id, CallCommand.NOTHING)
+        await services.commands.send(record.session_id, CallCommand.REVOKED)
         raise _failed(failure) from None
     await services.store.request_stop(record.session_id, services.now())
 
@@ -146,7 +146,7 @@ async def transfer(
     except DocumentError as error:
         raise CallEnded(Reasons.bad_request, str(error)) from None
     if organization is not None and to.startswith("+"):
-        await CallRateLimiter(services.store.documents, services.now).acquire(organization)
+        await CallRateLimiter(services.store.key_values, services.now).acquire(organization)
     await services.call_log.save_document(session_id, document)
     await _send(services, record, CallCommand.TRANSFER)
     try:
@@ -154,9 +154,9 @@ async def transfer(
             call.call_id, to, document=inline, document_url=f"{callbacks}/transfer", caller_id=caller_id
         )
     except CarrierFailed as failure:
-        await services.commands.tell(session_id, CallCommand.NOTHING)
+        await services.commands.send(session_id, CallCommand.REVOKED)
         raise _failed(failure) from None
-    await services.commands.tell(session_id, CallCommand.TRANSFERRED)
+    await services.commands.send(session_id, CallCommand.TRANSFERRED)
 
 
 async def send_dtmf(services: CallServices, record: SessionRecord, digits: str) -> None:
@@ -204,7 +204,7 @@ async def _running_call(services: CallServices, record: SessionRecord, action: s
 
 async def _send(services: CallServices, record: SessionRecord, command: CallCommand) -> None:
     """Send a command to the worker that runs the call. Raises CallNotActive if no worker follows it."""
-    if not await services.commands.tell(record.session_id, command):
+    if not await services.commands.send(record.session_id, command):
         raise CallNotActive("nobody carries the session's call")
 
 

@@ -50,6 +50,6 @@ class Dispatcher:
         Return False if this worker has no such call, or the call cannot follow the command now.
         """
         call = self._active.get(session_id)
-        if call is None or command is CallCommand.GIVE_UP:
+        if call is None or command is CallCommand.CANCEL:
             return self._outbound.handle(session_id, command)
         return call.handle(command)

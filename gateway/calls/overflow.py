@@ -120,7 +120,7 @@ async def acquire_or_overflow(
 async def _acquire(services: CallServices, agent: AgentSettings, request: SlotRequest) -> str:
     details = request.details(agent)
     if request.is_admitted:
-        return await services.capacity.adopt(details)
+        return await services.capacity.attach_stream(details)
     options = SessionOptions(transport="telephony" if request.start else "websocket")
     hold = request.hold_audio
 
@@ -156,7 +156,7 @@ async def _transfer(
         if inline is None and await services.store.session(session_id) is None:
             now = services.now()
             details = request.details(agent)
-            await services.store.promise(details, TELEPHONY_OPTIONS, now, now + TRANSFER_DOCUMENT_S)
+            await services.store.create_pending(details, TELEPHONY_OPTIONS, now, now + TRANSFER_DOCUMENT_S)
         if inline is None:
             await services.call_log.save_document(session_id, document)
         hold.stop()

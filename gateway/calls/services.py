@@ -62,7 +62,7 @@ def make_call_services(
     new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
 ) -> CallServices:
     """Make one worker's call services. Raises PromptError if an agent's recording cannot be played."""
-    queues = CallQueues()
+    queues = CallQueues(store.notifications)
     return CallServices(
         settings=settings,
         store=store,
@@ -71,13 +71,13 @@ def make_call_services(
         accounts=CarrierAccounts(settings),
         clients=CarrierClients(),
         tokens=tokens,
-        api_keys=Keyring(settings.organizations, store.documents, now),
-        call_log=CallLog(store.documents, now),
-        streams=StreamHistory(store.documents, now),
+        api_keys=Keyring(settings.organizations, store.key_values, now),
+        call_log=CallLog(store.key_values, now),
+        streams=StreamHistory(store.key_values, now),
         hold_audio=HoldAudioLibrary(settings.agents),
         queues=queues,
         capacity=Capacity(store, health, queues, now),
-        commands=CommandBus(store.documents, now),
+        commands=CommandBus(store, now),
         authenticated_carriers=frozenset(
             account.carrier
             for organization in settings.organizations

@@ -68,7 +68,7 @@ async def save(store: Store, ended: SessionEnd) -> None:
     The end is passed to the store before this first suspends, so it is not lost if the task is cancelled.
     Then it waits a bounded time for the write; the store goes on trying without.
     """
-    written = store.ended(ended.session_id, ended.result())
+    written = store.end(ended.session_id, ended.result())
     session_events(store).ended(ended.session_id)
     await end_saved(written)
 
@@ -78,7 +78,7 @@ async def save_if_unattached(store: Store, ended: SessionEnd) -> bool:
 
     Return False if it has: then the call that has the stream must end the session.
     """
-    written = store.abandon(ended.session_id, ended.result())
+    written = store.end_if_unattached(ended.session_id, ended.result())
     await end_saved(written)
     try:
         record = await store.session(ended.session_id)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Waiting for sessions to be over, whichever worker carries them.
+"""Waiting for sessions to end, whichever worker owns them.
 
-Everybody who waits shares one look at the store: how many sessions are over, at most ten times a second, and
-not at all while nobody waits. Only when that number has changed are the sessions themselves looked at.
+All who wait share one look at the store after each notification: the number of sessions that are over. Only
+if that number has changed are the sessions themselves read. While there are no waiters, nothing is read.
 """
 
 from __future__ import annotations
@@ -17,48 +17,50 @@ import structlog
 
 from gateway.model.lifecycle import TERMINAL
 from gateway.store.interface import Store, StoreFailed
+from gateway.store.notifications import Topic
 
 log = structlog.get_logger(__name__)
 
-POLL_S: Final = 0.1
+LOOK_S: Final = 0.1
+"""The least time between two looks at the store."""
 
 END_WRITE_TIMEOUT_S: Final = 1.0
-"""How long who has ended waits for its end to be written; the store goes on trying without."""
+"""How long a call that has ended waits until its end is written; the store retries after that."""
 
-Over = asyncio.Future[None]
+Ended = asyncio.Future[None]
 
 
 class SessionEvents:
-    """Those who wait in this process, by session."""
+    """The tasks of this worker that wait for the end of a session, by session."""
 
-    def __init__(self, store: Store, *, poll_s: float = POLL_S) -> None:
-        self._store: Store = proxy(store)  # the watch of a store must not keep it
-        self._poll_s = poll_s
-        self._waiting: dict[str, set[Over]] = {}
+    def __init__(self, store: Store) -> None:
+        self._store: Store = proxy(store)  # the dictionary below must not keep a store alive
+        self._waiting: dict[str, set[Ended]] = {}
         self._task: asyncio.Task[None] | None = None
 
     @property
     def waiters(self) -> int:
-        """How many wait."""
+        """The number of futures that are not done and not left."""
         return sum(map(len, self._waiting.values()))
 
     @contextmanager
-    def waiting(self, session_id: str) -> Iterator[Over]:
-        """A future that is done once the session seems to be over; to be asked for before the store is read.
+    def waiting(self, session_id: str) -> Iterator[Ended]:
+        """Give a future that is done once the session has ended, or is unknown.
 
-        Leaving frees it, and the last who leaves ends the looking.
+        Read the session's record after entering, not before, or an end in between would be missed. Leaving
+        cancels the future.
         """
-        over: Over = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(session_id, set()).add(over)
+        ended: Ended = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(session_id, set()).add(ended)
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._look())
+            self._task = asyncio.create_task(self._follow())
         try:
-            yield over
+            yield ended
         finally:
-            over.cancel()
+            ended.cancel()
             waiters = self._waiting.get(session_id)
             if waiters is not None:
-                waiters.discard(over)
+                waiters.discard(ended)
                 if not waiters:
                     del self._waiting[session_id]
             if not self._waiting and self._task is not None:
@@ -66,41 +68,47 @@ class SessionEvents:
                 self._task = None
 
     def ended(self, session_id: str) -> None:
-        """To be told by whoever hands an end to the store: what is read from the store after this has it."""
-        for over in self._waiting.get(session_id, ()):
-            if not over.done():
-                over.set_result(None)
+        """Wake all that wait for this session.
 
-    async def _look(self) -> None:
-        seen = None  # so the first time all are looked at: one may have ended before anybody counted
-        while True:
-            try:
-                now_over = sum((await self._store.counts()).over.values())
-                if now_over != seen:
-                    await self._look_at_each()
-                    seen = now_over
-            except StoreFailed as error:  # whoever waits is answered by its own look, at the latest
-                log.warning("store", error=str(error))
-            await asyncio.sleep(self._poll_s)
+        Call it after passing the end to the store: later reads return the ended record, though the end may
+        not be committed yet.
+        """
+        for ended in self._waiting.get(session_id, ()):
+            if not ended.done():
+                ended.set_result(None)
 
-    async def _look_at_each(self) -> None:
+    async def _follow(self) -> None:
+        over = None  # so that the first look reads every session: one may have ended before it was counted
+        with self._store.notifications.subscribe(Topic.SESSION_ENDED) as subscription:
+            while True:
+                await subscription.wait(min_interval_s=LOOK_S)
+                try:
+                    over_now = sum((await self._store.counts()).over.values())
+                    if over_now != over:
+                        await self._read_each()
+                        over = over_now
+                except StoreFailed as error:
+                    log.warning("store", error=str(error))
+                    subscription.retry()
+
+    async def _read_each(self) -> None:
         for session_id in list(self._waiting):
             record = await self._store.session(session_id)
             if record is None or record.state in TERMINAL:
                 self.ended(session_id)
 
 
-_watches: WeakKeyDictionary[Store, SessionEvents] = WeakKeyDictionary()
+_events: WeakKeyDictionary[Store, SessionEvents] = WeakKeyDictionary()
 
 
 def session_events(store: Store) -> SessionEvents:
-    """The one watch of a store, where whoever ends sessions and whoever waits for that meet."""
-    watch = _watches.get(store)
-    if watch is None:
-        watch = _watches[store] = SessionEvents(store)
-    return watch
+    """Return the one SessionEvents of a store, shared by those that end sessions and those that wait."""
+    events = _events.get(store)
+    if events is None:
+        events = _events[store] = SessionEvents(store)
+    return events
 
 
 async def end_saved(written: asyncio.Future[None] | asyncio.Future[bool]) -> None:
-    """Waits for an end that was handed to the store, not for ever."""
+    """Wait until an end that was passed to the store is written, END_WRITE_TIMEOUT_S at most."""
     await asyncio.wait([written], timeout=END_WRITE_TIMEOUT_S)

@@ -229,7 +229,7 @@ async def _create_pending(
     options = _options(request, start_type=calls.capacity.start_type(agent))
     now = calls.now()
     expires_at = now + TOKEN_S
-    await calls.store.promise(details, options, now, expires_at)
+    await calls.store.create_pending(details, options, now, expires_at)
     token = calls.tokens.mint(agent.service_host, agent.organization, details.session_id, body)
     return StartedSession(
         details.session_id,

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Watches the store for what other workers ask of this one.
+"""Follows what other workers request of this one through the store.
 
-Any worker may be asked to stop a session, or to change an agent's settings; only the worker that carries the
-session can end it, and each has to read the settings anew. What they share is the store, so each looks there
-whether anything was written, which costs next to nothing, ten times a second.
+Any worker may be asked to stop a session, to control its call, or to change an agent; only the worker that
+owns the session can end it or tell its call, and every worker has to read the agents again.
 """
 
 from __future__ import annotations
@@ -16,92 +15,87 @@ import structlog
 
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import Store, StoreFailed
+from gateway.store.notifications import Topic
 
 log = structlog.get_logger(__name__)
 
-POLL_S: Final = 0.1
-"""How often the store is asked whether anything was written."""
-
 REFRESH_S: Final = 1.0
-"""The shortest time between two refreshes; a busy store is written to all the time."""
+"""The least time between two refreshes of the agents: with SQLite every write of another worker causes one.
+"""
 
 
 class StoreWatcher:
-    """Ends this worker's sessions that somebody asked to stop; has what the store keeps read anew."""
+    """Ends this worker's sessions on request, handles commands, and keeps the stored agents up to date."""
 
     def __init__(
         self,
         store: Store,
-        end_call: Callable[[str, CallEnded], bool],
-        refresh: Callable[[], Awaitable[None]],
-        look: Callable[[], Awaitable[None]] | None = None,
+        end_session: Callable[[str, CallEnded], bool],
+        refresh_agents: Callable[[], Awaitable[None]],
+        handle_commands: Callable[[], Awaitable[None]] | None = None,
         *,
-        poll_s: float = POLL_S,
         refresh_s: float = REFRESH_S,
     ) -> None:
-        """`end_call`: ends the session of an id; False where this worker has none of it, or not yet: it is
-        asked again then, until the store says that the session is over. A second call may find a session that
-        is ending already.
-        `refresh`: reads anew what the store keeps; after a change, and once at the beginning.
-        `look`: looks for what cannot wait that long; after each change.
+        """`end_session`: ends the session with this id. It returns False if this worker does not have it, or
+        not yet; it is then called again until the store says that the session is over.
+        `refresh_agents`: reads the stored agents. `handle_commands`: reads and handles new commands.
         """
         self._store = store
-        self._end_call = end_call
-        self._refresh = refresh
-        self._look_for_more = look
-        self._poll_s = poll_s
+        self._end_session = end_session
+        self._refresh_agents = refresh_agents
+        self._handle_commands = handle_commands
         self._refresh_s = refresh_s
-        self._look = True  # for stops, until a look succeeded
-        self._stale = True
-        self._refresh_from = 0.0  # loop time
-        self._told: set[str] = set()
-        self._in_trouble = False
-        self._task: asyncio.Task[None] | None = None
+        self._stopped: set[str] = set()  # sessions that were ended and are not over yet
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begins to watch."""
-        assert self._task is None, "it was started already"
-        self._task = asyncio.create_task(self._watch())
+        """Start to watch. To be called once."""
+        assert not self._tasks, "it was started already"
+        requests = self._follow(self._handle_requests, Topic.COMMAND_SENT, Topic.STOP_REQUESTED)
+        agents = self._follow(self._refresh, Topic.AGENTS_CHANGED, min_interval_s=self._refresh_s)
+        self._tasks = [asyncio.create_task(requests), asyncio.create_task(agents)]
 
     async def stop(self) -> None:
-        """Stops watching; what it was doing is broken off."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-            self._task = None
+        """Stop watching; what it is doing is cancelled. May be called twice."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
-    async def _watch(self) -> None:
-        while True:
-            try:
-                await self._round()
-            except StoreFailed as error:
-                if not self._in_trouble:
-                    log.warning("store", error=str(error))
-                self._in_trouble = True
-            except Exception:  # the edge of a round: the next one must come, or no stop is heard any more
-                log.exception("internal error")
-            else:
-                self._in_trouble = False
-            await asyncio.sleep(self._poll_s)
+    async def _follow(
+        self, react: Callable[[], Awaitable[bool]], *topics: Topic, min_interval_s: float = 0.0
+    ) -> None:
+        """Call `react` after each notification, and again after a while if it returns False or fails."""
+        in_trouble = False
+        with self._store.notifications.subscribe(*topics) as subscription:
+            while True:
+                await subscription.wait(min_interval_s=min_interval_s)
+                done = False
+                try:
+                    done = await react()
+                    in_trouble = False
+                except StoreFailed as error:
+                    if not in_trouble:
+                        log.warning("store", error=str(error))
+                    in_trouble = True
+                except Exception:  # the edge of one reaction: the next notification must still be handled
+                    log.exception("internal error")
+                if not done:
+                    subscription.retry()
 
-    async def _round(self) -> None:
-        if await self._store.changed():
-            self._look = self._stale = True
-            if self._look_for_more is not None:
-                await self._look_for_more()
-        if self._look:
-            self._look = not self._end(await self._store.stops_requested())
-        now = asyncio.get_running_loop().time()
-        if self._stale and now >= self._refresh_from:
-            self._refresh_from = now + self._refresh_s
-            await self._refresh()
-            self._stale = False
-
-    def _end(self, session_ids: list[str]) -> bool:
-        """Ends them; whether each was found."""
-        self._told.intersection_update(session_ids)
+    async def _handle_requests(self) -> bool:
+        # Commands first: a stop that follows a command ends the session with the command's reason.
+        if self._handle_commands is not None:
+            await self._handle_commands()
+        session_ids = await self._store.stop_requests()
+        self._stopped.intersection_update(session_ids)
         for session_id in session_ids:
-            if session_id not in self._told and self._end_call(session_id, CallEnded(Reasons.stopped)):
-                self._told.add(session_id)
+            if session_id not in self._stopped and self._end_session(session_id, CallEnded(Reasons.stopped)):
+                self._stopped.add(session_id)
                 log.info("session is stopped on request", session=session_id)
-        return self._told.issuperset(session_ids)
+        return self._stopped.issuperset(session_ids)
+
+    async def _refresh(self) -> bool:
+        await self._refresh_agents()
+        return True

@@ -10,35 +10,34 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
-# A session is one run of an agent for one caller. It begins when a place was taken for it, or when it was
-# promised one: a call that is refused never becomes a session and leaves nothing behind, so there is no state
-# for refusals.
+# A session is one run of an agent for one caller. It begins when it gets a slot, or when its id is given out
+# before its socket comes (a pending session). A call that is refused never becomes a session and is not
+# stored, so there is no state for refusals.
 #
 # Three things happen to a session, in this order, and each at most once:
 #
-#   1. the agent is asked to run        created  -> starting
-#   2. the agent runs                   starting -> running
-#   3. somebody or something ends it    running  -> ending
+#   1. the agent is asked to run           created  -> starting
+#   2. the agent runs                      starting -> running
+#   3. there is a reason to end            running  -> ending
 #
-# `created` is a session that was promised: its id was given out, and its socket has not come. It holds no
-# place and no worker carries it; a promise costs nothing, and the place is taken, or refused, when the socket
-# comes. A session that begins with a carrier's stream is born `starting`. `ending` is the time between the
-# reason to end and the close of both legs; it is over within seconds, so the store does not write it down:
-# what it is told next is the end.
+# `created` is a pending session: it occupies no slot and no worker owns it. When its socket comes it gets a
+# slot, or is refused. A session that begins with a carrier's stream is `starting` from the first. `ending` is
+# the time between the reason to end and the close of both legs. It is over within seconds, so the store does
+# not record it; the next state that the store learns is the end.
 #
-# There are three ways to be over, and every session comes to exactly one of them:
+# Every session ends in exactly one of three ways:
 #
-#   ended     it ran, and went as calls go: a hang-up, a longest duration, a stop
-#   failed    something broke, whenever that was; also when the process that carried it died
-#   canceled  it was over before it ran, and nothing broke: the caller gave up, or somebody stopped it
+#   ended     it ran, and ended as calls do: a hang-up, the longest duration, a stop
+#   failed    something broke, at any time; also if the process that carried it died
+#   canceled  it was over before it ran, and nothing broke: the caller gave up, or it was stopped
 #
-# Hence the shape of the table: whatever is not over can fail, at any time and with no step between, because a
-# process may die in any state. Only what never ran can be canceled, and only what ran can be ended.
-# A state without a way out is terminal. A terminal session holds no place, and nothing changes it any more.
+# Hence the shape of the table: a session that is not over can fail in any state and without a step between,
+# because a process may die at any time. Only a session that never ran can be canceled, and only one that ran
+# can have ended. A state without a next state is terminal: the session occupies no slot and never changes.
 
 
 class SessionState(StrEnum):
-    """Where a session is in its life."""
+    """The states of a session, as the store records them and the API reports them."""
 
     CREATED = "created"
     STARTING = "starting"
@@ -50,7 +49,7 @@ class SessionState(StrEnum):
 
 
 INITIAL: Final = (SessionState.CREATED, SessionState.STARTING)
-"""The states in which a session may be born."""
+"""The states in which a session may begin."""
 
 TRANSITIONS: Final[Mapping[SessionState, Mapping[SessionState, str]]] = {
     SessionState.CREATED: {
@@ -75,17 +74,17 @@ TRANSITIONS: Final[Mapping[SessionState, Mapping[SessionState, str]]] = {
     SessionState.FAILED: {},
     SessionState.CANCELED: {},
 }
-"""For each state the states that may follow it, each with what makes it so."""
+"""For each state the states that may follow it, each with the reason for the step."""
 
 TERMINAL: Final = frozenset(state for state, following in TRANSITIONS.items() if not following)
 """The states of a session that is over."""
 
 ACTIVE: Final = frozenset(set(SessionState) - TERMINAL - {SessionState.CREATED})
-"""The states of a session that holds a place."""
+"""The states of a session that occupies a slot."""
 
 
 class LifecycleError(ValueError):
-    """A step that the table does not have."""
+    """The table has no such step."""
 
     def __init__(self, old: SessionState, new: SessionState) -> None:
         super().__init__(f"a session that is {old} cannot become {new}")
@@ -94,26 +93,27 @@ class LifecycleError(ValueError):
 
 
 def check(old: SessionState, new: SessionState) -> None:
-    """Raises LifecycleError unless the table has the step from `old` to `new`."""
+    """Raise LifecycleError unless the table has the step from `old` to `new`."""
     if new not in TRANSITIONS[old]:
         raise LifecycleError(old, new)
 
 
-def over(ran: bool, wanted: SessionState) -> SessionState:
-    """The terminal state of a session that `ran` or did not, where its end was meant to be `wanted`.
+def terminal_state(ran: bool, reported: SessionState) -> SessionState:
+    """Return the terminal state of a session that `ran` or did not and whose end was reported as `reported`.
 
-    An end must always free its place, so one that names the wrong kind of good end is put right rather than
-    refused: what never ran was canceled, what ran has ended. Raises LifecycleError if `wanted` is no end.
+    An end must always free the slot, so a report with the wrong kind of good end is corrected and not
+    refused: a session that ran has `ended`, one that never ran was `canceled`. Raises LifecycleError if
+    `reported` is not terminal.
     """
-    if wanted not in TERMINAL:
-        raise LifecycleError(SessionState.ENDING, wanted)
-    if wanted is SessionState.FAILED:
-        return wanted
+    if reported not in TERMINAL:
+        raise LifecycleError(SessionState.ENDING, reported)
+    if reported is SessionState.FAILED:
+        return reported
     return SessionState.ENDED if ran else SessionState.CANCELED
 
 
 def mermaid() -> str:
-    """The table as a Mermaid `stateDiagram-v2`, one step a line, without a trailing newline."""
+    """Return the table as a Mermaid `stateDiagram-v2`, one step a line, without a trailing newline."""
     lines = ["stateDiagram-v2"]
     lines += [f"    [*] --> {state}" for state in INITIAL]
     for state, following in TRANSITIONS.items():

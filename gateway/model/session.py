@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What is said about a session: its call, where it may run, how it ended, and the record of it all."""
+"""The values that describe a session: its call, the slots it may take, its end, and the stored record."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from gateway.model.reasons import Party
 
 @dataclass(frozen=True, slots=True)
 class CallDetails:
-    """The call a session is for, as it is known when the session is admitted.
+    """The call of a session, as known when the session is admitted.
 
     `session_id`: a UUID. `agent`: the service host, "support.acme". `carrier`: as in the path, "twilio".
-    `call_id`, `stream_id`, `from_number`, `to_number`: the carrier's own, None where it says none.
+    `call_id`, `stream_id`, `from_number`, `to_number`: as the carrier names them, None if it does not.
     """
 
     session_id: str
@@ -31,13 +31,12 @@ class CallDetails:
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """What may be said of a session besides its call, when it is promised or admitted.
+    """The properties of a session besides its call, set when it is created or admitted.
 
-    `transport`: how the caller's sound comes: "telephony" for a carrier, else as
-    docs/reference/public-api.md, Start, names it. `start_type`: "cold" or "warm"
-    (docs/reference/public-api.md, Management), None where nobody says.
-    `metadata`: the client's own, JSON text. `idle_timeout`, `max_duration`: in seconds, None for the
-    agent's own.
+    `transport`: the way of the caller's audio: "telephony" for a carrier, else as in
+    docs/reference/public-api.md, Start. `start_type`: "cold" or "warm" (docs/reference/public-api.md,
+    Management), None if unknown. `metadata`: the API client's, JSON text. `idle_timeout`, `max_duration`: in
+    seconds, None for the agent's settings.
     """
 
     transport: str = "telephony"
@@ -48,14 +47,15 @@ class SessionOptions:
 
 
 TELEPHONY_OPTIONS: Final = SessionOptions()
-"""A carrier's call of which nobody says more."""
+"""The options of a carrier's call without any more properties."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueLimit:
-    """That a call may wait where no place is free. `size`: how many wait for the agent at once.
+    """The queue that a call may join if no slot is free.
 
-    `until`: Unix seconds at which it will have given up, whatever becomes of its worker.
+    `size`: the number of calls that may wait for the agent at once. `until`: Unix seconds from which the call
+    counts as gone, even if its worker does not remove it.
     """
 
     size: int
@@ -64,12 +64,11 @@ class QueueLimit:
 
 @dataclass(frozen=True, slots=True)
 class SlotLimits:
-    """Where the sessions of an agent may run.
+    """The slots of an agent that a session may take.
 
-    `instances`: URL and rank of each instance; rank 0 is ready, a larger one is less wanted.
-    `per_instance`: sessions at once on one instance. `max_instances`: instances in use at once.
-    `reserved`: places that this session must leave free for others.
-    `queue`: None for a session that is not to wait.
+    `instances`: URL and rank of each instance; the lowest rank is preferred. `per_instance`: sessions at once
+    on one instance. `max_instances`: instances in use at once. `reserved`: slots that this session must leave
+    free. `queue`: None if the session must not wait.
     """
 
     instances: tuple[tuple[str, int], ...]
@@ -80,14 +79,16 @@ class SlotLimits:
 
     @property
     def limit(self) -> int:
-        """How many sessions there may be at once."""
+        """The number of sessions that the agent may have at once."""
         distinct = len({instance for instance, _ in self.instances})
         return min(distinct, self.max_instances) * self.per_instance
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """WebSocket data frames, and bytes with their heads: "in" from the carrier, "out" to it."""
+    """Numbers of WebSocket data frames and of their bytes, headers included: "in" from the carrier, "out" to
+    it.
+    """
 
     frames_in: int = 0
     bytes_in: int = 0
@@ -97,12 +98,12 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class SessionResult:
-    """How a session ended; made once, when it is over.
+    """The end of a session. Raises LifecycleError if `state` is not terminal.
 
-    `state`: a terminal state; LifecycleError for another. `ended_at`, `first_agent_sound_at`: Unix seconds.
-    `reason`, `side`, `close_code`: of an entry of the table of reasons. `detail`: a clause for the operator.
-    `completion_status`: the same end in the words of docs/reference/public-api.md, Management
-    ("HTTP_COMPLETED", "HTTP_ERROR", "WS_CONNECTION_CLOSED"), None where nobody says.
+    `ended_at`, `first_agent_sound_at`: Unix seconds. `reason`, `side`, `close_code`: from the table of
+    reasons (reasons.py). `detail`: a clause for the operator. `completion_status`: the end as
+    docs/reference/public-api.md, Management, names it ("HTTP_COMPLETED", "HTTP_ERROR",
+    "WS_CONNECTION_CLOSED"), None if it has no such name.
     """
 
     state: SessionState
@@ -122,17 +123,17 @@ class SessionResult:
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
-    """All that the store keeps of one session. Times are Unix seconds; None is "not yet" or "never".
+    """The stored record of one session. Times are Unix seconds; None means "not yet" or "never".
 
-    `owner`: the id of the worker process that carries it. `instance`: the URL of the agent's instance. Both
-    are "" of a session that is promised or never was more.
-    The traffic of a session that is not over, or whose worker was lost, is 0: it is counted at its end.
-    `created_at` is when it was promised, or admitted without; `admitted_at` when it took its place, and
-    `promised_until` when its promise was to expire, None if it was not promised.
+    `owner`: the id of the worker that owns it. `instance`: the URL of the agent's instance. Both are "" while
+    the session is pending, and stay so if it was never admitted.
+    `frames_in` to `bytes_out` are written at the end; they are 0 before it, and if the worker was lost.
+    `created_at`: when the session was created as pending or admitted. `admitted_at`: when it got its slot.
+    `promised_until`: until when it could be admitted if it was pending first.
     `transport` to `max_duration`: see SessionOptions. `completion_status`: see SessionResult.
-    `completed_at`: when the agent's side reported; with it come `reported_seconds`, its duration in seconds,
-    and `transcript` and `results`, JSON text, as far as it said them.
-    `resumed`: how often its agent was lost and another one took its place.
+    `completed_at`: when the agent reported on the session, with `reported_seconds`, the duration by its own
+    account, and `transcript` and `results`, JSON text, each None if not reported.
+    `resumed`: how often the agent was lost and another one took over.
     """
 
     session_id: str
@@ -176,5 +177,5 @@ class SessionRecord:
 
     @property
     def active(self) -> bool:
-        """Whether the session holds a place."""
+        """Whether the session occupies a slot."""
         return self.state in ACTIVE

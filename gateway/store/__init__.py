@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The store: what outlives a process, behind one interface."""
+"""The store: what outlives a process, behind interface.py."""

@@ -9,48 +9,50 @@ from gateway.model.session import SlotLimits
 
 
 class AtCapacity(Exception):  # noqa: N818 - the answer "no", not a fault
-    """No place is free. `taken`: the agent's active sessions; `limit`: its places. The store is unchanged.
+    """No slot is free; the store is unchanged.
 
-    `taken` may be below `limit`: the places left are on instances that are not offered, or it may be above,
-    when the configuration shrank while calls ran.
+    `in_use`: the agent's active sessions. `limit`: its slots. `in_use` may be below `limit`, when the free
+    slots are reserved or on instances that are not offered now; and above it, when the configuration shrank
+    while calls ran.
     """
 
-    def __init__(self, taken: int, limit: int) -> None:
-        super().__init__(f"{taken} of {limit} places taken")
-        self.taken = taken
+    def __init__(self, in_use: int, limit: int) -> None:
+        super().__init__(f"{in_use} of {limit} slots in use")
+        self.in_use = in_use
         self.limit = limit
 
 
 class Queued(AtCapacity):
-    """No place is free for it yet: it stands in the agent's line, and is to ask again.
+    """No slot is free, and the session is now in its agent's queue; the caller shall ask again.
 
-    `number`: its own, greater than those of all that came before it.
+    `number`: the session's number in the queue, greater than those of all sessions before it.
     """
 
-    def __init__(self, taken: int, limit: int, number: int) -> None:
-        super().__init__(taken, limit)
+    def __init__(self, in_use: int, limit: int, number: int) -> None:
+        super().__init__(in_use, limit)
         self.number = number
 
 
-def choose_instance(places: SlotLimits, loads: Mapping[str, int], waiting: int = 0) -> str:
-    """The instance for the agent's next session; raises AtCapacity if there is none.
+def choose_instance(limits: SlotLimits, loads: Mapping[str, int], queued_before: int = 0) -> str:
+    """Return the URL of the instance for the agent's next session. Raises AtCapacity if there is none.
 
-    `waiting`: calls that were there before this one: the next place is theirs.
+    `loads`: the agent's active sessions by instance, of every instance in use. Instances that are not offered
+    now are included, because their running sessions count towards `max_instances`.
+    `queued_before`: the number of queued calls that are to get a slot first.
 
-    `loads`: the agent's active sessions by instance, of every instance in use, also of those not offered now:
-    they are running, so they count among `max_instances`. Among instances with room the lowest rank comes
-    first, then the least loaded, then the order given.
+    Among the instances with room the lowest rank wins, then the lowest load, then the given order.
     """
-    if waiting or (places.reserved and places.limit - sum(loads.values()) <= places.reserved):
-        raise AtCapacity(sum(loads.values()), places.limit)
-    may_open = len(loads) < places.max_instances
+    in_use = sum(loads.values())
+    if queued_before or (limits.reserved and limits.limit - in_use <= limits.reserved):
+        raise AtCapacity(in_use, limits.limit)
+    may_open = len(loads) < limits.max_instances
     best: tuple[int, int] | None = None
     chosen = ""
-    for instance, rank in places.instances:
+    for instance, rank in limits.instances:
         load = loads.get(instance, 0)
-        has_room = load < places.per_instance if load else may_open
+        has_room = load < limits.per_instance if load else may_open
         if has_room and (best is None or (rank, load) < best):
             best, chosen = (rank, load), instance
     if best is None:
-        raise AtCapacity(sum(loads.values()), places.limit)
+        raise AtCapacity(in_use, limits.limit)
     return chosen

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""From the store's URL in the configuration to the store."""
+"""The store that the URL in the configuration names."""
 
 from __future__ import annotations
 
@@ -14,17 +14,23 @@ SQLITE = "sqlite:///"
 
 
 def open_store(
-    url: str, owner: WorkerId, *, admits_without_store: bool = False, calls_per_organization: int = 0
+    url: str,
+    worker: WorkerId,
+    *,
+    admits_on_failure: bool = False,
+    single_use_kinds: frozenset[str] = frozenset(),
+    calls_per_organization: int = 0,
 ) -> Store:
-    """The store of `url`, for the worker `owner`; still to be opened with `await store.open()`.
-
-    `admits_alone`: also while the file fails. `calls_per_organization`: how many at once; 0 sets no limit.
+    """Return the store of `url` as `worker` has it; it is not open yet (`await store.open()`).
 
     "sqlite:///patchbay.db" is relative to the working directory, "sqlite:////var/lib/patchbay.db" absolute;
-    the path is taken as it stands. Raises ValueError, in words, for anything else.
+    the path is taken literally. Raises ValueError with a sentence for the operator for any other URL.
+
+    `admits_on_failure`: calls are admitted while the store fails; see FailoverStore, also for
+    `single_use_kinds`. `calls_per_organization`: active sessions of an organization; 0 sets no limit.
     """
     if not url.startswith(SQLITE):
-        scheme = url.partition(":")[0]  # and no more of it: it may hold a password
+        scheme = url.partition(":")[0]  # and no more of it: the rest may contain a password
         raise ValueError(f"the store's URL must begin with {SQLITE}, and {scheme!r} is another scheme")
     path = url.removeprefix(SQLITE)
     if not path or path.endswith("/"):
@@ -33,5 +39,9 @@ def open_store(
         raise ValueError("the store's URL holds a character that no file name has")
     if path == ":memory:":
         raise ValueError("the store must be a file: workers share it, and it outlives them")
-    kind = FailoverStore if admits_without_store else SqliteStore
-    return kind(Path(path).absolute(), owner, calls_per_organization=calls_per_organization)
+    store = SqliteStore(Path(path).absolute(), worker, calls_per_organization=calls_per_organization)
+    if not admits_on_failure:
+        return store
+    return FailoverStore(
+        store, single_use_kinds=single_use_kinds, calls_per_organization=calls_per_organization
+    )

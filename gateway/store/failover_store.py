@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The store of an operator who would rather have a call too many than none: `on_failure = "admit"`.
+"""The store of an operator who prefers a call too many to no call: `[store] on_failure = "admit"`.
 
-While the file does not answer, this worker counts its own sessions, and admits as if nobody else did. What
-it has decided is owed to the file, in order, once; so are the tokens that were used meanwhile, which each
-worker then knows only for itself. A call out is not begun so: its stream may come to another worker.
+While the wrapped store does not answer, this worker counts its own sessions and admits as if it were the only
+worker. Each such decision is handed to the wrapped store, which writes it later, once and in order. So are
+the tokens that were used meanwhile; until then each worker knows only its own. An outbound call is not begun
+meanwhile, because its stream may come to another worker, which could not find it.
 """
 
 from __future__ import annotations
@@ -12,13 +13,10 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import structlog
 
-from gateway.auth.media_tokens import NONCES
-from gateway.calls.stream_history import CALL_NONCES, CALL_SOCKETS
 from gateway.model.session import (
     TELEPHONY_OPTIONS,
     CallDetails,
@@ -28,200 +26,294 @@ from gateway.model.session import (
     SlotLimits,
 )
 from gateway.store.admission import AtCapacity, choose_instance
-from gateway.store.interface import NotPromised, StoredValue, StoreFailed
-from gateway.store.sqlite.key_values import SqliteKeyValueStore
-from gateway.store.sqlite.sqlite_store import SqliteStore
-from gateway.store.sqlite.writer import Writer
-from gateway.store.worker_id import WorkerId
+from gateway.store.interface import (
+    ALL_SESSIONS,
+    Counts,
+    DurableStore,
+    NotPending,
+    SessionFilter,
+    StoredValue,
+    StoreFailed,
+)
+from gateway.store.notifications import Notifications
 
 log = structlog.get_logger(__name__)
 
 PATIENCE_S: Final = 0.5
-"""How long a call waits for the file before it is admitted without."""
+"""How long a call waits for the wrapped store before it is admitted without it."""
 
-MOST_OWED: Final = 20_000
-"""Writes that may wait for the file, about a kilobyte each; from there on calls are refused after all."""
+MAX_PENDING_WRITES: Final = 20_000
+"""Writes that may wait for the wrapped store, about a kilobyte each; above it calls are refused after all."""
 
 T = TypeVar("T")
 
-_ONCE: Final = frozenset({NONCES, CALL_NONCES, CALL_SOCKETS})
-"""Kinds of documents without which a caller with a token is not let in."""
 
+class FailoverStore:
+    """A `Store` (interface.py documents the methods) that admits calls while the store it wraps fails."""
 
-class FailoverStore(SqliteStore):
-    """A `SqliteStore` that admits while it fails."""
+    def __init__(
+        self,
+        store: DurableStore,
+        *,
+        single_use_kinds: frozenset[str] = frozenset(),
+        calls_per_organization: int = 0,
+    ) -> None:
+        """`single_use_kinds`: kinds of values that are written once and without which no call is let in.
 
-    def __init__(self, path: Path, owner: WorkerId, **limits: Any) -> None:
-        super().__init__(path, owner, **limits)
-        self._documents = FailoverKeyValueStore(self._writer)
-        self._mine: dict[str, tuple[str, str, str]] = {}  # agent, organization, instance
+        `calls_per_organization`: active sessions of an organization on this worker while `store` fails; 0
+        sets no limit. While `store` answers, its own limit counts.
+        """
+        self._store = store
+        self._outage = _Outage(store)
+        self._key_values = FailoverKeyValueStore(store, self._outage, single_use_kinds)
+        self._calls_per_organization = calls_per_organization
+        self._own_sessions: dict[str, tuple[str, str, str]] = {}  # agent, organization, instance
         self._loads: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by agent, of its instances
         self._organizations: Counter[str] = Counter()
         self._admitted_alone = 0
 
+    @property
+    def key_values(self) -> FailoverKeyValueStore:
+        return self._key_values
+
+    @property
+    def notifications(self) -> Notifications:
+        return self._store.notifications
+
+    async def open(self) -> None:
+        await self._store.open()
+
+    async def close(self) -> None:
+        await self._store.close()
+
+    async def create_pending(
+        self, details: CallDetails, options: SessionOptions, now: float, expires_at: float
+    ) -> None:
+        await self._store.create_pending(details, options, now, expires_at)
+
     async def admit(
         self,
         details: CallDetails,
-        places: SlotLimits,
+        limits: SlotLimits,
         now: float,
         options: SessionOptions = TELEPHONY_OPTIONS,
     ) -> str:
-        admit = partial(super().admit, details, places, now, options)
         try:
-            instance = await _in_time(self._writer, admit)
-        except NotPromised:
+            instance = await self._outage.call(partial(self._store.admit, details, limits, now, options))
+        except NotPending:  # an answer, not an outage
             raise
         except StoreFailed:
-            return self._admit_alone(details, places, now, options)
-        self._say_how_many()
-        self._hold(details, instance)
+            return self._admit_alone(details, limits, now, options)
+        self._log_admitted_alone()
+        self._outage.reported_full = False
+        self._count(details, instance)
         return instance
 
-    async def adopt(self, details: CallDetails, now: float) -> str:
-        instance = await super().adopt(details, now)
-        self._hold(details, instance)
+    def leave_queue(self, session_id: str) -> asyncio.Future[None]:
+        return self._store.leave_queue(session_id)
+
+    def mark_running(self, session_id: str, at: float) -> asyncio.Future[None]:
+        return self._store.mark_running(session_id, at)
+
+    def end(self, session_id: str, result: SessionResult) -> asyncio.Future[None]:
+        self._discount(session_id)
+        return self._store.end(session_id, result)
+
+    async def attach_stream(self, details: CallDetails, now: float) -> str:
+        instance = await self._store.attach_stream(details, now)
+        self._count(details, instance)
         return instance
 
-    async def move(self, session_id: str, places: SlotLimits) -> str:
-        instance = await _in_time(self._writer, partial(super().move, session_id, places))
-        held = self._mine.get(session_id)
-        if held is not None:
-            agent, organization, before = held
+    def end_if_unattached(self, session_id: str, result: SessionResult) -> asyncio.Future[bool]:
+        ended = self._store.end_if_unattached(session_id, result)
+
+        def done(future: asyncio.Future[bool]) -> None:
+            if not future.cancelled() and future.exception() is None and future.result():
+                self._discount(session_id)
+
+        ended.add_done_callback(done)
+        return ended
+
+    async def move(self, session_id: str, limits: SlotLimits) -> str:
+        instance = await self._outage.call(partial(self._store.move, session_id, limits))
+        counted = self._own_sessions.get(session_id)
+        if counted is not None:
+            agent, organization, before = counted
             self._loads[agent][instance] += 1
             self._loads[agent][before] -= 1
             if not self._loads[agent][before]:
                 del self._loads[agent][before]
-            self._mine[session_id] = agent, organization, instance
+            self._own_sessions[session_id] = agent, organization, instance
         return instance
 
-    def abandon(self, session_id: str, result: SessionResult) -> asyncio.Future[bool]:
-        abandoned = super().abandon(session_id, result)
+    def mark_resumed(self, session_id: str, times: int) -> asyncio.Future[None]:
+        return self._store.mark_resumed(session_id, times)
 
-        def done(future: asyncio.Future[bool]) -> None:
-            if not future.cancelled() and future.exception() is None and future.result():
-                self._free(session_id)
+    async def request_stop(self, session_id: str, at: float) -> bool:
+        return await self._store.request_stop(session_id, at)
 
-        abandoned.add_done_callback(done)
-        return abandoned
+    async def stop_requests(self) -> list[str]:
+        return await self._store.stop_requests()
 
-    def ended(self, session_id: str, result: SessionResult) -> asyncio.Future[None]:
-        self._free(session_id)
-        return super().ended(session_id, result)
+    async def complete(
+        self,
+        session_id: str,
+        transcript: str | None,
+        reported_seconds: float | None,
+        results: str | None,
+        at: float,
+    ) -> bool:
+        return await self._store.complete(session_id, transcript, reported_seconds, results, at)
 
     async def session(self, session_id: str) -> SessionRecord | None:
-        """The record; bounded, since calls ask for it as they begin."""
-        return await _in_time(self._writer, partial(super().session, session_id))
+        # Bounded, because a call that begins waits for it.
+        return await self._outage.call(partial(self._store.session, session_id))
+
+    async def sessions(
+        self,
+        matching: SessionFilter = ALL_SESSIONS,
+        *,
+        limit: int = 100,
+        offset: int = 0,
+        with_reports: bool = False,
+    ) -> tuple[list[SessionRecord], int]:
+        return await self._store.sessions(matching, limit=limit, offset=offset, with_reports=with_reports)
+
+    async def counts(self) -> Counts:
+        return await self._store.counts()
+
+    async def heartbeat(self, now: float) -> None:
+        await self._store.heartbeat(now)
+
+    async def reap(self, now: float) -> list[SessionRecord]:
+        return await self._store.reap(now)
 
     def _admit_alone(
-        self, details: CallDetails, places: SlotLimits, now: float, options: SessionOptions
+        self, details: CallDetails, limits: SlotLimits, now: float, options: SessionOptions
     ) -> str:
         if options.transport == TELEPHONY_OPTIONS.transport and details.stream_id is None:
             raise StoreFailed("the session store does not answer, and a call out needs it")
-        check_room(self._writer)
-        most = self._calls_per_organization
-        if most and self._organizations[details.organization] >= most:
-            raise AtCapacity(self._organizations[details.organization], most)
-        instance = choose_instance(places, self._loads.get(details.agent, {}))
-        self._hold(details, instance)
-        self.admitted(details, places, now, options, instance)
+        self._outage.check_pending_writes()
+        max_calls, calls = self._calls_per_organization, self._organizations[details.organization]
+        if max_calls and calls >= max_calls:
+            raise AtCapacity(calls, max_calls)
+        instance = choose_instance(limits, self._loads.get(details.agent, {}))
+        self._count(details, instance)
+        self._store.record_admission(details, limits, now, options, instance)
         if not self._admitted_alone:
             log.warning("calls are admitted without the session store")
         self._admitted_alone += 1
         return instance
 
-    def _say_how_many(self) -> None:
+    def _log_admitted_alone(self) -> None:
         if self._admitted_alone:
             log.warning("calls were admitted without the session store", calls=self._admitted_alone)
             self._admitted_alone = 0
 
-    def _hold(self, details: CallDetails, instance: str) -> None:
-        self._free(details.session_id)
-        self._mine[details.session_id] = details.agent, details.organization, instance
+    def _count(self, details: CallDetails, instance: str) -> None:
+        self._discount(details.session_id)
+        self._own_sessions[details.session_id] = details.agent, details.organization, instance
         self._loads[details.agent][instance] += 1
         self._organizations[details.organization] += 1
 
-    def _free(self, session_id: str) -> None:
-        held = self._mine.pop(session_id, None)
-        if held is None:
+    def _discount(self, session_id: str) -> None:
+        counted = self._own_sessions.pop(session_id, None)
+        if counted is None:
             return
-        agent, organization, instance = held
+        agent, organization, instance = counted
         loads = self._loads[agent]
-        for counted, name in ((loads, instance), (self._organizations, organization)):
-            counted[name] -= 1
-            if not counted[name]:
-                del counted[name]
+        for counter, name in ((loads, instance), (self._organizations, organization)):
+            counter[name] -= 1
+            if not counter[name]:
+                del counter[name]
         if not loads:
             del self._loads[agent]
 
 
-class FailoverKeyValueStore(SqliteKeyValueStore):
-    """Documents, of which those that let a caller in are kept here while the file fails."""
+class FailoverKeyValueStore:
+    """A `KeyValueStore` that accepts values of the single-use kinds while the wrapped store fails."""
 
-    def __init__(self, writer: Writer) -> None:
-        super().__init__(writer)
-        self._kept: dict[tuple[str, str], StoredValue] = {}  # until they are written
+    def __init__(self, store: DurableStore, outage: _Outage, single_use_kinds: frozenset[str]) -> None:
+        self._values = store.key_values
+        self._outage = outage
+        self._single_use_kinds = single_use_kinds
+        self._unwritten: dict[tuple[str, str], StoredValue] = {}  # by kind and key
+
+    async def put(
+        self, kind: str, key: str, value: str, *, now: float, expires_at: float | None = None
+    ) -> None:
+        await self._values.put(kind, key, value, now=now, expires_at=expires_at)
 
     async def put_if_absent(
         self, kind: str, key: str, value: str, *, now: float, expires_at: float | None = None
     ) -> bool:
-        if kind not in _ONCE:
-            return await super().put_if_absent(kind, key, value, now=now, expires_at=expires_at)
-        if (kind, key) in self._kept:
+        put = partial(self._values.put_if_absent, kind, key, value, now=now, expires_at=expires_at)
+        if kind not in self._single_use_kinds:
+            return await put()
+        if (kind, key) in self._unwritten:
             return False
-        put = partial(super().put_if_absent, kind, key, value, now=now, expires_at=expires_at)
         try:
-            return await _in_time(self._writer, put)
+            return await self._outage.call(put)
         except StoreFailed:
             pass
-        check_room(self._writer)
-        self._kept[kind, key] = StoredValue(kind, key, value, now, expires_at)
-        owed = self.owe_if_absent(kind, key, value, now=now, expires_at=expires_at)
-        owed.add_done_callback(partial(self._written, (kind, key)))
+        self._outage.check_pending_writes()
+        self._unwritten[kind, key] = StoredValue(kind, key, value, now, expires_at)
+        written = self._values.put_if_absent_later(kind, key, value, now=now, expires_at=expires_at)
+        written.add_done_callback(lambda _: self._unwritten.pop((kind, key), None))
         return True
 
     async def get(self, kind: str, key: str, now: float) -> StoredValue | None:
-        if kind not in _ONCE:
-            return await super().get(kind, key, now)
+        get = partial(self._values.get, kind, key, now)
+        if kind not in self._single_use_kinds:
+            return await get()
         try:
-            found = await _in_time(self._writer, partial(super().get, kind, key, now))
+            value = await self._outage.call(get)
         except StoreFailed:
-            found = None
-        return found or self._kept.get((kind, key))
+            value = None
+        return value or self._unwritten.get((kind, key))
+
+    async def delete(self, kind: str, key: str) -> bool:
+        return await self._values.delete(kind, key)
 
     async def list(self, kind: str, now: float, prefix: str = "") -> tuple[StoredValue, ...]:
-        if kind not in _ONCE:
-            return await super().list(kind, now, prefix)
+        read = partial(self._values.list, kind, now, prefix)
+        if kind not in self._single_use_kinds:
+            return await read()
         try:
-            found = await _in_time(self._writer, partial(super().list, kind, now, prefix))
+            written = await self._outage.call(read)
         except StoreFailed:
-            found = ()
+            written = ()
         by_key = {
-            key: kept
-            for (kept_kind, key), kept in self._kept.items()
-            if kept_kind == kind and key.startswith(prefix)
+            key: value
+            for (unwritten_kind, key), value in self._unwritten.items()
+            if unwritten_kind == kind and key.startswith(prefix)
         }
-        by_key |= {each.key: each for each in found}
+        by_key |= {value.key: value for value in written}
         return tuple(by_key[key] for key in sorted(by_key))
 
-    def _written(self, which: tuple[str, str], _: asyncio.Future[bool]) -> None:
-        self._kept.pop(which, None)
 
+class _Outage:
+    """Decides whether the wrapped store is out of order, and how much may be handed to it meanwhile."""
 
-def check_room(writer: Writer) -> None:
-    """Raises StoreFailed where so much is owed that no more may be."""
-    if writer.owed >= MOST_OWED:
-        if not writer.said_full:
-            writer.said_full = True
-            log.error("session_store_owes_too_much", owed=writer.owed)
-        raise StoreFailed("the session store does not answer, and no more is kept for it")
+    def __init__(self, store: DurableStore) -> None:
+        self._store = store
+        self.reported_full = False  # log it once per outage
 
+    async def call(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of an operation. Raises StoreFailed if it takes longer than PATIENCE_S."""
+        if self._store.failing:
+            raise StoreFailed("the session store does not answer")
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return await operation()
+        except TimeoutError:
+            raise StoreFailed("the session store does not answer in time") from None
 
-async def _in_time(writer: Writer, asked: Callable[[], Awaitable[T]]) -> T:
-    """What the file answers. Raises StoreFailed where it fails, or does not within PATIENCE_S."""
-    if writer.failing:
-        raise StoreFailed("the session store does not answer")
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            return await asked()
-    except TimeoutError:
-        raise StoreFailed("the session store does not answer in time") from None
+    def check_pending_writes(self) -> None:
+        """Raise StoreFailed if so many writes wait for the wrapped store that it shall get no more."""
+        pending = self._store.pending_writes
+        if pending >= MAX_PENDING_WRITES:
+            if not self.reported_full:
+                self.reported_full = True
+                log.error("session_store_owes_too_much", owed=pending)
+            raise StoreFailed("the session store does not answer, and no more is kept for it")

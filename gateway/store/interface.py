@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The store: what outlives a worker, behind one small interface. Nothing else counts sessions."""
+"""The store: what outlives a worker and what workers share, behind protocols. Nothing else counts sessions.
+
+Every store passes the suite in tests/store (tests/store/conformance.py says how one joins it).
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
-from gateway.model.lifecycle import ACTIVE, SessionState
+from gateway.model.lifecycle import ACTIVE, TERMINAL, SessionState
 from gateway.model.session import (
     TELEPHONY_OPTIONS,
     CallDetails,
@@ -18,11 +21,41 @@ from gateway.model.session import (
     SlotLimits,
 )
 from gateway.store.admission import AtCapacity, Queued
+from gateway.store.notifications import Notifications
+
+__all__ = [
+    "ALL_SESSIONS",
+    "AtCapacity",
+    "Counts",
+    "DurableKeyValueStore",
+    "DurableStore",
+    "KeyValueStore",
+    "NotPending",
+    "Queued",
+    "SessionFilter",
+    "Store",
+    "StoreFailed",
+    "StoredValue",
+]
+
+
+class StoreFailed(Exception):  # noqa: N818 - named after the reason `store_failed`
+    """The store does not answer, cannot be opened, or is closed. `str()` is a sentence for the operator."""
+
+
+class NotPending(StoreFailed):
+    """The session is not in the state that the operation needs.
+
+    It does not exist, is active or over, was asked to stop, has expired, or belongs to another agent.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class StoredValue:
-    """One document. `value`: JSON text. Times are Unix seconds; `expires_at` None is never."""
+    """One entry of the key-value store.
+
+    `value`: JSON text. `created_at`, `expires_at`: Unix seconds; `expires_at` None means never.
+    """
 
     kind: str
     key: str
@@ -32,51 +65,43 @@ class StoredValue:
 
 
 class KeyValueStore(Protocol):
-    """KeyValueStore of all workers. Every time is Unix seconds and comes from the caller.
+    """Values by kind and key, shared by all workers.
 
-    From its `expires_at` on a document is as if it were not there. Each method is one atomic step over all
-    workers; it answers within seconds or raises StoreFailed (store.py). Whoever gives up waiting for it does
-    not know whether it was done. Kinds and keys are any text, told apart by every character; text that is no
-    Unicode (half a surrogate pair) raises ValueError.
+    Every time is Unix seconds and comes from the caller. From its `expires_at` on a value is treated as
+    absent. Each method is one atomic step over all workers; it answers within seconds or raises StoreFailed.
+    If the caller is cancelled, the step may or may not have been done. Kinds and keys are compared by code
+    point; text that is not valid Unicode (a lone surrogate) raises UnicodeError.
     """
 
     async def put(
         self, kind: str, key: str, value: str, *, now: float, expires_at: float | None = None
     ) -> None:
-        """Writes a document, in place of an earlier one."""
+        """Write a value, replacing an earlier one of the same kind and key."""
 
     async def put_if_absent(
         self, kind: str, key: str, value: str, *, now: float, expires_at: float | None = None
     ) -> bool:
-        """Writes a document if there is none; whether it did. Of many that try, exactly one does."""
+        """Write a value unless there is one. Return True if it was written.
+
+        Of several workers that write the same key at once, exactly one gets True.
+        """
 
     async def get(self, kind: str, key: str, now: float) -> StoredValue | None:
-        """One document."""
+        """Return the value of one key, None if there is none."""
 
     async def delete(self, kind: str, key: str) -> bool:
-        """Removes a document; whether there was one, be it expired."""
+        """Remove a value. Return True if there was one, even an expired one."""
 
     async def list(self, kind: str, now: float, prefix: str = "") -> tuple[StoredValue, ...]:
-        """The documents of a kind whose keys begin with `prefix`, in the order of their keys."""
-
-
-__all__ = ["AtCapacity", "Counts", "NotPromised", "Queued", "Store", "StoreFailed"]
-
-
-class StoreFailed(Exception):  # noqa: N818 - read as a sentence, like the entry `store_failed`
-    """The store does not answer, cannot be opened, or is closed. `str()` says why, in words."""
-
-
-class NotPromised(StoreFailed):
-    """There is a session of this id, and no promise: it runs, was stopped, expired, or is another agent's."""
+        """Return the values of a kind whose keys begin with `prefix`, ordered by key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many sessions there are, of all workers together.
+    """Numbers of sessions of all workers, by state.
 
-    `active`: those that are not over, by state; every state that is not terminal is there, also with 0.
-    `over`: those that are over, since the store was made, by terminal state, also with 0.
+    `active`: sessions that are not over; has every state that is not terminal, also with 0.
+    `over`: sessions that ended since the store was created; has every terminal state, also with 0.
     """
 
     active: Mapping[SessionState, int]
@@ -84,120 +109,143 @@ class Counts:
 
     @property
     def total_active(self) -> int:
-        """Those that hold a place; a promised session does not."""
+        """The number of sessions that occupy a slot; a pending session does not."""
         return sum(sessions for state, sessions in self.active.items() if state in ACTIVE)
 
     @property
     def total(self) -> int:
+        """The number of all sessions, pending and over included."""
         return sum(self.active.values()) + sum(self.over.values())
 
 
-class Store(Protocol):
-    """Sessions of all workers. Every time is Unix seconds and comes from the caller.
+@dataclass(frozen=True, slots=True)
+class SessionFilter:
+    """The sessions that a list shall contain; None does not filter.
 
-    A method with `await` answers within seconds, or raises StoreFailed. To be used from one event loop.
+    `active`: True for sessions that occupy a slot, False for sessions that are over; a pending session is
+    neither. `created_from` (inclusive), `created_before` (exclusive): Unix seconds.
+    """
+
+    agent: str | None = None
+    organization: str | None = None
+    active: bool | None = None
+    state: SessionState | None = None
+    start_type: str | None = None
+    created_from: float | None = None
+    created_before: float | None = None
+
+    def states(self) -> frozenset[SessionState]:
+        """Return the states that match both `state` and `active`."""
+        states = frozenset(SessionState if self.state is None else {self.state})
+        if self.active is not None:
+            states &= ACTIVE if self.active else TERMINAL
+        return states
+
+
+ALL_SESSIONS: Final = SessionFilter()
+
+
+class Store(Protocol):
+    """The sessions of all workers. Every time is Unix seconds and comes from the caller.
+
+    An `async` method answers within seconds or raises StoreFailed. A method that returns a future returns at
+    once; its write is retried until it succeeds, in the order of the calls, so the future may be ignored.
+    All methods must be called from the event loop that opened the store.
     """
 
     @property
-    def documents(self) -> KeyValueStore:
-        """What workers share besides; open and closed with the store."""
+    def key_values(self) -> KeyValueStore:
+        """The values that workers share besides sessions; opened and closed with the store."""
+
+    @property
+    def notifications(self) -> Notifications:
+        """The notifications between all workers of this store."""
 
     async def open(self) -> None:
-        """Makes the store ready. Raises StoreFailed, and then needs no close."""
+        """Make the store ready. Raises StoreFailed; then it need not be closed."""
 
     async def close(self) -> None:
-        """Writes what is owed, for a bounded time, and frees everything. May be called twice."""
+        """Write what is pending, for a bounded time, and free all resources. May be called twice."""
 
-    async def promise(
+    async def create_pending(
         self, details: CallDetails, options: SessionOptions, now: float, expires_at: float
     ) -> None:
-        """Makes a session that is `created`: it holds no place, and any worker may admit it.
+        """Create a session in the state `created`: it occupies no slot, and any worker may admit it.
 
         From `expires_at` on it cannot be admitted, and the next `reap` cancels it. Raises StoreFailed, also
-        where there is a session of this id.
+        if a session with this id exists.
         """
 
     async def admit(
         self,
         details: CallDetails,
-        places: SlotLimits,
+        limits: SlotLimits,
         now: float,
         options: SessionOptions = TELEPHONY_OPTIONS,
     ) -> str:
-        """Takes a place and returns the URL of its instance: one atomic step over all workers.
+        """Take a slot and return the URL of its instance, in one atomic step over all workers.
 
-        The session is then `starting`, and whoever called owes its `ended`. Raises AtCapacity, NotPromised or
-        StoreFailed; then, and when this is cancelled, there is no session.
+        The session is then `starting`, and this worker must `end` it. Raises AtCapacity, NotPending or
+        StoreFailed. After an exception or a cancellation there is no session.
 
-        A session that was promised under this id to this agent and organization is admitted by this; if it is
-        not, the promise stands. The call's `facts` are then those given here; of `extras` what the promise
-        says holds, and what it leaves None is taken from here.
+        A pending session with this id, agent and organization is admitted by this; if that fails, it stays
+        pending. The call's details are then those given here; an option that the pending session has keeps
+        its value, and one that is None is taken from here.
 
-        While calls wait for the agent, a place that becomes free is the first one's: everybody else finds
-        none. A session whose `places` let it wait is put into the agent's line, as long as there is room in
-        that, and Queued raised. It keeps its place in the line and asks again with the same id, until it is
-        admitted, or whoever called says `leave_line`.
+        While calls of the agent are queued, a slot that becomes free goes to the first of them, and every
+        other caller gets AtCapacity. If `limits.queue` is set and the queue has room, the session is added to
+        it and Queued is raised. It keeps its position: the caller asks again with the same id until it is
+        admitted, or calls `leave_queue`.
         """
 
-    def leave_line(self, session_id: str) -> asyncio.Future[None]:
-        """A call waits no longer; also one that never did. Returns at once, as `ended` does."""
+    def leave_queue(self, session_id: str) -> asyncio.Future[None]:
+        """Remove a call from its agent's queue. No effect if it is not queued."""
 
-    def started(self, session_id: str, at: float) -> asyncio.Future[None]:
-        """The agent runs: the session is `running`.
+    def mark_running(self, session_id: str, at: float) -> asyncio.Future[None]:
+        """Record that the agent runs: the session becomes `running`."""
 
-        Returns at once. The future is done when it is written; nobody needs to await it, the write is tried
-        until it succeeds, in order with `ended`.
+    def end(self, session_id: str, result: SessionResult) -> asyncio.Future[None]:
+        """Record the end of a session and free its slot. The first end wins; a later one changes nothing.
+
+        An unknown session is logged and otherwise ignored. A pending session may be ended, too, and becomes
+        `canceled` or `failed`.
         """
 
-    def ended(self, session_id: str, result: SessionResult) -> asyncio.Future[None]:
-        """The session is over and its place is free. The first end wins; a later one changes nothing.
+    async def attach_stream(self, details: CallDetails, now: float) -> str:
+        """Take over an outbound call whose stream came to this worker. Return the URL of its instance.
 
-        Returns at once, as `started` does. An unknown session is a log line and no more. A promised session
-        may be ended so too, and is then `canceled` or `failed`.
+        Whichever worker dialled admitted the session without a stream. From now on this worker owns the
+        session and must `end` it; the record gets the call's ids of `details`. Raises NotPending if there is
+        no such session of this agent, organization and carrier, or if it is over, was asked to stop, or has a
+        stream; StoreFailed. After an exception or a cancellation nothing has changed.
         """
 
-    async def adopt(self, details: CallDetails, now: float) -> str:
-        """The stream of a session that was admitted without one came to this worker: who admitted it was
-        dialling, here or in another worker. Returns the URL of its instance.
+    def end_if_unattached(self, session_id: str, result: SessionResult) -> asyncio.Future[bool]:
+        """End a session as `end` does unless its stream was attached. The future says whether it ended.
 
-        The session is this worker's from then on, with the call's ids of `facts`, and whoever called owes its
-        `ended`. Raises NotPromised where there is no such session of this agent, organization and carrier, it
-        is over or was asked to stop, or has a stream already; StoreFailed; and then, and when this is
-        cancelled, nothing has changed.
+        For the worker that dialled: once a stream is attached, the worker that attached it ends the session.
         """
 
-    async def move(self, session_id: str, places: SlotLimits) -> str:
-        """Gives a session another instance and returns its URL: one atomic step over all workers.
+    async def move(self, session_id: str, limits: SlotLimits) -> str:
+        """Give a session a slot on another instance and return its URL, in one atomic step over all workers.
 
-        Its own place does not count, so it can stay where it is. Raises AtCapacity; NotPromised where this
-        worker does not carry it, it is over, or was asked to stop; StoreFailed; and then nothing has changed.
+        The session's own slot counts as free, so it may stay where it is. Raises AtCapacity; NotPending if
+        this worker does not own the session, or if it is over or was asked to stop; StoreFailed. After an
+        exception nothing has changed.
         """
 
-    def resumed(self, session_id: str, times: int) -> asyncio.Future[None]:
-        """Another agent has taken the session over, for the `times`-th time; written as `started` is."""
-
-    def abandon(self, session_id: str, result: SessionResult) -> asyncio.Future[bool]:
-        """Ends a session as `ended` does, unless its stream has come; whether it did.
-
-        For who dialled: where a stream was adopted, its call owes the end. Written until it succeeds.
-        """
+    def mark_resumed(self, session_id: str, times: int) -> asyncio.Future[None]:
+        """Record that another agent has taken the session over, for the `times`-th time."""
 
     async def request_stop(self, session_id: str, at: float) -> bool:
-        """Asks the worker that carries the session to end it; False if it is unknown or over.
+        """Ask the worker that owns the session to end it. Return False if it is unknown or over.
 
-        That worker learns it from `changed` and `stops_requested`, and ends the session. A promised session,
-        which nobody carries, is canceled here. To ask again changes nothing.
+        That worker is notified (Topic.STOP_REQUESTED), reads `stop_requests`, and ends the session. A pending
+        session, which no worker owns, is canceled here. A second request changes nothing.
         """
 
-    async def changed(self) -> bool:
-        """Whether a stop may have been requested since this was last asked; True the first time.
-
-        That is: whether another process wrote anything, or a stop was requested here. Cheap: meant to be
-        asked ten times a second, and `stops_requested` only after a True.
-        """
-
-    async def stops_requested(self) -> list[str]:
-        """The ids of this worker's own sessions that are to stop and are not over, in order of arrival."""
+    async def stop_requests(self) -> list[str]:
+        """Return the ids of this worker's sessions that shall stop and are not over, in order of arrival."""
 
     async def complete(
         self,
@@ -207,49 +255,75 @@ class Store(Protocol):
         results: str | None,
         at: float,
     ) -> bool:
-        """Keeps what the agent's side reports of an active session, once; `transcript`, `results`: JSON text.
+        """Store what the agent reports about an active session, once. Return True if it was stored.
 
-        False, and nothing is changed, if the session is unknown, does not hold a place, or was completed.
-        Completing does not end it.
+        `transcript`, `results`: JSON text. Nothing changes, and False is returned, if the session is unknown,
+        occupies no slot, or has a report. This does not end the session.
         """
 
     async def session(self, session_id: str) -> SessionRecord | None:
-        """The record of one session."""
+        """Return the record of one session, None if it is unknown."""
 
     async def sessions(
         self,
+        matching: SessionFilter = ALL_SESSIONS,
         *,
-        agent: str | None = None,
-        organization: str | None = None,
-        active: bool | None = None,
-        state: SessionState | None = None,
-        start_type: str | None = None,
-        created_from: float | None = None,
-        created_before: float | None = None,
         limit: int = 100,
         offset: int = 0,
         with_reports: bool = False,
     ) -> tuple[list[SessionRecord], int]:
-        """One page of the sessions that match, newest first, and how many match in all.
+        """Return one page of the sessions that match, newest first, and the number of all that match.
 
-        `active`: True for those that hold a place, False for those that are over; a promised session is
-        neither. `created_from` and later, earlier than `created_before`: Unix seconds. Without `with_reports`
-        the records have None for `transcript` and `results`, which may be long; `completed_at` is there.
-        Of neither an agent nor an organization it reads the whole history.
+        Without `with_reports` the records have None for `transcript` and `results`, which may be long;
+        `completed_at` is set. Without an agent or an organization the whole history is read. Raises
+        ValueError if `limit` or `offset` is negative; StoreFailed.
         """
 
     async def counts(self) -> Counts:
-        """How many sessions there are, by state."""
+        """Return the number of sessions by state."""
 
-    async def beat(self, now: float) -> None:
-        """This worker lives. To be called several times in STALE_S (owner.py)."""
+    async def heartbeat(self, now: float) -> None:
+        """Record that this worker is alive. To be called several times in STALE_S (worker_id.py)."""
 
     async def reap(self, now: float) -> list[SessionRecord]:
-        """Ends the sessions of dead workers as `gateway_lost` and returns them, oldest first.
+        """End the sessions of dead workers as `gateway_lost` and return them, oldest first.
 
-        A worker is dead when its process is gone, or, where its process cannot be looked up from here
-        (another machine or container), when it was silent for STALE_S while this one was heard without a gap.
+        A worker is dead if its process is gone, or, where its process cannot be looked up from here (another
+        machine or container), if it was silent for STALE_S while this worker's own heartbeats had no gap.
 
-        What has expired goes too, and is not returned: promises become `canceled` with the reason
-        `idle_timeout`, documents vanish.
+        Expired sessions and values are removed, too, and not returned: pending sessions become `canceled`
+        with the reason `idle_timeout`.
+        """
+
+
+class DurableKeyValueStore(KeyValueStore, Protocol):
+    """A key-value store that accepts a write while it cannot be reached."""
+
+    def put_if_absent_later(
+        self, kind: str, key: str, value: str, *, now: float, expires_at: float | None
+    ) -> asyncio.Future[bool]:
+        """Do what `put_if_absent` does, retried until it succeeds. Returns at once."""
+
+
+class DurableStore(Store, Protocol):
+    """A store that accepts decisions made without it: what FailoverStore needs of the store it wraps."""
+
+    @property
+    def key_values(self) -> DurableKeyValueStore: ...
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last write failed, and none has succeeded since."""
+
+    @property
+    def pending_writes(self) -> int:
+        """The number of writes that are retried until they succeed and have not yet."""
+
+    def record_admission(
+        self, details: CallDetails, limits: SlotLimits, now: float, options: SessionOptions, instance: str
+    ) -> asyncio.Future[None]:
+        """Record an admission that was decided without the store; `instance`: where. Returns at once.
+
+        Written in order with `end`, as every method that returns a future. An existing session is not
+        changed.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The worker process that owns sessions, and how others tell that it is dead."""
+"""The identity of a worker process, by which other workers see that it is dead."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STALE_S = 12.0
-"""A worker of which nothing was heard for so many seconds is dead, where its process cannot be asked for."""
+"""A worker whose process cannot be looked up is dead after this many seconds without a heartbeat."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerId:
     """One worker process.
 
-    `id`: unique among all workers that ever were. `host`: where its pid has meaning; equal for two processes
-    exactly if one can look up the other's pid. `pid`: its process id there. `born`: when that process began,
-    in clock ticks since boot, so that a pid used again is not mistaken for it; 0 where nobody says.
+    `id`: unique among all workers, also earlier ones. `host`: the namespace of `pid`; equal for two processes
+    if and only if each can look up the other's pid. `pid`: the process id there. `born`: when the process
+    started, in clock ticks since boot (proc_pid_stat(5), field 22), so that a process that got the same pid
+    later is not mistaken for it; 0 if the system does not tell.
     """
 
     id: str
@@ -27,39 +28,39 @@ class WorkerId:
     born: int
 
     @classmethod
-    def of_this_process(cls, owner_id: str) -> WorkerId:
-        """The process this is called in."""
+    def of_this_process(cls, worker_id: str) -> WorkerId:
+        """Return the identity of the calling process, with `worker_id` as its id."""
         pid = os.getpid()
-        started = _started(pid)
-        return cls(owner_id, _host(), pid, started or 0)
+        return cls(worker_id, _host(), pid, _start_ticks(pid) or 0)
 
     def process_gone(self) -> bool:
-        """Whether the process no longer runs. To be asked on its own host only."""
+        """Whether the process no longer runs. Only meaningful on its own `host`."""
         if not self.born:
             return not _exists(self.pid)
-        return _started(self.pid) != self.born
+        return _start_ticks(self.pid) != self.born
 
 
 def _host() -> str:
-    """The machine, this run of it, and the pid namespace: containers may share a name and a kernel."""
+    """Return the machine, its boot, and the pid namespace: containers may share a name and a kernel."""
     parts = [socket.gethostname()]
     try:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    except OSError:  # no Linux: the name must do
+    except OSError:  # not Linux: the name alone
         pass
     return " ".join(parts)
 
 
-def _started(pid: int) -> int | None:
-    """When a running process started (proc_pid_stat(5), field 22); None if it does not, or nobody knows."""
+def _start_ticks(pid: int) -> int | None:
+    """Return when a process started (WorkerId.born); None if it does not run, or the system does not tell."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    # The name, field 2, is in parentheses and may hold any byte; what follows the last one is plain.
+    # Field 2, the name, is in parentheses and may contain any byte; the fields after the last ")" are
+    # numbers.
     state, *fields = stat[stat.rindex(b")") + 2 :].split()
-    if state in (b"Z", b"X"):  # a zombie has a pid, but no life
+    if state in (b"Z", b"X"):  # a zombie has a pid and does not run
         return None
     return int(fields[18])
 

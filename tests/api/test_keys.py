@@ -37,7 +37,7 @@ def settings() -> Settings:
 
 @pytest.fixture
 def api_keys(settings: Settings, store: SqliteStore, clock: Any) -> Keyring:
-    return Keyring(settings.organizations, store.documents, clock)
+    return Keyring(settings.organizations, store.key_values, clock)
 
 
 async def test_configured_keys_are_their_organisations(api_keys: Keyring) -> None:
@@ -59,7 +59,7 @@ async def test_a_key_that_is_made_opens_at_once_and_for_every_worker(
     record, key = await api_keys.create("acme", "public", "the website")
     assert key.startswith("pk_")
     assert len(key) == len("pk_") + 48
-    other_worker = Keyring(settings.organizations, store.documents, clock)
+    other_worker = Keyring(settings.organizations, store.key_values, clock)
     assert await other_worker.identify(key) == Principal("acme", "public", record.id)
     assert (record.name, record.created_at, record.revoked_at) == ("the website", clock.now, None)
 
@@ -115,7 +115,7 @@ async def test_the_list_tells_keys_apart_and_shows_none(api_keys: Keyring, clock
 
 async def test_the_store_holds_hashes_only(api_keys: Keyring, store: SqliteStore, clock: Any) -> None:
     _, key = await api_keys.create("acme", "private", "the server")
-    (document,) = await store.documents.list(DOCUMENT_KIND, clock.now)
+    (document,) = await store.key_values.list(DOCUMENT_KIND, clock.now)
     assert document.key == hashlib.sha256(key.encode()).hexdigest()
     assert key not in document.value
     assert key[3:20] not in document.value

@@ -156,7 +156,7 @@ async def test_a_token_of_another_release_is_malformed(tokens: MediaTokens) -> N
 @given(st.text(alphabet=URL_SAFE, min_size=140, max_size=140))
 def test_nobody_guesses_a_token(token: str) -> None:
     class NoStore:
-        documents = None  # nor is it asked
+        key_values = None  # it is not read
 
     tokens = MediaTokens(SECRET, NoStore(), Clock())  # type: ignore[arg-type]
     with pytest.raises(TokenRejected, match="wrong signature"):
@@ -250,7 +250,7 @@ async def test_the_secret_is_made_once_for_all_workers(open_store: OpenStore, cl
 
 @pytest.mark.parametrize("kept", ["", "null", "1", '"xyz"', '"00ff"', "[" * 9, '{"a": 1}'])
 async def test_a_damaged_secret_is_said(kept: str, store: SqliteStore, clock: Clock) -> None:
-    await store.documents.put("secret", "tokens", kept, now=1000.0)
+    await store.key_values.put("secret", "tokens", kept, now=1000.0)
     with pytest.raises(StoreFailed, match="is damaged"):
         await load_secret(store, clock)
 

@@ -40,7 +40,7 @@ SET_UP = (
 )
 WITH_BRIDGE = (CallState.BRIDGED, CallState.AWAITING_AGENT, CallState.AWAITING_CARRIER)
 OVER = (CallState.ENDING, CallState.ENDED)
-TRANSFER_COMMANDS = {CallCommand.TRANSFER: True, CallCommand.NOTHING: False}
+TRANSFER_COMMANDS = {CallCommand.TRANSFER: True, CallCommand.REVOKED: False}
 
 
 class Log:
@@ -270,7 +270,7 @@ async def test_a_command_for_a_call_in_every_state(
     accepted = made.call.handle(command)
     assert accepted is not (command is CallCommand.TRANSFER and state is CallState.AWAITING_CARRIER)
     kept = made.call._phase.command
-    if not accepted or command in (CallCommand.OVER, CallCommand.NOTHING):
+    if not accepted or command in (CallCommand.CARRIER_ENDED, CallCommand.REVOKED):
         assert kept is None
     else:
         assert kept is command
@@ -281,7 +281,7 @@ async def test_a_command_for_a_call_in_every_state(
         assert relay_calls == [("detach_carrier", Reasons.transferred)]
     elif command in TRANSFER_COMMANDS:
         assert relay_calls == [("set_transfer_pending", TRANSFER_COMMANDS[command])]
-    ends_the_call = command is CallCommand.OVER and state is CallState.AWAITING_CARRIER
+    ends_the_call = command is CallCommand.CARRIER_ENDED and state is CallState.AWAITING_CARRIER
     assert (made.call.termination.end is not None) is ends_the_call
     assert made.call.state is state, "a command alone changes no state"
 
@@ -311,7 +311,7 @@ async def test_no_stream_is_attached_to_a_call_that_has_an_end_or_a_command(
     assert not made.call.can_attach("sales.acme", made.start), "another agent's stream"
     made.call.handle(CallCommand.HANG_UP)
     assert not made.call.can_attach("support.acme", made.start)
-    made.call.handle(CallCommand.NOTHING)
+    made.call.handle(CallCommand.REVOKED)
     assert made.call.can_attach("support.acme", made.start)
     made.call.termination.set(CallEnded(Reasons.stopped))
     assert not made.call.can_attach("support.acme", made.start)

@@ -35,7 +35,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 
 @pytest.fixture
 def streams(store: SqliteStore) -> StreamHistory:
-    return StreamHistory(store.documents, Clock())
+    return StreamHistory(store.key_values, Clock())
 
 
 @pytest.fixture

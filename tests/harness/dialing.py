@@ -115,7 +115,7 @@ class Dialing:
         """`turns`: None for a rate limiter that does not let the call wait."""
         self.store = store
         self.carrier = carrier
-        self.call_log = CallLog(store.documents, time.time)
+        self.call_log = CallLog(store.key_values, time.time)
         self.turns = turns
         self.polls = 0
         self.session_id = str(uuid.uuid4())
@@ -127,12 +127,12 @@ class Dialing:
         """Admit the session and start to dial."""
         limits = SlotLimits(((INSTANCE, 0),), 1, 1)
         await self.store.admit(self._details(), limits, time.time())
-        commands = CommandBus(self.store.documents, time.time)
+        commands = CommandBus(self.store, time.time)
         commands.connect(lambda session_id, command: True)
         services = OutboundServices(
             store=self.store,
             call_log=self.call_log,
-            cps=self.turns or CpsLimiter(self.store.documents, time.time),  # type: ignore[arg-type]
+            cps=self.turns or CpsLimiter(self.store.key_values, time.time),  # type: ignore[arg-type]
             commands=commands,
             dial_request=_dial_request,
             poll_s=self._poll_s,
@@ -168,12 +168,12 @@ class Dialing:
 
     async def attach_stream(self) -> None:
         """Attach the call's stream to its session, as the worker does that the stream arrives at."""
-        await self.store.adopt(self._details(call_id="CA1", stream_id="MZ1"), time.time())
+        await self.store.attach_stream(self._details(call_id="CA1", stream_id="MZ1"), time.time())
 
     async def end_session(self) -> None:
         """End the session, as the worker does that has its stream."""
         end = SessionEnd(self.session_id, CallEnded(Reasons.caller_hangup), time.time(), ran=True)
-        await self.store.ended(self.session_id, end.result())
+        await self.store.end(self.session_id, end.result())
 
     async def reaches(self, state: OutboundState) -> None:
         await eventually(lambda: self.call.state is state, f"the call is {state}")

@@ -147,7 +147,7 @@ async def running_worker(
             agents=directory,
             **wiring._asdict(),
             health=health,
-            api_keys=Keyring(settings.organizations, store.documents, time.time),
+            api_keys=Keyring(settings.organizations, store.key_values, time.time),
             tokens=tokens,
             bots=bots,
             http=http,

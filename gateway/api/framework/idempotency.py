@@ -89,7 +89,7 @@ async def run_once(
         StoreFailed: the store did not answer, or the stored answer does not decrypt.
     Whatever `work` raises passes through; the key is free again then.
     """
-    documents, now = services.store.documents, services.now
+    documents, now = services.store.key_values, services.now
     name = hashlib.sha256(f"{organization}\0{key}".encode()).hexdigest()
     secret = hashlib.sha256(f"answer\0{organization}\0{key}".encode()).digest()
     record: dict[str, Any] = {_FINGERPRINT: fingerprint}
@@ -121,7 +121,7 @@ async def run_once(
 
 async def _release(services: Services, name: str) -> None:
     try:
-        await services.store.documents.delete(DOCUMENT_KIND, name)
+        await services.store.key_values.delete(DOCUMENT_KIND, name)
     except StoreFailed as error:
         log.warning("store", error=str(error))  # the key is free when its lease ends
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 from pydantic import Field, JsonValue
@@ -17,7 +18,7 @@ from gateway.api.pipecat_cloud.conventions import ResponseModel, both, missing, 
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import REASONS, Party, Reasons
 from gateway.model.session import SessionRecord
-from gateway.store.interface import Store
+from gateway.store.interface import SessionFilter, Store
 
 EndState = Literal[
     "active",
@@ -220,23 +221,23 @@ class SessionsQuery(ResponseModel):
             self.end_state not in (None, "active") or bool(self.start_time_min) or bool(self.start_time_max)
         )
 
-    def in_store(self, agent: str) -> dict[str, Any]:
+    def in_store(self, agent: str) -> SessionFilter:
         """What the store can filter by. A state and `active` that exclude each other match nothing."""
-        wanted: dict[str, Any] = {
-            "agent": agent,
-            "created_from": self.start_time,
-            "created_before": self.end_time,
-            "start_type": None if self.start_type == "all" else self.start_type,
-            "active": {"active": True, "ended": False, "all": None}[self.status],
-        }
+        wanted = SessionFilter(
+            agent=agent,
+            created_from=self.start_time,
+            created_before=self.end_time,
+            start_type=None if self.start_type == "all" else self.start_type,
+            active={"active": True, "ended": False, "all": None}[self.status],
+        )
         if self.end_state is None:
             return wanted
         kind = _KINDS[self.end_state]
-        if wanted["active"] is None:
-            wanted["active"] = kind.get("active")
-        elif kind.get("active", wanted["active"]) != wanted["active"]:
+        if wanted.active is None:
+            wanted = replace(wanted, active=kind.get("active"))
+        elif kind.get("active", wanted.active) != wanted.active:
             kind = {"state": SessionState.CREATED}  # which no active or ended session is in
-        return {**wanted, "state": kind.get("state")}
+        return replace(wanted, state=kind.get("state"))
 
     def matches(self, record: SessionRecord) -> bool:
         """What the store cannot filter by. 0 is no bound, as documented."""
@@ -262,7 +263,7 @@ async def list_sessions(context: Context) -> Answer:
         records, total = await _scan(store, query, agent.service_host)
     else:
         records, total = await store.sessions(
-            **query.in_store(agent.service_host), limit=query.limit, offset=query.offset
+            query.in_store(agent.service_host), limit=query.limit, offset=query.offset
         )
     page = [in_list(record) for record in records]
     return Answer(200, AgentSessionsAnswer(total_count=total, sessions=page))
@@ -273,7 +274,7 @@ async def _scan(store: Store, query: SessionsQuery, agent: str) -> tuple[list[Se
     found: list[SessionRecord] = []
     total = 0
     for offset in range(0, SCAN_MOST, SCAN_PAGE):
-        records, there_are = await store.sessions(**query.in_store(agent), limit=SCAN_PAGE, offset=offset)
+        records, there_are = await store.sessions(query.in_store(agent), limit=SCAN_PAGE, offset=offset)
         for record in filter(query.matches, records):
             if total >= query.offset and len(found) < query.limit:
                 found.append(record)

@@ -39,6 +39,7 @@ from gateway.api.pipecat_cloud.conventions import (
 from gateway.api.pipecat_cloud.properties import default_region
 from gateway.config import AgentSettings
 from gateway.model.addresses import service_host
+from gateway.store.interface import SessionFilter
 
 MAX_KEPT_AGENTS: Final = 1000
 """Agents that an organisation may keep, beside those of the configuration."""
@@ -55,7 +56,7 @@ class AgentsQuery(ResponseModel):
 
 def kept_agents(services: Services) -> StoredAgents:
     """The agents of the store."""
-    return StoredAgents(services.settings, services.store.documents)
+    return StoredAgents(services.settings, services.store.key_values)
 
 
 async def known_agent(context: Context, name: str) -> tuple[AgentSettings, StoredAgent | None]:
@@ -89,7 +90,7 @@ async def list_agents(context: Context) -> Answer:
 async def _one(context: Context, name: str) -> AgentView:
     agent, kept = await known_agent(context, name)
     services = context.services
-    _, active = await services.store.sessions(agent=agent.service_host, active=True, limit=1)
+    _, active = await services.store.sessions(SessionFilter(agent=agent.service_host, active=True), limit=1)
     return told(agent, kept, active, services.health)
 
 
@@ -152,7 +153,7 @@ async def _update(context: Context, name: str, change: AgentChange) -> Answer:
     kept = kept_agents(services)
     made = await kept.update(kept_before, agent, now)
     await kept.refresh(services.agents, services.health, now)
-    _, active = await services.store.sessions(agent=agent.service_host, active=True, limit=1)
+    _, active = await services.store.sessions(SessionFilter(agent=agent.service_host, active=True), limit=1)
     return Answer(200, told(agent, made, active, services.health))
 
 

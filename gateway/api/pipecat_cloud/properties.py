@@ -56,7 +56,7 @@ class PropertiesChange(RequestModel):
 
 async def default_region(services: Services, organization: str) -> str:
     """The region of an agent that is made without one. Raises StoreFailed."""
-    document = await services.store.documents.get(DOCUMENT_KIND, organization, services.now())
+    document = await services.store.key_values.get(DOCUMENT_KIND, organization, services.now())
     chosen = json.loads(document.value).get("defaultRegion") if document else None
     # The operator may have taken a region out since it was chosen.
     if chosen in _codes(services):
@@ -91,7 +91,7 @@ async def _change(context: Context) -> None:
     if region not in (codes := _codes(services)):
         raise refused(400, f"defaultRegion: there is no such region; there is {', '.join(sorted(codes))}")
     value = json.dumps({"defaultRegion": region})
-    await services.store.documents.put(DOCUMENT_KIND, context.caller.organization, value, now=services.now())
+    await services.store.key_values.put(DOCUMENT_KIND, context.caller.organization, value, now=services.now())
 
 
 async def change(context: Context) -> Answer:

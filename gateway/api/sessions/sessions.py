@@ -8,6 +8,7 @@ come from there.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Final
 from urllib.parse import quote
 
@@ -37,6 +38,7 @@ from gateway.model import addresses
 from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import SessionRecord
+from gateway.store.interface import SessionFilter
 
 
 def service_host(agent: str, organization: str) -> str:
@@ -229,29 +231,18 @@ async def _gone(request: Request) -> None:
 async def _page(context: Context, query: ListQuery) -> tuple[list[SessionRecord], int]:
     organization = context.caller.organization
     store = context.services.store
-    agent = None if query.agent is None else service_host(query.agent, organization)
-    created_from = None if query.created_from is None else query.created_from.timestamp()
-    created_before = None if query.created_before is None else query.created_before.timestamp()
-    if query.status is None or query.status in _OF_THE_STORE:
-        return await store.sessions(
-            agent=agent,
-            organization=organization,
-            state=None if query.status is None else _OF_THE_STORE[query.status],
-            created_from=created_from,
-            created_before=created_before,
-            limit=query.limit,
-            offset=query.offset,
-        )
-    active, _ = await store.sessions(
-        agent=agent,
+    matching = SessionFilter(
+        agent=None if query.agent is None else service_host(query.agent, organization),
         organization=organization,
-        active=True,
-        created_from=created_from,
-        created_before=created_before,
-        limit=MAX_ACTIVE,
+        created_from=None if query.created_from is None else query.created_from.timestamp(),
+        created_before=None if query.created_before is None else query.created_before.timestamp(),
     )
-    matching = [record for record in active if status_of(record) is query.status]
-    return matching[query.offset : query.offset + query.limit], len(matching)
+    if query.status is None or query.status in _OF_THE_STORE:
+        state = None if query.status is None else _OF_THE_STORE[query.status]
+        return await store.sessions(replace(matching, state=state), limit=query.limit, offset=query.offset)
+    active, _ = await store.sessions(replace(matching, active=True), limit=MAX_ACTIVE)
+    found = [record for record in active if status_of(record) is query.status]
+    return found[query.offset : query.offset + query.limit], len(found)
 
 
 _ID_NOTE: Final = {"session_id": "The session's id, as it was answered or as the agent was told it."}

@@ -27,7 +27,7 @@ class SharedCall:
 
     def __init__(self, services: Services, kind: str, *identity: str) -> None:
         """`kind`: of the document. `identity`: what names the call, the agent's service host first."""
-        self._documents = services.store.documents
+        self._documents = services.store.key_values
         self._now = services.now
         self._kind = kind
         self._key = hashlib.sha256("\0".join(identity).encode()).hexdigest()

@@ -126,7 +126,7 @@ def _is_left_alone(record: SessionRecord, told: CallbackEvent) -> bool:
 async def _tell_over(context: Context, record: SessionRecord, line: structlog.stdlib.BoundLogger) -> None:
     """Nobody waits for another socket of a call that is over (reconnect.py)."""
     try:
-        await context.services.calls.commands.tell(record.session_id, CallCommand.OVER)
+        await context.services.calls.commands.send(record.session_id, CallCommand.CARRIER_ENDED)
     except StoreFailed as error:
         line.warning("store", error=str(error))
 

@@ -79,7 +79,7 @@ class CallEventHandler:
         finally:
             if not done:
                 await self._known.forget()
-        services.store.started(session_id, services.now())
+        services.store.mark_running(session_id, services.now())
         await self._known.keep(_document(held), KEPT_S)
         longest_s = float(self._agent.max_session_duration)
         self._holding.append(WhatsAppCall(services.calls, services.active, held, longest_s))

@@ -299,7 +299,7 @@ class OutboundCall:
                 if record is None or not record.active:
                     break
                 if call.status is CallStatus.MACHINE:
-                    await self._services.commands.tell(self.session_id, CallCommand.MACHINE)
+                    await self._services.commands.send(self.session_id, CallCommand.MACHINE)
                     self._step(OutboundEvent.MACHINE_DETECTED)
                     await self._hang_up()
                     await self._services.store.request_stop(self.session_id, self._services.now())

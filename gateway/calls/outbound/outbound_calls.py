@@ -34,7 +34,7 @@ class OutboundCalls:
     def __init__(self, services: CallServices, active: ActiveCalls) -> None:
         self._services = services
         self._active = active
-        values = services.store.documents
+        values = services.store.key_values
         self._rate = CallRateLimiter(values, services.now)
         self._outbound_services = OutboundServices(
             store=services.store,
@@ -93,7 +93,7 @@ class OutboundCalls:
 
     def handle(self, session_id: str, command: CallCommand) -> bool:
         """Follow GIVE_UP for a ringing call. False if this worker does not run it, or for another command."""
-        return command is CallCommand.GIVE_UP and self.stop(session_id, CallEnded(REASON_BY_COMMAND[command]))
+        return command is CallCommand.CANCEL and self.stop(session_id, CallEnded(REASON_BY_COMMAND[command]))
 
     async def end_all(self, end: CallEnded) -> None:
         """Give every call up, refuse new ones, and return when every ringing call has been hung up."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Documents in the SQLite file."""
+"""The key-value store in the SQLite file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LIST: Final = """
 """
 
 PURGE_LIMIT: Final = 2000
-"""Documents removed at once: whoever waits for the file's write lock waits for these."""
+"""The most values removed at once: other workers wait for the write lock meanwhile."""
 
 _PURGE: Final = f"""
     DELETE FROM document WHERE rowid IN
@@ -38,11 +38,11 @@ _PURGE: Final = f"""
 """  # noqa: S608 - constants
 
 _LAST: Final = "\U0010ffff"
-"""No key goes on after its prefix with a greater character; this one is assigned to nothing."""
+"""An upper bound for what follows a prefix: no code point is greater, and this one is not a character."""
 
 
 class SqliteKeyValueStore:
-    """`Documents` (documents.py, where the methods are documented) in the file of `writer`."""
+    """A `DurableKeyValueStore` (interface.py documents the methods) in the file of `writer`."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
@@ -57,16 +57,15 @@ class SqliteKeyValueStore:
     ) -> bool:
         return await self._write(_PUT_IF_ABSENT, kind, key, text(value), now, expires_at)
 
-    def owe_if_absent(
+    def put_if_absent_later(
         self, kind: str, key: str, value: str, *, now: float, expires_at: float | None
     ) -> asyncio.Future[bool]:
-        """What `put_if_absent` does, tried until it is done; returns at once."""
         values = (kind, key, text(value), now, expires_at)
-        return self._writer.submit(Kind.OWE, partial(_changes, _PUT_IF_ABSENT, values))
+        return self._writer.submit(Kind.DURABLE, partial(_changes, _PUT_IF_ABSENT, values))
 
     async def get(self, kind: str, key: str, now: float) -> StoredValue | None:
-        found = await self._read(_GET, kind, key, now)
-        return found[0] if found else None
+        values = await self._read(_GET, kind, key, now)
+        return values[0] if values else None
 
     async def delete(self, kind: str, key: str) -> bool:
         return await self._write("DELETE FROM document WHERE kind = ? AND key = ?", kind, key)
@@ -75,25 +74,25 @@ class SqliteKeyValueStore:
         return await self._read(_LIST, kind, prefix, prefix + _LAST, now)
 
     async def _write(self, statement: str, *values: str | float | None) -> bool:
-        return await self._writer.submit(Kind.ASK, partial(_changes, statement, values))
+        return await self._writer.submit(Kind.REQUEST, partial(_changes, statement, values))
 
     async def _read(self, statement: str, *values: str | float) -> tuple[StoredValue, ...]:
-        return await self._writer.submit(Kind.READ, partial(_found, statement, values))
+        return await self._writer.submit(Kind.READ, partial(_rows, statement, values))
 
 
-# What follows runs in the writer's thread.
+# In the writer's thread.
 
 
 def _changes(statement: str, values: tuple[str | float | None, ...], connection: sqlite3.Connection) -> bool:
     return connection.execute(statement, values).rowcount > 0
 
 
-def _found(
+def _rows(
     statement: str, values: tuple[str | float, ...], connection: sqlite3.Connection
 ) -> tuple[StoredValue, ...]:
     return tuple(StoredValue(*row) for row in connection.execute(statement, values).fetchall())
 
 
 def purge(now: float, connection: sqlite3.Connection) -> None:
-    """Removes documents that have expired: the oldest PURGE_LIMIT of them."""
+    """Remove expired values, at most PURGE_LIMIT, the longest expired first."""
     connection.execute(_PURGE, (now,))

@@ -21,14 +21,14 @@ _STATE: Final = _NAMES.index("state")
 _SIDE: Final = _NAMES.index("side")
 
 COLUMNS: Final = ", ".join(_NAMES)
-"""The columns of a session, as `record` takes them."""
+"""The columns of a session, in the order that `record` expects."""
 
 BRIEF_COLUMNS: Final = COLUMNS.replace("transcript, results", "NULL, NULL")
-"""The same without what may be a megabyte each."""
+"""The same with NULL for the reports, which may have a megabyte each."""
 
 
 def record(row: tuple[Any, ...]) -> SessionRecord:
-    """The record of a row of COLUMNS."""
+    """Return the record of a row of COLUMNS or BRIEF_COLUMNS."""
     values = list(row)
     values[_STATE] = SessionState(values[_STATE])
     if values[_SIDE] is not None:
@@ -37,29 +37,29 @@ def record(row: tuple[Any, ...]) -> SessionRecord:
 
 
 def text(value: str | None) -> str | None:
-    """What the file can hold: JSON lets half a surrogate pair into a carrier's text, UTF-8 does not."""
+    """Return the text with "?" for lone surrogates: JSON from a carrier may have them, UTF-8 cannot."""
     if value is None or value.isascii():
         return value
     return value.encode("utf-8", "replace").decode()
 
 
 APPLICATION_ID: Final = 0x50425359
-"""`PRAGMA application_id` of our files, "PBSY": another program's database is not written to."""
+"""`PRAGMA application_id` of our files, "PBSY", so that another program's database is never written to."""
 
 OPEN_TIMEOUT_S: Final = 10.0
-"""How long a worker waits for others that open the same file."""
+"""How long a worker waits for others that open the same file at the same time."""
 
 _STATES: Final = ", ".join(f"'{state}'" for state in SessionState)
 _OVER: Final = ", ".join(f"'{state}'" for state in SessionState if state in TERMINAL)
 _ZEROES: Final = ", ".join(f"('{state}', 0)" for state in SessionState if state in TERMINAL)
 
-# The tables are made in steps, one a version, and a file of an earlier version is taken through those it has
-# not had. So a step is never changed once it was in use: what is to be different is a step more.
+# Each version of the tables is one step of migration, and an earlier file goes through the steps that it has
+# not had. So a step that was released is never changed: a further change is a further step.
 
-# A session is not over while `ended_at` is null, and the file itself holds state and end together. `number`
-# is the order of arrival. The partial index holds sessions that are not over, so that counting an agent's
-# places costs as much as it has calls, however long the history is. `tally` counts those that are over, for
-# the same reason; places are never counted with it.
+# A session is over if and only if `ended_at` is set; a CHECK keeps state and end consistent. `number` is the
+# order of arrival. The partial index has only sessions that are not over, so that the cost of counting an
+# agent's slots depends on its active calls and not on the length of the history. `tally` counts sessions that
+# are over, for the same reason; it plays no part in admission.
 _VERSION_1: Final = (
     f"""
     CREATE TABLE session (
@@ -116,11 +116,11 @@ _VERSION_1: Final = (
     f"PRAGMA application_id = {APPLICATION_ID}",
 )
 
-# A promised session has instance and owner "" and no `admitted_at`: among an agent's instances it comes
-# before all that have a name, and is not looked at when places are counted. Promises and wishes to stop are
-# found through indexes that hold nothing else. Lists are by time, and most counts of them read an index only.
-# What may be long stands last, where a row is read without it. `ended_at` is in the index of the active,
-# though it is null in all of it, because SQLite would otherwise look it up in each row.
+# A pending session has the instance and the owner "" and no `admitted_at`: in the index it sorts before all
+# instances with a name, and is skipped when slots are counted. Pending sessions and stop requests have
+# indexes of their own. Lists are by time, and most of their counts read an index only. Columns that may be
+# long are the last, where SQLite can read a row without them. `ended_at` is part of the index of active
+# sessions, though it is null in all of them, because SQLite would otherwise look it up in each row.
 _VERSION_2: Final = (
     "ALTER TABLE session ADD COLUMN admitted_at REAL",
     "ALTER TABLE session ADD COLUMN promised_until REAL",
@@ -157,7 +157,7 @@ _VERSION_2: Final = (
     "CREATE INDEX document_expiry ON document (expires_at) WHERE expires_at IS NOT NULL",
 )
 
-# Calls that wait for a place, in the order of `number`.
+# The queues of all agents, in the order of `number`.
 _VERSION_3: Final = (
     """
     CREATE TABLE waiting (
@@ -180,12 +180,12 @@ VERSION: Final = len(_STEPS)
 
 
 def connect(path: Path, busy_s: float) -> sqlite3.Connection:
-    """Opens the file, making it and its tables where there is none; many processes may do so at once.
+    """Open the file; create it and its tables if needed. Several processes may do so at once.
 
-    A file of an earlier version becomes one of this, in one transaction. A file that is made is for its user
-    alone: it holds phone numbers and secrets. One that is there keeps its mode.
-    `busy_s`: how long a statement waits for another process's write. Raises StoreFailed for a file that is
-    not ours, is broken or cannot be written; such a file is left as it was.
+    A file of an earlier version is migrated in one transaction. A new file is readable by its user only: it
+    contains phone numbers and secrets. An existing file keeps its mode.
+    `busy_s`: how long a statement waits for another process's write, in seconds. Raises StoreFailed if the
+    file is not a session store, is broken or cannot be written; such a file is left unchanged.
     """
     if not path.parent.is_dir():
         raise StoreFailed(f"the directory {path.parent} of the session store does not exist")
@@ -194,7 +194,7 @@ def connect(path: Path, busy_s: float) -> sqlite3.Connection:
         try:
             return _open(path, busy_s)
         except sqlite3.OperationalError as error:
-            # Changing an empty file to WAL needs it alone and does not wait for others by itself.
+            # Changing an empty file to WAL needs exclusive access, for which SQLite does not wait by itself.
             if not _busy(error) or time.monotonic() > deadline:
                 raise StoreFailed(f"the session store {path} cannot be opened: {error}") from error
             time.sleep(0.01)
@@ -203,7 +203,7 @@ def connect(path: Path, busy_s: float) -> sqlite3.Connection:
 
 
 def _open(path: Path, busy_s: float) -> sqlite3.Connection:
-    with contextlib.suppress(OSError):  # it is there, or SQLite will say in its words why it cannot be
+    with contextlib.suppress(OSError):  # it exists, or SQLite will say why it cannot
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
     connection = sqlite3.connect(path, timeout=busy_s, isolation_level=None)
     try:
@@ -215,24 +215,24 @@ def _open(path: Path, busy_s: float) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    # First of all it reads, and writes nothing to a file that is not ours; in one transaction, or another
-    # worker that is just making the tables would be seen half way.
+    # Read before anything is written, because the file may be another program's; in one transaction, because
+    # another worker may be creating the tables just now.
     connection.execute("BEGIN")
     version = _version(connection, path)
     connection.execute("COMMIT")
-    # SQLite opens a file that may only be read, and says so no earlier than at the first write.
+    # SQLite opens a read-only file without an error, and reports it at the first write.
     if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise StoreFailed(f"the session store {path} may not be written")
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    if mode != "wal":  # SQLite does not call it an error
+    if mode != "wal":  # not an error to SQLite
         raise StoreFailed(f"the file system of {path} cannot share a session store between processes")
-    # A lost power supply may take the last commits with it, but never the file's consistency; the calls of
-    # those commits are lost with the same supply.
+    # A power failure may lose the last commits, though never the file's consistency; the calls of those
+    # commits end with the same failure.
     connection.execute("PRAGMA synchronous = NORMAL")
     if version == VERSION:
         return
     connection.execute("BEGIN IMMEDIATE")
-    for step in _STEPS[_version(connection, path) :]:  # again: somebody may have been faster
+    for step in _STEPS[_version(connection, path) :]:  # again: another process may have migrated it
         for statement in step:
             connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {VERSION}")
@@ -240,7 +240,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
-    """The version of our tables; 0 for an empty file. Raises StoreFailed for anything else."""
+    """Return the version of our tables, 0 for an empty file. Raises StoreFailed for any other file."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -256,5 +256,5 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def _busy(error: sqlite3.OperationalError) -> bool:
-    """Whether another process is at the file; extended result codes carry the plain one in their low byte."""
+    """Whether another process has locked the file. The low byte of an extended code is the plain one."""
     return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

@@ -6,11 +6,10 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import structlog
 
-from gateway.model.lifecycle import SessionState
 from gateway.model.session import (
     TELEPHONY_OPTIONS,
     CallDetails,
@@ -19,120 +18,150 @@ from gateway.model.session import (
     SessionResult,
     SlotLimits,
 )
-from gateway.store.interface import Counts
-from gateway.store.sqlite import session_lists, session_steps, sqlite_line, worker_rows
+from gateway.store.interface import ALL_SESSIONS, Counts, SessionFilter
+from gateway.store.notifications import Notifications, Topic
+from gateway.store.sqlite import session_reads, session_writes, worker_rows
+from gateway.store.sqlite.change_poll import ChangePoll, data_version
 from gateway.store.sqlite.key_values import SqliteKeyValueStore
 from gateway.store.sqlite.schema import connect, text
-from gateway.store.sqlite.sqlite_stops import StopRequests
 from gateway.store.sqlite.writer import Kind, Writer
 from gateway.store.worker_id import WorkerId
 
 log = structlog.get_logger(__name__)
 
 CLOSE_S: Final = 5.0
-"""How long a close tries to write what is owed."""
+"""How long a close tries to write pending writes."""
 
 BUSY_S: Final = 2.0
 """How long one commit waits for another process's."""
 
+T = TypeVar("T")
+
 
 class SqliteStore:
-    """A `Store` (store.py, where the methods are documented) in the file `path`, for the worker `owner`."""
+    """A `DurableStore` (interface.py documents the methods) in one SQLite file, as one worker has it."""
 
     def __init__(
         self,
         path: Path,
-        owner: WorkerId,
+        worker: WorkerId,
         *,
         busy_s: float = BUSY_S,
         close_s: float = CLOSE_S,
         calls_per_organization: int = 0,
     ) -> None:
-        """`busy_s`: how long one commit waits for another process's. `close_s`: how long a close tries.
+        """`worker`: the worker that uses this object.
 
-        `calls_per_organization`: sessions that all its agents may have at once; 0 sets no limit.
+        `busy_s`: how long one commit waits for another process's. `close_s`: how long `close` tries to write.
+        `calls_per_organization`: active sessions of all agents of an organization; 0 sets no limit.
         """
         self._calls_per_organization = calls_per_organization
-        self._owner = owner
-        self._writer = Writer(str(path), partial(connect, path, busy_s), close_s)
-        self._documents = SqliteKeyValueStore(self._writer)
-        self._stops = StopRequests(owner.id)
+        self._worker = worker
+        self._writer = writer = Writer(str(path), partial(connect, path, busy_s), close_s)
+        self._key_values = SqliteKeyValueStore(writer)
+        self._change_poll = ChangePoll(lambda: writer.submit(Kind.READ, data_version))
 
     @property
-    def documents(self) -> SqliteKeyValueStore:
-        return self._documents
+    def key_values(self) -> SqliteKeyValueStore:
+        return self._key_values
+
+    @property
+    def notifications(self) -> Notifications:
+        return self._change_poll.notifications
+
+    @property
+    def failing(self) -> bool:
+        return self._writer.failing
+
+    @property
+    def pending_writes(self) -> int:
+        return self._writer.pending_writes
 
     async def open(self) -> None:
         await self._writer.open()
 
     async def close(self) -> None:
-        self._writer.submit(Kind.ASK, partial(worker_rows.leave, self._owner))
+        self._change_poll.pause()
+        self._writer.submit(Kind.REQUEST, partial(worker_rows.leave, self._worker))
         await self._writer.close()
 
-    async def promise(
+    async def create_pending(
         self, details: CallDetails, options: SessionOptions, now: float, expires_at: float
     ) -> None:
-        await self._writer.submit(Kind.ASK, partial(session_steps.promise, details, options, now, expires_at))
+        create = partial(session_writes.create_pending, details, options, now, expires_at)
+        await self._writer.submit(Kind.REQUEST, create)
 
     async def admit(
         self,
         details: CallDetails,
-        places: SlotLimits,
+        limits: SlotLimits,
         now: float,
         options: SessionOptions = TELEPHONY_OPTIONS,
     ) -> str:
-        admission = session_steps.Admission(
-            self._owner, details, places, now, options, most=self._calls_per_organization
+        admission = session_writes.Admission(
+            self._worker, details, limits, now, options, max_sessions=self._calls_per_organization
         )
         try:
-            return await self._writer.submit(Kind.ASK, admission.admit)
+            instance = await self._writer.submit(Kind.REQUEST, admission.admit)
         except asyncio.CancelledError:
-            # The caller gave up while the thread may have taken the place: nobody else would give it back.
-            self._writer.submit(Kind.OWE, admission.withdraw)
+            # The thread may take the slot after the caller has given up; then nothing else would free it.
+            withdrawal = self._writer.submit(Kind.DURABLE, admission.withdraw)
+            self._notify_after(withdrawal, details.session_id, Topic.SLOT_FREED)
             raise
+        self.notifications.publish(Topic.SESSION_CHANGED, details.session_id)
+        return instance
 
-    def admitted(
-        self, details: CallDetails, places: SlotLimits, now: float, options: SessionOptions, instance: str
+    def record_admission(
+        self, details: CallDetails, limits: SlotLimits, now: float, options: SessionOptions, instance: str
     ) -> asyncio.Future[None]:
-        """What `admit` does, decided already; returns at once, as `started` does."""
-        admission = session_steps.Admission(self._owner, details, places, now, options)
-        return self._writer.submit(Kind.OWE, partial(admission.write_late, instance))
+        admission = session_writes.Admission(self._worker, details, limits, now, options)
+        recorded = self._writer.submit(Kind.DURABLE, partial(admission.record, instance))
+        return self._notify_after(recorded, details.session_id, Topic.SESSION_CHANGED)
 
-    def leave_line(self, session_id: str) -> asyncio.Future[None]:
-        return self._writer.submit(Kind.OWE, partial(sqlite_line.leave, session_id))
+    def leave_queue(self, session_id: str) -> asyncio.Future[None]:
+        left = self._writer.submit(Kind.DURABLE, partial(session_writes.leave_queue, session_id))
+        return self._notify_after(left, session_id, Topic.SLOT_FREED)
 
-    async def adopt(self, details: CallDetails, now: float) -> str:
-        adoption = session_steps.Adoption(self._owner, details, now)
+    async def attach_stream(self, details: CallDetails, now: float) -> str:
+        attachment = session_writes.Attachment(self._worker, details, now)
         try:
-            return await self._writer.submit(Kind.ASK, adoption.adopt)
+            instance = await self._writer.submit(Kind.REQUEST, attachment.attach)
         except asyncio.CancelledError:
-            self._writer.submit(Kind.OWE, adoption.withdraw)  # as in `admit`
+            self._writer.submit(Kind.DURABLE, attachment.withdraw)  # as in `admit`
             raise
+        self.notifications.publish(Topic.SESSION_CHANGED, details.session_id)
+        return instance
 
-    async def move(self, session_id: str, places: SlotLimits) -> str:
-        move = partial(session_steps.move, self._owner, session_id, places)
-        return await self._writer.submit(Kind.ASK, move)
+    async def move(self, session_id: str, limits: SlotLimits) -> str:
+        move = partial(session_writes.move, self._worker, session_id, limits)
+        instance = await self._writer.submit(Kind.REQUEST, move)
+        self.notifications.publish(Topic.SLOT_FREED, session_id)
+        return instance
 
-    def resumed(self, session_id: str, times: int) -> asyncio.Future[None]:
-        return self._writer.submit(Kind.NOTE, partial(session_steps.resumed, session_id, times))
+    def mark_resumed(self, session_id: str, times: int) -> asyncio.Future[None]:
+        return self._writer.submit(Kind.DEFERRED, partial(session_writes.mark_resumed, session_id, times))
 
-    def abandon(self, session_id: str, result: SessionResult) -> asyncio.Future[bool]:
-        return self._writer.submit(Kind.OWE, partial(session_steps.abandoned, session_id, result))
+    def mark_running(self, session_id: str, at: float) -> asyncio.Future[None]:
+        marked = self._writer.submit(Kind.DEFERRED, partial(session_writes.mark_running, session_id, at))
+        return self._notify_after(marked, session_id, Topic.SESSION_CHANGED)
 
-    def started(self, session_id: str, at: float) -> asyncio.Future[None]:
-        return self._writer.submit(Kind.NOTE, partial(session_steps.started, session_id, at))
+    def end(self, session_id: str, result: SessionResult) -> asyncio.Future[None]:
+        ended = self._writer.submit(Kind.DURABLE, partial(session_writes.end, session_id, result))
+        return self._notify_after(ended, session_id, *_END_TOPICS)
 
-    def ended(self, session_id: str, result: SessionResult) -> asyncio.Future[None]:
-        return self._writer.submit(Kind.OWE, partial(session_steps.ended, session_id, result))
+    def end_if_unattached(self, session_id: str, result: SessionResult) -> asyncio.Future[bool]:
+        end = partial(session_writes.end_if_unattached, session_id, result)
+        return self._notify_after(self._writer.submit(Kind.DURABLE, end), session_id, *_END_TOPICS)
 
     async def request_stop(self, session_id: str, at: float) -> bool:
-        return await self._writer.submit(Kind.ASK, partial(self._stops.request, session_id, at))
+        request = partial(session_writes.request_stop, session_id, at)
+        requested = await self._writer.submit(Kind.REQUEST, request)
+        if requested:  # a pending session has ended with that
+            self._notify(session_id, Topic.STOP_REQUESTED, Topic.SESSION_CHANGED, Topic.SESSION_ENDED)
+        return requested
 
-    async def changed(self) -> bool:
-        return await self._writer.submit(Kind.READ, self._stops.changed)
-
-    async def stops_requested(self) -> list[str]:
-        return await self._writer.submit(Kind.READ, self._stops.requested)
+    async def stop_requests(self) -> list[str]:
+        return await self._writer.submit(Kind.READ, partial(session_writes.stop_requests, self._worker.id))
 
     async def complete(
         self,
@@ -143,42 +172,49 @@ class SqliteStore:
         at: float,
     ) -> bool:
         report = (text(transcript), reported_seconds, text(results))
-        return await self._writer.submit(Kind.ASK, partial(session_steps.complete, session_id, report, at))
+        complete = partial(session_writes.complete, session_id, report, at)
+        return await self._writer.submit(Kind.REQUEST, complete)
 
     async def session(self, session_id: str) -> SessionRecord | None:
-        return await self._writer.submit(Kind.READ, partial(session_lists.session, session_id))
+        return await self._writer.submit(Kind.READ, partial(session_reads.session, session_id))
 
     async def sessions(
         self,
+        matching: SessionFilter = ALL_SESSIONS,
         *,
-        agent: str | None = None,
-        organization: str | None = None,
-        active: bool | None = None,
-        state: SessionState | None = None,
-        start_type: str | None = None,
-        created_from: float | None = None,
-        created_before: float | None = None,
         limit: int = 100,
         offset: int = 0,
         with_reports: bool = False,
     ) -> tuple[list[SessionRecord], int]:
-        if limit < 0 or offset < 0:  # SQLite takes a negative limit for none
+        if limit < 0 or offset < 0:  # to SQLite a negative limit is none
             raise ValueError("limit and offset must not be negative")
-        wanted = session_lists.SessionFilter(
-            agent, organization, active, state, start_type, created_from, created_before
-        )
-        return await self._writer.submit(
-            Kind.READ, partial(session_lists.sessions, wanted, limit, offset, with_reports)
-        )
+        read = partial(session_reads.sessions, matching, limit, offset, with_reports)
+        return await self._writer.submit(Kind.READ, read)
 
     async def counts(self) -> Counts:
-        return await self._writer.submit(Kind.READ, session_lists.counts)
+        return await self._writer.submit(Kind.READ, session_reads.counts)
 
-    async def beat(self, now: float) -> None:
-        await self._writer.submit(Kind.ASK, partial(worker_rows.beat, self._owner, now))
+    async def heartbeat(self, now: float) -> None:
+        await self._writer.submit(Kind.REQUEST, partial(worker_rows.heartbeat, self._worker, now))
 
     async def reap(self, now: float) -> list[SessionRecord]:
-        lost = await self._writer.submit(Kind.ASK, partial(worker_rows.reap, self._owner, now))
+        lost = await self._writer.submit(Kind.REQUEST, partial(worker_rows.reap, self._worker, now))
         for record in lost:
             log.warning("session_lost", session=record.session_id, worker=record.owner, detail=record.detail)
+            self._notify(record.session_id, *_END_TOPICS)
         return lost
+
+    def _notify(self, session_id: str, *topics: Topic) -> None:
+        for topic in topics:
+            self.notifications.publish(topic, session_id)
+
+    def _notify_after(self, written: asyncio.Future[T], session_id: str, *topics: Topic) -> asyncio.Future[T]:
+        def notify(written: asyncio.Future[Any]) -> None:
+            if not written.cancelled() and written.exception() is None:
+                self._notify(session_id, *topics)
+
+        written.add_done_callback(notify)
+        return written
+
+
+_END_TOPICS: Final = (Topic.SESSION_ENDED, Topic.SESSION_CHANGED, Topic.SLOT_FREED)

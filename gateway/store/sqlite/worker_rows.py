@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Which workers live, and what is cleared away behind the dead and the expired, in the SQLite file.
+"""Heartbeats of workers in the SQLite file, and the clean-up after dead workers and expired rows.
 
-All of it runs in the writer's thread, in a transaction.
+All functions run in the writer's thread, in a transaction.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from gateway.store.sqlite.key_values import purge
 from gateway.store.sqlite.schema import COLUMNS, record
 from gateway.store.worker_id import STALE_S, WorkerId
 
-# A gap in a worker's own beats begins its being heard anew; a clock set back counts as a gap.
-_BEAT: Final = """
+# `heard_since`: since when this worker's heartbeats have had no gap. A clock that was set back is a gap.
+_HEARTBEAT: Final = """
     INSERT INTO owner (id, host, pid, born, heard_since, beat_at) VALUES (?1, ?2, ?3, ?4, ?5, ?5)
     ON CONFLICT (id) DO UPDATE SET
         heard_since = CASE WHEN ?5 - beat_at BETWEEN 0 AND ?6 THEN heard_since ELSE ?5 END, beat_at = ?5
 """
 
-_HEARD: Final = """
+_WAS_ALIVE_THROUGHOUT: Final = """
     SELECT EXISTS (SELECT 1 FROM owner
                    WHERE id = ?1 AND ?2 - heard_since >= ?3 AND ?2 - beat_at BETWEEN 0 AND ?3)
 """
 
-_REAP: Final = f"""
+_END_LOST: Final = f"""
     UPDATE session
     SET state = '{SessionState.FAILED}', ended_at = ?, reason = ?, side = ?, detail = ?, close_code = ?
     WHERE owner = ? AND ended_at IS NULL
     RETURNING number, {COLUMNS}
 """  # noqa: S608 - constants
 
-_EXPIRE: Final = f"""
+_CANCEL_EXPIRED: Final = f"""
     UPDATE session
     SET state = '{SessionState.CANCELED}', ended_at = ?1, reason = ?2, side = ?3, detail = ?4, close_code = ?5
     WHERE admitted_at IS NULL AND ended_at IS NULL AND promised_until <= ?1
@@ -47,52 +47,60 @@ _LEAVE: Final = """
 """
 
 
-def beat(me: WorkerId, now: float, connection: sqlite3.Connection) -> None:
-    connection.execute(_BEAT, (me.id, me.host, me.pid, me.born, now, STALE_S))
+def heartbeat(worker: WorkerId, now: float, connection: sqlite3.Connection) -> None:
+    """Record that `worker` is alive."""
+    connection.execute(_HEARTBEAT, (worker.id, worker.host, worker.pid, worker.born, now, STALE_S))
 
 
-def leave(me: WorkerId, connection: sqlite3.Connection) -> None:
-    connection.execute(_LEAVE, (me.id,))
+def leave(worker: WorkerId, connection: sqlite3.Connection) -> None:
+    """Remove a worker that stops. One that still has sessions stays, so that it can be found dead."""
+    connection.execute(_LEAVE, (worker.id,))
 
 
-def reap(me: WorkerId, now: float, connection: sqlite3.Connection) -> list[SessionRecord]:
-    """The sessions of dead workers, ended; what has expired goes too."""
-    _expire(now, connection)
-    # Silence proves a death only to one who was heard all the while: after the file was out of reach for
-    # everybody, or the machine slept, everybody was silent, and the first to wake must not end all calls.
-    (may_judge,) = connection.execute(_HEARD, (me.id, now, STALE_S)).fetchone()
+def reap(worker: WorkerId, now: float, connection: sqlite3.Connection) -> list[SessionRecord]:
+    """End the sessions of dead workers and return them, oldest first; remove what has expired.
+
+    `worker`: the worker that judges the others.
+    """
+    _remove_expired(now, connection)
+    # Silence proves a death only to a worker that was alive throughout it: after the file was out of reach,
+    # or the machine slept, all workers were silent, and the first to wake must not end the calls of the
+    # others.
+    (may_judge,) = connection.execute(_WAS_ALIVE_THROUGHOUT, (worker.id, now, STALE_S)).fetchone()
     rows = connection.execute(
-        "SELECT id, host, pid, born, beat_at FROM owner WHERE id <> ?", (me.id,)
+        "SELECT id, host, pid, born, beat_at FROM owner WHERE id <> ?", (worker.id,)
     ).fetchall()
     lost: list[tuple[Any, ...]] = []
-    for owner_id, host, pid, born, beat_at in rows:
-        if host == me.host:
-            dead = WorkerId(owner_id, host, pid, born).process_gone()
-            why = f"process {pid} is gone"
+    for other_id, host, pid, born, beat_at in rows:
+        if host == worker.host:
+            dead = WorkerId(other_id, host, pid, born).process_gone()
+            detail = f"process {pid} is gone"
         else:
-            # A beat far in the future is of a clock that was set back since.
+            # A heartbeat far in the future is of a clock that was set back since.
             dead = may_judge and abs(now - beat_at) > STALE_S
-            why = f"nothing heard for {abs(now - beat_at):.0f} s"
+            detail = f"nothing heard for {abs(now - beat_at):.0f} s"
         if dead:
-            lost += _bury(owner_id, why, now, connection)
+            lost += _remove_dead(other_id, detail, now, connection)
     lost.sort()  # by number, which is unique
     return [record(row[1:]) for row in lost]
 
 
-def _expire(now: float, connection: sqlite3.Connection) -> None:
+def _remove_expired(now: float, connection: sqlite3.Connection) -> None:
     reason = Reasons.idle_timeout
     connection.execute(
-        _EXPIRE, (now, reason.code, reason.side, "nobody connected in time", reason.close_code)
+        _CANCEL_EXPIRED, (now, reason.code, reason.side, "nobody connected in time", reason.close_code)
     )
     purge(now, connection)
     connection.execute("DELETE FROM waiting WHERE until <= ?", (now,))
 
 
-def _bury(owner_id: str, why: str, now: float, connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+def _remove_dead(
+    worker_id: str, detail: str, now: float, connection: sqlite3.Connection
+) -> list[tuple[Any, ...]]:
     reason = Reasons.gateway_lost
     lost = connection.execute(
-        _REAP, (now, reason.code, reason.side, why, reason.close_code, owner_id)
+        _END_LOST, (now, reason.code, reason.side, detail, reason.close_code, worker_id)
     ).fetchall()
-    connection.execute("DELETE FROM waiting WHERE owner = ?", (owner_id,))
-    connection.execute("DELETE FROM owner WHERE id = ?", (owner_id,))
+    connection.execute("DELETE FROM waiting WHERE owner = ?", (worker_id,))
+    connection.execute("DELETE FROM owner WHERE id = ?", (worker_id,))
     return lost

@@ -174,7 +174,7 @@ async def test_a_key_that_is_none(workers: list[Worker], agent: Agent, key: str)
 
 
 async def document_of(worker: Worker) -> Any:
-    (document,) = await worker.store.documents.list(DOCUMENT_KIND, worker.services.now())
+    (document,) = await worker.store.key_values.list(DOCUMENT_KIND, worker.services.now())
     return document
 
 
@@ -228,7 +228,7 @@ async def test_a_client_gets_no_answer_that_was_changed_in_the_store(
     raw = bytearray(base64.b64decode(record["answer"]))
     raw[20] ^= 1
     record["answer"] = base64.b64encode(raw).decode()
-    await first.store.documents.put(
+    await first.store.key_values.put(
         DOCUMENT_KIND,
         document.key,
         json.dumps(record),
@@ -252,7 +252,7 @@ async def test_a_worker_that_dies_does_not_keep_the_key_for_long(workers: list[W
     with pytest.raises(ApiError):
         await run_once(one.services, "acme", "key", fingerprint_of(b"1"), work)
     assert seen[0] <= one.services.settings.limits.agent_connect_timeout + RUNNING_S
-    assert await one.store.documents.list(DOCUMENT_KIND, one.services.now()) == ()
+    assert await one.store.key_values.list(DOCUMENT_KIND, one.services.now()) == ()
 
 
 async def test_what_was_started_is_answered_also_where_it_cannot_be_kept(workers: list[Worker]) -> None:

@@ -173,7 +173,7 @@ class Worker:
         )
         places = SlotLimits((("http://127.0.0.1:8080", 0),), per_instance=1000, max_instances=1)
         await self.store.admit(details, places, now, SessionOptions(**more))
-        await self.store.started(session_id, now)
+        await self.store.mark_running(session_id, now)
         return session_id
 
     async def ends(
@@ -191,7 +191,7 @@ class Worker:
             "traffic": Traffic(frames_in=3000, bytes_in=480_000, frames_out=1500, bytes_out=240_000),
             "first_agent_sound_at": at - 1.0,
         }
-        await self.store.ended(session_id, SessionResult(**result | more))
+        await self.store.end(session_id, SessionResult(**result | more))
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ async def hire(settings: Settings, clock: Clock, tmp_path: Path) -> AsyncIterato
             agents=directory,
             **wiring._asdict(),
             health=health,
-            api_keys=Keyring(settings.organizations, store.documents, clock),
+            api_keys=Keyring(settings.organizations, store.key_values, clock),
             tokens=tokens,
             bots=bots,
             http=http,

@@ -59,7 +59,7 @@ def acme(**more: Any) -> Organization:
 async def test_each_call_has_a_turn_of_its_own(
     stores: list[SqliteStore], clock: Clock, waits: list[float]
 ) -> None:
-    limiters = [CpsLimiter(store.documents, clock) for store in stores]
+    limiters = [CpsLimiter(store.key_values, clock) for store in stores]
     fast = account(calls_per_second=2)
     await asyncio.gather(*(limiter.wait_for_turn(fast, 60) for limiter in limiters for _ in range(4)))
     assert sorted(waits) == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
@@ -68,7 +68,7 @@ async def test_each_call_has_a_turn_of_its_own(
 async def test_accounts_do_not_wait_for_each_other(
     stores: list[SqliteStore], clock: Clock, waits: list[float]
 ) -> None:
-    limiter = CpsLimiter(stores[0].documents, clock)
+    limiter = CpsLimiter(stores[0].key_values, clock)
     for name in ("AC1", "AC2", "AC1"):
         await limiter.wait_for_turn(account(account=name), 60)
     assert waits == [0.0, 0.0, 1.0]
@@ -77,7 +77,7 @@ async def test_accounts_do_not_wait_for_each_other(
 async def test_a_call_that_would_wait_too_long_is_refused_at_once(
     stores: list[SqliteStore], clock: Clock, waits: list[float]
 ) -> None:
-    limiter = CpsLimiter(stores[0].documents, clock)
+    limiter = CpsLimiter(stores[0].key_values, clock)
     for _ in range(3):
         await limiter.wait_for_turn(account(), 2)
     with pytest.raises(CallEnded) as refused:
@@ -87,22 +87,22 @@ async def test_a_call_that_would_wait_too_long_is_refused_at_once(
 
 
 async def test_a_call_that_is_given_up_frees_its_turn(stores: list[SqliteStore], clock: Clock) -> None:
-    limiter = CpsLimiter(stores[0].documents, clock)
+    limiter = CpsLimiter(stores[0].key_values, clock)
     clock.now = NOW + 0.5
     waiting = asyncio.create_task(limiter.wait_for_turn(account(calls_per_second=0.001), 3600))
-    while not await stores[1].documents.list("dial_slot", clock.now):
+    while not await stores[1].key_values.list("dial_slot", clock.now):
         await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    while await stores[1].documents.list("dial_slot", clock.now):
+    while await stores[1].key_values.list("dial_slot", clock.now):
         await asyncio.sleep(0)
 
 
 async def test_an_organisation_dials_a_limited_number_of_calls_a_minute(
     stores: list[SqliteStore], clock: Clock
 ) -> None:
-    limiters = [CallRateLimiter(store.documents, clock) for store in stores]
+    limiters = [CallRateLimiter(store.key_values, clock) for store in stores]
     organization = acme(dial_per_minute=3)
     requests = [limiter.acquire(organization) for limiter in limiters for _ in range(3)]
     answers = await asyncio.gather(*requests, return_exceptions=True)
@@ -117,7 +117,7 @@ async def test_an_organisation_dials_a_limited_number_of_calls_a_minute(
 
 
 async def test_a_released_token_is_free_again(stores: list[SqliteStore], clock: Clock) -> None:
-    limiter = CallRateLimiter(stores[0].documents, clock)
+    limiter = CallRateLimiter(stores[0].key_values, clock)
     organization = acme(dial_per_minute=1)
     await limiter.release(await limiter.acquire(organization))
     await limiter.acquire(organization)

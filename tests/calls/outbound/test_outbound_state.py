@@ -14,7 +14,7 @@ from gateway.calls.outbound.outbound_state import TRANSITIONS, OutboundEvent, Ou
 from gateway.carriers.call_log import CallStatus
 from gateway.carriers.rest_interface import CarrierFailed, DialedCall
 from gateway.model.reasons import CallEnded, Reasons
-from gateway.store.interface import NotPromised
+from gateway.store.interface import NotPending
 from gateway.store.sqlite.sqlite_store import SqliteStore
 from tests.harness.dialing import Dialing, FakeCarrier, Turns
 
@@ -112,7 +112,7 @@ async def cause(dialing: Dialing, state: OutboundState, event: OutboundEvent) ->
             carrier.found = DialedCall("CA9")
         case Event.STREAM_ATTACHED:
             if state in (ATTACHED, HANGING_UP, ENDED):
-                with pytest.raises(NotPromised):
+                with pytest.raises(NotPending):
                     await dialing.attach_stream()
                 return
             await dialing.attach_stream()

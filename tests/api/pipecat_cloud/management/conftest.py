@@ -118,7 +118,7 @@ class Worker:
         )
         await self.store.admit(details, SlotLimits(((HERE, 0),), 100, 100), at, SessionOptions(**options))
         if running_after is not None:
-            await self.store.started(session_id, at + running_after)
+            await self.store.mark_running(session_id, at + running_after)
         return session_id
 
     async def ends(
@@ -128,7 +128,7 @@ class Worker:
         result = SessionResult(
             state, at, reason.code, reason.side, "", reason.close_code, Traffic(), None, **more
         )
-        await self.store.ended(session_id, result)
+        await self.store.end(session_id, result)
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ async def work(file: Path) -> AsyncIterator[Callable[..., Any]]:
                 agents=directory,
                 **NO_CALLS,
                 health=InstanceHealth(()),
-                api_keys=Keyring(settings.organizations, store.documents, time.time),
+                api_keys=Keyring(settings.organizations, store.key_values, time.time),
                 tokens=None,
                 bots=None,
                 http=client,

@@ -12,6 +12,7 @@ from gateway.agents.stored_agents import StoredAgents
 from gateway.api.framework.openapi import openapi_document
 from gateway.api.pipecat_cloud.agents import AGENTS
 from gateway.model.reasons import CallEnded
+from gateway.store.notifications import Topic
 
 HERE = "http://127.0.0.1:8080"
 THERE = "http://127.0.0.1:8081"
@@ -182,9 +183,11 @@ async def test_a_name_is_taken_once(api: Any) -> None:
 
 async def test_an_agent_that_one_worker_makes_is_reached_through_the_other(work: Callable[..., Any]) -> None:
     one, other = await work(), await work()
-    await one("POST", "/v1/agents", value=NEW)
+    with other.store.notifications.subscribe(Topic.AGENTS_CHANGED) as changes:
+        await changes.wait()
+        await one("POST", "/v1/agents", value=NEW)
+        assert await changes.wait()
     assert details(await other("GET", "/v1/agents/billing"))["region"] == "eu-central"
-    assert await other.store.changed()
     await kept(other)
     assert other.directory.agent("billing.acme", "eu-central").max_agents == 3
     await other("DELETE", "/v1/agents/billing")
@@ -196,7 +199,7 @@ async def test_an_agent_that_one_worker_makes_is_reached_through_the_other(work:
 async def kept(worker: Any) -> None:
     """What a worker does when the store has changed."""
     services = worker.services
-    await StoredAgents(services.settings, services.store.documents).refresh(
+    await StoredAgents(services.settings, services.store.key_values).refresh(
         services.agents, services.health, services.now()
     )
 

@@ -247,12 +247,12 @@ class Door:
             str(uuid.uuid4()), agent, organization, "us-west", "twilio", None, None, None, None
         )
         if state is SessionState.CREATED:
-            await self.store.promise(details, TELEPHONY_OPTIONS, time.time(), time.time() + 300)
+            await self.store.create_pending(details, TELEPHONY_OPTIONS, time.time(), time.time() + 300)
             return details.session_id
         places = SlotLimits(((instance or self.instance.port.url, 0),), per_instance=1000, max_instances=10)
         await self.store.admit(details, places, time.time())
         if state is not SessionState.STARTING:
-            await self.store.started(details.session_id, time.time())
+            await self.store.mark_running(details.session_id, time.time())
         if state is SessionState.ENDED:
             await self.end(details.session_id)
         return details.session_id
@@ -262,7 +262,7 @@ class Door:
         result = SessionResult(
             SessionState.ENDED, time.time(), reason.code, reason.side, "", reason.close_code, Traffic(), None
         )
-        await self.store.ended(session, result)
+        await self.store.end(session, result)
 
     async def client(self) -> Client:
         client = Client(*await asyncio.open_connection("127.0.0.1", self.port))

@@ -100,7 +100,7 @@ class TestWaiting:
     async def test_a_session_that_is_starting_is_waited_for(self, door: Any) -> None:
         session = await door.session(SessionState.STARTING)
         client = await waits(door, session)
-        await door.store.started(session, time.time())
+        await door.store.mark_running(session, time.time())
         reply = await client.answer()
         assert (reply.status, reply.raw) == (200, b"ok")
 

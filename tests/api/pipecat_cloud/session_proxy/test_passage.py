@@ -170,7 +170,7 @@ async def test_it_waits_for_a_session_that_is_starting(door: Any, agent: Agent, 
     door.store.session = session_of
     knocking = asyncio.create_task(knock(session=session))
     await eventually(looked.is_set, "the session is looked for")
-    await door.store.started(session, time.time())
+    await door.store.mark_running(session, time.time())
     assert (await knocking).status == 101
 
 

@@ -55,15 +55,15 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 
 async def test_a_note_that_is_alone_is_written(ledger: Ledger) -> None:
-    await ledger.write(Kind.NOTE, "started")
+    await ledger.write(Kind.DEFERRED, "started")
     assert ledger.lines() == ["started"]
 
 
 async def test_what_is_waited_for_takes_the_notes_along(ledger: Ledger) -> None:
     busy = threading.Event()
-    held = ledger.writer.submit(Kind.ASK, lambda _: busy.wait(10))
-    notes = [ledger.write(Kind.NOTE, f"started {number}") for number in range(3)]
-    asked = ledger.write(Kind.ASK, "admitted")
+    held = ledger.writer.submit(Kind.REQUEST, lambda _: busy.wait(10))
+    notes = [ledger.write(Kind.DEFERRED, f"started {number}") for number in range(3)]
+    asked = ledger.write(Kind.REQUEST, "admitted")
     busy.set()
     await asyncio.gather(held, *notes, asked)
     assert ledger.lines() == ["started 0", "started 1", "started 2", "admitted"]
@@ -72,14 +72,14 @@ async def test_what_is_waited_for_takes_the_notes_along(ledger: Ledger) -> None:
 
 async def test_notes_in_a_row_share_a_commit(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "GATHER_S", 0.5)
-    notes = [ledger.write(Kind.NOTE, f"started {number}") for number in range(20)]
+    notes = [ledger.write(Kind.DEFERRED, f"started {number}") for number in range(20)]
     await asyncio.gather(*notes)
     assert len(ledger.lines()) == 20
     assert ledger.begun <= 3, "however the threads took turns"
 
 
 async def test_a_note_is_written_before_the_store_closes(ledger: Ledger) -> None:
-    note = ledger.write(Kind.NOTE, "started")
+    note = ledger.write(Kind.DEFERRED, "started")
     await ledger.writer.close()
     assert note.done()
     assert ledger.lines() == ["started"]

@@ -20,8 +20,8 @@ from gateway.store.sqlite.schema import VERSION, connect
 from gateway.store.sqlite.sqlite_store import SqliteStore
 from gateway.store.worker_id import WorkerId
 
-Ring = Callable[..., CallDetails]
-WorkAt = Callable[..., Any]
+NewCall = Callable[..., CallDetails]
+OpenWorker = Callable[..., Any]
 
 SHORT_S = 0.02
 """What a worker of these tests waits for the file; the real one waits sqlite.BUSY_S."""
@@ -43,31 +43,31 @@ def locked(file: Path) -> Iterator[sqlite3.Connection]:
 
 
 async def test_a_locked_file_refuses_calls_in_bounded_time(
-    work_at: WorkAt, file: Path, ring: Ring, many_places: SlotLimits
+    open_worker: OpenWorker, file: Path, new_call: NewCall, many_slots: SlotLimits
 ) -> None:
-    store: SqliteStore = await work_at(busy_s=SHORT_S)
+    store: SqliteStore = await open_worker(busy_s=SHORT_S)
     with locked(file):
         async with asyncio.timeout(BOUND_S):
             answers = await asyncio.gather(
-                *(store.admit(ring(), many_places, 1000.0) for _ in range(20)), return_exceptions=True
+                *(store.admit(new_call(), many_slots, 1000.0) for _ in range(20)), return_exceptions=True
             )
             with pytest.raises(StoreFailed, match="database is locked"):
-                await store.beat(1000.0)
+                await store.heartbeat(1000.0)
             with pytest.raises(StoreFailed, match="database is locked"):
                 await store.reap(1000.0)
             assert (await store.counts()).total == 0  # who only reads is not kept out
     assert all(isinstance(answer, StoreFailed) for answer in answers)
-    await store.admit(ring(), many_places, 1001.0)
+    await store.admit(new_call(), many_slots, 1001.0)
     assert (await store.counts()).total == 1
 
 
 async def test_what_is_owed_is_written_once_and_in_order_when_the_file_is_free(
-    work_at: WorkAt, file: Path, ring: Ring, many_places: SlotLimits, hung_up: SessionResult
+    open_worker: OpenWorker, file: Path, new_call: NewCall, many_slots: SlotLimits, hung_up: SessionResult
 ) -> None:
-    store: SqliteStore = await work_at(busy_s=SHORT_S)
-    calls = [ring() for _ in range(50)]
+    store: SqliteStore = await open_worker(busy_s=SHORT_S)
+    calls = [new_call() for _ in range(50)]
     for call in calls:
-        await store.admit(call, many_places, 1000.0)
+        await store.admit(call, many_slots, 1000.0)
     witness = sqlite3.connect(file, isolation_level=None)
     witness.execute("CREATE TABLE seen (id TEXT, state TEXT)")
     witness.execute(
@@ -75,13 +75,13 @@ async def test_what_is_owed_is_written_once_and_in_order_when_the_file_is_free(
         "BEGIN INSERT INTO seen VALUES (new.id, new.state); END"
     )
     with locked(file):
-        owed = [store.started(call.session_id, 1001.0) for call in calls[:25]]
+        owed = [store.mark_running(call.session_id, 1001.0) for call in calls[:25]]
         with pytest.raises(StoreFailed):  # so at least one group failed, and took the first half with it
-            await store.admit(ring(), many_places, 1002.0)
-        owed += [store.started(call.session_id, 1001.0) for call in calls[25:]]
-        owed += [store.ended(call.session_id, hung_up) for call in calls]
+            await store.admit(new_call(), many_slots, 1002.0)
+        owed += [store.mark_running(call.session_id, 1001.0) for call in calls[25:]]
+        owed += [store.end(call.session_id, hung_up) for call in calls]
         with pytest.raises(StoreFailed):
-            await store.admit(ring(), many_places, 1002.0)
+            await store.admit(new_call(), many_slots, 1002.0)
         assert not any(write.done() for write in owed)
     await asyncio.wait_for(asyncio.gather(*owed), BOUND_S)
     ids = [call.session_id for call in calls]
@@ -93,67 +93,67 @@ async def test_what_is_owed_is_written_once_and_in_order_when_the_file_is_free(
 
 
 async def test_an_end_frees_its_place_before_the_next_call_is_judged(
-    work_at: WorkAt, file: Path, ring: Ring, one_place: SlotLimits, hung_up: SessionResult
+    open_worker: OpenWorker, file: Path, new_call: NewCall, one_slot: SlotLimits, hung_up: SessionResult
 ) -> None:
-    store: SqliteStore = await work_at(busy_s=SHORT_S)
-    call = ring()
-    await store.admit(call, one_place, 1000.0)
+    store: SqliteStore = await open_worker(busy_s=SHORT_S)
+    call = new_call()
+    await store.admit(call, one_slot, 1000.0)
     with pytest.raises(AtCapacity):
-        await store.admit(ring(), one_place, 1001.0)
+        await store.admit(new_call(), one_slot, 1001.0)
     with locked(file):
-        store.ended(call.session_id, hung_up)
+        store.end(call.session_id, hung_up)
         with pytest.raises(StoreFailed):
-            await store.admit(ring(), one_place, 1001.0)
-    await store.admit(ring(), one_place, 1002.0)
+            await store.admit(new_call(), one_slot, 1001.0)
+    await store.admit(new_call(), one_slot, 1002.0)
 
 
 async def test_a_caller_who_gives_up_at_a_locked_file_holds_no_place(
-    work_at: WorkAt, file: Path, ring: Ring, one_place: SlotLimits
+    open_worker: OpenWorker, file: Path, new_call: NewCall, one_slot: SlotLimits
 ) -> None:
-    store: SqliteStore = await work_at(busy_s=BOUND_S)
-    call = ring()
+    store: SqliteStore = await open_worker(busy_s=BOUND_S)
+    call = new_call()
     with locked(file), pytest.raises(TimeoutError):
-        await asyncio.wait_for(store.admit(call, one_place, 1000.0), SHORT_S)
-    await store.admit(ring(), one_place, 1001.0)
+        await asyncio.wait_for(store.admit(call, one_slot, 1000.0), SHORT_S)
+    await store.admit(new_call(), one_slot, 1001.0)
     assert await store.session(call.session_id) is None
 
 
 async def test_close_writes_what_is_owed(
-    work_at: WorkAt, file: Path, ring: Ring, one_place: SlotLimits, hung_up: SessionResult
+    open_worker: OpenWorker, file: Path, new_call: NewCall, one_slot: SlotLimits, hung_up: SessionResult
 ) -> None:
-    store: SqliteStore = await work_at(busy_s=SHORT_S)
-    call = ring()
-    await store.admit(call, one_place, 1000.0)
+    store: SqliteStore = await open_worker(busy_s=SHORT_S)
+    call = new_call()
+    await store.admit(call, one_slot, 1000.0)
     with locked(file):
-        store.ended(call.session_id, hung_up)
+        store.end(call.session_id, hung_up)
         with pytest.raises(StoreFailed):
-            await store.beat(1000.0)
+            await store.heartbeat(1000.0)
         closing = asyncio.create_task(store.close())
         await asyncio.sleep(0)
     await asyncio.wait_for(closing, BOUND_S)
-    record = await (await work_at()).session(call.session_id)
+    record = await (await open_worker()).session(call.session_id)
     assert record.reason == "caller_hangup"
 
 
 async def test_close_does_not_wait_for_ever(
-    work_at: WorkAt, file: Path, ring: Ring, one_place: SlotLimits, hung_up: SessionResult
+    open_worker: OpenWorker, file: Path, new_call: NewCall, one_slot: SlotLimits, hung_up: SessionResult
 ) -> None:
-    store: SqliteStore = await work_at(busy_s=SHORT_S, close_s=SHORT_S)
-    call = ring()
-    await store.admit(call, one_place, 1000.0)
+    store: SqliteStore = await open_worker(busy_s=SHORT_S, close_s=SHORT_S)
+    call = new_call()
+    await store.admit(call, one_slot, 1000.0)
     with locked(file):
-        owed = store.ended(call.session_id, hung_up)
+        owed = store.end(call.session_id, hung_up)
         await asyncio.wait_for(store.close(), BOUND_S)
         with pytest.raises(StoreFailed, match="database is locked"):
             await owed
 
 
 async def test_a_full_disk_refuses_calls_and_keeps_those_that_run(
-    work_at: WorkAt, ring: Ring, many_places: SlotLimits, monkeypatch: pytest.MonkeyPatch
+    open_worker: OpenWorker, new_call: NewCall, many_slots: SlotLimits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def arrives(store: SqliteStore, call: CallDetails) -> str:
         try:
-            return await store.admit(call, many_places, 1000.0)
+            return await store.admit(call, many_slots, 1000.0)
         except StoreFailed as failure:
             return str(failure)
 
@@ -163,8 +163,8 @@ async def test_a_full_disk_refuses_calls_and_keeps_those_that_run(
         return connection
 
     monkeypatch.setattr(sqlite_store, "connect", small)
-    store: SqliteStore = await work_at()
-    answers = [await arrives(store, ring()) for _ in range(200)]
+    store: SqliteStore = await open_worker()
+    answers = [await arrives(store, new_call()) for _ in range(200)]
     admitted = answers.count("http://127.0.0.1:8080")
     assert 0 < admitted < 200
     assert "disk is full" in answers[-1]
@@ -177,7 +177,7 @@ def test_a_loop_that_ends_before_the_answer_makes_no_noise(file: Path, hung_up: 
     async def leave_in_a_hurry() -> None:
         await store.open()
         lock.execute("BEGIN EXCLUSIVE")
-        store.ended("5bd1d9f4-2f5e-4e15-8b1f-0f7a3c3f5a7e", hung_up)
+        store.end("5bd1d9f4-2f5e-4e15-8b1f-0f7a3c3f5a7e", hung_up)
 
     connect(file, 1.0).close()
     lock = sqlite3.connect(file, isolation_level=None)
@@ -271,8 +271,8 @@ async def test_a_directory_is_no_store(tmp_path: Path) -> None:
 
 
 async def test_an_empty_file_becomes_a_store(
-    file: Path, work_at: WorkAt, ring: Ring, one_place: SlotLimits
+    file: Path, open_worker: OpenWorker, new_call: NewCall, one_slot: SlotLimits
 ) -> None:
     an_empty_file(file)
-    store: SqliteStore = await work_at()
-    await store.admit(ring(), one_place, 1000.0)
+    store: SqliteStore = await open_worker()
+    await store.admit(new_call(), one_slot, 1000.0)

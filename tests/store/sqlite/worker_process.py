@@ -14,7 +14,6 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from gateway.auth.media_tokens import MediaTokens, TokenRejected, load_secret
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import Party
 from gateway.model.session import CallDetails, SessionResult, SlotLimits, Traffic
@@ -45,9 +44,9 @@ class Worker:
     async def arrive(self, calls: int, instances: int, per_instance: int, max_instances: int) -> Any:
         """So many calls at once; answers the instances of those admitted, and how many were refused."""
         urls = tuple((f"http://127.0.0.1:{8000 + n}", 0) for n in range(instances))
-        places = SlotLimits(urls, per_instance, max_instances)
+        limits = SlotLimits(urls, per_instance, max_instances)
         admitted = [
-            given for given in await asyncio.gather(*(self._call(places) for _ in range(calls))) if given
+            given for given in await asyncio.gather(*(self._call(limits) for _ in range(calls))) if given
         ]
         return {"admitted": admitted, "refused": calls - len(admitted)}
 
@@ -56,7 +55,7 @@ class Worker:
         result = SessionResult(
             SessionState.ENDED, NOW, "caller_hangup", Party.CALLER, "", 1000, Traffic(), None
         )
-        await asyncio.gather(*(self.store.ended(session_id, result) for session_id in self.running))
+        await asyncio.gather(*(self.store.end(session_id, result) for session_id in self.running))
         ended = len(self.running)
         self.running.clear()
         return ended
@@ -79,35 +78,23 @@ class Worker:
 
     async def use_up(self, keys: list[str]) -> list[bool]:
         """Whether it was the first to write each document, all tried at once."""
-        documents = self.store.documents
+        documents = self.store.key_values
         return await asyncio.gather(
             *(documents.put_if_absent("nonce", key, "1", now=NOW, expires_at=NOW + 1) for key in keys)
         )
 
-    async def redeem(self, tokens: list[str]) -> list[str]:
-        """The session of each token, or why it was refused; all shown at once."""
-        mine = MediaTokens(await load_secret(self.store, lambda: NOW), self.store, lambda: NOW)
-
-        async def show(token: str) -> str:
-            try:
-                return (await mine.redeem(token, "support.acme", "acme")).session_id
-            except TokenRejected as refusal:
-                return refusal.reason
-
-        return await asyncio.gather(*map(show, tokens))
-
-    async def beat(self, now: float) -> float:
-        await self.store.beat(now)
+    async def heartbeat(self, now: float) -> float:
+        await self.store.heartbeat(now)
         return now
 
-    async def _call(self, places: SlotLimits) -> str | None:
+    async def _call(self, limits: SlotLimits) -> str | None:
         session_id = str(uuid.uuid4())
         details = CallDetails(session_id, "support.acme", "acme", "us-west", "plivo", None, None, None, None)
         try:
-            self.running[session_id] = await self.store.admit(details, places, NOW)
+            self.running[session_id] = await self.store.admit(details, limits, NOW)
         except AtCapacity:
             return None
-        await self.store.started(session_id, NOW)
+        await self.store.mark_running(session_id, NOW)
         return self.running[session_id]
 
 
@@ -118,7 +105,7 @@ async def main() -> None:
     worker = Worker(owner)
     while line := await asyncio.to_thread(sys.stdin.readline):
         command = json.loads(line)
-        answer = await getattr(worker, command.pop("do"))(**command)
+        answer = await getattr(worker, command.pop("command"))(**command)
         print(json.dumps(answer), flush=True)
 
 

@@ -18,7 +18,7 @@ from gateway.model.lifecycle import (
     SessionState,
     check,
     mermaid,
-    over,
+    terminal_state,
 )
 
 STEPS = {
@@ -82,14 +82,14 @@ def test_whatever_is_not_over_can_fail_because_a_process_can_die_at_any_time() -
 def test_the_end_of_a_session_fits_whether_it_ran(
     ran: bool, wanted: SessionState, is_over_as: SessionState
 ) -> None:
-    assert over(ran, wanted) is is_over_as
+    assert terminal_state(ran, wanted) is is_over_as
     check(SessionState.ENDING if ran else SessionState.STARTING, is_over_as)
 
 
 @pytest.mark.parametrize("state", [state for state in SessionState if state not in TERMINAL])
 def test_no_session_ends_in_the_middle_of_its_life(state: SessionState) -> None:
     with pytest.raises(LifecycleError):
-        over(True, state)
+        terminal_state(True, state)
 
 
 def test_the_diagram_has_every_step_once_and_nothing_else() -> None:

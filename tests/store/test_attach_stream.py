@@ -13,17 +13,16 @@ import pytest
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import Party
 from gateway.model.session import CallDetails, SessionResult, SlotLimits, Traffic
-from gateway.store.interface import NotPromised, StoreFailed
-from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.interface import NotPending, Store, StoreFailed
 
-Ring = Callable[..., CallDetails]
-WorkAt = Callable[..., Any]
+NewCall = Callable[..., CallDetails]
+OpenWorker = Callable[..., Any]
 
 
 @pytest.fixture
-def dialled(ring: Ring) -> CallDetails:
+def dialled(new_call: NewCall) -> CallDetails:
     """A call out that rings: its carrier has not said a word on a socket."""
-    return ring(call_id=None, stream_id=None, from_number="+15551230000", to_number=None)
+    return new_call(call_id=None, stream_id=None, from_number="+15551230000", to_number=None)
 
 
 @pytest.fixture
@@ -45,12 +44,12 @@ def streaming(dialled: CallDetails) -> CallDetails:
 
 
 async def test_the_stream_comes_to_another_worker(
-    work_at: WorkAt, dialled: CallDetails, one_place: SlotLimits, hung_up: SessionResult
+    open_worker: OpenWorker, dialled: CallDetails, one_slot: SlotLimits, hung_up: SessionResult
 ) -> None:
-    dialler, other = await work_at(), await work_at()
-    await dialler.admit(dialled, one_place, 1000.0)
+    dialler, other = await open_worker(), await open_worker()
+    await dialler.admit(dialled, one_slot, 1000.0)
 
-    assert await other.adopt(streaming(dialled), 1010.0) == "http://127.0.0.1:8080"
+    assert await other.attach_stream(streaming(dialled), 1010.0) == "http://127.0.0.1:8080"
 
     record = await dialler.session(dialled.session_id)
     assert record is not None
@@ -59,31 +58,29 @@ async def test_the_stream_comes_to_another_worker(
     assert (record.from_number, record.to_number) == ("+15551230000", "+15559876543")
     assert {row.owner for row in await dialler.reap(1010.0)} == set()
 
-    await other.started(dialled.session_id, 1011.0)
-    await other.ended(dialled.session_id, hung_up)
+    await other.mark_running(dialled.session_id, 1011.0)
+    await other.end(dialled.session_id, hung_up)
     record = await dialler.session(dialled.session_id)
     assert record is not None
     assert (record.state, record.reason) == (SessionState.ENDED, "caller_hangup")
 
 
-async def test_a_stream_is_adopted_once(
-    store: SqliteStore, dialled: CallDetails, one_place: SlotLimits
-) -> None:
-    await store.admit(dialled, one_place, 1000.0)
-    await store.adopt(streaming(dialled), 1010.0)
-    with pytest.raises(NotPromised):
-        await store.adopt(streaming(dialled), 1011.0)
+async def test_a_stream_is_adopted_once(store: Store, dialled: CallDetails, one_slot: SlotLimits) -> None:
+    await store.admit(dialled, one_slot, 1000.0)
+    await store.attach_stream(streaming(dialled), 1010.0)
+    with pytest.raises(NotPending):
+        await store.attach_stream(streaming(dialled), 1011.0)
 
 
 async def test_of_many_that_adopt_one_does(
-    work_at: WorkAt, dialled: CallDetails, one_place: SlotLimits
+    open_worker: OpenWorker, dialled: CallDetails, one_slot: SlotLimits
 ) -> None:
-    workers = [await work_at() for _ in range(3)]
-    await workers[0].admit(dialled, one_place, 1000.0)
-    tries = [worker.adopt(streaming(dialled), 1010.0) for worker in workers for _ in range(4)]
+    workers = [await open_worker() for _ in range(3)]
+    await workers[0].admit(dialled, one_slot, 1000.0)
+    tries = [worker.attach_stream(streaming(dialled), 1010.0) for worker in workers for _ in range(4)]
     answers = await asyncio.gather(*tries, return_exceptions=True)
     assert sum(isinstance(answer, str) for answer in answers) == 1
-    assert sum(isinstance(answer, NotPromised) for answer in answers) == len(tries) - 1
+    assert sum(isinstance(answer, NotPending) for answer in answers) == len(tries) - 1
 
 
 @pytest.mark.parametrize(
@@ -97,39 +94,39 @@ async def test_of_many_that_adopt_one_does(
     ids=lambda other: next(iter(other)),
 )
 async def test_only_its_own_call_adopts_it(
-    store: SqliteStore, dialled: CallDetails, one_place: SlotLimits, other: dict[str, str]
+    store: Store, dialled: CallDetails, one_slot: SlotLimits, other: dict[str, str]
 ) -> None:
-    await store.admit(dialled, one_place, 1000.0)
-    with pytest.raises(NotPromised):
-        await store.adopt(dataclasses.replace(streaming(dialled), **other), 1010.0)
-    await store.adopt(streaming(dialled), 1010.0)
+    await store.admit(dialled, one_slot, 1000.0)
+    with pytest.raises(NotPending):
+        await store.attach_stream(dataclasses.replace(streaming(dialled), **other), 1010.0)
+    await store.attach_stream(streaming(dialled), 1010.0)
 
 
 async def test_what_came_with_its_stream_is_not_adopted(
-    store: SqliteStore, ring: Ring, one_place: SlotLimits
+    store: Store, new_call: NewCall, one_slot: SlotLimits
 ) -> None:
-    inbound = ring()
-    await store.admit(inbound, one_place, 1000.0)
-    with pytest.raises(NotPromised):
-        await store.adopt(inbound, 1001.0)
+    inbound = new_call()
+    await store.admit(inbound, one_slot, 1000.0)
+    with pytest.raises(NotPending):
+        await store.attach_stream(inbound, 1001.0)
 
 
 async def test_what_was_asked_to_stop_is_not_adopted(
-    store: SqliteStore, dialled: CallDetails, one_place: SlotLimits
+    store: Store, dialled: CallDetails, one_slot: SlotLimits
 ) -> None:
-    await store.admit(dialled, one_place, 1000.0)
+    await store.admit(dialled, one_slot, 1000.0)
     await store.request_stop(dialled.session_id, 1001.0)
-    with pytest.raises(NotPromised):
-        await store.adopt(streaming(dialled), 1002.0)
+    with pytest.raises(NotPending):
+        await store.attach_stream(streaming(dialled), 1002.0)
 
 
 async def test_who_gives_up_adopting_leaves_it_as_it_was(
-    work_at: WorkAt, dialled: CallDetails, one_place: SlotLimits
+    open_worker: OpenWorker, dialled: CallDetails, one_slot: SlotLimits
 ) -> None:
-    dialler, other = await work_at(), await work_at()
-    await dialler.admit(dialled, one_place, 1000.0)
+    dialler, other = await open_worker(), await open_worker()
+    await dialler.admit(dialled, one_slot, 1000.0)
     before = await dialler.session(dialled.session_id)
-    adopting = asyncio.create_task(other.adopt(streaming(dialled), 1010.0))
+    adopting = asyncio.create_task(other.attach_stream(streaming(dialled), 1010.0))
     await asyncio.sleep(0)  # it is on its way to the store
     adopting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -141,37 +138,41 @@ async def test_who_gives_up_adopting_leaves_it_as_it_was(
 
 
 async def test_a_call_that_nobody_takes_is_abandoned(
-    store: SqliteStore, dialled: CallDetails, one_place: SlotLimits, ring: Ring, unanswered: SessionResult
+    store: Store,
+    dialled: CallDetails,
+    one_slot: SlotLimits,
+    new_call: NewCall,
+    unanswered: SessionResult,
 ) -> None:
-    await store.admit(dialled, one_place, 1000.0)
+    await store.admit(dialled, one_slot, 1000.0)
 
-    assert await store.abandon(dialled.session_id, unanswered)
+    assert await store.end_if_unattached(dialled.session_id, unanswered)
 
     record = await store.session(dialled.session_id)
     assert record is not None
     assert (record.state, record.reason, record.ended_at) == (SessionState.CANCELED, "no_answer", 1030.0)
-    with pytest.raises(NotPromised):
-        await store.adopt(streaming(dialled), 1031.0)
-    assert not await store.abandon(dialled.session_id, unanswered)
-    await store.admit(ring(), one_place, 1032.0)  # its place is free
+    with pytest.raises(NotPending):
+        await store.attach_stream(streaming(dialled), 1031.0)
+    assert not await store.end_if_unattached(dialled.session_id, unanswered)
+    await store.admit(new_call(), one_slot, 1032.0)  # its place is free
 
 
 async def test_a_call_whose_stream_has_come_is_not_abandoned(
-    store: SqliteStore, dialled: CallDetails, one_place: SlotLimits, unanswered: SessionResult
+    store: Store, dialled: CallDetails, one_slot: SlotLimits, unanswered: SessionResult
 ) -> None:
-    await store.admit(dialled, one_place, 1000.0)
-    await store.adopt(streaming(dialled), 1010.0)
-    assert not await store.abandon(dialled.session_id, unanswered)
+    await store.admit(dialled, one_slot, 1000.0)
+    await store.attach_stream(streaming(dialled), 1010.0)
+    assert not await store.end_if_unattached(dialled.session_id, unanswered)
     record = await store.session(dialled.session_id)
     assert record is not None
     assert record.state is SessionState.STARTING
 
 
 async def test_a_store_that_is_closed_adopts_nothing(
-    work_at: WorkAt, dialled: CallDetails, one_place: SlotLimits
+    open_worker: OpenWorker, dialled: CallDetails, one_slot: SlotLimits
 ) -> None:
-    store = await work_at()
-    await store.admit(dialled, one_place, 1000.0)
+    store = await open_worker()
+    await store.admit(dialled, one_slot, 1000.0)
     await store.close()
     with pytest.raises(StoreFailed):
-        await store.adopt(streaming(dialled), 1010.0)
+        await store.attach_stream(streaming(dialled), 1010.0)

@@ -18,12 +18,13 @@ from gateway.store import failover_store
 from gateway.store.admission import AtCapacity
 from gateway.store.failover_store import FailoverStore
 from gateway.store.interface import StoreFailed
+from gateway.store.sqlite.sqlite_store import SqliteStore
 from gateway.store.worker_id import WorkerId
 
 SHORT_S = 0.05
 BOUND_S = 20.0
 
-Ring = Callable[..., CallDetails]
+NewCall = Callable[..., CallDetails]
 
 
 @contextlib.contextmanager
@@ -48,7 +49,10 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def store(file: Path) -> AsyncIterator[FailoverStore]:
-    opened = FailoverStore(file, WorkerId.of_this_process("me"), busy_s=SHORT_S)
+    opened = FailoverStore(
+        SqliteStore(file, WorkerId.of_this_process("me"), busy_s=SHORT_S),
+        single_use_kinds=frozenset({NONCES}),
+    )
     await opened.open()
     yield opened
     await opened.close()
@@ -64,23 +68,23 @@ def written(file: Path) -> list[tuple[str, str, str, str | None]]:
 
 
 async def test_calls_come_and_go_while_the_file_is_locked(
-    store: FailoverStore, file: Path, ring: Ring, many_places: SlotLimits, hung_up: SessionResult
+    store: FailoverStore, file: Path, new_call: NewCall, many_slots: SlotLimits, hung_up: SessionResult
 ) -> None:
-    before, over, running, late = (ring() for _ in range(4))
-    await store.admit(before, many_places, 1000.0)
-    await store.started(before.session_id, 1000.5)
+    before, over, running, late = (new_call() for _ in range(4))
+    await store.admit(before, many_slots, 1000.0)
+    await store.mark_running(before.session_id, 1000.5)
     with locked(file):
         for call in (over, running):
-            assert await store.admit(call, many_places, 1001.0) == "http://127.0.0.1:8080"
-            store.started(call.session_id, 1002.0)
-        first = store.ended(over.session_id, hung_up)
-        store.ended(over.session_id, hung_up)
-        last = store.ended(before.session_id, hung_up)
+            assert await store.admit(call, many_slots, 1001.0) == "http://127.0.0.1:8080"
+            store.mark_running(call.session_id, 1002.0)
+        first = store.end(over.session_id, hung_up)
+        store.end(over.session_id, hung_up)
+        last = store.end(before.session_id, hung_up)
         assert [state for _, state, _, _ in written(file)] == ["running"]
     async with asyncio.timeout(BOUND_S):
         await first
         await last
-    await store.admit(late, many_places, 1003.0)
+    await store.admit(late, many_slots, 1003.0)
     url = "http://127.0.0.1:8080"
     assert written(file) == [
         (before.session_id, "ended", url, "caller_hangup"),
@@ -96,94 +100,99 @@ async def test_calls_come_and_go_while_the_file_is_locked(
 
 
 async def test_places_are_counted_here_meanwhile(
-    store: FailoverStore, file: Path, ring: Ring, hung_up: SessionResult
+    store: FailoverStore, file: Path, new_call: NewCall, hung_up: SessionResult
 ) -> None:
     two = SlotLimits((("http://127.0.0.1:1", 0), ("http://127.0.0.1:2", 1)), per_instance=1, max_instances=2)
-    before, first, second = ring(), ring(), ring()
+    before, first, second = new_call(), new_call(), new_call()
     assert await store.admit(before, two, 1000.0) == "http://127.0.0.1:1"
     with locked(file):
         assert await store.admit(first, two, 1001.0) == "http://127.0.0.1:2"
         with pytest.raises(AtCapacity):
-            await store.admit(ring(), two, 1001.0)
-        assert await store.admit(ring("sales.acme"), two, 1001.0) == "http://127.0.0.1:1"
-        store.ended(before.session_id, hung_up)
+            await store.admit(new_call(), two, 1001.0)
+        assert await store.admit(new_call("sales.acme"), two, 1001.0) == "http://127.0.0.1:1"
+        store.end(before.session_id, hung_up)
         assert await store.admit(second, two, 1001.0) == "http://127.0.0.1:1"
-    assert len(store._mine) == 3
+    assert len(store._own_sessions) == 3
 
 
 async def test_an_organisation_has_its_limit_with_the_file_and_without(
-    file: Path, ring: Ring, many_places: SlotLimits
+    file: Path, new_call: NewCall, many_slots: SlotLimits
 ) -> None:
-    store = FailoverStore(file, WorkerId.of_this_process("me"), busy_s=SHORT_S, calls_per_organization=2)
+    sqlite = SqliteStore(file, WorkerId.of_this_process("me"), busy_s=SHORT_S, calls_per_organization=2)
+    store = FailoverStore(sqlite, calls_per_organization=2)
     await store.open()
-    await store.admit(ring("support.acme"), many_places, 1000.0)
-    await store.admit(ring("sales.acme"), many_places, 1000.0)
+    await store.admit(new_call("support.acme"), many_slots, 1000.0)
+    await store.admit(new_call("sales.acme"), many_slots, 1000.0)
     for agent in ("support.acme", "third.acme"):
         with pytest.raises(AtCapacity, match="2 of 2"):
-            await store.admit(ring(agent), many_places, 1000.0)
-    await store.admit(ring("support.other-acme"), many_places, 1000.0)
+            await store.admit(new_call(agent), many_slots, 1000.0)
+    await store.admit(new_call("support.other-acme"), many_slots, 1000.0)
     with locked(file):
         with pytest.raises(AtCapacity, match="2 of 2"):
-            await store.admit(ring("support.acme"), many_places, 1000.0)
-        await store.admit(ring("support.other-acme"), many_places, 1000.0)
+            await store.admit(new_call("support.acme"), many_slots, 1000.0)
+        await store.admit(new_call("support.other-acme"), many_slots, 1000.0)
         with pytest.raises(AtCapacity, match="2 of 2"):
-            await store.admit(ring("support.other-acme"), many_places, 1000.0)
+            await store.admit(new_call("support.other-acme"), many_slots, 1000.0)
     await store.close()
 
 
 async def test_a_token_is_good_once_meanwhile_and_afterwards(store: FailoverStore, file: Path) -> None:
-    documents = store.documents
+    values = store.key_values
     with locked(file):
-        assert await documents.put_if_absent(NONCES, "a", "true", now=1000.0, expires_at=2000.0)
-        assert not await documents.put_if_absent(NONCES, "a", "true", now=1000.0, expires_at=2000.0)
-        kept = await documents.get(NONCES, "a", 1000.0)
+        assert await values.put_if_absent(NONCES, "a", "true", now=1000.0, expires_at=2000.0)
+        assert not await values.put_if_absent(NONCES, "a", "true", now=1000.0, expires_at=2000.0)
+        kept = await values.get(NONCES, "a", 1000.0)
         assert kept is not None
-        assert await documents.list(NONCES, 1000.0) == (kept,)
+        assert await values.list(NONCES, 1000.0) == (kept,)
         with pytest.raises(StoreFailed):  # what nobody waits on the line for is not done without the file
-            await documents.put_if_absent("idempotency", "a", "true", now=1000.0)
+            await values.put_if_absent("idempotency", "a", "true", now=1000.0)
     async with asyncio.timeout(BOUND_S):
-        while documents._kept:
+        while values._unwritten:
             await asyncio.sleep(SHORT_S)
-    assert not await documents.put_if_absent(NONCES, "a", "true", now=1000.0, expires_at=2000.0)
-    assert len(await documents.list(NONCES, 1000.0)) == 1
+    assert not await values.put_if_absent(NONCES, "a", "true", now=1000.0, expires_at=2000.0)
+    assert len(await values.list(NONCES, 1000.0)) == 1
 
 
 async def test_a_call_out_is_not_begun(
-    store: FailoverStore, file: Path, ring: Ring, many_places: SlotLimits
+    store: FailoverStore, file: Path, new_call: NewCall, many_slots: SlotLimits
 ) -> None:
     with locked(file), pytest.raises(StoreFailed, match="a call out needs it"):
-        await store.admit(ring(stream_id=None), many_places, 1000.0)
+        await store.admit(new_call(stream_id=None), many_slots, 1000.0)
 
 
 async def test_what_is_owed_has_an_end(
-    store: FailoverStore, file: Path, ring: Ring, many_places: SlotLimits, monkeypatch: pytest.MonkeyPatch
+    store: FailoverStore,
+    file: Path,
+    new_call: NewCall,
+    many_slots: SlotLimits,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(failover_store, "MOST_OWED", 5)
+    monkeypatch.setattr(failover_store, "MAX_PENDING_WRITES", 5)
     calls: list[CallDetails] = []
     with locked(file):
         with contextlib.suppress(StoreFailed):
             while len(calls) < 10:
-                await store.admit(call := ring(), many_places, 1000.0)
+                await store.admit(call := new_call(), many_slots, 1000.0)
                 calls.append(call)
         with pytest.raises(StoreFailed, match="no more is kept"):
-            await store.admit(ring(), many_places, 1000.0)
+            await store.admit(new_call(), many_slots, 1000.0)
         assert 3 <= len(calls) <= 5
-        owed = [store.started(call.session_id, 1001.0) for call in calls]  # theirs is kept all the same
+        owed = [store.mark_running(call.session_id, 1001.0) for call in calls]  # theirs is kept all the same
     async with asyncio.timeout(BOUND_S):
         await asyncio.gather(*owed)
-    assert store._writer.owed == 0
+    assert store._store.pending_writes == 0
     assert [state for _, state, _, _ in written(file)] == ["running"] * len(calls)
 
 
 async def test_more_than_one_transaction_is_owed(
-    store: FailoverStore, file: Path, ring: Ring, many_places: SlotLimits, hung_up: SessionResult
+    store: FailoverStore, file: Path, new_call: NewCall, many_slots: SlotLimits, hung_up: SessionResult
 ) -> None:
     with locked(file):
-        calls = [ring() for _ in range(400)]
+        calls = [new_call() for _ in range(400)]
         for call in calls:
-            await store.admit(call, many_places, 1000.0)
-            store.started(call.session_id, 1001.0)
-        last = [store.ended(call.session_id, hung_up) for call in calls][-1]
+            await store.admit(call, many_slots, 1000.0)
+            store.mark_running(call.session_id, 1001.0)
+        last = [store.end(call.session_id, hung_up) for call in calls][-1]
     async with asyncio.timeout(BOUND_S):
         await last
     assert written(file) == [
@@ -192,28 +201,28 @@ async def test_more_than_one_transaction_is_owed(
 
 
 async def test_a_caller_who_gives_up_at_a_locked_file_holds_no_place(
-    store: FailoverStore, file: Path, ring: Ring, one_place: SlotLimits
+    store: FailoverStore, file: Path, new_call: NewCall, one_slot: SlotLimits
 ) -> None:
     with locked(file, BOUND_S), pytest.raises(TimeoutError):
-        await asyncio.wait_for(store.admit(ring(), one_place, 1000.0), SHORT_S / 2)
-    await store.admit(ring(), one_place, 1001.0)
-    assert len(store._mine) == 1
+        await asyncio.wait_for(store.admit(new_call(), one_slot, 1000.0), SHORT_S / 2)
+    await store.admit(new_call(), one_slot, 1001.0)
+    assert len(store._own_sessions) == 1
 
 
 async def test_what_nobody_waited_for_is_not_written_twice(
     store: FailoverStore,
     file: Path,
-    ring: Ring,
-    one_place: SlotLimits,
+    new_call: NewCall,
+    one_slot: SlotLimits,
     hung_up: SessionResult,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The file may take a call just as nobody waits any longer: it is taken back, then written."""
     monkeypatch.setattr(failover_store, "PATIENCE_S", 0)
-    calls = [ring() for _ in range(100)]
+    calls = [new_call() for _ in range(100)]
     for call in calls:
-        await store.admit(call, one_place, 1000.0)
-        store.started(call.session_id, 1001.0)
-        await store.ended(call.session_id, hung_up)
+        await store.admit(call, one_slot, 1000.0)
+        store.mark_running(call.session_id, 1001.0)
+        await store.end(call.session_id, hung_up)
     assert [row[:2] for row in written(file)] == [(call.session_id, "ended") for call in calls]
-    assert not store._mine
+    assert not store._own_sessions

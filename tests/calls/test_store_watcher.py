@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A wish to stop a session, put to any worker, ends it in the one that carries it."""
+"""Stop requests and changed agents, from any worker, reach the workers that have to act."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from gateway.store.interface import StoreFailed
 from gateway.store.sqlite.sqlite_store import SqliteStore
 from gateway.store.worker_id import WorkerId
 
-PLACES = SlotLimits((("http://127.0.0.1:8080", 0),), per_instance=100, max_instances=1)
-PATIENCE_S = 20.0
+SLOTS = SlotLimits((("http://127.0.0.1:8080", 0),), per_instance=100, max_instances=1)
+WAIT_S = 20.0
 STOPPED = SessionResult(
     state=SessionState.ENDED,
     ended_at=1010.0,
@@ -36,8 +36,8 @@ def call(session_id: str) -> CallDetails:
     return CallDetails(session_id, "support.acme", "acme", "us-west", "twilio", None, None, None, None)
 
 
-class Carrier:
-    """A worker's calls: those that it carries end when they are told to."""
+class OwnCalls:
+    """The calls of a worker; those that it carries end when they are stopped."""
 
     def __init__(self) -> None:
         self.carried: set[str] = set()
@@ -47,7 +47,7 @@ class Carrier:
         self.something = asyncio.Event()
         self.on_refresh: Callable[[], Awaitable[None]] | None = None
 
-    def end_call(self, session_id: str, end: CallEnded) -> bool:
+    def end_session(self, session_id: str, end: CallEnded) -> bool:
         self.asked.append(session_id)
         self.something.set()
         if session_id not in self.carried:
@@ -62,15 +62,15 @@ class Carrier:
             await self.on_refresh()
 
     async def until(self, happened: Callable[[], Any]) -> None:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(WAIT_S):
             while not happened():
                 self.something.clear()
                 await self.something.wait()
 
 
 @pytest.fixture
-def carrier() -> Carrier:
-    return Carrier()
+def calls() -> OwnCalls:
+    return OwnCalls()
 
 
 @pytest.fixture
@@ -88,14 +88,14 @@ async def stores(tmp_path: Path) -> AsyncIterator[tuple[SqliteStore, SqliteStore
 
 @pytest.fixture
 async def watching(
-    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier
+    stores: tuple[SqliteStore, SqliteStore], calls: OwnCalls
 ) -> AsyncIterator[Callable[..., StoreWatcher]]:
-    """Starts a watch over the first worker's sessions; none outlives the test."""
+    """Start a watcher of the first worker's sessions; none outlives the test."""
     started: list[StoreWatcher] = []
 
     def start(store: Any = None, **times: float) -> StoreWatcher:
-        times = {"poll_s": 0.005, "refresh_s": 0.0} | times
-        started.append(StoreWatcher(store or stores[0], carrier.end_call, carrier.refresh, **times))
+        times = {"refresh_s": 0.0} | times
+        started.append(StoreWatcher(store or stores[0], calls.end_session, calls.refresh, **times))
         started[-1].start()
         return started[-1]
 
@@ -105,100 +105,100 @@ async def watching(
 
 
 async def test_a_session_is_stopped_from_another_worker(
-    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StoreWatcher]
+    stores: tuple[SqliteStore, SqliteStore], calls: OwnCalls, watching: Callable[..., StoreWatcher]
 ) -> None:
     east, west = stores
     for name in ("one", "two"):
-        await east.admit(call(name), PLACES, 1000.0)
-        carrier.carried.add(name)
+        await east.admit(call(name), SLOTS, 1000.0)
+        calls.carried.add(name)
     watching()
     assert await west.request_stop("two", 1001.0)
-    await carrier.until(lambda: carrier.ended)
-    assert carrier.ended == [("two", Reasons.stopped.code)]
+    await calls.until(lambda: calls.ended)
+    assert calls.ended == [("two", Reasons.stopped.code)]
 
 
 async def test_a_session_is_stopped_from_its_own_worker(
-    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StoreWatcher]
+    stores: tuple[SqliteStore, SqliteStore], calls: OwnCalls, watching: Callable[..., StoreWatcher]
 ) -> None:
     east, _ = stores
-    await east.admit(call("one"), PLACES, 1000.0)
-    carrier.carried.add("one")
+    await east.admit(call("one"), SLOTS, 1000.0)
+    calls.carried.add("one")
     watching()
-    await carrier.until(lambda: carrier.refreshed)  # it has looked, and found nothing
+    await calls.until(lambda: calls.refreshed)  # it has looked, and found nothing
     assert await east.request_stop("one", 1001.0)
-    await carrier.until(lambda: carrier.ended)
+    await calls.until(lambda: calls.ended)
 
 
-async def test_a_session_is_told_once_however_long_it_takes_to_end(
-    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StoreWatcher]
+async def test_a_session_is_stopped_once_however_long_it_takes_to_end(
+    stores: tuple[SqliteStore, SqliteStore], calls: OwnCalls, watching: Callable[..., StoreWatcher]
 ) -> None:
     east, west = stores
     for name in ("one", "two"):
-        await east.admit(call(name), PLACES, 1000.0)
-        carrier.carried.add(name)
+        await east.admit(call(name), SLOTS, 1000.0)
+        calls.carried.add(name)
     await west.request_stop("one", 1001.0)
     watching()
-    await carrier.until(lambda: carrier.ended)
+    await calls.until(lambda: calls.ended)
     await west.request_stop("two", 1002.0)
-    await carrier.until(lambda: len(carrier.ended) == 2)
-    assert [name for name, _ in carrier.ended] == ["one", "two"]
+    await calls.until(lambda: len(calls.ended) == 2)
+    assert [name for name, _ in calls.ended] == ["one", "two"]
 
 
-async def test_a_session_that_is_not_carried_yet_is_asked_for_again(
-    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StoreWatcher]
+async def test_a_session_that_has_not_begun_here_yet_is_stopped_later(
+    stores: tuple[SqliteStore, SqliteStore], calls: OwnCalls, watching: Callable[..., StoreWatcher]
 ) -> None:
     east, _ = stores
-    await east.admit(call("one"), PLACES, 1000.0)
+    await east.admit(call("one"), SLOTS, 1000.0)
     await east.request_stop("one", 1001.0)
     watching()
-    await carrier.until(lambda: len(carrier.asked) > 1)
-    carrier.carried.add("one")
-    await carrier.until(lambda: carrier.ended)
+    await calls.until(lambda: len(calls.asked) > 1)
+    calls.carried.add("one")
+    await calls.until(lambda: calls.ended)
 
 
-async def test_what_is_over_is_asked_for_no_more(
-    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StoreWatcher]
+async def test_a_session_that_is_over_is_stopped_no_more(
+    stores: tuple[SqliteStore, SqliteStore], calls: OwnCalls, watching: Callable[..., StoreWatcher]
 ) -> None:
     east, west = stores
-    await east.admit(call("one"), PLACES, 1000.0)
+    await east.admit(call("one"), SLOTS, 1000.0)
     await east.request_stop("one", 1001.0)
     watching()
-    await carrier.until(lambda: carrier.asked)
-    await east.ended("one", STOPPED)
-    await east.admit(call("two"), PLACES, 1002.0)
-    carrier.carried.add("two")
+    await calls.until(lambda: calls.asked)
+    await east.end("one", STOPPED)
+    await east.admit(call("two"), SLOTS, 1002.0)
+    calls.carried.add("two")
     await west.request_stop("two", 1003.0)
-    await carrier.until(lambda: carrier.ended)
-    asked = carrier.asked.count("one")
-    before = carrier.refreshed
-    await west.beat(1004.0)
-    await carrier.until(lambda: carrier.refreshed > before)
-    assert carrier.asked.count("one") == asked
+    await calls.until(lambda: calls.ended)
+    asked = calls.asked.count("one")
+    before = calls.refreshed
+    await west.heartbeat(1004.0)
+    await calls.until(lambda: calls.refreshed > before)
+    assert calls.asked.count("one") == asked
 
 
-async def test_what_the_store_keeps_is_read_anew_after_a_change(
-    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StoreWatcher]
+async def test_the_agents_are_read_again_after_a_change(
+    stores: tuple[SqliteStore, SqliteStore], calls: OwnCalls, watching: Callable[..., StoreWatcher]
 ) -> None:
     _, west = stores
     watching()
-    await carrier.until(lambda: carrier.refreshed == 1)  # at the beginning
-    await west.documents.put("agent", "support.acme", "{}", now=1000.0)
-    await carrier.until(lambda: carrier.refreshed == 2)
+    await calls.until(lambda: calls.refreshed == 1)  # at the beginning
+    await west.key_values.put("agent", "support.acme", "{}", now=1000.0)
+    await calls.until(lambda: calls.refreshed == 2)
 
 
 async def test_changes_in_a_row_are_one_refresh(
-    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StoreWatcher]
+    stores: tuple[SqliteStore, SqliteStore], calls: OwnCalls, watching: Callable[..., StoreWatcher]
 ) -> None:
     east, west = stores
-    await east.admit(call("one"), PLACES, 1000.0)
-    carrier.carried.add("one")
+    await east.admit(call("one"), SLOTS, 1000.0)
+    calls.carried.add("one")
     watching(refresh_s=3600.0)
-    await carrier.until(lambda: carrier.refreshed)
+    await calls.until(lambda: calls.refreshed)
     for each in range(5):
-        await west.documents.put("agent", f"agent{each}.acme", "{}", now=1000.0)
+        await west.key_values.put("agent", f"agent{each}.acme", "{}", now=1000.0)
     await west.request_stop("one", 1001.0)
-    await carrier.until(lambda: carrier.ended)  # so those changes were seen
-    assert carrier.refreshed == 1
+    await calls.until(lambda: calls.ended)  # so those changes were seen
+    assert calls.refreshed == 1
 
 
 class Failing:
@@ -220,38 +220,38 @@ class Failing:
 
 
 async def test_a_stop_is_not_lost_while_the_store_does_not_answer(
-    stores: tuple[SqliteStore, SqliteStore], carrier: Carrier, watching: Callable[..., StoreWatcher]
+    stores: tuple[SqliteStore, SqliteStore], calls: OwnCalls, watching: Callable[..., StoreWatcher]
 ) -> None:
     east, _ = stores
-    await east.admit(call("one"), PLACES, 1000.0)
+    await east.admit(call("one"), SLOTS, 1000.0)
     await east.request_stop("one", 1001.0)
-    carrier.carried.add("one")
-    watching(Failing(east, "changed", "changed", "stops_requested", "stops_requested"))
-    await carrier.until(lambda: carrier.ended)
+    calls.carried.add("one")
+    watching(Failing(east, "stop_requests", "stop_requests"))
+    await calls.until(lambda: calls.ended)
 
 
 @pytest.mark.parametrize("failure", [StoreFailed("the disk is gone"), RuntimeError("a mistake")])
 async def test_a_refresh_that_failed_is_tried_again(
-    failure: Exception, carrier: Carrier, watching: Callable[..., StoreWatcher]
+    failure: Exception, calls: OwnCalls, watching: Callable[..., StoreWatcher]
 ) -> None:
     async def fail_once() -> None:
-        carrier.on_refresh = None
+        calls.on_refresh = None
         raise failure
 
-    carrier.on_refresh = fail_once
+    calls.on_refresh = fail_once
     watching()
-    await carrier.until(lambda: carrier.refreshed == 2)
+    await calls.until(lambda: calls.refreshed == 2)
 
 
 async def test_it_stops_in_the_middle_of_a_refresh(
-    carrier: Carrier, watching: Callable[..., StoreWatcher]
+    calls: OwnCalls, watching: Callable[..., StoreWatcher]
 ) -> None:
     async def hang() -> None:
         await asyncio.Event().wait()
 
-    carrier.on_refresh = hang
+    calls.on_refresh = hang
     watch = watching()
-    await carrier.until(lambda: carrier.refreshed)
-    async with asyncio.timeout(PATIENCE_S):
+    await calls.until(lambda: calls.refreshed)
+    async with asyncio.timeout(WAIT_S):
         await watch.stop()
     await watch.stop()  # a second time is as good

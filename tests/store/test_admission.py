@@ -16,7 +16,7 @@ A, B, C = "http://a:8080", "http://b:8080", "http://c:8080"
 
 
 @pytest.mark.parametrize(
-    ("case", "places", "loads", "instance"),
+    ("case", "limits", "loads", "instance"),
     [
         ("an idle agent: the first", SlotLimits(((A, 0), (B, 0)), 1, 50), {}, A),
         ("the first is taken: the next", SlotLimits(((A, 0), (B, 0)), 1, 50), {A: 1}, B),
@@ -35,12 +35,12 @@ A, B, C = "http://a:8080", "http://b:8080", "http://c:8080"
         ("one more instance may open", SlotLimits(((A, 0), (B, 0), (C, 0)), 1, 2), {A: 1}, B),
     ],
 )
-def test_a_call_gets(case: str, places: SlotLimits, loads: dict[str, int], instance: str) -> None:
-    assert choose_instance(places, loads) == instance, case
+def test_a_call_gets(case: str, limits: SlotLimits, loads: dict[str, int], instance: str) -> None:
+    assert choose_instance(limits, loads) == instance, case
 
 
 @pytest.mark.parametrize(
-    ("case", "places", "loads", "taken", "limit"),
+    ("case", "limits", "loads", "taken", "limit"),
     [
         ("every instance is full", SlotLimits(((A, 0), (B, 1)), 2, 50), {A: 2, B: 2}, 4, 4),
         (
@@ -58,12 +58,12 @@ def test_a_call_gets(case: str, places: SlotLimits, loads: dict[str, int], insta
     ],
 )
 def test_a_call_is_refused(
-    case: str, places: SlotLimits, loads: dict[str, int], taken: int, limit: int
+    case: str, limits: SlotLimits, loads: dict[str, int], taken: int, limit: int
 ) -> None:
     with pytest.raises(AtCapacity) as refusal:
-        choose_instance(places, loads)
-    assert (refusal.value.taken, refusal.value.limit) == (taken, limit), case
-    assert str(refusal.value) == f"{taken} of {limit} places taken"
+        choose_instance(limits, loads)
+    assert (refusal.value.in_use, refusal.value.limit) == (taken, limit), case
+    assert str(refusal.value) == f"{taken} of {limit} slots in use"
 
 
 @given(
@@ -75,7 +75,7 @@ def test_a_call_is_refused(
 def test_however_calls_come_and_go_exactly_the_limit_fits(
     ranks: list[int], per_instance: int, max_instances: int, hang_ups: list[int]
 ) -> None:
-    places = SlotLimits(
+    limits = SlotLimits(
         tuple((f"http://{n}", rank) for n, rank in enumerate(ranks)), per_instance, max_instances
     )
     running: list[str] = []
@@ -83,7 +83,7 @@ def test_however_calls_come_and_go_exactly_the_limit_fits(
     def fill() -> int:
         while True:
             try:
-                running.append(choose_instance(places, Counter(running)))
+                running.append(choose_instance(limits, Counter(running)))
             except AtCapacity as full:
                 return full.limit
 

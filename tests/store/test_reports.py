@@ -9,41 +9,45 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.model.session import CallDetails, SessionOptions, SessionResult, SlotLimits
-from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.interface import Store
 
-Ring = Callable[..., CallDetails]
-WorkAt = Callable[..., Any]
+NewCall = Callable[..., CallDetails]
+OpenWorker = Callable[..., Any]
 
 TRANSCRIPT = '[{"role": "user", "text": "Grüezi", "timestamp": 1.5}]'
 RESULTS = '{"booked": true}'
 
 
 async def test_a_report_is_kept_once(
-    work_at: WorkAt, ring: Ring, many_places: SlotLimits, hung_up: SessionResult
+    open_worker: OpenWorker, new_call: NewCall, many_slots: SlotLimits, hung_up: SessionResult
 ) -> None:
-    east, west = await work_at(), await work_at()
-    call = ring()
-    await east.admit(call, many_places, 1000.0)
-    await east.started(call.session_id, 1000.5)
+    east, west = await open_worker(), await open_worker()
+    call = new_call()
+    await east.admit(call, many_slots, 1000.0)
+    await east.mark_running(call.session_id, 1000.5)
     answers = await asyncio.gather(
         east.complete(call.session_id, TRANSCRIPT, 58.5, RESULTS, 1059.0),
         west.complete(call.session_id, TRANSCRIPT, 58.5, RESULTS, 1059.0),
     )
     assert sorted(answers) == [False, True]
     assert not await west.complete(call.session_id, "[]", 1, None, 1060.0)
-    await east.ended(call.session_id, hung_up)
+    await east.end(call.session_id, hung_up)
     record = await west.session(call.session_id)
     assert (record.transcript, record.results) == (TRANSCRIPT, RESULTS)
     assert (record.reported_seconds, record.completed_at, record.ended_at) == (58.5, 1059.0, 1060.5)
 
 
 async def test_only_an_active_session_is_reported_of(
-    store: SqliteStore, ring: Ring, many_places: SlotLimits, browser: SessionOptions, hung_up: SessionResult
+    store: Store,
+    new_call: NewCall,
+    many_slots: SlotLimits,
+    browser_options: SessionOptions,
+    hung_up: SessionResult,
 ) -> None:
-    unknown, promised, over = ring(), ring(), ring()
-    await store.promise(promised, browser, 1000.0, 1300.0)
-    await store.admit(over, many_places, 1000.0)
-    await store.ended(over.session_id, hung_up)
+    unknown, promised, over = new_call(), new_call(), new_call()
+    await store.create_pending(promised, browser_options, 1000.0, 1300.0)
+    await store.admit(over, many_slots, 1000.0)
+    await store.end(over.session_id, hung_up)
     for call in (unknown, promised, over):
         assert not await store.complete(call.session_id, TRANSCRIPT, 58.5, RESULTS, 1061.0)
     for call in (promised, over):
@@ -52,9 +56,9 @@ async def test_only_an_active_session_is_reported_of(
         assert (record.completed_at, record.transcript, record.results) == (None, None, None)
 
 
-async def test_a_report_may_say_little(store: SqliteStore, ring: Ring, many_places: SlotLimits) -> None:
-    call = ring()
-    await store.admit(call, many_places, 1000.0)
+async def test_a_report_may_say_little(store: Store, new_call: NewCall, many_slots: SlotLimits) -> None:
+    call = new_call()
+    await store.admit(call, many_slots, 1000.0)
     assert await store.complete(call.session_id, None, None, None, 1001.0)
     assert not await store.complete(call.session_id, TRANSCRIPT, None, None, 1002.0)
     record = await store.session(call.session_id)
@@ -63,10 +67,10 @@ async def test_a_report_may_say_little(store: SqliteStore, ring: Ring, many_plac
 
 
 async def test_a_list_leaves_reports_out_unless_they_are_wanted(
-    store: SqliteStore, ring: Ring, many_places: SlotLimits
+    store: Store, new_call: NewCall, many_slots: SlotLimits
 ) -> None:
-    call = ring()
-    await store.admit(call, many_places, 1000.0)
+    call = new_call()
+    await store.admit(call, many_slots, 1000.0)
     await store.complete(call.session_id, TRANSCRIPT, 58, RESULTS, 1059.0)
     ((brief,), _) = await store.sessions()
     ((whole,), _) = await store.sessions(with_reports=True)
@@ -76,12 +80,12 @@ async def test_a_list_leaves_reports_out_unless_they_are_wanted(
 
 
 async def test_the_end_says_how_it_is_called_outside(
-    store: SqliteStore, ring: Ring, many_places: SlotLimits, hung_up: SessionResult
+    store: Store, new_call: NewCall, many_slots: SlotLimits, hung_up: SessionResult
 ) -> None:
-    silent, call = ring(), ring()
+    silent, call = new_call(), new_call()
     for one, status in ((silent, None), (call, "WS_CONNECTION_CLOSED")):
-        await store.admit(one, many_places, 1000.0)
-        await store.ended(one.session_id, dataclasses.replace(hung_up, completion_status=status))
+        await store.admit(one, many_slots, 1000.0)
+        await store.end(one.session_id, dataclasses.replace(hung_up, completion_status=status))
         record = await store.session(one.session_id)
         assert record is not None
         assert record.completion_status == status

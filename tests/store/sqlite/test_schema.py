@@ -15,12 +15,12 @@ import pytest
 
 from gateway.model.lifecycle import SessionState
 from gateway.model.session import CallDetails, SessionResult, SlotLimits
-from gateway.store.interface import AtCapacity, StoreFailed
+from gateway.store.interface import AtCapacity, SessionFilter, StoreFailed
 from gateway.store.sqlite.schema import VERSION, connect
 
-Ring = Callable[..., CallDetails]
-WorkAt = Callable[..., Any]
-Hire = Callable[..., Any]
+NewCall = Callable[..., CallDetails]
+OpenWorker = Callable[..., Any]
+StartWorker = Callable[..., Any]
 
 VERSION_1 = Path(__file__).with_name("version_1.sql")
 OVER = "0f3c54d0-7a60-4d93-9d44-6e2d4c1f9a01"
@@ -50,10 +50,10 @@ def version(file: Path) -> int:
 
 
 async def test_a_file_of_version_1_is_taken_over_with_all_that_is_in_it(
-    file: Path, work_at: WorkAt, ring: Ring, one_place: SlotLimits, hung_up: SessionResult
+    file: Path, open_worker: OpenWorker, new_call: NewCall, one_slot: SlotLimits, hung_up: SessionResult
 ) -> None:
     make_version_1(file)
-    store = await work_at()
+    store = await open_worker()
     assert version(file) == VERSION
 
     over = await store.session(OVER)
@@ -65,11 +65,11 @@ async def test_a_file_of_version_1_is_taken_over_with_all_that_is_in_it(
     running = await store.session(RUNNING)
     assert running.active
     assert (await store.counts()).total == 2
-    with pytest.raises(AtCapacity, match="1 of 1 places taken"):  # it holds its place as before
-        await store.admit(ring(), one_place, 1000.0)
-    await store.ended(RUNNING, hung_up)
-    await store.admit(ring(), one_place, 1000.0)
-    records, _ = await store.sessions(organization="acme")
+    with pytest.raises(AtCapacity, match="1 of 1 slots in use"):  # it holds its place as before
+        await store.admit(new_call(), one_slot, 1000.0)
+    await store.end(RUNNING, hung_up)
+    await store.admit(new_call(), one_slot, 1000.0)
+    records, _ = await store.sessions(SessionFilter(organization="acme"))
     assert [record.session_id for record in records[1:]] == [RUNNING, OVER]
 
 
@@ -81,10 +81,10 @@ async def test_a_file_taken_over_is_like_a_new_one(file: Path, tmp_path: Path) -
 
 
 async def test_a_worker_of_the_release_before_can_still_end_its_calls(
-    file: Path, work_at: WorkAt, ring: Ring, one_place: SlotLimits
+    file: Path, open_worker: OpenWorker, new_call: NewCall, one_slot: SlotLimits
 ) -> None:
     make_version_1(file)
-    store = await work_at()
+    store = await open_worker()
     old = sqlite3.connect(file, isolation_level=None)
     old.execute(
         "UPDATE session SET state = 'ended', ended_at = ?, reason = 'caller_hangup', side = 'caller', "
@@ -93,16 +93,16 @@ async def test_a_worker_of_the_release_before_can_still_end_its_calls(
     )
     old.close()
     assert (await store.counts()).over[SessionState.ENDED] == 2
-    await store.admit(ring(), one_place, 1001.0)
+    await store.admit(new_call(), one_slot, 1001.0)
 
 
-async def test_two_workers_take_the_same_file_over_at_once(hire: Hire, tmp_path: Path) -> None:
-    workers = [await hire("east"), await hire("west")]
+async def test_two_workers_take_the_same_file_over_at_once(start_worker: StartWorker, tmp_path: Path) -> None:
+    workers = [await start_worker("east"), await start_worker("west")]
     for n in range(10):
         old = tmp_path / f"{n}.db"
         make_version_1(old)
-        assert await asyncio.gather(*(w.does(do="open", path=str(old)) for w in workers)) == ["open", "open"]
-        await asyncio.gather(*(w.does(do="close") for w in workers))
+        assert await asyncio.gather(*(w.run("open", path=str(old)) for w in workers)) == ["open", "open"]
+        await asyncio.gather(*(w.run("close") for w in workers))
         assert version(old) == VERSION
 
 

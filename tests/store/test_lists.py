@@ -10,32 +10,32 @@ import pytest
 
 from gateway.model.lifecycle import SessionState
 from gateway.model.session import CallDetails, SessionOptions, SessionResult, SlotLimits
-from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.interface import SessionFilter, Store
 
-Ring = Callable[..., CallDetails]
+NewCall = Callable[..., CallDetails]
 
 
 @pytest.fixture
 async def listed(
-    store: SqliteStore, ring: Ring, many_places: SlotLimits, hung_up: SessionResult
+    store: Store, new_call: NewCall, many_slots: SlotLimits, hung_up: SessionResult
 ) -> Callable[..., Any]:
     """Six sessions, "over" the oldest and "promised" the newest; lists their names, and how many match."""
     names = ["over", "canceled", "running", "starting", "other", "promised"]
-    calls = {name: ring("desk.other" if name == "other" else "support.acme") for name in names}
+    calls = {name: new_call("desk.other" if name == "other" else "support.acme") for name in names}
     for second, (name, call) in enumerate(calls.items()):
         options = SessionOptions(start_type="cold" if name in ("over", "running") else "warm")
         if name == "promised":
-            await store.promise(call, options, 1000.0 + second, 1300.0)
+            await store.create_pending(call, options, 1000.0 + second, 1300.0)
         else:
-            await store.admit(call, many_places, 1000.0 + second, options)
+            await store.admit(call, many_slots, 1000.0 + second, options)
         if name in ("over", "running"):
-            await store.started(call.session_id, 1000.5 + second)
+            await store.mark_running(call.session_id, 1000.5 + second)
         if name in ("over", "canceled"):
-            await store.ended(call.session_id, hung_up)
+            await store.end(call.session_id, hung_up)
     by_id = {call.session_id: name for name, call in calls.items()}
 
-    async def names_of(**wanted: Any) -> tuple[str, int]:
-        records, total = await store.sessions(**wanted)
+    async def names_of(page: dict[str, int] | None = None, **wanted: Any) -> tuple[str, int]:
+        records, total = await store.sessions(SessionFilter(**wanted), **(page or {}))
         return " ".join(by_id[record.session_id] for record in records), total
 
     return names_of
@@ -77,9 +77,9 @@ async def test_a_list_has_what_was_wanted(
 
 
 async def test_a_page_says_how_many_there_are_in_all(listed: Callable[..., Any]) -> None:
-    assert await listed(organization="acme", limit=2, offset=1) == ("starting running", 5)
-    assert await listed(organization="acme", active=False, limit=1, offset=1) == ("over", 2)
-    assert await listed(organization="acme", active=True, limit=1, offset=9) == ("", 2)
+    assert await listed({"limit": 2, "offset": 1}, organization="acme") == ("starting running", 5)
+    assert await listed({"limit": 1, "offset": 1}, organization="acme", active=False) == ("over", 2)
+    assert await listed({"limit": 1, "offset": 9}, organization="acme", active=True) == ("", 2)
 
 
 async def test_an_agent_and_its_organization_together(listed: Callable[..., Any]) -> None:
@@ -89,10 +89,10 @@ async def test_an_agent_and_its_organization_together(listed: Callable[..., Any]
 
 
 async def test_sessions_of_the_same_moment_are_in_the_order_of_arrival(
-    store: SqliteStore, ring: Ring, many_places: SlotLimits
+    store: Store, new_call: NewCall, many_slots: SlotLimits
 ) -> None:
-    calls = [ring() for _ in range(5)]
+    calls = [new_call() for _ in range(5)]
     for call in calls:
-        await store.admit(call, many_places, 1000.0)
-    records, _ = await store.sessions(agent="support.acme")
+        await store.admit(call, many_slots, 1000.0)
+    records, _ = await store.sessions(SessionFilter(agent="support.acme"))
     assert [record.session_id for record in records] == [call.session_id for call in reversed(calls)]

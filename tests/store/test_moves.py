@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A session whose agent is lost goes to another instance: one place, at every moment, in one step."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gateway.model.session import CallDetails, SessionResult, SlotLimits
+from gateway.store.interface import AtCapacity, NotPending, Store
+
+NewCall = Callable[..., CallDetails]
+OpenWorker = Callable[..., Any]
+
+FIRST, SECOND, THIRD = (f"http://127.0.0.1:808{n}" for n in range(3))
+
+
+def limits(*instances: str, per_instance: int = 1, most: int = 9) -> SlotLimits:
+    """Those named first are wanted most."""
+    return SlotLimits(tuple((each, rank) for rank, each in enumerate(instances)), per_instance, most)
+
+
+async def instance_of(store: Store, details: CallDetails) -> str:
+    record = await store.session(details.session_id)
+    assert record is not None
+    return record.instance
+
+
+async def test_its_place_moves_along(store: Store, new_call: NewCall) -> None:
+    call = new_call()
+    assert await store.admit(call, limits(FIRST, SECOND), 1000.0) == FIRST
+    assert await store.move(call.session_id, limits(SECOND, FIRST)) == SECOND
+    assert await instance_of(store, call) == SECOND
+    assert (await store.counts()).total_active == 1
+    assert await store.admit(new_call(), limits(FIRST, SECOND), 1001.0) == FIRST
+    with pytest.raises(AtCapacity, match="2 of 2"):
+        await store.admit(new_call(), limits(FIRST, SECOND), 1002.0)
+
+
+async def test_its_own_place_is_free_for_it(store: Store, new_call: NewCall) -> None:
+    """Also where no other is, and where no more instances may be in use."""
+    call = new_call()
+    await store.admit(call, limits(FIRST), 1000.0)
+    assert await store.move(call.session_id, limits(FIRST)) == FIRST
+    assert await store.move(call.session_id, limits(SECOND, FIRST, most=1)) == SECOND
+
+
+async def test_others_places_are_not(store: Store, new_call: NewCall) -> None:
+    call = new_call()
+    await store.admit(call, limits(FIRST), 1000.0)
+    await store.admit(new_call(), limits(SECOND), 1000.0)
+    assert await store.move(call.session_id, limits(SECOND, FIRST)) == FIRST
+    with pytest.raises(AtCapacity):
+        await store.move(call.session_id, limits(SECOND))
+    assert await instance_of(store, call) == FIRST
+
+
+async def test_what_is_over_or_stops_stays(store: Store, new_call: NewCall, hung_up: SessionResult) -> None:
+    over, stopping = new_call(), new_call()
+    for each in (over, stopping):
+        await store.admit(each, limits(FIRST, per_instance=2), 1000.0)
+    await store.end(over.session_id, hung_up)
+    await store.request_stop(stopping.session_id, 1001.0)
+    for each in (over.session_id, stopping.session_id, "nobody"):
+        with pytest.raises(NotPending):
+            await store.move(each, limits(SECOND))
+    assert [await instance_of(store, each) for each in (over, stopping)] == [FIRST, FIRST]
+
+
+async def test_only_who_carries_it_moves_it(open_worker: OpenWorker, new_call: NewCall) -> None:
+    mine, other = await open_worker(), await open_worker()
+    call = new_call()
+    await mine.admit(call, limits(FIRST), 1000.0)
+    with pytest.raises(NotPending):
+        await other.move(call.session_id, limits(SECOND))
+
+
+async def test_of_many_that_move_to_one_place_one_does(open_worker: OpenWorker, new_call: NewCall) -> None:
+    workers = [await open_worker() for _ in range(3)]
+    calls = [new_call() for _ in workers]
+    homes = [f"http://127.0.0.1:909{n}" for n in range(3)]
+    for worker, call, home in zip(workers, calls, homes, strict=True):
+        await worker.admit(call, limits(home), 1000.0)
+    moves = [
+        worker.move(call.session_id, limits(SECOND)) for worker, call in zip(workers, calls, strict=True)
+    ]
+    answers = await asyncio.gather(*moves, return_exceptions=True)
+    assert sorted(type(answer).__name__ for answer in answers) == ["AtCapacity", "AtCapacity", "str"]
+
+
+async def test_who_gives_up_while_it_moves_leaves_one_place(
+    store: Store, new_call: NewCall, hung_up: SessionResult
+) -> None:
+    call = new_call()
+    await store.admit(call, limits(FIRST), 1000.0)
+    moving = asyncio.create_task(store.move(call.session_id, limits(SECOND)))
+    await asyncio.sleep(0)
+    moving.cancel()
+    await asyncio.gather(moving, return_exceptions=True)
+    assert (await store.counts()).total_active == 1
+    await store.end(call.session_id, hung_up)
+    assert (await store.counts()).total_active == 0
+
+
+async def test_how_often_is_written_down(store: Store, new_call: NewCall, hung_up: SessionResult) -> None:
+    call = new_call()
+    await store.admit(call, limits(FIRST), 1000.0)
+    store.mark_running(call.session_id, 1001.0)
+    record = await store.session(call.session_id)
+    assert record is not None
+    assert record.resumed == 0
+    store.mark_resumed(call.session_id, 1)
+    await store.mark_resumed(call.session_id, 2)
+    await store.end(call.session_id, hung_up)
+    record = await store.session(call.session_id)
+    assert record is not None
+    assert (record.resumed, record.reason) == (2, "caller_hangup")

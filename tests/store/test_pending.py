@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Sessions that are promised first, and whose sockets come later, to whichever worker, or never."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gateway.model.lifecycle import SessionState
+from gateway.model.reasons import Party
+from gateway.model.session import CallDetails, SessionOptions, SessionResult, SlotLimits
+from gateway.store.interface import AtCapacity, NotPending, Store, StoreFailed
+from gateway.store.worker_id import STALE_S
+
+NewCall = Callable[..., CallDetails]
+OpenWorker = Callable[..., Any]
+StartWorker = Callable[..., Any]
+
+UNTIL = 1300.0
+"""When the promises of these tests expire; they are made at 1000.0."""
+UNKNOWN = {"carrier": "", "call_id": None, "stream_id": None, "from_number": None, "to_number": None}
+
+
+async def test_a_promise_is_kept(
+    store: Store,
+    new_call: NewCall,
+    one_slot: SlotLimits,
+    browser_options: SessionOptions,
+    hung_up: SessionResult,
+) -> None:
+    promised = new_call(**UNKNOWN)
+    await store.create_pending(promised, browser_options, 1000.0, UNTIL)
+    record = await store.session(promised.session_id)
+    assert record is not None
+    assert (record.state, record.instance, record.owner) == (SessionState.CREATED, "", "")
+    assert (record.created_at, record.admitted_at, record.promised_until) == (1000.0, None, UNTIL)
+    for field in dataclasses.fields(browser_options):
+        assert getattr(record, field.name) == getattr(browser_options, field.name)
+    assert not record.active
+
+    call = dataclasses.replace(promised, carrier="generic", stream_id="MZ0815")
+    assert await store.admit(call, one_slot, 1020.0) == "http://127.0.0.1:8080"
+    record = await store.session(call.session_id)
+    assert record is not None
+    assert record.active
+    assert (record.state, record.instance) == (SessionState.STARTING, "http://127.0.0.1:8080")
+    assert (record.owner, record.carrier, record.stream_id) == ("worker-0", "generic", "MZ0815")
+    assert (record.created_at, record.admitted_at) == (1000.0, 1020.0)
+    assert (record.transport, record.metadata) == ("websocket", '{"ticket": 4711}')
+
+    await store.mark_running(call.session_id, 1020.5)
+    await store.end(call.session_id, hung_up)
+    record = await store.session(call.session_id)
+    assert record is not None
+    assert (record.state, record.started_at, record.ended_at) == (SessionState.ENDED, 1020.5, 1060.5)
+    assert (await store.counts()).total == 1
+
+
+async def test_what_a_promise_left_open_is_said_when_it_is_kept(
+    store: Store, new_call: NewCall, one_slot: SlotLimits, browser_options: SessionOptions
+) -> None:
+    call = new_call()
+    await store.create_pending(call, SessionOptions("websocket", max_duration=60), 1000.0, UNTIL)
+    later = dataclasses.replace(browser_options, transport="telephony", start_type="cold")
+    await store.admit(call, one_slot, 1001.0, later)
+    record = await store.session(call.session_id)
+    assert record is not None
+    assert (record.transport, record.max_duration) == ("websocket", 60)
+    assert (record.start_type, record.metadata, record.idle_timeout) == ("cold", '{"ticket": 4711}', 30)
+
+
+async def test_a_call_may_say_more_of_itself_without_a_promise(
+    store: Store, new_call: NewCall, one_slot: SlotLimits, browser_options: SessionOptions
+) -> None:
+    call = new_call()
+    await store.admit(call, one_slot, 1000.0, browser_options)
+    record = await store.session(call.session_id)
+    assert record is not None
+    for field in dataclasses.fields(browser_options):
+        assert getattr(record, field.name) == getattr(browser_options, field.name)
+    assert (record.admitted_at, record.promised_until) == (1000.0, None)
+
+
+async def test_promises_hold_no_place(
+    store: Store, new_call: NewCall, one_slot: SlotLimits, browser_options: SessionOptions
+) -> None:
+    promises = [new_call() for _ in range(20)]
+    for promised in promises:
+        await store.create_pending(promised, browser_options, 1000.0, UNTIL)
+    counts = await store.counts()
+    assert (counts.active[SessionState.CREATED], counts.total_active, counts.total) == (20, 0, 20)
+
+    await store.admit(new_call(), one_slot, 1001.0)
+    with pytest.raises(AtCapacity, match="1 of 1 slots in use"):
+        await store.admit(promises[0], one_slot, 1001.0)
+
+
+async def test_a_promise_outlives_a_refusal(
+    store: Store,
+    new_call: NewCall,
+    one_slot: SlotLimits,
+    browser_options: SessionOptions,
+    hung_up: SessionResult,
+) -> None:
+    other, promised = new_call(), new_call()
+    await store.create_pending(promised, browser_options, 1000.0, UNTIL)
+    await store.admit(other, one_slot, 1000.0)
+    with pytest.raises(AtCapacity):
+        await store.admit(promised, one_slot, 1001.0)
+    await store.end(other.session_id, hung_up)
+    await store.admit(promised, one_slot, 1002.0)
+
+
+async def test_a_promise_that_nobody_took_up_is_canceled(
+    store: Store, new_call: NewCall, one_slot: SlotLimits, browser_options: SessionOptions
+) -> None:
+    promised, lasting = new_call(), new_call()
+    await store.create_pending(promised, browser_options, 1000.0, UNTIL)
+    await store.create_pending(lasting, browser_options, 1000.0, UNTIL + 1)
+    await store.reap(UNTIL - 0.5)
+    with pytest.raises(NotPending):  # expired, though nobody has cleared it away
+        await store.admit(promised, one_slot, UNTIL)
+    assert await store.reap(UNTIL) == []
+    record = await store.session(promised.session_id)
+    assert record is not None
+    assert (record.state, record.ended_at, record.reason) == (SessionState.CANCELED, UNTIL, "idle_timeout")
+    assert (record.side, record.detail) == (Party.GATEWAY, "nobody connected in time")
+    with pytest.raises(NotPending):
+        await store.admit(promised, one_slot, UNTIL)
+    counts = await store.counts()
+    assert (counts.active[SessionState.CREATED], counts.over[SessionState.CANCELED]) == (1, 1)
+    await store.admit(lasting, one_slot, UNTIL)
+
+
+@pytest.mark.parametrize(("result", "state"), [("ended", "canceled"), ("failed", "failed")])
+async def test_a_promise_can_be_ended(
+    result: str,
+    state: str,
+    store: Store,
+    new_call: NewCall,
+    browser_options: SessionOptions,
+    hung_up: SessionResult,
+) -> None:
+    promised = new_call()
+    await store.create_pending(promised, browser_options, 1000.0, UNTIL)
+    await store.end(promised.session_id, dataclasses.replace(hung_up, state=SessionState(result)))
+    record = await store.session(promised.session_id)
+    assert record is not None
+    assert record.state == state
+
+
+async def test_a_session_is_promised_once(
+    store: Store, new_call: NewCall, one_slot: SlotLimits, browser_options: SessionOptions
+) -> None:
+    call = new_call()
+    await store.create_pending(call, browser_options, 1000.0, UNTIL)
+    with pytest.raises(StoreFailed):
+        await store.create_pending(call, browser_options, 1000.0, UNTIL)
+    await store.admit(call, one_slot, 1001.0)
+    with pytest.raises(StoreFailed):
+        await store.create_pending(call, browser_options, 1002.0, UNTIL)
+
+
+async def test_a_session_that_runs_is_not_begun_again(
+    store: Store,
+    new_call: NewCall,
+    many_slots: SlotLimits,
+    browser_options: SessionOptions,
+    hung_up: SessionResult,
+) -> None:
+    call = new_call()
+    await store.create_pending(call, browser_options, 1000.0, UNTIL)
+    await store.admit(call, many_slots, 1001.0)
+    with pytest.raises(NotPending):
+        await store.admit(call, many_slots, 1002.0)
+    await store.end(call.session_id, hung_up)
+    with pytest.raises(NotPending):
+        await store.admit(call, many_slots, 1003.0)
+    assert (await store.counts()).total == 1
+
+
+@pytest.mark.parametrize("other", [{"agent": "sales.acme"}, {"organization": "other"}])
+async def test_a_promise_is_to_one_agent(
+    other: dict[str, str],
+    store: Store,
+    new_call: NewCall,
+    one_slot: SlotLimits,
+    browser_options: SessionOptions,
+) -> None:
+    promised = new_call()
+    await store.create_pending(promised, browser_options, 1000.0, UNTIL)
+    with pytest.raises(NotPending):
+        await store.admit(dataclasses.replace(promised, **other), one_slot, 1001.0)
+    await store.admit(promised, one_slot, 1002.0)
+
+
+async def test_a_second_caller_who_gives_up_does_not_take_the_first_ones_place(
+    store: Store, new_call: NewCall, many_slots: SlotLimits, browser_options: SessionOptions
+) -> None:
+    call = new_call()
+    await store.create_pending(call, browser_options, 1000.0, UNTIL)
+    await store.admit(call, many_slots, 1001.0)
+    second = asyncio.create_task(store.admit(call, many_slots, 1002.0))
+    await asyncio.sleep(0)
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    record = await store.session(call.session_id)
+    assert record is not None
+    assert (record.state, record.admitted_at) == (SessionState.STARTING, 1001.0)
+
+
+async def test_a_promise_outlives_the_worker_that_made_it(
+    open_worker: OpenWorker, new_call: NewCall, one_slot: SlotLimits, browser_options: SessionOptions
+) -> None:
+    maker, heir = await open_worker(), await open_worker()
+    call = new_call()
+    await maker.create_pending(call, browser_options, 1000.0, UNTIL)
+    await maker.close()
+    for now in (1000.0, 1010.0, 1000.0 + 2 * STALE_S):
+        await heir.heartbeat(now)
+        assert await heir.reap(now) == []
+    await heir.admit(call, one_slot, 1030.0)
