@@ -147,7 +147,7 @@ def services(monkeypatch: pytest.MonkeyPatch, agent: AgentSettings) -> CallServi
     monkeypatch.setattr(bridge_module, "Relay", FakeRelay)
     monkeypatch.setattr(bridge_module, "hangup_after_playback", lambda *_: None)
     ids = iter([SESSION])
-    store = SimpleNamespace(started=lambda *_: None)
+    store = SimpleNamespace(mark_running=lambda *_: None)
     return cast(
         CallServices,
         SimpleNamespace(
