@@ -127,7 +127,7 @@ class StoredAgents:
         """Return an organisation's agents, sorted by name."""
         return self._read(await self._values.list(DOCUMENT_KIND, now, prefix=f"{organization}/"))
 
-    async def one(self, organization: str, name: str, now: float) -> StoredAgent | None:
+    async def get(self, organization: str, name: str, now: float) -> StoredAgent | None:
         """Return one agent, or None."""
         value = await self._values.get(DOCUMENT_KIND, f"{organization}/{name}", now)
         return next(iter(self._read([value])), None) if value else None

@@ -39,13 +39,13 @@ KEEPALIVE_PROBES: Final = 3
 hours.
 """
 
-REFUSAL_S: Final = 0.05
+REJECT_S: Final = 0.05
 """Seconds that an instance has to refuse a request that it was sent completely, as one without `/bot` does at
 once: then the start fails, instead of a session that ends as soon as it was reported as started.
 """
 
 START_WRITE_S: Final = 1.0
-"""Seconds that a start waits until its session is stored as running; the store keeps trying without."""
+"""Seconds that a start waits until its session is stored as running. After that the store keeps trying."""
 
 
 def bot_http_client() -> aiohttp.ClientSession:
@@ -77,7 +77,7 @@ def _keepalive_socket(address: tuple[Any, ...]) -> socket.socket:
 
 @dataclass(frozen=True, slots=True)
 class BotServices:
-    """What every bot session of a worker needs.
+    """The services that every bot session of a worker uses.
 
     `http`: of `bot_http_client`. `now`: Unix seconds. `connect_timeout_s`: seconds from admission until the
     instance must have accepted the request.
@@ -125,7 +125,7 @@ class BotSession:
     def __init__(
         self, services: BotServices, details: CallDetails, instance: str, request: BotRequest
     ) -> None:
-        """Start the session, whose slot on `instance` is taken. Call it inside the event loop."""
+        """Start the session, whose slot on `instance` was taken. Must be called inside the event loop."""
         self._services = services
         self._session_id = details.session_id
         self._instance = instance
@@ -209,12 +209,12 @@ class BotSession:
     async def _body_once(self) -> AsyncIterator[bytes]:
         """Yield the body once. aiohttp resumes this generator when the body is written.
 
-        From then on the instance counts as having accepted the request, unless it refuses within REFUSAL_S.
+        From then on the instance counts as having accepted the request, unless it refuses within REJECT_S.
         """
         body, self._body = self._body, b""  # a session lasts hours, and needs it no more
         yield body
         del body
-        asyncio.get_running_loop().call_later(REFUSAL_S, self._accept)
+        asyncio.get_running_loop().call_later(REJECT_S, self._accept)
 
     def _accept(self) -> None:
         if not self.accepted.done() and not self._is_over and not self._limit.expired():
@@ -272,7 +272,7 @@ class BotSessions:
         return len(self._bots)
 
     async def check(self, agent: AgentSettings) -> None:
-        """Return if `start` would find a slot now, and take none. For whoever must make something first.
+        """Return if `start` would find a slot now. It takes none, so `start` may find the slot gone.
 
         Raises CallEnded: at_capacity, store_failed, agent_start_timeout (as NotReady).
         """

@@ -53,7 +53,7 @@ class Capacity:
         return "warm" if is_ready else "cold"
 
     async def check(self, agent: AgentSettings) -> None:
-        """Return if the agent has a free slot now, and take none. For whoever must make something first.
+        """Return if the agent has a free slot now. It takes none: a later `acquire` may find the slot gone.
 
         Raises CallEnded: at_capacity, store_failed.
         """

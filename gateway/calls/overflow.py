@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
 from gateway.calls.hold_audio import HoldAudio
+from gateway.calls.services import CallServices
 from gateway.calls.session_end import SessionEnd, save
 from gateway.carriers.registry import CARRIERS
 from gateway.carriers.rest_interface import CarrierFailed
@@ -25,9 +26,6 @@ from gateway.model.session import TELEPHONY_OPTIONS, CallDetails, SessionOptions
 from gateway.store.interface import StoreFailed
 from serializers.events import Start
 from texml.document import DocumentError
-
-if TYPE_CHECKING:
-    from gateway.calls.services import CallServices
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +94,7 @@ async def acquire_or_overflow(
                 await hold.play(overflow)
                 raise
             if isinstance(overflow, TransferTo):
-                if await _transfer(services, agent, request, request.start, hold):
+                if await _transfer(services, agent, overflow.number, request):
                     raise CallEnded(Reasons.transferred, NO_SLOT) from None
                 raise
             other = None
@@ -134,16 +132,16 @@ async def _acquire(services: CallServices, agent: AgentSettings, request: SlotRe
     )
 
 
-async def _transfer(
-    services: CallServices, agent: AgentSettings, request: SlotRequest, start: Start, hold: HoldAudio
-) -> bool:
+async def _transfer(services: CallServices, agent: AgentSettings, number: str, request: SlotRequest) -> bool:
     """Have the carrier transfer the call to the agent's overflow number. Return True if it did.
 
     A carrier that takes no document in the request fetches it by the session's id
     (docs/reference/carriers.md §4.5), so there must be a session, if only a pending one.
     """
-    assert isinstance(agent.overflow, TransferTo)
-    carrier, to, session_id = request.carrier, agent.overflow.number, request.session_id
+    start, hold = request.start, request.hold_audio
+    assert start is not None
+    assert hold is not None
+    carrier, session_id = request.carrier, request.session_id
     client = services.clients.first(services.accounts.of(agent.organization, carrier), start.account_id)
     if client is None or "transfer" in client.unsupported:
         log.warning("not transferred: no account that could", session=session_id, carrier=carrier)
@@ -151,7 +149,7 @@ async def _transfer(
     try:
         callbacks = services.accounts.url(f"/callbacks/{carrier}/{session_id}", "https", request.region)
         writer = CARRIERS[carrier].documents
-        document = writer.transfer(to, caller_id=None, action=None, timeout_s=None)
+        document = writer.transfer(number, caller_id=None, action=None, timeout_s=None)
         inline = writer.inline(document) if writer.inline_limit else None
         if inline is None and await services.store.session(session_id) is None:
             now = services.now()
@@ -161,7 +159,7 @@ async def _transfer(
             await services.call_log.save_document(session_id, document)
         hold.stop()
         await client.transfer(
-            start.call_id, to, document=inline, document_url=f"{callbacks}/transfer", caller_id=None
+            start.call_id, number, document=inline, document_url=f"{callbacks}/transfer", caller_id=None
         )
     except CarrierFailed as failure:
         log.warning("not transferred", session=session_id, kind=failure.kind, words=failure.detail)

@@ -66,7 +66,7 @@ async def save(store: Store, ended: SessionEnd) -> None:
     """Save the end of a session, which frees its slot, and wake everyone who waits for it.
 
     The end is passed to the store before this first suspends, so it is not lost if the task is cancelled.
-    Then it waits a bounded time for the write; the store goes on trying without.
+    Then it waits a bounded time for the write. After that the store keeps trying.
     """
     written = store.end(ended.session_id, ended.result())
     session_events(store).ended(ended.session_id)

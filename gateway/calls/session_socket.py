@@ -78,8 +78,8 @@ class SessionSocket:
         """Serve the socket to its end. Raises nothing."""
         try:
             end = await self._serve()
-        except CallEnded as refusal:
-            end = refusal
+        except CallEnded as ended:
+            end = ended
         except StoreFailed as error:
             end = CallEnded(Reasons.store_failed, str(error))
         except Exception:  # noqa: BLE001 - the edge of the socket's task: it ends this socket and no other
@@ -88,7 +88,7 @@ class SessionSocket:
         await self._finish(end)
 
     async def _serve(self) -> CallEnded:
-        """Take all steps. Return the end if frames were relayed; raise CallEnded if it ended before."""
+        """Serve the socket. Return the end of its relay; raise CallEnded if it ends before that starts."""
         if self._upgrade.fault:
             raise CallEnded(Reasons.bad_request, self._upgrade.fault)
         async with self._termination.cancel_scope():

@@ -48,7 +48,7 @@ DIALOUT: Final = "dialout_settings"
 
 @dataclass(frozen=True, slots=True)
 class SessionStartServices:
-    """What starting a session needs. `http`: a client for Daily's REST API."""
+    """The services that starting a session uses. `http`: a client for Daily's REST API."""
 
     calls: CallServices
     active: ActiveCalls

@@ -182,7 +182,7 @@ class Dialing:
         """Wait until the call has made its step of this number, from 0."""
         await eventually(lambda: len(self.call.steps) > number, f"step {number}")
 
-    async def abandon(self) -> None:
+    async def cancel(self) -> None:
         """Cancel the call where it stands."""
         self.call.task.cancel()
         await asyncio.wait([self.call.task])

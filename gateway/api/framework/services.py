@@ -44,5 +44,5 @@ class Services:
 
     @property
     def session_start(self) -> SessionStartServices:
-        """What starting a session needs."""
+        """The services for `start_session`."""
         return SessionStartServices(self.calls, self.active, self.bots, self.http)

@@ -68,7 +68,7 @@ async def known_agent(context: Context, name: str) -> tuple[AgentSettings, Store
     for agent in services.settings.agents:
         if (agent.organization, agent.name) == (organization, name):
             return agent, None
-    kept = await kept_agents(services).one(organization, name, services.now())
+    kept = await kept_agents(services).get(organization, name, services.now())
     if kept is None:
         raise missing("There is no such agent")
     return kept.settings, kept

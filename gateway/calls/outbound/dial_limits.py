@@ -2,7 +2,7 @@
 """The limits of outbound calls: which numbers may be called, and how many calls a minute and a second.
 
 The rates hold over all workers. They are counted with stored values that are written only if they are absent,
-because of many workers that try exactly one succeeds.
+because exactly one of many workers that try succeeds.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class CallRateLimiter:
         """Take a token and return it. Raises CallEnded(rate_limited) if none is free; StoreFailed."""
         prefix = f"{organization.name}/"
         now = self._now()
-        taken = {value.key for value in await self._values.list(_RATE_KIND, now, prefix)}
+        used = {value.key for value in await self._values.list(_RATE_KIND, now, prefix)}
         for number in range(organization.dial_per_minute):
             token = f"{prefix}{number}"
-            if token not in taken and await self._values.put_if_absent(
+            if token not in used and await self._values.put_if_absent(
                 _RATE_KIND, token, "true", now=now, expires_at=now + MINUTE_S
             ):
                 return token
@@ -97,7 +97,7 @@ class CpsLimiter:
         rate = account.calls_per_second
         prefix = f"{account_key(account)}/"
         began = self._now()
-        taken = {value.key for value in await self._values.list(_TIME_SLOT_KIND, began, prefix)}
+        used = {value.key for value in await self._values.list(_TIME_SLOT_KIND, began, prefix)}
         slot = math.ceil(began * rate)
         while True:
             begins_at = slot / rate
@@ -105,7 +105,7 @@ class CpsLimiter:
                 detail = f"more calls wait for {account.carrier} than it takes within {max_wait_s:g} s"
                 raise CallEnded(Reasons.carrier_busy, detail)
             key = f"{prefix}{slot:0{_KEY_DIGITS}d}"
-            if key not in taken and await self._values.put_if_absent(
+            if key not in used and await self._values.put_if_absent(
                 _TIME_SLOT_KIND, key, "true", now=began, expires_at=begins_at + 1 / rate + CLOCK_SLACK_S
             ):
                 break

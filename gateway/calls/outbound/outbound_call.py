@@ -70,7 +70,7 @@ _FINAL_REASONS: Final[dict[CallStatus, Reason]] = {
 
 @dataclass(frozen=True, slots=True)
 class OutboundServices:
-    """What every outbound call of a worker needs.
+    """The services that every outbound call of a worker uses.
 
     `dial_request`: makes the carrier's request from ours and the session's id. `poll_s`: returns the seconds
     between two looks at a ringing call. `now`: Unix seconds.
@@ -91,7 +91,7 @@ class OutboundCall:
     def __init__(
         self, services: OutboundServices, request: OutboundRequest, client: CarrierRest, session_id: str
     ) -> None:
-        """Start the call, whose session was admitted. Call it inside the event loop."""
+        """Start the call. Its session must have been admitted. Must be called inside the event loop."""
         self._services = services
         self._request = request
         self._client = client
@@ -136,7 +136,7 @@ class OutboundCall:
             await self._watch_for_machine()
 
     async def _until_attached(self) -> None:
-        """Return once a worker has attached the stream. Raises CallEnded if it is not to be expected."""
+        """Dial, and return once a worker has attached the stream. Raises CallEnded if none will arrive."""
         request, call_log = self._request, self._services.call_log
         await call_log.record_details(
             self.session_id, carrier=request.account.carrier, account=request.account.account
@@ -208,7 +208,7 @@ class OutboundCall:
     # UNCERTAIN, RINGING: waiting for the stream
 
     async def _wait_for_stream(self) -> None:
-        """Return once a worker has attached the stream. Raises CallEnded if it is not to be expected."""
+        """Return once a worker has attached the call's stream. Raises CallEnded if none will arrive."""
         detection_s = MACHINE_S if self._request.machine_detection else 0.0
         answer_deadline = self._loop.time() + self._request.timeout_s + RING_SLACK_S + detection_s
         stream_deadline: float | None = None  # from the answer on
@@ -258,13 +258,13 @@ class OutboundCall:
             self._accept(call.call_id)
             return
         try:
-            found = await self._find()
+            dialed = await self._find()
         except CarrierFailed as failure:
             self._log.info("carrier failed", kind=failure.kind, words=failure.detail)
             return
-        if found is not None:
+        if dialed is not None:
             self._log.info("the call was made after all")
-            await self._note_dialed(found)
+            await self._note_dialed(dialed)
             self._step(OutboundEvent.CALL_FOUND)
 
     async def _find(self) -> DialedCall | None:
@@ -362,8 +362,8 @@ class OutboundCall:
         if call_id is None and request_id is None:
             if self._lost_answer is None:
                 return True  # the carrier refused
-            found = await self._find()
-            call_id = found and found.call_id
+            dialed = await self._find()
+            call_id = dialed and dialed.call_id
             if call_id is None:
                 return False
         if "hangup" in self._client.unsupported:

@@ -64,7 +64,7 @@ class StreamTarget:
 
 
 def make_dial_request(services: CallServices, request: OutboundRequest, session_id: str) -> DialRequest:
-    """Return the request to the carrier for one call. Raises CallEnded(bad_request) if it is too long."""
+    """Return the carrier's request for one call. Raises CallEnded(bad_request) if a document is too long."""
     agent, carrier = request.agent, request.account.carrier
     callbacks = services.accounts.url(f"/callbacks/{carrier}/{session_id}", "https", agent.region)
     connect_s = 2 * request.timeout_s + TOKEN_SLACK_S

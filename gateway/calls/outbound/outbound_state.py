@@ -35,7 +35,7 @@ from typing import Final
 
 
 class OutboundState(StrEnum):
-    """Where an outbound call is in its life."""
+    """The state of an outbound call."""
 
     PENDING = "pending"
     """It waits for its turn: no request was sent that may have made a call."""
@@ -62,7 +62,7 @@ class OutboundEvent(StrEnum):
     CALL_FOUND = "call found"
     STREAM_ATTACHED = "stream attached"
     GIVEN_UP = "given up"
-    """Any reason to end it without a stream: refused, busy, no answer, a machine, stopped, a fault."""
+    """There is a reason to end the call without a stream: refused, busy, not answered, stopped, a fault …"""
     MACHINE_DETECTED = "machine detected"
     RELEASED = "no machine to expect"
     """The session is over, the time to detect a machine has passed, or machines are not to be detected."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Sessions that run as `POST /bot` held open, against agents on real sockets
+"""Sessions that run as one open `POST /bot`, against agents on real sockets
 (docs/reference/agent-container.md).
 """
 
@@ -27,7 +27,7 @@ SHORT_S = 0.3
 # A session, from its start to its end
 
 
-async def test_the_agent_is_told_the_session_and_what_was_said_with_it(worker: Worker, agent: Agent) -> None:
+async def test_the_agent_gets_the_session_id_and_the_request(worker: Worker, agent: Agent) -> None:
     started = await start_bot(
         worker, headers={"x-daily-transport-type": "webrtc"}, body='{"name":"Zoë"}'.encode()
     )
@@ -69,7 +69,7 @@ async def test_an_answer_that_begins_early_ends_the_session_when_it_ends(
     assert record.completion_status == "HTTP_COMPLETED"
 
 
-async def test_the_place_is_free_for_the_next_one(worker: Worker, agent: Agent) -> None:
+async def test_the_slot_is_free_for_the_next_session(worker: Worker, agent: Agent) -> None:
     for _ in range(3):
         started = await start_bot(worker)
         (await bot_of(agent)).end(200)
@@ -107,7 +107,7 @@ async def test_a_request_that_breaks_is_a_lost_agent(
 # Ending it from here
 
 
-async def test_to_stop_a_session_is_to_break_off_its_request(worker: Worker, agent: Agent) -> None:
+async def test_stopping_a_session_aborts_its_request(worker: Worker, agent: Agent) -> None:
     started = await start_bot(worker)
     bot = await bot_of(agent)
 
@@ -130,11 +130,11 @@ async def test_a_session_that_is_not_here_cannot_be_stopped_here(worker: Worker)
     assert not worker.bots.stop(str(uuid.uuid4()), CallEnded(Reasons.stopped))
 
 
-async def test_any_worker_may_be_asked_to_stop_a_session(
+async def test_any_worker_can_stop_a_session(
     worker: Worker, agent: Agent, port: AgentPort, tmp_path: Path
 ) -> None:
     async def nothing() -> None:
-        """There is nothing to read anew."""
+        """Refresh nothing."""
 
     watch = StoreWatcher(worker.store, worker.bots.stop, nothing)
     watch.start()
@@ -154,7 +154,7 @@ async def test_a_session_is_ended_after_its_longest_duration(worker: Worker, age
     assert (record.state, record.reason) == (SessionState.ENDED, "max_duration")
 
 
-async def test_a_gateway_that_goes_ends_its_sessions_and_starts_no_more(
+async def test_a_worker_that_stops_ends_its_sessions_and_starts_no_more(
     agent_at: Callable[..., Any], agent_port: Callable[[], AgentPort], tmp_path: Path
 ) -> None:
     ports = [agent_port() for _ in range(3)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Sessions that cannot start as `POST /bot`: each is refused for its reason, and leaves nothing."""
+"""Bot sessions that cannot start: each is refused with its reason, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from tests.harness.bot_requests import answer_of, answers_with, bot_of, holds, n
 from tests.harness.start_api import Worker, refused_start, running_worker, start_bot, tables
 
 SHORT_S = 1.0
-"""How long an agent is waited for that is to be given up; until then it must have been asked."""
+"""Seconds until an agent is given up; the request must have reached it before."""
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However late an agent's refusal comes, it comes at once."""
-    monkeypatch.setattr(bot_session, "REFUSAL_S", WAIT_S)
+    """Accept a refusal as immediate, however slow the machine is."""
+    monkeypatch.setattr(bot_session, "REJECT_S", WAIT_S)
 
 
 # Starts that are refused, and leave nothing
 
 
-async def test_nobody_listens(worker: Worker, port: AgentPort) -> None:
+async def test_no_agent_listens(worker: Worker, port: AgentPort) -> None:
     end = await refused_start(worker)
     assert end.reason is Reasons.agent_unreachable
     assert end.detail == "connecting to the agent failed: connection refused"
@@ -58,7 +58,7 @@ async def test_an_instance_without_the_tls_that_its_url_promises(port: AgentPort
         assert "TLS" in end.detail
 
 
-async def test_all_places_are_taken(worker: Worker, agent: Agent) -> None:
+async def test_all_slots_are_taken(worker: Worker, agent: Agent) -> None:
     started = await start_bot(worker)
     with pytest.raises(CallEnded) as caught:
         await start_bot(worker)
@@ -87,7 +87,7 @@ async def test_an_instance_that_is_not_ready_because_it_is_busy_is_at_capacity(
     assert caught.value.reason is Reasons.at_capacity
 
 
-async def test_the_instance_that_is_ready_is_taken(
+async def test_the_instance_that_is_ready_gets_the_session(
     agent_at: Callable[..., Any], agent_port: Callable[[], AgentPort], tmp_path: Path
 ) -> None:
     slow, gone, ready = agent_port(), agent_port(), agent_port()
@@ -104,7 +104,7 @@ async def test_the_instance_that_is_ready_is_taken(
         assert (await start_bot(worker)).instance == agent.port.url
 
 
-async def test_an_agent_that_does_not_take_the_request_in_time(
+async def test_an_agent_that_does_not_accept_the_request_in_time(
     agent_at: Callable[..., Any], port: AgentPort, tmp_path: Path
 ) -> None:
     agent = await agent_at(port, never_reads, receive_buffer=4096)
@@ -153,7 +153,7 @@ async def test_an_agent_that_breaks_the_request_off_at_once(
     assert (record.state, record.reason) == (SessionState.FAILED, "agent_lost")
 
 
-async def test_whoever_starts_may_give_up(
+async def test_a_client_may_give_up_its_start(
     worker: Worker, agent_at: Callable[..., Any], port: AgentPort
 ) -> None:
     agent = await agent_at(port, never_reads, receive_buffer=4096)
@@ -193,7 +193,7 @@ async def test_the_store_does_not_answer(worker: Worker, agent: Agent) -> None:
     assert caught.value.reason is Reasons.store_failed
 
 
-async def test_a_client_that_shares_connections_is_none_for_sessions(worker: Worker) -> None:
+async def test_an_http_client_that_reuses_connections_is_refused(worker: Worker) -> None:
     async with aiohttp.ClientSession() as http:
         with pytest.raises(ValueError, match="bot_http_client"):
             BotSessions(

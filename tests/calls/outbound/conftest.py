@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A gateway that calls out through four carriers, each a server of its own, and an agent with one place."""
+"""A gateway that dials through four carriers, each a server of its own, and an agent with one slot."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ FROM = "+14155550199"
 
 
 @dataclass
-class Office:
-    """The gateway, its carriers, and who may call it."""
+class OutboundGateway:
+    """A running gateway, its carriers' servers, and an HTTP client of its API."""
 
     gateway: Gateway
     servers: dict[str, Any]
@@ -40,12 +40,12 @@ class Office:
     before: dict[str, int] = field(default_factory=dict)
 
     async def post(
-        self, path: str, wanted: Any = None, key: str = "sk_acme", **headers: str
+        self, path: str, body: Any = None, key: str = "sk_acme", **headers: str
     ) -> tuple[int, Any]:
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.http.post(
             f"http://127.0.0.1:{self.gateway.port}{path}",
-            data=io.BytesIO(json.dumps(wanted or {}).encode()),
+            data=io.BytesIO(json.dumps(body or {}).encode()),
             headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json", **given},
         ) as answer:
             return answer.status, await answer.json()
@@ -57,37 +57,39 @@ class Office:
             assert answer.status == 200
             return await answer.json()
 
-    async def ask(self, carrier: str = "twilio", agent: str = "support", **more: Any) -> tuple[int, Any]:
-        """`POST …/dialout`; names with an underscore at the end are without it."""
+    async def request_call(
+        self, carrier: str = "twilio", agent: str = "support", **more: Any
+    ) -> tuple[int, Any]:
+        """Send `POST …/dialout`; return status and body of the answer. `more`: members of the request."""
         headers = more.pop("headers", {})
-        wanted = {"carrier": carrier, "to": "+14155550142", "from": FROM, **more}
-        wanted = {name: value for name, value in wanted.items() if value is not None}
-        return await self.post(f"/v1/public/{agent}/dialout", wanted, "pk_acme", **headers)
+        body = {"carrier": carrier, "to": "+14155550142", "from": FROM, **more}
+        body = {name: value for name, value in body.items() if value is not None}
+        return await self.post(f"/v1/public/{agent}/dialout", body, "pk_acme", **headers)
 
     async def dial(self, carrier: str = "twilio", **more: Any) -> tuple[str, Callee]:
-        """A call out that the carrier has taken: its session, and the telephone that rings."""
+        """Start a call that the carrier accepts. Return its session and the called telephone."""
         before = len(self.servers[carrier].calls)
-        status, answer = await self.ask(carrier, **more)
+        status, answer = await self.request_call(carrier, **more)
         assert status == 200, answer
         return answer["sessionId"], await next_callee(carrier, self.servers[carrier], before)
 
-    def dials(self, carrier: str = "twilio") -> int:
-        """How often the carrier was asked for a call."""
+    def dial_count(self, carrier: str = "twilio") -> int:
+        """Return how often the carrier was asked to dial."""
         return len(self.servers[carrier].requests_of("dial"))
 
-    async def over(self, session: str) -> dict[str, Any]:
-        """The record of a session that is over."""
+    async def ended(self, session: str) -> dict[str, Any]:
+        """Return the record of a session, once it is over."""
         found = await eventually(
             lambda: [row for row in self.gateway.sessions(session) if row["ended_at"] is not None],
             "the session is over",
         )
         return dict(found[0])
 
-    async def streaming(self, session: str, phone: Callee) -> None:
+    async def wait_for_agent(self, session: str, phone: Callee) -> None:
         await eventually(lambda: self.gateway.sessions(session)[0]["state"] == "running", "the agent runs")
 
-    async def line(self, session: str, event: str) -> dict[str, Any]:
-        """The one line of the log that tells this of a session."""
+    async def log_line(self, session: str, event: str) -> dict[str, Any]:
+        """Return the one log line with this event and session."""
 
         def found() -> list[dict[str, Any]]:
             lines = self.gateway.log_lines()
@@ -96,22 +98,22 @@ class Office:
         (line,) = await eventually(found, f"{event} is logged")
         return dict(line)
 
-    def documents(self, kind: str) -> list[str]:
-        """Keys of what the store keeps of a kind."""
+    def stored_keys(self, kind: str) -> list[str]:
+        """Return the keys of the stored values of a kind."""
         connection = sqlite3.connect(f"file:{self.gateway.store}?mode=ro", uri=True, timeout=WAIT_S)
         try:
             return [key for (key,) in connection.execute("SELECT key FROM document WHERE kind = ?", (kind,))]
         finally:
             connection.close()
 
-    async def nothing_left(self) -> None:
-        """No session holds a place, and no worker has anything to do."""
+    async def all_slots_free(self) -> None:
+        """Wait until every session is over."""
         await self.gateway.callers_leave()
 
         def free() -> bool:
             return all(row["ended_at"] is not None for row in self.gateway.sessions())
 
-        await eventually(free, "every place is free")
+        await eventually(free, "every slot is free")
 
 
 @pytest.fixture
@@ -135,7 +137,7 @@ def carrier_ports(agent_port: Callable[[], AgentPort]) -> dict[str, AgentPort]:
 
 @pytest.fixture(scope="module")
 def tables() -> dict[str, Any]:
-    """What a module wants otherwise: `acme`, `support`, `account` (of each carrier), `server`."""
+    """Settings that a module overrides: `acme`, `support`, `account` (of each carrier), `server`."""
     return {}
 
 
@@ -147,7 +149,7 @@ def gateway(
     signing_key: Ed25519PrivateKey,
     tables: dict[str, Any],
 ) -> Gateway:
-    """Its agent support.acme has one place, so that a place not freed is noticed."""
+    """Its agent support.acme has one slot, so that a slot that is not freed is noticed."""
     settings = []
     for carrier, port in carrier_ports.items():
         server = server_of(carrier, port, "")
@@ -183,9 +185,9 @@ def gateway(
 
 
 @pytest.fixture
-async def office(
+async def outbound(
     gateway: Gateway, carrier_ports: dict[str, AgentPort], signing_key: Ed25519PrivateKey
-) -> AsyncIterator[Office]:
+) -> AsyncIterator[OutboundGateway]:
     servers: dict[str, Any] = {}
     via = f"http://127.0.0.1:{gateway.port}"
     for carrier, port in carrier_ports.items():
@@ -193,8 +195,8 @@ async def office(
     servers["telnyx"]._key = signing_key
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WAIT_S * 2)) as http:
-            office = Office(gateway, servers, http)
-            yield office
-            await office.nothing_left()
+            outbound = OutboundGateway(gateway, servers, http)
+            yield outbound
+            await outbound.all_slots_free()
     finally:
         await asyncio.gather(*(server.stop() for server in servers.values()))

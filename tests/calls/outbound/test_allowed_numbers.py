@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What is refused before any carrier is asked, and the shapes in which a call may be asked for."""
+"""Requests that are refused before any carrier is asked, and the accepted forms of a request."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ FROM = "+14155550199"
         "+1 415 555 0142",
     ],
 )
-async def test_what_is_no_number(office: Any, number: str) -> None:
-    status, answer = await office.ask(to=number)
+async def test_a_text_that_is_no_number_is_refused(outbound: Any, number: str) -> None:
+    status, answer = await outbound.request_call(to=number)
     assert (status, answer["code"]) == (400, "400")
     assert number == "" or number not in answer["error"]
-    assert office.dials() == 0
+    assert outbound.dial_count() == 0
 
 
-async def test_a_number_that_no_prefix_allows(office: Any) -> None:
-    status, answer = await office.ask(to="+882123456789")
+async def test_a_number_that_no_prefix_allows(outbound: Any) -> None:
+    status, answer = await outbound.request_call(to="+882123456789")
     assert status == 403
     assert "dial_prefixes" in answer["error"]
-    assert office.dials() == 0
-    assert "+882123456789" not in [row["to_number"] for row in office.gateway.sessions()]
+    assert outbound.dial_count() == 0
+    assert "+882123456789" not in [row["to_number"] for row in outbound.gateway.sessions()]
 
 
 @pytest.mark.parametrize(
-    "wanted",
+    "body",
     [
         {"to": None, "from": None, "to_number": TO, "from_number": FROM},
         {"to": None, "phone_number": TO},
@@ -55,15 +55,15 @@ async def test_a_number_that_no_prefix_allows(office: Any) -> None:
     ],
     ids=str,
 )
-async def test_the_shapes_of_the_guides(office: Any, wanted: dict[str, Any]) -> None:
-    session, phone = await office.dial("telnyx", **wanted)
+async def test_the_shapes_of_the_guides(outbound: Any, body: dict[str, Any]) -> None:
+    session, phone = await outbound.dial("telnyx", **body)
     assert (phone.call.body["to"], phone.call.body["from"]) == (TO, FROM)
     await phone.over("busy")
-    await office.over(session)
+    await outbound.ended(session)
 
 
 @pytest.mark.parametrize(
-    "wanted",
+    "body",
     [
         {"to": None},
         {"to_number": "+14155550143"},
@@ -81,61 +81,61 @@ async def test_the_shapes_of_the_guides(office: Any, wanted: dict[str, Any]) -> 
     ],
     ids=str,
 )
-async def test_what_makes_no_sense(office: Any, wanted: dict[str, Any]) -> None:
-    status, answer = await office.ask(**{"carrier": "twilio", **wanted})
+async def test_an_invalid_request_is_refused(outbound: Any, body: dict[str, Any]) -> None:
+    status, answer = await outbound.request_call(**{"carrier": "twilio", **body})
     assert (status, answer["code"]) == (400, "400"), answer
-    assert office.dials() == 0
+    assert outbound.dial_count() == 0
 
 
-async def test_what_the_carrier_cannot_do(office: Any) -> None:
-    status, answer = await office.ask("exotel", machine_detection="detect")
+async def test_an_unsupported_feature_is_refused(outbound: Any) -> None:
+    status, answer = await outbound.request_call("exotel", machine_detection="detect")
     assert (status, answer["code"]) == (422, "422")
     assert "machine" in answer["error"]
-    status, answer = await office.ask("plivo", machine_detection="wait_for_end")
+    status, answer = await outbound.request_call("plivo", machine_detection="wait_for_end")
     assert status == 422
 
 
-async def test_a_body_that_is_too_large(office: Any) -> None:
-    status, _ = await office.ask(body="x" * 5000)
+async def test_a_body_that_is_too_large(outbound: Any) -> None:
+    status, _ = await outbound.request_call(body="x" * 5000)
     assert status == 413
 
 
-async def test_an_agent_that_is_not_there(office: Any) -> None:
-    assert (await office.ask(agent="sales"))[0] == 404
+async def test_an_agent_that_is_not_there(outbound: Any) -> None:
+    assert (await outbound.request_call(agent="sales"))[0] == 404
 
 
-async def test_without_a_key(office: Any) -> None:
-    status, answer = await office.post("/v1/public/support/dialout", {"to": TO}, key="pk_none")
+async def test_without_a_key(outbound: Any) -> None:
+    status, answer = await outbound.post("/v1/public/support/dialout", {"to": TO}, key="pk_none")
     assert (status, answer["code"]) == (401, "PCC-1002")
 
 
-async def test_when_all_places_are_taken_nobody_is_called(office: Any) -> None:
-    session, phone = await office.dial()
-    status, answer = await office.ask()
+async def test_no_number_is_called_without_a_free_slot(outbound: Any) -> None:
+    session, phone = await outbound.dial()
+    status, answer = await outbound.request_call()
     assert status == 429
     assert "PCC-AGENT-AT-CAPACITY" in answer["error"]
-    assert office.dials() == 1
+    assert outbound.dial_count() == 1
     await phone.over("busy")
-    await office.over(session)
-    session, phone = await office.dial()
+    await outbound.ended(session)
+    session, phone = await outbound.dial()
     await phone.over("busy")
-    await office.over(session)
+    await outbound.ended(session)
 
 
-async def test_the_same_key_calls_once(office: Any) -> None:
+async def test_the_same_key_calls_once(outbound: Any) -> None:
     answers = []
     for _ in range(2):
-        answers.append(await office.ask(headers={"Idempotency_Key": "once"}))
+        answers.append(await outbound.request_call(headers={"Idempotency_Key": "once"}))
     assert answers[0] == answers[1]
-    assert office.dials() == 1
-    status, _ = await office.ask(to="+14155550143", headers={"Idempotency_Key": "once"})
+    assert outbound.dial_count() == 1
+    status, _ = await outbound.request_call(to="+14155550143", headers={"Idempotency_Key": "once"})
     assert status == 409
-    await office.post(f"/v1/sessions/{answers[0][1]['sessionId']}/stop")
-    await office.over(answers[0][1]["sessionId"])
+    await outbound.post(f"/v1/sessions/{answers[0][1]['sessionId']}/stop")
+    await outbound.ended(answers[0][1]["sessionId"])
 
 
-async def test_a_request_that_is_given_up_does_not_end_its_call(office: Any) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", office.gateway.port)
+async def test_a_request_that_is_given_up_does_not_end_its_call(outbound: Any) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", outbound.gateway.port)
     body = b'{"carrier": "twilio", "to": "+14155550142", "from": "+14155550199"}'
     head = (
         "POST /v1/public/support/dialout HTTP/1.1\r\nHost: voice.test\r\nAuthorization: Bearer pk_acme\r\n"
@@ -147,7 +147,7 @@ async def test_a_request_that_is_given_up_does_not_end_its_call(office: Any) -> 
     await writer.wait_closed()
     del reader
 
-    phone = await next_callee("twilio", office.servers["twilio"])
-    session = office.gateway.sessions()[-1]["id"]
+    phone = await next_callee("twilio", outbound.servers["twilio"])
+    session = outbound.gateway.sessions()[-1]["id"]
     await phone.over("busy")
-    assert (await office.over(session))["reason"] == "busy"
+    assert (await outbound.ended(session))["reason"] == "busy"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a carrier is answered that asks where an answered or a transferred call goes."""
+"""The documents that a carrier fetches for an answered or a transferred call."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ def tags(text: str) -> list[str]:
     return [verb.tag for verb in read_document(text).verbs]
 
 
-async def test_only_the_carrier_is_told_where_its_call_goes(office: Any) -> None:
-    session, phone = await office.dial("plivo")
+async def test_only_the_carrier_gets_the_document_of_its_call(outbound: Any) -> None:
+    session, phone = await outbound.dial("plivo")
     plivo, url = phone.server, phone.call.body["answer_url"]
     fields = plivo.fields(phone.call, "StartApp", "in-progress")
     refused = await plivo.post(url, fields, signed=False)
     assert (refused.status, refused.json["code"]) == (403, "403")
     assert "/ws/plivo" not in refused.text
-    told = await plivo.post(url, fields)
-    assert (told.status, tags(told.text)) == (200, ["Stream", "Hangup"])
+    answer = await plivo.post(url, fields)
+    assert (answer.status, tags(answer.text)) == (200, ["Stream", "Hangup"])
     await phone.over("busy")
-    await office.over(session)
+    await outbound.ended(session)
     late = await plivo.post(url, fields)
     assert (late.status, tags(late.text)) == (200, ["Hangup"])
 
 
-async def test_a_call_that_nobody_knows(office: Any) -> None:
-    session, phone = await office.dial("plivo")
+async def test_an_unknown_call_gets_no_document(outbound: Any) -> None:
+    session, phone = await outbound.dial("plivo")
     plivo, url = phone.server, phone.call.body["answer_url"]
     fields = plivo.fields(phone.call, "StartApp", "in-progress")
     await plivo.post(url, fields)
@@ -38,25 +38,25 @@ async def test_a_call_that_nobody_knows(office: Any) -> None:
     assert other.status == 404
     unknown = await plivo.post(url.replace(session, str(uuid.uuid4())), fields)
     assert unknown.status == 404
-    foreign = await office.servers["twilio"].post(url.replace("/plivo/", "/twilio/"), {"CallSid": "CA1"})
+    foreign = await outbound.servers["twilio"].post(url.replace("/plivo/", "/twilio/"), {"CallSid": "CA1"})
     assert foreign.status in (403, 404)
     assert (await plivo.post(url.replace("/plivo/", "/acme/"), fields)).status == 404
     await phone.over("busy")
-    await office.over(session)
+    await outbound.ended(session)
 
 
-async def test_a_call_that_was_not_transferred_goes_nowhere(office: Any, support: Agent) -> None:
-    session, phone = await office.dial("plivo")
-    caller, said = await phone.opens(office.gateway, await phone.answered())
+async def test_a_call_that_was_not_transferred_goes_nowhere(outbound: Any, support: Agent) -> None:
+    session, phone = await outbound.dial("plivo")
+    caller, opening = await phone.opens(outbound.gateway, await phone.answered())
     agent = await support.call()
-    await agent.opening(said)
-    await office.streaming(session, phone)
+    await agent.opening(opening)
+    await outbound.wait_for_agent(session, phone)
     base = phone.call.body["answer_url"].removesuffix("/answer")
     fields = phone.server.fields(phone.call, "Redirect", "in-progress")
     for what in ("transfer", "transferred"):
-        told = await phone.server.post(f"{base}/{what}", fields)
-        assert (told.status, tags(told.text)) == (200, ["Hangup"])
-    assert office.gateway.sessions(session)[0]["stop_requested_at"] is None
+        answer = await phone.server.post(f"{base}/{what}", fields)
+        assert (answer.status, tags(answer.text)) == (200, ["Hangup"])
+    assert outbound.gateway.sessions(session)[0]["stop_requested_at"] is None
     caller.send(caller.close_frame(1000))
     await agent.closed()
-    assert (await office.over(session))["reason"] == "caller_hangup"
+    assert (await outbound.ended(session))["reason"] == "caller_hangup"

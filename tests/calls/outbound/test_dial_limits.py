@@ -107,7 +107,7 @@ async def test_an_organisation_dials_a_limited_number_of_calls_a_minute(
     requests = [limiter.acquire(organization) for limiter in limiters for _ in range(3)]
     answers = await asyncio.gather(*requests, return_exceptions=True)
     refused = [answer for answer in answers if isinstance(answer, CallEnded)]
-    assert {refusal.reason for refusal in refused} == {Reasons.rate_limited}
+    assert {error.reason for error in refused} == {Reasons.rate_limited}
     assert len(refused) == 3
     clock.now += 59
     with pytest.raises(CallEnded):

@@ -15,11 +15,11 @@ def tables() -> dict[str, Any]:
     return {"server": {"drain_timeout": 0.3}}
 
 
-async def test_what_rings_is_hung_up_before_it_goes(office: Any) -> None:
-    session, phone = await office.dial("telnyx")
+async def test_what_rings_is_hung_up_before_it_goes(outbound: Any) -> None:
+    session, phone = await outbound.dial("telnyx")
     await phone.rings()
-    office.gateway.terminate()
+    outbound.gateway.terminate()
     await eventually(lambda: phone.hung_up, "the telephone rings no more")
-    assert await office.gateway.ended() == 0
-    record = await office.over(session)
+    assert await outbound.gateway.ended() == 0
+    record = await outbound.ended(session)
     assert (record["state"], record["reason"]) == ("failed", "draining")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Callers whose agent is lost and not replaced are transferred, where the agent's settings say so."""
+"""Callers whose agent is lost and not replaced are transferred, if the agent's settings say so."""
 
 from __future__ import annotations
 
@@ -19,54 +19,54 @@ def tables() -> dict[str, Any]:
     return {"support": {"max_resumes": 0, "fallback": ELSEWHERE}}
 
 
-async def lost(office: Any, support: Agent, carrier: str) -> tuple[str, Any, Any]:
-    """A call whose agent is lost: session, telephone, the carrier's socket."""
-    session, phone = await office.dial(carrier)
-    caller, said = await phone.opens(office.gateway, await phone.answered())
+async def lost(outbound: Any, support: Agent, carrier: str) -> tuple[str, Any, Any]:
+    """Lose the agent of a call. Return its session, telephone and carrier socket."""
+    session, phone = await outbound.dial(carrier)
+    caller, opening = await phone.opens(outbound.gateway, await phone.answered())
     agent = await support.call()
-    for _ in said:
+    for _ in opening:
         await agent.hear()
-    await office.streaming(session, phone)
+    await outbound.wait_for_agent(session, phone)
     agent.reset()
     return session, phone, caller
 
 
-ASKED = {"twilio": "update", "telnyx": "command", "plivo": "transfer"}
-"""How each carrier's server names what transfers a call."""
+TRANSFER_REQUESTS = {"twilio": "update", "telnyx": "command", "plivo": "transfer"}
+"""The request that transfers a call, as each carrier's server names it."""
 
 
-@pytest.mark.parametrize("carrier", ASKED)
-async def test_the_caller_is_transferred(office: Any, support: Agent, carrier: str) -> None:
-    session, phone, caller = await lost(office, support, carrier)
+@pytest.mark.parametrize("carrier", TRANSFER_REQUESTS)
+async def test_the_caller_is_transferred(outbound: Any, support: Agent, carrier: str) -> None:
+    session, phone, caller = await lost(outbound, support, carrier)
     assert (await caller.closed())[0] == 1011
-    record = await office.over(session)
+    record = await outbound.ended(session)
     assert (record["reason"], record["state"], record["resumed"]) == ("agent_lost", "failed", 0)
     assert record["detail"].endswith("; its caller was transferred")
-    (asked,) = office.servers[carrier].requests_of(ASKED[carrier])
-    assert ELSEWHERE in str(asked) or carrier == "plivo", "Plivo asks for the document"
+    (request,) = outbound.servers[carrier].requests_of(TRANSFER_REQUESTS[carrier])
+    assert ELSEWHERE in str(request) or carrier == "plivo", "Plivo asks for the document"
     assert not phone.hung_up
 
 
-async def test_a_carrier_that_refuses(office: Any, support: Agent) -> None:
-    office.servers["twilio"].next("update", fails(400))
-    session, _, caller = await lost(office, support, "twilio")
+async def test_a_carrier_that_refuses(outbound: Any, support: Agent) -> None:
+    outbound.servers["twilio"].next("update", fails(400))
+    session, _, caller = await lost(outbound, support, "twilio")
     assert (await caller.closed())[0] == 1011
-    record = await office.over(session)
+    record = await outbound.ended(session)
     assert record["reason"] == "agent_lost"
     assert "; its caller was not transferred: " in record["detail"]
 
 
-async def test_a_carrier_that_cannot(office: Any, support: Agent) -> None:
-    session, _, caller = await lost(office, support, "exotel")
+async def test_a_carrier_that_cannot(outbound: Any, support: Agent) -> None:
+    session, _, caller = await lost(outbound, support, "exotel")
     assert (await caller.closed())[0] == 1011
-    record = await office.over(session)
+    record = await outbound.ended(session)
     assert "; its caller was not transferred: " in record["detail"]
 
 
-async def test_a_caller_who_leaves_meanwhile(office: Any, support: Agent) -> None:
+async def test_a_caller_who_leaves_meanwhile(outbound: Any, support: Agent) -> None:
     """The transfer is tried, and the end stays the agent's."""
-    session, _, caller = await lost(office, support, "twilio")
+    session, _, caller = await lost(outbound, support, "twilio")
     await caller.hang_up()
-    record = await office.over(session)
+    record = await outbound.ended(session)
     assert record["reason"] in ("agent_lost", "caller_hangup")
-    await eventually(lambda: office.gateway.status()["calls"] == 0, "the call is over")
+    await eventually(lambda: outbound.gateway.status()["calls"] == 0, "the call is over")

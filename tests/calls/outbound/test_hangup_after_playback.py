@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The last words and the kept agent, whichever way the two legs are coupled."""
+"""Playback before a hang-up, and the agent after a transfer, whichever way frames are relayed."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def start_gateway(start_gateway: Callable[..., Gateway], coupling: tuple[str, st
     return start
 
 
-async def talk_to(office: Any, support: Agent) -> tuple[str, Any, Any, Any]:
-    session, phone = await office.dial("twilio")
-    caller, said = await phone.opens(office.gateway, await phone.answered())
+async def start_talk(outbound: Any, support: Agent) -> tuple[str, Any, Any, Any]:
+    session, phone = await outbound.dial("twilio")
+    caller, opening = await phone.opens(outbound.gateway, await phone.answered())
     agent = await support.call()
-    await agent.opening(said)
-    await office.streaming(session, phone)
+    await agent.opening(opening)
+    await outbound.wait_for_agent(session, phone)
     for _ in range(3):
         caller.say(talk("twilio")[0])
         await agent.hear()
@@ -50,10 +50,10 @@ async def talk_to(office: Any, support: Agent) -> tuple[str, Any, Any, Any]:
     return session, phone, caller, agent
 
 
-async def test_the_last_words_are_played(
-    office: Any, support: Agent, support_port: AgentPort, coupling: tuple[str, str]
+async def test_the_last_audio_is_played_before_the_hang_up(
+    outbound: Any, support: Agent, support_port: AgentPort, coupling: tuple[str, str]
 ) -> None:
-    session, phone, caller, agent = await talk_to(office, support)
+    session, phone, caller, agent = await start_talk(outbound, support)
     agent.say(replies("twilio")[0])
     assert (await agent.hang_up(1000, "bye"))[0] == 1000
     assert json.loads((await caller.hear()).payload)["event"] == "media"
@@ -66,31 +66,33 @@ async def test_the_last_words_are_played(
     assert (await caller.closed())[0] == 1000
     await caller.ended()
     assert phone.hung_up
-    record = await office.over(session)
+    record = await outbound.ended(session)
     assert (record["reason"], record["frames_out"]) == ("agent_ended", 4)
 
 
-async def test_an_agent_is_kept(office: Any, support: Agent, coupling: tuple[str, str]) -> None:
-    session, phone, caller, agent = await talk_to(office, support)
-    status, _ = await office.post(f"/v1/sessions/{session}/call/transfer", {"to": "+14155550177"})
+async def test_the_agents_socket_stays_open_after_a_transfer(
+    outbound: Any, support: Agent, coupling: tuple[str, str]
+) -> None:
+    session, phone, caller, agent = await start_talk(outbound, support)
+    status, _ = await outbound.post(f"/v1/sessions/{session}/call/transfer", {"to": "+14155550177"})
     assert status == 200
     assert (await caller.closed())[0] == 1000
     for number in range(3):
         agent.say(replies("twilio")[0])
         agent.send(agent.frame(PING, str(number).encode()))
-        heard = await agent.hear()
-        assert (heard.opcode, heard.payload) == (PONG, str(number).encode())
-    await office.post(f"/v1/sessions/{session}/stop")
+        received = await agent.hear()
+        assert (received.opcode, received.payload) == (PONG, str(number).encode())
+    await outbound.post(f"/v1/sessions/{session}/stop")
     await agent.closed()
-    assert (await office.over(session))["reason"] == "transferred"
+    assert (await outbound.ended(session))["reason"] == "transferred"
     assert not phone.hung_up
 
 
-async def test_an_agent_that_fails_hangs_nobody_up(
-    office: Any, support: Agent, coupling: tuple[str, str]
+async def test_an_agent_that_fails_does_not_hang_up(
+    outbound: Any, support: Agent, coupling: tuple[str, str]
 ) -> None:
-    session, phone, caller, agent = await talk_to(office, support)
+    session, phone, caller, agent = await start_talk(outbound, support)
     agent.send(agent.close_frame(1011, "broken"))
     assert await caller.closed() == (1011, "broken")
-    assert (await office.over(session))["reason"] == "agent_failed"
+    assert (await outbound.ended(session))["reason"] == "agent_failed"
     assert not phone.hung_up

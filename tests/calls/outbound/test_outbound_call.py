@@ -129,7 +129,7 @@ async def test_a_call_of_an_earlier_request_is_searched_although_the_carrier_is_
     await dialing.makes_step(4)  # a third turn
     steps = [following for _, _, following in dialing.call.steps]
     assert steps[:4] == [OutboundState.DIALING, OutboundState.UNCERTAIN] * 2
-    await dialing.abandon()
+    await dialing.cancel()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Calls out from the wish to the record, through each carrier."""
+"""Outbound calls from the request to the session's record, through each carrier."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ def body_of(call: Any) -> Any:
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-async def test_somebody_is_called_talks_and_hangs_up(office: Any, support: Agent, carrier: str) -> None:
-    session, phone = await office.dial(carrier, body={"customer": 4711}, metadata={"ticket": 7})
-    (ringing,) = office.gateway.sessions(session)
+async def test_the_called_party_answers_talks_and_hangs_up(
+    outbound: Any, support: Agent, carrier: str
+) -> None:
+    session, phone = await outbound.dial(carrier, body={"customer": 4711}, metadata={"ticket": 7})
+    (ringing,) = outbound.gateway.sessions(session)
     assert (ringing["state"], ringing["stream_id"]) == ("starting", None)
     assert (ringing["to_number"], ringing["from_number"]) == ("+14155550142", "+14155550199")
 
     await phone.rings()
-    shown = await office.get(f"/v1/sessions/{session}")
-    assert (shown["status"], shown["metadata"]) == ("starting", {"ticket": 7})
-    assert shown["call"]["status"] in ("ringing", "queued")
+    view = await outbound.get(f"/v1/sessions/{session}")
+    assert (view["status"], view["metadata"]) == ("starting", {"ticket": 7})
+    assert view["call"]["status"] in ("ringing", "queued")
 
-    caller, said = await phone.opens(office.gateway, await phone.answered())
+    caller, opening = await phone.opens(outbound.gateway, await phone.answered())
     assert caller.status == 101, caller.body
     agent = await support.call()
-    await agent.opening(said)
+    await agent.opening(opening)
     assert agent.session == session
     assert body_of(agent)["customer"] == 4711
     word = talk(carrier)[0]
@@ -46,26 +48,26 @@ async def test_somebody_is_called_talks_and_hangs_up(office: Any, support: Agent
     caller.send(caller.close_frame(1000))
     assert await agent.closed() == (1000, "")
     await phone.over("completed")
-    record = await office.over(session)
+    record = await outbound.ended(session)
     assert (record["state"], record["reason"]) == ("ended", "caller_hangup")
     assert (record["call_id"], record["carrier"]) == (phone.call_id, carrier)
-    shown = await office.get(f"/v1/sessions/{session}")
-    assert (shown["call"]["id"], shown["call"]["status"]) == (phone.call_id, "completed")
-    assert office.dials(carrier) == 1
+    view = await outbound.get(f"/v1/sessions/{session}")
+    assert (view["call"]["id"], view["call"]["status"]) == (phone.call_id, "completed")
+    assert outbound.dial_count(carrier) == 1
 
 
 @pytest.mark.parametrize("carrier", ["twilio", "plivo"])
-async def test_an_agent_is_told_the_numbers_where_the_carrier_does_not(
-    office: Any, support: Agent, carrier: str
+async def test_an_agent_gets_the_numbers_if_its_carrier_sends_none(
+    outbound: Any, support: Agent, carrier: str
 ) -> None:
-    _, phone = await office.dial(carrier)
+    _, phone = await outbound.dial(carrier)
     url = await phone.answered()
     if carrier == "twilio":
         (placed,) = [await phone.server.answer(phone.call)]
         assert placed.document.parameters == {"from_number": "+14155550199", "to_number": "+14155550142"}
         await phone.over("completed")
     else:
-        await phone.opens(office.gateway, url)
+        await phone.opens(outbound.gateway, url)
         assert body_of(await support.call()) == {"from": "+14155550199", "to": "+14155550142"}
 
 
@@ -82,83 +84,83 @@ async def test_an_agent_is_told_the_numbers_where_the_carrier_does_not(
     ],
 )
 async def test_a_call_that_is_not_taken_ends_its_session(
-    office: Any, carrier: str, status: str, reason: str, state: str
+    outbound: Any, carrier: str, status: str, reason: str, state: str
 ) -> None:
-    session, phone = await office.dial(carrier)
+    session, phone = await outbound.dial(carrier)
     await phone.rings()
     await phone.over(status)
-    record = await office.over(session)
+    record = await outbound.ended(session)
     assert (record["state"], record["reason"]) == (state, reason)
-    line = await office.line(session, "call out ended")
+    line = await outbound.log_line(session, "call out ended")
     assert (line["reason"], bool(line["words"])) == (reason, True)
     assert "+1415" not in json.dumps(line)
 
 
-async def test_a_call_that_was_answered_and_is_over_without_a_stream(office: Any) -> None:
-    session, phone = await office.dial()
+async def test_a_call_that_was_answered_and_is_over_without_a_stream(outbound: Any) -> None:
+    session, phone = await outbound.dial()
     await phone.answered()
     await phone.over("completed")
-    record = await office.over(session)
+    record = await outbound.ended(session)
     assert (record["state"], record["reason"]) == ("failed", "no_stream")
 
 
-async def test_callbacks_that_come_late_and_twice_change_nothing(office: Any, support: Agent) -> None:
-    session, phone = await office.dial()
-    caller, _ = await phone.opens(office.gateway, await phone.answered())
+async def test_callbacks_that_come_late_and_twice_change_nothing(outbound: Any, support: Agent) -> None:
+    session, phone = await outbound.dial()
+    caller, _ = await phone.opens(outbound.gateway, await phone.answered())
     agent = await support.call()
     await phone.rings()
     await phone.rings()
-    shown = await office.get(f"/v1/sessions/{session}")
-    assert shown["call"]["status"] == "answered"
+    view = await outbound.get(f"/v1/sessions/{session}")
+    assert view["call"]["status"] == "answered"
     caller.send(caller.close_frame(1000))
     await agent.closed()
     await phone.over("completed")
     await phone.over("busy")
-    await office.over(session)
-    shown = await office.get(f"/v1/sessions/{session}")
-    assert (shown["call"]["status"], shown["end_reason"]) == ("completed", "caller_hangup")
+    await outbound.ended(session)
+    view = await outbound.get(f"/v1/sessions/{session}")
+    assert (view["call"]["status"], view["end_reason"]) == ("completed", "caller_hangup")
 
 
-async def test_a_stream_of_another_call_is_refused(office: Any, support: Agent) -> None:
-    session, phone = await office.dial("telnyx")
+async def test_a_stream_of_another_call_is_refused(outbound: Any, support: Agent) -> None:
+    session, phone = await outbound.dial("telnyx")
     url = await phone.answered()
-    caller, said = await phone.opens(office.gateway, url)
+    caller, opening = await phone.opens(outbound.gateway, url)
     agent = await support.call()
-    await agent.opening(said)
-    other, _ = await phone.opens(office.gateway, url, call_id="v3:another")
+    await agent.opening(opening)
+    other, _ = await phone.opens(outbound.gateway, url, call_id="v3:another")
     assert (await other.closed())[0] == 1008
     await agent.hang_up()
-    assert (await office.over(session))["reason"] == "agent_ended"
+    assert (await outbound.ended(session))["reason"] == "agent_ended"
     await caller.closed()
 
 
-async def test_a_machine_is_hung_up_on(office: Any, support: Agent) -> None:
-    session, phone = await office.dial(machine_detection="detect")
-    caller, said = await phone.opens(office.gateway, await phone.answered())
+async def test_a_machine_is_hung_up_on(outbound: Any, support: Agent) -> None:
+    session, phone = await outbound.dial(machine_detection="detect")
+    caller, opening = await phone.opens(outbound.gateway, await phone.answered())
     agent = await support.call()
-    await agent.opening(said)
+    await agent.opening(opening)
     await phone.server.machine(phone.call)
     await agent.closed()
-    record = await office.over(session)
+    record = await outbound.ended(session)
     assert (record["state"], record["reason"]) == ("ended", "machine_answered")
     assert phone.hung_up
     await caller.closed()
 
 
-async def test_a_machine_is_hung_up_on_before_the_agent_hears_it(office: Any) -> None:
-    session, phone = await office.dial("plivo", machine_detection=True)
+async def test_a_machine_is_hung_up_on_before_the_agent_hears_it(outbound: Any) -> None:
+    session, phone = await outbound.dial("plivo", machine_detection=True)
     await phone.server.machine(phone.call)
-    record = await office.over(session)
+    record = await outbound.ended(session)
     assert (record["state"], record["reason"]) == ("canceled", "machine_answered")
 
 
-async def test_a_human_is_not_hung_up_on(office: Any, support: Agent) -> None:
-    session, phone = await office.dial(machine_detection="detect")
-    caller, said = await phone.opens(office.gateway, await phone.answered())
+async def test_a_human_is_not_hung_up_on(outbound: Any, support: Agent) -> None:
+    session, phone = await outbound.dial(machine_detection="detect")
+    caller, opening = await phone.opens(outbound.gateway, await phone.answered())
     agent = await support.call()
-    await agent.opening(said)
+    await agent.opening(opening)
     await phone.server.machine(phone.call, "human")
     await assert_agent_heard(agent, [caller.say(talk("twilio")[0])])
     caller.send(caller.close_frame(1000))
     await agent.closed()
-    assert (await office.over(session))["reason"] == "caller_hangup"
+    assert (await outbound.ended(session))["reason"] == "caller_hangup"

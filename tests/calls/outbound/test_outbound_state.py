@@ -152,7 +152,7 @@ async def test_every_event_in_every_state(
     else:
         await dialing.makes_step(before)
         assert dialing.call.steps[before] == (state, event, expected)
-    await dialing.abandon()
+    await dialing.cancel()
 
 
 def test_every_state_is_reached_and_one_is_terminal() -> None:

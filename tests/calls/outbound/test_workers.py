@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Calls out of a gateway with two workers: who asks, who hears, and who carries may be another."""
+"""Outbound calls of a gateway with two workers: each step of a call may reach either of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.harness.callees import Callee
 from tests.harness.rest_accounts import SERVERS
 
 CALLS = 24
-"""So many that both workers get some of their connections: not once in a million does one get all."""
+"""Enough that both workers get some of the connections: one gets all less than once in a million runs."""
 PER_SECOND = 20.0
 
 
@@ -29,56 +29,56 @@ def tables() -> dict[str, Any]:
     }
 
 
-async def test_all_workers_stand_in_one_line(office: Any) -> None:
-    before, turns = set(office.documents("dial_slot")), set()
-    asking = asyncio.gather(*(office.ask("twilio") for _ in range(CALLS)))
+async def test_all_workers_share_one_rate(outbound: Any) -> None:
+    before, turns = set(outbound.stored_keys("dial_slot")), set()
+    asking = asyncio.gather(*(outbound.request_call("twilio") for _ in range(CALLS)))
     while not asking.done():  # a turn is forgotten some seconds after it
-        turns.update(office.documents("dial_slot"))
+        turns.update(outbound.stored_keys("dial_slot"))
         await asyncio.sleep(POLL_S)
     answers = await asking
     assert [status for status, _ in answers] == [200] * CALLS
-    assert office.dials() == CALLS
-    turns.update(office.documents("dial_slot"))
+    assert outbound.dial_count() == CALLS
+    turns.update(outbound.stored_keys("dial_slot"))
     assert len(turns - before) == CALLS  # no two calls had one turn
-    owners = {row["owner"] for row in office.gateway.sessions()}
+    owners = {row["owner"] for row in outbound.gateway.sessions()}
     assert len(owners) == 2
-    for call in list(office.servers["twilio"].calls.values()):
-        await Callee("twilio", office.servers["twilio"], call).over("busy")
+    for call in list(outbound.servers["twilio"].calls.values()):
+        await Callee("twilio", outbound.servers["twilio"], call).over("busy")
     for _, answer in answers:
-        assert (await office.over(answer["sessionId"]))["reason"] == "busy"
+        assert (await outbound.ended(answer["sessionId"]))["reason"] == "busy"
 
 
 @pytest.mark.parametrize("carrier", tuple(SERVERS))
-async def test_any_worker_carries_and_controls_any_call(office: Any, support: Agent, carrier: str) -> None:
+async def test_any_worker_carries_and_controls_any_call(outbound: Any, support: Agent, carrier: str) -> None:
     crossed = 0
     for _ in range(4):
-        session, phone = await office.dial(carrier)
-        dialler = office.gateway.sessions(session)[0]["owner"]
-        caller, said = await phone.opens(office.gateway, await phone.answered())
+        session, phone = await outbound.dial(carrier)
+        dialing_worker = outbound.gateway.sessions(session)[0]["owner"]
+        caller, opening = await phone.opens(outbound.gateway, await phone.answered())
         agent = await support.call()
-        await agent.opening(said)
-        await office.streaming(session, phone)
-        crossed += office.gateway.sessions(session)[0]["owner"] != dialler
+        await agent.opening(opening)
+        await outbound.wait_for_agent(session, phone)
+        crossed += outbound.gateway.sessions(session)[0]["owner"] != dialing_worker
         if carrier == "exotel":
             caller.send(caller.close_frame(1000))
             reason = "caller_hangup"
         else:
-            status, answer = await office.post(f"/v1/sessions/{session}/call/hangup")
+            status, answer = await outbound.post(f"/v1/sessions/{session}/call/hangup")
             assert status == 200, answer
             assert phone.hung_up
             reason = "hung_up"
         await agent.closed()
         await caller.closed()
-        assert (await office.over(session))["reason"] == reason
+        assert (await outbound.ended(session))["reason"] == reason
 
 
-async def test_a_worker_that_dies_leaves_no_place_taken(office: Any) -> None:
-    session, phone = await office.dial("telnyx")
-    (ringing,) = office.gateway.sessions(session)
-    (owner,) = [one for one in office.gateway.workers() if one["id"] == ringing["owner"]]
+async def test_a_worker_that_dies_leaves_no_slot_taken(outbound: Any) -> None:
+    session, phone = await outbound.dial("telnyx")
+    (ringing,) = outbound.gateway.sessions(session)
+    (owner,) = [one for one in outbound.gateway.workers() if one["id"] == ringing["owner"]]
     os.kill(owner["pid"], signal.SIGKILL)
-    record = await office.over(session)
+    record = await outbound.ended(session)
     assert (record["state"], record["reason"]) == ("failed", "gateway_lost")
-    await eventually(lambda: office.gateway.listening() == 2, "there are two workers again")
-    caller, _ = await phone.opens(office.gateway, await phone.answered())
+    await eventually(lambda: outbound.gateway.listening() == 2, "there are two workers again")
+    caller, _ = await phone.opens(outbound.gateway, await phone.answered())
     assert (await caller.closed())[0] == 1008

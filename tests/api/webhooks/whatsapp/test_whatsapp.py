@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Calls of WhatsApp, of which all news goes to one instance (docs/reference/carriers.md §7)."""
+"""WhatsApp calls: all events of one call go to one instance (docs/reference/carriers.md §7)."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from tests.harness.whatsapp_events import (
 # A call
 
 
-async def test_a_call_holds_its_place_until_it_is_over(worker: Worker, url: str, agents: list[Agent]) -> None:
+async def test_a_call_holds_its_slot_until_it_is_over(worker: Worker, url: str, agents: list[Agent]) -> None:
     raw = json.dumps(event(call("connect"))).encode()
-    told = await send(url, raw=raw, **signed(raw))
-    assert (told.status, told.json) == (200, {"status": "success"})
-    heard = await next_whatsapp_event(agents[0])
-    assert heard.body == raw  # type: ignore[attr-defined]
-    assert heard.headers["x-hub-signature-256"] == signed(raw)["X-Hub-Signature-256"]
-    assert heard.headers["content-type"] == "application/json"
-    record = await worker.store.session(heard.session)
+    answer = await send(url, raw=raw, **signed(raw))
+    assert (answer.status, answer.json) == (200, {"status": "success"})
+    received = await next_whatsapp_event(agents[0])
+    assert received.body == raw  # type: ignore[attr-defined]
+    assert received.headers["x-hub-signature-256"] == signed(raw)["X-Hub-Signature-256"]
+    assert received.headers["content-type"] == "application/json"
+    record = await worker.store.session(received.session)
     assert record is not None
     assert (record.state, record.transport, record.call_id) == (SessionState.RUNNING, "whatsapp", "wacid.1")
     assert (record.from_number, record.to_number) == ("14155550100", "14155550199")
@@ -43,11 +43,11 @@ async def test_a_call_holds_its_place_until_it_is_over(worker: Worker, url: str,
 
     with structlog.testing.capture_logs() as lines:
         assert (await send_event(url, event(call("terminate", status="COMPLETED")))).status == 200
-    ended = await next_whatsapp_event(agents[0])
-    assert ended.session == heard.session
-    over = await worker.over(heard.session)
-    assert (over.state, over.reason) == (SessionState.ENDED, "caller_hangup")
-    assert [line["session"] for line in lines if line["event"] == "whatsapp call ended"] == [heard.session]
+    terminate = await next_whatsapp_event(agents[0])
+    assert terminate.session == received.session
+    record = await worker.over(received.session)
+    assert (record.state, record.reason) == (SessionState.ENDED, "caller_hangup")
+    assert [line["session"] for line in lines if line["event"] == "whatsapp call ended"] == [received.session]
     assert "1415" not in str(lines)
     await eventually(lambda: not worker.services.active, "it is let go")
     assert agents[1].calls.empty()
@@ -65,14 +65,14 @@ async def test_two_calls_go_to_two_instances_and_stay_there(
         await worker.over(begun.session)
 
 
-async def test_a_third_call_finds_no_place_until_one_is_over(
+async def test_a_third_call_finds_no_slot_until_another_is_over(
     worker: Worker, url: str, agents: list[Agent]
 ) -> None:
     for call_id in ("wacid.1", "wacid.2"):
         assert (await send_event(url, event(call("connect", call_id)))).status == 200
     with structlog.testing.capture_logs() as lines:
-        told = await send_event(url, event(call("connect", "wacid.3")))
-    assert told.status == 429
+        answer = await send_event(url, event(call("connect", "wacid.3")))
+    assert answer.status == 429
     refused = [line["reason"] for line in lines if line["event"] == "whatsapp event refused"]
     assert refused == ["at_capacity"]
     await send_event(url, event(call("terminate", "wacid.1")))
@@ -80,8 +80,8 @@ async def test_a_third_call_finds_no_place_until_one_is_over(
 
 
 async def test_a_repeated_connect_starts_nothing(worker: Worker, url: str, agents: list[Agent]) -> None:
-    told = await asyncio.gather(*(send_event(url, event(call("connect"))) for _ in range(4)))
-    assert [each.status for each in told] == [200] * 4
+    answer = await asyncio.gather(*(send_event(url, event(call("connect"))) for _ in range(4)))
+    assert [each.status for each in answer] == [200] * 4
     assert sum(agent.calls.qsize() for agent in agents) == 1
     assert len(await worker.records()) == 1
 
@@ -101,16 +101,16 @@ async def test_what_is_repeated_of_a_call_that_is_over_is_ignored(
     for each in ("connect", "terminate"):
         await send_event(url, event(call(each)))
         await next_whatsapp_event(agents[0])
-    told = await send_event(url, event(call(what)))
-    assert (told.status, told.json) == (200, {"status": "ignored"})
+    answer = await send_event(url, event(call(what)))
+    assert (answer.status, answer.json) == (200, {"status": "ignored"})
     assert len(await worker.records()) == 1
     assert agents[0].calls.empty()
 
 
-async def test_the_end_of_a_call_that_nobody_knows(worker: Worker, url: str, agents: list[Agent]) -> None:
+async def test_the_end_of_an_unknown_call_is_ignored(worker: Worker, url: str, agents: list[Agent]) -> None:
     with structlog.testing.capture_logs() as lines:
-        told = await send_event(url, event(call("terminate")))
-    assert (told.status, told.json) == (200, {"status": "ignored"})
+        answer = await send_event(url, event(call("terminate")))
+    assert (answer.status, answer.json) == (200, {"status": "ignored"})
     assert [line["event"] for line in lines if "whatsapp" in line["event"]] == ["whatsapp event ignored"]
     assert await worker.records() == []
     assert all(agent.calls.empty() for agent in agents)
@@ -121,9 +121,9 @@ async def test_a_caller_who_hangs_up_while_the_agent_starts(
 ) -> None:
     may_answer = asyncio.Event()
 
-    async def is_slow(agent: Agent, heard: AgentCall) -> None:
+    async def is_slow(agent: Agent, received: AgentCall) -> None:
         await may_answer.wait()
-        await agrees(agent, heard)
+        await agrees(agent, received)
 
     agents[0].answer = is_slow
     connecting = asyncio.create_task(send_event(url, event(call("connect"))))
@@ -156,8 +156,8 @@ async def test_an_event_about_two_calls_reaches_both_instances(
 
 async def test_the_second_of_two_calls_fails(worker: Worker, url: str, agents: list[Agent]) -> None:
     agents[1].answer = answers(500)
-    told = await send_event(url, event(call("connect", "wacid.1"), call("connect", "wacid.2")))
-    assert told.status == 502
+    answer = await send_event(url, event(call("connect", "wacid.1"), call("connect", "wacid.2")))
+    assert answer.status == 502
     await eventually(lambda: len(worker.services.active) == 1, "the first is held")
     assert [record.call_id for record in await worker.records() if record.active] == ["wacid.1"]
     agents[1].answer = agrees

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""How calls of WhatsApp end otherwise, or do not begin."""
+"""WhatsApp calls that end otherwise than by a hang-up, or do not begin."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ async def test_a_call_that_is_stopped(worker: Worker, url: str, agents: list[Age
     session = (await next_whatsapp_event(agents[0])).session
     active = worker.services.active
     await eventually(lambda: active.terminate(session, CallEnded(Reasons.stopped)), "it is held")
-    over = await worker.over(session)
-    assert (over.state, over.reason) == (SessionState.ENDED, "stopped")
+    ended = await worker.over(session)
+    assert (ended.state, ended.reason) == (SessionState.ENDED, "stopped")
 
 
 async def test_a_call_that_is_too_long(tmp_path: Path, settings: dict[str, Any], agents: list[Agent]) -> None:
@@ -47,24 +47,24 @@ async def test_a_server_that_stops_ends_its_calls(worker: Worker, agents: list[A
 
 async def test_the_agent_refuses_a_call(worker: Worker, url: str, agents: list[Agent]) -> None:
     agents[0].answer = answers(401)
-    told = await send_event(url, event(call("connect")))
-    assert (told.status, told.json["code"]) == (502, "agent_failed")
+    answer = await send_event(url, event(call("connect")))
+    assert (answer.status, answer.json["code"]) == (502, "agent_failed")
     await worker.assert_nothing_left()
     agents[0].answer = agrees
     assert (await send_event(url, event(call("connect")))).status == 200
 
 
 async def test_the_agent_is_not_there(worker: Worker, url: str) -> None:
-    told = await send_event(url, event(call("connect")))
-    assert (told.status, told.json["code"]) == (502, "agent_unreachable")
+    answer = await send_event(url, event(call("connect")))
+    assert (answer.status, answer.json["code"]) == (502, "agent_unreachable")
     await worker.assert_nothing_left()
 
 
 async def test_the_agent_does_not_answer(
     tmp_path: Path, settings: dict[str, Any], agents: list[Agent]
 ) -> None:
-    async def says_nothing(agent: Agent, heard: AgentCall) -> None:
-        agent.other_calls.put_nowait(heard)
+    async def says_nothing(agent: Agent, received: AgentCall) -> None:
+        agent.other_calls.put_nowait(received)
 
     for agent in agents:
         agent.answer = says_nothing
@@ -74,13 +74,13 @@ async def test_the_agent_does_not_answer(
         serving(worker, WHATSAPP) as address,
     ):
         url = f"{address}/v1/public/webhooks/acme/support/whatsapp"
-        told = await send_event(url, event(call("connect")))
-        assert (told.status, told.json["code"]) == (504, "agent_start_timeout")
+        answer = await send_event(url, event(call("connect")))
+        assert (answer.status, answer.json["code"]) == (504, "agent_start_timeout")
         await worker.assert_nothing_left()
         assert (await send_event(url, event())).json["code"] == "agent_stalled"
 
 
-async def test_an_agent_that_does_not_hear_the_end_holds_no_place(
+async def test_an_agent_that_misses_the_end_holds_no_slot(
     worker: Worker, url: str, agents: list[Agent]
 ) -> None:
     await send_event(url, event(call("connect")))
@@ -90,7 +90,7 @@ async def test_an_agent_that_does_not_hear_the_end_holds_no_place(
     assert (await worker.over(session)).state is SessionState.ENDED
 
 
-async def test_a_gateway_that_drains_takes_no_call_and_hears_of_ends(
+async def test_a_draining_gateway_refuses_new_calls_and_ends_running_ones(
     worker: Worker, url: str, agents: list[Agent]
 ) -> None:
     await send_event(url, event(call("connect", "wacid.1")))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""WhatsApp at the real gateway: news of one call reaches any worker, and one instance."""
+"""WhatsApp at the real gateway: a call's events reach any worker, and always the same instance."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ async def test_every_worker_knows_where_a_call_is(
     agents = [await agent_at(port, meta.agrees) for port in ports]
     gateway = start_gateway(**settings(*ports, workers=2))
     calls = ["wacid.1", "wacid.2"]
-    told = await asyncio.gather(*(tell(gateway, "connect", call) for call in calls for _ in range(4)))
-    assert told == [200] * 8
-    begun = {heard.session: agent for agent in agents for heard in [await agent.call()]}
+    answer = await asyncio.gather(*(tell(gateway, "connect", call) for call in calls for _ in range(4)))
+    assert answer == [200] * 8
+    begun = {received.session: agent for agent in agents for received in [await agent.call()]}
     assert len(begun) == 2
     assert states(gateway) == dict.fromkeys(calls, "running")
     assert await tell(gateway, "connect", "wacid.3") == 429
@@ -56,8 +56,8 @@ async def test_every_worker_knows_where_a_call_is(
     for call in calls:
         assert await tell(gateway, "terminate", call) == 200
     for agent in agents:
-        heard = await agent.call()
-        assert begun[heard.session] is agent
+        received = await agent.call()
+        assert begun[received.session] is agent
         assert agent.calls.empty()
     await eventually(lambda: states(gateway) == dict.fromkeys(calls, "ended"), "they are over")
     await eventually(lambda: gateway.status()["calls"] == 0, "they are let go")
@@ -97,7 +97,7 @@ async def test_a_call_that_outlasts_the_draining_is_ended(
     assert (row["state"], row["reason"]) == ("failed", "draining")
 
 
-async def test_any_worker_may_be_asked_to_stop_a_call(
+async def test_any_worker_can_stop_a_call(
     start_gateway: Callable[..., Gateway], agent_port: Callable[[], AgentPort], agent_at: Callable[..., Any]
 ) -> None:
     port = agent_port()
@@ -117,7 +117,7 @@ async def test_any_worker_may_be_asked_to_stop_a_call(
     assert gateway.sessions()[0]["reason"] == "stopped"
 
 
-async def test_a_worker_that_has_no_file_left_to_tell_the_agent_with(
+async def test_a_worker_without_file_descriptors_asks_meta_to_retry(
     start_gateway: Callable[..., Gateway], agent_port: Callable[[], AgentPort], agent_at: Callable[..., Any]
 ) -> None:
     """Meta is told to come again, over a connection that was there; the instance is not blamed."""

@@ -32,20 +32,20 @@ from tests.harness.whatsapp_events import (
 # Verification
 
 
-def asked(url: str, **given: str) -> str:
-    wanted = {"mode": "subscribe", "challenge": "1158201444", "verify_token": "pk_acme"} | given
-    return f"{url}?{urlencode({f'hub.{name}': value for name, value in wanted.items() if value})}"
+def verification_url(url: str, **given: str) -> str:
+    query = {"mode": "subscribe", "challenge": "1158201444", "verify_token": "pk_acme"} | given
+    return f"{url}?{urlencode({f'hub.{name}': value for name, value in query.items() if value})}"
 
 
 async def test_the_challenge_is_answered(url: str) -> None:
-    told = await send(asked(url), method="GET")
-    assert (told.status, told.raw) == (200, b"1158201444")
-    assert told.headers["Content-Type"].startswith("text/plain")
+    answer = await send(verification_url(url), method="GET")
+    assert (answer.status, answer.raw) == (200, b"1158201444")
+    assert answer.headers["Content-Type"].startswith("text/plain")
 
 
 async def test_a_key_that_was_made_later_verifies(worker: Worker, url: str) -> None:
     _, key = await worker.services.api_keys.create("acme", "public", "meta")
-    assert (await send(asked(url, verify_token=key), method="GET")).status == 200
+    assert (await send(verification_url(url, verify_token=key), method="GET")).status == 200
 
 
 @pytest.mark.parametrize(
@@ -62,19 +62,19 @@ async def test_a_key_that_was_made_later_verifies(worker: Worker, url: str) -> N
         {"challenge": "1" * 257},
     ],
 )
-async def test_nobody_else_is_answered(url: str, given: dict[str, str]) -> None:
-    told = await send(asked(url, **given), method="GET")
-    assert told.status == 403
-    assert told.json["code"] == "403"
+async def test_any_other_verification_is_refused(url: str, given: dict[str, str]) -> None:
+    answer = await send(verification_url(url, **given), method="GET")
+    assert answer.status == 403
+    assert answer.json["code"] == "403"
 
 
 async def test_a_parameter_twice(url: str) -> None:
-    assert (await send(asked(url) + "&hub.mode=subscribe", method="GET")).status == 400
+    assert (await send(verification_url(url) + "&hub.mode=subscribe", method="GET")).status == 400
 
 
 async def test_an_agent_that_is_not_there(url: str) -> None:
     other = url.replace("/support/", "/other/")
-    assert (await send(asked(other), method="GET")).status == 404
+    assert (await send(verification_url(other), method="GET")).status == 404
     assert (await send_event(other, event())).status == 404
 
 
@@ -86,10 +86,10 @@ async def test_messages_go_to_an_instance_that_is_ready(
 ) -> None:
     agents[0].ready = 503
     await worker.sees(ports[0].url, Health.STARTING)
-    told = await send_event(url, event(messages=[{"id": "wamid.1", "text": {"body": "hello"}}]))
-    assert (told.status, told.json) == (200, {"status": "success"})
-    heard = await next_whatsapp_event(agents[1])
-    assert "x-daily-session-id" not in heard.headers
+    answer = await send_event(url, event(messages=[{"id": "wamid.1", "text": {"body": "hello"}}]))
+    assert (answer.status, answer.json) == (200, {"status": "success"})
+    received = await next_whatsapp_event(agents[1])
+    assert "x-daily-session-id" not in received.headers
     assert await worker.records() == []
 
 
@@ -113,8 +113,8 @@ async def test_no_instance_is_ready(
 @pytest.mark.parametrize(("status", "body"), [(400, '{"detail":"no"}'), (500, "oh"), (200, "")])
 async def test_the_agents_answer_comes_back(url: str, agents: list[Agent], status: int, body: str) -> None:
     agents[0].answer = answers(status, body)
-    told = await send_event(url, event())
-    assert (told.status, told.raw) == (status, body.encode())
+    answer = await send_event(url, event())
+    assert (answer.status, answer.raw) == (status, body.encode())
 
 
 async def test_an_answer_without_end(url: str, agents: list[Agent]) -> None:
@@ -139,8 +139,8 @@ async def test_an_event_that_is_not_metas(
     worker: Worker, url: str, agents: list[Agent], forge: Callable[[bytes], dict[str, str]]
 ) -> None:
     raw = json.dumps(event(call("connect"))).encode()
-    told = await send(url, raw=raw, **forge(raw))
-    assert (told.status, told.json["code"]) == (403, "403")
+    answer = await send(url, raw=raw, **forge(raw))
+    assert (answer.status, answer.json["code"]) == (403, "403")
     assert all(agent.calls.empty() for agent in agents)
     assert await worker.records() == []
 
@@ -151,7 +151,7 @@ async def test_either_secret(url: str, agents: list[Agent], secret: str) -> None
     assert (await send(url, raw=raw, **signed(raw, secret))).status == 200
 
 
-async def test_without_a_secret_no_signature_is_wanted(
+async def test_without_a_secret_no_signature_is_needed(
     tmp_path: Path, settings: dict[str, Any], agents: list[Agent]
 ) -> None:
     del settings["organizations"][0]["whatsapp"]
@@ -175,9 +175,9 @@ async def test_without_a_secret_no_signature_is_wanted(
         json.dumps(event(*(call("connect", f"wacid.{n}") for n in range(17)))).encode(),
     ],
 )
-async def test_bodies_that_make_no_sense(worker: Worker, url: str, agents: list[Agent], raw: bytes) -> None:
-    told = await send(url, raw=raw, **signed(raw))
-    assert (told.status, told.json["code"]) == (400, "400")
+async def test_invalid_bodies_are_refused(worker: Worker, url: str, agents: list[Agent], raw: bytes) -> None:
+    answer = await send(url, raw=raw, **signed(raw))
+    assert (answer.status, answer.json["code"]) == (400, "400")
     assert all(agent.calls.empty() for agent in agents)
 
 
@@ -191,13 +191,11 @@ async def test_bodies_that_make_no_sense(worker: Worker, url: str, agents: list[
         event(calls=["wacid.1"]),
     ],
 )
-async def test_shapes_that_tell_of_no_call_are_the_agents_affair(
-    url: str, agents: list[Agent], body: Any
-) -> None:
+async def test_bodies_about_no_call_are_forwarded(url: str, agents: list[Agent], body: Any) -> None:
     assert (await send_event(url, body)).status == 200
     await next_whatsapp_event(agents[0])
 
 
 async def test_a_body_that_is_too_large(url: str, agents: list[Agent]) -> None:
-    told = await send_event(url, event(text="x" * 300_000))
-    assert (told.status, told.json["code"]) == (413, "413")
+    answer = await send_event(url, event(text="x" * 300_000))
+    assert (answer.status, answer.json["code"]) == (413, "413")
