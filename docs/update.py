@@ -22,7 +22,7 @@ from gateway.server import worker_state
 DOCS = Path(__file__).parent
 
 _PART = re.compile(r"(<!-- (?P<name>[a-z]+) -->\n).*?(<!-- /(?P=name) -->)", re.DOTALL)
-_HEAD = ("Code", "Side", "Before the upgrade", "On a socket", "Session", "In words")
+_HEAD = ("Code", "Party", "Before the upgrade", "On a socket", "Session", "In words")
 
 
 def reasons() -> str:
@@ -66,7 +66,7 @@ def _row(reason: Reason) -> tuple[str, ...]:
     if reason.status is not None and reason.retry_after is not None:
         status += f", Retry-After: {reason.retry_after}"
     end = "failed" if reason.failed else "ended"
-    return f"`{reason.code}`", str(reason.side), status, str(reason.close_code), end, reason.sentence
+    return f"`{reason.code}`", str(reason.party), status, str(reason.close_code), end, reason.sentence
 
 
 def main() -> None:

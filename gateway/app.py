@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Composition: the one place that knows everybody."""
+"""Composition: the one file that builds and connects all parts of a worker. It decides nothing.
+
+`running` reads from top to bottom. What it starts ends in reverse order.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from starlette.applications import Starlette
@@ -52,111 +56,110 @@ from gateway.store.worker_id import STALE_S, WorkerId
 
 log = structlog.get_logger(__name__)
 
-COLLECTED_EVERY = 20_000, 20, 20
-"""New objects until the collector looks for cycles among the young, and how often it goes on to older ones.
+GC_THRESHOLDS: Final = (20_000, 20, 20)
+"""New objects until a collection of the young ones, and how many of those until one of older objects.
 
-A call leaves next to none, and setting one up makes hundreds of objects: by default every call or two would
-be paid for with a look.
+A call creates hundreds of objects while it is set up and leaves almost no cycles, so Python's default would
+run a collection for nothing at every second call.
 """
 
-SINGLE_USE_KINDS = frozenset({NONCES, CALL_NONCES, CALL_SOCKETS})
+SINGLE_USE_KINDS: Final = frozenset({NONCES, CALL_NONCES, CALL_SOCKETS})
 """The kinds of stored values that are written once, and without which a caller with a token is refused."""
 
-HEARTBEAT_S = STALE_S / 4
-"""How often a worker records that it is alive, and looks for workers that are not."""
+HEARTBEAT_S: Final = STALE_S / 4
+"""How often a worker renews its heartbeat in the store, and ends the sessions of workers that died."""
 
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[tuple[Starlette, Services]]:
-    """One worker's application and what it works with, at work.
+    """Run one worker's background tasks, and yield its application and services.
 
-    Raises StoreFailed where the store cannot be opened.
+    Raises StoreFailed if the store cannot be opened, and PromptError if a recording cannot be played.
     """
     async with AsyncExitStack() as stack:
-        owner = WorkerId.of_this_process(uuid.uuid4().hex)
-        store = open_store(
-            settings.store.url,
-            owner,
-            admits_on_failure=settings.store.on_failure == "admit",
-            single_use_kinds=SINGLE_USE_KINDS,
-            calls_per_organization=settings.limits.calls_per_organization,
-        )
-        await store.open()
-        stack.push_async_callback(store.close)
-        services = await _services(settings, store, stack)
-        handovers = StreamHandovers(services.calls, services.active, owner.id)
-        handovers.start()
-        stack.push_async_callback(handovers.stop)
-        keeper = asyncio.create_task(_keep(store))
-        stack.push_async_callback(_cancelled, keeper)
-        turns = _turns(settings.server.relay_batch_ms / 1000)
-        turns.start()
-        stack.callback(turns.stop)
-        application = _application(services, turns)
-        # What lives by now lives on: the collector need not look at it again while calls are carried.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*COLLECTED_EVERY)
+        worker_id = WorkerId.of_this_process(uuid.uuid4().hex)
+        store = await _open_store(settings, worker_id, stack)
+        agents = await _start_agents(settings, store, stack)
+        services = await _start_calls(settings, store, agents, stack)
+        _start_store_watcher(services, agents, stack)
+        _start_handovers(services, worker_id, stack)
+        _start_heartbeat(store, stack)
+        batcher = _start_batcher(settings, stack)
+        application = _application(services, batcher)
+        _tune_garbage_collector()
         yield application, services
 
 
-def _turns(rest_s: float) -> LoopBatcher:
-    loop = asyncio.get_running_loop()
-    return LoopBatcher(rest_s, stay=epoll_set_of(loop).stay, can_poll=scheduler_of(loop).all_direct)
-
-
-async def _services(settings: Settings, store: Store, stack: AsyncExitStack) -> Services:
-    """Makes and starts everything that handlers and calls use; the stack ends it, the last first."""
+async def _open_store(settings: Settings, worker_id: WorkerId, stack: AsyncExitStack) -> Store:
+    store = open_store(
+        settings.store.url,
+        worker_id,
+        admits_on_failure=settings.store.on_failure == "admit",
+        single_use_kinds=SINGLE_USE_KINDS,
+        calls_per_organization=settings.limits.calls_per_organization,
+    )
+    await store.open()
+    stack.push_async_callback(store.close)
     await _beat(store)
+    return store
+
+
+@dataclass(frozen=True, slots=True)
+class _Agents:
+    """The agents of the configuration and of the store, and the health of their instances."""
+
+    directory: AgentDirectory
+    health: InstanceHealth
+    stored: StoredAgents
+
+    async def refresh(self) -> None:
+        """Read the agents of the store again."""
+        await self.stored.refresh(self.directory, self.health, time.time())
+
+
+async def _start_agents(settings: Settings, store: Store, stack: AsyncExitStack) -> _Agents:
     directory = AgentDirectory(settings)
     health = InstanceHealth(
         (instance for agent in directory.agents for instance in agent.instances),
         max_failures=settings.limits.instance_failures,
     )
-    tokens = MediaTokens(await load_secret(store, time.time), store, time.time)
-    calls = make_call_services(settings, store, directory, health, tokens)
-    active = ActiveCalls()
-    outbound = OutboundCalls(calls, active)
-    kept = StoredAgents(settings, store.key_values)
-
-    async def refresh() -> None:
-        await kept.refresh(directory, health, time.time())
-
-    await refresh()
+    agents = _Agents(directory, health, StoredAgents(settings, store.key_values))
+    await agents.refresh()
     await health.start()
     stack.push_async_callback(health.stop)
+    return agents
+
+
+async def _start_calls(settings: Settings, store: Store, agents: _Agents, stack: AsyncExitStack) -> Services:
+    """Build what calls and handlers work with. On exit every session that is left is ended."""
+    stopped = CallEnded(Reasons.draining, "the gateway stops")
+    tokens = MediaTokens(await load_secret(store, time.time), store, time.time)
+    calls = make_call_services(settings, store, agents.directory, agents.health, tokens)
+    active = ActiveCalls()
     http = await stack.enter_async_context(open_client(settings.limits.session_api_timeout))
     bots = BotSessions(
         BotServices(
             store,
-            health,
+            agents.health,
             calls.capacity,
             http=await stack.enter_async_context(bot_http_client()),
             now=time.time,
             connect_timeout_s=settings.limits.agent_connect_timeout,
         )
     )
-    stack.push_async_callback(bots.end_all, CallEnded(Reasons.draining, "the gateway stops"))
-
-    dispatcher = Dispatcher(calls, active, outbound)
-
-    def end_session(session_id: str, end: CallEnded) -> bool:
-        return dispatcher.terminate(session_id, end) or bots.stop(session_id, end)
-
+    stack.push_async_callback(bots.end_all, stopped)
+    outbound = OutboundCalls(calls, active)
     stack.push_async_callback(calls.clients.close)
-    stack.push_async_callback(outbound.end_all, CallEnded(Reasons.draining, "the gateway stops"))
-    stops = StoreWatcher(store, end_session, refresh, calls.commands.poll)
-    stops.start()
-    stack.push_async_callback(stops.stop)
+    stack.push_async_callback(outbound.end_all, stopped)
     return Services(
         settings=settings,
         store=store,
-        agents=directory,
+        agents=agents.directory,
         calls=calls,
         active=active,
         outbound=outbound,
-        dispatcher=dispatcher,
-        health=health,
+        dispatcher=Dispatcher(calls, active, outbound),
+        health=agents.health,
         api_keys=calls.api_keys,
         tokens=tokens,
         bots=bots,
@@ -166,9 +169,64 @@ async def _services(settings: Settings, store: Store, stack: AsyncExitStack) -> 
     )
 
 
-def _application(services: Services, turns: LoopBatcher) -> Starlette:
+def _start_store_watcher(services: Services, agents: _Agents, stack: AsyncExitStack) -> None:
+    """Let the store's changes reach this worker: sessions to end, agents to read again, commands to calls."""
+
+    def end_session(session_id: str, end: CallEnded) -> bool:
+        return services.dispatcher.terminate(session_id, end) or services.bots.stop(session_id, end)
+
+    watcher = StoreWatcher(services.store, end_session, agents.refresh, services.calls.commands.poll)
+    watcher.start()
+    stack.push_async_callback(watcher.stop)
+
+
+def _start_handovers(services: Services, worker_id: WorkerId, stack: AsyncExitStack) -> None:
+    """Take carrier sockets over from other workers for calls that run in this one."""
+    handovers = StreamHandovers(services.calls, services.active, worker_id.id)
+    handovers.start()
+    stack.push_async_callback(handovers.stop)
+
+
+def _start_heartbeat(store: Store, stack: AsyncExitStack) -> None:
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            await _beat(store)
+
+    async def cancel() -> None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    task = asyncio.create_task(beat())
+    stack.push_async_callback(cancel)
+
+
+async def _beat(store: Store) -> None:
+    try:
+        await store.heartbeat(time.time())
+        await store.reap(time.time())
+    except StoreFailed as error:
+        log.warning("store", error=str(error))
+
+
+def _start_batcher(settings: Settings, stack: AsyncExitStack) -> LoopBatcher:
+    loop = asyncio.get_running_loop()
+    batcher = LoopBatcher(
+        settings.server.relay_batch_ms / 1000,
+        stay=epoll_set_of(loop).stay,
+        can_poll=scheduler_of(loop).all_direct,
+    )
+    batcher.start()
+    stack.callback(batcher.stop)
+    return batcher
+
+
+def _application(services: Services, batcher: LoopBatcher) -> Starlette:
+    """Build the HTTP application. Its lifespan state has the function that serves media sockets."""
+
     def serve(upgrade: Upgrade) -> Coroutine[Any, Any, None]:
-        turns.pause()
+        batcher.pause()
         return services.dispatcher.serve(upgrade)
 
     @asynccontextmanager
@@ -182,38 +240,26 @@ def _application(services: Services, turns: LoopBatcher) -> Starlette:
     application = Starlette(
         routes=[
             *health_routes(services.calls, services.active),
-            Route("/ws/{target:path}", _no_upgrade),
+            Route("/ws/{target:path}", _refuse_plain_request),
             *routes(operations, services),
         ],
-        middleware=[Middleware(ApiMiddleware, on_request=turns.pause)],
+        middleware=[Middleware(ApiMiddleware, on_request=batcher.pause)],
         exception_handlers={HTTPException: http_exception},
         lifespan=lifespan,
     )
-    application.router.redirect_slashes = False  # it would send a client where the Host header says
+    # A redirect would send the client to whatever host its Host header names.
+    application.router.redirect_slashes = False
     return application
 
 
-async def _no_upgrade(_: Request) -> JSONResponse:
+async def _refuse_plain_request(_: Request) -> JSONResponse:
+    """Answer a request for a media socket that is no WebSocket upgrade."""
     answer = {"error": "media sockets want a WebSocket upgrade", "code": Reasons.bad_request.code}
     return JSONResponse(answer, HTTPStatus.UPGRADE_REQUIRED, {"Upgrade": "websocket"})
 
 
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-
-
-async def _keep(store: Store) -> None:
-    """Says at an interval that this worker lives, and ends the sessions of those that died."""
-    while True:
-        await asyncio.sleep(HEARTBEAT_S)
-        await _beat(store)
-
-
-async def _beat(store: Store) -> None:
-    try:
-        await store.heartbeat(time.time())
-        await store.reap(time.time())
-    except StoreFailed as error:
-        log.warning("store", error=str(error))
+def _tune_garbage_collector() -> None:
+    # Whatever exists by now lives as long as the worker: no collection need look at it again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)

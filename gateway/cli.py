@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The `patchbay` command. Heavy modules are imported by the command that needs them."""
+"""The `patchbay` command.
+
+A command imports what it needs itself, because pydantic and asyncio are slow to import.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +37,8 @@ ConfigFile = Annotated[
 ]
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"patchbay {__version__}")
         raise typer.Exit
 
@@ -109,46 +112,18 @@ def xml(
     It is the one that /xml/CARRIER answers with, but without a token, which is good for one call alone.
     """
     settings = _settings(config)
-    from gateway.carriers.accounts import CarrierAccounts  # noqa: PLC0415
-    from gateway.carriers.registry import CARRIERS  # noqa: PLC0415
-    from gateway.carriers.stream_documents import (  # noqa: PLC0415
-        IncomingCall,
-        StreamTarget,
-        stream_document,
-    )
+    from gateway.carriers.console_document import console_document  # noqa: PLC0415
 
-    found = settings.find_agent(agent)
-    if found is None:
-        typer.echo(f"no agent {agent} is configured", err=True)
-        raise typer.Exit(1)
-    if found.websocket_auth == "token":
-        typer.echo(f"{agent} wants a token with each call: point the carrier at /xml/{carrier}", err=True)
-        raise typer.Exit(1)
-    accounts = CarrierAccounts(settings)
-    proven = accounts.requires_authentication(found.organization, carrier.value)
-    by_address = any(account.allow for account in accounts.of(found.organization, carrier.value))
-    if proven and not by_address and not CARRIERS[carrier.value].profile.signs_upgrades:
-        typer.echo(
-            f"{found.organization} wants its {carrier.value} calls proven, and their sockets are not signed: "
-            f"point the carrier at /xml/{carrier.value}, whose documents carry a token",
-            err=True,
-        )
-        raise typer.Exit(1)
     try:
-        document = stream_document(
-            accounts,
-            found,
-            IncomingCall(carrier.value),
-            StreamTarget(None, None, settings.limits.max_body_bytes),
-        )
-    except ValueError as error:  # no public URL, or one that this carrier does not take
+        document = console_document(settings, carrier.value, agent)
+    except ValueError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     typer.echo(document, nl=not document.endswith("\n"))
 
 
 def _settings(config: Path | None) -> Settings:
-    """The settings; where they cannot be used, every problem goes to stderr and the command ends with 1."""
+    """Load the settings. If they cannot be used, print every problem to stderr and exit with 1."""
     from gateway.audio.prompt import read_prompt  # noqa: PLC0415
     from gateway.config import ConfigError, load  # noqa: PLC0415 - pydantic is slow to import
 
@@ -168,7 +143,7 @@ app.command()(demo)
 
 
 def main() -> None:
-    """The entry point of the `patchbay` command."""
+    """Run the `patchbay` command."""
     app()
 
 

@@ -53,7 +53,7 @@ class SessionEnd:
             state=SessionState.FAILED if reason.failed else well,
             ended_at=self.ended_at,
             reason=reason.code,
-            side=reason.side,
+            side=reason.party,
             detail=self.end.detail,
             close_code=reason.close_code,
             traffic=self.traffic,
@@ -107,7 +107,7 @@ def log_end(
     write(
         event,
         reason=end.reason.code,
-        side=str(end.reason.side),
+        side=str(end.reason.party),
         words=end.detail,
         seconds=round(seconds, 3),
         **frames,

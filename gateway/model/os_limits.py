@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What this machine has run out of: files, and the kernel's room for sockets.
+"""Shortages of this machine: descriptors, and the kernel's memory for sockets.
 
-A connection that fails for that says nothing of whoever it was to.
+A connection that fails because of a shortage says nothing about the host that it was to.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _ERRNOS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENO
 
 
 def is_out_of_resources(error: OSError) -> bool:
-    """Whether a connection failed because this machine has run out of something.
+    """Return True if a connection failed because this machine is short of descriptors or memory.
 
-    A name that could not be looked up for want of a file looks like one that nobody knows, so then it counts
-    whether there is a file to be had now.
+    A name lookup that fails for want of a descriptor looks like an unknown name. So for such an error the
+    result is whether a descriptor is free now.
     """
     if isinstance(error, socket.gaierror):
         return not can_open_files(1)
@@ -26,10 +26,10 @@ def is_out_of_resources(error: OSError) -> bool:
 
 
 def can_open_files(count: int, like: int | None = None) -> bool:
-    """Whether this process could open so many files now.
+    """Return True if this process could open `count` more descriptors now.
 
-    `like`: a descriptor that may be copied; that costs less, and does not notice where it is the machine that
-    has no files left.
+    `like`: a descriptor to copy instead of opening a file. That costs less, but does not notice a shortage of
+    the whole machine (file-max), only the limit of this process.
     """
     opened: list[int] = []
     try:
@@ -40,6 +40,6 @@ def can_open_files(count: int, like: int | None = None) -> bool:
     except OSError:
         return False
     finally:
-        for one in opened:
-            os.close(one)
+        for fd in opened:
+            os.close(fd)
     return True

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The one table of refusals and endings.
+"""The table of reasons: why a call was refused, or has ended.
 
-Every refusal and every end of a call is one entry: a code (also its metric label), the side at fault,
-the HTTP status where the socket is not open yet, the close code where it is, and a sentence for the
-operator. Code raises an entry, `raise CallEnded(Reasons.at_capacity, "50 of 50 places taken")`; nobody writes
-a status by hand.
+Every refusal and every end of a call is one row: its code, the responsible party, the HTTP status if the
+socket is not open yet, the close code if it is, and a sentence for the operator. Code raises a row, as in
+`raise CallEnded(Reasons.at_capacity, "50 of 50 places taken")`, and never chooses a status by itself.
+docs/architecture.md ("Reasons") shows the table, docs/operations.md ("Runbook") what to do about each row.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from http import HTTPStatus
 
 
 class Party(StrEnum):
-    """Who ended the call, or whose fault it is that it did not begin."""
+    """The party that ended a call, or is responsible for its refusal or failure."""
 
     CALLER = "caller"
     CARRIER = "carrier"
@@ -26,16 +26,16 @@ class Party(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One way for a call to be refused or to end.
+    """One row of the table.
 
-    `status`: HTTP status before the upgrade; None where the call must be on a socket already.
-    `close_code`: RFC 6455 §7.4.1 close code on a socket.
-    `failed`: whether a session that ends so has failed rather than ended.
-    `retry_after`: seconds after which trying again makes sense; None where it does not.
+    `code`: the public name, in logs, records, answers and metrics. `status`: the HTTP status before the
+    upgrade; None if the reason cannot occur there. `close_code`: the close code on a socket (RFC 6455
+    §7.4.1). `failed`: whether a session that ends for this reason has the state `failed` instead of `ended`.
+    `retry_after`: seconds after which a client may try again; None if that would not help.
     """
 
     code: str
-    side: Party
+    party: Party
     status: int | None
     close_code: int
     sentence: str
@@ -44,9 +44,9 @@ class Reason:
 
 
 class Reasons:
-    """The table. An attribute is an entry's code."""
+    """The table. The name of an attribute is the code of its row."""
 
-    # Calls that went as calls go.
+    # Regular ends.
     caller_hangup = Reason("caller_hangup", Party.CALLER, None, 1000, "the caller hung up", failed=False)
     agent_ended = Reason("agent_ended", Party.AGENT, None, 1000, "the agent ended the call", failed=False)
     max_duration = Reason(
@@ -55,7 +55,7 @@ class Reasons:
     idle_timeout = Reason("idle_timeout", Party.GATEWAY, None, 1000, "the carrier fell silent", failed=False)
     stopped = Reason("stopped", Party.GATEWAY, None, 1000, "the session was stopped on request", failed=False)
 
-    # The caller's side asked for what it may not have.
+    # Requests and calls that are refused.
     unauthorized = Reason("unauthorized", Party.TENANT, 403, 1008, "the caller did not prove who it is")
     not_found = Reason("not_found", Party.TENANT, 404, 1008, "nothing is served under this path")
     unknown_agent = Reason("unknown_agent", Party.TENANT, 404, 1008, "no such agent is configured")
@@ -77,7 +77,7 @@ class Reasons:
         "number_refused", Party.TENANT, 403, 1008, "this number may not be called from here"
     )
 
-    # A call out that was not taken.
+    # Outbound calls that were not answered.
     busy = Reason("busy", Party.CALLER, None, 1000, "the called number was busy", failed=False)
     no_answer = Reason("no_answer", Party.CALLER, None, 1000, "nobody answered", failed=False)
     call_canceled = Reason(
@@ -96,7 +96,7 @@ class Reasons:
         "no_stream", Party.CARRIER, 504, 1011, "the call was answered, but its stream never came"
     )
 
-    # The carrier's REST.
+    # Requests to a carrier's REST API that failed.
     carrier_refused = Reason("carrier_refused", Party.TENANT, 502, 1011, "the carrier refused the request")
     carrier_busy = Reason(
         "carrier_busy", Party.CARRIER, 503, 1013, "the carrier takes no more requests for now", retry_after=5
@@ -109,7 +109,7 @@ class Reasons:
     )
     carrier_cannot = Reason("carrier_cannot", Party.TENANT, 422, 1008, "the carrier has no way to do this")
 
-    # Calls that went on elsewhere.
+    # Calls that continue elsewhere.
     taken_over = Reason(
         "taken_over", Party.CARRIER, None, 1000, "the carrier opened a new socket for the call", failed=False
     )
@@ -118,7 +118,7 @@ class Reasons:
     )
     hung_up = Reason("hung_up", Party.GATEWAY, None, 1000, "the call was hung up on request", failed=False)
 
-    # The carrier's socket broke the rules, or broke.
+    # Faults of the carrier's socket.
     bad_opening = Reason(
         "bad_opening", Party.CARRIER, 400, 1008, "the stream did not open as the carrier's documents say"
     )
@@ -134,7 +134,7 @@ class Reasons:
     )
     carrier_stalled = Reason("carrier_stalled", Party.CARRIER, None, 1011, "the carrier stopped reading")
 
-    # The agent's side.
+    # Faults of the agent.
     agent_unreachable = Reason("agent_unreachable", Party.AGENT, 502, 1011, "the agent could not be reached")
     agent_start_timeout = Reason(
         "agent_start_timeout", Party.AGENT, 504, 1011, "the agent did not start in time"
@@ -146,7 +146,7 @@ class Reasons:
     )
     agent_stalled = Reason("agent_stalled", Party.AGENT, 504, 1011, "the agent stopped reading")
 
-    # Ourselves.
+    # The gateway's own.
     draining = Reason("draining", Party.GATEWAY, 503, 1012, "the gateway is going away", retry_after=10)
     overloaded = Reason(
         "overloaded", Party.GATEWAY, 503, 1013, "the gateway has more to do than it can", retry_after=5
@@ -160,18 +160,16 @@ class Reasons:
     internal_error = Reason("internal_error", Party.GATEWAY, 500, 1011, "the gateway made a mistake")
 
 
-REASONS: dict[str, Reason] = {
-    name: entry for name, entry in vars(Reasons).items() if isinstance(entry, Reason)
-}
-"""Every entry by its code."""
+REASONS: dict[str, Reason] = {name: row for name, row in vars(Reasons).items() if isinstance(row, Reason)}
+"""Every row by its code."""
 
 
 class CallEnded(Exception):  # noqa: N818 - not always an error: a caller may simply hang up
-    """Raised, or set as a call's outcome, once per call: the entry and what was special this time.
+    """The end of a call or the refusal of a request: its reason, and a detail of this one case.
 
-    `detail`: one clause for the operator, by default the reason's own sentence; it reaches the log and the
-    far side's close reason, so it never
-    holds a phone number, a token or text of the caller's choosing beyond names.
+    `detail`: one clause for the operator, by default the reason's sentence. It reaches the log and the other
+    side's close frame, so it never contains a telephone number, a token, or text that a caller can choose,
+    except names.
     """
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
@@ -181,5 +179,5 @@ class CallEnded(Exception):  # noqa: N818 - not always an error: a caller may si
 
 
 def status_phrase(status: int) -> str:
-    """The reason phrase of an HTTP status (RFC 9110 §15)."""
+    """Return the reason phrase of an HTTP status (RFC 9110 §15)."""
     return HTTPStatus(status).phrase

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Logs: one structured line an event, on standard error, written off the event loop.
+"""Logging: one structured line for each event, on standard error, written outside the event loop.
 
-A pipe that nobody empties must not stop a call, so lines go through a bounded queue to a thread; when it
-is full they are dropped, and how many were is said once there is room.
+A blocked pipe on standard error must not stop a call. So lines go through a bounded queue to a thread; if the
+queue is full they are dropped, and their number is logged once there is room again.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from typing import Any
 
 import structlog
 
-MAX_WAITING_LINES = 10_000
+MAX_QUEUED_LINES = 10_000
 
-GATHERED_S = 0.02
-"""How long a line waits at most behind the one before it."""
+BATCH_S = 0.02
+"""How long the thread waits for more lines after it has written all there were."""
 
 _QUIET = ("websockets", "uvicorn.error", "uvicorn.access", "asyncio")
 
 
-class _Dropping(QueueHandler):
-    """Puts records into the queue as long as there is room."""
+class _DroppingHandler(QueueHandler):
+    """Puts records into the queue, and drops them while it is full."""
 
     dropped = 0
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        return record  # never pickled: the thread is ours
+        return record  # QueueHandler would make it picklable, which a thread does not need
 
     def enqueue(self, record: logging.LogRecord) -> None:
         try:
@@ -47,22 +47,22 @@ class _Dropping(QueueHandler):
             )
 
 
-class _Gathering(QueueListener):
-    """Writes a line at once, and then those that came meanwhile: to wake a thread costs more than a line."""
+class _BatchingListener(QueueListener):
+    """Writes lines in batches: waking the thread costs more than writing a line."""
 
     def dequeue(self, block: bool) -> logging.LogRecord:
         lines = self.queue
         assert isinstance(lines, queue.Queue)
         if lines.empty():
-            time.sleep(GATHERED_S)
+            time.sleep(BATCH_S)
         line: logging.LogRecord = lines.get(block)
         return line
 
 
-def _hold_exception(
+def _capture_exception(
     _logger: object, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """The exception that is being handled, while it is: the line is written by another thread."""
+    """Replace `exc_info=True` by the current exception: another thread writes the line, and has none."""
     if event.get("exc_info") is True:
         event["exc_info"] = sys.exc_info()
     return event
@@ -70,9 +70,10 @@ def _hold_exception(
 
 @contextmanager
 def logging_as(log_format: str, level: str) -> Iterator[None]:
-    """Sets up structlog and the standard library's logging alike; what waits at the end is written then.
+    """Configure structlog and the standard library's logging; write all queued lines at the end.
 
-    `log_format`: "json", "console", or "auto", which is console on a terminal and JSON otherwise.
+    `log_format`: "json", "console", or "auto", which is console on a terminal and JSON otherwise. `level`:
+    the least severe level that is logged, in lower case.
     """
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[Any] = [
@@ -80,7 +81,7 @@ def logging_as(log_format: str, level: str) -> Iterator[None]:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
-        _hold_exception,
+        _capture_exception,
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -98,16 +99,16 @@ def logging_as(log_format: str, level: str) -> Iterator[None]:
     writer.setFormatter(
         structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[*final, renderer])
     )
-    # Nothing of it is printed, and it costs as much as the rest of a line (logging, "Optimization").
+    # None of it is printed, and collecting it costs as much as the rest of a line (logging, "Optimization").
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    lines: queue.Queue[logging.LogRecord] = queue.Queue(MAX_WAITING_LINES)
+    lines: queue.Queue[logging.LogRecord] = queue.Queue(MAX_QUEUED_LINES)
     root = logging.getLogger()
-    root.handlers = [_Dropping(lines)]
+    root.handlers = [_DroppingHandler(lines)]
     root.setLevel(level.upper())
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
-    listener = _Gathering(lines, writer)
+    listener = _BatchingListener(lines, writer)
     listener.start()
     try:
         yield

@@ -233,7 +233,7 @@ def of_call_end(end: CallEnded, style: Style) -> ApiError:
     "404" and "429"; where an agent or the gateway is at fault it is the entry's code, which tells more.
     """
     reason = end.reason
-    status = reason.status or (502 if reason.side is Party.AGENT else 503)
+    status = reason.status or (502 if reason.party is Party.AGENT else 503)
     code, detail = reason.code, end.detail
     if style is Style.PCC:
         if status <= HTTPStatus.INTERNAL_SERVER_ERROR:

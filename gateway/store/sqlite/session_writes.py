@@ -396,7 +396,7 @@ def request_stop(session_id: str, at: float, connection: sqlite3.Connection) -> 
     if not connection.execute(_REQUEST_STOP, (at, stored_id)).rowcount:
         return False
     reason = Reasons.stopped
-    connection.execute(_CANCEL_PENDING, (at, reason.code, reason.side, reason.close_code, stored_id))
+    connection.execute(_CANCEL_PENDING, (at, reason.code, reason.party, reason.close_code, stored_id))
     return True
 
 

@@ -88,7 +88,7 @@ def reap(worker: WorkerId, now: float, connection: sqlite3.Connection) -> list[S
 def _remove_expired(now: float, connection: sqlite3.Connection) -> None:
     reason = Reasons.idle_timeout
     connection.execute(
-        _CANCEL_EXPIRED, (now, reason.code, reason.side, "nobody connected in time", reason.close_code)
+        _CANCEL_EXPIRED, (now, reason.code, reason.party, "nobody connected in time", reason.close_code)
     )
     purge(now, connection)
     connection.execute("DELETE FROM waiting WHERE until <= ?", (now,))
@@ -99,7 +99,7 @@ def _remove_dead(
 ) -> list[tuple[Any, ...]]:
     reason = Reasons.gateway_lost
     lost = connection.execute(
-        _END_LOST, (now, reason.code, reason.side, detail, reason.close_code, worker_id)
+        _END_LOST, (now, reason.code, reason.party, detail, reason.close_code, worker_id)
     ).fetchall()
     connection.execute("DELETE FROM waiting WHERE owner = ?", (worker_id,))
     connection.execute("DELETE FROM owner WHERE id = ?", (worker_id,))

@@ -126,7 +126,7 @@ class Worker:
     ) -> None:
         """Its end."""
         result = SessionResult(
-            state, at, reason.code, reason.side, "", reason.close_code, Traffic(), None, **more
+            state, at, reason.code, reason.party, "", reason.close_code, Traffic(), None, **more
         )
         await self.store.end(session_id, result)
 

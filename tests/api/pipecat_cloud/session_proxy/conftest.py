@@ -260,7 +260,7 @@ class Door:
     async def end(self, session: str) -> None:
         reason = Reasons.caller_hangup
         result = SessionResult(
-            SessionState.ENDED, time.time(), reason.code, reason.side, "", reason.close_code, Traffic(), None
+            SessionState.ENDED, time.time(), reason.code, reason.party, "", reason.close_code, Traffic(), None
         )
         await self.store.end(session, result)
 
