@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What waiting callers hear, cut into the pieces that a carrier is sent: a tone, a recording, or silence."""
+"""Clips for waiting callers: a tone, a recording or silence, cut into pieces and encoded for a carrier."""
 
 from __future__ import annotations
 
@@ -13,43 +13,44 @@ from serializers.dialect import Dialect, DialectError
 from serializers.events import AudioFormat, Start
 
 PIECE_MS: Final = 100
-"""AudioClip in one message: ten a second for each waiting call are cheap, and every carrier takes them."""
+"""The length of the audio in one message, unless the carrier needs more. Ten messages a second are cheap."""
 
-LONGEST_PIECE_MS: Final = 200
-"""More must not lie unplayed at a carrier, if a clear is to be heard at once."""
+MAX_PIECE_MS: Final = 200
+"""The longest piece: a carrier must have no more unplayed audio, so that a clear takes effect at once."""
 
 AudioSource = Prompt | ToneName | None
+"""What a clip is made of: a recording, the name of a ringback tone, or None for silence."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioClip:
-    """Pieces of `piece_ms` each, coded as the carrier is to be sent them."""
+    """Audio in pieces of `piece_ms` each, encoded as the carrier receives them."""
 
     pieces: tuple[bytes, ...]
     piece_ms: int
-    silent: bool = False
+    is_silent: bool = False
 
 
 class ClipCache:
-    """Every sound of a worker: each is made when the first call of its format comes, and kept."""
+    """The clips of a worker, each made when the first call needs it in its format, and cached for ever."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[AudioSource, AudioFormat, int], AudioClip] = {}
+        self._clips: dict[tuple[AudioSource, AudioFormat, int], AudioClip] = {}
 
-    def sound(self, recipe: AudioSource, dialect: Dialect, start: Start) -> AudioClip:
-        """`recipe`: a recording, a tone, or None for silence.
+    def clip(self, source: AudioSource, dialect: Dialect, start: Start) -> AudioClip:
+        """Return the clip of `source` in the audio format of the stream that `start` opened.
 
-        Raises DialectError where the call's codec is none that is coded here.
+        Raises DialectError if the format cannot be encoded.
         """
         audio = dialect.agent_audio(start)
         if audio.sample_rate not in RATES_HZ or audio.channels != 1:
-            raise DialectError("no such sample rate")  # and only so many sounds can be asked for
+            raise DialectError("no such sample rate")  # which also bounds the cache
         piece_ms = _piece_ms(dialect, audio)
-        key = recipe, audio, piece_ms
-        if key not in self._made:
-            pieces = _cut(_pcm(recipe, audio.sample_rate), audio, piece_ms)
-            self._made[key] = AudioClip(pieces, piece_ms, silent=recipe is None)
-        return self._made[key]
+        key = source, audio, piece_ms
+        if key not in self._clips:
+            pieces = _cut(_pcm(source, audio.sample_rate), audio, piece_ms)
+            self._clips[key] = AudioClip(pieces, piece_ms, is_silent=source is None)
+        return self._clips[key]
 
 
 def _piece_ms(dialect: Dialect, audio: AudioFormat) -> int:
@@ -59,21 +60,21 @@ def _piece_ms(dialect: Dialect, audio: AudioFormat) -> int:
         size < dialect.min_media_bytes
     ):
         piece_ms += PIECE_MS
-    if piece_ms > LONGEST_PIECE_MS:
+    if piece_ms > MAX_PIECE_MS:
         raise DialectError("the carrier cannot be sent so little sound at this rate")
     return piece_ms
 
 
-def _pcm(recipe: AudioSource, sample_rate: int) -> bytes:
-    if recipe is None:
+def _pcm(source: AudioSource, sample_rate: int) -> bytes:
+    if source is None:
         return bytes(SAMPLE_BYTES)
-    if isinstance(recipe, Prompt):
-        return Resampler(recipe.sample_rate, sample_rate).feed(recipe.pcm)
-    return ringback(recipe, sample_rate)
+    if isinstance(source, Prompt):
+        return Resampler(source.sample_rate, sample_rate).feed(source.pcm)
+    return ringback(source, sample_rate)
 
 
 def _cut(pcm: bytes, audio: AudioFormat, piece_ms: int) -> tuple[bytes, ...]:
-    """The last piece is filled up with silence."""
+    """Encode `pcm` in pieces; the last one is filled up with silence."""
     size = SAMPLE_BYTES * (audio.sample_rate * piece_ms // 1000)
     pcm += bytes(-len(pcm) % size)
-    return tuple(encode(pcm[at : at + size], audio) for at in range(0, len(pcm), size))
+    return tuple(encode(pcm[start : start + size], audio) for start in range(0, len(pcm), size))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""An operator's recording for those who wait: a WAV file, read and checked once, at the start."""
+"""An operator's recording for waiting callers: a WAV file that is read and checked once."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Final
 
 from serializers.codecs import RATES_HZ, SAMPLE_BYTES
 
-LONGEST_S: Final = 120
-"""Seconds of a recording: it is kept in memory, once for each format that calls come in."""
+MAX_SECONDS: Final = 120
+"""The longest recording: it stays in memory, once for each audio format of the calls."""
 
-LARGEST_BYTES: Final = 32 * 1024 * 1024
-"""Of a file; more than the longest recording takes at the highest rate."""
+MAX_BYTES: Final = 32 * 1024 * 1024
+"""The largest file: more than the longest recording takes at the highest sample rate."""
 
 
 class PromptError(ValueError):
-    """A file that cannot be played, and why, in words."""
+    """A file cannot be played; `str()` is the reason, for the operator."""
 
 
 class Prompt:
@@ -33,16 +33,19 @@ class Prompt:
 
 
 def read_prompt(path: Path) -> Prompt:
-    """A WAV file of 16-bit samples, one channel or two, mixed to one. Raises PromptError."""
+    """Read a WAV file of 16-bit samples; two channels are mixed to one.
+
+    Raises PromptError if the file cannot be read or played.
+    """
     try:
         with path.open("rb") as file:
-            data = file.read(LARGEST_BYTES + 1)
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise PromptError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError:
         raise PromptError(f"{str(path)!r} is no file name") from None
-    if len(data) > LARGEST_BYTES:
-        raise PromptError(f"{path} is larger than {LARGEST_BYTES} bytes")
+    if len(data) > MAX_BYTES:
+        raise PromptError(f"{path} is larger than {MAX_BYTES} bytes")
     try:
         with wave.open(io.BytesIO(data)) as recording:
             channels, width, rate, frames = recording.getparams()[:4]
@@ -65,8 +68,8 @@ def _check(path: Path, channels: int, width: int, rate: int, frames: int) -> Non
         raise PromptError(f"{path} has {channels} channels; one or two are needed")
     if rate not in RATES_HZ:
         raise PromptError(f"{path} is sampled at {rate} Hz; one of {sorted(RATES_HZ)} is needed")
-    if frames > LONGEST_S * rate:
-        raise PromptError(f"{path} is longer than {LONGEST_S} s")
+    if frames > MAX_SECONDS * rate:
+        raise PromptError(f"{path} is longer than {MAX_SECONDS} s")
 
 
 def _mixed(pcm: bytes) -> bytes:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Ringback, the tone a caller hears while it rings, as three regions know it. Made by computing; pure.
+"""Ringback, the tone that a caller hears while the called party rings, for three regions; without I/O.
 
-Frequencies and cadences: ITU-T E.180 and its Supplement 2. India's "400 x 25" is 400 Hz, modulated with
-25 Hz, which is heard as 400 Hz between 375 and 425 Hz.
+Frequencies and cadences: ITU-T E.180 and its Supplement 2. India's "400 x 25" is 400 Hz modulated with 25 Hz,
+which sounds as 400 Hz with 375 and 425 Hz beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ ToneName = Literal["us", "eu", "in"]
 
 @dataclass(frozen=True, slots=True)
 class Ringback:
-    """Each of `frequencies_hz` sounds with `amplitude` (1 is full scale); on, off, on, … for `cadence_s`."""
+    """One ringback tone: all `frequencies_hz`, each at `amplitude` (1 is full scale), in a cadence.
+
+    `cadence_s`: seconds on, seconds off, seconds on, and so on; then it repeats.
+    """
 
     frequencies_hz: tuple[int, ...]
     cadence_s: tuple[float, ...]
@@ -36,24 +39,27 @@ RINGBACK: Final[dict[ToneName, Ringback]] = {
 }
 
 EDGE_S: Final = 0.01
-"""How long a tone takes to rise and to fall: one that begins at once clicks."""
+"""How long a tone takes to rise and to fall, in seconds; an abrupt edge clicks."""
 
 _BLOCK_S: Final = 0.2
-"""Every tone above repeats itself after this, and lasts several of these; whole samples at any rate."""
+"""The period of every tone above; each lasts a multiple of it, and it is whole samples at any rate."""
 
 _FULL_SCALE: Final = 32767
 
 
 @cache
 def ringback(name: ToneName, sample_rate: int) -> bytes:
-    """One whole cadence as linear16 at `sample_rate` Hz, to be repeated. Raises DialectError."""
+    """Return one whole cadence as linear16 at `sample_rate` Hz, to be repeated.
+
+    Raises DialectError for a sample rate that is not supported.
+    """
     if sample_rate not in RATES_HZ:
         raise DialectError("no such sample rate")
     tone = RINGBACK[name]
     block = _block(tone, sample_rate)
     pieces = []
-    for place, seconds in enumerate(tone.cadence_s):
-        if place % 2:
+    for number, seconds in enumerate(tone.cadence_s):
+        if number % 2:
             pieces.append(bytes(SAMPLE_BYTES * round(seconds * sample_rate)))
         else:
             pieces.append(_with_edges(block * round(seconds / _BLOCK_S), sample_rate))
@@ -63,10 +69,10 @@ def ringback(name: ToneName, sample_rate: int) -> bytes:
 def _block(tone: Ringback, sample_rate: int) -> array[int]:
     samples = array("h")
     for number in range(round(_BLOCK_S * sample_rate)):
-        turn = 2 * math.pi * number / sample_rate
-        level = sum(math.sin(frequency * turn) for frequency in tone.frequencies_hz)
+        angle = 2 * math.pi * number / sample_rate
+        level = sum(math.sin(frequency * angle) for frequency in tone.frequencies_hz)
         if tone.modulated_by_hz:
-            level *= (1 - math.cos(tone.modulated_by_hz * turn)) / 2
+            level *= (1 - math.cos(tone.modulated_by_hz * angle)) / 2
         samples.append(round(_FULL_SCALE * tone.amplitude * level))
     return samples
 

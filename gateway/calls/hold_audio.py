@@ -51,7 +51,7 @@ class HoldAudio:
     @property
     def is_audible(self) -> bool:
         """Whether the caller hears something now."""
-        return self._player is not None and self._player.heard
+        return self._player is not None and self._player.has_played
 
     def start(self, agent: AgentSettings, *, answered: bool) -> None:
         """Play the agent's hold audio, soon. `answered`: an outbound call; it must not hear ringback."""
@@ -59,7 +59,7 @@ class HoldAudio:
         self._limit_s = agent.hold_limit
         clip = self._library.clip_of(agent, self._dialect, self._start, answered=answered)
         if clip is not None:
-            wait_s = SILENCE_WAIT_S if clip.silent else WAIT_S
+            wait_s = SILENCE_WAIT_S if clip.is_silent else WAIT_S
             self._player = AudioPlayer(self._leg, self._dialect, self._start, clip, wait_s=wait_s)
         self._buffer_speech(agent.keep_early_audio)
 
@@ -78,7 +78,7 @@ class HoldAudio:
         else:
             clip = library.silence(dialect, start)
         if clip is not None:
-            wait_s = SILENCE_WAIT_S if clip.silent else 0
+            wait_s = SILENCE_WAIT_S if clip.is_silent else 0
             self._player = AudioPlayer(self._leg, dialect, start, clip, wait_s=wait_s)
 
     def discard_speech(self) -> None:
@@ -96,8 +96,8 @@ class HoldAudio:
         A clip that is audible goes on; one that has not begun to play does not begin any more.
         """
         self._leg = None
-        if self._player is not None and (self._player.heard or self._plays_on_relay):
-            self._player.move(relay.carrier, limit_s=self._limit_s)
+        if self._player is not None and (self._player.has_played or self._plays_on_relay):
+            self._player.move_to(relay.carrier, limit_s=self._limit_s)
         else:
             self.stop()
 
@@ -113,7 +113,7 @@ class HoldAudio:
         clip = self._library.recording(recording, self._dialect, self._start)
         if clip is not None and self._leg is not None:
             self._player = AudioPlayer(self._leg, self._dialect, self._start, clip, wait_s=0, repeats=False)
-            await self._player.over
+            await self._player.finished
 
     def _buffer_speech(self, seconds: float | None) -> None:
         if self._leg is not None:
@@ -163,7 +163,7 @@ class HoldAudioLibrary:
 
     def _clip(self, source: AudioSource, dialect: Dialect, start: Start) -> AudioClip | None:
         try:
-            return self._clips.sound(source, dialect, start)
+            return self._clips.clip(source, dialect, start)
         except DialectError:
             return None
 

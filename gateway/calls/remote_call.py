@@ -23,7 +23,7 @@ from gateway.calls.active import ActiveCall, ActiveCalls
 from gateway.calls.services import CallServices
 from gateway.config import AgentSettings
 from gateway.media.leg import Leg
-from gateway.media.socket_passing import Listener, PassResult, send_socket
+from gateway.media.socket_passing import PassResult, SocketListener, send_socket
 from serializers.dialect import Dialect, DialectError
 from serializers.events import Start
 from serializers.opening import Opening
@@ -86,7 +86,7 @@ class StreamHandovers:
         """`worker`: this worker's id, which is the `owner` of its sessions in the store."""
         self._services = services
         self._active = active
-        self._listener = Listener(worker, self._receive)
+        self._listener = SocketListener(worker, self._receive)
 
     def start(self) -> None:
         """Begin to accept streams. Call it in the worker's event loop."""

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""AudioClip for a caller whose agent is not there yet, or has not said anything.
+"""Plays audio to a caller whose agent is not connected yet, or has not said anything.
 
-A `AudioPlayer` plays on the carrier's leg, alone or coupled, in the carrier's own words, until it is stopped;
-then the carrier is told to throw away what it has not played. All of a loop share one timer (`Pacer`). Nobody
-is sent more than AHEAD_S of sound that is still to be played, so that a clear is heard at once, nor anything
-while something else is unsent. One that has stopped costs nothing.
+An `AudioPlayer` writes media messages of the carrier's dialect to the carrier's leg, and later to the
+carrier's side of a relay, until it is stopped. Then it sends a clear message, so that the carrier discards
+what it has not played. All players of an event loop share one timer (`Pacer`).
+
+No carrier is sent more than AHEAD_S of audio that it has yet to play, so that a clear takes effect at once,
+and nothing is sent while earlier bytes are unsent. A player that has stopped costs nothing.
 """
 
 from __future__ import annotations
@@ -13,200 +15,199 @@ import asyncio
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
-from gateway.audio.clips import LONGEST_PIECE_MS, AudioClip
+from gateway.audio.clips import MAX_PIECE_MS, AudioClip
 from gateway.websocket import frames
 from serializers.dialect import Dialect
 from serializers.events import Clear, Media, Start
 
-AHEAD_S: Final = LONGEST_PIECE_MS / 1000
-"""The most sound that a carrier has and has not played."""
+AHEAD_S: Final = MAX_PIECE_MS / 1000
+"""The most audio that a carrier has received and not played, in seconds."""
 
 TICK_S: Final = 0.1
-"""How often all are looked at; a tick may be as late as AHEAD_S less this and nobody hears a gap."""
+"""The interval of the timer. A tick may be late by AHEAD_S minus this, and the caller hears no gap."""
 
 WAIT_S: Final = 0.15
-"""An agent that is there sooner is not preceded by any sound; with a tick more it begins within 300 ms."""
+"""How long to wait for the agent before playing at all. With one tick more, playing begins within 300 ms."""
 
-LAST_S: Final = 0.3
-"""How much later than it was sent the last of a message is heard, on its way through the carrier."""
+PLAYBACK_DELAY_S: Final = 0.3
+"""How long after it was sent the end of a message is heard, because of its way through the carrier."""
+
+_ROUNDING_S: Final = 1e-6
+"""Sums of seconds are not exact."""
 
 
-class Wire(Protocol):
-    """The part of a transport that is needed."""
+class Writer(Protocol):
+    """The part of a transport that a player uses."""
 
     def write(self, data: bytes) -> None: ...
     def get_write_buffer_size(self) -> int: ...
 
 
 class AudioSink(Protocol):
-    """The carrier's side of a call: a `Leg`, or a `Side` of a relay."""
+    """The carrier's side of a call: a `Leg`, or a `RelaySide`."""
 
     client: bool
 
     @property
-    def transport(self) -> Wire: ...
+    def transport(self) -> Writer: ...
 
     @property
     def is_writable(self) -> bool:
-        """Whether anything may be written at all."""
+        """Whether anything may still be written."""
 
     @property
     def can_send_message(self) -> bool:
-        """Whether a whole message of ours may stand where the next byte is written."""
+        """Whether a whole message may be written now."""
 
 
 class AudioPlayer:
-    """One caller's holding sound."""
+    """The playback of one clip to one caller. `finished` is done when it was stopped, or has been heard."""
 
     __slots__ = (
         "_begin_at",
+        "_clip",
         "_dialect",
-        "_next",
-        "_outlet",
+        "_next_piece",
         "_pacer",
         "_played_until",
         "_repeats",
-        "_sound",
+        "_sink",
         "_start",
         "_stop_at",
-        "over",
+        "finished",
     )
 
     def __init__(
         self,
-        outlet: AudioSink,
+        sink: AudioSink,
         dialect: Dialect,
         start: Start,
-        sound: AudioClip,
+        clip: AudioClip,
         *,
         wait_s: float = WAIT_S,
         repeats: bool = True,
         pacer: Pacer | None = None,
     ) -> None:
-        """Begins to play after `wait_s`; `start`: the opening of the carrier's stream.
+        """Begin to play after `wait_s`. `start`: the opening of the carrier's stream.
 
-        `repeats`: again and again; otherwise `over` is done when all was heard. It is also done by `stop`.
+        `repeats`: play the clip again and again, until `stop`; otherwise once.
         """
-        self._outlet = outlet
+        self._sink = sink
         self._dialect = dialect
         self._start = start
-        self._sound = sound
+        self._clip = clip
         self._repeats = repeats
         self._pacer = pacer or pacer_of(asyncio.get_running_loop())
-        self._next = 0
+        self._next_piece = 0
         self._begin_at = self._pacer.now() + wait_s
         self._stop_at: float | None = None
-        self._played_until: float | None = (
-            None  # the loop's time at which what was sent will have been played
-        )
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._played_until: float | None = None  # when the carrier will have played all that it was sent
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pacer.add(self)
 
     @property
-    def heard(self) -> bool:
-        """Whether anything was sent."""
+    def has_played(self) -> bool:
+        """Whether any audio was sent."""
         return self._played_until is not None
 
-    def move(self, outlet: AudioSink, *, limit_s: float | None = None) -> None:
-        """Goes on playing on another outlet of the same stream: the legs were coupled.
+    def move_to(self, sink: AudioSink, *, limit_s: float | None = None) -> None:
+        """Go on playing on another sink of the same stream, because the legs were joined.
 
-        `limit_s`: seconds from now after which it stops by itself.
+        `limit_s`: seconds from now after which the player stops by itself; None for no limit.
         """
-        self._outlet = outlet
+        self._sink = sink
         if limit_s is not None:
             self._stop_at = self._pacer.now() + limit_s
 
     def stop(self, *, before_message: bool = False) -> None:
-        """Plays no more, and has the carrier throw away what it has not played. May be called again.
+        """Stop playing, and have the carrier discard what it has not played. May be called again.
 
-        `before_message`: a whole message is just about to be written, so that another may stand before it.
+        `before_message`: the caller is about to write a whole message, so that a clear may precede it.
         """
-        if self.over.done():
+        if self.finished.done():
             return
-        self._end()
-        if self.heard and (self._outlet.is_writable if before_message else self._outlet.can_send_message):
-            self._say(self._dialect.write_agent(Clear(), self._start))
+        self._finish()
+        may_write = self._sink.is_writable if before_message else self._sink.can_send_message
+        if self.has_played and may_write:
+            self._write(self._dialect.write_agent(Clear(), self._start))
 
-    # What the pacer says
+    # What the pacer calls
 
     def tick(self, now: float) -> None:
-        """Sends as much as may be sent; `now` is the loop's time, in seconds."""
+        """Send as much audio as may be sent. `now`: the event loop's time, in seconds."""
         if self._stop_at is not None and now >= self._stop_at:
             self.stop()
             return
         if now < self._begin_at:
             return
         until = now if self._played_until is None else max(self._played_until, now)
-        if self._next == len(self._sound.pieces) and not self._repeats:
-            if self._played_until is not None and now >= self._played_until + LAST_S:
-                self._end()
+        if self._next_piece == len(self._clip.pieces) and not self._repeats:
+            if self._played_until is not None and now >= self._played_until + PLAYBACK_DELAY_S:
+                self._finish()
             return
-        if self._outlet.transport.get_write_buffer_size():
+        if self._sink.transport.get_write_buffer_size():
             return
-        piece_s = self._sound.piece_ms / 1000
-        while (
-            until + piece_s <= now + AHEAD_S + 1e-6 and self._outlet.can_send_message
-        ):  # floats are not exact
-            if self._next == len(self._sound.pieces):
+        piece_s = self._clip.piece_ms / 1000
+        while until + piece_s <= now + AHEAD_S + _ROUNDING_S and self._sink.can_send_message:
+            if self._next_piece == len(self._clip.pieces):
                 if not self._repeats:
                     break
-                self._next = 0
-            piece = self._sound.pieces[self._next]
-            self._next += 1
+                self._next_piece = 0
+            piece = self._clip.pieces[self._next_piece]
+            self._next_piece += 1
             until += piece_s
             self._played_until = until
-            self._say(self._dialect.write_agent(Media(piece), self._start))
+            self._write(self._dialect.write_agent(Media(piece), self._start))
 
-    def _say(self, message: str) -> None:
-        frame = frames.build(frames.TEXT, message.encode(), masked=self._outlet.client)
-        self._outlet.transport.write(frame)
+    def _write(self, message: str) -> None:
+        self._sink.transport.write(frames.build(frames.TEXT, message.encode(), masked=self._sink.client))
 
-    def _end(self) -> None:
+    def _finish(self) -> None:
         self._pacer.remove(self)
-        if not self.over.done():
-            self.over.set_result(None)
+        if not self.finished.done():
+            self.finished.set_result(None)
 
 
 class Pacer:
-    """One timer for all holding sounds of a loop; it rests while there are none."""
+    """The one timer for all players of an event loop; it stops while there are none."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._playing: dict[AudioPlayer, None] = {}
-        self._next: asyncio.TimerHandle | None = None
+        self._players: dict[AudioPlayer, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
 
     def now(self) -> float:
-        """The loop's time, in seconds."""
+        """Return the event loop's time, in seconds."""
         return self._loop.time()
 
-    def add(self, holding: AudioPlayer) -> None:
-        """From now on it is told the time."""
-        self._playing[holding] = None
-        if self._next is None:
+    def add(self, player: AudioPlayer) -> None:
+        """Tick `player` every TICK_S from now on."""
+        self._players[player] = None
+        if self._timer is None:
             self._due = self.now() + TICK_S
-            self._next = self._loop.call_at(self._due, self._tick)
+            self._timer = self._loop.call_at(self._due, self._tick)
 
-    def remove(self, holding: AudioPlayer) -> None:
-        """No longer; also where it never was."""
-        self._playing.pop(holding, None)
+    def remove(self, player: AudioPlayer) -> None:
+        """Stop to tick `player`. No effect if it was never added."""
+        self._players.pop(player, None)
 
     def _tick(self) -> None:
         now = self.now()
-        for holding in list(self._playing):
-            if holding in self._playing:
-                holding.tick(now)
-        self._next = None
-        if self._playing:
-            self._due = max(self._due + TICK_S, now)  # a late tick makes the next ones no later
-            self._next = self._loop.call_at(self._due, self._tick)
+        for player in list(self._players):
+            if player in self._players:  # a tick may have removed it
+                player.tick(now)
+        self._timer = None
+        if self._players:
+            self._due = max(self._due + TICK_S, now)  # a late tick does not delay the ones after it
+            self._timer = self._loop.call_at(self._due, self._tick)
 
 
 _pacers: WeakKeyDictionary[asyncio.AbstractEventLoop, Pacer] = WeakKeyDictionary()
 
 
 def pacer_of(loop: asyncio.AbstractEventLoop) -> Pacer:
-    """The one pacer of a loop."""
+    """Return the one Pacer of `loop`."""
     if loop not in _pacers:
         _pacers[loop] = Pacer(loop)
     return _pacers[loop]

@@ -1,10 +1,26 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A coupled leg's socket without a transport of the event loop's between it and the relay.
+"""A relayed socket that is read by a `Pump` and not by a transport of the event loop.
 
-A relay whose two sockets are plain TCP takes them out of their transports: a `Pump`, in C or in Python, reads
-the one as soon as something is there, and the accelerator's writes plain sound to the other by itself.
-`DirectTransport` is what remains of a transport: it does for a `Side` what a transport does, where the
-pump cannot.
+A relay whose two sockets are plain TCP detaches them from their transports. A `Pump` (C or Python,
+gateway/fastpath/) then reads the one socket and writes plain media frames to the other by itself. All other
+chunks, and bytes that a socket did not take, go through a `DirectTransport`, which does for a `RelaySide`
+what a transport does.
+
+What the five variables of a DirectTransport may be together:
+
+    state                              _closing  _pump    pump.reading  pump.direct  _unsent
+    before `pump_to`                   False     None     -             -            any
+    paused                             False     Pump     False         either       any
+    reading, frames go to the side     False     Pump     True          False        any
+    reading, plain frames skip it      False     Pump     True          True         any
+    closing, waits for `_unsent`       True      either   False         either       not empty
+    closing, `_close` is scheduled     True      either   False         either       empty
+    closed                             True      None     -             -            empty
+
+`pump.direct` is True only if `_passing` is (the protocol is a RelaySide, which lets plain frames pass) and
+the transport that the pump writes to has nothing unsent; otherwise a frame would overtake what waits there.
+`_paused` is independent: it records that the protocol was told `pause_writing`, so that it is told
+`resume_writing` once.
 """
 
 from __future__ import annotations
@@ -13,27 +29,27 @@ import asyncio
 import os
 import socket
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from gateway.fastpath import pump
 from gateway.fastpath.accelerator import EpollSet, Pump
 from gateway.fastpath.pump import QUIETLY
-
-if TYPE_CHECKING:
-    from gateway.websocket.frames import FrameScanner
+from gateway.websocket.frames import FrameScanner
 
 HIGH_WATER_BYTES = 65536
-"""Unsent bytes at which a leg pauses the other: more than a second of sound at 100 messages a second."""
+"""Unsent bytes at which a leg pauses the other: more than a second of media at 100 messages a second."""
 
 LOW_WATER_BYTES = HIGH_WATER_BYTES // 4
-_NOBODY = asyncio.Protocol()
+_NO_PROTOCOL = asyncio.Protocol()
 
-_sources: WeakKeyDictionary[asyncio.AbstractEventLoop, EpollSet] = WeakKeyDictionary()
+_epoll_sets: WeakKeyDictionary[asyncio.AbstractEventLoop, EpollSet] = WeakKeyDictionary()
 
 
 class DirectTransport:
-    """A stream socket for one `asyncio.Protocol`; the part of `asyncio.Transport` that a relay uses."""
+    """A stream socket for one `asyncio.Protocol`: the part of `asyncio.Transport` that a relay uses.
+
+    Methods without a docstring do what they do in `asyncio.Transport`.
+    """
 
     __slots__ = (
         "_closing",
@@ -49,20 +65,23 @@ class DirectTransport:
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, own: socket.socket) -> None:
-        """`own`: connected, and nobody else's to read or write."""
+        """`own`: a connected socket that nothing else reads or writes."""
         self._socket = own
         self._loop = loop
-        self._protocol = _NOBODY
+        self._protocol = _NO_PROTOCOL
         self._pump: Pump | None = None
-        self._passing = False  # the protocol lets the pump pass plain frames by it
-        self._fed_by: DirectTransport | None = None  # whose pump writes here
-        self._feeds: DirectTransport | None = None  # where ours does
+        self._passing = False  # the protocol lets plain frames pass without it
+        self._fed_by: DirectTransport | None = None  # the transport whose pump writes to this socket
+        self._feeds: DirectTransport | None = None  # the transport that this one's pump writes to
         self._unsent = bytearray()
-        self._paused = False  # the protocol has been told to stop writing
+        self._paused = False  # the protocol was told to pause writing
         self._closing = False
 
     def pump_to(self, other: DirectTransport, scanner: FrameScanner) -> None:
-        """Lets plain frames go straight to `other`, until there is another protocol. Reads after `resume`."""
+        """Pass plain frames straight to `other` until `set_protocol`; `scanner` counts them.
+
+        Reading begins with `resume_reading`.
+        """
         self.pause_reading()
         self._pump = Pump(
             epoll_set_of(self._loop),
@@ -74,13 +93,15 @@ class DirectTransport:
         )
         self._passing = True
         if self._feeds is not None and self._feeds._fed_by is self:
-            self._feeds._fed_by = None  # what is left to say there must not steer this one any more
+            self._feeds._fed_by = None  # what is still unsent there must not control this pump any more
         self._feeds, other._fed_by = other, self
+        if other._unsent:  # of the relay before this one
+            self._pump.direct = False  # until it is sent, so that nothing overtakes it
 
-    # What asyncio.Transport does
+    # As in asyncio.Transport
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """From now on `protocol` is told everything; the pump passes nothing by it any more."""
+        """Have `protocol` receive everything from now on: plain frames do not pass without it any more."""
         assert isinstance(protocol, asyncio.Protocol)
         self._protocol = protocol
         self._passing = False
@@ -113,14 +134,14 @@ class DirectTransport:
             except (BlockingIOError, InterruptedError):
                 sent = 0
             except OSError:
-                return  # broken: its reading side says so
+                return  # the socket is broken, which its reading side reports
             if sent == len(data):
                 return
             data = data[sent:]
         self._queue(data)
 
     def close(self) -> None:
-        """Closes once what is unsent has been sent."""
+        """Close the socket once the unsent bytes have been sent."""
         if self._closing:
             return
         self.pause_reading()
@@ -129,7 +150,7 @@ class DirectTransport:
             self._loop.call_soon(self._close)
 
     def abort(self) -> None:
-        """Closes now."""
+        """Close the socket now."""
         self.pause_reading()
         self._closing = True
         if self._unsent:
@@ -137,22 +158,22 @@ class DirectTransport:
             self._loop.remove_writer(self._socket.fileno())
         self._loop.call_soon(self._close)
 
-    # What the loop and the pump say
+    # What the event loop and the pump call
 
     def _received(self, data: bytes) -> None:
-        """What the pump does not pass on by itself; nothing at the end of the stream."""
+        """Give the protocol a chunk that the pump did not pass on; empty at the end of the stream."""
         if data:
             self._protocol.data_received(data)
         else:
             self.abort()
 
     def _queue(self, data: bytes) -> None:
-        """Keeps what the socket did not take until it does."""
+        """Keep bytes that the socket did not take until it does."""
         if self._closing:
             return
         if not self._unsent:
             self._loop.add_writer(self._socket.fileno(), self._send_on)
-            self._steer_feed(direct=False)  # what comes meanwhile must queue behind it
+            self._set_feed_direct(False)  # what comes meanwhile must not overtake it
         self._unsent += data
         if len(self._unsent) > HIGH_WATER_BYTES and not self._paused:
             self._paused = True
@@ -172,11 +193,12 @@ class DirectTransport:
             self._protocol.resume_writing()
         if not self._unsent:
             self._loop.remove_writer(self._socket.fileno())
-            self._steer_feed(direct=True)
+            self._set_feed_direct(True)
             if self._closing:
                 self._close()
 
-    def _steer_feed(self, *, direct: bool) -> None:
+    def _set_feed_direct(self, direct: bool) -> None:
+        """Allow or forbid the pump that writes to this socket to do so by itself."""
         feed = self._fed_by
         if feed is not None and feed._pump is not None:
             feed._pump.direct = direct and feed._passing
@@ -184,45 +206,45 @@ class DirectTransport:
     def _close(self) -> None:
         if self._socket.fileno() < 0:
             return
-        self._steer_feed(direct=False)  # its descriptor may soon be another call's
+        self._set_feed_direct(False)  # the descriptor's number may soon be another call's
         self._socket.close()
         self._pump = None
         self._fed_by = self._feeds = None
-        protocol, self._protocol = self._protocol, _NOBODY
+        protocol, self._protocol = self._protocol, _NO_PROTOCOL
         protocol.connection_lost(None)
 
 
 def detach_sockets(
     loop: asyncio.AbstractEventLoop, transports: Sequence[asyncio.Transport | DirectTransport]
 ) -> list[DirectTransport] | None:
-    """The sockets of a relay's transports, out of them; each that is out already stays as it is.
+    """Detach the sockets from their asyncio transports. Detached ones are returned unchanged.
 
-    None, with nothing done, where one of them cannot be: it is not plain TCP, has something unsent or is
-    closing, or this process has no files left, of which it takes one each for a moment.
+    Return None, with no effect, if a socket cannot be detached: it is not plain TCP, has unsent bytes or is
+    closing, or this process has no descriptors left, of which each needs one for a moment.
     """
-    bound = [transport for transport in transports if not isinstance(transport, DirectTransport)]
-    if not all(map(_possible, bound)):
+    attached = [transport for transport in transports if not isinstance(transport, DirectTransport)]
+    if not all(map(_can_detach, attached)):
         return None
     copies: dict[asyncio.Transport, socket.socket] = {}
     try:
-        for transport in bound:
-            theirs = transport.get_extra_info("socket")
-            copy = os.dup(theirs.fileno())
-            copies[transport] = socket.socket(theirs.family, theirs.type, theirs.proto, fileno=copy)
+        for transport in attached:
+            original = transport.get_extra_info("socket")
+            fd = os.dup(original.fileno())
+            copies[transport] = socket.socket(original.family, original.type, original.proto, fileno=fd)
     except OSError:
-        for own in copies.values():
-            own.close()
+        for copy in copies.values():
+            copy.close()
         return None
-    for transport in bound:
+    for transport in attached:
         transport.pause_reading()
-        transport.close()  # closes its own descriptor; the connection lives on in ours
+        transport.close()  # closes its own descriptor; the connection lives on in the copy
     return [
         transport if isinstance(transport, DirectTransport) else DirectTransport(loop, copies[transport])
         for transport in transports
     ]
 
 
-def _possible(transport: asyncio.Transport) -> bool:
+def _can_detach(transport: asyncio.Transport) -> bool:
     return (
         pump.POSSIBLE
         and transport.get_extra_info("sslcontext") is None
@@ -232,9 +254,9 @@ def _possible(transport: asyncio.Transport) -> bool:
 
 
 def epoll_set_of(loop: asyncio.AbstractEventLoop) -> EpollSet:
-    """The one set of sockets that a loop's pumps read."""
-    sources = _sources.get(loop)
-    if sources is None:
-        sources = _sources[loop] = EpollSet()
-        loop.add_reader(sources.fileno(), sources.ready)
-    return sources
+    """Return the one EpollSet of `loop`, which the loop reads as one descriptor."""
+    epoll_set = _epoll_sets.get(loop)
+    if epoll_set is None:
+        epoll_set = _epoll_sets[loop] = EpollSet()
+        loop.add_reader(epoll_set.fileno(), epoll_set.ready)
+    return epoll_set

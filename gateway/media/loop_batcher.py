@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The loop's turns: fewer of them while there is much to do.
+"""Adaptive batching: fewer iterations of the event loop while there is much to relay.
 
-Most of a relay's cost is the kernel's. Of the rest, most is paid once per turn of the loop, and a loop that
-wakes for every single frame pays it for every frame. While there is much to do it is paid less often:
+Most of a relay's cost is the kernel's. Most of the rest is paid once per iteration of the event loop, and a
+loop that wakes up for every single frame pays it for every frame. Under load it is paid less often, in two
+ways:
 
-- By **staying** with the sockets: sound is passed on by whoever can wait for it without the loop (pump.py,
-  _accelerator.c), and all else waits for four milliseconds.
-- By **resting**, where frames may wait (`relay_batch_ms`): who rests for a millisecond or two first finds the
-  frames of many calls waiting, and reads and writes them in one go. No ear notices 2 ms, and a quarter of
-  the processor is saved. It rests for at most the configured time counted from the rest before, so no frame
-  waits longer than that. Frames are held in the kernel's buffers, in their order, not in ours. Where the loop
-  has some of the sockets itself (over TLS) it is the loop that rests.
+- **Polling.** The EpollSet waits for its sockets itself and passes media on without the event loop
+  (gateway/fastpath/pump.py, _accelerator.c). Everything else waits for up to four milliseconds.
+- **Coalescing**, if frames may be delayed (`relay_batch_ms`). Whatever sleeps for a millisecond or two first
+  finds the frames of many calls waiting, and reads and writes them together. Nobody hears a delay of 2 ms,
+  and it saves a quarter of the CPU time. The sleep is counted from the end of the sleep before, so that no
+  frame waits longer than configured. The frames wait in the kernel's buffers, in their order. If the event
+  loop reads some sockets itself (over TLS), the event loop sleeps, else the EpollSet while it polls.
 
-What takes many turns to do would wait once for each of them: while a call is set up or a request has just
-come, the loop does neither.
+Call set-up and HTTP requests need many iterations, so batching pauses for `PAUSE_S` after one arrives.
 """
 
 from __future__ import annotations
@@ -23,107 +23,107 @@ import time
 from collections.abc import Callable
 
 WINDOW_S = 0.1
-"""How often the load is looked at."""
+"""The interval at which the load is measured."""
 
-REST_SHARE = 0.12
-STAY_SHARE = 0.03
-"""Shares of one core from which on the loop rests, or stays; at half of it, it no longer does."""
+COALESCE_SHARE = 0.12
+POLL_SHARE = 0.03
+"""The shares of one core from which on the loop coalesces, or only polls. Below half of it, it stops."""
 
-AWAKE_S = 0.02
-"""How long after a request or an upgrade the loop turns as ever: most are done by then."""
+PAUSE_S = 0.02
+"""How long batching pauses after a request or an upgrade; most of them are done by then."""
 
-STAY_S = 0.004
-"""How long the loop stays with the sockets at a time, where it does not rest. To turn costs two messages."""
+POLL_S = 0.004
+"""How long one poll lasts if nothing is coalesced. An iteration of the loop costs as much as two messages."""
 
-RESTS = 2
-"""How often it rests while it stays with them."""
+SLEEPS_PER_POLL = 2
+"""How often the EpollSet sleeps during one poll if frames are coalesced."""
 
 
 class LoopBatcher:
-    """Saves turns of the running loop while there is much to do.
-
-    `rest_s`: the most seconds a frame may wait; 0: it may not. `stay`: passes sound on for so many seconds,
-    resting so long each time, and says whether any came. `can_poll`: whether all sound there is passes that
-    way.
-    """
+    """Saves iterations of the running event loop while there is much to relay."""
 
     def __init__(
         self,
-        rest_s: float,
+        coalesce_s: float,
         *,
-        stay: Callable[[float, float], bool] | None = None,
+        poll_for: Callable[[float, float], bool] | None = None,
         can_poll: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
         cpu: Callable[[], float] = time.thread_time,
-        rest: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        """`coalesce_s`: the longest delay of a frame, in seconds; 0 coalesces nothing.
+
+        `poll_for`: `EpollSet.poll_for`; None never polls. `can_poll`: returns True if the EpollSet reads the
+        sockets of all relays. `clock` and `cpu`: return the time and this thread's CPU time, in seconds.
+        """
         self._loop = asyncio.get_running_loop()
-        self._rest_s = rest_s
-        self._stay = stay
-        self._stay_s = RESTS * rest_s or STAY_S
-        self._may_stay = can_poll
-        self._busy_share = REST_SHARE if rest_s else STAY_SHARE
+        self._coalesce_s = coalesce_s
+        self._poll_for = poll_for
+        self._poll_s = SLEEPS_PER_POLL * coalesce_s or POLL_S
+        self._can_poll = can_poll
+        self._busy_share = COALESCE_SHARE if coalesce_s else POLL_SHARE
         self._clock = clock
         self._cpu = cpu
-        self._rest = rest
-        self._used = cpu()
-        self._looked_at = clock()
-        self._turned_at = 0.0
-        self._awake_until = 0.0
-        self._next: asyncio.Handle | None = None
-        self._watch: asyncio.TimerHandle | None = None
-        self.saving = False
-        """Whether there is so much to do that turns are saved."""
+        self._sleep = sleep
+        self._cpu_before = cpu()
+        self._measured_at = clock()
+        self._woke_at = 0.0
+        self._paused_until = 0.0
+        self._next_batch: asyncio.Handle | None = None
+        self._next_measurement: asyncio.TimerHandle | None = None
+        self.is_batching = False
+        """Whether the load is high enough to save iterations."""
 
     def pause(self) -> None:
-        """Something has come that takes several turns: for AWAKE_S none is saved."""
-        self._awake_until = self._clock() + AWAKE_S
+        """Let the loop iterate as usual for PAUSE_S: something has come that needs many iterations."""
+        self._paused_until = self._clock() + PAUSE_S
 
     def start(self) -> None:
-        """Begins to look at the load, where anything can be saved."""
-        if self._rest_s > 0 or self._stay is not None:
-            self._watch = self._loop.call_later(WINDOW_S, self.look)
+        """Start to measure the load, if anything can be saved."""
+        if self._coalesce_s > 0 or self._poll_for is not None:
+            self._next_measurement = self._loop.call_later(WINDOW_S, self.measure_load)
 
     def stop(self) -> None:
-        """Saves no turn from now on."""
-        self.saving = False
-        for handle in (self._next, self._watch):
+        """Stop measuring and batching."""
+        self.is_batching = False
+        for handle in (self._next_batch, self._next_measurement):
             if handle is not None:
                 handle.cancel()
 
-    def look(self) -> None:
-        """Compares the processor's time with the clock's, and begins or ends to save turns."""
-        used, now = self._cpu(), self._clock()
-        busy = (used - self._used) / max(now - self._looked_at, 1e-9)
-        self._used, self._looked_at = used, now
-        can = self._rest_s > 0 or self._may_stay()
-        if not self.saving and can and busy >= self._busy_share:
-            self.saving = True
-            self._turned_at = now
-            if self._next is not None:
-                self._next.cancel()
-            self._next = self._loop.call_soon(self._turn)
-        elif self.saving and (not can or busy < self._busy_share / 2):
-            self.saving = False
-        self._watch = self._loop.call_later(WINDOW_S, self.look)
+    def measure_load(self) -> None:
+        """Compare the CPU time with the time since the last measurement, and start or stop batching."""
+        cpu, now = self._cpu(), self._clock()
+        busy_share = (cpu - self._cpu_before) / max(now - self._measured_at, 1e-9)
+        self._cpu_before, self._measured_at = cpu, now
+        can_batch = self._coalesce_s > 0 or self._can_poll()
+        if not self.is_batching and can_batch and busy_share >= self._busy_share:
+            self.is_batching = True
+            self._woke_at = now
+            if self._next_batch is not None:
+                self._next_batch.cancel()
+            self._next_batch = self._loop.call_soon(self._batch)
+        elif self.is_batching and (not can_batch or busy_share < self._busy_share / 2):
+            self.is_batching = False
+        self._next_measurement = self._loop.call_later(WINDOW_S, self.measure_load)
 
-    def _turn(self) -> None:
-        """Between two looks at the loop's sockets: what was read has been written by now."""
-        if not self.saving:
+    def _batch(self) -> None:
+        """Poll or sleep once. It runs between two iterations: what was read has been written by now."""
+        if not self.is_batching:
             return
         now = self._clock()
-        if now < self._awake_until:
-            # Not at every turn: a loop that always has something to call never waits for its sockets.
-            self._next = self._loop.call_later(self._awake_until - now, self._turn)
+        if now < self._paused_until:
+            # Not in every iteration: a loop that always has something to call never waits for its sockets.
+            self._next_batch = self._loop.call_later(self._paused_until - now, self._batch)
             return
-        if self._stay is not None and self._may_stay():
-            if not self._stay(self._stay_s, self._rest_s):
-                self.saving = False  # what keeps the loop busy is something else; until the next look
+        if self._poll_for is not None and self._can_poll():
+            if not self._poll_for(self._poll_s, self._coalesce_s):
+                self.is_batching = False  # no media came, so the load is something else; measure again
                 return
-        elif not self._rest_s:
-            self.saving = False  # or the loop would turn for nothing until the next look
+        elif not self._coalesce_s:
+            self.is_batching = False  # this call would only repeat itself until the next measurement
             return
-        elif (left := self._turned_at + self._rest_s - now) > 0:
-            self._rest(left)
-        self._turned_at = self._clock()
-        self._next = self._loop.call_soon(self._turn)
+        elif (left_s := self._woke_at + self._coalesce_s - now) > 0:
+            self._sleep(left_s)
+        self._woke_at = self._clock()
+        self._next_batch = self._loop.call_soon(self._batch)

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Connects an agent's socket: our client side of the second hop (docs/reference/agent-container.md, `WS
-/ws`).
-"""
+"""Connects to an agent instance as a WebSocket client (docs/reference/agent-container.md, `WS /ws`)."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from gateway.websocket.handshake import ClientHandshake, NotAWebSocketError
 
 MAX_HEAD_BYTES = 65536
 _END_OF_HEAD = b"\r\n\r\n"
-_parsed = lru_cache(1024)(parse_uri)  # there are as many as instances
+_parse_uri = lru_cache(1024)(parse_uri)  # one entry for each instance
 
 
 async def connect_leg(
@@ -32,14 +30,14 @@ async def connect_leg(
     max_buffered_bytes: int,
     on_disconnect: Callable[[Disconnect], None],
 ) -> Leg:
-    """Opens `url` (ws or wss) as an agent's leg that is held already.
+    """Connect to `url` (ws or wss) and return the agent's leg, which only buffers.
 
-    Waits as long as it takes: the caller bounds it. Raises CallEnded(agent_unreachable) where nobody listens
-    or the answer is not 101, CallEnded(overloaded) where this machine has nothing left to connect with.
-    `on_gone` is called once if the agent leaves before the leg is coupled.
+    Waits without a limit: the caller sets one. Raises CallEnded(agent_unreachable) if the connection fails or
+    the answer is not 101, and CallEnded(overloaded) if this machine has no descriptors or ports left.
+    `on_disconnect` is called at most once, if the agent leaves before a relay takes the leg.
     """
     base, _, query = url.partition("?")
-    uri = _parsed(base)
+    uri = _parse_uri(base)
     leg, _ = await connect_leg_with(
         replace(uri, query=query) if query else uri,
         headers.items(),
@@ -59,10 +57,10 @@ async def connect_leg_with(
     max_buffered_bytes: int,
     on_disconnect: Callable[[Disconnect], None],
 ) -> tuple[Leg, str | None]:
-    """The same for a client of its own wishes: gives the leg, and which of its `subprotocols` was taken.
+    """Connect as `connect_leg` does, and return the leg with the subprotocol that the agent chose, if any.
 
-    `uri`: its path and query go into the request line as they are. `headers`: may have a name several times,
-    and none of the handshake's own.
+    `uri`: its path and query go into the request line unchanged. `headers`: several of one name are allowed,
+    those of the handshake itself are not. `subprotocols`: what is offered, the preferred one first.
     """
     loop = asyncio.get_running_loop()
     try:
@@ -95,46 +93,49 @@ async def connect_leg_with(
 
 
 class _Handshake(asyncio.Protocol):
-    """Sends the upgrade request, waits for its answer. `done` gives the bytes that came behind the answer."""
+    """Sends the request to upgrade and reads its answer.
+
+    `done`: the bytes that came after the answer, or CallEnded(agent_unreachable).
+    """
 
     def __init__(
         self, uri: WebSocketURI, headers: Iterable[tuple[str, str]], subprotocols: Sequence[str]
     ) -> None:
-        self._asking = ClientHandshake(uri, headers, subprotocols)
+        self._handshake = ClientHandshake(uri, headers, subprotocols)
         self._where = _where(uri)
         self._head = b""
         self.subprotocol: str | None = None
-        """The one that was taken, once `done`."""
+        """The subprotocol that the agent chose, once `done`."""
         self.done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
-        transport.write(self._asking.request)
+        transport.write(self._handshake.request)
 
     def data_received(self, data: bytes) -> None:
         self._head += data
         head, end, early = self._head.partition(_END_OF_HEAD)
         if end:
-            self._judge(head + end, early)
+            self._read_answer(head + end, early)
         elif len(self._head) > MAX_HEAD_BYTES:
             self._fail("answered with more than an HTTP head")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail("closed the connection without an answer")
 
-    def _judge(self, head: bytes, early: bytes) -> None:
+    def _read_answer(self, head: bytes, early: bytes) -> None:
         status = head.split(b" ", 2)[1:2]
         if head.startswith(b"HTTP/1.1 ") and status and status[0] != b"101":
             self._fail(f"answered {status[0][:3].decode('ascii', 'replace')} instead of 101")
             return
         try:
-            # Only the head is judged: behind it the frames are ours.
-            self.subprotocol = self._asking.read_answer(head)
+            # Only the head: the bytes behind it are frames.
+            self.subprotocol = self._handshake.read_answer(head)
         except NotAWebSocketError as error:
             self._fail(f"did not answer as a WebSocket server: {error}")
             return
         if not self.done.done():
-            self._transport.pause_reading()  # until the leg is there to read
+            self._transport.pause_reading()  # until the leg is the protocol
             self.done.set_result(early)
 
     def _fail(self, detail: str) -> None:

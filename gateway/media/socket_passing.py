@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""An open socket on its way from one worker to another, through the kernel (unix(7), SCM_RIGHTS).
+"""Hands an open socket from one worker to another through the kernel (unix(7), SCM_RIGHTS).
 
-A worker listens under a name of its own, which is no file: it goes with the process. Another one gives it a
-socket and what is to be said of it, in one message, and is told whether it was taken. Nobody but processes of
-the same user is spoken to. Only Linux has such names; elsewhere nothing is ever taken.
+A worker listens on an abstract Unix socket, whose name ends with the process. Another worker sends it an open
+socket with a message in one packet, and receives one byte as the answer. Only processes of the same user are
+accepted on either side. Abstract names exist on Linux only; elsewhere no socket is ever handed over.
 """
 
 from __future__ import annotations
@@ -25,36 +25,39 @@ log = structlog.get_logger(__name__)
 POSSIBLE: Final = sys.platform == "linux"
 
 MAX_BYTES: Final = 128 * 1024
-"""What may be said of a socket; the kernel takes a message of so many whole or not at all."""
+"""The largest message with a socket. The kernel sends a message of this size in one piece or not at all."""
 
 ANSWER_S: Final = 2.0
-"""How long who takes a socket may take for it, and how long who gives it away waits for the answer."""
+"""How long the receiver of a socket has for its answer, and how long the sender waits for it."""
 
 PAUSE_S: Final = 1.0
-"""After no file was left to take an offer with: its giver waits no longer than ANSWER_S."""
+"""How long to accept nothing when no descriptor is left; less than the sender waits."""
 
-_MOST_WAITING: Final = 16
+_BACKLOG: Final = 16
 _YES: Final = b"\1"
 _NO: Final = b"\0"
 _CREDENTIALS: Final = struct.Struct("iII")  # pid, user, group: unix(7), SO_PEERCRED
 
-Take = Callable[[socket.socket, bytes], Awaitable[bool]]
-"""Takes a socket, or closes it and says no. Reads nothing before it has said yes."""
+TakeSocket = Callable[[socket.socket, bytes], Awaitable[bool]]
+"""Receives a socket and its message. Returns True if it takes the socket, which it must not read before;
+otherwise it closes its copy and returns False."""
 
 
 class PassResult(Enum):
-    """What has become of a socket."""
+    """Which process an offered socket belongs to now."""
 
     TAKEN = auto()
+    """The receiver has it."""
     NOT_TAKEN = auto()
+    """The sender still has it."""
     UNKNOWN = auto()
-    """There was no answer: it may be the other's, so nothing may be read or written any more."""
+    """There was no answer. The receiver may have it, so the sender must not read or write it any more."""
 
 
-class Listener:
-    """Takes sockets under one name."""
+class SocketListener:
+    """Receives sockets from other workers under one name."""
 
-    def __init__(self, name: str, take: Take) -> None:
+    def __init__(self, name: str, take: TakeSocket) -> None:
         self._name = name
         self._take = take
         self._socket: socket.socket | None = None
@@ -62,13 +65,13 @@ class Listener:
         self._pause: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Listens from now on, where that is possible; a name in use, or no files left, is only said."""
+        """Start to listen. Only log a warning if the name is in use, or no descriptors are left."""
         if not POSSIBLE:
             return
         listening = _socket()
         try:
             listening.bind(_address(self._name))
-            listening.listen(_MOST_WAITING)
+            listening.listen(_BACKLOG)
         except OSError as error:
             listening.close()
             log.warning("sockets cannot be handed over to this worker", error=str(error))
@@ -77,7 +80,7 @@ class Listener:
         self._listen()
 
     async def stop(self) -> None:
-        """Takes no more; what is under way is broken off."""
+        """Stop to listen, and cancel what is being received."""
         if self._pause is not None:
             self._pause.cancel()
         if self._socket is not None:
@@ -96,37 +99,37 @@ class Listener:
         assert self._socket is not None
         loop = asyncio.get_running_loop()
         try:
-            giver, _ = self._socket.accept()
+            sender, _ = self._socket.accept()
         except BlockingIOError:
             return
-        except OSError:  # no files left: it would be readable again at once, and for ever
+        except OSError:  # no descriptors left: the socket stays readable, and the loop would do nothing else
             loop.remove_reader(self._socket.fileno())
             self._pause = loop.call_later(PAUSE_S, self._listen)
             return
-        giver.setblocking(False)
-        task = loop.create_task(self._serve(giver))
+        sender.setblocking(False)
+        task = loop.create_task(self._serve(sender))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, giver: socket.socket) -> None:
-        with giver:
-            if not _is_ours(giver):
+    async def _serve(self, sender: socket.socket) -> None:
+        with sender:
+            if not _is_ours(sender):
                 log.warning("a socket of another user's process was not taken")
                 return
             try:
                 async with asyncio.timeout(ANSWER_S):
-                    taken = await self._receive(giver)
+                    taken = await self._receive(sender)
             except (OSError, TimeoutError):
-                return  # who gives it sees an end without an answer, and keeps it
-            except Exception:  # the edge of one offer: the next one must be heard
+                return  # the sender sees the connection close without an answer, and keeps its socket
+            except Exception:  # the edge of one offer's task: it must not end the listener
                 log.exception("internal error")
                 return
-            with suppress(OSError):  # it has given up, and its copy too
-                giver.send(_YES if taken else _NO)
+            with suppress(OSError):  # the sender has given up, and closed its copy
+                sender.send(_YES if taken else _NO)
 
-    async def _receive(self, giver: socket.socket) -> bool:
-        await _readable(giver)
-        message, files, flags, _ = socket.recv_fds(giver, MAX_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+    async def _receive(self, sender: socket.socket) -> bool:
+        await _readable(sender)
+        message, files, flags, _ = socket.recv_fds(sender, MAX_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
         if not files:
             return False
         own = socket.socket(fileno=files[0])
@@ -142,24 +145,25 @@ class Listener:
 
 
 async def send_socket(name: str, descriptor: int, message: bytes) -> PassResult:
-    """Gives whoever listens under `name` a copy of an open socket, and a message of at most MAX_BYTES.
+    """Send the worker that listens under `name` a copy of an open socket, with a message of up to MAX_BYTES.
 
-    The own copy stays open. Where the wait for the answer is broken off, it is as with UNKNOWN.
+    The sender's own copy stays open. If this is cancelled while it waits for the answer, the result is as
+    UNKNOWN.
     """
     if not POSSIBLE or len(message) > MAX_BYTES:
         return PassResult.NOT_TAKEN
-    with _socket() as taker:
+    with _socket() as receiver:
         try:
-            taker.connect(_address(name))  # at once, or not at all
-            if not _is_ours(taker):
+            receiver.connect(_address(name))  # never blocks: it succeeds or fails at once
+            if not _is_ours(receiver):
                 return PassResult.NOT_TAKEN
-            socket.send_fds(taker, [message], [descriptor])
+            socket.send_fds(receiver, [message], [descriptor])
         except OSError:
             return PassResult.NOT_TAKEN
         try:
             async with asyncio.timeout(ANSWER_S):
-                await _readable(taker)
-            return PassResult.TAKEN if taker.recv(1) == _YES else PassResult.NOT_TAKEN
+                await _readable(receiver)
+            return PassResult.TAKEN if receiver.recv(1) == _YES else PassResult.NOT_TAKEN
         except TimeoutError:
             return PassResult.UNKNOWN
         except OSError:
@@ -175,13 +179,13 @@ def _address(name: str) -> str:
 
 
 def _is_ours(peer: socket.socket) -> bool:
-    """Whether a process of the same user is at the other end."""
+    """Return True if the process at the other end runs as the same user."""
     raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, user, _ = _CREDENTIALS.unpack(raw)
     return bool(user == os.geteuid())
 
 
-def _once(done: asyncio.Future[None]) -> None:
+def _set_done(done: asyncio.Future[None]) -> None:
     if not done.done():
         done.set_result(None)
 
@@ -189,7 +193,7 @@ def _once(done: asyncio.Future[None]) -> None:
 async def _readable(peer: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     readable = loop.create_future()
-    loop.add_reader(peer.fileno(), _once, readable)
+    loop.add_reader(peer.fileno(), _set_done, readable)
     try:
         await readable
     finally:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""AudioPlayer sound against a held clock: its pace, its pieces, its end."""
+"""The audio player against a clock that the test holds: its pace, its pieces, its end."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Carrier:
     is_writable: bool = True
     can_send_message: bool = True
     client: bool = False
-    heard: list[tuple[float, Media | Clear]] = field(default_factory=list)
+    received: list[tuple[float, Media | Clear]] = field(default_factory=list)
 
     @property
     def transport(self) -> Carrier:
@@ -74,7 +74,7 @@ class Carrier:
         for frame in scanner.spans:
             said = DIALECTS[self.carrier].read_agent(frames.payload(data, frame))
             assert isinstance(said, Media | Clear)
-            self.heard.append((self.loop.now, said))
+            self.received.append((self.loop.now, said))
 
     @property
     def bytes_per_s(self) -> int:
@@ -84,7 +84,7 @@ class Carrier:
     def played(self) -> list[tuple[float, float]]:
         """When each piece came, and how many seconds of sound there were before it that were not played."""
         unplayed_until, found = 0.0, []
-        for when, said in self.heard:
+        for when, said in self.received:
             if isinstance(said, Media):
                 found.append((when, max(unplayed_until - when, 0.0)))
                 unplayed_until = max(unplayed_until, when) + len(said.payload) / self.bytes_per_s
@@ -92,7 +92,7 @@ class Carrier:
 
     def most_ahead(self) -> float:
         unplayed_until, most = 0.0, 0.0
-        for when, said in self.heard:
+        for when, said in self.received:
             if isinstance(said, Media):
                 unplayed_until = max(unplayed_until, when) + len(said.payload) / self.bytes_per_s
                 most = max(most, unplayed_until - when)
@@ -110,7 +110,7 @@ def pacer(loop: HeldLoop) -> Pacer:
 
 
 @pytest.fixture(scope="module")
-def sounds() -> ClipCache:
+def clips() -> ClipCache:
     return ClipCache()
 
 
@@ -119,182 +119,182 @@ def carrier_of(loop: HeldLoop, name: str, audio: AudioFormat | None = None) -> C
     return Carrier(loop, name, Start("C1", "S1", audio=audio))
 
 
-def hold(carrier: Carrier, pacer: Pacer, sounds: ClipCache, recipe: Any = "us", **how: Any) -> AudioPlayer:
+def hold(carrier: Carrier, pacer: Pacer, clips: ClipCache, source: Any = "us", **how: Any) -> AudioPlayer:
     dialect = DIALECTS[carrier.carrier]
-    sound = sounds.sound(recipe, dialect, carrier.start)
-    return AudioPlayer(carrier, dialect, carrier.start, sound, pacer=pacer, **how)
+    clip = clips.clip(source, dialect, carrier.start)
+    return AudioPlayer(carrier, dialect, carrier.start, clip, pacer=pacer, **how)
 
 
 @pytest.mark.parametrize("late", [0.0, 0.003, 0.09])
 @pytest.mark.parametrize(("name", "audio"), FORMATS)
 async def test_never_more_than_200_ms_ahead_and_no_gap(
-    loop: HeldLoop, pacer: Pacer, sounds: ClipCache, name: str, audio: AudioFormat, late: float
+    loop: HeldLoop, pacer: Pacer, clips: ClipCache, name: str, audio: AudioFormat, late: float
 ) -> None:
     carrier = carrier_of(loop, name, audio)
-    holding = hold(carrier, pacer, sounds)
+    player = hold(carrier, pacer, clips)
     loop.pass_time(20, late=late)
-    seconds = sum(len(said.payload) for _, said in carrier.heard if isinstance(said, Media))
+    seconds = sum(len(said.payload) for _, said in carrier.received if isinstance(said, Media))
     seconds /= carrier.bytes_per_s
     assert carrier.most_ahead() <= AHEAD_S + 1e-5
-    piece_s = sounds.sound("us", DIALECTS[name], carrier.start).piece_ms / 1000
+    piece_s = clips.clip("us", DIALECTS[name], carrier.start).piece_ms / 1000
     if piece_s <= AHEAD_S / 2:  # a piece as long as all that may be ahead leaves nothing to be late with
         assert all(ahead > 0 for _, ahead in carrier.played()[1:]), "the caller hears a gap"
         assert 19.7 <= seconds <= 20
     else:
         assert seconds >= 20 * piece_s / (piece_s + max(late, 0.001)) - 0.7
-    holding.stop()
+    player.stop()
 
 
 async def test_it_begins_within_300_ms_and_not_at_once(
-    loop: HeldLoop, pacer: Pacer, sounds: ClipCache
+    loop: HeldLoop, pacer: Pacer, clips: ClipCache
 ) -> None:
     first = []
     for offset in (0.0, 0.02, 0.05, 0.099):  # wherever the others' beat is just now
         loop.pass_time(offset)
         carrier, begun = carrier_of(loop, "twilio"), loop.now
-        holding = hold(carrier, pacer, sounds)
+        player = hold(carrier, pacer, clips)
         loop.pass_time(0.3)
-        first.append(carrier.heard[0][0] - begun)
-        holding.stop()
+        first.append(carrier.received[0][0] - begun)
+        player.stop()
     assert 0.15 <= min(first) <= max(first) <= 0.26
 
 
 @pytest.mark.parametrize("name", CARRIERS)
 async def test_stop_clears_once_and_costs_nothing_more(
-    loop: HeldLoop, pacer: Pacer, sounds: ClipCache, name: str
+    loop: HeldLoop, pacer: Pacer, clips: ClipCache, name: str
 ) -> None:
     carrier = carrier_of(loop, name)
-    holding = hold(carrier, pacer, sounds)
+    player = hold(carrier, pacer, clips)
     loop.pass_time(1)
-    holding.stop()
-    holding.stop()
+    player.stop()
+    player.stop()
     loop.pass_time(5)
-    assert [isinstance(said, Clear) for _, said in carrier.heard].count(True) == 1
-    assert isinstance(carrier.heard[-1][1], Clear)
-    assert holding.over.done()
+    assert [isinstance(said, Clear) for _, said in carrier.received].count(True) == 1
+    assert isinstance(carrier.received[-1][1], Clear)
+    assert player.finished.done()
     assert not loop.due, "nobody is left to be timed"
 
 
 async def test_an_agent_that_is_there_at_once_is_preceded_by_nothing(
-    loop: HeldLoop, pacer: Pacer, sounds: ClipCache
+    loop: HeldLoop, pacer: Pacer, clips: ClipCache
 ) -> None:
     carrier = carrier_of(loop, "twilio")
-    holding = hold(carrier, pacer, sounds)
+    player = hold(carrier, pacer, clips)
     loop.pass_time(0.14)
-    holding.stop()
+    player.stop()
     loop.pass_time(1)
-    assert carrier.heard == [], "not even a clear"
+    assert carrier.received == [], "not even a clear"
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 24000])
 async def test_exotel_is_sent_the_sizes_it_plays_without_gaps(
-    loop: HeldLoop, pacer: Pacer, sounds: ClipCache, rate: int
+    loop: HeldLoop, pacer: Pacer, clips: ClipCache, rate: int
 ) -> None:
     carrier = carrier_of(loop, "exotel", AudioFormat("linear16", rate))
-    hold(carrier, pacer, sounds, "in")
+    hold(carrier, pacer, clips, "in")
     loop.pass_time(10)
-    sizes = {len(said.payload) for _, said in carrier.heard if isinstance(said, Media)}
+    sizes = {len(said.payload) for _, said in carrier.received if isinstance(said, Media)}
     assert all(size >= 3200 and size % 320 == 0 for size in sizes)
 
 
 async def test_a_british_leg_of_telnyx_is_sent_what_it_plays(
-    loop: HeldLoop, pacer: Pacer, sounds: ClipCache
+    loop: HeldLoop, pacer: Pacer, clips: ClipCache
 ) -> None:
     british, american = (carrier_of(loop, "telnyx", AudioFormat(coded)) for coded in ("alaw", "mulaw"))
     for carrier in (british, american):
-        hold(carrier, pacer, sounds, "eu")
+        hold(carrier, pacer, clips, "eu")
     loop.pass_time(2)
-    assert [said for _, said in british.heard] == [said for _, said in american.heard]
+    assert [said for _, said in british.received] == [said for _, said in american.received]
 
 
 async def test_a_carrier_that_does_not_read_is_not_fed(
-    loop: HeldLoop, pacer: Pacer, sounds: ClipCache
+    loop: HeldLoop, pacer: Pacer, clips: ClipCache
 ) -> None:
     carrier = carrier_of(loop, "twilio")
-    hold(carrier, pacer, sounds)
+    hold(carrier, pacer, clips)
     loop.pass_time(1)
     carrier.unsent = 1
-    before = len(carrier.heard)
+    before = len(carrier.received)
     loop.pass_time(30)
-    assert len(carrier.heard) == before
+    assert len(carrier.received) == before
     carrier.unsent = 0
     loop.pass_time(1)
-    assert len(carrier.heard) > before
+    assert len(carrier.received) > before
     assert carrier.most_ahead() <= AHEAD_S + 1e-5, "nothing is made up for"
 
 
 async def test_nothing_is_put_into_another_message_or_behind_a_close(
-    loop: HeldLoop, pacer: Pacer, sounds: ClipCache
+    loop: HeldLoop, pacer: Pacer, clips: ClipCache
 ) -> None:
     carrier = carrier_of(loop, "plivo")
-    holding = hold(carrier, pacer, sounds)
+    player = hold(carrier, pacer, clips)
     loop.pass_time(1)
-    before = len(carrier.heard)
+    before = len(carrier.received)
     carrier.can_send_message = False
     loop.pass_time(1)
-    holding.stop()
-    assert len(carrier.heard) == before
+    player.stop()
+    assert len(carrier.received) == before
 
 
 async def test_at_the_agents_first_sound_a_clear_may_always_stand(
-    loop: HeldLoop, pacer: Pacer, sounds: ClipCache
+    loop: HeldLoop, pacer: Pacer, clips: ClipCache
 ) -> None:
     carrier = carrier_of(loop, "plivo")
-    holding = hold(carrier, pacer, sounds)
+    player = hold(carrier, pacer, clips)
     loop.pass_time(1)
     carrier.can_send_message = False  # behind its sound the agent has begun another message
-    holding.stop(before_message=True)
-    assert isinstance(carrier.heard[-1][1], Clear)
+    player.stop(before_message=True)
+    assert isinstance(carrier.received[-1][1], Clear)
 
 
 async def test_it_moves_to_the_coupled_leg_and_ends_there_at_its_limit(
-    loop: HeldLoop, pacer: Pacer, sounds: ClipCache
+    loop: HeldLoop, pacer: Pacer, clips: ClipCache
 ) -> None:
     alone = carrier_of(loop, "twilio")
     coupled = carrier_of(loop, "twilio")
-    holding = hold(alone, pacer, sounds)
+    player = hold(alone, pacer, clips)
     loop.pass_time(1)
-    before = len(alone.heard)
-    holding.move(coupled, limit_s=2)
+    before = len(alone.received)
+    player.move_to(coupled, limit_s=2)
     loop.pass_time(5)
-    assert len(alone.heard) == before
-    assert isinstance(coupled.heard[-1][1], Clear)
-    assert coupled.heard[-1][0] == pytest.approx(103, abs=TICK_S)
+    assert len(alone.received) == before
+    assert isinstance(coupled.received[-1][1], Clear)
+    assert coupled.received[-1][0] == pytest.approx(103, abs=TICK_S)
 
 
-async def test_one_timer_for_all(loop: HeldLoop, pacer: Pacer, sounds: ClipCache) -> None:
+async def test_one_timer_for_all(loop: HeldLoop, pacer: Pacer, clips: ClipCache) -> None:
     carriers = [carrier_of(loop, name) for name in CARRIERS * 50]
     for carrier in carriers:
-        hold(carrier, pacer, sounds)
+        hold(carrier, pacer, clips)
     assert len(loop.due) == 1
     loop.pass_time(1)
     assert len(loop.due) == 1
-    assert all(carrier.heard for carrier in carriers)
+    assert all(carrier.received for carrier in carriers)
 
 
 async def test_a_message_is_played_once_and_then_is_over(
-    loop: HeldLoop, pacer: Pacer, sounds: ClipCache
+    loop: HeldLoop, pacer: Pacer, clips: ClipCache
 ) -> None:
     carrier = carrier_of(loop, "twilio")
-    holding = hold(carrier, pacer, sounds, "eu", wait_s=0, repeats=False)
+    player = hold(carrier, pacer, clips, "eu", wait_s=0, repeats=False)
     loop.pass_time(5)
-    assert not holding.over.done()
+    assert not player.finished.done()
     loop.pass_time(0.6)
-    assert holding.over.done()
-    assert len(carrier.heard) == 50
-    assert not any(isinstance(said, Clear) for _, said in carrier.heard)
+    assert player.finished.done()
+    assert len(carrier.received) == 50
+    assert not any(isinstance(said, Clear) for _, said in carrier.received)
 
 
-async def test_silence_is_silent(loop: HeldLoop, pacer: Pacer, sounds: ClipCache) -> None:
+async def test_silence_is_silent(loop: HeldLoop, pacer: Pacer, clips: ClipCache) -> None:
     carrier = carrier_of(loop, "telnyx")
-    hold(carrier, pacer, sounds, None)
+    hold(carrier, pacer, clips, None)
     loop.pass_time(1)
-    payloads = {said.payload for _, said in carrier.heard if isinstance(said, Media)}
+    payloads = {said.payload for _, said in carrier.received if isinstance(said, Media)}
     assert payloads == {b"\xff" * 800}
 
 
-def test_every_piece_is_json_of_the_carrier(sounds: ClipCache) -> None:
+def test_every_piece_is_json_of_the_carrier(clips: ClipCache) -> None:
     for name in CARRIERS:
         start = carrier_of(HeldLoop(), name).start
-        piece = sounds.sound("us", DIALECTS[name], start).pieces[0]
+        piece = clips.clip("us", DIALECTS[name], start).pieces[0]
         assert json.loads(DIALECTS[name].write_agent(Media(piece), start))["event"] in {"media", "playAudio"}

@@ -179,11 +179,11 @@ async def test_every_byte_arrives_in_order_both_ways(wires: Any, how: str) -> No
     )
     rest_s = 0.002 if how.startswith("held back") else 0.0
     turns = LoopBatcher(
-        rest_s, stay=stay, cpu=iter(range(1_000_000)).__next__
+        rest_s, poll_for=stay, cpu=iter(range(1_000_000)).__next__
     )  # a processor that is always busy
     if rest_s or stay:
-        turns.look()
-        assert turns.saving
+        turns.measure_load()
+        assert turns.is_batching
     says = {
         masked: b"".join(
             frames.build(

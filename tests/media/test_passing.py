@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from gateway.media import socket_passing
-from gateway.media.socket_passing import MAX_BYTES, Listener, PassResult, send_socket
+from gateway.media.socket_passing import MAX_BYTES, PassResult, SocketListener, send_socket
 from gateway.simulator.waiting import eventually
 
 
@@ -26,7 +26,7 @@ class Worker:
         self.silent = False
         self.taken: list[socket.socket] = []
         self.told: list[bytes] = []
-        self.listener = Listener(self.name, self._take)
+        self.listener = SocketListener(self.name, self._take)
 
     async def _take(self, own: socket.socket, message: bytes) -> bool:
         self.told.append(message)
@@ -168,7 +168,7 @@ async def test_a_worker_that_dies_over_it_leaves_it(caller: tuple[socket.socket,
 
 
 async def test_a_name_in_use_is_no_reason_to_stop(worker: Worker) -> None:
-    second = Listener(worker.name, worker._take)
+    second = SocketListener(worker.name, worker._take)
     second.start()
     await second.stop()
 

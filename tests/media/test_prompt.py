@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.audio.clips import ClipCache
-from gateway.audio.prompt import LARGEST_BYTES, PromptError, read_prompt
+from gateway.audio.prompt import MAX_BYTES, PromptError, read_prompt
 from serializers.codecs import decode
 from serializers.events import AudioFormat, Start
 from serializers.registry import DIALECTS
@@ -51,7 +51,7 @@ def test_no_wav_file_and_no_file(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match="ends too early"):
         read_prompt(tmp_path / "short.wav")
     with (tmp_path / "large.wav").open("wb") as file:
-        file.truncate(LARGEST_BYTES + 1)
+        file.truncate(MAX_BYTES + 1)
     with pytest.raises(PromptError, match="is larger than"):
         read_prompt(tmp_path / "large.wav")
 
@@ -79,8 +79,8 @@ def test_it_is_converted_once_and_lasts_as_long(
     tmp_path: Path, rate: int, carrier: str, audio: AudioFormat
 ) -> None:
     prompt = read_prompt(recording(tmp_path / "hold.wav", rate=rate))
-    sounds, start = ClipCache(), Start("C1", "S1", audio=audio)
-    sound = sounds.sound(prompt, DIALECTS[carrier], start)
-    assert len(sound.pieces) * sound.piece_ms == 1000
-    assert len(decode(b"".join(sound.pieces), audio)) == 2 * audio.sample_rate
-    assert sounds.sound(prompt, DIALECTS[carrier], start) is sound
+    cache, start = ClipCache(), Start("C1", "S1", audio=audio)
+    clip = cache.clip(prompt, DIALECTS[carrier], start)
+    assert len(clip.pieces) * clip.piece_ms == 1000
+    assert len(decode(b"".join(clip.pieces), audio)) == 2 * audio.sample_rate
+    assert cache.clip(prompt, DIALECTS[carrier], start) is clip
