@@ -151,22 +151,7 @@ async def _start_calls(settings: Settings, store: Store, agents: _Agents, stack:
     outbound = OutboundCalls(calls, active)
     stack.push_async_callback(calls.clients.close)
     stack.push_async_callback(outbound.end_all, stopped)
-    return Services(
-        settings=settings,
-        store=store,
-        agents=agents.directory,
-        calls=calls,
-        active=active,
-        outbound=outbound,
-        dispatcher=Dispatcher(calls, active, outbound),
-        health=agents.health,
-        api_keys=calls.api_keys,
-        tokens=tokens,
-        bots=bots,
-        http=http,
-        now=time.time,
-        new_id=calls.new_id,
-    )
+    return Services(calls, active, outbound, Dispatcher(calls, active, outbound), bots, http)
 
 
 def _start_store_watcher(services: Services, agents: _Agents, stack: AsyncExitStack) -> None:
@@ -175,7 +160,7 @@ def _start_store_watcher(services: Services, agents: _Agents, stack: AsyncExitSt
     def end_session(session_id: str, end: CallEnded) -> bool:
         return services.dispatcher.terminate(session_id, end) or services.bots.stop(session_id, end)
 
-    watcher = StoreWatcher(services.store, end_session, agents.refresh, services.calls.commands.poll)
+    watcher = StoreWatcher(services.calls.store, end_session, agents.refresh, services.calls.commands.poll)
     watcher.start()
     stack.push_async_callback(watcher.stop)
 
@@ -235,7 +220,7 @@ def _application(services: Services, batcher: LoopBatcher) -> Starlette:
 
     operations = [
         *OPERATIONS,
-        *reading_operations(OPERATIONS, url=services.settings.server.public_url),
+        *reading_operations(OPERATIONS, url=services.calls.settings.server.public_url),
     ]
     application = Starlette(
         routes=[

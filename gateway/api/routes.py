@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Every operation of the API: the one table that its routes and its document are made from."""
+"""The route table: every operation of the API. Its routes and its OpenAPI document are made from it."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from gateway.api.framework.operation import Operation
-from gateway.api.pipecat_cloud.management import MANAGEMENT
+from gateway.api.pipecat_cloud.agent_sessions import AGENT_SESSIONS
+from gateway.api.pipecat_cloud.agents import AGENTS
+from gateway.api.pipecat_cloud.keys import API_KEYS
+from gateway.api.pipecat_cloud.organizations import ORGANIZATIONS
+from gateway.api.pipecat_cloud.properties import PROPERTIES
 from gateway.api.pipecat_cloud.session_proxy import SESSION_PROXY
 from gateway.api.pipecat_cloud.start import START
+from gateway.api.pipecat_cloud.unsupported import UNSUPPORTED
 from gateway.api.sessions.call_control import CALL_CONTROL
 from gateway.api.sessions.dialout import DIALOUT
 from gateway.api.sessions.sessions import SESSIONS
@@ -22,7 +27,12 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *START,
     *SESSION_PROXY,
     *SESSIONS,
-    *MANAGEMENT,
+    *ORGANIZATIONS,
+    *PROPERTIES,
+    *API_KEYS,
+    *AGENTS,
+    *AGENT_SESSIONS,
+    *UNSUPPORTED,
     *DIALIN,
     *DIALOUT,
     *WHATSAPP,

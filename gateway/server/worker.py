@@ -84,7 +84,7 @@ class Worker:
         certificate: Certificate | None,
     ) -> None:
         """`certificate`: None for a port without TLS."""
-        drain_timeout_s = services.settings.server.drain_timeout
+        drain_timeout_s = services.calls.settings.server.drain_timeout
         self._life = WorkerLife(drain_timeout_s=drain_timeout_s, grace_s=GRACE_S)
         self._server = UvicornServer(app, limits, fd_reserve, certificate, self._tick)
         self._services = services

@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,10 +23,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from gateway.agents import instance_health
-from gateway.api.framework.dispatch import Access, Answer, ApiError, Context, Operation, Style, routes
+from gateway.api.framework.dispatch import routes
 from gateway.api.framework.docs_page import reading_operations
+from gateway.api.framework.errors import ApiError
 from gateway.api.framework.middleware import ApiMiddleware, http_exception
-from gateway.api.framework.operation import UNAUTHORIZED_START
+from gateway.api.framework.operation import UNAUTHORIZED_START, Access, Answer, Context, Operation, Style
 from gateway.api.framework.services import Services
 from gateway.auth.api_keys import Keyring
 from gateway.calls import bot_session, session_events
@@ -38,7 +40,6 @@ from tests.harness.bot_requests import holds
 from tests.harness.clock import Clock
 from tests.harness.document_fixtures import carrier, carrier_servers, line  # noqa: F401 - fixtures
 from tests.harness.start_api import Worker, running_worker, tables
-from tests.harness.wiring import NO_CALLS
 
 ANSWER_S = 20.0
 """No answer takes so long: a test that waits longer hangs."""
@@ -356,17 +357,8 @@ async def serve(
         settings = Settings(organizations=ORGANIZATIONS, limits=limits)
         api_keys = Keyring(settings.organizations, documents, clock)
         services = Services(
-            settings=settings,
-            store=None,
-            agents=None,
-            **NO_CALLS,
-            health=None,
-            api_keys=api_keys,
-            tokens=None,
-            bots=None,
-            http=None,
-            now=clock,
-            new_id=lambda: "a-session",
+            calls=SimpleNamespace(settings=settings, api_keys=api_keys, now=clock),
+            **dict.fromkeys(("active", "outbound", "dispatcher", "bots", "http")),
         )
 
         async def broken(_: Request) -> Response:

@@ -44,13 +44,13 @@ class Pair:
 
     def open_circuit(self) -> None:
         for _ in range(FAILURES):
-            self.worker.services.health.record_failure(self.failing)
+            self.worker.services.calls.health.record_failure(self.failing)
 
     async def half_open_circuit(self) -> None:
         self.open_circuit()
         self.clock.now += FIRST_PAUSE_S
         await self.worker.sees(self.failing, Health.READY)
-        assert self.worker.services.health.has_half_open([self.failing])
+        assert self.worker.services.calls.health.has_half_open([self.failing])
 
 
 async def answer(agent: Agent, request: AgentCall) -> None:
@@ -103,18 +103,18 @@ async def start_whatsapp_call(pair: Pair) -> str:
 
 
 async def start_inbound_call(pair: Pair) -> str:
-    (agent,) = pair.worker.services.agents.agents
+    (agent,) = pair.worker.services.calls.agents.agents
     return await pair.worker.services.calls.capacity.acquire(agent, details("twilio"))
 
 
 async def start_outbound_call(pair: Pair) -> str:
-    (agent,) = pair.worker.services.agents.agents
+    (agent,) = pair.worker.services.calls.agents.agents
     return await pair.worker.services.calls.capacity.acquire(agent, details("twilio"), is_outbound=True)
 
 
 async def move_call(pair: Pair) -> str:
     """Move a running call, whose agent on the healthy instance was lost."""
-    (agent,) = pair.worker.services.agents.agents
+    (agent,) = pair.worker.services.calls.agents.agents
     running = details("twilio")
     limits = SlotLimits(((pair.healthy, 0),), 10 * SESSIONS, 2)
     await pair.worker.store.admit(running, limits, 1000.0)

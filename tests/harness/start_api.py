@@ -27,7 +27,6 @@ from gateway.api.framework.dispatch import routes
 from gateway.api.framework.middleware import ApiMiddleware
 from gateway.api.framework.services import Services
 from gateway.api.pipecat_cloud.start import START
-from gateway.auth.api_keys import Keyring
 from gateway.auth.media_tokens import MediaTokens, load_secret
 from gateway.calls.bot_session import BotRequest, BotServices, BotSessions, StartedBot, bot_http_client
 from gateway.config import Settings
@@ -104,8 +103,8 @@ class Worker:
 
     async def sees(self, instance: str, readiness: Health) -> None:
         """Looks at an instance, which must be so."""
-        await self.services.health._probe(instance)
-        assert self.services.health.of(instance) is readiness
+        await self.services.calls.health._probe(instance)
+        assert self.services.calls.health.of(instance) is readiness
 
 
 def tables(*instances: str, agent: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -141,19 +140,7 @@ async def running_worker(
         timeout_s = settings.limits.agent_connect_timeout
         bots = BotSessions(BotServices(store, health, wiring.calls.capacity, bot_http, time.time, timeout_s))
         stack.push_async_callback(bots.end_all, CLOSING)
-        services = Services(
-            settings=settings,
-            store=store,
-            agents=directory,
-            **wiring._asdict(),
-            health=health,
-            api_keys=Keyring(settings.organizations, store.key_values, time.time),
-            tokens=tokens,
-            bots=bots,
-            http=http,
-            now=time.time,
-            new_id=lambda: str(uuid.uuid4()),
-        )
+        services = Services(*wiring, bots, http)
         app = Starlette(routes=routes(START, services), middleware=[Middleware(ApiMiddleware)])
         # asyncio sends at once only where the protocol is said to be TCP.
         listening = stack.enter_context(socket.socket(proto=socket.IPPROTO_TCP))
@@ -169,7 +156,7 @@ async def running_worker(
 
 async def start_bot(worker: Worker, **how: Any) -> StartedBot:
     """Starts a session of support.acme."""
-    (support,) = worker.services.agents.agents
+    (support,) = worker.services.calls.agents.agents
     details = CallDetails(
         session_id=how.pop("session_id", str(uuid.uuid4())),
         agent=support.service_host,

@@ -12,7 +12,7 @@ from gateway.calls.services import CallServices, make_call_services
 
 
 class Wiring(NamedTuple):
-    """One worker's calls. Its names are those of the API's `Services`."""
+    """One worker's calls: the first fields of the API's `Services`, in their order."""
 
     calls: CallServices
     active: ActiveCalls
@@ -25,7 +25,3 @@ def wire(*parts: Any, **options: Any) -> Wiring:
     calls, active = make_call_services(*parts, **options), ActiveCalls()
     outbound = OutboundCalls(calls, active)
     return Wiring(calls, active, outbound, Dispatcher(calls, active, outbound))
-
-
-NO_CALLS: dict[str, Any] = dict.fromkeys(Wiring._fields)
-"""For an API whose handlers use no calls."""

@@ -18,7 +18,7 @@ from starlette.responses import FileResponse, Response
 from gateway import __version__
 from gateway.api.framework.openapi import openapi_document
 from gateway.api.framework.operation import Access, Answer, Context, Handler, Operation, Style
-from gateway.api.framework.strict_json import dump
+from gateway.model.json_text import dump
 
 ASSETS: Final = Path(__file__).with_name("docs_assets")
 VERSION: Final = "5.35.0"

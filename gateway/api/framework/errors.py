@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Refusals of the API, and how they look in either style.
+"""The errors of the API and their bodies in either style.
 
-Those that the kernel itself gives are made here and nowhere else, so that the document shows their exact
-bodies. What a call's table of reasons says (gateway/model/reasons.py) is translated, never repeated.
+Errors of the framework are made here only, so that the OpenAPI document shows their exact bodies. The
+reasons of calls (gateway/model/reasons.py) are translated, never repeated.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _TYPES: Final[Mapping[int, ErrorType]] = {
 }
 
 RATE_LIMIT_MESSAGE: Final = "Rate limit exceeded. Please try again later"
-"""docs/reference/public-api.md, "Start": the `message` of every 429."""
+"""The `message` of every 429 in the style PCC (docs/reference/public-api.md, "Start")."""
 
 AT_CAPACITY_CODE: Final = "PCC-AGENT-AT-CAPACITY"
 
@@ -83,9 +83,10 @@ class ErrorEnvelope(BaseModel):
 
 
 class ApiError(Exception):
-    """Raised to refuse a request. `type` is the envelope's, by default the status's own.
+    """An error answer. Handlers raise it to refuse a request.
 
-    No text holds a key, a token or a stack trace: it is read by whoever called.
+    `type`: the envelope's; by default the one of the status. `param`: the parameter that is wrong. The
+    message goes to the client, so it must hold no key, token or stack trace.
     """
 
     def __init__(  # noqa: PLR0917 - raised in one line, in the order in which it is read
@@ -114,123 +115,129 @@ def _type_of(status: int) -> ErrorType:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A refusal in one style."""
+    """An error's status, body and headers in one style."""
 
     status: int
     body: BaseModel
     headers: Mapping[str, str]
 
 
-def render(refusal: ApiError, style: Style, request_id: str) -> Rendered:
-    """The refusal as the style has it."""
+def render(error: ApiError, style: Style, request_id: str) -> Rendered:
+    """Return the error in the given style."""
     body: BaseModel
     if style is Style.ENVELOPE:
         detail = ErrorDetail(
-            type=refusal.type,
-            code=refusal.code,
-            message=refusal.message,
-            param=refusal.param,
+            type=error.type,
+            code=error.code,
+            message=error.message,
+            param=error.param,
             request_id=request_id,
         )
         body = ErrorEnvelope(error=detail)
-    elif refusal.status == HTTPStatus.TOO_MANY_REQUESTS:
-        body = RateLimitAnswer(error=refusal.message)
+    elif error.status == HTTPStatus.TOO_MANY_REQUESTS:
+        body = RateLimitAnswer(error=error.message)
     else:
-        body = ErrorAnswer(error=refusal.message, code=refusal.code)
-    return Rendered(refusal.status, body, refusal.headers)
+        body = ErrorAnswer(error=error.message, code=error.code)
+    return Rendered(error.status, body, error.headers)
 
 
 def schema_of(status: int, style: Style) -> type[BaseModel]:
-    """The model of an error's body."""
+    """Return the model of an error's body."""
     if style is Style.ENVELOPE:
         return ErrorEnvelope
     return RateLimitAnswer if status == HTTPStatus.TOO_MANY_REQUESTS else ErrorAnswer
 
 
 def _own(status: HTTPStatus, code: str, message: str, style: Style, **more: str | None) -> ApiError:
-    """A refusal of the kernel: Pipecat Cloud's clients compare `code` with the status."""
+    """Return an error of the framework.
+
+    In the style PCC its code is the status, as that API's clients compare.
+    """
     return ApiError(
         status.value, str(status.value) if style is Style.PCC else code, message, param=more.get("param")
     )
 
 
 def bad_json(detail: str, style: Style) -> ApiError:
-    """The body is not what JSON is, or more than is taken of it."""
+    """Return the 400 for a body that is not JSON or exceeds what is accepted (strict_json.py)."""
     return _own(HTTPStatus.BAD_REQUEST, "bad_json", detail, style)
 
 
 def bad_content(detail: str, style: Style) -> ApiError:
-    """The body is of a kind that is not taken here."""
+    """Return the 400 for a body with another media type, charset or compression."""
     return _own(HTTPStatus.BAD_REQUEST, "bad_content_type", detail, style)
 
 
 def invalid(detail: str, style: Style, param: str | None = None) -> ApiError:
-    """The JSON or the query is well formed, and not what the operation takes."""
+    """Return the 400 (PCC) or 422 for well-formed JSON or a query that the operation does not accept."""
     status = HTTPStatus.BAD_REQUEST if style is Style.PCC else HTTPStatus.UNPROCESSABLE_ENTITY
     return _own(status, "invalid_parameter", detail, style, param=param)
 
 
-def unauthorized(how: Unauthorized, style: Style) -> ApiError:
-    """There is no key, or it is none of ours, or was revoked. Which of these is nobody's business."""
+def unauthorized(pcc: Unauthorized, style: Style) -> ApiError:
+    """Return the 401 for a missing, unknown or revoked key, without saying which.
+
+    `pcc`: its text in the style PCC.
+    """
     headers = {"WWW-Authenticate": "Bearer"}
     if style is Style.PCC:
-        return ApiError(401, how.code, how.message, headers=headers)
+        return ApiError(401, pcc.code, pcc.message, headers=headers)
     return ApiError(401, "unauthorized", "A valid key is needed: Authorization: Bearer sk_…", headers=headers)
 
 
-def not_private(how: Unauthorized, style: Style) -> ApiError:
-    """A public key where a private one is needed."""
+def not_private(pcc: Unauthorized, style: Style) -> ApiError:
+    """Return the 403 (PCC: 401) for a public key where a private one is needed."""
     if style is Style.PCC:
-        return unauthorized(how, style)
+        return unauthorized(pcc, style)
     return ApiError(403, "private_key_needed", "This needs a private key; a public one was given")
 
 
 def not_found(detail: str, style: Style) -> ApiError:
-    """There is nothing, or nothing that this caller may know of."""
+    """Return the 404 for a thing that does not exist or belongs to another organisation."""
     return _own(HTTPStatus.NOT_FOUND, "not_found", detail, style)
 
 
 def wrong_method(allowed: str, style: Style) -> ApiError:
-    """The path is served, this method is not. `allowed`: the methods that are, separated by commas."""
-    refusal = _own(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", f"This path takes {allowed}", style)
-    refusal.headers["Allow"] = allowed
-    return refusal
+    """Return the 405 for a path without this method. `allowed`: the path's methods, separated by commas."""
+    error = _own(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", f"This path takes {allowed}", style)
+    error.headers["Allow"] = allowed
+    return error
 
 
 def too_slow(seconds: float, style: Style) -> ApiError:
-    """The body did not come in time."""
+    """Return the 408 for a body that did not arrive in time."""
     detail = f"The request's body did not come within {seconds:g} s"
     return _own(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", detail, style)
 
 
-def too_large(most: int, style: Style) -> ApiError:
-    """The body has more bytes than are taken."""
-    detail = f"The request's body is larger than {most} bytes"
+def too_large(max_bytes: int, style: Style) -> ApiError:
+    """Return the 413 for a body of more than `max_bytes` bytes."""
+    detail = f"The request's body is larger than {max_bytes} bytes"
     return _own(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", detail, style)
 
 
 def rate_limited(retry_after_s: int, style: Style) -> ApiError:
-    """The key has made more requests than it may."""
+    """Return the 429 for a key that has made too many requests."""
     return _too_many("More requests were made with this key than it may make a second", retry_after_s, style)
 
 
 def too_many_unknown(retry_after_s: int, style: Style) -> ApiError:
-    """An address has tried more keys that open nothing than it may."""
+    """Return the 429 for an address that has tried too many unknown keys."""
     detail = "More requests with keys that are not good came from this address than may come a second"
     return _too_many(detail, retry_after_s, style)
 
 
 def _too_many(detail: str, retry_after_s: int, style: Style) -> ApiError:
-    refusal = _own(HTTPStatus.TOO_MANY_REQUESTS, Reasons.rate_limited.code, detail, style)
-    refusal.headers["Retry-After"] = str(retry_after_s)
-    return refusal
+    error = _own(HTTPStatus.TOO_MANY_REQUESTS, Reasons.rate_limited.code, detail, style)
+    error.headers["Retry-After"] = str(retry_after_s)
+    return error
 
 
-def of_call_end(end: CallEnded, style: Style) -> ApiError:
-    """A refusal of the table of reasons as an HTTP answer.
+def error_of(end: CallEnded, style: Style) -> ApiError:
+    """Return the HTTP answer to a refusal with a reason of the table.
 
-    In the style PCC `code` is the status where the status says it all, as the SDK's users compare it with
-    "404" and "429"; where an agent or the gateway is at fault it is the entry's code, which tells more.
+    In the style PCC the code is the status up to 500, because the SDK's users compare it with "404" and
+    "429"; above that it is the reason's code, which distinguishes the agent's failures from the gateway's.
     """
     reason = end.reason
     status = reason.status or (502 if reason.party is Party.AGENT else 503)
@@ -259,35 +266,35 @@ _EXAMPLES: Final = {
 }
 
 
-def example_refusal(status: int, style: Style) -> ApiError:
-    """An example of what handlers refuse with this status."""
+def example_error(status: int, style: Style) -> ApiError:
+    """Return an example of a handler's error with this status, for the OpenAPI document."""
     if status in _EXAMPLES:
-        return of_call_end(CallEnded(_EXAMPLES[status]), style)
+        return error_of(CallEnded(_EXAMPLES[status]), style)
     phrase = status_phrase(status)
     return _own(HTTPStatus(status), phrase.lower().replace(" ", "_"), phrase, style)
 
 
-def kernel_refusals(operation: Operation) -> list[ApiError]:
-    """Every refusal that the kernel may give to this operation's callers, an example of each status."""
+def framework_errors(operation: Operation) -> list[ApiError]:
+    """Return an example of each error that the framework may answer to the operation's clients."""
     style = operation.style
-    found: list[ApiError] = []
+    errors: list[ApiError] = []
     if operation.body is not None:
-        found.append(bad_json("The body is not JSON: Expecting value at byte 0", style))
+        errors.append(bad_json("The body is not JSON: Expecting value at byte 0", style))
     if operation.body is not None or operation.query is not None:
-        found.append(invalid("limit: Input should be greater than or equal to 1", style, "limit"))
+        errors.append(invalid("limit: Input should be greater than or equal to 1", style, "limit"))
     if operation.access is not Access.NONE:
-        found.append(unauthorized(operation.unauthorized, style))
-        found.append(rate_limited(1, style))
+        errors.append(unauthorized(operation.unauthorized, style))
+        errors.append(rate_limited(1, style))
     if operation.access is Access.PRIVATE:
-        found.append(not_private(operation.unauthorized, style))
+        errors.append(not_private(operation.unauthorized, style))
     if "{" in operation.path:
-        found.append(not_found("There is no such thing here", style))
+        errors.append(not_found("There is no such thing here", style))
     if operation.reads_body:
-        found.append(too_slow(30, style))
-        found.append(too_large(operation.max_body_bytes, style))
-    found.append(of_call_end(CallEnded(Reasons.internal_error), style))
-    found.append(of_call_end(CallEnded(Reasons.store_failed), style))
+        errors.append(too_slow(30, style))
+        errors.append(too_large(operation.max_body_bytes, style))
+    errors.append(error_of(CallEnded(Reasons.internal_error), style))
+    errors.append(error_of(CallEnded(Reasons.store_failed), style))
     first: dict[int, ApiError] = {}
-    for refusal in found:
-        first.setdefault(refusal.status, refusal)
+    for error in errors:
+        first.setdefault(error.status, error)
     return [first[status] for status in sorted(first)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Health: is the process alive, may it be sent calls, and what is it doing."""
+"""Health: whether the process is alive, whether it accepts calls, and its counts."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from gateway.store.interface import StoreFailed
 
 
 def health_routes(services: CallServices, active: ActiveCalls) -> list[Route]:
-    """`/livez`, `/readyz` and `/status`."""
+    """Return the routes `/livez`, `/readyz` and `/status`."""
 
     async def livez(_: Request) -> JSONResponse:
         return JSONResponse({"status": "alive"})
 
     async def readyz(_: Request) -> JSONResponse:
-        """503 from the moment a stop was asked for, so that nobody sends more calls."""
+        """Answer 503 while the gateway drains, so that a load balancer sends no more calls."""
         if active.draining:
             return JSONResponse({"status": "draining", "calls": len(active)}, status_code=503)
         return JSONResponse({"status": "ready"})
 
     async def status(_: Request) -> JSONResponse:
-        """Counts over all workers, and this worker's own calls."""
+        """Answer with the counts of all workers and the number of this worker's calls."""
         answer: dict[str, object] = {
             "name": "patchbay",
             "version": __version__,

@@ -27,7 +27,7 @@ from starlette.datastructures import Headers
 from gateway.api.framework.errors import ApiError
 from gateway.api.framework.operation import Answer, Style
 from gateway.api.framework.services import Services
-from gateway.api.framework.strict_json import dump
+from gateway.model.json_text import dump
 from gateway.store.interface import StoredValue, StoreFailed
 
 log = structlog.get_logger(__name__)
@@ -89,11 +89,11 @@ async def run_once(
         StoreFailed: the store did not answer, or the stored answer does not decrypt.
     Whatever `work` raises passes through; the key is free again then.
     """
-    documents, now = services.store.key_values, services.now
+    documents, now = services.calls.store.key_values, services.calls.now
     name = hashlib.sha256(f"{organization}\0{key}".encode()).hexdigest()
     secret = hashlib.sha256(f"answer\0{organization}\0{key}".encode()).digest()
     record: dict[str, Any] = {_FINGERPRINT: fingerprint}
-    lease_s = services.settings.limits.agent_connect_timeout + RUNNING_S
+    lease_s = services.calls.settings.limits.agent_connect_timeout + RUNNING_S
     at = now()
     if not await documents.put_if_absent(
         DOCUMENT_KIND, name, json.dumps(record), now=at, expires_at=at + lease_s
@@ -121,7 +121,7 @@ async def run_once(
 
 async def _release(services: Services, name: str) -> None:
     try:
-        await services.store.key_values.delete(DOCUMENT_KIND, name)
+        await services.calls.store.key_values.delete(DOCUMENT_KIND, name)
     except StoreFailed as error:
         log.warning("store", error=str(error))  # the key is free when its lease ends
 

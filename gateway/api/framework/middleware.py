@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What holds for every HTTP answer, whoever gives it.
+"""Middleware for every HTTP answer of the process, the API's and all others.
 
-It carries the request's id, no header breaks out of its line, no exception shows, and a body that nobody read
-does not keep the connection.
+It adds the request's id, drops headers that would break out of their line, turns exceptions into a 500, and
+reads the rest of a refused body so that the client sees the answer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.framework.errors import ErrorAnswer
-from gateway.api.framework.strict_json import dump
+from gateway.model.json_text import dump
 from gateway.model.reasons import Reasons, status_phrase
 
 log = structlog.get_logger(__name__)
@@ -32,16 +32,18 @@ _STATE_KEY: Final = "request_id"
 
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 16 * 1024 * 1024
-"""What is still read of a refused body, and for how long: a client that is writing when the connection
-closes would lose the answer (RFC 9112 §9.6)."""
+"""Bytes of a refused body that are still read, and seconds for it.
+
+A client that is still writing when the connection closes would lose the answer (RFC 9112 §9.6).
+"""
 
 _BROKEN_HEADER: Final = re.compile(rb"[\r\n\0]")
 
 
 def request_id_of(scope: Scope) -> str:
-    """The id of the request that this scope is of."""
-    found: str = scope["state"][_STATE_KEY]
-    return found
+    """Return the id of the scope's request. Only below `ApiMiddleware`."""
+    request_id: str = scope["state"][_STATE_KEY]
+    return request_id
 
 
 class ApiMiddleware:
@@ -54,9 +56,10 @@ class ApiMiddleware:
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
         on_request: Callable[[], None] = lambda: None,
     ) -> None:
-        """`new_id` makes ids for requests that bring none, or none that could stand in a log line.
+        """Wrap an application.
 
-        `on_request` is called as a request comes.
+        `new_id` makes the id of a request without one, or with one that is unfit for a log line.
+        `on_request` is called when a request arrives.
         """
         self._app = app
         self._on_request = on_request
@@ -76,7 +79,7 @@ class ApiMiddleware:
             except Exception:  # the edge of the request's task: it ends this answer and no other
                 log.exception("internal error")
                 if exchange.started:
-                    return  # half an answer is out: the server breaks the connection off
+                    return  # part of an answer was sent: the server closes the connection
                 answer = json_error(500, "500", Reasons.internal_error.sentence)
                 await answer(scope, exchange.receive, exchange.send)
 
@@ -88,7 +91,7 @@ class ApiMiddleware:
 
 
 class _Exchange:
-    """One request and its answer."""
+    """One request and its answer, between the server and the application."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         scope.setdefault("state", {})[_STATE_KEY] = request_id
@@ -116,21 +119,21 @@ class _Exchange:
         await self._send(message)
 
     def _complete_headers(self, message: Message) -> None:
-        kept = []
+        sound = []
         for name, value in message.get("headers", []):
             if _BROKEN_HEADER.search(name) or _BROKEN_HEADER.search(value):
                 log.error("a header was left out: it would break out of its line")
             else:
-                kept.append((name, value))
-        message["headers"] = kept
-        headers = MutableHeaders(raw=kept)
+                sound.append((name, value))
+        message["headers"] = sound
+        headers = MutableHeaders(raw=sound)
         headers[REQUEST_ID] = self.request_id
         if self._body_is_open:
             headers["Connection"] = "close"
         self._has_length = "Content-Length" in headers
 
     async def _linger(self) -> None:
-        """Reads on for a while, so that the client reads the answer and not a reset."""
+        """Read on for up to LINGER_S, so that the client reads the answer instead of a connection reset."""
         read = 0
         try:
             async with asyncio.timeout(LINGER_S):
@@ -141,7 +144,7 @@ class _Exchange:
 
 
 def _has_body(scope: Scope) -> bool:
-    """Whether a body follows the request's head (RFC 9112 §6.3)."""
+    """Return True if a body follows the request's head (RFC 9112 §6.3)."""
     for name, value in scope["headers"]:
         if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 ")):
             return True
@@ -149,7 +152,7 @@ def _has_body(scope: Scope) -> bool:
 
 
 async def http_exception(_: Request, error: Exception) -> Response:
-    """Starlette's own refusals (no such path, not this method) as JSON: for `exception_handlers`."""
+    """Return Starlette's own errors (no such path, wrong method) as JSON. For `exception_handlers`."""
     assert isinstance(error, HTTPException)
     answer = json_error(error.status_code, str(error.status_code), status_phrase(error.status_code))
     answer.headers.update(error.headers or {})
@@ -157,6 +160,6 @@ async def http_exception(_: Request, error: Exception) -> Response:
 
 
 def json_error(status: int, code: str, detail: str) -> Response:
-    """An error as Pipecat Cloud's clients read it."""
+    """Return an error in the style PCC."""
     body = dump(ErrorAnswer(error=detail, code=code).model_dump())
     return Response(body, status, media_type="application/json")

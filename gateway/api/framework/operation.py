@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""One row of the route table: what it takes, who may call it, what it answers.
+"""A row of the route table: an operation's input, its access and its answers.
 
-The same rows make the routes (kernel.py) and the OpenAPI document (openapi.py), so neither can say something
-that the other does not do.
+The routes (dispatch.py) and the OpenAPI document (openapi.py) are made from the same rows, so they cannot
+disagree.
 """
 
 from __future__ import annotations
@@ -10,48 +10,44 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.api.framework.services import Services
 from gateway.auth.api_keys import Principal
-
-if TYPE_CHECKING:
-    from gateway.api.framework.services import Services
 
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_BODY_BYTES: Final = 1_100_000
-"""A start's `body` may have 1,000,000 bytes (docs/reference/public-api.md, "Start"); the rest is for what
-is around it.
-"""
+"""Bytes: 1,000,000 for a start's `body` (docs/reference/public-api.md, "Start") and the rest for others."""
 
 
 class Access(Enum):
-    """Who may call (docs/reference/public-api.md, "Keys")."""
+    """The key that an operation requires (docs/reference/public-api.md, "Keys")."""
 
     NONE = "none"
-    """Anybody: what it serves is open, or it proves its caller itself, as a signed webhook does."""
+    """None: the operation is public, or its handler authenticates the request, as a signed webhook."""
     PUBLIC = "public"
-    """Whoever has a key of an organisation, public or private."""
+    """Any key of an organisation, public or private."""
     PRIVATE = "private"
-    """Whoever has a private key, or a personal token."""
+    """A private key or a personal token."""
 
 
 class Style(Enum):
-    """How errors look."""
+    """The form of error bodies."""
 
     PCC = "pcc"
     """`{"error", "code"}`, as Pipecat Cloud's clients read them."""
     ENVELOPE = "envelope"
-    """`{"error": {"type", "code", "message", "param", "request_id"}}`, for everybody else."""
+    """`{"error": {"type", "code", "message", "param", "request_id"}}`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unauthorized:
-    """What a caller without a good key is told, in the style PCC."""
+    """The code and message of a 401 in the style PCC."""
 
     code: str
     message: str
@@ -59,12 +55,12 @@ class Unauthorized:
 
 UNAUTHORIZED: Final = Unauthorized("401", "Unauthorized / token expired")
 UNAUTHORIZED_START: Final = Unauthorized("PCC-1002", "Attempt to start agent without a valid public API key.")
-"""docs/reference/public-api.md, "Keys": a start has a code of its own."""
+"""A start has a code of its own (docs/reference/public-api.md, "Keys")."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a handler answers with: `body` becomes JSON; None is no body at all."""
+    """A handler's answer. `body` becomes JSON; None means no body."""
 
     status: int
     body: object = None
@@ -73,39 +69,39 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a handler is given: a request that has passed all that the kernel asks of it."""
+    """A request that has passed authentication, limits and validation, as its handler receives it."""
 
     request: Request
     services: Services
     principal: Principal | None
-    """Who calls; None where the operation's access is NONE."""
+    """The owner of the request's key; None if the operation's access is NONE."""
     path: Mapping[str, str]
-    """The path's parameters, decoded."""
+    """The parameters of the path, decoded."""
     body: BaseModel | None
     raw_body: bytes
-    """The body as it came; empty unless the operation has a `body` or `reads_raw`."""
+    """The unparsed body; empty unless the operation has a `body` or `reads_raw`."""
     query: BaseModel | None
     request_id: str
 
     @property
     def caller(self) -> Principal:
-        """Who calls an operation that wants a key."""
+        """The owner of the request's key. Only for operations that require one."""
         assert self.principal is not None, "the operation's access is NONE"
         return self.principal
 
     def body_as(self, model: type[Model]) -> Model:
-        """The validated body, as the operation's `body` says."""
+        """Return the validated body. `model`: the operation's `body`."""
         assert isinstance(self.body, model)
         return self.body
 
     def query_as(self, model: type[Model]) -> Model:
-        """The validated query, as the operation's `query` says."""
+        """Return the validated query. `model`: the operation's `query`."""
         assert isinstance(self.query, model)
         return self.query
 
 
 Handler = Callable[[Context], Awaitable[Answer | Response]]
-"""Serves one operation. Raises ApiError, CallEnded or StoreFailed to refuse; a Response goes out as it is."""
+"""Serves one operation. Raises ApiError, CallEnded or StoreFailed to refuse; a Response is sent unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +109,15 @@ class Operation:
     """One method on one path.
 
     `path`: in Starlette's syntax, as in "/v1/sessions/{session_id}".
-    `body`: its JSON is read strictly and validated before the handler runs; no body at all counts as `{}`.
-    `query`: validated likewise; a field that is a list takes a parameter given several times.
-    `answers`: documented answers by status, None for one without a body. The kernel's refusals are added, and
-    an error status with None gets the style's error body.
-    `reads_raw`: the kernel reads the body, within limits, also where there is no `body`; without either the
-    handler may stream it from the request.
-    `any_answer`: what comes back is somebody else's, with any status.
-    `request_headers`, `path_notes`: names and what they mean, for the document.
+    `body`: model of the JSON body, validated before the handler runs; an empty body counts as `{}`.
+    `query`: model of the query, validated likewise; a list field takes a parameter given several times.
+    `answers`: models of the documented answers by status; None for an answer without a body, or with the
+    style's error body if the status is an error. The framework's own errors are added.
+    `in_schema`: whether the operation is in the OpenAPI document.
+    `reads_raw`: read the body within limits although there is no `body` model. Without either, the handler
+    may stream the body from the request.
+    `any_answer`: the answer is another server's, with any status.
+    `request_headers`, `path_notes`: descriptions by name, for the document.
     """
 
     method: str
@@ -144,5 +141,5 @@ class Operation:
 
     @property
     def reads_body(self) -> bool:
-        """Whether the kernel reads the body before the handler runs."""
+        """Whether the body is read before the handler runs."""
         return self.body is not None or self.reads_raw

@@ -16,7 +16,8 @@ from starlette.requests import Request
 
 from gateway.api.framework.errors import ApiError, bad_content, bad_json, invalid, too_large, too_slow
 from gateway.api.framework.operation import Model, Operation, Style
-from gateway.api.framework.strict_json import JsonError, dump, parse, whole_numbers_as_int
+from gateway.api.framework.strict_json import JsonError, parse, whole_numbers_as_int
+from gateway.model.json_text import dump
 
 BODY_TIMEOUT_S: Final = 30.0
 """Seconds within which the whole body must arrive."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""JSON as RFC 8259 defines it, without the extensions that Python's `json` accepts.
+"""JSON as RFC 8259 defines it, without the extensions of Python's `json`, and its times as of RFC 3339.
 
 msgspec refuses NaN and Infinity (§6), lone surrogates (§8.2), bytes that are not UTF-8 (§8.1) and numbers
 that no float can hold. This module adds duplicate names (§4) and nesting deeper than `MAX_DEPTH`.
@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
 import msgspec
-
-from gateway.model.json_text import dump
-
-__all__ = ["MAX_DEPTH", "JsonError", "dump", "parse", "whole_numbers_as_int"]
 
 MAX_DEPTH: Final = 64
 """Arrays and objects inside each other."""
@@ -49,6 +46,21 @@ def parse(raw: bytes) -> Any:
     if members and _STRING.sub(b"", raw).count(b":") != members:
         raise JsonError("The body is not taken: an object has the same name twice")
     return value
+
+
+def rfc3339(at: float) -> str:
+    """Return Unix seconds as a time in UTC, rounded down to the millisecond: "2026-11-21T12:00:00.000Z"."""
+    return utc_text(datetime.fromtimestamp(at, UTC))
+
+
+def rfc3339_or_none(at: float | None) -> str | None:
+    """Return Unix seconds as `rfc3339` does; None for None."""
+    return None if at is None else rfc3339(at)
+
+
+def utc_text(moment: datetime) -> str:
+    """Return an aware datetime as `rfc3339` does."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def whole_numbers_as_int(value: Any) -> Any:

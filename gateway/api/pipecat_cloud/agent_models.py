@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Agents as the management API tells and takes them (docs/reference/public-api.md, "Management")."""
+"""Models of agents in the management API (docs/reference/public-api.md, "Management")."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from gateway.agents.instance_health import Health, InstanceHealth
 from gateway.agents.stored_agents import StoredAgent
-from gateway.api.framework.timestamps import rfc3339_or_none
+from gateway.api.framework.strict_json import rfc3339_or_none
 from gateway.api.pipecat_cloud.conventions import RequestModel, ResponseModel
 from gateway.config import AgentSettings
 
 _IDS: Final = uuid.UUID("6b6d2f0e-6f0a-5b0e-8f43-7d6f0c1c5a11")
-"""The namespace of agents' ids (RFC 9562 §5.5), which are made from their service hosts."""
+"""The namespace of agents' ids, which are UUIDs of their service hosts (RFC 9562 §5.5)."""
 
 USABLE: Final = frozenset({Health.READY, Health.UNKNOWN})
-"""An instance that answers, but not as HTTP should, is given calls too."""
+"""States of an instance that gets calls. UNKNOWN: it answers, but not to a health check."""
 
 
 def agent_id(service_host: str) -> str:
-    """An agent's id: the same for as long as its name is, on every worker."""
+    """Return an agent's id, which every worker derives from its name."""
     return str(uuid.uuid5(_IDS, service_host))
 
 
@@ -157,22 +157,25 @@ class AgentChange(RequestModel):
     force_redeploy: JsonValue = Field(default=None, description="As `image`; false and null are taken.")
 
     def table(self) -> dict[str, Any]:
-        """What is set, under the keys of `[[agents]]`."""
+        """Return the given values under the keys of `[[agents]]`."""
         given = self.model_dump(include=set(_SETTINGS), exclude_none=True)
         scaling = self.auto_scaling.model_dump(exclude_none=True) if self.auto_scaling else {}
         return {**given, **scaling}
 
     def container_fields(self) -> list[str]:
-        """The fields that ask for what only a host of containers has."""
+        """Return the names of the given fields that only a host of containers can honour."""
         return [
             type(self).model_fields[name].alias or name
             for name in _OF_CONTAINERS
-            if not _says_nothing(getattr(self, name))
+            if not _is_blank(getattr(self, name))
         ]
 
 
 def _with_instances(schema: dict[str, Any]) -> None:
-    """Says what a new agent needs. The model asks for less, so that whoever wants a container is told 501."""
+    """Document `instances` as required.
+
+    The model accepts none, so that a request for a container gets its 501.
+    """
     schema["required"] = [*schema.get("required", []), "instances"]
     field = schema["properties"]["instances"]
     (urls,) = (choice for choice in field.pop("anyOf") if choice != {"type": "null"})
@@ -223,7 +226,7 @@ _OF_CONTAINERS: Final = (
     "force_redeploy",
 )
 
-SPELT: Final[Mapping[str, str]] = {
+API_NAMES: Final[Mapping[str, str]] = {
     "name": "serviceName",
     "min_agents": "autoScaling.minAgents",
     "max_agents": "autoScaling.maxAgents",
@@ -232,36 +235,36 @@ SPELT: Final[Mapping[str, str]] = {
     "websocket_auth": "websocketAuth",
     "idle_timeout": "idleTimeout",
 }
-"""Keys of `[[agents]]` as the API spells them, where it does so otherwise."""
+"""Names in the API of those keys of `[[agents]]` that differ."""
 
 
-def _says_nothing(value: JsonValue) -> bool:
-    """Whether it asks for nothing, as `{"audioFilter": null}` does."""
+def _is_blank(value: JsonValue) -> bool:
+    """Return True if the value requests nothing, such as `{"audioFilter": null}`."""
     return not value or (isinstance(value, dict) and all(each is None for each in value.values()))
 
 
-def summary(agent: AgentSettings, kept: StoredAgent | None) -> AgentSummary:
-    """An agent in a list; `kept` where it is one of the store."""
+def agent_summary(agent: AgentSettings, record: StoredAgent | None) -> AgentSummary:
+    """Return an agent as lists show it. `record`: None for an agent of the configuration file."""
     return AgentSummary(
         id=agent_id(agent.service_host),
         name=agent.name,
         region=agent.region,
         organization_id=agent.organization,
-        created_at=rfc3339_or_none(kept.created_at) if kept else None,
-        updated_at=rfc3339_or_none(kept.updated_at) if kept else None,
-        read_only=kept is None,
+        created_at=rfc3339_or_none(record.created_at) if record else None,
+        updated_at=rfc3339_or_none(record.updated_at) if record else None,
+        read_only=record is None,
     )
 
 
-def told(
-    agent: AgentSettings, kept: StoredAgent | None, active_sessions: int, health: InstanceHealth
+def agent_view(
+    agent: AgentSettings, record: StoredAgent | None, active_sessions: int, health: InstanceHealth
 ) -> AgentView:
-    """An agent, with its instances as this worker sees them."""
-    fault = kept.fault if kept else ""
+    """Return an agent with its instances as this worker sees them."""
+    fault = record.fault if record else ""
     seen = [(instance, health.of(instance)) for instance in agent.instances]
     usable = not fault and _any_usable(readiness for _, readiness in seen)
     return AgentView(
-        **summary(agent, kept).model_dump(),
+        **agent_summary(agent, record).model_dump(),
         ready=usable,
         available=usable,
         active_deployment_ready=usable,

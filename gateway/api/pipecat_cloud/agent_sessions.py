@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""An agent's sessions: list, one, stop (docs/reference/public-api.md, "Management")."""
+"""An agent's sessions: list, get, stop (docs/reference/public-api.md, "Management")."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, Final, Literal
 from pydantic import Field, JsonValue
 
 from gateway.api.framework.operation import Answer, Context, Operation
-from gateway.api.framework.timestamps import rfc3339_or_none
+from gateway.api.framework.strict_json import rfc3339_or_none
 from gateway.api.pipecat_cloud.agent_models import agent_id
 from gateway.api.pipecat_cloud.agents import known_agent
-from gateway.api.pipecat_cloud.conventions import ResponseModel, both, missing, refused
+from gateway.api.pipecat_cloud.conventions import Documented, ResponseModel, both, missing, refused
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import REASONS, Party, Reasons
 from gateway.model.session import SessionRecord
@@ -29,7 +29,7 @@ EndState = Literal[
     "agent_error",
     "unknown",
 ]
-"""The words of `pipecatcloud` 1.4.0 for how a session went."""
+"""The end states that `pipecatcloud` 1.4.0 knows."""
 
 WS_CONNECTION_CLOSED: Final = "WS_CONNECTION_CLOSED"
 _SOCKETS: Final = ("telephony", "websocket")
@@ -86,14 +86,14 @@ class StopAnswer(ResponseModel):
 
 
 def bot_start_seconds(record: SessionRecord) -> float | None:
-    """From the place that was taken to the agent that runs, in seconds; None where it does not."""
+    """Return the seconds from a session's admission to the start of its agent; None if it did not start."""
     if record.started_at is None or record.admitted_at is None:
         return None
     return round(max(0.0, record.started_at - record.admitted_at), 3)
 
 
 def completion_status(record: SessionRecord) -> str | None:
-    """How the agent's request or socket ended; None where it did not, or never was."""
+    """Return how the agent's request or socket ended; None if it did not end or did not exist."""
     if record.completion_status is not None or record.ended_at is None:
         return record.completion_status
     reason = REASONS.get(record.reason or "")
@@ -103,7 +103,7 @@ def completion_status(record: SessionRecord) -> str | None:
 
 
 def end_state(record: SessionRecord) -> EndState | None:
-    """How the session went, in the CLI's words."""
+    """Return the session's end state as the CLI names it; None before its socket has come."""
     if record.ended_at is None:
         return "active" if record.active else None
     if record.reason == Reasons.stopped.code:
@@ -144,13 +144,13 @@ def _fields(record: SessionRecord) -> dict[str, object]:
     }
 
 
-def in_list(record: SessionRecord) -> AgentSession:
-    """A session in a list."""
+def session_summary(record: SessionRecord) -> AgentSession:
+    """Return a session as lists show it."""
     return AgentSession.model_validate(_fields(record))
 
 
-def in_detail(record: SessionRecord) -> AgentSessionDetail:
-    """One session."""
+def session_detail(record: SessionRecord) -> AgentSessionDetail:
+    """Return a session with its steps."""
     steps = (
         ("SESSION_START_INITIATED", record.created_at),
         ("REQUEST_ARRIVED_AT_BOT", record.started_at),
@@ -165,8 +165,8 @@ LATEST: Final = 253_402_300_799.0
 """The last second of the year 9999."""
 
 SCAN_PAGE: Final = 500
-SCAN_MOST: Final = 10_000
-"""Sessions, the newest first, that are looked at for a filter the store does not have."""
+MAX_SCANNED: Final = 10_000
+"""Sessions, the newest first, that are examined for a filter that the store does not have."""
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -179,11 +179,11 @@ _KINDS: Final[dict[EndState, dict[str, Any]]] = {
     "agent_error": {"state": SessionState.FAILED},
     "unknown": {"state": SessionState.FAILED},
 }
-"""Among which sessions those of an end state are, in the store's words."""
+"""Filters of the store that include all sessions with an end state."""
 
 
 class SessionsQuery(ResponseModel):
-    """Which sessions, and which page of them."""
+    """Filters and page of the list of sessions."""
 
     limit: int = Field(default=10, ge=1, le=MAX_LIMIT, description="Sessions on a page.")
     offset: int = Field(default=0, ge=0, le=1_000_000_000, description="Sessions before the page.")
@@ -215,15 +215,15 @@ class SessionsQuery(ResponseModel):
     )
 
     @property
-    def scans(self) -> bool:
-        """Whether it takes looking at each session."""
+    def needs_scan(self) -> bool:
+        """Whether the store lacks a filter, so that each session must be examined."""
         return (
             self.end_state not in (None, "active") or bool(self.start_time_min) or bool(self.start_time_max)
         )
 
-    def in_store(self, agent: str) -> SessionFilter:
-        """What the store can filter by. A state and `active` that exclude each other match nothing."""
-        wanted = SessionFilter(
+    def store_filter(self, agent: str) -> SessionFilter:
+        """Return the store's filter. A state and `active` that exclude each other match nothing."""
+        filters = SessionFilter(
             agent=agent,
             created_from=self.start_time,
             created_before=self.end_time,
@@ -231,115 +231,119 @@ class SessionsQuery(ResponseModel):
             active={"active": True, "ended": False, "all": None}[self.status],
         )
         if self.end_state is None:
-            return wanted
+            return filters
         kind = _KINDS[self.end_state]
-        if wanted.active is None:
-            wanted = replace(wanted, active=kind.get("active"))
-        elif kind.get("active", wanted.active) != wanted.active:
-            kind = {"state": SessionState.CREATED}  # which no active or ended session is in
-        return replace(wanted, state=kind.get("state"))
+        if filters.active is None:
+            filters = replace(filters, active=kind.get("active"))
+        elif kind.get("active", filters.active) != filters.active:
+            kind = {"state": SessionState.CREATED}  # a state that no active or ended session has
+        return replace(filters, state=kind.get("state"))
 
     def matches(self, record: SessionRecord) -> bool:
-        """What the store cannot filter by. 0 is no bound, as documented."""
+        """Return True if the session passes the filters that the store lacks.
+
+        A bound of 0 is none, as documented.
+        """
         if self.end_state is not None and end_state(record) != self.end_state:
             return False
         if not self.start_time_min and not self.start_time_max:
             return True
-        took = bot_start_seconds(record)
-        if took is None:
+        start_seconds = bot_start_seconds(record)
+        if start_seconds is None:
             return False
-        return (self.start_time_min or 0.0) <= took <= (self.start_time_max or LATEST)
+        return (self.start_time_min or 0.0) <= start_seconds <= (self.start_time_max or LATEST)
 
 
 async def list_sessions(context: Context) -> Answer:
-    """`GET /v1/agents/{agent}/sessions`."""
+    """`GET /v1/agents/{agent}/sessions`: list sessions, the newest first."""
     query = context.query_as(SessionsQuery)
     agent, _ = await known_agent(context, context.path["agent"])
-    store = context.services.store
+    store = context.services.calls.store
     if query.deployment_id is not None:
         records: list[SessionRecord] = []
         total = 0
-    elif query.scans:
+    elif query.needs_scan:
         records, total = await _scan(store, query, agent.service_host)
     else:
         records, total = await store.sessions(
-            query.in_store(agent.service_host), limit=query.limit, offset=query.offset
+            query.store_filter(agent.service_host), limit=query.limit, offset=query.offset
         )
-    page = [in_list(record) for record in records]
+    page = [session_summary(record) for record in records]
     return Answer(200, AgentSessionsAnswer(total_count=total, sessions=page))
 
 
 async def _scan(store: Store, query: SessionsQuery, agent: str) -> tuple[list[SessionRecord], int]:
-    """The page, and how many match of the newest SCAN_MOST."""
-    found: list[SessionRecord] = []
+    """Return the page, and the number of matches among the newest MAX_SCANNED sessions."""
+    page: list[SessionRecord] = []
     total = 0
-    for offset in range(0, SCAN_MOST, SCAN_PAGE):
-        records, there_are = await store.sessions(query.in_store(agent), limit=SCAN_PAGE, offset=offset)
+    for offset in range(0, MAX_SCANNED, SCAN_PAGE):
+        records, count = await store.sessions(query.store_filter(agent), limit=SCAN_PAGE, offset=offset)
         for record in filter(query.matches, records):
-            if total >= query.offset and len(found) < query.limit:
-                found.append(record)
+            if total >= query.offset and len(page) < query.limit:
+                page.append(record)
             total += 1
-        if offset + SCAN_PAGE >= there_are:
+        if offset + SCAN_PAGE >= count:
             break
-    return found, total
+    return page, total
 
 
 async def _session(context: Context) -> SessionRecord:
-    """The session that the path names. Raises ApiError: 400, 404."""
+    """Return the session that the path names.
+
+    Raises ApiError: 400 if its id is no UUID, 404 if there is none.
+    """
     session_id = context.path["session_id"].lower()
     if not _UUID.fullmatch(session_id):
         raise refused(400, "A session's id is a UUID, and this is none")
     agent, _ = await known_agent(context, context.path["agent"])
-    record = await context.services.store.session(session_id)
+    record = await context.services.calls.store.session(session_id)
     if record is None or record.agent != agent.service_host:
         raise missing("The agent has no such session")
     return record
 
 
-async def one_session(context: Context) -> Answer:
-    """`GET /v1/agents/{agent}/sessions/{session_id}`."""
-    return Answer(200, in_detail(await _session(context)))
+async def get_session(context: Context) -> Answer:
+    """`GET /v1/agents/{agent}/sessions/{session_id}`: answer with a session and its steps."""
+    return Answer(200, session_detail(await _session(context)))
 
 
 async def stop_session(context: Context) -> Answer:
-    """`DELETE /v1/agents/{agent}/sessions/{session_id}`: whichever worker carries it ends it at once."""
+    """`DELETE /v1/agents/{agent}/sessions/{session_id}`: end a session at once, on any worker."""
     record = await _session(context)
     services = context.services
-    if not await services.store.request_stop(record.session_id, services.now()):
+    if not await services.calls.store.request_stop(record.session_id, services.calls.now()):
         raise missing("The session is over already")
     return Answer(200, StopAnswer(session_id=record.session_id))
 
 
 _NOTES: Final = {"agent": "The agent's name.", "session_id": "A UUID, as `sessionId` has it."}
-_PATH: Final = "/{agent}/sessions"
+_LIST: Final = ("/agents/{agent}/sessions", "/services/{agent}/sessions")
+_SESSION: Final = ("/agents/{agent}/sessions/{session_id}", "/services/{agent}/sessions/{session_id}")
 
 AGENT_SESSIONS: Final[tuple[Operation, ...]] = (
     *both(
         "GET",
-        f"/agents{_PATH}",
-        f"/services{_PATH}",
+        _LIST,
         list_sessions,
-        "An agent's sessions, the newest first",
-        answers={200: AgentSessionsAnswer, 404: None},
-        query=SessionsQuery,
-        path_notes={"agent": _NOTES["agent"]},
+        Documented(
+            "An agent's sessions, the newest first",
+            {200: AgentSessionsAnswer, 404: None},
+            query=SessionsQuery,
+            path_notes={"agent": _NOTES["agent"]},
+        ),
     ),
     *both(
         "GET",
-        f"/agents{_PATH}/{{session_id}}",
-        f"/services{_PATH}/{{session_id}}",
-        one_session,
-        "A session of an agent",
-        answers={200: AgentSessionDetail, 400: None, 404: None},
-        path_notes=_NOTES,
+        _SESSION,
+        get_session,
+        Documented(
+            "A session of an agent", {200: AgentSessionDetail, 400: None, 404: None}, path_notes=_NOTES
+        ),
     ),
     *both(
         "DELETE",
-        f"/agents{_PATH}/{{session_id}}",
-        f"/services{_PATH}/{{session_id}}",
+        _SESSION,
         stop_session,
-        "Stops a session of an agent",
-        answers={200: StopAnswer, 400: None, 404: None},
-        path_notes=_NOTES,
+        Documented("Stops a session of an agent", {200: StopAnswer, 400: None, 404: None}, path_notes=_NOTES),
     ),
 )

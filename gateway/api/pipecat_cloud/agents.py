@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Agents: list, one, make, change, delete (docs/reference/public-api.md, "Management").
+"""Agents: list, get, create, update, delete (docs/reference/public-api.md, "Management").
 
-An agent is what the gateway knows of it: where its instances are, and what bounds its sessions. Nothing is
-deployed. Agents of the configuration file are told like the others and change only there.
+An agent is the gateway's record of it: the URLs of its instances and the limits of its sessions. Nothing is
+deployed. Agents of the configuration file are listed too; they change only in the file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gateway.agents.stored_agents import ForbiddenInstance, InvalidAgent, Stored
 from gateway.api.framework.operation import Answer, Context, Operation
 from gateway.api.framework.services import Services
 from gateway.api.pipecat_cloud.agent_models import (
-    SPELT,
+    API_NAMES,
     AgentChange,
     AgentsAnswer,
     AgentView,
@@ -25,11 +25,12 @@ from gateway.api.pipecat_cloud.agent_models import (
     NamedAgentChange,
     NewAgent,
     WrappedAgent,
-    summary,
-    told,
+    agent_summary,
+    agent_view,
 )
 from gateway.api.pipecat_cloud.conventions import (
     ORGANIZATION,
+    Documented,
     ResponseModel,
     both,
     missing,
@@ -41,100 +42,108 @@ from gateway.config import AgentSettings
 from gateway.model.addresses import service_host
 from gateway.store.interface import SessionFilter
 
-MAX_KEPT_AGENTS: Final = 1000
-"""Agents that an organisation may keep, beside those of the configuration."""
+MAX_STORED_AGENTS: Final = 1000
+"""Agents of an organisation in the store, besides those of the configuration."""
 
 _FIRST_WORD: Final = re.compile(r"[a-z_]+")
 
 
 class AgentsQuery(ResponseModel):
-    """Which agents."""
+    """Filters for the list of agents."""
 
     region: str | None = Field(default=None, description="Only agents of this region.")
     include: str | None = Field(default=None, description="What the CLI asks for besides: `git`. Ignored.")
 
 
-def kept_agents(services: Services) -> StoredAgents:
-    """The agents of the store."""
-    return StoredAgents(services.settings, services.store.key_values)
+def stored_agents(services: Services) -> StoredAgents:
+    """Return the store's agents."""
+    return StoredAgents(services.calls.settings, services.calls.store.key_values)
 
 
 async def known_agent(context: Context, name: str) -> tuple[AgentSettings, StoredAgent | None]:
-    """The key's organisation's agent of this name, and the store's record where it has it.
+    """Return the agent with this name in the key's organisation, and its stored record if it has one.
 
-    Raises ApiError: 404; StoreFailed.
+    Raises:
+        ApiError: 404 if there is no such agent.
+        StoreFailed: the store did not answer.
     """
     services, organization = context.services, context.caller.organization
-    for agent in services.settings.agents:
+    for agent in services.calls.settings.agents:
         if (agent.organization, agent.name) == (organization, name):
             return agent, None
-    kept = await kept_agents(services).get(organization, name, services.now())
-    if kept is None:
+    record = await stored_agents(services).get(organization, name, services.calls.now())
+    if record is None:
         raise missing("There is no such agent")
-    return kept.settings, kept
+    return record.settings, record
 
 
 async def list_agents(context: Context) -> Answer:
-    """`GET /v1/agents`: those of the configuration first, then those of the store by name."""
+    """`GET /v1/agents`: list the agents of the configuration, then those of the store by name."""
     services, organization = context.services, context.caller.organization
     region = context.query_as(AgentsQuery).region
-    found = [summary(agent, None) for agent in services.settings.agents if agent.organization == organization]
-    found += [
-        summary(kept.settings, kept)
-        for kept in await kept_agents(services).of(organization, services.now())
-        if not services.agents.is_configured(kept.settings.service_host)
+    agents = [
+        agent_summary(agent, None)
+        for agent in services.calls.settings.agents
+        if agent.organization == organization
     ]
-    return Answer(200, AgentsAnswer(services=[each for each in found if region in (None, each.region)]))
+    agents += [
+        agent_summary(record.settings, record)
+        for record in await stored_agents(services).of(organization, services.calls.now())
+        if not services.calls.agents.is_configured(record.settings.service_host)
+    ]
+    return Answer(200, AgentsAnswer(services=[agent for agent in agents if region in (None, agent.region)]))
 
 
-async def _one(context: Context, name: str) -> AgentView:
-    agent, kept = await known_agent(context, name)
+async def _view(context: Context) -> AgentView:
+    agent, record = await known_agent(context, context.path["agent"])
     services = context.services
-    _, active = await services.store.sessions(SessionFilter(agent=agent.service_host, active=True), limit=1)
-    return told(agent, kept, active, services.health)
+    _, active = await services.calls.store.sessions(
+        SessionFilter(agent=agent.service_host, active=True), limit=1
+    )
+    return agent_view(agent, record, active, services.calls.health)
 
 
-async def one_agent(context: Context) -> Answer:
-    """`GET /v1/agents/{agent}`."""
-    return Answer(200, await _one(context, context.path["agent"]))
+async def get_agent(context: Context) -> Answer:
+    """`GET /v1/agents/{agent}`: answer with the agent."""
+    return Answer(200, await _view(context))
 
 
-async def one_agent_for_cli(context: Context) -> Answer:
-    """`GET …/services/{agent}`: the same in a `body`."""
-    return Answer(200, WrappedAgent(body=await _one(context, context.path["agent"])))
+async def get_agent_for_cli(context: Context) -> Answer:
+    """`GET …/services/{agent}`: answer with the agent inside a `body`."""
+    return Answer(200, WrappedAgent(body=await _view(context)))
 
 
 async def create_agent(context: Context) -> Answer:
-    """`POST /v1/agents`."""
-    wanted = context.body_as(NewAgent)
-    services, organization, now = context.services, context.caller.organization, context.services.now()
-    _check_asks_no_container(wanted)
-    if wanted.instances is None:
+    """`POST /v1/agents`: store a new agent."""
+    request = context.body_as(NewAgent)
+    services, organization, now = context.services, context.caller.organization, context.services.calls.now()
+    _refuse_container_fields(request)
+    if request.instances is None:
         raise refused(400, "instances: is missing; a gateway needs the URLs of the agent's running copies")
-    table = wanted.table() | {
-        "name": wanted.service_name,
+    table = request.table() | {
+        "name": request.service_name,
         "organization": organization,
-        "region": wanted.region or await default_region(services, organization),
+        "region": request.region or await default_region(services, organization),
     }
-    agent = _fit(table, services)
+    agent = _checked(table, services)
     _check_not_configured(agent.service_host, services)
-    kept = kept_agents(services)
-    if len(await kept.of(organization, now)) >= MAX_KEPT_AGENTS:
-        raise refused(409, f"This organisation keeps {MAX_KEPT_AGENTS} agents, and can make no more")
-    made = await kept.create(agent, now)
-    if made is None:
+    stored = stored_agents(services)
+    if len(await stored.of(organization, now)) >= MAX_STORED_AGENTS:
+        raise refused(409, f"This organisation keeps {MAX_STORED_AGENTS} agents, and can make no more")
+    record = await stored.create(agent, now)
+    if record is None:
         raise refused(409, f"There is an agent {agent.name} already")
-    await kept.refresh(services.agents, services.health, now)
-    return Answer(200, told(agent, made, 0, services.health))
+    await stored.refresh(services.calls.agents, services.calls.health, now)
+    return Answer(200, agent_view(agent, record, 0, services.calls.health))
 
 
 async def update_agent(context: Context) -> Answer:
-    """`POST /v1/agents/{agent}`."""
+    """`POST /v1/agents/{agent}`: change an agent of the store."""
     return await _update(context, context.path["agent"], context.body_as(AgentChange))
 
 
 async def update_agent_for_cli(context: Context) -> Answer:
-    """`PUT …/services`: the agent is named in the body."""
+    """`PUT …/services`: change an agent of the store, which the body names."""
     change = context.body_as(NamedAgentChange)
     if change.region is not None:
         agent, _ = await known_agent(context, change.service_name)
@@ -144,56 +153,63 @@ async def update_agent_for_cli(context: Context) -> Answer:
 
 
 async def _update(context: Context, name: str, change: AgentChange) -> Answer:
-    services, now = context.services, context.services.now()
-    _check_asks_no_container(change)
-    before, kept_before = await known_agent(context, name)
-    if kept_before is None:
-        raise _configured(before.service_host)
-    agent = _fit(before.model_dump() | change.table(), services)
-    kept = kept_agents(services)
-    made = await kept.update(kept_before, agent, now)
-    await kept.refresh(services.agents, services.health, now)
-    _, active = await services.store.sessions(SessionFilter(agent=agent.service_host, active=True), limit=1)
-    return Answer(200, told(agent, made, active, services.health))
+    services, now = context.services, context.services.calls.now()
+    _refuse_container_fields(change)
+    previous, previous_record = await known_agent(context, name)
+    if previous_record is None:
+        raise _configured(previous.service_host)
+    agent = _checked(previous.model_dump() | change.table(), services)
+    stored = stored_agents(services)
+    record = await stored.update(previous_record, agent, now)
+    await stored.refresh(services.calls.agents, services.calls.health, now)
+    _, active = await services.calls.store.sessions(
+        SessionFilter(agent=agent.service_host, active=True), limit=1
+    )
+    return Answer(200, agent_view(agent, record, active, services.calls.health))
 
 
 async def delete_agent(context: Context) -> Answer:
-    """`DELETE /v1/agents/{agent}`."""
+    """`DELETE /v1/agents/{agent}`: delete an agent of the store."""
     services, organization, name = context.services, context.caller.organization, context.path["agent"]
     _check_not_configured(service_host(name, organization), services)
-    kept = kept_agents(services)
-    if not await kept.delete(organization, name):
+    stored = stored_agents(services)
+    if not await stored.delete(organization, name):
         raise missing("There is no such agent")
-    await kept.refresh(services.agents, services.health, services.now())
+    await stored.refresh(services.calls.agents, services.calls.health, services.calls.now())
     return Answer(200, DeletedAnswer())
 
 
-def _check_asks_no_container(change: AgentChange) -> None:
-    asked = change.container_fields()
-    if asked:
+def _refuse_container_fields(change: AgentChange) -> None:
+    """Raise ApiError (501) if the request sets what only a host of containers has."""
+    fields = change.container_fields()
+    if fields:
         raise refused(
             501,
-            f"{', '.join(asked)}: a gateway runs no containers. Start the agent where you run it, and name "
+            f"{', '.join(fields)}: a gateway runs no containers. Start the agent where you run it, and name "
             "its instances by their URLs in `instances`",
         )
 
 
-def _fit(table: Mapping[str, Any], services: Services) -> AgentSettings:
+def _checked(table: Mapping[str, Any], services: Services) -> AgentSettings:
+    """Return the settings of an agent.
+
+    Raises ApiError: 400 for invalid ones, 403 for a forbidden instance.
+    """
     try:
-        return fit(table, services.settings)
+        return fit(table, services.calls.settings)
     except InvalidAgent as error:
-        problems = (f"{_FIRST_WORD.sub(_spelt, key, count=1)}: {what}" for key, what in error.problems)
+        problems = (f"{_FIRST_WORD.sub(_api_name, key, count=1)}: {what}" for key, what in error.problems)
         raise refused(400, "; ".join(problems)) from None
     except ForbiddenInstance as error:
         raise refused(403, str(error)) from None
 
 
-def _spelt(key: re.Match[str]) -> str:
-    return SPELT.get(key[0], key[0])
+def _api_name(key: re.Match[str]) -> str:
+    return API_NAMES.get(key[0], key[0])
 
 
 def _check_not_configured(service_host: str, services: Services) -> None:
-    if services.agents.is_configured(service_host):
+    if services.calls.agents.is_configured(service_host):
         raise _configured(service_host)
 
 
@@ -206,57 +222,51 @@ _CHANGED: Final = {200: AgentView, 400: None, 403: None, 404: None, 409: None, 5
 
 AGENTS: Final[tuple[Operation, ...]] = (
     *both(
-        "GET", "/agents", "/services", list_agents, "Agents", answers={200: AgentsAnswer}, query=AgentsQuery
+        "GET",
+        ("/agents", "/services"),
+        list_agents,
+        Documented("Agents", {200: AgentsAnswer}, query=AgentsQuery),
     ),
     *both(
         "POST",
-        "/agents",
-        "/services",
+        ("/agents", "/services"),
         create_agent,
-        "Makes an agent",
-        answers={200: AgentView, 400: None, 403: None, 409: None, 501: None},
-        body=NewAgent,
+        Documented(
+            "Makes an agent", {200: AgentView, 400: None, 403: None, 409: None, 501: None}, body=NewAgent
+        ),
     ),
     operation(
         "GET",
         "/v1/agents/{agent}",
-        one_agent,
-        "An agent",
-        {200: AgentView, 404: None},
-        path_notes=_NOTES,
+        get_agent,
+        Documented("An agent", {200: AgentView, 404: None}, path_notes=_NOTES),
     ),
     operation(
         "GET",
         f"{ORGANIZATION}/services/{{agent}}",
-        one_agent_for_cli,
-        "An agent",
-        {200: WrappedAgent, 404: None},
-        path_notes=_NOTES,
+        get_agent_for_cli,
+        Documented("An agent", {200: WrappedAgent, 404: None}, path_notes=_NOTES),
     ),
     operation(
         "POST",
         "/v1/agents/{agent}",
         update_agent,
-        "Changes an agent",
-        _CHANGED,
-        body=AgentChange,
-        path_notes=_NOTES,
+        Documented("Changes an agent", _CHANGED, body=AgentChange, path_notes=_NOTES),
     ),
     operation(
         "PUT",
         f"{ORGANIZATION}/services",
         update_agent_for_cli,
-        "Changes an agent",
-        _CHANGED,
-        body=NamedAgentChange,
+        Documented("Changes an agent", _CHANGED, body=NamedAgentChange),
     ),
     *both(
         "DELETE",
-        "/agents/{agent}",
-        "/services/{agent}",
+        ("/agents/{agent}", "/services/{agent}"),
         delete_agent,
-        "Deletes an agent; its sessions go on",
-        answers={200: DeletedAnswer, 404: None, 409: None},
-        path_notes=_NOTES,
+        Documented(
+            "Deletes an agent; its sessions go on",
+            {200: DeletedAnswer, 404: None, 409: None},
+            path_notes=_NOTES,
+        ),
     ),
 )

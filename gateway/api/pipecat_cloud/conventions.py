@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The two spellings of the management API: one table, one set of handlers (docs/reference/public-api.md,
-"Management").
+"""The conventions of the management API (docs/reference/public-api.md, "Management").
 
-The documented REST says `/v1/agents…`, and the organisation is the key's. The CLI says
-`/v1/organizations/{org}/services…`; an organisation that is not the key's own is then one that it may not
-know of. What a spelling answers otherwise than the other is written where the handler is.
+It has two forms with the same handlers. The documented REST has `/v1/agents…`, and the organisation is that
+of the key. The CLI uses `/v1/organizations/{org}/services…`; an organisation other than the key's is
+answered 404. Where the answers of the two forms differ, there are two handlers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict
@@ -19,83 +19,76 @@ from gateway.api.framework.errors import ApiError, not_found
 from gateway.api.framework.operation import Access, Answer, Context, Handler, Operation, Style
 
 ORGANIZATION: Final = "/v1/organizations/{org}"
-"""What every path of the CLI's spelling begins with."""
+"""The beginning of every path that only the CLI uses."""
 
 REST_TAG: Final = "Management"
 CLI_TAG: Final = "Management, as the CLI spells it"
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
-"""For answers that hold a key."""
+"""Headers of answers that contain a key."""
 
 
 class ResponseModel(BaseModel):
-    """What is told, and asked, in Pipecat Cloud's spelling: `maxSessionDuration`."""
+    """A body with Pipecat Cloud's field names: `maxSessionDuration`."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
 class RequestModel(ResponseModel):
-    """The same for what is asked: a field that is not known is refused, and so is seen to have no effect."""
+    """A request's body. Unknown fields are refused, so that nobody takes them to have an effect."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-def operation(
-    method: str,
-    path: str,
-    handler: Handler,
-    summary: str,
-    answers: Mapping[int, type[BaseModel] | None],
-    *,
-    body: type[BaseModel] | None = None,
-    query: type[BaseModel] | None = None,
-    in_schema: bool = True,
-    description: str = "",
-    path_notes: Mapping[str, str] | None = None,
-) -> Operation:
-    """One operation of the management API, in the spelling that its path tells."""
-    of_cli = path.startswith(ORGANIZATION)
+@dataclass(frozen=True, slots=True)
+class Documented:
+    """The documentation and the models of an operation, as in `Operation`."""
+
+    summary: str
+    answers: Mapping[int, type[BaseModel] | None]
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    path_notes: Mapping[str, str] = field(default_factory=dict)
+    in_schema: bool = True
+
+
+def operation(method: str, path: str, handler: Handler, documented: Documented) -> Operation:
+    """Return an operation of the management API, in the form that its path belongs to."""
+    is_cli = path.startswith(ORGANIZATION)
+    organization_note = {"org": "The organisation that the key is of."} if is_cli else {}
     return Operation(
         method=method,
         path=path,
-        handler=_of_own_organization(handler) if of_cli else handler,
+        handler=_for_own_organization(handler) if is_cli else handler,
         access=Access.PRIVATE,
         style=Style.PCC,
-        summary=summary,
-        tag=CLI_TAG if of_cli else REST_TAG,
-        body=body,
-        query=query,
-        answers=answers,
-        in_schema=in_schema,
-        description=description,
-        path_notes={
-            **({"org": "The organisation that the key is of."} if of_cli else {}),
-            **(path_notes or {}),
-        },
+        summary=documented.summary,
+        tag=CLI_TAG if is_cli else REST_TAG,
+        body=documented.body,
+        query=documented.query,
+        answers=documented.answers,
+        in_schema=documented.in_schema,
+        path_notes={**organization_note, **documented.path_notes},
     )
 
 
 def both(
-    method: str,
-    rest: str,
-    cli: str,
-    handler: Handler,
-    summary: str,
-    *,
-    answers: Mapping[int, type[BaseModel] | None],
-    body: type[BaseModel] | None = None,
-    query: type[BaseModel] | None = None,
-    path_notes: Mapping[str, str] | None = None,
+    method: str, paths: tuple[str, str], handler: Handler, documented: Documented
 ) -> tuple[Operation, Operation]:
-    """An operation that both spellings have alike. `rest` comes after /v1, `cli` after the organisation."""
-    one, other = (
-        operation(method, path, handler, summary, answers, body=body, query=query, path_notes=path_notes)
-        for path in (f"/v1{rest}", f"{ORGANIZATION}{cli}")
+    """Return an operation that is the same in both forms.
+
+    `paths`: what follows `/v1` in REST, and what follows the organisation in the CLI's form.
+    """
+    rest, cli = paths
+    return (
+        operation(method, f"/v1{rest}", handler, documented),
+        operation(method, f"{ORGANIZATION}{cli}", handler, documented),
     )
-    return one, other
 
 
-def _of_own_organization(handler: Handler) -> Handler:
+def _for_own_organization(handler: Handler) -> Handler:
+    """Return a handler that answers 404 unless the path's organisation is that of the key."""
+
     async def guarded(context: Context) -> Answer:
         if context.path["org"] != context.caller.organization:
             raise not_found("There is no such organisation", Style.PCC)
@@ -107,10 +100,10 @@ def _of_own_organization(handler: Handler) -> Handler:
 
 
 def missing(detail: str) -> ApiError:
-    """404: there is no such thing, or none that this key may know of."""
+    """Return the 404 for a thing that does not exist or belongs to another organisation."""
     return not_found(detail, Style.PCC)
 
 
 def refused(status: int, detail: str) -> ApiError:
-    """A refusal whose code is its status, as Pipecat Cloud's clients compare it."""
+    """Return an error whose code is its status, as Pipecat Cloud's clients compare it."""
     return ApiError(status, str(status), detail)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""API keys: list, make, revoke (docs/reference/public-api.md, "Keys"). A key is shown once, when it is
-made.
+"""API keys: list, create, revoke (docs/reference/public-api.md, "Keys").
+
+A key is shown once, in the answer to its creation.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from typing import Final
 from pydantic import Field
 
 from gateway.api.framework.operation import Answer, Context, Operation
-from gateway.api.framework.timestamps import rfc3339_or_none
+from gateway.api.framework.strict_json import rfc3339_or_none
 from gateway.api.pipecat_cloud.conventions import (
     NO_STORE,
+    Documented,
     RequestModel,
     ResponseModel,
     both,
@@ -22,7 +24,7 @@ from gateway.api.pipecat_cloud.conventions import (
 from gateway.auth.api_keys import ApiKey, KeyKind, ReadOnlyKey
 
 MAX_KEYS: Final = 1000
-"""Keys that an organisation may have made, revoked ones included."""
+"""Stored keys of an organisation, revoked ones included."""
 
 
 class KeyMetadata(ResponseModel):
@@ -83,61 +85,63 @@ def _fields(key: ApiKey) -> dict[str, object]:
     }
 
 
-def _told(key: ApiKey) -> KeyView:
+def _view(key: ApiKey) -> KeyView:
     return KeyView.model_validate(_fields(key))
 
 
 async def list_keys(context: Context) -> Answer:
-    """`GET …/apiKeys`."""
-    keys = await context.services.api_keys.keys(context.caller.organization)
-    told = KeysAnswer(
-        public=[_told(key) for key in keys if key.kind == "public"],
-        private=[_told(key) for key in keys if key.kind == "private"],
+    """`GET …/apiKeys`: list the organisation's keys."""
+    keys = await context.services.calls.api_keys.keys(context.caller.organization)
+    answer = KeysAnswer(
+        public=[_view(key) for key in keys if key.kind == "public"],
+        private=[_view(key) for key in keys if key.kind == "private"],
     )
-    return Answer(200, told)
+    return Answer(200, answer)
 
 
 async def create_key(context: Context) -> Answer:
-    """`POST …/apiKeys`."""
-    wanted, organization = context.body_as(NewKey), context.caller.organization
-    api_keys = context.services.api_keys
+    """`POST …/apiKeys`: create a key and show it."""
+    request, organization = context.body_as(NewKey), context.caller.organization
+    api_keys = context.services.calls.api_keys
     if len(await api_keys.keys(organization)) >= MAX_KEYS:
         raise refused(409, f"This organisation has {MAX_KEYS} keys, and can make no more")
-    record, key = await api_keys.create(organization, wanted.type, wanted.name)
+    record, key = await api_keys.create(organization, request.type, request.name)
     return Answer(200, NewKeyAnswer.model_validate({**_fields(record), "key": key}), NO_STORE)
 
 
 async def revoke_key(context: Context) -> Answer:
-    """`DELETE …/apiKeys/{key_id}`."""
+    """`DELETE …/apiKeys/{key_id}`: revoke a key."""
     try:
-        key = await context.services.api_keys.revoke(context.caller.organization, context.path["key_id"])
+        key = await context.services.calls.api_keys.revoke(
+            context.caller.organization, context.path["key_id"]
+        )
     except ReadOnlyKey as error:
         raise refused(409, str(error)) from None
     if key is None:
         raise missing("There is no such key")
-    return Answer(200, _told(key))
+    return Answer(200, _view(key))
 
 
 _NOTES: Final = {"key_id": "The key's `id`, as the list has it."}
+_LIST: Final = ("/apiKeys", "/apiKeys")
+_KEY: Final = ("/apiKeys/{key_id}", "/apiKeys/{key_id}")
 
 API_KEYS: Final[tuple[Operation, ...]] = (
-    *both("GET", "/apiKeys", "/apiKeys", list_keys, "API keys", answers={200: KeysAnswer}),
+    *both("GET", _LIST, list_keys, Documented("API keys", {200: KeysAnswer})),
     *both(
         "POST",
-        "/apiKeys",
-        "/apiKeys",
+        _LIST,
         create_key,
-        "Makes an API key, and shows it this once",
-        answers={200: NewKeyAnswer, 409: None},
-        body=NewKey,
+        Documented("Makes an API key, and shows it this once", {200: NewKeyAnswer, 409: None}, body=NewKey),
     ),
     *both(
         "DELETE",
-        "/apiKeys/{key_id}",
-        "/apiKeys/{key_id}",
+        _KEY,
         revoke_key,
-        "Revokes an API key on every worker at once",
-        answers={200: KeyView, 404: None, 409: None},
-        path_notes=_NOTES,
+        Documented(
+            "Revokes an API key on every worker at once",
+            {200: KeyView, 404: None, 409: None},
+            path_notes=_NOTES,
+        ),
     ),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The key's organisation: itself, who calls, its domain at Daily, and the regions there are."""
+"""The key's organisation and user, its API key at Daily, and the regions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from gateway.api.framework.operation import Answer, Context, Operation
 from gateway.api.pipecat_cloud.conventions import (
     NO_STORE,
     ORGANIZATION,
+    Documented,
     ResponseModel,
     both,
     missing,
@@ -71,22 +72,22 @@ class RegionsAnswer(BaseModel):
 
 
 async def list_organizations(context: Context) -> Answer:
-    """`GET /v1/organizations`."""
+    """`GET /v1/organizations`: list the one organisation of the key."""
     name = context.caller.organization
     return Answer(
         200, OrganizationsAnswer(organizations=[OrganizationView(id=name, name=name, verbose_name=name)])
     )
 
 
-async def who_calls(context: Context) -> Answer:
-    """`GET /v1/users`."""
+async def get_user(context: Context) -> Answer:
+    """`GET /v1/users`: answer with the key as a user."""
     return Answer(200, UserAnswer(user=UserView(user_id=context.caller.key_id, emails=[])))
 
 
-async def daily_key(context: Context) -> Answer:
-    """`GET /v1/organizations/{org}/daily`: the CLI shows it to whoever has a private key."""
+async def get_daily_key(context: Context) -> Answer:
+    """`GET /v1/organizations/{org}/daily`: answer with the API key, which the CLI shows."""
     name = context.caller.organization
-    organization = context.services.settings.find_organization(name)
+    organization = context.services.calls.settings.find_organization(name)
     if organization is not None and organization.daily is not None:
         key = organization.daily.api_key.get_secret_value()
         return Answer(200, DailyAnswer(api_key=key), NO_STORE)
@@ -94,25 +95,32 @@ async def daily_key(context: Context) -> Answer:
 
 
 async def list_regions(context: Context) -> Answer:
-    """`GET …/regions`."""
+    """`GET …/regions`: list the regions."""
     regions = [
         RegionView(code=region.code, display_name=region.display_name)
-        for region in context.services.settings.regions
+        for region in context.services.calls.settings.regions
     ]
     return Answer(200, RegionsAnswer(regions=regions))
 
 
 ORGANIZATIONS: Final[tuple[Operation, ...]] = (
     operation(
-        "GET", "/v1/organizations", list_organizations, "The key's organisation", {200: OrganizationsAnswer}
+        "GET",
+        "/v1/organizations",
+        list_organizations,
+        Documented("The key's organisation", {200: OrganizationsAnswer}),
     ),
-    operation("GET", "/v1/users", who_calls, "Who calls", {200: UserAnswer}),
+    operation("GET", "/v1/users", get_user, Documented("Who calls", {200: UserAnswer})),
     operation(
         "GET",
         f"{ORGANIZATION}/daily",
-        daily_key,
-        "The organisation's API key at Daily",
-        {200: DailyAnswer, 404: None},
+        get_daily_key,
+        Documented("The organisation's API key at Daily", {200: DailyAnswer, 404: None}),
     ),
-    *both("GET", "/regions", "/regions", list_regions, "The regions there are", answers={200: RegionsAnswer}),
+    *both(
+        "GET",
+        ("/regions", "/regions"),
+        list_regions,
+        Documented("The regions there are", {200: RegionsAnswer}),
+    ),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Properties of an organisation: the region of agents that are made without one."""
+"""Properties of an organisation. There is one: the region of agents that are created without a region."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gateway.api.framework.operation import Answer, Context, Operation
 from gateway.api.framework.services import Services
 from gateway.api.pipecat_cloud.conventions import (
     ORGANIZATION,
+    Documented,
     RequestModel,
     ResponseModel,
     both,
@@ -55,35 +56,35 @@ class PropertiesChange(RequestModel):
 
 
 async def default_region(services: Services, organization: str) -> str:
-    """The region of an agent that is made without one. Raises StoreFailed."""
-    document = await services.store.key_values.get(DOCUMENT_KIND, organization, services.now())
-    chosen = json.loads(document.value).get("defaultRegion") if document else None
-    # The operator may have taken a region out since it was chosen.
-    if chosen in _codes(services):
-        return str(chosen)
-    return services.settings.server.region
+    """Return the region of agents that are created without one. Raises StoreFailed."""
+    document = await services.calls.store.key_values.get(DOCUMENT_KIND, organization, services.calls.now())
+    stored = json.loads(document.value).get("defaultRegion") if document else None
+    # The operator may have removed the region since.
+    if stored in _codes(services):
+        return str(stored)
+    return services.calls.settings.server.region
 
 
 def _codes(services: Services) -> list[str]:
-    return [region.code for region in services.settings.regions]
+    return [region.code for region in services.calls.settings.regions]
 
 
-async def values(context: Context) -> Answer:
-    """`GET …/properties`."""
+async def get_properties(context: Context) -> Answer:
+    """`GET …/properties`: answer with the values."""
     region = await default_region(context.services, context.caller.organization)
     return Answer(200, PropertiesAnswer(properties={"defaultRegion": region}))
 
 
-async def schema(context: Context) -> Answer:
-    """`GET …/properties/schema`."""
+async def get_schema(context: Context) -> Answer:
+    """`GET …/properties/schema`: answer with the values, defaults and choices."""
     services = context.services
-    told = PropertyView(
+    default = PropertyView(
         description="The region of agents that are made without one",
-        default=services.settings.server.region,
+        default=services.calls.settings.server.region,
         current_value=await default_region(services, context.caller.organization),
         available_values=_codes(services),
     )
-    return Answer(200, SchemaAnswer(properties={"defaultRegion": told}))
+    return Answer(200, SchemaAnswer(properties={"defaultRegion": default}))
 
 
 async def _change(context: Context) -> None:
@@ -91,45 +92,46 @@ async def _change(context: Context) -> None:
     if region not in (codes := _codes(services)):
         raise refused(400, f"defaultRegion: there is no such region; there is {', '.join(sorted(codes))}")
     value = json.dumps({"defaultRegion": region})
-    await services.store.key_values.put(DOCUMENT_KIND, context.caller.organization, value, now=services.now())
+    await services.calls.store.key_values.put(
+        DOCUMENT_KIND, context.caller.organization, value, now=services.calls.now()
+    )
 
 
-async def change(context: Context) -> Answer:
-    """`PATCH /v1/properties`: answers with the schema, as documented."""
+async def update_properties(context: Context) -> Answer:
+    """`PATCH /v1/properties`: answer with the schema, as documented."""
     await _change(context)
-    return await schema(context)
+    return await get_schema(context)
 
 
-async def change_for_cli(context: Context) -> Answer:
-    """`PATCH /v1/organizations/{org}/properties`: answers with the values, which the CLI prints."""
+async def update_properties_for_cli(context: Context) -> Answer:
+    """`PATCH /v1/organizations/{org}/properties`: answer with the values, which the CLI prints."""
     await _change(context)
-    return await values(context)
+    return await get_properties(context)
 
 
 PROPERTIES: Final[tuple[Operation, ...]] = (
-    *both("GET", "/properties", "/properties", values, "Properties", answers={200: PropertiesAnswer}),
     *both(
         "GET",
-        "/properties/schema",
-        "/properties/schema",
-        schema,
-        "Properties and what they may be",
-        answers={200: SchemaAnswer},
+        ("/properties", "/properties"),
+        get_properties,
+        Documented("Properties", {200: PropertiesAnswer}),
+    ),
+    *both(
+        "GET",
+        ("/properties/schema", "/properties/schema"),
+        get_schema,
+        Documented("Properties and what they may be", {200: SchemaAnswer}),
     ),
     operation(
         "PATCH",
         "/v1/properties",
-        change,
-        "Changes properties",
-        {200: SchemaAnswer},
-        body=PropertiesChange,
+        update_properties,
+        Documented("Changes properties", {200: SchemaAnswer}, body=PropertiesChange),
     ),
     operation(
         "PATCH",
         f"{ORGANIZATION}/properties",
-        change_for_cli,
-        "Changes properties",
-        {200: PropertiesAnswer},
-        body=PropertiesChange,
+        update_properties_for_cli,
+        Documented("Changes properties", {200: PropertiesAnswer}, body=PropertiesChange),
     ),
 )

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""One request that is passed on to an instance, and its answer, both as they come.
+"""One HTTP request that is forwarded to an instance, and its answer; both are streamed.
 
-Nothing is kept: what the client sends is read when the instance has taken what came before, and what the
-instance answers is read when the client has. Three things may end it from outside: the client leaves, nothing
-moves either way for too long, and the instance breaks off. Before the answer's head they are a refusal;
-behind it all that can be done is to break off as well, so that half an answer is not taken for a whole one.
+Back-pressure holds both ways: the client's body is read as fast as the instance accepts it, and the
+instance's answer as fast as the client does. The exchange ends early if the client leaves, if no byte moves
+for too long, or if the instance closes. Before the answer's head has been sent this becomes an error
+answer; after it the connection is closed, so that the client does not take a truncated answer for a
+complete one.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from gateway.model.reasons import CallEnded, Reasons
 log = structlog.get_logger(__name__)
 
 READ_BUFFER_BYTES: Final = 32768
-"""Half of what aiohttp reads ahead of an answer before it stops reading."""
+"""aiohttp stops reading an answer when twice this many bytes are unread."""
 
 MAX_HEADER_BYTES: Final = 65536
-"""Of one line of an answer's head."""
+"""The longest line of an answer's head."""
 
 _WITHOUT_BODY: Final = (204, 304)
 _NO_LIMIT: Final = aiohttp.ClientTimeout(total=None)
@@ -42,27 +43,31 @@ _ADDED_BY_AIOHTTP: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-A
 
 
 class ProxyRequest:
-    """The request, from the moment its caller is known, to the end of its answer.
-
-    `stall_s`: seconds without a byte either way that end it.
-    """
+    """One forwarded request, from its authentication to the end of its answer."""
 
     def __init__(self, request: Request, stall_s: float) -> None:
+        """Begin to read from the client. `stall_s`: seconds without a byte in either direction that end it.
+
+        Raises ApiError if the request has a body and asks for an upgrade. Call `close` in the end.
+        """
         self._request = request
         self._stall_s = stall_s
         self._termination = Termination()
         self._loop = asyncio.get_running_loop()
         self._body_is_open = _has_body(request)
         self._has_body = self._body_is_open
-        self._slot: asyncio.Queue[tuple[bytes, bool]] = asyncio.Queue(maxsize=1)
+        self._pending: asyncio.Queue[tuple[bytes, bool]] = asyncio.Queue(maxsize=1)
         self._answer: aiohttp.ClientResponse | None = None
-        self._moved_at = self._loop.time()
+        self._last_byte_at = self._loop.time()
         self._timer = self._loop.call_later(stall_s, self._check)
         self._listening = self._loop.create_task(self._listen())
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Steps before the answer's head. Where they are ended: ClientDisconnect, ApiError, CallEnded."""
+        """Interrupt the block, which precedes the answer's head, when the exchange ends early.
+
+        Raises ClientDisconnect if the client left, ApiError (408) if it stalled, CallEnded for the instance.
+        """
         try:
             async with self._termination.cancel_scope():
                 yield
@@ -73,9 +78,9 @@ class ProxyRequest:
                 raise too_slow(self._stall_s, Style.PCC) from None
             raise
 
-    async def ask(self, client: aiohttp.ClientSession, url: URL, headers: list[tuple[str, str]]) -> Response:
-        """Sends the request once, and gives the answer as soon as its head is there. Raises CallEnded."""
-        self._moved()
+    async def send(self, client: aiohttp.ClientSession, url: URL, headers: list[tuple[str, str]]) -> Response:
+        """Send the request, once, and return the answer when its head has arrived. Raises CallEnded."""
+        self._note_progress()
         try:
             answer = self._answer = await client.request(
                 self._request.method,
@@ -102,19 +107,22 @@ class ProxyRequest:
             raise _unreachable(url, f"did not answer as an HTTP server: {error.message}") from None
         except (aiohttp.ClientError, ConnectionError):
             raise _unreachable(url, "closed the connection without an answer") from None
-        return _Passed(self, answer.status, _headers_of(answer, url))
+        return _StreamedAnswer(self, answer.status, _headers_of(answer, url))
 
-    async def pass_back(self, head: dict[str, object], send: Send) -> None:
-        """Sends the answer's head, then its body as it comes. Raises nothing for what the far ends do."""
+    async def send_answer(self, head: dict[str, object], send: Send) -> None:
+        """Send the answer's head, then its body as it arrives.
+
+        A failure of either end is logged, not raised.
+        """
         assert self._answer is not None
         try:
             async with self._termination.cancel_scope():
                 await send(head)
                 while chunk := await self._answer.content.readany():
-                    self._moved()
+                    self._note_progress()
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                    self._moved()
-                await self._stop_listening()  # what is left of the request's body is not ours any more
+                    self._note_progress()
+                await self._stop_listening()  # the server reads the rest of the request itself
                 await send({"type": "http.response.body", "body": b""})
         except CallEnded as end:
             log.info("answer broken off", reason=end.reason.code, words=end.detail)
@@ -122,37 +130,43 @@ class ProxyRequest:
             log.info("answer broken off", reason=Reasons.agent_lost.code, words="the instance broke it off")
         finally:
             await self.close()
-        # An answer that was not finished makes the server close the connection, which the client notices.
+        # The server closes the connection after an unfinished answer, which the client notices.
 
     async def close(self) -> None:
-        """Ends whatever is still under way, at once. May be called again."""
+        """Stop reading from the client and close the connection to the instance.
+
+        May be called more than once.
+        """
         self._timer.cancel()
         if self._answer is not None:
             self._answer.close()
         await self._stop_listening()
 
-    # What the client sends
+    # The client's body
 
     async def _listen(self) -> None:
-        """The only one who reads from the client: its body by the piece, then whether it is still there."""
+        """Read from the client until it disconnects: the chunks of its body first.
+
+        Nothing else reads from it.
+        """
         while True:
             message = await self._request.receive()
             if message["type"] == "http.disconnect":
                 self._termination.set(CallEnded(Reasons.caller_hangup))
                 return
             if self._body_is_open:
-                self._moved()
+                self._note_progress()
                 more = bool(message.get("more_body", False))
-                await self._slot.put((message.get("body", b""), more))
+                await self._pending.put((message.get("body", b""), more))
                 self._body_is_open = more
 
     async def _body(self) -> AsyncIterator[bytes]:
-        if self._slot.empty():
-            yield b""  # aiohttp keeps the head back for the first of the body, which may be long in coming
+        if self._pending.empty():
+            yield b""  # aiohttp sends the head with the first chunk, which may take long
         more = True
         while more:
-            chunk, more = await self._slot.get()
-            self._moved()
+            chunk, more = await self._pending.get()
+            self._note_progress()
             if chunk:
                 yield chunk
 
@@ -161,27 +175,27 @@ class ProxyRequest:
             self._listening.cancel()
             await asyncio.wait([self._listening])
 
-    # What moves
+    # Stalls
 
-    def _moved(self) -> None:
-        self._moved_at = self._loop.time()
+    def _note_progress(self) -> None:
+        self._last_byte_at = self._loop.time()
 
     def _check(self) -> None:
-        left_s = self._moved_at + self._stall_s - self._loop.time()
+        left_s = self._last_byte_at + self._stall_s - self._loop.time()
         if left_s > 0:
             self._timer = self._loop.call_later(left_s, self._check)
-        elif self._body_is_open and self._slot.empty() and self._answer is None:
+        elif self._body_is_open and self._pending.empty() and self._answer is None:
             self._termination.set(CallEnded(Reasons.carrier_stalled, "the client does not send its request"))
         else:
             detail = f"nothing came from the instance, or went to it, for {self._stall_s:g} s"
             self._termination.set(CallEnded(Reasons.agent_stalled, detail))
 
 
-class _Passed(Response):
-    """The instance's answer, of which only the head is here."""
+class _StreamedAnswer(Response):
+    """The instance's answer, whose body is still to come."""
 
-    def __init__(self, exchange: ProxyRequest, status: int, headers: list[Header]) -> None:
-        self._exchange = exchange
+    def __init__(self, proxy_request: ProxyRequest, status: int, headers: list[Header]) -> None:
+        self._proxy_request = proxy_request
         self.status_code = status
         self.raw_headers = headers
         self.background = None
@@ -192,31 +206,34 @@ class _Passed(Response):
             "status": self.status_code,
             "headers": self.raw_headers,
         }
-        await self._exchange.pass_back(head, send)
+        await self._proxy_request.send_answer(head, send)
 
 
-class _BrokenOff(aiohttp.ClientError):
+class _ConnectionLost(aiohttp.ClientError):
     """The connection was lost before the answer."""
 
 
-async def _once(
+async def _without_retry(
     request: aiohttp.ClientRequest,
     handler: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]],
 ) -> aiohttp.ClientResponse:
-    """Keeps aiohttp from sending again what it takes for idempotent: nobody asked for it twice."""
+    """Keep aiohttp from repeating a request whose method it considers idempotent: the agent may not."""
     try:
         return await handler(request)
     except aiohttp.ClientConnectorError:
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise _BrokenOff from error
+        raise _ConnectionLost from error
 
 
-_MIDDLEWARES: Final = (_once,)
+_MIDDLEWARES: Final = (_without_retry,)
 
 
 def _headers_of(answer: aiohttp.ClientResponse, url: URL) -> list[Header]:
-    """What the client is told of the answer's headers. Raises CallEnded where it cannot be passed on."""
+    """Return the headers of the answer that go to the client.
+
+    Raises CallEnded if one of them is malformed.
+    """
     if not 200 <= answer.status <= 599:
         raise _unreachable(url, f"answered with the status {answer.status}")
     # The server behind us writes a Date of its own (RFC 9110 §6.6.1 wants one).
@@ -230,7 +247,10 @@ def _headers_of(answer: aiohttp.ClientResponse, url: URL) -> list[Header]:
 
 
 def _has_body(request: Request) -> bool:
-    """Whether a body follows the request's head (RFC 9112 §6.3). Raises ApiError where it would be lost."""
+    """Return True if a body follows the request's head (RFC 9112 §6.3).
+
+    Raises ApiError if it would be lost.
+    """
     headers = request.headers
     if "Transfer-Encoding" not in headers and not headers.get("Content-Length", "").strip("0 "):
         return False

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The Session API: any request, to the one instance that runs the session (docs/reference/public-api.md,
-"Session API").
-"""
+"""Requests to the instance that runs a session (docs/reference/public-api.md, "Session API")."""
 
 from __future__ import annotations
 
@@ -18,27 +16,35 @@ METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD")
 PATH: Final = "/v1/public/{agent}/sessions/{session_id}/{path:path}"
 
 
-async def pass_on(context: Context) -> Response:
-    """Finds the session's instance, passes the request on to it, and gives its answer as it begins.
+async def forward(context: Context) -> Response:
+    """Forward the request to the session's instance, and return the answer once its head has arrived.
 
-    Raises CallEnded, ApiError, StoreFailed, ClientDisconnect; then nothing is left under way.
+    Raises:
+        CallEnded: there is no such session, or its instance does not answer.
+        ApiError: the request is malformed or arrives too slowly.
+        StoreFailed: the store did not answer.
+        ClientDisconnect: the client left.
+    The connection to the instance is closed whenever this raises.
     """
     request, services = context.request, context.services
-    limits = services.settings.limits
-    wanted = read_session_url(
+    limits = services.calls.settings.limits
+    session_url = read_session_url(
         request.scope["raw_path"].decode("latin-1"), request.scope["query_string"].decode("latin-1")
     )
-    headers = forwarded(request.headers.raw, wanted.session_id, context.request_id)
-    exchange = ProxyRequest(request, limits.session_api_timeout)
+    headers = forwarded(request.headers.raw, session_url.session_id, context.request_id)
+    proxy_request = ProxyRequest(request, limits.session_api_timeout)
     try:
-        async with exchange.watched():
+        async with proxy_request.watched():
             session = await running_session(
-                services.store, wanted, context.caller.organization, wait_s=limits.agent_connect_timeout
+                services.calls.store,
+                session_url,
+                context.caller.organization,
+                wait_s=limits.agent_connect_timeout,
             )
-            url = URL(f"{session.instance}{wanted.target}", encoded=True)
-            return await exchange.ask(services.http, url, headers)
+            url = URL(f"{session.instance}{session_url.target}", encoded=True)
+            return await proxy_request.send(services.http, url, headers)
     except BaseException:
-        await exchange.close()
+        await proxy_request.close()
         raise
 
 
@@ -46,7 +52,7 @@ def _operation(method: str) -> Operation:
     return Operation(
         method=method,
         path=PATH,
-        handler=pass_on,
+        handler=forward,
         access=Access.PUBLIC,
         style=Style.PCC,
         summary=f"{method} a route of the agent that runs the session",
@@ -66,4 +72,4 @@ def _operation(method: str) -> Operation:
 
 
 SESSION_PROXY: Final = tuple(map(_operation, METHODS))
-"""The rows of the route table."""
+"""The rows of the route table: one a method."""

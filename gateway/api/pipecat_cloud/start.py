@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""`POST /v1/public/{agent}/start` (docs/reference/public-api.md, "Start")."""
+"""Start a session: `POST /v1/public/{agent}/start` (docs/reference/public-api.md, "Start")."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gateway.model.reasons import CallEnded, Reasons
 NOT_READY_CODE: Final = "PCC-1001"
 
 STUN_URL: Final = "stun:stun.l.google.com:19302"
-"""What Pipecat's own runner gives as a default ICE server (pipecat/runner/run.py)."""
+"""The default ICE server of Pipecat's own runner (pipecat/runner/run.py)."""
 
 
 class StartRequest(BaseModel):
@@ -99,7 +99,7 @@ class StartAnswer(BaseModel):
 
 
 async def start(context: Context) -> Answer:
-    """Starts a session, or answers as it did before to the same `Idempotency-Key`."""
+    """Start a session, or repeat the answer to the same `Idempotency-Key`."""
     key = key_of(context.request.headers, Style.PCC)
     if key is None:
         return await _start(context)
@@ -114,38 +114,41 @@ async def start(context: Context) -> Answer:
 
 
 async def _start(context: Context) -> Answer:
-    wanted = context.body_as(StartRequest)
-    agent = context.services.agents.of_organization(context.caller.organization, context.path["agent"])
-    transport = _transport(wanted)
-    wish = SessionRequest(
+    request = context.body_as(StartRequest)
+    agent = context.services.calls.agents.of_organization(context.caller.organization, context.path["agent"])
+    transport = _transport(request)
+    session_request = SessionRequest(
         agent,
         transport,
-        body=wanted.body,
-        room_properties=wanted.daily_room_properties,
-        token_properties=wanted.daily_meeting_token_properties,
+        body=request.body,
+        room_properties=request.daily_room_properties,
+        token_properties=request.daily_meeting_token_properties,
     )
     try:
-        begun = await start_session(context.services.session_start, wish, context.request.scope.get("server"))
+        session = await start_session(
+            context.services.session_start, session_request, context.request.scope.get("server")
+        )
     except NotReady as end:
         raise ApiError(400, NOT_READY_CODE, f"The agent is not ready: {end.detail}") from None
-    ice = wanted.enable_default_ice_servers and transport == "webrtc"
+    ice = request.enable_default_ice_servers and transport == "webrtc"
     answer = StartAnswer(
-        session_id=begun.session_id,
-        daily_room=begun.room_url,
-        daily_token=begun.room_token,
-        ws_url=begun.ws_url,
-        token=begun.ws_token,
-        body=begun.body,
+        session_id=session.session_id,
+        daily_room=session.room_url,
+        daily_token=session.room_token,
+        ws_url=session.ws_url,
+        token=session.ws_token,
+        body=session.body,
         ice_config=IceConfig(ice_servers=[IceServer(urls=STUN_URL)]) if ice else None,
     )
     return Answer(200, answer.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
-def _transport(wanted: StartRequest) -> Transport:
-    if not wanted.create_daily_room:
-        return wanted.transport or "bot"
-    if wanted.transport not in (None, "daily"):
-        detail = f"createDailyRoom makes a room at Daily, and transport is {wanted.transport}"
+def _transport(request: StartRequest) -> Transport:
+    """Return the transport of a start. Raises CallEnded if `createDailyRoom` contradicts `transport`."""
+    if not request.create_daily_room:
+        return request.transport or "bot"
+    if request.transport not in (None, "daily"):
+        detail = f"createDailyRoom makes a room at Daily, and transport is {request.transport}"
         raise CallEnded(Reasons.bad_request, detail)
     return "daily"
 

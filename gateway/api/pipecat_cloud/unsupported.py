@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What Pipecat Cloud has and a gateway cannot have: 501 and a sentence, never a made-up success.
+"""Operations of Pipecat Cloud that a gateway cannot offer: each answers 501 and a sentence.
 
-The list is of what `pipecatcloud` 1.4.0 and the documented REST ask for besides what is served. These paths
-are left out of the OpenAPI document, which says what there is.
+The table has the remaining requests of `pipecatcloud` 1.4.0 and of the documented REST. They are not in the
+OpenAPI document, which describes what works.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.api.framework.operation import Answer, Context, Handler, Operation
-from gateway.api.pipecat_cloud.conventions import ORGANIZATION, operation, refused
+from gateway.api.pipecat_cloud.conventions import ORGANIZATION, Documented, operation, refused
 
 _SECRETS: Final = "A gateway keeps no secrets of agents: set them where you run the agent"
 _LOGS: Final = "A gateway does not see the logs of the agent's containers: read them where you run the agent"
@@ -22,8 +22,8 @@ _PROFILES: Final = "A gateway runs no containers, so it has no profiles of them"
 _SPENDING: Final = "A gateway bills nothing, so there is no spending to limit"
 _REGIONS: Final = "Regions are listed in the gateway's configuration, and change only there"
 
-# What stands before a row: "rest" is under /v1, "cli" under the organisation, "both" under either.
-_NOT_HERE: Final[tuple[tuple[str, str, str, str], ...]] = (
+# The form of the path: "rest" is under /v1, "cli" under the organisation, "both" under either.
+_TABLE: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("both", "GET", "/secrets", _SECRETS),
     ("both", "GET PUT POST DELETE", "/secrets/{set}", _SECRETS),
     ("both", "GET PUT DELETE", "/secrets/{set}/{secret}", _SECRETS),
@@ -48,7 +48,7 @@ _NOT_HERE: Final[tuple[tuple[str, str, str, str], ...]] = (
 )
 
 
-def _says(sentence: str) -> Handler:
+def _answering_501(sentence: str) -> Handler:
     async def handler(_: Context) -> Answer:
         raise refused(501, sentence)
 
@@ -58,11 +58,16 @@ def _says(sentence: str) -> Handler:
 def _operations() -> tuple[Operation, ...]:
     roots = {"rest": ("/v1",), "cli": (ORGANIZATION,), "both": ("/v1", ORGANIZATION)}
     return tuple(
-        operation(method, f"{root}{path}", _says(sentence), sentence, {501: None}, in_schema=False)
-        for spelling, methods, path, sentence in _NOT_HERE
-        for root in roots[spelling]
+        operation(
+            method,
+            f"{root}{path}",
+            _answering_501(sentence),
+            Documented(sentence, {501: None}, in_schema=False),
+        )
+        for form, methods, path, sentence in _TABLE
+        for root in roots[form]
         for method in methods.split()
     )
 
 
-NOT_HERE: Final[tuple[Operation, ...]] = _operations()
+UNSUPPORTED: Final[tuple[Operation, ...]] = _operations()

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""`POST /v1/sessions/{session_id}/call/…`: hang up, transfer, send digits."""
+"""Control of a session's call:
+
+`POST /v1/sessions/{session_id}/call/…` hangs up, transfers, or sends digits.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +24,17 @@ DIGITS: Final = r"^[0-9A-D*#wW]{1,32}$"
 _TAG: Final = "Calls"
 
 
-class _Accepted(BaseModel):
-    """What is taken: nothing but what is named."""
+class _Request(BaseModel):
+    """A request: unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Nothing(_Accepted):
+class Nothing(_Request):
     """No parameters."""
 
 
-class Transfer(_Accepted):
+class Transfer(_Request):
     """Where the call goes."""
 
     to: str = Field(
@@ -48,7 +51,7 @@ class Transfer(_Accepted):
     )
 
 
-class Dtmf(_Accepted):
+class Dtmf(_Request):
     """Digits for the far end."""
 
     digits: str = Field(pattern=DIGITS, description="0-9, A-D, *, #; w and W wait.", examples=["1w2#"])
@@ -63,45 +66,46 @@ class CallAction(BaseModel):
 
 
 async def hang_up(context: Context) -> Answer:
-    """`POST …/call/hangup`."""
-    record = await _known(context)
-    await _done(control.hang_up(context.services.calls, record))
+    """`POST …/call/hangup`: hang up."""
+    record = await _session(context)
+    await _checked(control.hang_up(context.services.calls, record))
     return Answer(200, CallAction(session=record.session_id, action="hung_up"))
 
 
 async def transfer(context: Context) -> Answer:
-    """`POST …/call/transfer`."""
-    wanted = context.body_as(Transfer)
-    record = await _known(context)
-    await _done(
+    """`POST …/call/transfer`: transfer the call."""
+    request = context.body_as(Transfer)
+    record = await _session(context)
+    await _checked(
         control.transfer(
             context.services.calls,
             record,
-            wanted.to,
-            caller_id=wanted.caller_id,
-            timeout_s=wanted.timeout_seconds,
+            request.to,
+            caller_id=request.caller_id,
+            timeout_s=request.timeout_seconds,
         )
     )
     return Answer(200, CallAction(session=record.session_id, action="transferred"))
 
 
 async def dtmf(context: Context) -> Answer:
-    """`POST …/call/dtmf`."""
-    wanted = context.body_as(Dtmf)
-    record = await _known(context)
-    await _done(control.send_dtmf(context.services.calls, record, wanted.digits))
+    """`POST …/call/dtmf`: send digits."""
+    request = context.body_as(Dtmf)
+    record = await _session(context)
+    await _checked(control.send_dtmf(context.services.calls, record, request.digits))
     return Answer(200, CallAction(session=record.session_id, action="dtmf_sent"))
 
 
-async def _known(context: Context) -> SessionRecord:
-    """The session of the path, if the caller may know of it."""
-    record = await context.services.store.session(context.path["session_id"])
+async def _session(context: Context) -> SessionRecord:
+    """Return the session that the path names. Raises ApiError (404), StoreFailed."""
+    record = await context.services.calls.store.session(context.path["session_id"])
     if record is None or record.organization != context.caller.organization:
         raise not_found("There is no such session", Style.ENVELOPE)
     return record
 
 
-async def _done(work: Awaitable[None]) -> None:
+async def _checked(work: Awaitable[None]) -> None:
+    """Wait for a command to the carrier. Raises ApiError (409) if the session has no active call."""
     try:
         await work
     except control.CallNotActive as error:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""`POST /v1/public/{agent}/dialout`: a call out, in our own shape and in those of Pipecat's guides."""
+"""Outbound calls: `POST /v1/public/{agent}/dialout`.
+
+It accepts its own field names and those of Pipecat's guides.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +15,21 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.api.framework.idempotency import HEADER, fingerprint_of, key_of, run_once
 from gateway.api.framework.operation import UNAUTHORIZED_START, Access, Answer, Context, Operation, Style
-from gateway.api.framework.strict_json import dump
 from gateway.api.sessions.session_models import Metadata
 from gateway.calls.outbound.outbound_request import OutboundRequest, body_for
 from gateway.config import AgentSettings, CarrierAccount, CarrierName, Organization
+from gateway.model.json_text import dump
 from gateway.model.reasons import CallEnded, Reasons
 
 ANSWER_S: Final = 10.0
-"""How long the carrier is waited for before the caller is answered without the call's id."""
+"""Seconds to wait for the carrier before the request is answered without the call's id."""
 
-SHORTEST_S: Final = 5
-LONGEST_S: Final = 600
-DEFAULT_S: Final = 60
+MIN_TIMEOUT_S: Final = 5
+MAX_TIMEOUT_S: Final = 600
+DEFAULT_TIMEOUT_S: Final = 60
 
-_SHOWN: Final = re.compile(r"\+?[0-9]{5,15}")
-"""Carriers know their own numbers in other spellings too, such as Exotel's with a 0
-(docs/reference/carriers.md §5.2).
-"""
+_FROM_NUMBER: Final = re.compile(r"\+?[0-9]{5,15}")
+"""Not only E.164: Exotel's own numbers begin with a 0 (docs/reference/carriers.md §5.2)."""
 
 Machines = Literal["detect", "wait_for_end"]
 
@@ -62,9 +63,9 @@ class DialoutRequest(BaseModel):
     )
     body: Any = Field(default=None, description="Any JSON for the agent: at most 4,096 bytes.")
     timeout_seconds: int = Field(
-        default=DEFAULT_S,
-        ge=SHORTEST_S,
-        le=LONGEST_S,
+        default=DEFAULT_TIMEOUT_S,
+        ge=MIN_TIMEOUT_S,
+        le=MAX_TIMEOUT_S,
         description="How long it may ring; and before that, how long it may wait in line.",
     )
     machine_detection: Machines | bool | None = Field(
@@ -102,7 +103,7 @@ class DialoutAnswer(BaseModel):
 
 
 async def dialout(context: Context) -> Answer:
-    """Calls out, or answers as it did before to the same `Idempotency-Key`."""
+    """Place a call, or repeat the answer to the same `Idempotency-Key`."""
     key = key_of(context.request.headers, Style.PCC)
     if key is None:
         return await _dialout(context)
@@ -116,10 +117,10 @@ async def dialout(context: Context) -> Answer:
 
 
 async def _dialout(context: Context) -> Answer:
-    wanted = context.body_as(DialoutRequest)
-    agent = context.services.agents.of_organization(context.caller.organization, context.path["agent"])
-    call = await context.services.outbound.start(_wish(context, wanted, agent))
-    # The call goes on whatever becomes of this request.
+    request = context.body_as(DialoutRequest)
+    agent = context.services.calls.agents.of_organization(context.caller.organization, context.path["agent"])
+    call = await context.services.outbound.start(_outbound_request(context, request, agent))
+    # The call continues whatever becomes of this request.
     await asyncio.wait([call.accepted], timeout=ANSWER_S)
     call_id = call.accepted.result() if call.accepted.done() else None
     answer = DialoutAnswer(
@@ -130,40 +131,42 @@ async def _dialout(context: Context) -> Answer:
     return Answer(200, answer.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
-def _wish(context: Context, wanted: DialoutRequest, agent: AgentSettings) -> OutboundRequest:
+def _outbound_request(context: Context, request: DialoutRequest, agent: AgentSettings) -> OutboundRequest:
+    """Return the call to place. Raises CallEnded: bad_request, carrier_cannot, too_large."""
     services = context.services
-    settings = services.settings
+    settings = services.calls.settings
     organization = settings.find_organization(agent.organization)
     if organization is None:
         raise CallEnded(Reasons.carrier_cannot, "the organisation has no account with any carrier")
-    account = _account(organization, wanted.carrier)
-    setting = _setting(wanted)
-    to = _one("to", wanted.to, wanted.to_number, wanted.phone_number, setting.phone_number)
-    shown = _one("from", wanted.from_, wanted.from_number, setting.caller_id)
-    shown = shown or next(
+    account = _account(organization, request.carrier)
+    setting = _setting(request)
+    to = _value("to", request.to, request.to_number, request.phone_number, setting.phone_number)
+    from_number = _value("from", request.from_, request.from_number, setting.caller_id)
+    from_number = from_number or next(
         (each.number for each in settings.numbers if each.agent == agent.service_host), None
     )
     if to is None:
         raise CallEnded(Reasons.bad_request, "to is needed: whom to call")
-    if shown is None:
+    if from_number is None:
         raise CallEnded(Reasons.bad_request, "from is needed: none of [[numbers]] is the agent's")
-    if not _SHOWN.fullmatch(shown):
+    if not _FROM_NUMBER.fullmatch(from_number):
         raise CallEnded(Reasons.bad_request, "from is no number: 5 to 15 digits, with or without +")
-    machines = wanted.machine_detection
+    machines = request.machine_detection
     return OutboundRequest(
         agent=agent,
         organization=organization,
         account=account,
         to=to,
-        from_number=shown,
-        body=_body(wanted, account, shown, to, settings.limits.max_body_bytes),
-        timeout_s=float(wanted.timeout_seconds),
+        from_number=from_number,
+        body=_agent_body(request, account, (from_number, to), settings.limits.max_body_bytes),
+        timeout_s=float(request.timeout_seconds),
         machine_detection=("detect" if machines else None) if isinstance(machines, bool) else machines,
-        metadata=None if wanted.metadata is None else dump(wanted.metadata).decode(),
+        metadata=None if request.metadata is None else dump(request.metadata).decode(),
     )
 
 
 def _account(organization: Organization, carrier: str | None) -> CarrierAccount:
+    """Return the organisation's account with the carrier, or with its only one. Raises CallEnded."""
     accounts = [each for each in organization.carriers if carrier in (None, each.carrier)]
     if not accounts:
         named = carrier or "any carrier"
@@ -173,8 +176,8 @@ def _account(organization: Organization, carrier: str | None) -> CarrierAccount:
     return accounts[0]
 
 
-def _setting(wanted: DialoutRequest) -> DialoutSetting:
-    settings = wanted.dialout_settings
+def _setting(request: DialoutRequest) -> DialoutSetting:
+    settings = request.dialout_settings
     if not isinstance(settings, list):
         return settings or DialoutSetting()
     if len(settings) > 1:
@@ -182,22 +185,26 @@ def _setting(wanted: DialoutRequest) -> DialoutSetting:
     return settings[0] if settings else DialoutSetting()
 
 
-def _one(name: str, *given: str | None) -> str | None:
-    """What was given under one of several names."""
+def _value(name: str, *given: str | None) -> str | None:
+    """Return the value that was given under one or more names. Raises CallEnded if they differ."""
     values = {value for value in given if value is not None}
     if len(values) > 1:
         raise CallEnded(Reasons.bad_request, f"{name} is given several times, and differently")
     return values.pop() if values else None
 
 
-def _body(wanted: DialoutRequest, account: CarrierAccount, shown: str, to: str, most: int) -> str | None:
+def _agent_body(
+    request: DialoutRequest, account: CarrierAccount, numbers: tuple[str, str], max_bytes: int
+) -> str | None:
+    """Return the body for the agent in base64. `numbers`: from and to. Raises CallEnded (too_large)."""
+    from_number, to = numbers
     body = None
-    if wanted.body is not None:
-        raw = dump(wanted.body)
-        if len(raw) > most:
-            raise CallEnded(Reasons.too_large, f"body has {len(raw)} bytes of JSON, {most} are allowed")
+    if request.body is not None:
+        raw = dump(request.body)
+        if len(raw) > max_bytes:
+            raise CallEnded(Reasons.too_large, f"body has {len(raw)} bytes of JSON, {max_bytes} are allowed")
         body = base64.b64encode(raw).decode("ascii")
-    return body_for(body, account.carrier, shown, to, most)
+    return body_for(body, account.carrier, from_number, to, max_bytes)
 
 
 DIALOUT: Final = (

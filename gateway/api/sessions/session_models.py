@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the session resource takes and what it answers."""
+"""The models of the session resource: its requests, its answers, and a stored session as an answer."""
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
@@ -15,19 +16,16 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    TypeAdapter,
     model_validator,
 )
 
-from gateway.api.framework.strict_json import dump
-from gateway.api.sessions.session_examples import (
-    NEW_EXAMPLE,
-    REPORT_EXAMPLE,
-    SESSION_EXAMPLE,
-    SESSION_WHOLE,
-    SUMMARY_EXAMPLE,
-    TIME_EXAMPLE,
-)
+from gateway.api.framework.strict_json import rfc3339, rfc3339_or_none
+from gateway.carriers.call_log import CallState
 from gateway.model.addresses import LABEL
+from gateway.model.json_text import dump
+from gateway.model.lifecycle import SessionState
+from gateway.model.session import SessionRecord
 
 METADATA_BYTES: Final = 8192
 TRANSCRIPT_ENTRIES: Final = 5000
@@ -40,6 +38,59 @@ LONGEST_DURATION_S: Final = 14_400
 LONGEST_REPORT_S: Final = 86_400
 MAX_OFFSET: Final = 2**31
 NAME_PATTERN: Final = rf"^{LABEL}(\.{LABEL})?$"
+
+
+REDACTED: Final = "[redacted]"
+TELEPHONY: Final = "telephony"
+
+SESSION_EXAMPLE: Final = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
+TIME_EXAMPLE: Final = "2026-01-31T09:30:00.000Z"
+
+NEW_EXAMPLE: Final[dict[str, JsonValue]] = {
+    "agent": "support",
+    "transport": {"type": "websocket"},
+    "body": {"customer": 4711},
+    "idle_timeout_seconds": 30,
+    "max_duration_seconds": 3600,
+    "metadata": {"ticket": 4711},
+}
+REPORT_EXAMPLE: Final[dict[str, JsonValue]] = {
+    "transcript": [{"role": "user", "text": "Good morning.", "timestamp": "2026-01-31T09:30:02.500Z"}],
+    "duration_seconds": 62.5,
+    "results": {"resolved": True},
+}
+SUMMARY_EXAMPLE: Final[dict[str, JsonValue]] = {
+    "id": SESSION_EXAMPLE,
+    "object": "session",
+    "agent": "support.acme",
+    "status": "running",
+    "created_at": TIME_EXAMPLE,
+    "started_at": "2026-01-31T09:30:01.250Z",
+    "first_audio_at": None,
+    "ended_at": None,
+    "failed_at": None,
+    "completed_at": "2026-01-31T09:31:03.750Z",
+    "end_reason": None,
+    "failure": None,
+    "usage": {"seconds": 63.0, "frames_in": 0, "frames_out": 0},
+    "transport": {
+        "type": "websocket",
+        "url": "[redacted]",
+        "token": "[redacted]",
+        "expires_at": "2026-01-31T09:35:00.000Z",
+        "carrier": None,
+    },
+    "idle_timeout_seconds": 30,
+    "max_duration_seconds": 3600,
+    "metadata": {"ticket": 4711},
+}
+FULL_EXAMPLE: Final[dict[str, JsonValue]] = {
+    **SUMMARY_EXAMPLE,
+    "call": None,
+    "reported_seconds": 62.5,
+    "transcript": REPORT_EXAMPLE["transcript"],
+    "results": REPORT_EXAMPLE["results"],
+}
 
 
 def _example(value: dict[str, JsonValue]) -> ConfigDict:
@@ -59,15 +110,16 @@ class Status(StrEnum):
     CANCELED = "canceled"
 
 
-def _at_most(limit: int, value: JsonValue) -> JsonValue:
+def _limited(limit: int, value: JsonValue) -> JsonValue:
+    """Return the value. Raises ValueError if its JSON has more than `limit` bytes."""
     size = len(dump(value))
     if size > limit:
         raise ValueError(f"has {size} bytes of JSON; {limit} are allowed")
     return value
 
 
-def _written_out(value: Any) -> Any:
-    """Refuses the bare number that a query's text may be, which would be taken for Unix seconds or ms."""
+def _reject_number(value: Any) -> Any:
+    """Raise ValueError for a number in a query: pydantic would take it for Unix seconds or milliseconds."""
     if isinstance(value, str) and value.strip().lstrip("+-").replace(".", "", 1).isdecimal():
         raise ValueError("is a number, not a time as RFC 3339 writes it")
     return value
@@ -81,22 +133,22 @@ def _in_utc(value: datetime) -> datetime:
 
 
 def _metadata(value: JsonValue) -> JsonValue:
-    return _at_most(METADATA_BYTES, value)
+    return _limited(METADATA_BYTES, value)
 
 
 def _results(value: JsonValue) -> JsonValue:
-    return _at_most(RESULTS_BYTES, value)
+    return _limited(RESULTS_BYTES, value)
 
 
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
-QueryMoment = Annotated[Moment, BeforeValidator(_written_out)]
-"""For queries only: behind a validator of ours pydantic no longer knows that a body was JSON."""
+QueryMoment = Annotated[Moment, BeforeValidator(_reject_number)]
+"""For queries only: after a BeforeValidator pydantic no longer knows that a body was JSON."""
 Metadata = Annotated[JsonValue, AfterValidator(_metadata)]
 Results = Annotated[JsonValue, AfterValidator(_results)]
 
 
 class _RequestModel(BaseModel):
-    """What is taken: nothing but what is named."""
+    """A request: unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -198,7 +250,7 @@ class Report(_RequestModel):
     )
 
     @model_validator(mode="after")
-    def _says_something(self) -> Report:
+    def _is_not_empty(self) -> Report:
         if self.transcript is None and self.duration_seconds is None and self.results is None:
             raise ValueError("one of transcript, duration_seconds and results is needed")
         return self
@@ -315,7 +367,7 @@ class CallView(BaseModel):
 class Session(SessionSummary):
     """A session. Times are RFC 3339, UTC."""
 
-    model_config = _example(SESSION_WHOLE)
+    model_config = _example(FULL_EXAMPLE)
 
     call: CallView | None = Field(description="Of a session that is a telephone call.")
 
@@ -333,3 +385,101 @@ class SessionPage(BaseModel):
     limit: int
     offset: int
     has_more: bool
+
+
+_TRANSCRIPT: Final = TypeAdapter(list[ReportedEntry])
+
+
+def status_of(record: SessionRecord) -> Status:
+    """Return a session's status.
+
+    `ending`: a stop was requested of an active session; the store has no such state.
+    """
+    if record.active and record.stop_requested_at is not None:
+        return Status.ENDING
+    return Status(record.state)
+
+
+def session_summary(record: SessionRecord, now: float) -> SessionSummary:
+    """Return a session as lists show it. `now`: Unix seconds."""
+    return SessionSummary(**_shared_fields(record, now))
+
+
+def session_view(
+    record: SessionRecord,
+    now: float,
+    transport: TransportView | None = None,
+    call: CallState | None = None,
+) -> Session:
+    """Return the whole session.
+
+    `transport`: with secrets, for the answer to the start; `call`: its telephone call.
+    """
+    fields = _shared_fields(record, now)
+    if transport is not None:
+        fields["transport"] = transport
+    return Session(
+        **fields,
+        call=None if call is None else _call(record, call),
+        reported_seconds=record.reported_seconds,
+        transcript=None if record.transcript is None else _TRANSCRIPT.validate_json(record.transcript),
+        results=_value(record.results),
+    )
+
+
+def _shared_fields(record: SessionRecord, now: float) -> dict[str, Any]:
+    failed = record.state is SessionState.FAILED
+    return {
+        "id": record.session_id,
+        "agent": record.agent,
+        "status": status_of(record),
+        "created_at": rfc3339(record.created_at),
+        "started_at": rfc3339_or_none(record.started_at),
+        "first_audio_at": rfc3339_or_none(record.first_agent_sound_at),
+        "ended_at": rfc3339_or_none(record.ended_at),
+        "failed_at": rfc3339_or_none(record.ended_at if failed else None),
+        "completed_at": rfc3339_or_none(record.completed_at),
+        "end_reason": record.reason,
+        "failure": Failure(code=record.reason or "", message=record.detail or "") if failed else None,
+        "usage": _usage(record, now),
+        "transport": _redacted(record),
+        "idle_timeout_seconds": record.idle_timeout,
+        "max_duration_seconds": record.max_duration,
+        "metadata": _value(record.metadata),
+    }
+
+
+def _usage(record: SessionRecord, now: float) -> Usage:
+    seconds = 0.0
+    if record.started_at is not None:
+        until = now if record.ended_at is None else record.ended_at
+        seconds = round(max(0.0, until - record.started_at), 3)
+    return Usage(seconds=seconds, frames_in=record.frames_in, frames_out=record.frames_out)
+
+
+def _call(record: SessionRecord, call: CallState) -> CallView:
+    return CallView(
+        id=record.call_id or call.call_id,
+        status=None if call.status is None else str(call.status),
+        answered_at=rfc3339_or_none(call.answered_at),
+    )
+
+
+def _redacted(record: SessionRecord) -> TransportView:
+    """Return the transport without its secrets, which only the answer to the start has."""
+    if record.transport == TELEPHONY:
+        return TransportView(type=TELEPHONY, carrier=record.carrier)
+    if record.transport == "websocket":
+        until = rfc3339_or_none(record.promised_until)
+        return TransportView(type="websocket", url=REDACTED, token=REDACTED, expires_at=until)
+    if record.transport == "daily":
+        return TransportView(type="daily", url=REDACTED, token=REDACTED)
+    return TransportView(type=record.transport)
+
+
+def _value(text: str | None) -> JsonValue:
+    """Return the value of JSON text from the store; None for None."""
+    if text is None:
+        return None
+    value: JsonValue = json.loads(text)
+    return value

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The session as a resource of its own: `/v1/sessions`.
+"""The session resource, `/v1/sessions`.
 
-The same sessions as behind Pipecat Cloud's contract (docs/reference/public-api.md), for clients that do not
-come from there.
+It has the same sessions as Pipecat Cloud's contract (docs/reference/public-api.md), for all other clients.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from starlette.requests import ClientDisconnect, Request
 from gateway.api.framework import idempotency
 from gateway.api.framework.errors import ApiError, not_found
 from gateway.api.framework.operation import Access, Answer, Context, Operation, Style
-from gateway.api.framework.strict_json import dump
-from gateway.api.framework.timestamps import rfc3339_or_none, utc_text
+from gateway.api.framework.strict_json import rfc3339_or_none, utc_text
 from gateway.api.sessions.session_models import (
+    TELEPHONY,
     DailyTransport,
     ListQuery,
     NewSession,
@@ -29,12 +28,15 @@ from gateway.api.sessions.session_models import (
     ShowQuery,
     Status,
     TransportView,
+    session_summary,
+    session_view,
+    status_of,
 )
-from gateway.api.sessions.session_view import TELEPHONY, status_of, summary, view
 from gateway.calls.session_events import session_events
 from gateway.calls.session_start import SessionRequest, StartedSession, start_session
 from gateway.config import AgentSettings
 from gateway.model import addresses
+from gateway.model.json_text import dump
 from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import SessionRecord
@@ -42,103 +44,111 @@ from gateway.store.interface import SessionFilter
 
 
 def service_host(agent: str, organization: str) -> str:
-    """`AGENT.ORG` of an agent that may be named by its name alone."""
+    """Return the service host, AGENT.ORG, of an agent that is named by it or by its name alone."""
     return agent if "." in agent else addresses.service_host(agent, organization)
 
 
-async def start(context: Context, wanted: NewSession) -> tuple[str, TransportView]:
-    """Starts what is wanted: the session's id, and how its caller comes to it, secrets included.
+async def start(context: Context, new: NewSession) -> tuple[str, TransportView]:
+    """Start a session. Return its id and its transport, secrets included.
 
-    Raises ApiError, CallEnded, StoreFailed; what was made for it is gone then.
+    Raises ApiError, CallEnded or StoreFailed; nothing is left of the session then.
     """
-    transport = wanted.transport
-    rooms = transport if isinstance(transport, DailyTransport) else None
-    wish = SessionRequest(
-        agent=_agent(context, wanted.agent),
+    transport = new.transport
+    daily = transport if isinstance(transport, DailyTransport) else None
+    session_request = SessionRequest(
+        agent=_agent(context, new.agent),
         transport=transport.type,
-        body=wanted.body,
-        room_properties=rooms.room_properties if rooms else None,
-        token_properties=rooms.token_properties if rooms else None,
-        metadata=None if wanted.metadata is None else dump(wanted.metadata).decode(),
-        idle_timeout=wanted.idle_timeout_seconds,
-        max_duration=wanted.max_duration_seconds,
+        body=new.body,
+        room_properties=daily.room_properties if daily else None,
+        token_properties=daily.token_properties if daily else None,
+        metadata=None if new.metadata is None else dump(new.metadata).decode(),
+        idle_timeout=new.idle_timeout_seconds,
+        max_duration=new.max_duration_seconds,
     )
-    begun = await start_session(context.services.session_start, wish, context.request.scope.get("server"))
-    return begun.session_id, TransportView(
+    session = await start_session(
+        context.services.session_start, session_request, context.request.scope.get("server")
+    )
+    return session.session_id, TransportView(
         type=transport.type,
-        url=begun.room_url or _socket_url(begun),
-        token=begun.room_token or begun.ws_token,
-        expires_at=rfc3339_or_none(begun.expires_at),
+        url=session.room_url or _socket_url(session),
+        token=session.room_token or session.ws_token,
+        expires_at=rfc3339_or_none(session.expires_at),
     )
 
 
 def _agent(context: Context, named: str) -> AgentSettings:
-    """The agent of the caller's organisation; another's is as unknown as one that is not there."""
+    """Return an agent of the key's organisation.
+
+    Raises CallEnded (unknown_agent), also for another's agent.
+    """
     own = context.caller.organization
     name, organization = addresses.split_service_host(service_host(named, own))
     if organization != own:
         raise CallEnded(Reasons.unknown_agent, "there is no agent of this name")
-    return context.services.agents.of_organization(own, name)
+    return context.services.calls.agents.of_organization(own, name)
 
 
-def _socket_url(begun: StartedSession) -> str | None:
-    """Where the socket goes, whole: with the body to which its token is bound."""
-    if begun.ws_url is None or begun.body is None:
-        return begun.ws_url
-    return f"{begun.ws_url}?body={quote(begun.body, safe='')}"
+def _socket_url(session: StartedSession) -> str | None:
+    """Return the URL of the media socket, including the body that its token is bound to."""
+    if session.ws_url is None or session.body is None:
+        return session.ws_url
+    return f"{session.ws_url}?body={quote(session.body, safe='')}"
 
 
 MAX_REPORT_BYTES: Final = 3_000_000
-"""A transcript of 5,000 entries with a few sentences in each. Reading much more would be heard in calls."""
+"""A transcript of 5,000 entries of a few sentences.
+
+Parsing much more would delay the frames of calls audibly.
+"""
 
 MAX_ACTIVE: Final = 100_000
-"""More than a machine carries; for lists of sessions whose status the store cannot tell apart."""
+"""More sessions than a machine carries: the limit of lists whose status the store does not distinguish."""
 
 _TAG: Final = "Sessions"
-_OF_THE_STORE: Final = {
+_STORE_STATES: Final = {
     Status.CREATED: SessionState.CREATED,
     Status.ENDED: SessionState.ENDED,
     Status.FAILED: SessionState.FAILED,
     Status.CANCELED: SessionState.CANCELED,
 }
-"""What the store can look for; of those that are active only their records say whether they are ending."""
+"""Statuses that the store can filter by. `running` and `ending` differ only in the sessions' records."""
 
 
 async def create(context: Context) -> Answer:
-    """`POST /v1/sessions`."""
-    wanted = context.body_as(NewSession)
+    """`POST /v1/sessions`: start a session, or repeat the answer to the same `Idempotency-Key`."""
+    new = context.body_as(NewSession)
     key = idempotency.key_of(context.request.headers, Style.ENVELOPE)
 
-    async def produce() -> Answer:
-        session_id, transport = await start(context, wanted)
+    async def work() -> Answer:
+        session_id, transport = await start(context, new)
         record = await _record(context, session_id)
-        body = view(record, context.services.now(), transport)
+        body = session_view(record, context.services.calls.now(), transport)
         return Answer(201, body, {"Location": f"/v1/sessions/{session_id}"})
 
     if key is None:
-        return await produce()
+        return await work()
     fingerprint = idempotency.fingerprint_of(b"POST /v1/sessions", context.raw_body)
     return await idempotency.run_once(
-        context.services, context.caller.organization, key, fingerprint, produce, style=Style.ENVELOPE
+        context.services, context.caller.organization, key, fingerprint, work, style=Style.ENVELOPE
     )
 
 
 async def show(context: Context) -> Answer:
-    """`GET /v1/sessions/{session_id}`."""
+    """`GET /v1/sessions/{session_id}`: answer with the session, on request at its end."""
     query = context.query_as(ShowQuery)
-    record = await _known(context)
+    record = await _session(context)
     if query.wait_for_completion and record.state not in TERMINAL:
-        record = await _over_or_late(context, query.timeout_seconds)
-    return await _shown(context, record)
+        record = await _wait_until_over(context, query.timeout_seconds)
+    return await _answer(context, record)
 
 
 async def list_sessions(context: Context) -> Answer:
-    """`GET /v1/sessions`."""
+    """`GET /v1/sessions`: list sessions, the newest first."""
     query = context.query_as(ListQuery)
     records, total = await _page(context, query)
-    now = context.services.now()
+    now = context.services.calls.now()
     page = SessionPage(
-        data=[summary(record, now) for record in records],
+        data=[session_summary(record, now) for record in records],
         total=total,
         limit=query.limit,
         offset=query.offset,
@@ -148,17 +158,17 @@ async def list_sessions(context: Context) -> Answer:
 
 
 async def stop(context: Context) -> Answer:
-    """`POST /v1/sessions/{session_id}/stop`: as good for one that is over as for one that runs."""
-    record = await _known(context)
+    """`POST /v1/sessions/{session_id}/stop`: stop a session; no error if it is over already."""
+    record = await _session(context)
     if record.state not in TERMINAL:
-        await context.services.store.request_stop(record.session_id, context.services.now())
-    return await _shown(context, await _known(context))
+        await context.services.calls.store.request_stop(record.session_id, context.services.calls.now())
+    return await _answer(context, await _session(context))
 
 
 async def complete(context: Context) -> Answer:
-    """`POST /v1/sessions/{session_id}/complete`: what the agent's side reports, once, while it runs."""
+    """`POST /v1/sessions/{session_id}/complete`: store the agent's report, once."""
     report = context.body_as(Report)
-    record = await _known(context)
+    record = await _session(context)
     transcript = None
     if report.transcript is not None:
         transcript = dump(
@@ -169,80 +179,85 @@ async def complete(context: Context) -> Answer:
         ).decode()
     results = None if report.results is None else dump(report.results).decode()
     services = context.services
-    kept = await services.store.complete(
-        record.session_id, transcript, report.duration_seconds, results, services.now()
+    stored = await services.calls.store.complete(
+        record.session_id, transcript, report.duration_seconds, results, services.calls.now()
     )
-    record = await _known(context)
-    if not kept:
+    record = await _session(context)
+    if not stored:
         if record.completed_at is not None:
             raise ApiError(409, "already_completed", "The session was completed already")
         raise ApiError(409, "session_not_active", f"The session is {record.state}, and not active")
-    return await _shown(context, record)
-
-
-# What the handlers share
+    return await _answer(context, record)
 
 
 async def _record(context: Context, session_id: str) -> SessionRecord:
-    record = await context.services.store.session(session_id)
+    """Return a session of the key's organisation. Raises ApiError (404), StoreFailed."""
+    record = await context.services.calls.store.session(session_id)
     if record is None or record.organization != context.caller.organization:
         raise not_found("There is no such session", Style.ENVELOPE)
     return record
 
 
-async def _known(context: Context) -> SessionRecord:
-    """The session of the path, if the caller may know of it."""
+async def _session(context: Context) -> SessionRecord:
+    """Return the session that the path names. Raises ApiError (404), StoreFailed."""
     return await _record(context, context.path["session_id"])
 
 
-async def _shown(context: Context, record: SessionRecord) -> Answer:
+async def _answer(context: Context, record: SessionRecord) -> Answer:
     call = None
     if record.transport == TELEPHONY:
         call = await context.services.calls.call_log.of(record.session_id)
-    return Answer(200, view(record, context.services.now(), call=call))
+    return Answer(200, session_view(record, context.services.calls.now(), call=call))
 
 
-async def _over_or_late(context: Context, timeout_s: float) -> SessionRecord:
-    """The session once it is over, or after `timeout_s`. Raises ClientDisconnect as soon as nobody waits."""
+async def _wait_until_over(context: Context, timeout_s: float) -> SessionRecord:
+    """Return the session at its end, or after `timeout_s` seconds.
+
+    Raises ClientDisconnect if the client leaves.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
-    gone = asyncio.create_task(_gone(context.request))
+    disconnect = asyncio.create_task(_wait_for_disconnect(context.request))
     try:
         while True:
-            with session_events(context.services.store).waiting(context.path["session_id"]) as over:
-                record = await _known(context)
-                left = deadline - loop.time()
-                if record.state in TERMINAL or left <= 0:
+            # Wait first, read then: an end between the two is not missed.
+            with session_events(context.services.calls.store).waiting(context.path["session_id"]) as over:
+                record = await _session(context)
+                remaining_s = deadline - loop.time()
+                if record.state in TERMINAL or remaining_s <= 0:
                     return record
-                await asyncio.wait([over, gone], timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            if gone.done():
+                await asyncio.wait(
+                    [over, disconnect], timeout=remaining_s, return_when=asyncio.FIRST_COMPLETED
+                )
+            if disconnect.done():
                 raise ClientDisconnect
     finally:
-        gone.cancel()
-        await asyncio.wait([gone])
+        disconnect.cancel()
+        await asyncio.wait([disconnect])
 
 
-async def _gone(request: Request) -> None:
-    """Returns when the client has gone."""
+async def _wait_for_disconnect(request: Request) -> None:
+    """Return when the client has closed its connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def _page(context: Context, query: ListQuery) -> tuple[list[SessionRecord], int]:
+    """Return the sessions of the page, and the number of all that match."""
     organization = context.caller.organization
-    store = context.services.store
+    store = context.services.calls.store
     matching = SessionFilter(
         agent=None if query.agent is None else service_host(query.agent, organization),
         organization=organization,
         created_from=None if query.created_from is None else query.created_from.timestamp(),
         created_before=None if query.created_before is None else query.created_before.timestamp(),
     )
-    if query.status is None or query.status in _OF_THE_STORE:
-        state = None if query.status is None else _OF_THE_STORE[query.status]
+    if query.status is None or query.status in _STORE_STATES:
+        state = None if query.status is None else _STORE_STATES[query.status]
         return await store.sessions(replace(matching, state=state), limit=query.limit, offset=query.offset)
     active, _ = await store.sessions(replace(matching, active=True), limit=MAX_ACTIVE)
-    found = [record for record in active if status_of(record) is query.status]
-    return found[query.offset : query.offset + query.limit], len(found)
+    records = [record for record in active if status_of(record) is query.status]
+    return records[query.offset : query.offset + query.limit], len(records)
 
 
 _ID_NOTE: Final = {"session_id": "The session's id, as it was answered or as the agent was told it."}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Documents that carriers ask for while a call goes on: where one goes that is answered, or transferred.
+"""Documents that carriers fetch during a call.
 
-`/callbacks/{carrier}/{session_id}/answer` and `…/transfer` are asked by carriers that take no document in a
-request (Plivo, docs/reference/carriers.md §4.5); `…/transferred` by all of them, once the call is over that
-a transfer made.
+Carriers that accept no document in a REST request (Plivo, docs/reference/carriers.md §4.5) fetch
+`/callbacks/{carrier}/{session_id}/answer` when an outbound call is answered and `…/transfer` when a call is
+transferred. All of them fetch `…/transferred` when the call that a transfer made is over.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Handler = Callable[[Context], Coroutine[Any, Any, Response]]
 
 
 async def answer(context: Context) -> Response:
-    """A call out was answered: its stream. One whose session is over ends."""
+    """Answer with the document that opens an outbound call's stream, or hangs up if its session is over."""
     record, call_id = await _call(context)
     calls, carrier, session_id = context.services.calls, record.carrier, record.session_id
     agent = calls.agents.find(record.agent)
@@ -50,39 +50,43 @@ async def answer(context: Context) -> Response:
 
 
 async def transfer(context: Context) -> Response:
-    """A call is transferred: where to. One that was not asked to be ends."""
+    """Answer with the document of a requested transfer, or hang up if none was requested."""
     record, _ = await _call(context)
     document = await context.services.calls.call_log.document_of(record.session_id)
     return _document(record.carrier, document or CARRIERS[record.carrier].documents.hangup())
 
 
 async def transferred(context: Context) -> Response:
-    """The call that a transfer made is over, and so is all of it: an agent that was kept may go."""
+    """End the session of a transferred call, whose agent may still be connected, and hang up."""
     record, _ = await _call(context)
     services = context.services
-    book = services.calls.call_log
-    if await book.document_of(record.session_id) is not None:  # it was transferred
-        await book.record_status(record.session_id, CallStatus.COMPLETED)
-        await services.store.request_stop(record.session_id, services.now())
+    call_log = services.calls.call_log
+    if await call_log.document_of(record.session_id) is not None:  # it was transferred
+        await call_log.record_status(record.session_id, CallStatus.COMPLETED)
+        await services.calls.store.request_stop(record.session_id, services.calls.now())
     return _document(record.carrier, CARRIERS[record.carrier].documents.hangup())
 
 
 async def _call(context: Context) -> tuple[SessionRecord, str | None]:
-    """The session that the carrier asks about, and the call's id. Raises CallEnded (unauthorized, not_found,
-    bad_request), StoreFailed."""
+    """Return the session that the path names and the call's id.
+
+    Raises:
+        CallEnded: not_found, unauthorized or bad_request.
+        StoreFailed: the store did not answer.
+    """
     carrier = context.path["carrier"]
     if carrier not in WITH_DOCUMENTS:
         raise CallEnded(Reasons.not_found, "no such carrier is known here")
-    record = await context.services.store.session(context.path["session_id"])
+    record = await context.services.calls.store.session(context.path["session_id"])
     if record is None:
         authenticate_any(context, carrier)
     else:
         authenticate_request(context, carrier, record.organization)
     fields = read_fields(context) if context.request.method == "POST" else read_query(context)
-    told = {value for name, value in fields if name in _CALL_IDS and value}
-    if len(told) > 1:
+    call_ids = {value for name, value in fields if name in _CALL_IDS and value}
+    if len(call_ids) > 1:
         raise CallEnded(Reasons.bad_request, "a field is given twice, and says two things")
-    call_id = told.pop() if told else None
+    call_id = call_ids.pop() if call_ids else None
     if record is None or record.carrier != carrier:
         raise CallEnded(Reasons.not_found, "no such call is known here")
     known = (await context.services.calls.call_log.of(record.session_id)).call_id or record.call_id
@@ -95,11 +99,11 @@ def _document(carrier: str, text: str) -> Response:
     return Response(text, media_type=CARRIERS[carrier].documents.content_type)
 
 
-def _operations(what: str, handler: Handler, summary: str) -> list[Operation]:
+def _operations(action: str, handler: Handler, summary: str) -> list[Operation]:
     return [
         Operation(
             method=method,
-            path=f"/callbacks/{{carrier}}/{{session_id}}/{what}",
+            path=f"/callbacks/{{carrier}}/{{session_id}}/{action}",
             handler=handler,
             access=Access.NONE,
             style=Style.PCC,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a carrier asks when it fetches a document: its own fields, and what the operator put into the URL.
+"""Requests of carriers: their authentication, and the fields of a request for a document.
 
-The carrier's fields are the form of a POST, or stand in the query of a GET beside the operator's
-(docs/reference/carriers.md §2.4, §3.4, §4.4, §5.3). Nothing is read that a proof did not read too
-(`read_form`).
+A carrier's fields are the form of a POST, or in the query of a GET beside those that the operator put into
+the URL (docs/reference/carriers.md §2.4, §3.4, §4.4, §5.3). Forms are read by `read_form`, as signatures
+are checked over the same fields.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from gateway.model.reasons import CallEnded, Reasons
 
 
 def authenticate_request(context: Context, carrier: str, organization: str) -> None:
-    """Raises CallEnded(unauthorized), 403, where the organisation wants proof and this has none."""
+    """Check the signature of a carrier's request. Raises CallEnded (unauthorized).
+
+    No check if the organisation has no account that can authenticate this carrier.
+    """
     accounts = context.services.calls.accounts
     if not accounts.requires_authentication(organization, carrier):
         return
-    signed = signed_request(accounts, context.request, context.raw_body, context.services.now())
+    signed = signed_request(accounts, context.request, context.raw_body, context.services.calls.now())
     try:
         accounts.authenticate(organization, carrier, signed)
     except AuthenticationFailed as refused:
@@ -36,10 +39,13 @@ def authenticate_request(context: Context, carrier: str, organization: str) -> N
 
 
 def authenticate_any(context: Context, carrier: str) -> None:
-    """The same where it is not known whose the call is: 403 only where there is nobody who wants no proof."""
+    """Authenticate a request whose organisation is unknown. Raises CallEnded (unauthorized).
+
+    It is rejected only if every organisation requires authentication and no account accepts the signature.
+    """
     accounts = context.services.calls.accounts
     if accounts.always_authenticated(carrier):
-        signed = signed_request(accounts, context.request, context.raw_body, context.services.now())
+        signed = signed_request(accounts, context.request, context.raw_body, context.services.calls.now())
         if not accounts.authenticated_organizations(carrier, signed):
             raise CallEnded(Reasons.unauthorized, "the request is not proven to be anybody's")
 
@@ -59,7 +65,7 @@ _OURS: Final = frozenset(
     {"agent", "org", "serviceHost", "region", "body", "sample_rate", "sample-rate", RETURNS}
 )
 _NOT_CUSTOM: Final = frozenset({"bodySHA256", "flow_id", "tenant_id"})
-"""What carriers add to a query under a small letter: Twilio's hash, Exotel's ids."""
+"""Parameters in small letters that carriers add to a query: Twilio's hash, Exotel's ids."""
 _CARRIERS_OWN: Final = re.compile(r"[A-Z]")
 _CALL_ID: Final = re.compile(r"[!-~]+")
 _PRINTABLE: Final = re.compile(r"[^\x00-\x1f\x7f]+")
@@ -69,45 +75,46 @@ Pairs = list[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class DocumentRequest:
-    """`asked`: the call. `named`: the agents that the URL names, AGENT.ORG; none where the number does.
+    """A carrier's request for the document of a call.
 
-    `organization`: the one that the URL names. `region`: likewise.
+    `agents`: the service hosts, AGENT.ORG, in the URL; empty if the called number names the agent.
+    `organization` and `region`: those of the URL.
     """
 
-    asked: IncomingCall
-    named: tuple[str, ...]
+    call: IncomingCall
+    agents: tuple[str, ...]
     organization: str | None
     region: str | None
 
 
 def read_document_request(context: Context, carrier: str, max_body_bytes: int) -> DocumentRequest:
-    """Reads the request. Raises CallEnded: bad_request, too_large."""
+    """Return the request for a document. Raises CallEnded: bad_request, too_large."""
     query = read_query(context)
     is_post = context.request.method == "POST"
     fields = read_fields(context) if is_post else query
-    named = _named(query)
-    returns = _one(query, RETURNS) or "0"
-    rate = _one(query, "sample_rate", "sample-rate") or str(USUAL_RATE)
+    agents = _agents(query)
+    returns = _value(query, RETURNS) or "0"
+    rate = _value(query, "sample_rate", "sample-rate") or str(USUAL_RATE)
     if not (returns.isascii() and returns.isdigit()) or len(returns) > 3:
         raise CallEnded(Reasons.bad_request, f"{RETURNS} is no small number")
     if rate not in SAMPLE_RATES:
         raise CallEnded(Reasons.bad_request, f"sample_rate is none of {', '.join(SAMPLE_RATES)}")
-    asked = IncomingCall(
+    call = IncomingCall(
         carrier=carrier,
         call_id=_call_id(fields),
         from_number=_number(fields, _FROM),
         to_number=_number(fields, _TO),
-        body=read_body(_one(query, "body"), max_body_bytes),
+        body=read_body(_value(query, "body"), max_body_bytes),
         parameters=_parameters(query, is_post=is_post),
         sample_rate=int(rate),
         returns=int(returns),
     )
-    organization = split_service_host(named[0])[1] if named else None
-    return DocumentRequest(asked, named, organization, _one(query, "region"))
+    organization = split_service_host(agents[0])[1] if agents else None
+    return DocumentRequest(call, agents, organization, _value(query, "region"))
 
 
 def read_query(context: Context) -> Pairs:
-    """The query as it came, decoded. Raises CallEnded(bad_request)."""
+    """Return the decoded query. Raises CallEnded (bad_request)."""
     text = context.request.scope["query_string"].decode("latin-1")
     try:
         return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
@@ -118,7 +125,7 @@ def read_query(context: Context) -> Pairs:
 
 
 def read_fields(context: Context) -> Pairs:
-    """The fields of a form; none where there is no body. Raises CallEnded(bad_request)."""
+    """Return the fields of a form; none for an empty body. Raises CallEnded (bad_request)."""
     if not context.raw_body:
         return []
     try:
@@ -127,8 +134,11 @@ def read_fields(context: Context) -> Pairs:
         raise CallEnded(Reasons.bad_request, error.reason) from None
 
 
-def _one(pairs: Pairs, *names: str) -> str | None:
-    """The first of the names that there is; each may be given once. An empty one is none."""
+def _value(pairs: Pairs, *names: str) -> str | None:
+    """Return the value of the first name that is present and not empty.
+
+    Raises CallEnded if one is given twice.
+    """
     for name in names:
         values = [value for each, value in pairs if each == name]
         if len(values) > 1:
@@ -138,42 +148,43 @@ def _one(pairs: Pairs, *names: str) -> str | None:
     return None
 
 
-def _named(query: Pairs) -> tuple[str, ...]:
-    agent, organization = _one(query, "agent"), _one(query, "org")
-    by_service_host = _one(query, "serviceHost")
+def _agents(query: Pairs) -> tuple[str, ...]:
+    """Return the service hosts in the query. Raises CallEnded (bad_request)."""
+    agent, organization = _value(query, "agent"), _value(query, "org")
+    by_service_host = _value(query, "serviceHost")
     if agent is not None and organization is None and "." in agent:
-        named = [agent]
+        agents = [agent]
     elif agent is not None and organization is not None:
-        named = [service_host(agent, organization)]
+        agents = [service_host(agent, organization)]
     elif agent is None and organization is None:
-        named = []
+        agents = []
     else:
         raise CallEnded(Reasons.bad_request, "agent and org go together")
-    named += [by_service_host] if by_service_host is not None else []
-    if not all(map(is_service_host, named)):
+    agents += [by_service_host] if by_service_host is not None else []
+    if not all(map(is_service_host, agents)):
         raise CallEnded(Reasons.bad_request, "agent and org are no names of an agent and its organisation")
-    return tuple(named)
+    return tuple(agents)
 
 
 def _call_id(fields: Pairs) -> str | None:
-    call_id = _one(fields, *_CALL_IDS)
+    call_id = _value(fields, *_CALL_IDS)
     if call_id is not None and not (len(call_id) <= MAX_CALL_ID and _CALL_ID.fullmatch(call_id)):
         raise CallEnded(Reasons.bad_request, "the call's id is none")
     return call_id
 
 
 def _number(fields: Pairs, names: tuple[str, ...]) -> str | None:
-    """A number, or whatever the carrier has for one; what nobody could write down is left out."""
-    number = _one(fields, *names)
+    """Return the carrier's number or address; None if it is missing, too long or not printable."""
+    number = _value(fields, *names)
     if number is None:
         return None
-    # An unescaped plus sign has become a space on the way.
+    # An unescaped plus sign in a query is a space.
     number = f"+{number[1:]}" if re.fullmatch(r" [0-9]+", number) else number
     return number if len(number) <= MAX_NUMBER and _PRINTABLE.fullmatch(number) else None
 
 
 def _parameters(query: Pairs, *, is_post: bool) -> dict[str, str]:
-    """The operator's own; in the query of a GET a name that begins with a capital letter is the carrier's."""
+    """Return the operator's custom parameters. In the query of a GET, names in capitals are the carrier's."""
     custom = [
         (name, value)
         for name, value in query

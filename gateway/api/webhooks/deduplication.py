@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A call that webhooks tell of, as every worker knows it: carriers repeat webhooks, and to any worker."""
+"""Deduplication of webhooks: carriers repeat them, and any worker may receive the repetition."""
 
 from __future__ import annotations
 
@@ -18,24 +18,27 @@ log = structlog.get_logger(__name__)
 
 
 def joined(headers: Headers, name: str) -> str | None:
-    """A header as its proof wants it: several of one name joined by commas, None for a missing one."""
+    """Return the header's values joined by commas, as signatures cover them; None for a missing header."""
     return ",".join(headers.getlist(name)) or None
 
 
 class SharedCall:
-    """What is known of one call: a document of the store, which the first webhook of the call makes."""
+    """The record of one call in the store, which the call's first webhook creates and all workers read."""
 
     def __init__(self, services: Services, kind: str, *identity: str) -> None:
-        """`kind`: of the document. `identity`: what names the call, the agent's service host first."""
-        self._documents = services.store.key_values
-        self._now = services.now
+        """`kind`: the store's kind of the record.
+
+        `identity`: the names of the call, the agent's service host first.
+        """
+        self._documents = services.calls.store.key_values
+        self._now = services.calls.now
         self._kind = kind
         self._key = hashlib.sha256("\0".join(identity).encode()).hexdigest()
 
     async def claim(self, value: Mapping[str, Any], lease_s: float) -> bool:
-        """Whether this is the first webhook of the call, which from now on is known as `value`.
+        """Create the record and return True if this is the call's first webhook. Raises StoreFailed.
 
-        For `lease_s` seconds, lest a worker that dies keeps the call. Raises StoreFailed.
+        The record expires after `lease_s` seconds, so that a worker that dies does not block the call.
         """
         now = self._now()
         return await self._documents.put_if_absent(
@@ -43,23 +46,23 @@ class SharedCall:
         )
 
     async def get(self) -> dict[str, Any] | None:
-        """What is known of the call. Raises StoreFailed."""
-        kept = await self._documents.get(self._kind, self._key, self._now())
-        return None if kept is None else json.loads(kept.value)
+        """Return the record, None if there is none. Raises StoreFailed."""
+        stored = await self._documents.get(self._kind, self._key, self._now())
+        return None if stored is None else json.loads(stored.value)
 
-    async def keep(self, value: Mapping[str, Any], kept_s: float) -> None:
-        """Makes this what is known, for `kept_s` seconds; where the store fails, that is a log line."""
+    async def save(self, value: Mapping[str, Any], lifetime_s: float) -> None:
+        """Replace the record for `lifetime_s` seconds. A failure of the store is logged, not raised."""
         now = self._now()
         try:
             await self._documents.put(
-                self._kind, self._key, json.dumps(value), now=now, expires_at=now + kept_s
+                self._kind, self._key, json.dumps(value), now=now, expires_at=now + lifetime_s
             )
         except StoreFailed as error:
-            log.warning("store", error=str(error))  # what was started runs, and its caller must hear of it
+            log.warning("store", error=str(error))  # the session runs, and the webhook must get its answer
 
     async def forget(self) -> None:
-        """What the first webhook began left nothing behind, so the next one is the first again."""
+        """Delete the record after a failed start, so that the next webhook counts as the first."""
         try:
             await self._documents.delete(self._kind, self._key)
         except StoreFailed as error:
-            log.warning("store", error=str(error))  # it is forgotten when its lease is over
+            log.warning("store", error=str(error))  # the record expires with its lease

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Daily's pinless dial-in: a caller on hold at Daily, a room to meet in, an agent that fetches the call.
+"""Daily's pinless dial-in: while Daily holds a caller, this webhook starts the agent in a room.
 
-docs/reference/carriers.md §6.1 has the way of the call, §6.3 the webhook, §6.5 what the agent must be told.
-It is the agent that takes the caller off hold, with `pinlessCallUpdate`, once its room is ready; here only
-the room and the session are made. Daily wants a prompt 200, so an answer that takes longer than that goes
-out before they are.
+docs/reference/carriers.md has the call flow (§6.1), the webhook (§6.3) and the agent's body (§6.5). The
+agent itself takes the caller off hold, with `pinlessCallUpdate`, when its room is ready. Daily expects a
+prompt 200: if the start takes longer, the answer is sent before it is done.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from starlette.responses import Response
 from gateway.api.framework.errors import bad_json, invalid
 from gateway.api.framework.operation import Access, Answer, Context, Operation, Style
 from gateway.api.framework.services import Services
-from gateway.api.framework.strict_json import JsonError, dump, parse
+from gateway.api.framework.strict_json import JsonError, parse
 from gateway.api.webhooks.deduplication import SharedCall, joined
 from gateway.calls.bot_session import NotReady
 from gateway.calls.session_start import RoomFailed, SessionRequest, Telephone, start_session
@@ -33,6 +32,7 @@ from gateway.carriers.daily.auth import SIGNATURE, TIMESTAMP, authenticate_diali
 from gateway.carriers.daily.rest import dialin_properties
 from gateway.carriers.signatures import AuthenticationFailed
 from gateway.config import AgentSettings, DailySettings
+from gateway.model.json_text import dump
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import Store, StoreFailed
 
@@ -47,7 +47,7 @@ _SIP_HEADER_NAME: Final = re.compile(r"[!%'*+\-.`~0-9A-Za-z_]{1,128}")  # RFC 32
 
 @dataclass(frozen=True, slots=True)
 class Dialin:
-    """A caller on hold, as the webhook told it. `sip_headers`: those that can be passed on."""
+    """A caller on hold, from the webhook. `sip_headers`: those that can be passed on to the agent."""
 
     call_id: str
     call_domain: str
@@ -57,9 +57,9 @@ class Dialin:
 
 
 def read_dialin(raw: bytes) -> Dialin | None:
-    """Reads the webhook's body; None for a probe, which is whatever has no `callId`. Raises ApiError.
+    """Return the call in the webhook's body; None for a probe. Raises ApiError (400).
 
-    Also where `test` is set, as Pipecat's runner has it (docs/reference/carriers.md §6.2, §6.5).
+    A probe has no `callId`, or sets `test`, as Pipecat's runner does (docs/reference/carriers.md §6.2, §6.5).
     """
     try:
         given = parse(raw or b"{}")
@@ -85,14 +85,13 @@ def _text(given: Mapping[str, Any], name: str) -> str:
 
 
 def _sip_headers(given: object) -> dict[str, str]:
-    """Names and texts that can stand in a SIP header; the agent's model takes no other
-    (docs/reference/carriers.md §6.5).
+    """Return the names and texts that are valid in a SIP header; the agent's model accepts no others.
 
-    The rest is left out rather than refused: a caller is not turned away for a header.
+    Invalid ones are dropped (docs/reference/carriers.md §6.5): a caller is not rejected because of a header.
     """
     if given is None:
         return {}
-    found = {
+    valid = {
         name: value
         for name, value in (given.items() if isinstance(given, dict) else ())
         if _SIP_HEADER_NAME.fullmatch(name)
@@ -100,36 +99,36 @@ def _sip_headers(given: object) -> dict[str, str]:
         and len(value) <= MAX_SIP_HEADER_CHARACTERS
         and (value.isprintable() or not value)
     }
-    kept = dict(list(found.items())[:MAX_SIP_HEADERS])
-    left_out = len(given) - len(kept) if isinstance(given, dict) else 1
-    if left_out:
-        log.info("sip headers left out", count=left_out)
-    return kept
+    headers = dict(list(valid.items())[:MAX_SIP_HEADERS])
+    dropped = len(given) - len(headers) if isinstance(given, dict) else 1
+    if dropped:
+        log.info("sip headers left out", count=dropped)
+    return headers
 
 
 MAX_WEBHOOK_BYTES: Final = 65_536
 
 ANSWER_S: Final = 0.8
-"""How long Daily waits for what was started; later it is answered with the session's id alone."""
+"""Seconds after which Daily is answered with the session's id alone."""
 
-GIVE_UP_S: Final = 110.0
-"""The hold music is played twice and is shorter than 60 s (docs/reference/carriers.md §6.2): nobody waits
-for longer.
+START_TIMEOUT_S: Final = 110.0
+"""Seconds after which a start is given up: Daily plays its hold music, under 60 s, twice and then hangs up
+(docs/reference/carriers.md §6.2).
 """
 
 NOT_READY_PAUSE_S: Final = 0.25
-"""How often an agent whose instances are all starting is looked at; the caller is on hold meanwhile."""
+"""Seconds between attempts while all instances of the agent are starting; the caller is on hold meanwhile."""
 
-MAX_BEGINNING: Final = 64
-"""Dial-ins that one worker is starting at once: each may make a room before the store counts it."""
+MAX_STARTING: Final = 64
+"""Dial-ins that one worker starts at once: each may make a room before the store counts its session."""
 
 DOCUMENT_KIND: Final = "dialin"
-LEASE_S: Final = 2 * GIVE_UP_S
-"""How long a call is known that is being started: until then it is, or was given up."""
-KEPT_S: Final = 86_400.0
-"""How long a call's id is known; a webhook that is repeated starts nothing."""
+LEASE_S: Final = 2 * START_TIMEOUT_S
+"""Seconds for which a call that is being started is on record; its start has ended by then."""
+RECORD_LIFETIME_S: Final = 86_400.0
+"""Seconds for which a started call is on record, so that a repeated webhook starts nothing."""
 POLL_S: Final = 0.05
-"""How often a repeated webhook looks whether the first one has its answer."""
+"""Seconds between a repeated webhook's checks for the answer of the first one."""
 
 
 class DialinAnswer(BaseModel):
@@ -148,16 +147,16 @@ class DialinAnswer(BaseModel):
 
 
 async def dialin(context: Context) -> Answer | Response:
-    """Starts the session of one call, once; or answers a probe. Raises ApiError, CallEnded, StoreFailed."""
+    """Start the session of a call, once, or answer a probe. Raises ApiError, CallEnded, StoreFailed."""
     services = context.services
     organization = context.path["org"]
-    agent = services.agents.of_organization(organization, context.path["agent"])
+    agent = services.calls.agents.of_organization(organization, context.path["agent"])
     call = read_dialin(context.raw_body)
     if call is None:
         return Answer(200, {"status": "OK"})
     try:
         daily = _daily_of(services, organization)
-        _prove(context, daily)
+        _authenticate(context, daily)
     except CallEnded as failure:
         log.info("dialin refused", agent=agent.service_host, organization=organization, **_reason(failure))
         raise
@@ -165,16 +164,17 @@ async def dialin(context: Context) -> Answer | Response:
 
 
 def _daily_of(services: Services, organization: str) -> DailySettings:
-    owner = services.settings.find_organization(organization)
+    owner = services.calls.settings.find_organization(organization)
     if owner is not None and owner.daily is not None:
         return owner.daily
     detail = "this organisation has no domain at Daily: the operator sets [organizations.daily] api_key"
     raise CallEnded(Reasons.bad_request, detail)
 
 
-def _prove(context: Context, daily: DailySettings) -> None:
-    """The webhook is Daily's, where there is a secret to tell by (docs/reference/carriers.md §6.3). Raises
-    CallEnded.
+def _authenticate(context: Context, daily: DailySettings) -> None:
+    """Check the webhook's signature if the organisation has a secret (docs/reference/carriers.md §6.3).
+
+    Raises CallEnded (unauthorized).
     """
     if not daily.webhook_secrets:
         return
@@ -182,98 +182,100 @@ def _prove(context: Context, daily: DailySettings) -> None:
     timestamp, signature = joined(headers, TIMESTAMP), joined(headers, SIGNATURE)
     try:
         authenticate_dialin(
-            daily.webhook_secrets, timestamp, signature, context.raw_body, context.services.now()
+            daily.webhook_secrets, timestamp, signature, context.raw_body, context.services.calls.now()
         )
     except AuthenticationFailed as failure:
         raise CallEnded(Reasons.unauthorized, str(failure)) from None
 
 
 class _DialinHandler:
-    """One webhook of one call, the first or a repeated one."""
+    """Handles one webhook of one call, the first or a repeated one."""
 
     def __init__(self, services: Services, agent: AgentSettings, daily: DailySettings, call: Dialin) -> None:
         self._services = services
         self._agent = agent
         self._daily = daily
         self._call = call
-        self._known = SharedCall(services, DOCUMENT_KIND, agent.service_host, call.call_domain, call.call_id)
+        self._shared_call = SharedCall(
+            services, DOCUMENT_KIND, agent.service_host, call.call_domain, call.call_id
+        )
         self._log = log.bind(agent=agent.service_host, organization=agent.organization)
 
     async def answer(self) -> Answer | Response:
-        """Starts the session, or finds the one that another webhook of this call starts."""
+        """Start the session, or return the answer of the webhook that starts it. Raises like `dialin`."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + ANSWER_S
-        session_id = self._services.new_id()
-        while not await self._known.claim({"sessionId": session_id}, LEASE_S):
-            while (known := await self._known.get()) is not None:
-                if "dailyRoom" in known or loop.time() >= until:
-                    return Answer(200, known)
+        deadline = loop.time() + ANSWER_S
+        session_id = self._services.calls.new_id()
+        while not await self._shared_call.claim({"sessionId": session_id}, LEASE_S):
+            while (answer := await self._shared_call.get()) is not None:
+                if "dailyRoom" in answer or loop.time() >= deadline:
+                    return Answer(200, answer)
                 await asyncio.sleep(POLL_S)
-        return await self._first(session_id, until - loop.time())
+        return await self._answer_first(session_id, deadline - loop.time())
 
-    async def _first(self, session_id: str, wait_s: float) -> Answer | Response:
-        begun = asyncio.create_task(self._begin(session_id))
+    async def _answer_first(self, session_id: str, wait_s: float) -> Answer | Response:
+        start = asyncio.create_task(self._start_logged(session_id))
         try:
-            await asyncio.wait([begun], timeout=max(wait_s, 0.0))
+            await asyncio.wait([start], timeout=max(wait_s, 0.0))
         except asyncio.CancelledError:
-            begun.cancel()
-            await asyncio.wait([begun])
+            start.cancel()
+            await asyncio.wait([start])
             raise
-        if begun.done():
-            return Answer(200, begun.result())
-        # The rest is the request's own task, which the server waits for when it stops, and then cancels.
+        if start.done():
+            return Answer(200, start.result())
+        # The start continues in the request's task, which the server awaits when it stops, and then cancels.
         content = dump({"sessionId": session_id})
-        return Response(content, media_type="application/json", background=BackgroundTask(_late, begun))
+        return Response(content, media_type="application/json", background=BackgroundTask(_finish, start))
 
-    async def _begin(self, session_id: str) -> dict[str, str]:
-        """Starts the session: what is to be answered. Whatever goes wrong is told here, in one line."""
-        say = self._log.bind(session=session_id)
-        known: dict[str, str] | None = None
+    async def _start_logged(self, session_id: str) -> dict[str, str]:
+        """Start the session and return the answer. Logs a failure in one line and raises it."""
+        session_log = self._log.bind(session=session_id)
+        answer: dict[str, str] | None = None
         try:
-            with _counted(self._services.store):
-                known = await self._start(session_id)
+            with _counted(self._services.calls.store):
+                answer = await self._start(session_id)
         except (CallEnded, RoomFailed, StoreFailed) as failure:
-            say.info("dialin refused", **_reason(failure))
+            session_log.info("dialin refused", **_reason(failure))
             raise
         except asyncio.CancelledError:
-            say.warning("dialin given up", reason=Reasons.draining.code)
+            session_log.warning("dialin given up", reason=Reasons.draining.code)
             raise
         finally:
-            if known is None:
-                await self._known.forget()
-        await self._known.keep(known, KEPT_S)
-        return known
+            if answer is None:
+                await self._shared_call.forget()
+        await self._shared_call.save(answer, RECORD_LIFETIME_S)
+        return answer
 
     async def _start(self, session_id: str) -> dict[str, str]:
-        wish = self._wish(session_id)
-        patience_s = self._services.settings.limits.agent_connect_timeout
+        request = self._session_request(session_id)
+        ready_timeout_s = self._services.calls.settings.limits.agent_connect_timeout
         loop = asyncio.get_running_loop()
-        until = loop.time() + patience_s
+        deadline = loop.time() + ready_timeout_s
         try:
-            async with asyncio.timeout(GIVE_UP_S):
+            async with asyncio.timeout(START_TIMEOUT_S):
                 while True:
                     try:
-                        begun = await start_session(self._services.session_start, wish, None)
+                        session = await start_session(self._services.session_start, request, None)
                     except NotReady:
-                        if loop.time() >= until:
+                        if loop.time() >= deadline:
                             raise
                         await asyncio.sleep(NOT_READY_PAUSE_S)
                     else:
                         break
         except TimeoutError:
-            detail = f"nobody stays on hold for longer than {GIVE_UP_S:g} s"
+            detail = f"nobody stays on hold for longer than {START_TIMEOUT_S:g} s"
             raise CallEnded(Reasons.agent_start_timeout, detail) from None
-        assert begun.room_url is not None
-        assert begun.room_token is not None
-        return {"dailyRoom": begun.room_url, "dailyToken": begun.room_token, "sessionId": session_id}
+        assert session.room_url is not None
+        assert session.room_token is not None
+        return {"dailyRoom": session.room_url, "dailyToken": session.room_token, "sessionId": session_id}
 
-    def _wish(self, session_id: str) -> SessionRequest:
+    def _session_request(self, session_id: str) -> SessionRequest:
         call = self._call
         body = {
             "dialin_settings": {
                 "call_id": call.call_id,
                 "call_domain": call.call_domain,
-                # Pipecat's model reads the capitals, the guide's bots the small letters
+                # Pipecat's model has the capitals, the bots of the guide the small letters
                 # (docs/reference/carriers.md §6.5).
                 "To": call.to_number,
                 "From": call.from_number,
@@ -294,10 +296,10 @@ class _DialinHandler:
         )
 
 
-async def _late(begun: asyncio.Task[dict[str, str]]) -> None:
-    """Sees a start to its end whose webhook was answered already, and whose failure was told."""
+async def _finish(start: asyncio.Task[dict[str, str]]) -> None:
+    """Wait for a start whose webhook has been answered. Its failure has been logged."""
     try:
-        await begun
+        await start
     except (CallEnded, RoomFailed, StoreFailed):
         return
 
@@ -311,20 +313,20 @@ def _reason(failure: CallEnded | RoomFailed | StoreFailed) -> dict[str, str]:
     return {"reason": Reasons.store_failed.code, "words": str(failure)}
 
 
-_beginning: WeakKeyDictionary[Store, int] = WeakKeyDictionary()
-"""How many dial-ins each worker is starting."""
+_starting: WeakKeyDictionary[Store, int] = WeakKeyDictionary()
+"""The number of dial-ins that each worker, named by its store, is starting."""
 
 
 @contextmanager
 def _counted(store: Store) -> Iterator[None]:
-    """One more that is being started. Raises CallEnded: overloaded."""
-    if _beginning.get(store, 0) >= MAX_BEGINNING:
-        raise CallEnded(Reasons.overloaded, f"{MAX_BEGINNING} dial-ins are being started")
-    _beginning[store] = _beginning.get(store, 0) + 1
+    """Count one more start for the time of the block. Raises CallEnded (overloaded)."""
+    if _starting.get(store, 0) >= MAX_STARTING:
+        raise CallEnded(Reasons.overloaded, f"{MAX_STARTING} dial-ins are being started")
+    _starting[store] = _starting.get(store, 0) + 1
     try:
         yield
     finally:
-        _beginning[store] -= 1
+        _starting[store] -= 1
 
 
 DIALIN: Final = (

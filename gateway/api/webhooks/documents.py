@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The documents that carriers fetch when a call comes in: `/xml/{carrier}`, and Plivo's `/plivo-xml`.
+"""The documents that carriers fetch for an incoming call: `/xml/{carrier}`, and Plivo's `/plivo-xml`.
 
-A call can still be refused kindly here, by what the agent's `busy` says: no place, a gateway that drains, no
-such agent. What is wrong with the URL itself is an HTTP error, for whoever typed it in. Each answer is told
-in one line.
+A call that cannot be served (no slot, draining, unknown agent) is refused with a document made from the
+agent's `busy`, which the caller hears. A faulty URL is an HTTP error, for the operator. Each answer is one
+log line.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ log = structlog.get_logger(__name__)
 
 MAX_FORM_BYTES: Final = 65_536
 RETURN_WAIT_S: Final = 2.0
-"""How long the end of a session may be later than the carrier that comes back from it."""
+"""Seconds that the end of a session may take after its carrier has come back for the next document."""
 
-LOOK_S: Final = 0.1
-"""How often it is seen meanwhile whether the session waits for the carrier."""
+LOST_CHECK_S: Final = 0.1
+"""Seconds between checks, meanwhile, whether the session has lost its carrier and waits for it."""
 
 
-class Over(Exception):  # noqa: N818 - an answer, not a fault
-    """The call has been where it was to go, and may end. `reason`: why."""
+class CallFinished(Exception):  # noqa: N818 - an answer, not a fault
+    """The call has had its agent, and may end. `reason`: for the log."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -57,11 +57,10 @@ class Over(Exception):  # noqa: N818 - an answer, not a fault
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
-    """How a call goes on.
+class NextSession:
+    """The session that the call's stream will have.
 
-    `session_id`: what it becomes. `takes_over`: whether an earlier stream of the call is over, as its carrier
-    says.
+    `takes_over`: whether the carrier has reported the end of a previous stream of the call.
     """
 
     session_id: str
@@ -69,7 +68,7 @@ class Course:
 
 
 async def document(context: Context, carrier: str | None = None) -> Response:
-    """Answers a carrier that asks what to do with a call."""
+    """Answer a carrier's request for the document of a call. `carrier`: by default that of the path."""
     carrier = carrier or context.path["carrier"]
     line = log.bind(carrier=carrier)
     try:
@@ -82,34 +81,34 @@ async def document(context: Context, carrier: str | None = None) -> Response:
 
 
 async def _answer(context: Context, carrier: str, line: structlog.stdlib.BoundLogger) -> str:
-    """The document, told in one line. Raises CallEnded where there is none; then nothing is told."""
+    """Return the document and log it in one line. Raises CallEnded, unlogged, if there is none."""
     if carrier not in WITH_DOCUMENTS:
         raise CallEnded(Reasons.not_found, f"no such carrier; there are {', '.join(sorted(WITH_DOCUMENTS))}")
-    settings = context.services.settings
+    settings = context.services.calls.settings
     if settings.server.public_url is None:
         raise CallEnded(Reasons.not_found, "there are no documents without [server] public_url")
-    question = read_document_request(context, carrier, settings.limits.max_body_bytes)
-    line = line.bind(call_id=question.asked.call_id, returns=question.asked.returns)
+    request = read_document_request(context, carrier, settings.limits.max_body_bytes)
+    line = line.bind(call_id=request.call.call_id, returns=request.call.returns)
     agent = None
     try:
-        agent = await _proven_agent(context, question)
+        agent = await _authenticated_agent(context, request)
         line = line.bind(agent=agent.service_host, organization=agent.organization)
-        course = await _course(context, agent, question)
-        text = _stream(context, agent, question, course)
-    except Over as over:
-        text = _goodbye(carrier, CallEnded(Reasons.not_found, over.reason))
-        line.info("document", what="goodbye", words=over.reason)
+        session = await _next_session(context, agent, request)
+        text = _stream(context, agent, request, session)
+    except CallFinished as finished:
+        text = _goodbye(carrier, CallEnded(Reasons.not_found, finished.reason))
+        line.info("document", what="goodbye", words=finished.reason)
     except CallEnded as end:
-        if end.reason not in _KINDLY:
+        if end.reason not in _SPOKEN_REASONS:
             raise
-        text = _refusal(context, agent, question, end)
+        text = _refusing_document(context, agent, request, end)
         line.info("document", what="refusal", reason=end.reason.code, words=end.detail)
     else:
-        line.info("document", what="stream", session=course.session_id)
+        line.info("document", what="stream", session=session.session_id)
     return text
 
 
-_KINDLY: Final = (
+_SPOKEN_REASONS: Final = (
     Reasons.unknown_agent,
     Reasons.wrong_region,
     Reasons.at_capacity,
@@ -118,152 +117,153 @@ _KINDLY: Final = (
     Reasons.too_many_returns,
     Reasons.carrier_cannot,
 )
-"""What a caller is told and not the operator."""
+"""Reasons that the caller hears in a document; all others are HTTP errors for the operator."""
 
 
-async def _proven_agent(context: Context, question: DocumentRequest) -> AgentSettings:
-    """The agent, for a request that is the carrier's. Raises CallEnded."""
-    directory, asked = context.services.agents, question.asked
-    if question.organization is not None:  # a stranger learns nothing, not even which agents there are
-        authenticate_request(context, asked.carrier, question.organization)
+async def _authenticated_agent(context: Context, request: DocumentRequest) -> AgentSettings:
+    """Return the agent of an authenticated request. Raises CallEnded."""
+    directory, call = context.services.calls.agents, request.call
+    if request.organization is not None:  # first, so that a stranger does not learn which agents exist
+        authenticate_request(context, call.carrier, request.organization)
     try:
-        agent = directory.named(question.named, question.region)
+        agent = directory.named(request.agents, request.region)
         if agent is None:
-            agent = directory.called(asked.to_number, question.region)
+            agent = directory.called(call.to_number, request.region)
     except CallEnded as end:
-        if question.organization is None and end.reason is Reasons.unknown_agent:
-            authenticate_any(context, asked.carrier)
+        if request.organization is None and end.reason is Reasons.unknown_agent:
+            authenticate_any(context, call.carrier)
         raise
-    if question.organization is None:
-        authenticate_request(context, asked.carrier, agent.organization)
+    if request.organization is None:
+        authenticate_request(context, call.carrier, agent.organization)
     accounts = context.services.calls.accounts
     if agent.websocket_auth == "token" and not accounts.requires_authentication(
-        agent.organization, asked.carrier
+        agent.organization, call.carrier
     ):
         detail = f"{agent.service_host} wants a token, and no account proves who asks for one"
         raise CallEnded(Reasons.unauthorized, detail)
     return agent
 
 
-async def _course(context: Context, agent: AgentSettings, question: DocumentRequest) -> Course:
-    """How the call goes on. Raises Over where it does not, CallEnded where it cannot."""
+async def _next_session(context: Context, agent: AgentSettings, request: DocumentRequest) -> NextSession:
+    """Return the call's next session. Raises CallFinished if it needs none, CallEnded if it can have none."""
     try:
-        return await _next(context, agent, question)
+        return await _admitted_session(context, agent, request)
     except StoreFailed as error:
         raise CallEnded(Reasons.store_failed, str(error)) from None
 
 
-async def _next(context: Context, agent: AgentSettings, question: DocumentRequest) -> Course:
-    services, asked = context.services, question.asked
-    if asked.returns > agent.max_returns:
+async def _admitted_session(context: Context, agent: AgentSettings, request: DocumentRequest) -> NextSession:
+    services, call = context.services, request.call
+    if call.returns > agent.max_returns:
         raise CallEnded(Reasons.too_many_returns)
-    earlier = await _come_back(context, agent, question) if asked.returns else None
+    previous = await _previous_stream(context, agent, request) if call.returns else None
     if services.active.draining:
         raise CallEnded(Reasons.draining)
     try:
-        with suppress(NotReady):  # the call's socket waits for the instance
+        with suppress(NotReady):  # the call's stream waits for the instance
             await services.bots.check(agent)
     except CallEnded as full:
-        # A webhook that is repeated, or a call that comes back from a gateway that died, has its place.
-        # Where it may wait or flow over, that is done on its stream.
-        goes_on = agent.queue_size > 0 or not isinstance(agent.overflow, Refuse)
+        # A repeated webhook, or a call that comes back from a gateway that died, has its slot already.
+        # Queue and overflow are handled on the call's stream.
+        may_wait = agent.queue_size > 0 or not isinstance(agent.overflow, Refuse)
         if full.reason is not Reasons.at_capacity or not (
-            goes_on or await _holds_place(context, agent, question)
+            may_wait or await _holds_slot(context, agent, request)
         ):
             raise
-    return Course(services.new_id(), takes_over=earlier is not None)
+    return NextSession(services.calls.new_id(), takes_over=previous is not None)
 
 
-async def _come_back(context: Context, agent: AgentSettings, question: DocumentRequest) -> CallStream | None:
-    """The stream that the call comes back from, None where it has had none.
+async def _previous_stream(
+    context: Context, agent: AgentSettings, request: DocumentRequest
+) -> CallStream | None:
+    """Return the stream that the call comes back from; None if it has had none.
 
-    Raises Over where its session ended well. One whose session failed, or whose gateway died, goes on, and so
-    does one whose session waits for another stream (reconnect.py).
+    A call whose session failed, whose gateway died, or whose session waits for another stream
+    (carrier_reconnect.py) gets a new stream. Raises CallFinished if its session ended well.
     """
-    socket = await _last_socket(context, agent, question)
-    if socket is None:
+    stream = await _last_stream(context, agent, request)
+    if stream is None:
         return None
-    store = context.services.store
-    with session_events(store).waiting(socket.session_id) as over:
-        record = await store.session(socket.session_id)
+    store = context.services.calls.store
+    with session_events(store).waiting(stream.session_id) as over:
+        record = await store.session(stream.session_id)
         if record is not None and record.state not in TERMINAL:
-            await store.reap(context.services.now())  # its worker may have died just now
-            await _until_over_or_lost(context, socket, over)
-            record = await store.session(socket.session_id)
+            await store.reap(context.services.calls.now())  # its worker may have died just now
+            await _until_over_or_lost(context, stream, over)
+            record = await store.session(stream.session_id)
     if record is not None and record.state in TERMINAL and record.state is not SessionState.FAILED:
-        raise Over("the call has had its agent")
-    return socket
+        raise CallFinished("the call has had its agent")
+    return stream
 
 
-async def _until_over_or_lost(context: Context, socket: CallStream, over: asyncio.Future[None]) -> None:
+async def _until_over_or_lost(context: Context, stream: CallStream, over: asyncio.Future[None]) -> None:
     loop = asyncio.get_running_loop()
-    until = loop.time() + RETURN_WAIT_S
-    while not over.done() and (now := loop.time()) < until:
-        if await context.services.calls.streams.is_lost(socket.session_id):
+    deadline = loop.time() + RETURN_WAIT_S
+    while not over.done() and (now := loop.time()) < deadline:
+        if await context.services.calls.streams.is_lost(stream.session_id):
             return
-        await asyncio.wait([over], timeout=min(LOOK_S, until - now))
+        await asyncio.wait([over], timeout=min(LOST_CHECK_S, deadline - now))
 
 
-async def _holds_place(context: Context, agent: AgentSettings, question: DocumentRequest) -> bool:
-    socket = await _last_socket(context, agent, question)
-    record = await context.services.store.session(socket.session_id) if socket is not None else None
+async def _holds_slot(context: Context, agent: AgentSettings, request: DocumentRequest) -> bool:
+    stream = await _last_stream(context, agent, request)
+    record = await context.services.calls.store.session(stream.session_id) if stream is not None else None
     return record is not None and record.active
 
 
-async def _last_socket(
-    context: Context, agent: AgentSettings, question: DocumentRequest
-) -> CallStream | None:
-    asked = question.asked
-    if asked.call_id is None:
+async def _last_stream(context: Context, agent: AgentSettings, request: DocumentRequest) -> CallStream | None:
+    call = request.call
+    if call.call_id is None:
         return None
-    call = agent.organization, asked.carrier, asked.call_id
-    sockets = await context.services.calls.streams.all(call)
-    return sockets[-1] if sockets else None
+    streams = await context.services.calls.streams.all((agent.organization, call.carrier, call.call_id))
+    return streams[-1] if streams else None
 
 
-def _stream(context: Context, agent: AgentSettings, question: DocumentRequest, course: Course) -> str:
-    services, asked = context.services, question.asked
-    # A carrier that reconnects dials the same URL as long as the call lasts.
-    longest_s = agent.max_session_duration if CARRIERS[asked.carrier].profile.reconnects else 0
-    token = services.tokens.mint_call(
-        Audience(agent.service_host, agent.organization, asked.carrier),
+def _stream(context: Context, agent: AgentSettings, request: DocumentRequest, session: NextSession) -> str:
+    services, call = context.services, request.call
+    # A carrier that reconnects dials the same URL for as long as the call lasts.
+    max_call_s = agent.max_session_duration if CARRIERS[call.carrier].profile.reconnects else 0
+    token = services.calls.tokens.mint_call(
+        Audience(agent.service_host, agent.organization, call.carrier),
         CallGrant(
-            call_id=asked.call_id,
-            session_id=course.session_id,
+            call_id=call.call_id,
+            session_id=session.session_id,
             admitted=False,
-            takes_over=course.takes_over,
-            lasting_s=TOKEN_S + longest_s,
+            takes_over=session.takes_over,
+            lasting_s=TOKEN_S + max_call_s,
         ),
     )
     try:
         return stream_document(
             services.calls.accounts,
             agent,
-            asked,
-            StreamTarget(token, course.session_id, services.settings.limits.max_body_bytes),
+            call,
+            StreamTarget(token, session.session_id, services.calls.settings.limits.max_body_bytes),
         )
     except DocumentError as error:
         raise CallEnded(Reasons.carrier_cannot, str(error)) from None
 
 
-def _refusal(context: Context, agent: AgentSettings | None, question: DocumentRequest, end: CallEnded) -> str:
-    """What the caller gets instead. Raises the end itself where the carrier's document can say nothing."""
-    asked = question.asked
+def _refusing_document(
+    context: Context, agent: AgentSettings | None, request: DocumentRequest, end: CallEnded
+) -> str:
+    """Return the document that refuses the call. Raises `end` if the carrier's documents cannot refuse."""
+    call = request.call
     if end.reason is Reasons.too_many_returns:
-        return _goodbye(asked.carrier, end)
+        return _goodbye(call.carrier, end)
     try:
         if agent is None:
-            return CARRIERS[asked.carrier].documents.busy(Reject(), None)
-        return busy_document(context.services.calls.accounts, agent, asked)
+            return CARRIERS[call.carrier].documents.busy(Reject(), None)
+        return busy_document(context.services.calls.accounts, agent, call)
     except DocumentError:
-        return _goodbye(asked.carrier, end)
+        return _goodbye(call.carrier, end)
 
 
 def _goodbye(carrier: str, end: CallEnded) -> str:
     try:
         return CARRIERS[carrier].documents.hangup()
     except DocumentError:
-        raise end from None  # an applet that gets no document goes on with its flow
+        raise end from None  # an applet without a document continues with its flow
 
 
 def _operation(method: str, path: str, carrier: str | None = None) -> Operation:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What carriers tell of calls: `/callbacks/{carrier}/{session_id}/{what}`.
+"""Carriers' status callbacks: `/callbacks/{carrier}/{session_id}/{what}`.
 
-Callbacks come late, twice, out of order, and to any worker; each has its answer and one log line, and moves
-the call once (`CallLog.record_status`). One that is not proven is 403 before anything is looked at but whose
-it is.
+Callbacks arrive late, twice, out of order, and at any worker. Each gets its answer and one log line, and
+changes the call's status at most once (`CallLog.record_status`). An unauthenticated one is 403; only its
+organisation is looked up before.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ log = structlog.get_logger(__name__)
 
 MAX_CALLBACK_BYTES: Final = 65_536
 CLOCK_SLACK_S: Final = 60.0
-OLDEST_S: Final = 86_400.0
-"""What a carrier says of its own time is believed within these."""
+MAX_AGE_S: Final = 86_400.0
+"""Seconds: a carrier's timestamp counts if it is no older, and no later than CLOCK_SLACK_S from now."""
 
 _STREAM: Final = "stream"
-_WHATS: Final = (_STREAM, "status", "ring", "hangup", "machine")
-"""What callbacks are asked for: of the stream (answers.py), of a call out (the carriers' REST modules)."""
+_KINDS: Final = (_STREAM, "status", "ring", "hangup", "machine")
+"""Kinds of callback: of a stream (stream_documents.py), or of an outbound call (the carriers' rest.py)."""
 
 
 async def callback(context: Context) -> Response:
-    """Takes one callback."""
-    carrier, session_id, what = (context.path[name] for name in ("carrier", "session_id", "what"))
+    """Handle one callback."""
+    carrier, session_id, kind = (context.path[name] for name in ("carrier", "session_id", "what"))
     read_callback = CARRIERS[carrier].read_callback if carrier in CARRIERS else None
-    if read_callback is None or what not in _WHATS:
+    if read_callback is None or kind not in _KINDS:
         raise CallEnded(Reasons.not_found, "nothing of this kind is called back")
-    record = await context.services.store.session(session_id)
+    record = await context.services.calls.store.session(session_id)
     organization = record.organization if record is not None else _organization(context)
-    line = log.bind(carrier=carrier, session=session_id, what=what)
+    line = log.bind(carrier=carrier, session=session_id, what=kind)
     try:
         if organization is not None:
             authenticate_request(context, carrier, organization)
         else:
             authenticate_any(context, carrier)
-        told = _read(context, read_callback, is_for_stream=what == _STREAM)
+        event = _read(context, read_callback, is_for_stream=kind == _STREAM)
     except CallEnded as end:
         line.info("callback refused", reason=end.reason.code, words=end.detail)
         raise
@@ -68,63 +68,74 @@ async def callback(context: Context) -> Response:
         or record.carrier != carrier
         or record.organization != (_organization(context) or record.organization)
     ):
-        if told.stream_failed:  # a handshake that failed leaves no session (docs/reference/carriers.md §2.4)
-            line.warning("stream failed", event_of_stream=told.stream_event, words=told.detail)
+        if event.stream_failed:  # a failed handshake leaves no session (docs/reference/carriers.md §2.4)
+            line.warning("stream failed", event_of_stream=event.stream_event, words=event.detail)
         else:
-            line.info("callback for no call", call_id=told.call_id, event_of_stream=told.stream_event)
+            line.info("callback for no call", call_id=event.call_id, event_of_stream=event.stream_event)
         raise CallEnded(Reasons.not_found, "no such call is known here")
-    over = await _take(context, record, told, line)
-    if told.call_id is not None and _is_left_alone(record, told):
-        # Once the carrier has its answer: it waits for that no longer than two seconds
+    is_over = await _record_event(context, record, event, line)
+    if event.call_id is not None and _has_no_agent(record, event):
+        # After the answer: the carrier waits for that no longer than two seconds
         # (docs/reference/carriers.md §3.4).
-        return Response(status_code=200, background=BackgroundTask(_hang_up, context, record, told.call_id))
-    if over:
-        return Response(status_code=200, background=BackgroundTask(_tell_over, context, record, line))
+        return Response(status_code=200, background=BackgroundTask(_hang_up, context, record, event.call_id))
+    if is_over:
+        return Response(
+            status_code=200, background=BackgroundTask(_send_carrier_ended, context, record, line)
+        )
     return Response(status_code=200)
 
 
-async def _take(
-    context: Context, record: SessionRecord, told: CallbackEvent, line: structlog.stdlib.BoundLogger
+async def _record_event(
+    context: Context, record: SessionRecord, event: CallbackEvent, line: structlog.stdlib.BoundLogger
 ) -> bool:
-    """Whether the carrier says for the first time that a call is over whose session is not."""
-    book, session_id = context.services.calls.call_log, record.session_id
-    known = (await book.of(session_id)).call_id or record.call_id
-    if known is not None and told.call_id is not None and told.call_id != known:
-        line.info("callback for another call", call_id=told.call_id)
+    """Store the event. Return True if it is the first to end a call whose session is still active."""
+    call_log, session_id = context.services.calls.call_log, record.session_id
+    known = (await call_log.of(session_id)).call_id or record.call_id
+    if known is not None and event.call_id is not None and event.call_id != known:
+        line.info("callback for another call", call_id=event.call_id)
         raise CallEnded(Reasons.not_found, "no such call is known here")
-    if known is None and told.call_id is not None:
-        await book.record_details(session_id, carrier=record.carrier, call_id=told.call_id)
-    line = line.bind(call_id=told.call_id, over=record.state in TERMINAL)
-    if told.stream_event is not None:
-        say = line.warning if told.stream_failed else line.info
-        say("stream", event_of_stream=told.stream_event, words=told.detail)
-    if told.status is None:
-        if told.stream_event is None:
+    if known is None and event.call_id is not None:
+        await call_log.record_details(session_id, carrier=record.carrier, call_id=event.call_id)
+    line = line.bind(call_id=event.call_id, over=record.state in TERMINAL)
+    if event.stream_event is not None:
+        write = line.warning if event.stream_failed else line.info
+        write("stream", event_of_stream=event.stream_event, words=event.detail)
+    if event.status is None:
+        if event.stream_event is None:
             line.info("callback says nothing")
         return False
-    now = context.services.now()
-    believed = told.at is not None and now - OLDEST_S <= told.at <= now + CLOCK_SLACK_S
-    moved = await book.record_status(
-        session_id, told.status, told.sequence, told.at if believed else None, detail=told.detail
+    now = context.services.calls.now()
+    is_plausible = event.at is not None and now - MAX_AGE_S <= event.at <= now + CLOCK_SLACK_S
+    changed = await call_log.record_status(
+        session_id, event.status, event.sequence, event.at if is_plausible else None, detail=event.detail
     )
-    if moved and told.status.final and record.active and await book.document_of(session_id) is not None:
-        # It was transferred, and is over there: an agent that was kept (control.py) may go.
-        await context.services.store.request_stop(session_id, now)
-    line.info("call moved" if moved else "callback is late", status=str(told.status), words=told.detail)
-    return moved and told.status.final and record.active
+    if (
+        changed
+        and event.status.final
+        and record.active
+        and await call_log.document_of(session_id) is not None
+    ):
+        # The transferred call is over: its agent (control.py) need not wait any longer.
+        await context.services.calls.store.request_stop(session_id, now)
+    line.info("call moved" if changed else "callback is late", status=str(event.status), words=event.detail)
+    return changed and event.status.final and record.active
 
 
-def _is_left_alone(record: SessionRecord, told: CallbackEvent) -> bool:
-    """Whether a call runs that has neither an agent nor a document: its gateway died, or gave it up.
+def _has_no_agent(record: SessionRecord, event: CallbackEvent) -> bool:
+    """Return True if the call runs with neither an agent nor a document: its gateway died or gave it up.
 
-    Whoever answered it would hear nothing until the carrier's longest time is over.
+    The callee would hear silence until the carrier's time limit.
     """
-    lost = record.state in TERMINAL and (record.state is not SessionState.ENDED or record.stream_id is None)
-    return lost and not told.has_document and (told.status is CallStatus.ANSWERED or told.stream_ended)
+    is_lost = record.state in TERMINAL and (
+        record.state is not SessionState.ENDED or record.stream_id is None
+    )
+    return is_lost and not event.has_document and (event.status is CallStatus.ANSWERED or event.stream_ended)
 
 
-async def _tell_over(context: Context, record: SessionRecord, line: structlog.stdlib.BoundLogger) -> None:
-    """Nobody waits for another socket of a call that is over (reconnect.py)."""
+async def _send_carrier_ended(
+    context: Context, record: SessionRecord, line: structlog.stdlib.BoundLogger
+) -> None:
+    """Tell the call's worker not to wait for another stream (carrier_reconnect.py)."""
     try:
         await context.services.calls.commands.send(record.session_id, CallCommand.CARRIER_ENDED)
     except StoreFailed as error:
@@ -132,6 +143,7 @@ async def _tell_over(context: Context, record: SessionRecord, line: structlog.st
 
 
 async def _hang_up(context: Context, record: SessionRecord, call_id: str) -> None:
+    """Hang up an abandoned call through the carrier. A failure is logged, not raised."""
     calls, session_id, carrier = context.services.calls, record.session_id, record.carrier
     line = log.bind(carrier=carrier, session=session_id, call_id=call_id)
     try:
@@ -149,14 +161,14 @@ async def _hang_up(context: Context, record: SessionRecord, call_id: str) -> Non
 
 
 def _organization(context: Context) -> str | None:
-    """The organisation that the URL names, where there is one of this name."""
+    """Return the organisation that the URL names; None if it names none, several or an unknown one."""
     given = [value for name, value in read_query(context) if name == "org"]
-    known = {organization.name for organization in context.services.settings.organizations}
+    known = {organization.name for organization in context.services.calls.settings.organizations}
     return given[0] if len(given) == 1 and given[0] in known else None
 
 
 def _read(context: Context, read_callback: CallbackReader, *, is_for_stream: bool) -> CallbackEvent:
-    """Read the callback. Raises CallEnded(bad_request)."""
+    """Return the event in a callback. Raises CallEnded (bad_request)."""
     content_type = context.request.headers.get("Content-Type", "")
     if context.raw_body and content_type.partition(";")[0].strip().lower() == "application/json":
         try:

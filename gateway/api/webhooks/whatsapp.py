@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Meta's webhook for WhatsApp: verified here, and its events passed on to the agent as they came.
+"""Meta's webhook for WhatsApp (docs/reference/carriers.md §7): its verification, and its events.
 
-docs/reference/carriers.md §7. What is about a call goes to its instance (whatsapp_call.py), the rest to any.
+Events are forwarded to the agent unchanged: those of a call to its instance (whatsapp_handler.py), others
+to any.
 """
 
 from __future__ import annotations
@@ -45,46 +46,47 @@ class Verification(BaseModel):
 
 
 async def verify(context: Context) -> Response:
-    """Answers Meta's challenge to whoever knows a public key of the organisation. Raises CallEnded."""
-    asked = context.query_as(Verification)
-    key = await context.services.api_keys.identify(asked.verify_token)
-    ours = key is not None and (key.organization, key.kind) == (context.path["org"], "public")
-    if not ours or asked.mode != "subscribe" or not _CHALLENGE.fullmatch(asked.challenge):
+    """Answer Meta's challenge if its token is a public key of the organisation. Raises CallEnded."""
+    query = context.query_as(Verification)
+    key = await context.services.calls.api_keys.identify(query.verify_token)
+    is_own_key = key is not None and (key.organization, key.kind) == (context.path["org"], "public")
+    if not is_own_key or query.mode != "subscribe" or not _CHALLENGE.fullmatch(query.challenge):
         detail = "hub.mode must be subscribe, and hub.verify_token a public key of the organisation"
         raise CallEnded(Reasons.unauthorized, detail)
-    context.services.agents.of_organization(context.path["org"], context.path["agent"])
-    return PlainTextResponse(asked.challenge, headers={"X-Content-Type-Options": "nosniff"})
+    context.services.calls.agents.of_organization(context.path["org"], context.path["agent"])
+    return PlainTextResponse(query.challenge, headers={"X-Content-Type-Options": "nosniff"})
 
 
 async def event(context: Context) -> Response:
-    """Passes an event on, to the instances of its calls. Raises ApiError, CallEnded, StoreFailed."""
+    """Forward an event to the instances of its calls. Raises ApiError, CallEnded, StoreFailed."""
     services = context.services
-    agent = services.agents.of_organization(context.path["org"], context.path["agent"])
-    _prove(context)
+    agent = services.calls.agents.of_organization(context.path["org"], context.path["agent"])
+    _authenticate(context)
     calls = read_event(context.raw_body)
-    holding: list[WhatsAppCall] = []
+    active_calls: list[WhatsAppCall] = []
     try:
         if not calls:
             return (await pass_to_any(context, agent)).response()
         for call in calls:  # rarely more than one
             try:
-                response = await CallEventHandler(context, agent, call, holding).answer()
+                response = await CallEventHandler(context, agent, call, active_calls).answer()
             except (CallEnded, StoreFailed) as failure:
-                if not holding:
+                if not active_calls:
                     raise
-                # Another call of the same body was begun. Meta sends it all again; that one is known then.
-                _say_refused(agent, failure)
+                # Another call of this body has started. Meta repeats the whole body; that call is on record
+                # then.
+                _log_refused(agent, failure)
                 response = Response(b'{"status":"failed"}', HTTPStatus.BAD_GATEWAY, media_type=JSON)
                 break
     except (CallEnded, StoreFailed) as failure:
-        _say_refused(agent, failure)
+        _log_refused(agent, failure)
         raise
-    if holding:  # in the request's own task, which the server cancels when it stops
-        response.background = BackgroundTask(hold_all, holding)
+    if active_calls:  # in the request's task, which the server cancels when it stops
+        response.background = BackgroundTask(hold_all, active_calls)
     return response
 
 
-def _say_refused(agent: AgentSettings, failure: CallEnded | StoreFailed) -> None:
+def _log_refused(agent: AgentSettings, failure: CallEnded | StoreFailed) -> None:
     reason = failure.reason if isinstance(failure, CallEnded) else Reasons.store_failed
     detail = failure.detail if isinstance(failure, CallEnded) else str(failure)
     log.info(
@@ -96,10 +98,10 @@ def _say_refused(agent: AgentSettings, failure: CallEnded | StoreFailed) -> None
     )
 
 
-def _prove(context: Context) -> None:
-    """The event is Meta's, where there is a secret to tell by. Raises CallEnded."""
+def _authenticate(context: Context) -> None:
+    """Check the event's signature if the organisation has a secret. Raises CallEnded (unauthorized)."""
     services, organization = context.services, context.path["org"]
-    for owner in services.settings.organizations:
+    for owner in services.calls.settings.organizations:
         if owner.name != organization or owner.whatsapp is None or not owner.whatsapp.app_secrets:
             continue
         try:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Which calls an event of WhatsApp is about (docs/reference/carriers.md §7). All else in it is for the
-agent.
+"""The calls in an event of WhatsApp (docs/reference/carriers.md §7).
+
+The rest of the event is for the agent.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from gateway.api.framework.strict_json import JsonError, parse
 
 MAX_ID_CHARACTERS: Final = 256
 MAX_CALLS: Final = 16
-"""In one event: each is passed on for itself."""
+"""In one event; the event is forwarded once for each."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallEvent:
-    """What one body says of one call. `connects`, `terminates`: whether it begins in it, and ends."""
+    """One event's news of one call. `connects`, `terminates`: the event begins the call, ends it."""
 
     call_id: str
     from_number: str | None
@@ -30,27 +31,30 @@ class CallEvent:
 
 
 def read_event(raw: bytes) -> list[CallEvent]:
-    """The calls of a body, in their order; none where it is about messages, say. Raises ApiError."""
+    """Return the calls of an event's body, in order; none if it is about messages, say.
+
+    Raises ApiError (400).
+    """
     try:
         given = parse(raw)
     except JsonError as error:
         raise bad_json(str(error), Style.PCC) from None
     if not isinstance(given, dict):
         raise invalid("The body must be an object", Style.PCC)
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    entries: dict[str, list[Mapping[str, Any]]] = {}
     for value in _values(given):
         for call in _objects(value.get("calls")):
-            found.setdefault(_id(call), []).append(call)
+            entries.setdefault(_id(call), []).append(call)
         for status in _objects(value.get("statuses")):
             if status.get("type") == "call":
-                found.setdefault(_id(status), []).append(status)
-    if len(found) > MAX_CALLS:
-        raise invalid(f"The body is about {len(found)} calls, {MAX_CALLS} are allowed", Style.PCC)
-    return [_call(call_id, told) for call_id, told in found.items()]
+                entries.setdefault(_id(status), []).append(status)
+    if len(entries) > MAX_CALLS:
+        raise invalid(f"The body is about {len(entries)} calls, {MAX_CALLS} are allowed", Style.PCC)
+    return [_call(call_id, of_call) for call_id, of_call in entries.items()]
 
 
 def _values(given: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """`entry[].changes[].value`."""
+    """Yield every `entry[].changes[].value` that is an object."""
     for entry in _objects(given.get("entry")):
         for change in _objects(entry.get("changes")):
             if isinstance(value := change.get("value"), dict):
@@ -64,24 +68,25 @@ def _objects(given: object) -> Iterator[Mapping[str, Any]]:
 
 
 def _id(call: Mapping[str, Any]) -> str:
-    found = call.get("id")
-    if not isinstance(found, str) or not 1 <= len(found) <= MAX_ID_CHARACTERS or not found.isprintable():
+    call_id = call.get("id")
+    valid = isinstance(call_id, str) and 1 <= len(call_id) <= MAX_ID_CHARACTERS and call_id.isprintable()
+    if not isinstance(call_id, str) or not valid:
         detail = f"a call's id must be a text of 1 to {MAX_ID_CHARACTERS} characters that can be printed"
         raise invalid(detail, Style.PCC, "id")
-    return found
+    return call_id
 
 
-def _call(call_id: str, told: list[Mapping[str, Any]]) -> CallEvent:
-    events = {each.get("event") for each in told if isinstance(each.get("event"), str)}
+def _call(call_id: str, entries: list[Mapping[str, Any]]) -> CallEvent:
+    events = {each.get("event") for each in entries if isinstance(each.get("event"), str)}
     return CallEvent(
         call_id=call_id,
-        from_number=_number(told, "from"),
-        to_number=_number(told, "to"),
+        from_number=_number(entries, "from"),
+        to_number=_number(entries, "to"),
         connects="connect" in events,
         terminates="terminate" in events,
     )
 
 
-def _number(told: list[Mapping[str, Any]], name: str) -> str | None:
-    numbers = (each.get(name) for each in told)
+def _number(entries: list[Mapping[str, Any]], name: str) -> str | None:
+    numbers = (each.get(name) for each in entries)
     return next((number for number in numbers if isinstance(number, str) and number), None)

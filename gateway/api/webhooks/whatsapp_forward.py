@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Events of WhatsApp, as they came, to an agent's `POST /whatsapp` (docs/reference/agent-container.md)."""
+"""Forwarding of WhatsApp events to an agent's `POST /whatsapp` (docs/reference/agent-container.md)."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from gateway.model.reasons import CallEnded, Reasons
 
 JSON: Final = "application/json"
 MAX_ANSWER_BYTES: Final = 65_536
-"""Of what the agent answers, which Meta does not read."""
+"""The longest answer of an agent; Meta ignores it."""
 MAX_STATUS: Final = 599
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardResult:
-    """What an instance answered."""
+    """An instance's answer."""
 
     status: int
     content_type: str | None
     body: bytes
 
     def response(self) -> Response:
-        """The same, for Meta."""
+        """Return the answer as a response to Meta."""
         return Response(self.body, self.status, media_type=self.content_type)
 
     @property
-    def good(self) -> bool:
-        """Whether the instance took it."""
+    def accepted(self) -> bool:
+        """Whether the instance accepted the event."""
         return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
 
 
@@ -49,11 +49,13 @@ async def pass_to_any(context: Context, agent: AgentSettings) -> ForwardResult:
     """Pass an event that is about no call to the instance that is most likely to answer. Raises CallEnded."""
     services = context.services
     failure: CallEnded = NotReady()
-    for instance, health in sorted(services.health.ranks(agent.instances), key=itemgetter(1)):
+    for instance, health in sorted(services.calls.health.ranks(agent.instances), key=itemgetter(1)):
         if health is Health.STARTING:
             continue
         try:
-            return await post_within(context, services.settings.limits.agent_connect_timeout, instance, None)
+            return await post_within(
+                context, services.calls.settings.limits.agent_connect_timeout, instance, None
+            )
         except CallEnded as end:
             failure = end
             if end.reason is not Reasons.agent_unreachable:  # else nothing was sent
@@ -62,18 +64,21 @@ async def pass_to_any(context: Context, agent: AgentSettings) -> ForwardResult:
 
 
 async def post_within(
-    context: Context, patience_s: float, instance: str, session_id: str | None
+    context: Context, timeout_s: float, instance: str, session_id: str | None
 ) -> ForwardResult:
-    """The same, for `patience_s` seconds."""
+    """Forward the event as `post` does, within `timeout_s` seconds. Raises CallEnded."""
     try:
-        async with asyncio.timeout(patience_s):
+        async with asyncio.timeout(timeout_s):
             return await post(context, instance, session_id)
     except TimeoutError:
-        raise CallEnded(Reasons.agent_stalled, f"/whatsapp did not answer within {patience_s:g} s") from None
+        raise CallEnded(Reasons.agent_stalled, f"/whatsapp did not answer within {timeout_s:g} s") from None
 
 
 async def post(context: Context, instance: str, session_id: str | None) -> ForwardResult:
-    """The event, as it came; for as long as the caller lets it. Raises CallEnded."""
+    """Forward the event unchanged to an instance.
+
+    Raises CallEnded if it does not answer. Set a time limit outside.
+    """
     given = context.request.headers
     headers = {
         "Content-Type": _printable(given.get("Content-Type")) or JSON,
@@ -96,7 +101,7 @@ async def post(context: Context, instance: str, session_id: str | None) -> Forwa
     except aiohttp.ClientConnectorError as error:
         if is_out_of_resources(error.os_error):
             raise CallEnded(Reasons.overloaded) from None
-        services.health.mark_unreachable(instance)
+        services.calls.health.mark_unreachable(instance)
         raise CallEnded(Reasons.agent_unreachable) from None
     except (aiohttp.ClientError, OSError) as error:
         detail = f"the request to /whatsapp broke off: {type(error).__name__}"

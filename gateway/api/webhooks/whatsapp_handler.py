@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""News of a call of WhatsApp: all of one call go to one instance (docs/reference/carriers.md §7).
+"""WhatsApp events of one call, which all go to one instance (docs/reference/carriers.md §7).
 
-`connect` starts a session there, which holds its place until `terminate`
-(gateway/calls/whatsapp_call.py), whichever worker hears of it.
+`connect` starts a session there, which holds its slot until `terminate` (gateway/calls/whatsapp_call.py). Any
+worker may receive either.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ log = structlog.get_logger(__name__)
 
 DOCUMENT_KIND: Final = "whatsapp"
 LEASE_S: Final = 60.0
-"""How much longer a call is known that is being started than its agent may take."""
-KEPT_S: Final = 86_400.0
-"""How long a call's id is known; longer than any call, so that an event that is repeated starts nothing."""
+"""Seconds, beyond the agent's time to connect, for which a call that is being started is on record."""
+RECORD_LIFETIME_S: Final = 86_400.0
+"""Seconds for which a call is on record: longer than any call, so that a repeated event starts nothing."""
 POLL_S: Final = 0.05
-"""How often an event looks whether its call, which another event is starting, has its instance."""
+"""Seconds between checks whether a call that another event is starting has its instance."""
 
 _INSTANCE: Final = "instance"
 _SESSION: Final = "session"
@@ -40,54 +40,59 @@ _OVER: Final = "over"
 
 
 class CallEventHandler:
-    """One body's news of one call."""
+    """Handles one event of one call."""
 
     def __init__(
-        self, context: Context, agent: AgentSettings, call: CallEvent, holding: list[WhatsAppCall]
+        self, context: Context, agent: AgentSettings, call: CallEvent, active_calls: list[WhatsAppCall]
     ) -> None:
+        """`active_calls`: the list that a call is added to when it starts.
+
+        Its slot is held by this worker.
+        """
         self._context = context
         self._services = context.services
         self._agent = agent
         self._call = call
-        self._holding = holding
-        self._known = SharedCall(context.services, DOCUMENT_KIND, agent.service_host, call.call_id)
-        self._patience_s = context.services.settings.limits.agent_connect_timeout
+        self._active_calls = active_calls
+        self._shared_call = SharedCall(context.services, DOCUMENT_KIND, agent.service_host, call.call_id)
+        self._timeout_s = context.services.calls.settings.limits.agent_connect_timeout
         self._log = log.bind(agent=agent.service_host, organization=agent.organization)
 
     async def answer(self) -> Response:
+        """Start, continue or end the call, and return the answer to Meta. Raises CallEnded, StoreFailed."""
         if self._call.connects:
-            session_id = self._services.new_id()
-            claimed = {_SESSION: session_id}
-            if await self._known.claim(claimed, self._patience_s + LEASE_S):
+            session_id = self._services.calls.new_id()
+            if await self._shared_call.claim({_SESSION: session_id}, self._timeout_s + LEASE_S):
                 return await self._connect(session_id)
             if not self._call.terminates:
                 return _ignored("connect of a call that is known")
-        held = await self._running()
-        if held is None:
+        session = await self._running_session()
+        if session is None:
             return _ignored("event of a call that is not known, or is over")
-        return await self._tell(held)
+        return await self._forward(session)
 
     async def _connect(self, session_id: str) -> Response:
-        """Starts the session. Where that fails nothing is left, and Meta may try again."""
+        """Start the session. A failure leaves nothing behind, so Meta may repeat the event."""
         services, done = self._services, False
         try:
             if services.active.draining:
                 raise CallEnded(Reasons.draining)
-            held = await self._admit(session_id)
-            told = await self._begin(held)
+            session = await self._admit(session_id)
+            result = await self._start(session)
             done = True
         finally:
             if not done:
-                await self._known.forget()
-        services.store.mark_running(session_id, services.now())
-        await self._known.keep(_document(held), KEPT_S)
-        longest_s = float(self._agent.max_session_duration)
-        self._holding.append(WhatsAppCall(services.calls, services.active, held, longest_s))
+                await self._shared_call.forget()
+        services.calls.store.mark_running(session_id, services.calls.now())
+        await self._shared_call.save(_record(session), RECORD_LIFETIME_S)
+        max_duration_s = float(self._agent.max_session_duration)
+        self._active_calls.append(WhatsAppCall(services.calls, services.active, session, max_duration_s))
         if self._call.terminates:
-            await self._end(held)
-        return told.response()
+            await self._end(session)
+        return result.response()
 
     async def _admit(self, session_id: str) -> WhatsAppSession:
+        """Take a slot for the session. Raises CallEnded."""
         services, agent = self._services, self._agent
         details = CallDetails(
             session_id=session_id,
@@ -101,24 +106,27 @@ class CallEventHandler:
             to_number=self._call.to_number,
         )
         options = SessionOptions(transport="whatsapp")
-        began_at = services.now()
+        began_at = services.calls.now()
         instance = await services.calls.capacity.acquire(agent, details, options)
         return WhatsAppSession(session_id, agent.service_host, agent.organization, instance, began_at)
 
-    async def _begin(self, held: WhatsAppSession) -> ForwardResult:
-        """Has the agent take the call. Raises CallEnded, and the session is over then."""
+    async def _start(self, session: WhatsAppSession) -> ForwardResult:
+        """Forward the event to the agent, which accepts the call.
+
+        Raises CallEnded; the session is over then.
+        """
         services = self._services
-        end = CallEnded(Reasons.draining, "the gateway stops")  # what cancels this
+        end = CallEnded(Reasons.draining, "the gateway stops")  # the reason if this is cancelled
         done = False
         try:
-            async with asyncio.timeout(self._patience_s):
-                await services.health.wait_until_started(held.instance)
-                told = await post(self._context, held.instance, held.session_id)
-            if not told.good:
-                raise CallEnded(Reasons.agent_failed, f"/whatsapp answered {told.status}")
+            async with asyncio.timeout(self._timeout_s):
+                await services.calls.health.wait_until_started(session.instance)
+                result = await post(self._context, session.instance, session.session_id)
+            if not result.accepted:
+                raise CallEnded(Reasons.agent_failed, f"/whatsapp answered {result.status}")
             done = True
         except TimeoutError:
-            detail = f"the agent did not take the call within {self._patience_s:g} s"
+            detail = f"the agent did not take the call within {self._timeout_s:g} s"
             end = CallEnded(Reasons.agent_start_timeout, detail)
             raise end from None
         except CallEnded as failure:
@@ -126,56 +134,54 @@ class CallEventHandler:
             raise
         finally:
             if not done:
-                await end_session(services.store, held, end, services.now(), ran=False)
-        return told
+                await end_session(services.calls.store, session, end, services.calls.now(), ran=False)
+        return result
 
-    async def _running(self) -> WhatsAppSession | None:
-        """The session of a call that was begun; waits for one that is beginning. None where it is over."""
+    async def _running_session(self) -> WhatsAppSession | None:
+        """Return the call's session, once it has started; None if the call has none or is over."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._patience_s
-        while (known := await self._known.get()) is not None and not known.get(_OVER):
-            if _INSTANCE in known:
+        deadline = loop.time() + self._timeout_s
+        while (record := await self._shared_call.get()) is not None and not record.get(_OVER):
+            if _INSTANCE in record:
                 return WhatsAppSession(
-                    known[_SESSION],
+                    record[_SESSION],
                     self._agent.service_host,
                     self._agent.organization,
-                    known[_INSTANCE],
-                    known[_BEGAN_AT],
+                    record[_INSTANCE],
+                    record[_BEGAN_AT],
                 )
-            if loop.time() >= until:
+            if loop.time() >= deadline:
                 raise CallEnded(Reasons.agent_start_timeout, "the call's session is still being started")
             await asyncio.sleep(POLL_S)
         return None
 
-    async def _tell(self, held: WhatsAppSession) -> Response:
+    async def _forward(self, session: WhatsAppSession) -> Response:
         try:
-            told = await post_within(self._context, self._patience_s, held.instance, held.session_id)
+            result = await post_within(self._context, self._timeout_s, session.instance, session.session_id)
         except CallEnded as failure:
             if not self._call.terminates:
                 raise
-            # Whether or not the agent has heard of it, there is no call any more.
+            # The call is over whether or not the agent has received the event.
             reason = failure.reason.code
-            self._log.warning("whatsapp call ended unheard", session=held.session_id, reason=reason)
-            told = ForwardResult(HTTPStatus.OK, JSON, b'{"status":"success"}')
+            self._log.warning("whatsapp call ended unheard", session=session.session_id, reason=reason)
+            result = ForwardResult(HTTPStatus.OK, JSON, b'{"status":"success"}')
         if self._call.terminates:
-            await self._end(held)
-        return told.response()
+            await self._end(session)
+        return result.response()
 
-    async def _end(self, held: WhatsAppSession) -> None:
+    async def _end(self, session: WhatsAppSession) -> None:
         services = self._services
-        await self._known.keep(_document(held) | {_OVER: True}, KEPT_S)
+        await self._shared_call.save(_record(session) | {_OVER: True}, RECORD_LIFETIME_S)
         end = CallEnded(Reasons.caller_hangup)
-        await end_session(services.store, held, end, services.now(), ran=True)
+        await end_session(services.calls.store, session, end, services.calls.now(), ran=True)
 
 
-def _document(held: WhatsAppSession) -> dict[str, Any]:
-    """What every worker is to know of a session."""
-    return {_SESSION: held.session_id, _INSTANCE: held.instance, _BEGAN_AT: held.began_at}
+def _record(session: WhatsAppSession) -> dict[str, Any]:
+    """Return the record by which every worker knows the session."""
+    return {_SESSION: session.session_id, _INSTANCE: session.instance, _BEGAN_AT: session.began_at}
 
 
-def _ignored(what: str) -> Response:
-    """Meta sends again what is not answered with 200 (docs/reference/carriers.md §7), and nothing would
-    come of it.
-    """
-    log.info("whatsapp event ignored", words=what)
+def _ignored(detail: str) -> Response:
+    """Return a 200 for an event without effect: Meta would repeat it after any other answer (§7)."""
+    log.info("whatsapp event ignored", words=detail)
     return Response(b'{"status":"ignored"}', media_type=JSON)

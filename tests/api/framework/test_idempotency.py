@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gateway.api.framework.dispatch import Answer, ApiError
+from gateway.api.framework.errors import ApiError
 from gateway.api.framework.idempotency import (
     ANSWER_LIFETIME_S,
     DOCUMENT_KIND,
@@ -22,6 +22,7 @@ from gateway.api.framework.idempotency import (
     fingerprint_of,
     run_once,
 )
+from gateway.api.framework.operation import Answer
 from gateway.store.interface import StoreFailed
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot_requests import bot_of, holds
@@ -174,16 +175,16 @@ async def test_a_key_that_is_none(workers: list[Worker], agent: Agent, key: str)
 
 
 async def document_of(worker: Worker) -> Any:
-    (document,) = await worker.store.key_values.list(DOCUMENT_KIND, worker.services.now())
+    (document,) = await worker.store.key_values.list(DOCUMENT_KIND, worker.services.calls.now())
     return document
 
 
 async def test_an_answer_is_kept_for_a_day(workers: list[Worker], agent: Agent) -> None:
     one, _ = workers
-    before = one.services.now()
+    before = one.services.calls.now()
     await one.start(**KEY)
     document = await document_of(one)
-    assert before + ANSWER_LIFETIME_S <= document.expires_at <= one.services.now() + ANSWER_LIFETIME_S
+    assert before + ANSWER_LIFETIME_S <= document.expires_at <= one.services.calls.now() + ANSWER_LIFETIME_S
     assert "order-4711" not in document.key
 
 
@@ -232,7 +233,7 @@ async def test_a_client_gets_no_answer_that_was_changed_in_the_store(
         DOCUMENT_KIND,
         document.key,
         json.dumps(record),
-        now=first.services.now(),
+        now=first.services.calls.now(),
         expires_at=document.expires_at,
     )
     reply = await second.start(**KEY)
@@ -246,13 +247,13 @@ async def test_a_worker_that_dies_does_not_keep_the_key_for_long(workers: list[W
     seen: list[float] = []
 
     async def work() -> Answer:
-        seen.append((await document_of(one)).expires_at - one.services.now())
+        seen.append((await document_of(one)).expires_at - one.services.calls.now())
         raise ApiError(502, "502", "the agent is gone")
 
     with pytest.raises(ApiError):
         await run_once(one.services, "acme", "key", fingerprint_of(b"1"), work)
-    assert seen[0] <= one.services.settings.limits.agent_connect_timeout + RUNNING_S
-    assert await one.store.key_values.list(DOCUMENT_KIND, one.services.now()) == ()
+    assert seen[0] <= one.services.calls.settings.limits.agent_connect_timeout + RUNNING_S
+    assert await one.store.key_values.list(DOCUMENT_KIND, one.services.calls.now()) == ()
 
 
 async def test_what_was_started_is_answered_also_where_it_cannot_be_kept(workers: list[Worker]) -> None:

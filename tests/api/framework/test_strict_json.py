@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api.framework.strict_json import MAX_DEPTH, JsonError, dump, parse, whole_numbers_as_int
+from gateway.api.framework.strict_json import MAX_DEPTH, JsonError, parse, whole_numbers_as_int
+from gateway.model.json_text import dump
 
 values = st.recursive(
     st.none()

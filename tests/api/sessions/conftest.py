@@ -27,9 +27,8 @@ from gateway.api.framework.dispatch import routes
 from gateway.api.framework.middleware import ApiMiddleware
 from gateway.api.framework.services import Services
 from gateway.api.sessions.sessions import SESSIONS
-from gateway.auth.api_keys import Keyring
 from gateway.auth.media_tokens import MediaTokens, load_secret
-from gateway.calls.bot_session import BotSessions, bot_http_client
+from gateway.calls.bot_session import BotServices, BotSessions, bot_http_client
 from gateway.calls.store_watcher import StoreWatcher
 from gateway.config import Settings
 from gateway.model.lifecycle import SessionState
@@ -257,7 +256,9 @@ async def hire(settings: Settings, clock: Clock, tmp_path: Path) -> AsyncIterato
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)),
         )
         closers.extend([http.close, client.close])
-        bots = BotSessions(store, health, http, clock, connect_timeout_s=5.0)
+        bots = BotSessions(
+            BotServices(store, health, wiring.calls.capacity, http, clock, connect_timeout_s=5.0)
+        )
         closers.append(lambda: bots.end_all(CallEnded(Reasons.draining)))
 
         async def refresh() -> None:
@@ -266,19 +267,7 @@ async def hire(settings: Settings, clock: Clock, tmp_path: Path) -> AsyncIterato
         watch = StoreWatcher(store, bots.stop, refresh, poll_s=0.005)
         watch.start()
         closers.append(watch.stop)
-        services = Services(
-            settings=settings,
-            store=store,
-            agents=directory,
-            **wiring._asdict(),
-            health=health,
-            api_keys=Keyring(settings.organizations, store.key_values, clock),
-            tokens=tokens,
-            bots=bots,
-            http=http,
-            now=clock,
-            new_id=lambda: str(uuid.uuid4()),
-        )
+        services = Services(*wiring, bots, http)
         app = Starlette(routes=[*routes(SESSIONS, services)], middleware=[Middleware(ApiMiddleware)])
         port = socket.create_server(("127.0.0.1", 0))
         config = uvicorn.Config(

@@ -42,7 +42,7 @@ async def test_no_agent_listens(worker: Worker, port: AgentPort) -> None:
     assert end.detail == "connecting to the agent failed: connection refused"
     (record,) = await worker.records()
     assert (record.state, record.completion_status) == (SessionState.FAILED, "HTTP_ERROR")
-    assert worker.services.health.of(port.url) is Health.UNREACHABLE
+    assert worker.services.calls.health.of(port.url) is Health.UNREACHABLE
 
 
 async def test_an_instance_without_the_tls_that_its_url_promises(port: AgentPort, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ async def test_the_store_does_not_answer(worker: Worker, agent: Agent) -> None:
     assert caught.value.reason is Reasons.store_failed
     assert agent.upgrades == 0
     with pytest.raises(CallEnded) as caught:
-        await worker.bots.check(next(iter(worker.services.agents.agents)))
+        await worker.bots.check(next(iter(worker.services.calls.agents.agents)))
     assert caught.value.reason is Reasons.store_failed
 
 
@@ -199,7 +199,7 @@ async def test_an_http_client_that_reuses_connections_is_refused(worker: Worker)
             BotSessions(
                 BotServices(
                     worker.store,
-                    worker.services.health,
+                    worker.services.calls.health,
                     worker.services.calls.capacity,
                     http,
                     time.time,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import socket
-import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -24,15 +23,15 @@ from gateway.agents.instance_health import InstanceHealth
 from gateway.api.framework.dispatch import routes
 from gateway.api.framework.middleware import ApiMiddleware, http_exception
 from gateway.api.framework.services import Services
-from gateway.api.pipecat_cloud.management import MANAGEMENT
-from gateway.auth.api_keys import Keyring
+from gateway.api.pipecat_cloud.conventions import CLI_TAG, REST_TAG
+from gateway.api.routes import OPERATIONS
 from gateway.config import Settings
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import Reason
 from gateway.model.session import CallDetails, SessionOptions, SessionResult, SlotLimits, Traffic
 from gateway.store.sqlite.sqlite_store import SqliteStore
 from gateway.store.worker_id import WorkerId
-from tests.harness.wiring import NO_CALLS
+from tests.harness.wiring import wire
 
 ANSWER_S = 20.0
 HERE = "http://127.0.0.1:8080"
@@ -78,8 +77,8 @@ class Worker:
 
     def __init__(self, services: Services, url: str, client: aiohttp.ClientSession) -> None:
         self.services = services
-        self.store = services.store
-        self.directory = services.agents
+        self.store = services.calls.store
+        self.directory = services.calls.agents
         self._url = url
         self._client = client
         self._calls = 0
@@ -151,20 +150,10 @@ async def work(file: Path) -> AsyncIterator[Callable[..., Any]]:
             ends.push_async_callback(store.close)
             directory = AgentDirectory(settings)
             services = Services(
-                settings=settings,
-                store=store,
-                agents=directory,
-                **NO_CALLS,
-                health=InstanceHealth(()),
-                api_keys=Keyring(settings.organizations, store.key_values, time.time),
-                tokens=None,
-                bots=None,
-                http=client,
-                now=time.time,
-                new_id=lambda: str(uuid.uuid4()),
+                *wire(settings, store, directory, InstanceHealth(()), None), bots=None, http=client
             )
             app = Starlette(
-                routes=routes(MANAGEMENT, services),
+                routes=routes([each for each in OPERATIONS if each.tag in (REST_TAG, CLI_TAG)], services),
                 middleware=[Middleware(ApiMiddleware)],
                 exception_handlers={HTTPException: http_exception},
             )

@@ -80,9 +80,9 @@ async def test_an_agent_is_told_with_its_limits_its_instances_and_its_sessions(a
 
 
 async def test_an_agent_none_of_whose_instances_answers_is_not_ready(api: Any) -> None:
-    api.services.health.watch([HERE, THERE])
-    api.services.health.mark_unreachable(HERE)
-    api.services.health.mark_unreachable(THERE)
+    api.services.calls.health.watch([HERE, THERE])
+    api.services.calls.health.mark_unreachable(HERE)
+    api.services.calls.health.mark_unreachable(THERE)
     agent = details(await api("GET", "/v1/agents/support"))
     assert (agent["ready"], agent["available"]) == (False, False)
     assert {each["readiness"] for each in agent["instances"]} == {"unreachable"}
@@ -199,8 +199,8 @@ async def test_an_agent_that_one_worker_makes_is_reached_through_the_other(work:
 async def kept(worker: Any) -> None:
     """What a worker does when the store has changed."""
     services = worker.services
-    await StoredAgents(services.settings, services.store.key_values).refresh(
-        services.agents, services.health, services.now()
+    await StoredAgents(services.calls.settings, services.calls.store.key_values).refresh(
+        services.calls.agents, services.calls.health, services.calls.now()
     )
 
 

@@ -333,19 +333,7 @@ async def door(instance: Instance, limits: dict[str, float], tmp_path: Path) -> 
     tokens: Any = None
     wiring = wire(settings, store, directory, health, tokens)
     http = open_client(settings.limits.session_api_timeout)
-    services = Services(
-        settings=settings,
-        store=store,
-        agents=directory,
-        **wiring._asdict(),
-        health=health,
-        api_keys=wiring.calls.api_keys,
-        tokens=tokens,
-        bots=None,
-        http=http,
-        now=time.time,
-        new_id=lambda: str(uuid.uuid4()),
-    )
+    services = Services(*wiring, bots=None, http=http)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:

@@ -74,9 +74,9 @@ async def test_a_caller_on_hold_comes_to_the_agent(
 async def test_the_room_takes_one_call_and_expires_with_the_session(
     worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
 ) -> None:
-    before = worker.services.now()
+    before = worker.services.calls.now()
     await send_dialin(url, daily.caller())
-    after = worker.services.now()
+    after = worker.services.calls.now()
     (room,) = daily.rooms.values()
     (token,) = daily.tokens.values()
     exp = room["config"].pop("exp")

@@ -88,11 +88,11 @@ async def test_without_secrets_no_signature_is_wanted(
 
 def _without(worker: Worker, name: str, value: Any) -> None:
     """The settings as if this were not among them."""
-    acme = worker.services.settings.organizations[0]
+    acme = worker.services.calls.settings.organizations[0]
     assert acme.daily is not None
     daily = None if name == "daily" else acme.daily.model_copy(update={name: value})
     changed: Organization = acme.model_copy(update={"daily": daily})
-    worker.services.settings.organizations[0] = changed
+    worker.services.calls.settings.organizations[0] = changed
 
 
 async def test_an_organisation_without_a_domain(
@@ -199,7 +199,7 @@ async def test_a_gateway_that_drains(worker: Worker, url: str, agent: Agent, dai
 async def test_too_many_are_being_started(
     worker: Worker, url: str, daily: DailyWithNumbers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dialin, "MAX_BEGINNING", 0)
+    monkeypatch.setattr(dialin, "MAX_STARTING", 0)
     told = await send_dialin(url, daily.caller())
     assert (await refused(told, 503, worker, daily))["code"] == "overloaded"
     assert daily.seen == []

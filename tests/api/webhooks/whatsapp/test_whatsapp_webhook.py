@@ -44,7 +44,7 @@ async def test_the_challenge_is_answered(url: str) -> None:
 
 
 async def test_a_key_that_was_made_later_verifies(worker: Worker, url: str) -> None:
-    _, key = await worker.services.api_keys.create("acme", "public", "meta")
+    _, key = await worker.services.calls.api_keys.create("acme", "public", "meta")
     assert (await send(verification_url(url, verify_token=key), method="GET")).status == 200
 
 
