@@ -264,7 +264,7 @@ async def hire(settings: Settings, clock: Clock, tmp_path: Path) -> AsyncIterato
         async def refresh() -> None:
             pass
 
-        watch = StoreWatcher(store, bots.stop, refresh, poll_s=0.005)
+        watch = StoreWatcher(store, bots.stop, refresh)
         watch.start()
         closers.append(watch.stop)
         services = Services(*wiring, bots, http)
