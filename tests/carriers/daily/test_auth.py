@@ -128,3 +128,16 @@ def test_a_body_that_is_too_long_is_refused() -> None:
 @given(st.binary(max_size=80))
 def test_any_bytes_that_daily_signs_are_proven(body: bytes) -> None:
     prove(raw=body, signature=daily_signs(STAMP, body))
+
+
+@given(
+    st.text(st.characters(), max_size=90) | st.none(),
+    st.text(st.characters(), max_size=90) | st.none(),
+    st.binary(max_size=60),
+    st.floats() | st.just(NOW),
+)
+def test_a_garbled_webhook_is_refused_and_raises_nothing_else(
+    stamp: str | None, signature: str | None, raw: bytes, now: float
+) -> None:
+    with pytest.raises(AuthenticationFailed):
+        prove(stamp=stamp, signature=signature, raw=raw, now=now)

@@ -93,3 +93,9 @@ def test_a_body_that_is_too_long_is_refused() -> None:
 @given(st.binary(max_size=80))
 def test_any_bytes_that_meta_signs_are_proven(body: bytes) -> None:
     prove(raw=body, signature=meta_signs(body))
+
+
+@given(st.text(st.characters(), max_size=90) | st.none(), st.binary(max_size=60))
+def test_a_garbled_event_is_refused_and_raises_nothing_else(signature: str | None, raw: bytes) -> None:
+    with pytest.raises(AuthenticationFailed):
+        prove(signature=signature if signature is None else f"sha256={signature}", raw=raw)
