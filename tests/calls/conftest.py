@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the tests of whole calls share: a gateway with one agent that has one place."""
+"""Fixtures of the tests of whole calls: a gateway with one agent that has one slot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.harness.gateway import Gateway
 
 
 @pytest.fixture(autouse=True)
-async def nobody_holds_the_line(gateways: list[Gateway]) -> AsyncIterator[None]:
+async def every_slot_is_freed(gateways: list[Gateway]) -> AsyncIterator[None]:
     """After a test every caller's socket is freed, however the test went, and then every place must be."""
     yield
     for gateway in gateways:

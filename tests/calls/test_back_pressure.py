@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Back-pressure instead of queues (architecture.md, decision 3): who does not read pauses who speaks."""
+"""Back-pressure replaces queues (docs/architecture.md, "A frame"): a slow reader pauses its far end."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_a_carrier_that_stops_reading(gateway: Gateway, support: Agent) ->
     await assert_next_call_works(gateway, support)
 
 
-async def test_a_reader_that_is_late_misses_nothing(
+async def test_a_slow_reader_misses_nothing(
     start_gateway: Callable[..., Gateway], support: Agent, support_port: AgentPort, accelerator: str
 ) -> None:
     """Paused and resumed, both ways at once: everything arrives, in order."""
@@ -83,16 +83,16 @@ async def test_a_reader_that_is_late_misses_nothing(
     call.caller.send(b"".join(up))
     call.agent.send(b"".join(down))
     everything = b"".join([*call.opening, *up])
-    heard = await asyncio.gather(
+    received = await asyncio.gather(
         call.agent.hear_bytes(len(everything)), call.caller.hear_bytes(len(b"".join(down)))
     )
-    assert heard == [everything, b"".join(down)]
+    assert received == [everything, b"".join(down)]
     await hang_up(call)
     record = await assert_ended(gateway, call.session, "caller_hangup", "caller")
     assert (record["frames_in"], record["frames_out"]) == (122, 120)
 
 
-async def test_pings_that_nobody_reads_the_answers_of(gateway: Gateway) -> None:
+async def test_a_far_end_that_pings_and_reads_no_pongs(gateway: Gateway) -> None:
     """A caller at the door that pings and does not read: our pongs do not pile up."""
     before = len(gateway.ends())
     caller = await gateway.dial("/ws/twilio/support.acme")

@@ -105,7 +105,7 @@ async def test_an_agent_that_does_not_accept(gateway: Gateway, support: Agent, a
     await assert_next_call_works(gateway, support)
 
 
-async def test_nobody_listens(
+async def test_no_process_listens_at_the_instance(
     gateway: Gateway, agent_at: Callable[..., Any], support_port: AgentPort
 ) -> None:
     before = len(gateway.ends())
@@ -189,7 +189,7 @@ TWILIO, GENERIC = "/ws/twilio/support.acme", "/ws/generic/support.acme"
         ),
     ],
 )
-async def test_the_caller_leaves_while_the_agent_hangs(
+async def test_the_caller_hangs_up_while_the_agent_does_not_answer(
     gateway: Gateway, support: Agent, target: str, how: str, why: str, side: str
 ) -> None:
     support.answer = hangs
@@ -200,13 +200,13 @@ async def test_the_caller_leaves_while_the_agent_hangs(
         dialling = asyncio.create_task(gateway.dial(target))
         await eventually(lambda: gateway.callers, "the caller dials")
         caller = gateway.callers[-1]
-    asked = await support.next_other_call()
+    offered = await support.next_other_call()
     if how == "hang_up":
         await caller.hang_up()
     else:
         getattr(caller, how)()
-    assert await asked.ended() == b"", "the agent is not left with half a handshake"
-    await assert_ended(gateway, asked.session, why, side)
+    assert await offered.ended() == b"", "the agent is not left with half a handshake"
+    await assert_ended(gateway, offered.session, why, side)
     if dialling is not None:
         assert (await dialling).status == 0
     support.answer = accepts
@@ -214,14 +214,14 @@ async def test_the_caller_leaves_while_the_agent_hangs(
 
 
 @pytest.mark.parametrize("code", [1000, 4001])
-async def test_a_generic_caller_that_closes_before_it_has_its_answer(
+async def test_a_generic_client_that_closes_before_its_101(
     gateway: Gateway, support: Agent, code: int
 ) -> None:
     """It should not (RFC 6455 §4.1), but a close is a close: its code is the agent's."""
     may_accept = asyncio.Event()
     support.answer = waits_for(may_accept)
     dialling = asyncio.create_task(gateway.dial("/ws/generic/support.acme"))
-    asked = await support.next_other_call()
+    offered = await support.next_other_call()
     gateway.callers[-1].send(gateway.callers[-1].close_frame(code, "never mind"))
     # The gateway has read the close once it has answered something that was sent behind it.
     assert gateway.get("/livez")[0] == 200
@@ -229,15 +229,17 @@ async def test_a_generic_caller_that_closes_before_it_has_its_answer(
     caller = await dialling
     assert caller.status == 101
     assert (await caller.closed())[0] == code
-    assert await asked.closed() == (code, "never mind")
+    assert await offered.closed() == (code, "never mind")
     await assert_ended(
         gateway,
-        asked.session,
+        offered.session,
         *(("caller_hangup", "caller") if code == 1000 else ("carrier_lost", "carrier")),
     )
 
 
-async def test_what_a_generic_caller_says_before_its_answer_is_kept(gateway: Gateway, support: Agent) -> None:
+async def test_what_a_generic_client_sends_before_its_101_is_buffered(
+    gateway: Gateway, support: Agent
+) -> None:
     may_accept = asyncio.Event()
     support.answer = waits_for(may_accept)
     dialling = asyncio.create_task(gateway.dial("/ws/generic/support.acme"))
@@ -249,9 +251,9 @@ async def test_what_a_generic_caller_says_before_its_answer_is_kept(gateway: Gat
     taken = await support.call()
     assert await taken.hear_bytes(len(early)) == early
     caller.send(caller.close_frame(1000))
-    heard = await taken.next()
-    assert heard is not None
-    assert heard.raw == early
+    received = await taken.next()
+    assert received is not None
+    assert received.raw == early
     assert await taken.closed() == (1000, "")
 
 
@@ -259,21 +261,21 @@ async def test_what_a_generic_caller_says_before_its_answer_is_kept(gateway: Gat
 
 
 @pytest.mark.parametrize("how", ["hang_up", "reset"])
-async def test_the_caller_leaves_as_the_agent_fails(gateway: Gateway, support: Agent, how: str) -> None:
+async def test_the_caller_hangs_up_as_the_agent_fails(gateway: Gateway, support: Agent, how: str) -> None:
     """Whichever is noticed first is the one reason, and the place is free."""
     for _ in range(10):
         support.answer = hangs
         before = len(gateway.ends())
         caller = await refused_twilio(gateway)
-        asked = await support.next_other_call()
-        asked.reset()
+        offered = await support.next_other_call()
+        offered.reset()
         if how == "hang_up":
             caller.send(caller.close_frame(1000))
         else:
             caller.reset()
         (line,) = await eventually(ends_after(gateway, before), "the call ends")
         assert line["reason"] in ("agent_unreachable", "caller_hangup", "carrier_lost")
-        await assert_ended(gateway, asked.session, line["reason"], line["side"])
+        await assert_ended(gateway, offered.session, line["reason"], line["side"])
     support.answer = accepts
     await assert_next_call_works(gateway, support)
 
@@ -283,17 +285,19 @@ async def test_a_bad_frame_as_the_agent_refuses(gateway: Gateway, support: Agent
         support.answer = hangs
         before = len(gateway.ends())
         caller = await refused_twilio(gateway)
-        asked = await support.next_other_call()
+        offered = await support.next_other_call()
         caller.send(frame(0x3, b"?", key=b"abcd"))
-        asked.send(head(b"500 Internal Server Error"))
+        offered.send(head(b"500 Internal Server Error"))
         code, _ = await caller.closed()
         (line,) = await eventually(ends_after(gateway, before), "the call ends")
         assert line["reason"] in ("agent_unreachable", "carrier_protocol_error")
         assert code in (1011, 1002)
-        await assert_ended(gateway, asked.session, line["reason"], line["side"])
+        await assert_ended(gateway, offered.session, line["reason"], line["side"])
 
 
-async def test_the_session_header_and_nothing_of_the_carriers(gateway: Gateway, support: Agent) -> None:
+async def test_the_agent_gets_the_session_header_and_none_of_the_carriers(
+    gateway: Gateway, support: Agent
+) -> None:
     """The agent gets a request of ours, not a copy of the carrier's."""
     call = await connect(
         gateway, support, headers={"Authorization": "Basic c2VjcmV0", "X-Twilio-Signature": "sig"}

@@ -62,11 +62,11 @@ NAMES = list(violations(KEY, None))
 async def _heard_to_the_end(peer: WebSocketPeer) -> bytes:
     """Every byte but the close frame's."""
     last = b""
-    while (heard := await peer.next()) is not None:
-        if heard.opcode == CLOSE:
+    while (received := await peer.next()) is not None:
+        if received.opcode == CLOSE:
             assert not last, "one close frame, and nothing behind it"
-            last = heard.raw
-            peer.send(peer.frame(CLOSE, heard.payload[:2]))
+            last = received.raw
+            peer.send(peer.frame(CLOSE, received.payload[:2]))
     assert last, "it was told nothing"
     return peer.heard.removesuffix(last)
 
@@ -79,15 +79,15 @@ async def test_the_carrier_breaks_the_protocol(
     passes, bad, code = violations(KEY, None)[name]
     call = await connect(gateway, support)
     good = frame(TEXT, talk("twilio")[0].encode(), key=KEY)
-    heard = b"".join(call.opening) + good + passes
+    received = b"".join(call.opening) + good + passes
     if in_one_piece:
         call.caller.send(good + passes + bad + good)
     else:
         await call.caller.pour(good + passes)
-        assert await call.agent.hear_bytes(len(heard)) == heard
+        assert await call.agent.hear_bytes(len(received)) == received
         await call.caller.pour(bad)
     assert (await call.caller.closed())[0] == code
-    assert await _heard_to_the_end(call.agent) == heard
+    assert await _heard_to_the_end(call.agent) == received
     reason = "too_large" if code == 1009 else "carrier_protocol_error"
     await assert_ended(gateway, call.session, reason, "tenant" if code == 1009 else "carrier")
 
@@ -100,20 +100,22 @@ async def test_the_agent_breaks_the_protocol(
     passes, bad, code = violations(None, KEY)[name]
     call = await connect(gateway, support)
     good = frame(TEXT, replies("twilio")[0].encode())
-    heard = good + passes
+    received = good + passes
     if in_one_piece:
-        call.agent.send(heard + bad + good)
+        call.agent.send(received + bad + good)
     else:
-        await call.agent.pour(heard)
-        assert await call.caller.hear_bytes(len(heard)) == heard
+        await call.agent.pour(received)
+        assert await call.caller.hear_bytes(len(received)) == received
         await call.agent.pour(bad)
     assert (await call.agent.closed())[0] == code
-    assert await _heard_to_the_end(call.caller) == heard
-    assert call.caller.heard[len(heard) :][2:4] == (1011).to_bytes(2, "big")
+    assert await _heard_to_the_end(call.caller) == received
+    assert call.caller.heard[len(received) :][2:4] == (1011).to_bytes(2, "big")
     await assert_ended(gateway, call.session, "agent_protocol_error", "agent")
 
 
-async def test_a_bad_frame_while_the_agent_is_in_the_middle_of_one(gateway: Gateway, support: Agent) -> None:
+async def test_a_bad_frame_of_the_carrier_while_the_agent_is_inside_a_frame(
+    gateway: Gateway, support: Agent
+) -> None:
     """The caller has half of the agent's frame, so no close frame may follow it; its socket just ends."""
     call = await connect(gateway, support)
     first = call.agent.say(replies("twilio")[0])
@@ -127,7 +129,7 @@ async def test_a_bad_frame_while_the_agent_is_in_the_middle_of_one(gateway: Gate
     await assert_ended(gateway, call.session, "carrier_protocol_error", "carrier")
 
 
-async def test_a_close_before_a_bad_frame_is_the_end(gateway: Gateway, support: Agent) -> None:
+async def test_a_close_before_a_bad_frame_ends_the_call(gateway: Gateway, support: Agent) -> None:
     """What follows a close is void (RFC 6455 §5.5.1), however bad it is."""
     call = await connect(gateway, support)
     call.caller.send(call.caller.close_frame(1000, "bye") + frame(0x3, b"junk", key=KEY))

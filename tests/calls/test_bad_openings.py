@@ -57,8 +57,8 @@ BAD_OPENINGS: dict[str, list[bytes]] = {
 async def assert_closed_for(
     gateway: Gateway, support: Agent, caller: Caller, before: int, reason: str, code: int
 ) -> None:
-    heard, detail = await caller.closed()
-    assert (heard, bool(detail)) == (code, True)
+    received, detail = await caller.closed()
+    assert (received, bool(detail)) == (code, True)
     assert await caller.next() is None
     await assert_refused(gateway, before, reason)
     assert support.upgrades == 0
@@ -145,7 +145,7 @@ async def test_an_opening_that_is_too_large(gateway: Gateway, support: Agent, se
     await assert_closed_for(gateway, support, caller, before, "too_large", 1009)
 
 
-async def test_text_that_is_no_text(gateway: Gateway, support: Agent) -> None:
+async def test_a_text_message_that_is_not_utf_8(gateway: Gateway, support: Agent) -> None:
     before = len(gateway.ends())
     caller = await gateway.dial("/ws/twilio/support.acme")
     caller.send(frame(TEXT, b'{"event":"\xff"}', key=KEY))
@@ -211,7 +211,7 @@ async def test_a_close_without_a_code_before_the_call_is_open(gateway: Gateway, 
     await assert_refused(gateway, before, "caller_hangup")
 
 
-async def test_no_agent_is_named_at_all(gateway: Gateway, support: Agent) -> None:
+async def test_the_call_names_no_agent(gateway: Gateway, support: Agent) -> None:
     """Without a number that anybody is called by, it is a request that makes no sense."""
     before = len(gateway.ends())
     caller = await gateway.dial("/ws/twilio")
@@ -221,7 +221,7 @@ async def test_no_agent_is_named_at_all(gateway: Gateway, support: Agent) -> Non
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-async def test_nobody_is_called_by_this_number(gateway: Gateway, support: Agent, carrier: str) -> None:
+async def test_no_agent_has_the_called_number(gateway: Gateway, support: Agent, carrier: str) -> None:
     before = len(gateway.ends())
     caller = await gateway.dial(f"/ws/{carrier}")
     for message in opening(carrier, to_number="+14155559999"):
@@ -238,7 +238,7 @@ async def test_a_parameter_names_an_unknown_agent(gateway: Gateway, support: Age
     await assert_closed_for(gateway, support, caller, before, "unknown_agent", 1008)
 
 
-async def test_a_name_that_is_no_name(gateway: Gateway, support: Agent) -> None:
+async def test_a_parameter_that_is_no_service_host(gateway: Gateway, support: Agent) -> None:
     """Whatever a carrier's parameter holds, it neither breaks the log nor the close frame."""
     before = len(gateway.ends())
     caller = await gateway.dial("/ws/twilio")

@@ -95,7 +95,9 @@ async def test_refused_before_the_upgrade(
 
 
 @pytest.mark.parametrize("carrier", [*CARRIERS, "generic"])
-async def test_a_token_by_any_way_is_not_ours(gateway: Gateway, carrier: str) -> None:
+async def test_a_token_of_another_secret_is_refused_wherever_it_stands(
+    gateway: Gateway, carrier: str
+) -> None:
     before = len(gateway.ends())
     headers: dict[str, str | None] = {"Authorization": "Bearer eyJhbGciOi"}
     caller = await gateway.dial(f"/ws/{carrier}/vault.acme?token=eyJ", headers=headers)
@@ -103,7 +105,7 @@ async def test_a_token_by_any_way_is_not_ours(gateway: Gateway, carrier: str) ->
     await assert_refused(gateway, before, "unauthorized")
 
 
-async def test_an_agent_that_wants_a_token_named_by_parameter(gateway: Gateway) -> None:
+async def test_an_agent_that_requires_a_token_named_by_parameter(gateway: Gateway) -> None:
     """Twilio drops the query, so it is only known once the socket is open (docs/reference/public-api.md)."""
     before = len(gateway.ends())
     caller = await gateway.dial("/ws/twilio")
@@ -124,7 +126,7 @@ BROKEN_HANDSHAKES: list[dict[str, str | None]] = [
 
 @pytest.mark.parametrize("headers", BROKEN_HANDSHAKES, ids=str)
 @pytest.mark.parametrize("carrier", ["twilio", "generic"])
-async def test_a_handshake_that_is_none(
+async def test_a_request_that_is_no_websocket_handshake(
     gateway: Gateway, support: Agent, carrier: str, headers: dict[str, str | None]
 ) -> None:
     before = len(gateway.ends())
@@ -172,7 +174,7 @@ NO_REQUESTS = [
 
 
 @pytest.mark.parametrize("raw", NO_REQUESTS, ids=lambda raw: repr(raw[:40]))
-async def test_bytes_that_are_no_upgrade(gateway: Gateway, support: Agent, raw: bytes) -> None:
+async def test_bytes_that_are_no_http_request(gateway: Gateway, support: Agent, raw: bytes) -> None:
     """Whatever they are, the answer is the sender's fault (4xx) or the end; nothing of ours breaks."""
     reader, writer = await open_socket(gateway.port)
     peer = WebSocketPeer(reader, writer, masks=True)

@@ -42,7 +42,7 @@ async def test_a_carriers_call_arrives_as_it_was_sent(gateway: Gateway, support:
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-async def test_what_comes_right_behind_the_opening_is_kept_for_the_agent(
+async def test_what_follows_the_opening_at_once_is_buffered_for_the_agent(
     gateway: Gateway, support: Agent, carrier: str
 ) -> None:
     caller = await gateway.dial(f"/ws/{carrier}/support.acme")
@@ -84,7 +84,7 @@ async def test_generic_carries_text_and_binary(gateway: Gateway, support: Agent,
     await assert_ended(gateway, call.session, "caller_hangup", "caller")
 
 
-async def test_frames_of_every_form_pass_as_they_are(gateway: Gateway, support: Agent) -> None:
+async def test_frames_of_every_form_pass_unchanged(gateway: Gateway, support: Agent) -> None:
     """Odd lengths, keys and fragments, control frames between fragments: none of it is written anew."""
     call = await connect(gateway, support)
 
@@ -154,7 +154,7 @@ async def test_pings_reach_the_far_end_which_answers_them(gateway: Gateway, supp
     await hang_up(call)
 
 
-async def test_the_session_id_is_another_for_each_call(gateway: Gateway, support: Agent) -> None:
+async def test_each_call_has_its_own_session_id(gateway: Gateway, support: Agent) -> None:
     ids = set()
     for _ in range(3):
         call = await connect(gateway, support)

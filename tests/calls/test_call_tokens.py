@@ -73,7 +73,7 @@ def stream_url(line: DocumentCalls, token: str, organization: str = "acme") -> s
     return f"wss://{HOST}/ws/{line.carrier}?serviceHost=support.{organization}&token={token}"
 
 
-async def test_for_another_call(line: DocumentCalls, support: Agent) -> None:
+async def test_a_token_for_another_call_is_refused(line: DocumentCalls, support: Agent) -> None:
     placed = await line.place()
     before = len(line.gateway.ends())
     caller = await line.dial(placed.stream_url)
@@ -101,7 +101,7 @@ async def test_a_connection_that_failed_is_tried_again_with_the_same_url(
     await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
 
 
-async def test_used_again_after_a_good_end(line: DocumentCalls, support: Agent) -> None:
+async def test_a_token_is_refused_after_a_call_that_ended_well(line: DocumentCalls, support: Agent) -> None:
     placed = await line.place()
     caller, call = await line.stream(placed, support)
     await caller.hang_up()
@@ -152,7 +152,7 @@ async def test_a_second_socket_takes_over(line: DocumentCalls, support: Agent) -
 
 
 @pytest.mark.parametrize("carrier", RECONNECTING, indirect=True)
-async def test_a_broken_socket_is_dialled_again(line: DocumentCalls, support: Agent) -> None:
+async def test_a_carrier_dials_a_lost_stream_again(line: DocumentCalls, support: Agent) -> None:
     placed = await line.place()
     caller, call = await line.stream(placed, support)
     caller.reset()
@@ -162,7 +162,7 @@ async def test_a_broken_socket_is_dialled_again(line: DocumentCalls, support: Ag
     await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
 
 
-async def test_many_at_once_and_one_has_the_call(line: DocumentCalls, support: Agent) -> None:
+async def test_of_many_streams_at_once_one_has_the_call(line: DocumentCalls, support: Agent) -> None:
     placed = await line.place()
     callers = [await line.dial(placed.stream_url) for _ in range(6)]
     for caller in callers:
@@ -170,20 +170,20 @@ async def test_many_at_once_and_one_has_the_call(line: DocumentCalls, support: A
             caller.say(message)
 
     def over() -> bool:
-        return len([one for one in line.gateway.ends() if one.get("call_id") == placed.call_id]) == 5
+        return len([entry for entry in line.gateway.ends() if entry.get("call_id") == placed.call_id]) == 5
 
     await eventually(over, "all but one are over")
 
     def live() -> int:
-        mine = [one for one in line.gateway.sessions() if one["call_id"] == placed.call_id]
-        return [one["ended_at"] for one in mine].count(None)
+        own = [record for record in line.gateway.sessions() if record["call_id"] == placed.call_id]
+        return [one["ended_at"] for one in own].count(None)
 
     await eventually(lambda: live() == 1, "the last one has its place")
     if line.carrier in OTHERS:
         await eventually(lambda: support.upgrades == 1, "the agent is asked once")
 
 
-async def test_expired(line: DocumentCalls, support: Agent) -> None:
+async def test_an_expired_token_is_refused(line: DocumentCalls, support: Agent) -> None:
     before = len(line.gateway.ends())
     caller = await line.dial(minted(line, "call-1", at=time.time() - 301))
     assert caller.refusal == (403, "unauthorized")
@@ -193,7 +193,7 @@ async def test_expired(line: DocumentCalls, support: Agent) -> None:
 
 
 @pytest.mark.parametrize("place", [2, 60, 130])
-async def test_changed(line: DocumentCalls, support: Agent, place: int) -> None:
+async def test_a_changed_token_is_refused(line: DocumentCalls, support: Agent, place: int) -> None:
     token = token_of((await line.place()).stream_url)
     changed = token[:place] + ("A" if token[place] != "A" else "B") + token[place + 1 :]
     caller = await line.dial(stream_url(line, changed))
@@ -201,14 +201,16 @@ async def test_changed(line: DocumentCalls, support: Agent, place: int) -> None:
     assert support.upgrades == 0
 
 
-async def test_for_another_agent(line: DocumentCalls, support: Agent) -> None:
+async def test_a_token_for_another_agent_is_refused(line: DocumentCalls, support: Agent) -> None:
     token = token_of((await line.place()).stream_url)
     caller = await line.dial(stream_url(line, token, "globex"))
     assert caller.refusal == (403, "unauthorized")
     assert support.upgrades == 0
 
 
-async def test_of_an_organisation_that_wants_no_proof(line: DocumentCalls, support: Agent) -> None:
+async def test_a_token_counts_for_an_organisation_without_accounts(
+    line: DocumentCalls, support: Agent
+) -> None:
     """The token binds the socket to the call all the same."""
     placed = await line.place(f"/xml/{line.carrier}?agent=support&org=globex", proven=False)
     assert placed.answered.status == 200
@@ -223,7 +225,7 @@ async def test_of_an_organisation_that_wants_no_proof(line: DocumentCalls, suppo
     await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
 
 
-async def test_a_token_that_names_no_call_is_the_first_ones(line: DocumentCalls, support: Agent) -> None:
+async def test_a_token_without_a_call_is_bound_to_the_first_call(line: DocumentCalls, support: Agent) -> None:
     """As that of a call out, whose id is not known before the carrier has made it."""
     first, second = uuid.uuid4().hex, uuid.uuid4().hex
     url = minted(line, "", at=time.time())
@@ -238,7 +240,7 @@ async def test_a_token_that_names_no_call_is_the_first_ones(line: DocumentCalls,
     await assert_ended(line.gateway, call.session, "caller_hangup", "caller")
 
 
-async def test_of_a_session_that_waits_for_nobody(line: DocumentCalls, support: Agent) -> None:
+async def test_a_token_of_a_session_that_waits_for_no_stream(line: DocumentCalls, support: Agent) -> None:
     call_id = uuid.uuid4().hex
     url = minted(line, call_id, at=time.time(), session_id=str(uuid.uuid4()))
     before = len(line.gateway.ends())
@@ -272,7 +274,7 @@ async def test_a_call_whose_gateway_died_comes_back_to_the_other(
         placed = await line.place()
         caller, call = await line.stream(placed, support)
         owner = gateway.sessions(call.session)[0]["owner"]
-        os.kill(next(one["pid"] for one in gateway.workers() if one["id"] == owner), signal.SIGKILL)
+        os.kill(next(worker["pid"] for worker in gateway.workers() if worker["id"] == owner), signal.SIGKILL)
         gateway.upgrades -= 1  # it does not live to tell its call's end
         assert await caller.closed() == (1006, "")
         # Only its parent's word says that all its sockets are gone, the one that listens among them.
@@ -303,7 +305,7 @@ async def test_a_call_whose_gateway_died_comes_back_to_the_other(
         await server.stop()
 
 
-async def test_used_before_another_one(line: DocumentCalls, support: Agent) -> None:
+async def test_a_token_used_before_a_later_one_is_refused(line: DocumentCalls, support: Agent) -> None:
     """A call that came back with a new document: the URL of the old one is nobody's any more."""
     key = "CallUUID" if line.carrier == "plivo" else "CallSid"
     old = await line.place()

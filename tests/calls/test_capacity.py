@@ -97,7 +97,7 @@ async def assert_no_places_taken_by_anybody(gateway: Gateway) -> None:
     await eventually(lambda: gateway.status()["sessions"]["active"] == 0, "all places are free")
 
 
-async def test_200_carriers_for_50_places(gateway: Gateway, agents: list[Agent]) -> None:
+async def test_200_calls_for_50_slots(gateway: Gateway, agents: list[Agent]) -> None:
     before = len(gateway.ends())
     target = "/ws/twilio/support.acme"
     callers = await arrive(gateway, agents, target)
@@ -120,7 +120,7 @@ async def test_200_carriers_for_50_places(gateway: Gateway, agents: list[Agent])
     await assert_all_is_free_again(gateway, agents, target)
 
 
-async def test_200_generic_callers_for_50_places(gateway: Gateway, agents: list[Agent]) -> None:
+async def test_200_generic_clients_for_50_slots(gateway: Gateway, agents: list[Agent]) -> None:
     before = len(gateway.ends())
     target = "/ws/generic/support.acme"
     callers = await arrive(gateway, agents, target)

@@ -43,10 +43,10 @@ def hasty(start_gateway: Callable[..., Gateway], support_port: AgentPort, accele
 
 async def record_of(gateway: Gateway, session: str) -> dict[str, Any]:
     """The record of a session once it has ended, whatever the reason."""
-    found = await eventually(
+    matching = await eventually(
         lambda: [one for one in gateway.sessions(session) if one["reason"]], "the call ends"
     )
-    record: dict[str, Any] = found[0]
+    record: dict[str, Any] = matching[0]
     return record
 
 
@@ -102,7 +102,7 @@ async def test_the_agent_closes(
     assert (reason in record["detail"], str(code) in record["detail"]) == (True, True)
 
 
-async def test_what_was_said_before_the_close_arrives(gateway: Gateway, support: Agent) -> None:
+async def test_what_was_sent_before_the_close_arrives(gateway: Gateway, support: Agent) -> None:
     call = await connect(gateway, support)
     last = [call.agent.frame(TEXT, message.encode()) for message in talk("twilio")]
     call.agent.send(b"".join(last) + call.agent.close_frame(1000) + call.agent.frame(TEXT, b"void"))
@@ -112,13 +112,13 @@ async def test_what_was_said_before_the_close_arrives(gateway: Gateway, support:
     await assert_ended(gateway, call.session, "agent_ended", "agent")
 
 
-async def test_the_other_side_may_finish_its_sentence(gateway: Gateway, support: Agent) -> None:
+async def test_the_other_side_may_finish_its_message(gateway: Gateway, support: Agent) -> None:
     """Between a close and its answer the other side's frames still pass."""
     call = await connect(gateway, support)
     call.agent.send(call.agent.close_frame(1000))
-    heard = await call.caller.next()
-    assert heard is not None
-    assert heard.opcode == CLOSE
+    received = await call.caller.next()
+    assert received is not None
+    assert received.opcode == CLOSE
     last = call.caller.say(talk("twilio")[0])
     call.caller.send(call.caller.close_frame(1000))
     await assert_agent_heard(call.agent, [last])
@@ -165,7 +165,7 @@ async def test_an_illegal_close_code(gateway: Gateway, support: Agent, side: str
     await assert_ended(gateway, call.session, f"{side}_protocol_error", side)
 
 
-async def test_a_close_reason_that_is_no_text(gateway: Gateway, support: Agent) -> None:
+async def test_a_close_reason_that_is_not_utf_8(gateway: Gateway, support: Agent) -> None:
     call = await connect(gateway, support)
     call.caller.send(call.caller.frame(CLOSE, b"\x03\xe8\xff\xfe"))
     assert (await call.caller.closed())[0] == 1007
@@ -203,7 +203,7 @@ async def test_stop_and_a_lost_connection(gateway: Gateway, support: Agent) -> N
     assert record["state"] == "ended"
 
 
-async def test_stop_is_no_stop_on_generic(gateway: Gateway, support: Agent) -> None:
+async def test_a_generic_clients_stop_message_has_no_meaning(gateway: Gateway, support: Agent) -> None:
     call = await connect(gateway, support, "/ws/generic/support.acme")
     await assert_agent_heard(call.agent, [call.caller.say(stop("twilio"))])
     call.agent.send(frame(PING, b"still there"))
@@ -235,7 +235,7 @@ async def test_the_agent_is_lost(gateway: Gateway, support: Agent, how: str) -> 
     await assert_next_call_works(gateway, support)
 
 
-async def test_lost_in_the_middle_of_a_frame(hasty: Gateway, support: Agent) -> None:
+async def test_a_connection_lost_inside_a_frame(hasty: Gateway, support: Agent) -> None:
     """No close frame of ours may stand inside the agent's half-sent frame: the caller's socket just ends."""
     call = await connect(hasty, support)
     half = call.agent.frame(TEXT, b"x" * 50_000)[:30_000]

@@ -42,10 +42,10 @@ async def seen(gateway: Gateway, port: AgentPort, readiness: str) -> None:
     """Until the gateway has noticed how an instance is."""
 
     def last() -> bool:
-        told = [
+        reported = [
             line for line in gateway.log_lines() if line.get("instance") == port.url and "readiness" in line
         ]
-        return bool(told) and told[-1]["readiness"] == readiness
+        return bool(reported) and reported[-1]["readiness"] == readiness
 
     await eventually(last, f"the instance is seen to be {readiness}")
 
@@ -56,7 +56,7 @@ async def finish(gateway: Gateway, *calls: Call) -> None:
         await assert_ended(gateway, call.session, "caller_hangup", "caller")
 
 
-async def test_the_least_loaded_takes_the_next(
+async def test_the_least_loaded_instance_takes_the_next_call(
     start: Callable[[], Gateway], agent_at: Callable[..., Any], ports: list[AgentPort]
 ) -> None:
     first, second = [await agent_at(port) for port in ports]
@@ -72,7 +72,7 @@ async def test_the_least_loaded_takes_the_next(
     await finish(gateway, *calls)
 
 
-async def test_one_that_cannot_be_reached_is_left_alone(
+async def test_an_instance_that_cannot_be_reached_gets_no_calls(
     start: Callable[[], Gateway], agent_at: Callable[..., Any], ports: list[AgentPort]
 ) -> None:
     second = await agent_at(ports[1])
@@ -92,7 +92,7 @@ async def test_one_that_cannot_be_reached_is_left_alone(
     await finish(gateway, await connect(gateway, second), await connect(gateway, second))
 
 
-async def test_one_that_is_not_ready_is_waited_for(
+async def test_a_call_waits_for_an_instance_that_is_not_ready(
     start: Callable[[], Gateway], agent_at: Callable[..., Any], ports: list[AgentPort]
 ) -> None:
     """A cold container: the call waits, and the opening with it."""
@@ -110,7 +110,7 @@ async def test_one_that_is_not_ready_is_waited_for(
     await finish(gateway, Call(caller, taken, sent))
 
 
-async def test_a_ready_one_before_one_that_is_not(
+async def test_a_ready_instance_is_preferred(
     start: Callable[[], Gateway], agent_at: Callable[..., Any], ports: list[AgentPort]
 ) -> None:
     cold: Agent = await agent_at(ports[0], ready=503)
@@ -122,7 +122,7 @@ async def test_a_ready_one_before_one_that_is_not(
     assert cold.upgrades == 0
 
 
-async def test_one_without_readyz_counts_as_ready(
+async def test_an_instance_without_readyz_counts_as_ready(
     start: Callable[[], Gateway], agent_at: Callable[..., Any], ports: list[AgentPort]
 ) -> None:
     """Pipecat's development runner has no such route."""

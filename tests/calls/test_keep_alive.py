@@ -43,28 +43,28 @@ def settings(support_port: AgentPort) -> dict[str, Any]:
 
 async def ping(peer: WebSocketPeer, *, answer: bool = True) -> bytes:
     """The next thing heard is a ping of the gateway's; gives its payload."""
-    heard = await peer.hear()
-    assert heard.opcode == PING
+    received = await peer.hear()
+    assert received.opcode == PING
     if answer:
-        peer.send(peer.frame(PONG, heard.payload))
-    return bytes(heard.payload)
+        peer.send(peer.frame(PONG, received.payload))
+    return bytes(received.payload)
 
 
 @pytest.mark.parametrize("target", ["/ws/twilio/support.acme", "/ws/generic/support.acme"])
-async def test_both_are_pinged_and_their_answers_go_nowhere(
+async def test_both_legs_are_pinged_and_their_pongs_are_not_passed_on(
     gateway: Gateway, support: Agent, target: str
 ) -> None:
     call = await connect(gateway, support, target)
     payloads = {await ping(peer) for _ in range(3) for peer in (call.caller, call.agent)}
     assert len(payloads) == 1
     # Nobody has to answer, and what is said is heard as it was said, with nothing but pings between.
-    said = [call.caller.say(message) for message in talk("twilio")]
-    heard = b""
-    while not heard.endswith(said[-1]):
+    spoken = [call.caller.say(message) for message in talk("twilio")]
+    received = b""
+    while not received.endswith(spoken[-1]):
         next_one = await call.agent.hear()
         if next_one.opcode != PING:
-            heard += next_one.raw
-    assert heard == b"".join(said)
+            received += next_one.raw
+    assert received == b"".join(spoken)
     # A ping of the agent's own, and the caller's answer to it, pass as ever; so does any other pong.
     raw = call.agent.frame(PING, b"are you there?")
     call.agent.send(raw)
@@ -79,35 +79,35 @@ async def test_both_are_pinged_and_their_answers_go_nowhere(
     await hang_up(call)
 
 
-async def test_no_ping_stands_inside_a_frame(gateway: Gateway, support: Agent) -> None:
+async def test_no_ping_is_sent_inside_a_frame(gateway: Gateway, support: Agent) -> None:
     call = await connect(gateway, support)
     raw = call.caller.frame(TEXT, os.urandom(3000).hex().encode())
     call.caller.send(raw[:2500])
     for _ in range(4):  # as long as the caller is pinged four times, the agent is not
         await ping(call.caller, answer=False)
     call.caller.send(raw[2500:])
-    while (heard := await call.agent.hear()).opcode == PING:
+    while (received := await call.agent.hear()).opcode == PING:
         pass  # those from before the frame began
-    assert heard.raw == raw
+    assert received.raw == raw
     await ping(call.agent)
     await hang_up(call)
 
 
-async def test_pongs_are_no_words(gateway: Gateway, support: Agent) -> None:
+async def test_pongs_do_not_count_as_traffic(gateway: Gateway, support: Agent) -> None:
     """A carrier that only answers pings is as silent as one that does not."""
     call = await connect(gateway, support, "/ws/twilio/hasty.acme")
     pings = 0
-    while (heard := await call.caller.next()) is not None and heard.opcode == PING:
-        call.caller.send(call.caller.frame(PONG, heard.payload))
+    while (received := await call.caller.next()) is not None and received.opcode == PING:
+        call.caller.send(call.caller.frame(PONG, received.payload))
         pings += 1
-    assert heard is not None
-    assert heard.close[0] == 1000
+    assert received is not None
+    assert received.close[0] == 1000
     assert pings >= 3
     await eventually(lambda: {"idle_timeout"} & {end["reason"] for end in gateway.ends()}, "its end is told")
 
 
 @pytest.mark.parametrize("media", ["bytes", "messages"])
-async def test_an_agent_that_answers_nothing_is_lost(
+async def test_an_agent_that_answers_no_ping_is_lost(
     start_gateway: Callable[..., Gateway],
     agent_at: Callable[..., Any],
     agent_port: Callable[[], AgentPort],
@@ -142,8 +142,8 @@ async def test_an_agent_that_answers_nothing_is_lost(
     assert (end["session"], end["reason"]) == (frozen.session, "agent_lost")
     assert "neither a word nor a pong" in end["words"]
     # The one that answers talks on, and its caller was never pinged.
-    said = [lives.agent.say(message) for message in replies("twilio")]
-    await assert_caller_heard(lives.caller, said)
+    spoken = [lives.agent.say(message) for message in replies("twilio")]
+    await assert_caller_heard(lives.caller, spoken)
     answering.cancel()
     await asyncio.wait([answering])
     assert answering.cancelled(), "it heard nothing but pings"
@@ -151,7 +151,7 @@ async def test_an_agent_that_answers_nothing_is_lost(
     await frozen.agent.leave()
 
 
-async def test_nobody_is_pinged_who_is_not_to_be(
+async def test_without_a_ping_interval_there_are_no_pings(
     start_gateway: Callable[..., Gateway], support: Agent, support_port: AgentPort
 ) -> None:
     agent = {"name": "support", "organization": "acme", "instances": [support_port.url]}
@@ -172,7 +172,9 @@ async def test_nobody_is_pinged_who_is_not_to_be(
     ),
     st.booleans(),
 )
-def test_only_our_pongs_are_cut_out(messages: list[tuple[int, bytes]], masked: bool) -> None:
+def test_only_pongs_to_the_gateways_pings_are_removed(
+    messages: list[tuple[int, bytes]], masked: bool
+) -> None:
     scanner = FrameScanner(masked=masked, max_payload=1 << 20, inspect_below=INSPECT_ALL)
     raw = [frame(opcode, payload, key=b"abcd" if masked else None) for opcode, payload in messages]
     chunk = scanner.feed(b"".join(raw))
@@ -196,14 +198,14 @@ def test_small_packets_are_not_held_back() -> None:
         server = await loop.create_server(Far, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         dialled, _ = await loop.create_connection(asyncio.Protocol, "127.0.0.1", port)
-        found = [
+        matching = [
             each.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             for each in (dialled, await accepted)
         ]
         for each in (dialled, accepted.result()):
             each.abort()
         server.close()
-        return found
+        return matching
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         assert all(runner.run(both()))

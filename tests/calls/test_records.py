@@ -101,11 +101,11 @@ async def test_a_call_that_never_ran_was_canceled(gateway: Gateway, support: Age
     caller = await gateway.dial("/ws/twilio/support.acme")
     for message in opening("twilio"):
         caller.say(message)
-    asked = await support.next_other_call()
+    offered = await support.next_other_call()
     await caller.hang_up()
     line = await assert_end_logged(gateway, before, "caller_hangup")
     assert line["event"] == "call not begun"
-    record = await assert_ended(gateway, asked.session, "caller_hangup", "caller")
+    record = await assert_ended(gateway, offered.session, "caller_hangup", "caller")
     assert (record["state"], record["started_at"]) == ("canceled", None)
 
 

@@ -70,42 +70,46 @@ async def reaches(gateway: Gateway, agent: Agent, target: str, name: str = "sale
 
 
 @pytest.mark.parametrize("carrier", [*CARRIERS, "generic"])
-async def test_by_path(gateway: Gateway, sales: Agent, carrier: str) -> None:
+async def test_a_call_is_routed_by_path(gateway: Gateway, sales: Agent, carrier: str) -> None:
     await reaches(gateway, sales, f"/ws/{carrier}/sales.acme")
 
 
 @pytest.mark.parametrize("carrier", [*CARRIERS, "generic"])
-async def test_by_query(gateway: Gateway, sales: Agent, carrier: str) -> None:
+async def test_a_call_is_routed_by_query(gateway: Gateway, sales: Agent, carrier: str) -> None:
     await reaches(gateway, sales, f"/ws/{carrier}?serviceHost=sales.acme")
 
 
 @pytest.mark.parametrize("key", ["_pipecatCloudServiceHost", "serviceHost"])
 @pytest.mark.parametrize("carrier", CARRIERS)
-async def test_by_custom_parameter(gateway: Gateway, sales: Agent, carrier: str, key: str) -> None:
+async def test_a_call_is_routed_by_custom_parameter(
+    gateway: Gateway, sales: Agent, carrier: str, key: str
+) -> None:
     await reaches(gateway, sales, f"/ws/{carrier}", parameters={key: "sales.acme", "tenant": "7"})
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-async def test_by_called_number(gateway: Gateway, sales: Agent, carrier: str) -> None:
+async def test_a_call_is_routed_by_called_number(gateway: Gateway, sales: Agent, carrier: str) -> None:
     await reaches(gateway, sales, f"/ws/{carrier}", to_number=SALES_NUMBER)
 
 
 @pytest.mark.parametrize("number", ["14155550142", "+1 (415) 555-0142"])
-async def test_by_called_number_however_it_is_written(gateway: Gateway, sales: Agent, number: str) -> None:
+async def test_a_called_number_matches_however_it_is_written(
+    gateway: Gateway, sales: Agent, number: str
+) -> None:
     # docs/reference/carriers.md §4.4: without the plus
     await reaches(gateway, sales, "/ws/plivo", to_number=number)
 
 
-async def test_by_national_number(gateway: Gateway, sales: Agent) -> None:
+async def test_a_national_number_matches(gateway: Gateway, sales: Agent) -> None:
     """Exotel writes 0… for +91… (docs/reference/carriers.md §5.2)."""
     await reaches(gateway, sales, "/ws/exotel", to_number="0" + INDIAN_NUMBER.removeprefix("+91"))
 
 
-async def test_names_before_numbers(gateway: Gateway, sales: Agent, berlin: Agent) -> None:
+async def test_a_name_counts_before_a_number(gateway: Gateway, sales: Agent, berlin: Agent) -> None:
     await reaches(gateway, sales, "/ws/telnyx/sales.acme", to_number=EU_NUMBER)
 
 
-async def test_names_that_agree(gateway: Gateway, sales: Agent) -> None:
+async def test_two_names_that_agree(gateway: Gateway, sales: Agent) -> None:
     await reaches(
         gateway,
         sales,
@@ -119,7 +123,9 @@ async def test_names_that_agree(gateway: Gateway, sales: Agent) -> None:
 
 @pytest.mark.parametrize("host", EU_HOSTS)
 @pytest.mark.parametrize("carrier", [*CARRIERS, "generic"])
-async def test_the_region_is_the_host_names(gateway: Gateway, berlin: Agent, carrier: str, host: str) -> None:
+async def test_the_region_comes_from_the_host(
+    gateway: Gateway, berlin: Agent, carrier: str, host: str
+) -> None:
     call = await connect(gateway, berlin, f"/ws/{carrier}/berlin.acme", host=host)
     await hang_up(call)
     record = await assert_ended(gateway, call.session, "caller_hangup", "caller")
@@ -185,7 +191,7 @@ async def test_two_names_in_the_url(gateway: Gateway, support: Agent, target: st
 
 @pytest.mark.parametrize("target", ["/ws/{}/sales.acme", "/ws/{}?serviceHost=sales.acme"])
 @pytest.mark.parametrize("carrier", CARRIERS)
-async def test_the_parameter_names_another(
+async def test_a_parameter_that_names_another_agent_than_the_url(
     gateway: Gateway, support: Agent, carrier: str, target: str
 ) -> None:
     before = len(gateway.ends())
@@ -208,14 +214,14 @@ URL_SAFE = base64.urlsafe_b64encode(json.dumps(BODY, ensure_ascii=False).encode(
 @pytest.mark.parametrize(
     "body", [quote(STANDARD, safe=""), STANDARD, URL_SAFE], ids=["quoted", "bare", "safe"]
 )
-async def test_the_body_goes_on(gateway: Gateway, support: Agent, carrier: str, body: str) -> None:
+async def test_the_agent_gets_the_body(gateway: Gateway, support: Agent, carrier: str, body: str) -> None:
     call = await connect(gateway, support, f"/ws/{carrier}/support.acme?body={body}")
     (passed,) = call.agent.query["body"]
     assert json.loads(base64.b64decode(passed, validate=True)) == BODY
     await hang_up(call)
 
 
-async def test_nothing_else_of_the_query_goes_on(gateway: Gateway, support: Agent) -> None:
+async def test_the_agent_gets_nothing_else_of_the_query(gateway: Gateway, support: Agent) -> None:
     call = await connect(gateway, support, "/ws/telnyx/support.acme?tenant=acme&x=%00")
     assert call.agent.path == "/ws"
     await hang_up(call)

@@ -66,7 +66,7 @@ async def test_an_unsigned_webhook_is_403(line: DocumentCalls) -> None:
     assert "not proven" in placed.answered.json["error"]
 
 
-async def test_a_stranger_learns_not_even_which_agents_there_are(line: DocumentCalls) -> None:
+async def test_an_unsigned_webhook_does_not_reveal_which_agents_exist(line: DocumentCalls) -> None:
     placed = await line.place(f"/xml/{line.carrier}?agent=nobody&org=acme", proven=False)
     assert placed.answered.status == 403
     placed = await line.place(f"/xml/{line.carrier}", proven=False)
@@ -121,7 +121,7 @@ async def test_a_signature_for_another_url_is_403(line: DocumentCalls, support: 
 
 
 @pytest.mark.parametrize("carrier", SIGNING, indirect=True)
-async def test_a_stolen_url_opens_nothing(line: DocumentCalls, support: Agent) -> None:
+async def test_a_stolen_stream_url_is_refused(line: DocumentCalls, support: Agent) -> None:
     placed = await line.place()
     caller = await line.dial(placed.stream_url, proven=False)
     assert caller.refusal == (403, "unauthorized")
@@ -129,12 +129,12 @@ async def test_a_stolen_url_opens_nothing(line: DocumentCalls, support: Agent) -
 
 
 @pytest.mark.parametrize("carrier", ["twilio", "plivo", "exotel"], indirect=True)
-async def test_without_a_document_the_proof_alone_will_do(line: DocumentCalls, support: Agent) -> None:
+async def test_a_signed_upgrade_needs_no_document(line: DocumentCalls, support: Agent) -> None:
     url = static_url(line.carrier)
-    shown = None
+    credentials = None
     if line.carrier == "exotel":
-        shown = line.server.upgrade_headers(f"wss://{API_KEY}:{API_TOKEN}@{HOST}/")
-    caller = await line.dial(url, headers=shown)
+        credentials = line.server.upgrade_headers(f"wss://{API_KEY}:{API_TOKEN}@{HOST}/")
+    caller = await line.dial(url, headers=credentials)
     assert caller.status == 101, caller.body
     call = await line.opened(caller, "another-call", support)
     await caller.hang_up()
@@ -172,15 +172,15 @@ async def test_two_secrets_are_valid_while_one_is_replaced(
     agent_at: Callable[..., Any],
     support_port: AgentPort,
 ) -> None:
-    found = accounts(carrier_servers)
-    for account in found:
+    matching = accounts(carrier_servers)
+    for account in matching:
         for name in ("auth_tokens", "public_keys"):
             if name in account:
                 new = others["telnyx"].public_key if name == "public_keys" else "the-next-one"
                 account[name] = [new, *account[name]]
     gateway = start_gateway(
         server={"public_url": "https://voice.example.com"},
-        organizations=[{"name": "acme", "carriers": found}],
+        organizations=[{"name": "acme", "carriers": matching}],
         agents=[{"name": "support", "organization": "acme", "instances": [support_port.url]}],
     )
     support = await agent_at(support_port)
@@ -197,7 +197,7 @@ async def test_two_secrets_are_valid_while_one_is_replaced(
             await server.stop()
 
 
-async def test_somebody_elses_proof_is_none(
+async def test_another_organisations_signature_is_refused(
     start_gateway: Callable[..., Gateway],
     agent_at: Callable[..., Any],
     agent_port: Callable[[], AgentPort],

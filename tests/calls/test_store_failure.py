@@ -72,8 +72,8 @@ def start(start_gateway: Callable[..., Gateway], support_port: AgentPort) -> Cal
 
 
 def record(gateway: Gateway, call: Call) -> dict[str, Any]:
-    (found,) = gateway.sessions(call.session)
-    return found
+    (matching,) = gateway.sessions(call.session)
+    return matching
 
 
 @pytest.mark.parametrize("fails", FAILURES)
@@ -105,7 +105,7 @@ async def test_new_calls_are_refused_and_running_ones_go_on(
 
 
 @pytest.mark.parametrize("fails", FAILURES)
-async def test_calls_are_admitted_without_it(
+async def test_calls_are_admitted_without_the_store(
     start: Callable[[str], Gateway],
     support: Agent,
     fails: Callable[[Gateway], contextlib.AbstractContextManager[None]],
@@ -212,7 +212,7 @@ def serve(directory: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("where", ["header", "schema", "end"])
-def test_a_broken_file_is_named_and_left_alone(where: str, tmp_path: Path) -> None:
+def test_a_broken_database_file_is_named_and_left_alone(where: str, tmp_path: Path) -> None:
     file = tmp_path / "patchbay.db"
     connection = make_store(file, 1.0)
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -234,7 +234,7 @@ def test_a_broken_file_is_named_and_left_alone(where: str, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else for a moment")
-def test_a_file_that_may_not_be_written(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_database_file_that_may_not_be_written(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Permissions mean nothing to root, so the file is opened as nobody."""
     base = Path("/tmp")  # pytest's own directories are closed to others
     file = base / f"patchbay-read-only-{os.getpid()}.db"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the caller hears while its agent is replaced, and where nobody can be found (docs/resume.md)."""
+"""The audio that a caller hears while its agent is replaced, and when no agent is found (docs/resume.md)."""
 
 from __future__ import annotations
 
@@ -45,32 +45,34 @@ async def test_the_caller_hears_something_until_the_second_agent_speaks(
     may_accept = asyncio.Event()
     other.answer = waits_for(may_accept)
     call.agent.reset()
-    asked = await other.next_other_call()
+    offered = await other.next_other_call()
     ear = Ear(call.caller)
     await ear.until_sound()
     may_accept.set()
     second = await other.call()
-    assert second is asked
+    assert second is offered
     await second.opening(call.opening)
     await ear.until(second.say(replies("twilio")[0]))
     assert ear.heard[-1] == "clear", "what was not played of it is thrown away"
     await hang_up_resumed(gateway, call, second)
 
 
-async def test_a_caller_who_cannot_be_helped_is_told(gateway: Gateway, agents: list[Agent]) -> None:
+async def test_a_caller_without_another_agent_hears_the_fallback(
+    gateway: Gateway, agents: list[Agent]
+) -> None:
     call, *_ = await first_call(gateway, agents, agent="sorry")
     call.agent.reset()
-    heard = []
+    received = []
     while (frame := await call.caller.next()) is not None and frame.opcode != CLOSE:
-        heard.append(json.loads(frame.payload))
-    assert {one["event"] for one in heard} == {"media"}
-    sound = b"".join(base64.b64decode(one["media"]["payload"]) for one in heard)
+        received.append(json.loads(frame.payload))
+    assert {one["event"] for one in received} == {"media"}
+    sound = b"".join(base64.b64decode(one["media"]["payload"]) for one in received)
     assert len(sound) == 3 * RATE_HZ // 10, "all of the recording, once"
     record = await assert_ended(gateway, call.session, "agent_lost", "agent")
     assert record["detail"].endswith("; its caller was told")
 
 
-async def test_a_caller_who_does_not_listen_to_the_end(gateway: Gateway, agents: list[Agent]) -> None:
+async def test_a_caller_hangs_up_during_the_fallback(gateway: Gateway, agents: list[Agent]) -> None:
     call, *_ = await first_call(gateway, agents, agent="verbose")
     call.agent.reset()
     await Ear(call.caller).until_sound()

@@ -54,23 +54,23 @@ async def line() -> AsyncIterator[Line]:
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-async def test_the_call_s_id_is_the_session_s(line: Line, carrier: str) -> None:
-    said = opening(carrier, {"note": "grüße"})
-    raw = [line.carrier.frame(TEXT, text.encode()) for text in said]
+async def test_the_agent_sees_the_session_id_in_place_of_the_call_id(line: Line, carrier: str) -> None:
+    spoken = opening(carrier, {"note": "grüße"})
+    raw = [line.carrier.frame(TEXT, text.encode()) for text in spoken]
     early = line.carrier.frame(TEXT, talk(carrier)[0].encode())
     await line.hears(b"".join(raw) + early, len(raw))
     await asyncio.sleep(0)
     hide_call_id(line.leg, DIALECTS[carrier], IDS[carrier][0], SESSION)
-    told = line.leg.take_buffered()
-    frames, rest = split(told)
+    reported = line.leg.take_buffered()
+    frames, rest = split(reported)
     assert rest == b""
-    expected = [json.loads(text.replace(IDS[carrier][0], SESSION)) for text in said]
-    assert [json.loads(frame.payload) for frame in frames[: len(said)]] == expected
-    assert IDS[carrier][0].encode() not in b"".join(frame.payload for frame in frames[: len(said)])
-    assert told.startswith(b"".join(raw[:-1]))  # what is not `start` is as it came
+    expected = [json.loads(text.replace(IDS[carrier][0], SESSION)) for text in spoken]
+    assert [json.loads(frame.payload) for frame in frames[: len(spoken)]] == expected
+    assert IDS[carrier][0].encode() not in b"".join(frame.payload for frame in frames[: len(spoken)])
+    assert reported.startswith(b"".join(raw[:-1]))  # what is not `start` is as it came
 
 
-async def test_a_start_in_pieces(line: Line) -> None:
+async def test_a_start_in_fragments(line: Line) -> None:
     connected, start = opening("twilio")
     half = len(start) // 2
     raw = (
@@ -85,7 +85,7 @@ async def test_a_start_in_pieces(line: Line) -> None:
     assert json.loads(frames[1].payload)["start"]["callSid"] == SESSION
 
 
-async def test_without_a_start_everything_is_as_it_came(line: Line) -> None:
+async def test_without_a_start_nothing_is_changed(line: Line) -> None:
     raw = line.carrier.frame(TEXT, b'{"event": "connected"}') + line.carrier.frame(BINARY, b"{")
     await line.hears(raw, 2)
     hide_call_id(line.leg, DIALECTS["twilio"], "CA1", SESSION)

@@ -28,9 +28,7 @@ from tests.harness.transcripts import replies, talk
 
 
 @pytest.mark.parametrize("how", ["half_close", "reset"])
-async def test_the_next_socket_goes_on_with_the_session(
-    line: DocumentCalls, support: Agent, how: str
-) -> None:
+async def test_the_next_stream_continues_the_session(line: DocumentCalls, support: Agent, how: str) -> None:
     stream = await first_stream(line, support)
     await stream.both_hear()
     await stream.is_lost(how)
@@ -38,17 +36,17 @@ async def test_the_next_socket_goes_on_with_the_session(
     await stream.both_hear()
     assert support.upgrades == 1
     record = await stream.hangs_up()
-    heard, opened = len(talk(line.carrier)), len(opening_of_call(line.carrier, ""))
-    assert record["frames_in"] == 2 * (opened + heard)
+    received, opened = len(talk(line.carrier)), len(opening_of_call(line.carrier, ""))
+    assert record["frames_in"] == 2 * (opened + received)
     assert record["frames_out"] == 2 * len(replies(line.carrier))
     assert record["resumed"] == 0
-    (told,) = continuations(line.gateway, stream.session)
-    assert (told["times"], told["call_id"]) == (1, stream.placed.call_id)
-    assert told["words"] == "the carrier's socket was lost without a close"
-    assert told["seconds"] >= 0
+    (reported,) = continuations(line.gateway, stream.session)
+    assert (reported["times"], reported["call_id"]) == (1, stream.placed.call_id)
+    assert reported["words"] == "the carrier's socket was lost without a close"
+    assert reported["seconds"] >= 0
 
 
-async def test_a_socket_that_seems_to_live_is_closed(line: DocumentCalls, support: Agent) -> None:
+async def test_an_earlier_socket_that_seems_open_is_closed(line: DocumentCalls, support: Agent) -> None:
     """Half open: the carrier knows that it is gone, the gateway does not."""
     stream = await first_stream(line, support)
     await stream.both_hear()
@@ -60,7 +58,7 @@ async def test_a_socket_that_seems_to_live_is_closed(line: DocumentCalls, suppor
     assert support.upgrades == 1
 
 
-async def test_again_and_again(line: DocumentCalls, support: Agent) -> None:
+async def test_a_call_continues_again_and_again(line: DocumentCalls, support: Agent) -> None:
     stream = await first_stream(line, support)
     for times in range(1, 4):  # a document is asked for so often, and no more
         if times % 2:
@@ -71,7 +69,7 @@ async def test_again_and_again(line: DocumentCalls, support: Agent) -> None:
     await stream.hangs_up()
 
 
-async def test_what_the_agent_says_meanwhile_is_heard(line: DocumentCalls, support: Agent) -> None:
+async def test_the_caller_hears_what_the_agent_said_meanwhile(line: DocumentCalls, support: Agent) -> None:
     stream = await first_stream(line, support)
     await stream.is_lost()
     meanwhile = replies(line.carrier) * 5
@@ -86,7 +84,7 @@ async def test_what_the_agent_says_meanwhile_is_heard(line: DocumentCalls, suppo
     await stream.hangs_up()
 
 
-async def test_what_the_caller_says_at_once_is_heard(line: DocumentCalls, support: Agent) -> None:
+async def test_the_agent_hears_what_the_caller_says_at_once(line: DocumentCalls, support: Agent) -> None:
     """Also in the packet that ends the opening."""
     stream = await first_stream(line, support)
     await stream.is_lost()
@@ -99,8 +97,8 @@ async def test_what_the_caller_says_at_once_is_heard(line: DocumentCalls, suppor
     messages += [on_stream(line.carrier, message, stream.latest) for message in early]
     stream.caller.send(b"".join(stream.caller.frame(TEXT, message.encode()) for message in messages))
     for message in early:
-        heard = await stream.agent.hear()
-        assert json.loads(heard.payload) == json.loads(on_stream(line.carrier, message, stream.first))
+        received = await stream.agent.hear()
+        assert json.loads(received.payload) == json.loads(on_stream(line.carrier, message, stream.first))
     await stream.hangs_up()
 
 
@@ -117,7 +115,7 @@ async def test_a_stream_that_kept_its_id(line: DocumentCalls, support: Agent) ->
     await stream.hangs_up()
 
 
-async def test_coupled_through_messages_all_along(line: DocumentCalls, support: Agent) -> None:
+async def test_a_call_that_is_relayed_by_messages(line: DocumentCalls, support: Agent) -> None:
     stream = await first_stream(line, support, "messages")
     await stream.both_hear()
     if line.carrier != "twilio":
@@ -143,7 +141,7 @@ async def test_an_agent_that_does_not_know_the_call_id(line: DocumentCalls, supp
 
 @pytest.mark.parametrize("fragmented", [False, True])
 @only["plivo"]
-async def test_a_message_that_the_agent_had_half_said(
+async def test_a_message_of_which_the_lost_carrier_got_a_part(
     line: DocumentCalls, support: Agent, fragmented: bool
 ) -> None:
     """Half of it went to the first socket: the second does not get the other half, but all that follows."""
@@ -176,8 +174,8 @@ async def test_a_call_whose_agent_is_lost_later(line: DocumentCalls, agents: lis
         stream.agent.reset()
         second = await other.call()
         assert second.session == stream.session
-        told = b"".join([(await second.hear()).payload for _ in opening_of_call("telnyx", "")])
-        assert stream.latest.encode() in told
+        reported = b"".join([(await second.hear()).payload for _ in opening_of_call("telnyx", "")])
+        assert stream.latest.encode() in reported
         stream.agent, stream.first = second, stream.latest
         await stream.both_hear()
         await stream.is_lost()
@@ -193,7 +191,7 @@ async def ready_one(agents: list[Agent]) -> Agent:
 
 
 @only["twilio"]
-async def test_the_holding_sound_goes_on(line: DocumentCalls, support: Agent) -> None:
+async def test_the_hold_audio_goes_on(line: DocumentCalls, support: Agent) -> None:
     """Of an agent that has not spoken: the caller hears that it is called, on the second socket too."""
     may_accept = asyncio.Event()
     support.answer = waits_for(may_accept)
@@ -206,14 +204,14 @@ async def test_the_holding_sound_goes_on(line: DocumentCalls, support: Agent) ->
     await stream.goes_on()
     await until_sound(stream.caller, "stream-2")
     stream.agent.say(on_stream("twilio", replies("twilio")[0], stream.first))
-    while (heard := json.loads((await stream.caller.hear()).payload))["event"] != "clear":
-        assert heard["streamSid"] == "stream-2"
+    while (received := json.loads((await stream.caller.hear()).payload))["event"] != "clear":
+        assert received["streamSid"] == "stream-2"
     await stream.caller_hears_what_was_said(replies("twilio")[:1])
     await stream.hangs_up()
 
 
 @only["telnyx"]
-async def test_a_carrier_that_must_be_sent_something_is(line: DocumentCalls, support: Agent) -> None:
+async def test_a_carrier_that_needs_audio_gets_silence(line: DocumentCalls, support: Agent) -> None:
     """docs/reference/carriers.md §3.3: a leg that got nothing ends after 1.6 s; its agent has nothing to
     say just now.
     """
@@ -226,13 +224,13 @@ async def test_a_carrier_that_must_be_sent_something_is(line: DocumentCalls, sup
 
 
 async def until_sound(caller: Caller, stream: str) -> None:
-    while (heard := json.loads((await caller.hear()).payload))["event"] != "media":
+    while (received := json.loads((await caller.hear()).payload))["event"] != "media":
         pass
-    assert heard["streamSid"] == stream
+    assert received["streamSid"] == stream
 
 
 @only["plivo"]
-async def test_a_carrier_that_has_stopped_to_read(line: DocumentCalls, support: Agent) -> None:
+async def test_a_carrier_that_stopped_reading(line: DocumentCalls, support: Agent) -> None:
     """Its network is gone, and what the agent says is stuck. All that follows is heard, and whole."""
     stream = await first_stream(line, support)
     message, poured = replies("plivo")[0], 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A second socket that is another call's, or whose call cannot go on with it (docs/sockets.md)."""
+"""A second stream that takes the call over, because the call cannot continue on it (docs/sockets.md)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_a_stream_in_another_codec_takes_the_call_over(line: DocumentCalls
 
 
 @only["twilio"]
-async def test_without_a_token_nothing_is_waited_for(line: DocumentCalls, support: Agent) -> None:
+async def test_without_a_call_token_no_stream_is_awaited(line: DocumentCalls, support: Agent) -> None:
     caller = await line.gateway.dial("/ws/twilio/support.globex")
     sent = [caller.say(message) for message in opening("twilio", "CA1", "stream-1")]
     taken = await support.call()
@@ -54,7 +54,7 @@ async def test_without_a_token_nothing_is_waited_for(line: DocumentCalls, suppor
 
 
 @only["twilio"]
-async def test_a_carrier_that_does_not_come_back_is_not_waited_for(
+async def test_no_stream_of_a_carrier_that_never_reconnects_is_awaited(
     line: DocumentCalls, support: Agent
 ) -> None:
     stream = await first_stream(line, support, "support")
@@ -81,7 +81,7 @@ async def test_while_the_agent_starts_a_second_socket_takes_the_call_over(
     await support.next_other_call()
 
 
-async def test_the_document_of_a_call_that_waits_is_another_stream(
+async def test_the_document_of_a_waiting_call_opens_another_stream(
     line: DocumentCalls, support: Agent
 ) -> None:
     """At once, and so often as `max_returns` says."""

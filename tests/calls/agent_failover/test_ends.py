@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Ends that stay ends, though an agent was lost (docs/resume.md)."""
+"""Ends that are no fail-over, though an agent was lost or closed (docs/resume.md)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ MEDIA = talk("twilio")[0]
     ("code", "why"),
     [(1000, "agent_ended"), (1001, "agent_ended"), (1011, "agent_failed"), (4000, "agent_failed")],
 )
-async def test_a_close_is_an_end(gateway: Gateway, agents: list[Agent], code: int, why: str) -> None:
+async def test_a_close_frame_ends_the_call(
+    gateway: Gateway, agents: list[Agent], code: int, why: str
+) -> None:
     call, *_ = await first_call(gateway, agents)
     call.agent.send(call.agent.close_frame(code))
     call.agent.half_close()
@@ -33,7 +35,7 @@ async def test_a_close_is_an_end(gateway: Gateway, agents: list[Agent], code: in
     assert record["resumed"] == 0
 
 
-async def test_one_that_takes_over_and_closes(gateway: Gateway, agents: list[Agent]) -> None:
+async def test_the_next_agent_takes_over_and_closes(gateway: Gateway, agents: list[Agent]) -> None:
     async def accepts_and_closes(agent: Agent, call: AgentCall) -> None:
         call.send(upgrade_response(call) + close_frame(1000, "no bot today"))
 
@@ -57,8 +59,8 @@ async def test_a_client_without_a_dialect_has_nothing_to_replay(
 
 async def caller_waits(gateway: Gateway, agents: list[Agent]) -> tuple[Call, AgentCall, Caller]:
     """A caller whose agent is lost, while the next one hangs."""
-    call, mine, other = await first_call(gateway, agents)
-    mine.answer = other.answer = hangs
+    call, own, other = await first_call(gateway, agents)
+    own.answer = other.answer = hangs
     call.agent.reset()
     return call, await other.next_other_call(), call.caller
 
@@ -71,36 +73,40 @@ async def caller_waits(gateway: Gateway, agents: list[Agent]) -> tuple[Call, Age
         ("half_close", "carrier_lost", "carrier"),
     ],
 )
-async def test_the_caller_leaves_while_another_agent_is_looked_for(
+async def test_the_caller_hangs_up_while_another_agent_is_connected(
     gateway: Gateway, agents: list[Agent], how: str, why: str, side: str
 ) -> None:
-    call, asked, caller = await caller_waits(gateway, agents)
+    call, offered, caller = await caller_waits(gateway, agents)
     if how == "hang_up":
         assert (await caller.hang_up())[0] == 1000
     else:
         getattr(caller, how)()
-    assert await asked.ended() == b""
+    assert await offered.ended() == b""
     record = await assert_ended(gateway, call.session, why, side)
     assert record["resumed"] == 0
 
 
-async def test_it_is_stopped_while_another_agent_is_looked_for(gateway: Gateway, agents: list[Agent]) -> None:
-    call, asked, caller = await caller_waits(gateway, agents)
+async def test_the_session_is_stopped_while_another_agent_is_connected(
+    gateway: Gateway, agents: list[Agent]
+) -> None:
+    call, offered, caller = await caller_waits(gateway, agents)
     assert await asyncio.to_thread(stop_session, gateway, call.session) == 200
     assert (await caller.closed())[0] == 1000
-    assert await asked.ended() == b""
+    assert await offered.ended() == b""
     await assert_ended(gateway, call.session, "stopped", "gateway")
 
 
-async def test_the_caller_breaks_the_protocol_meanwhile(gateway: Gateway, agents: list[Agent]) -> None:
-    call, asked, caller = await caller_waits(gateway, agents)
+async def test_the_caller_breaks_the_protocol_while_another_agent_is_connected(
+    gateway: Gateway, agents: list[Agent]
+) -> None:
+    call, offered, caller = await caller_waits(gateway, agents)
     caller.send(caller.frame(0x3, b"?"))
     assert (await caller.closed())[0] == 1002
-    assert await asked.ended() == b""
+    assert await offered.ended() == b""
     await assert_ended(gateway, call.session, "carrier_protocol_error", "carrier")
 
 
-async def test_both_leave_at_the_same_time(gateway: Gateway, agents: list[Agent]) -> None:
+async def test_agent_and_caller_leave_at_the_same_time(gateway: Gateway, agents: list[Agent]) -> None:
     over: list[str] = []
     for _ in range(10):
         call, *_ = await first_call(gateway, agents, but_not=over)
@@ -114,7 +120,7 @@ async def test_both_leave_at_the_same_time(gateway: Gateway, agents: list[Agent]
         over.append(call.session)
 
 
-async def test_the_longest_duration_goes_on(gateway: Gateway, agents: list[Agent]) -> None:
+async def test_the_longest_duration_counts_from_the_beginning(gateway: Gateway, agents: list[Agent]) -> None:
     """A call does not get more time with each agent (how much: tests/media/test_relay_again.py)."""
     call, _, other = await first_call(gateway, agents, agent="brief")
     call.agent.reset()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A call whose carrier is lost ends: nothing comes, or something else ends it (docs/sockets.md)."""
+"""A call that waits for a stream ends: no stream comes, or something else ends it (docs/sockets.md)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.harness.transcripts import talk
 SOON_S = 1.0
 
 
-async def test_none_comes_in_time(
+async def test_no_stream_comes_in_time(
     start: Callable[..., Gateway], carrier_servers: dict[str, Server], agents: list[Agent]
 ) -> None:
     gateway = start(reconnect_timeout=SOON_S)
@@ -50,7 +50,7 @@ async def test_none_comes_in_time(
 
 
 @only["plivo"]
-async def test_it_is_stopped_meanwhile(line: DocumentCalls, support: Agent) -> None:
+async def test_the_session_is_stopped_while_it_waits(line: DocumentCalls, support: Agent) -> None:
     stream = await first_stream(line, support)
     await stream.is_lost()
     assert await asyncio.to_thread(stop_session, line.gateway, stream.session) == 200
@@ -58,7 +58,7 @@ async def test_it_is_stopped_meanwhile(line: DocumentCalls, support: Agent) -> N
 
 
 @only["plivo"]
-async def test_it_is_not_transferred_meanwhile(line: DocumentCalls, support: Agent) -> None:
+async def test_a_waiting_call_is_not_transferred(line: DocumentCalls, support: Agent) -> None:
     """There is no stream that could end as that of a transferred call does; afterwards there is."""
     stream = await first_stream(line, support)
     await stream.is_lost()
@@ -73,7 +73,7 @@ async def test_it_is_not_transferred_meanwhile(line: DocumentCalls, support: Age
 
 
 @only["plivo"]
-async def test_it_is_hung_up_meanwhile(line: DocumentCalls, support: Agent) -> None:
+async def test_a_waiting_call_is_hung_up(line: DocumentCalls, support: Agent) -> None:
     stream = await first_stream(line, support)
     await stream.is_lost()
     path = f"/v1/sessions/{stream.session}/call/hangup"
@@ -85,7 +85,7 @@ async def test_it_is_hung_up_meanwhile(line: DocumentCalls, support: Agent) -> N
 
 
 @only["plivo"]
-async def test_the_agent_closes_meanwhile(line: DocumentCalls, support: Agent) -> None:
+async def test_the_agent_closes_while_the_call_waits(line: DocumentCalls, support: Agent) -> None:
     """It has ended the call, which is hung up as ever; the next socket is nobody's."""
     stream = await first_stream(line, support)
     await stream.is_lost()
@@ -94,15 +94,17 @@ async def test_the_agent_closes_meanwhile(line: DocumentCalls, support: Agent) -
     await stream.agent.ended()
     await assert_ended(line.gateway, stream.session, "agent_ended", "agent")
     assert [seen.operation for seen in line.server.seen[before:]] == ["hangup"]
-    told = len(line.gateway.ends())
-    late = await stream.comes_again()
-    assert (await late.closed())[0] == 1008
-    await assert_refused(line.gateway, told, "unauthorized")
+    reported = len(line.gateway.ends())
+    late_stream = await stream.comes_again()
+    assert (await late_stream.closed())[0] == 1008
+    await assert_refused(line.gateway, reported, "unauthorized")
 
 
 @pytest.mark.parametrize(("code", "why"), [(1011, "agent_failed"), (None, "agent_lost")])
 @only["twilio"]
-async def test_the_agent_is_lost_meanwhile(line: DocumentCalls, support: Agent, code: int, why: str) -> None:
+async def test_the_agent_is_lost_while_the_call_waits(
+    line: DocumentCalls, support: Agent, code: int, why: str
+) -> None:
     """One thing at a time. The carrier asks again, and gets another stream."""
     stream = await first_stream(line, support)
     await stream.is_lost()
@@ -116,7 +118,7 @@ async def test_the_agent_is_lost_meanwhile(line: DocumentCalls, support: Agent, 
 
 
 @only["twilio"]
-async def test_it_has_lasted_long_enough(line: DocumentCalls, support: Agent) -> None:
+async def test_the_longest_duration_ends_a_waiting_call(line: DocumentCalls, support: Agent) -> None:
     stream = await first_stream(line, support, "brief")
     await stream.is_lost()
     assert await stream.agent.closed() == (1000, "5 s")
@@ -124,7 +126,7 @@ async def test_it_has_lasted_long_enough(line: DocumentCalls, support: Agent) ->
 
 
 @only["twilio"]
-async def test_the_longest_duration_goes_on(line: DocumentCalls, support: Agent) -> None:
+async def test_the_longest_duration_counts_from_the_beginning(line: DocumentCalls, support: Agent) -> None:
     """A call does not get more time with each socket (how much: tests/media/test_relay_carrier_lost.py)."""
     stream = await first_stream(line, support, "brief")
     await stream.is_lost()
@@ -134,7 +136,7 @@ async def test_the_longest_duration_goes_on(line: DocumentCalls, support: Agent)
 
 
 @only["plivo"]
-async def test_the_carrier_says_that_the_call_is_over(line: DocumentCalls, support: Agent) -> None:
+async def test_the_carrier_reports_the_end_of_a_waiting_call(line: DocumentCalls, support: Agent) -> None:
     stream = await first_stream(line, support)
     await stream.is_lost()
     url = f"https://us-west.voice.example.com/callbacks/plivo/{stream.session}/status"
@@ -145,7 +147,7 @@ async def test_the_carrier_says_that_the_call_is_over(line: DocumentCalls, suppo
 
 
 @only["plivo"]
-async def test_a_call_that_the_carrier_has_called_over_is_not_waited_for(
+async def test_no_stream_is_awaited_after_the_carrier_reported_the_end(
     line: DocumentCalls, support: Agent
 ) -> None:
     stream = await first_stream(line, support)
@@ -157,7 +159,7 @@ async def test_a_call_that_the_carrier_has_called_over_is_not_waited_for(
 
 
 @only["telnyx"]
-async def test_a_carrier_that_has_said_stop_is_not_waited_for(line: DocumentCalls, support: Agent) -> None:
+async def test_no_stream_is_awaited_after_stop(line: DocumentCalls, support: Agent) -> None:
     stream = await first_stream(line, support)
     stop = stream.caller.say(on_stream("telnyx", '{"event": "stop", "stop": {}}', "stream-1"))
     await assert_agent_heard(stream.agent, [stop])
@@ -166,7 +168,7 @@ async def test_a_carrier_that_has_said_stop_is_not_waited_for(line: DocumentCall
 
 
 @only["telnyx"]
-async def test_a_close_is_an_end(line: DocumentCalls, support: Agent) -> None:
+async def test_a_close_frame_ends_the_call(line: DocumentCalls, support: Agent) -> None:
     stream = await first_stream(line, support)
     stream.caller.send(stream.caller.close_frame(1001))
     assert (await stream.agent.closed())[0] == 1001
@@ -174,7 +176,7 @@ async def test_a_close_is_an_end(line: DocumentCalls, support: Agent) -> None:
 
 
 @only["telnyx"]
-async def test_an_agent_that_has_had_half_a_message_cannot_go_on(line: DocumentCalls, support: Agent) -> None:
+async def test_an_agent_with_half_a_message_cannot_continue(line: DocumentCalls, support: Agent) -> None:
     """A bot on Pipecat ends a call over a message that is no JSON (docs/reference/carriers.md §8.2)."""
     stream = await first_stream(line, support)
     half = stream.caller.frame(TEXT, talk("telnyx")[0][:50].encode(), fin=False)
@@ -185,7 +187,7 @@ async def test_an_agent_that_has_had_half_a_message_cannot_go_on(line: DocumentC
 
 
 @only["plivo"]
-async def test_a_gateway_that_drains_does_not_wait(
+async def test_a_draining_gateway_awaits_no_stream(
     start: Callable[..., Gateway], carrier_servers: dict[str, Server], agents: list[Agent], carrier: str
 ) -> None:
     """It takes no second socket; the calls that run go on."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A gateway whose calls wait for their carrier's next socket."""
+"""A gateway whose calls wait for their carrier's next stream."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def start(
 
     def one(*, workers: int = 1, **limits: Any) -> Gateway:
         agent = {"organization": "acme", "instances": [ports[0].url], "max_agents": 1, "max_resumes": 0}
-        proving = accounts(carrier_servers)
-        for account in proving:
+        authenticating = accounts(carrier_servers)
+        for account in authenticating:
             if account["carrier"] == "plivo":
                 account["api_url"] = plivo.api_url
         others = {
@@ -51,7 +51,10 @@ def start(
         }
         return start_gateway(
             server={"public_url": "https://voice.example.com", "workers": workers, "drain_timeout": 60},
-            organizations=[{"name": "acme", "carriers": proving, "private_keys": [KEY]}, {"name": "globex"}],
+            organizations=[
+                {"name": "acme", "carriers": authenticating, "private_keys": [KEY]},
+                {"name": "globex"},
+            ],
             accelerator=accelerator,
             agents=[
                 *(agent | {"name": name} | more for name, more in others.items()),

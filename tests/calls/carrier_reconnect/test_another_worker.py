@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A second socket that comes to another worker than the one that carries the call (docs/sockets.md)."""
+"""A second stream that comes to another worker than the one that has the call (docs/sockets.md)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.harness.document_calls import DocumentCalls, Server, carrier_running
 from tests.harness.gateway import Gateway
 
 
-async def test_over_two_workers_a_call_goes_on_wherever_its_socket_comes(
+async def test_a_call_continues_whichever_worker_its_stream_comes_to(
     start: Callable[..., Gateway], carrier_servers: dict[str, Server], agents: list[Agent], carrier: str
 ) -> None:
     """The agent has one place, and is never asked again."""
@@ -44,7 +44,7 @@ async def test_over_two_workers_a_call_goes_on_wherever_its_socket_comes(
 
 
 @only["telnyx"]
-async def test_over_two_workers_what_cannot_go_on_is_taken_over(
+async def test_a_call_of_another_worker_that_cannot_continue_is_taken_over(
     start: Callable[..., Gateway], carrier_servers: dict[str, Server], agents: list[Agent], carrier: str
 ) -> None:
     """Also where the socket came to another worker than the call's, which would not have it."""
@@ -63,7 +63,7 @@ async def test_over_two_workers_what_cannot_go_on_is_taken_over(
 def frozen(gateway: Gateway, session: str) -> Iterator[None]:
     """The worker that carries a session does nothing meanwhile."""
     owner = gateway.sessions(session)[0]["owner"]
-    pid = next(one["pid"] for one in gateway.workers() if one["id"] == owner)
+    pid = next(worker["pid"] for worker in gateway.workers() if worker["id"] == owner)
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -86,18 +86,18 @@ async def to_one_that_runs(gateway: Gateway) -> Connection:
     asking = [asyncio.create_task(answers(each)) for each in connections]
     async with asyncio.timeout(WAIT_S):
         first, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
-    found = first.pop().result()
+    matching = first.pop().result()
     for task in asking:
         task.cancel()
     await asyncio.gather(*asking, return_exceptions=True)
     for connection in connections:
-        if connection is not found:
+        if connection is not matching:
             connection[1].transport.abort()
-    return found
+    return matching
 
 
 @pytest.mark.parametrize("carrier", ["telnyx", "plivo"], indirect=True)
-async def test_a_worker_that_is_frozen_goes_on_with_the_call_when_it_wakes(
+async def test_a_frozen_worker_continues_the_call_when_it_wakes(
     start: Callable[..., Gateway], carrier_servers: dict[str, Server], agents: list[Agent], carrier: str
 ) -> None:
     """The carrier dialled again. Where its socket came, it was let go of; the frozen worker finds it."""
@@ -109,11 +109,13 @@ async def test_a_worker_that_is_frozen_goes_on_with_the_call_when_it_wakes(
         with frozen(gateway, stream.session):
             stream.caller = await stream.comes_again(over=await to_one_that_runs(gateway))
 
-            def told() -> bool:
+            def logged() -> bool:
                 lines = gateway.log_lines()
-                return any(one["event"] == "a worker does not say whether it took a socket" for one in lines)
+                return any(
+                    entry["event"] == "a worker does not say whether it took a socket" for entry in lines
+                )
 
-            await eventually(told, "the other has let go of it")
+            await eventually(logged, "the other worker has closed its copy of the socket")
         assert (await first.closed())[0] == 1000
         await stream.both_hear()
         await stream.hangs_up()
@@ -121,7 +123,7 @@ async def test_a_worker_that_is_frozen_goes_on_with_the_call_when_it_wakes(
 
 
 @pytest.mark.parametrize("carrier", ["telnyx", "plivo"], indirect=True)
-async def test_many_at_once_and_one_has_the_call(line: DocumentCalls, support: Agent) -> None:
+async def test_of_many_streams_at_once_one_has_the_call(line: DocumentCalls, support: Agent) -> None:
     """Whichever are handed over, refused or taken over: one session is left, with one socket."""
     placed = await line.place()
     callers = [await line.dial(placed.stream_url) for _ in range(6)]
@@ -130,12 +132,12 @@ async def test_many_at_once_and_one_has_the_call(line: DocumentCalls, support: A
             caller.say(message)
 
     def told() -> int:
-        lines = [one for one in line.gateway.log_lines() if one.get("call_id") == placed.call_id]
-        return sum(one["event"] in (*END_EVENTS, "call continued") for one in lines)
+        lines = [entry for entry in line.gateway.log_lines() if entry.get("call_id") == placed.call_id]
+        return sum(entry["event"] in (*END_EVENTS, "call continued") for entry in lines)
 
     def live() -> list[str]:
-        mine = [one for one in line.gateway.sessions() if one["call_id"] == placed.call_id]
-        return [one["id"] for one in mine if one["ended_at"] is None]
+        own = [record for record in line.gateway.sessions() if record["call_id"] == placed.call_id]
+        return [one["id"] for one in own if one["ended_at"] is None]
 
     await eventually(lambda: told() == 5 and len(live()) == 1, "all but one are over, or part of it")
     (session,) = live()

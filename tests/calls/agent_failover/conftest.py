@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A gateway whose agents are replaced where they are lost."""
+"""A gateway whose agents are replaced when they are lost."""
 
 from __future__ import annotations
 

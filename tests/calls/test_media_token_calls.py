@@ -77,7 +77,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_token_opens_the_session_it_was_given_with_and_only_once(
+async def test_a_token_opens_its_session_once(
     gateway: Gateway, ports: dict[str, AgentPort], agent_at: Any, way: str
 ) -> None:
     agent = await agent_at(ports["locked"])
@@ -93,7 +93,7 @@ async def test_a_token_opens_the_session_it_was_given_with_and_only_once(
 
 
 @pytest.mark.parametrize("token", ["", "nonsense", "A" * 140])
-async def test_no_good_token_is_403_and_nothing_starts(gateway: Gateway, token: str) -> None:
+async def test_without_a_valid_token_it_is_403_and_no_agent_starts(gateway: Gateway, token: str) -> None:
     before = len(gateway.sessions())
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     caller = await gateway.dial("/ws/generic/locked.acme", headers=headers)
@@ -120,7 +120,7 @@ async def test_twilio_with_a_token_in_the_path_needs_no_agent_beside_it(
     await gateway.callers_leave()
 
 
-async def test_an_agent_that_wants_no_token_still_runs_the_promised_session(
+async def test_an_agent_that_requires_no_token_still_runs_the_tokens_session(
     gateway: Gateway, ports: dict[str, AgentPort], agent_at: Any
 ) -> None:
     agent = await agent_at(ports["open"])

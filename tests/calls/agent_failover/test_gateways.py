@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a gateway does beside its calls while agents are lost (docs/resume.md)."""
+"""Draining, instance health and silent agents, with fail-over (docs/resume.md)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.harness.transcripts import talk
 MEDIA = talk("twilio")[0]
 
 
-async def test_a_gateway_that_drains_goes_on_with_its_calls(
+async def test_a_draining_gateway_still_replaces_agents(
     start_gateway: Callable[..., Gateway], ports: list[AgentPort], agents: list[Agent]
 ) -> None:
     support = {"name": "support", "organization": "acme", "instances": [port.url for port in ports]}
@@ -49,17 +49,17 @@ async def test_instances_that_lose_their_callers_are_set_aside(
         await eventually(lambda port=each: logged_health(careful, port) == "ready", "it is seen")  # type: ignore[misc]
     losses = 0
     while losses < 3:
-        call, mine, _ = await first_call(careful, agents)
+        call, own, _ = await first_call(careful, agents)
         agent = call.agent
-        if mine is bad:
+        if own is bad:
             agent.reset()
             losses += 1
-            mine, agent = await next_call_of_any(agents)
+            own, agent = await next_call_of_any(agents)
             await agent.opening(call.opening)
-        if mine is bad:
+        if own is bad:
             agent.reset()
             losses += 1
-            mine, agent = await next_call_of_any(agents)
+            own, agent = await next_call_of_any(agents)
             await agent.opening(call.opening)
         await hang_up(Call(call.caller, agent, call.opening))
 
@@ -70,7 +70,7 @@ async def test_instances_that_lose_their_callers_are_set_aside(
     assert await eventually(aside, "it is set aside") == [bad.port.url]
     # It would be the first of the two that are free, and then the less loaded. It is left alone for 5 s.
     later = [await first_call(careful, agents) for _ in range(2)]
-    assert [mine for _, mine, _ in later] == [good, good]
+    assert [own for _, own, _ in later] == [good, good]
     for call, *_ in later:
         await hang_up(call)
     await eventually(
@@ -88,10 +88,10 @@ async def test_an_agent_that_is_silent_for_too_long(
     call, _, other = await first_call(watchful, agents)
     for _ in range(4):
         await call.agent.answer_ping()
-    said = call.caller.say(MEDIA)
+    spoken = call.caller.say(MEDIA)
     second = await next_agent_takes_over(other, call)
     assert await call.agent.closed() == (1011, "neither a word nor a pong for 2.4 s")
     for _ in range(4):
         await second.answer_ping()
-    assert said not in second.heard, "it was the first agent's to hear"
+    assert spoken not in second.heard, "it was the first agent's to hear"
     await hang_up_resumed(watchful, call, second)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""An agent that is lost without a close is replaced; its caller keeps the call (docs/resume.md)."""
+"""An agent that is lost without a close is replaced, and its caller keeps the call (docs/resume.md)."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ async def test_another_instance_takes_over(
 ) -> None:
     call, _, other = await first_call(gateway, agents, carrier)
     assert RESUMED not in call.agent.headers
-    said = talk(carrier)
-    for message in said:
+    spoken = talk(carrier)
+    for message in spoken:
         await assert_agent_heard(call.agent, [call.caller.say(message)])
     answers = replies(carrier)
     await assert_caller_heard(call.caller, [call.agent.say(answers[0])])
@@ -43,34 +43,36 @@ async def test_another_instance_takes_over(
 
     second = await next_agent_takes_over(other, call)
     await assert_caller_heard(call.caller, [second.say(text) for text in answers])
-    await assert_agent_heard(second, [call.caller.say(message) for message in said])
+    await assert_agent_heard(second, [call.caller.say(message) for message in spoken])
     await assert_resumed(gateway, call.session, 1)
     record = await hang_up_resumed(gateway, call, second)
     assert record["instance"] == other.port.url
-    assert record["frames_in"] == len(call.opening) + 2 * len(said)
+    assert record["frames_in"] == len(call.opening) + 2 * len(spoken)
     assert record["frames_out"] == 1 + len(answers)
 
 
-async def test_nothing_that_is_said_meanwhile_is_lost(gateway: Gateway, agents: list[Agent]) -> None:
+async def test_what_the_caller_says_meanwhile_reaches_the_next_agent(
+    gateway: Gateway, agents: list[Agent]
+) -> None:
     call, _, other = await first_call(gateway, agents)
     may_accept = asyncio.Event()
     other.answer = waits_for(may_accept)
     call.agent.reset()
-    asked = await other.next_other_call()
-    said = [call.caller.say(message) for message in talk("twilio") * 5]
+    offered = await other.next_other_call()
+    spoken = [call.caller.say(message) for message in talk("twilio") * 5]
     ping = call.caller.frame(0x9, b"there?")
     call.caller.send(ping)
-    heard = await call.caller.next()
-    assert heard is not None
-    assert (heard.opcode, heard.payload) == (PONG, b"there?"), "who waits is answered meanwhile"
+    received = await call.caller.next()
+    assert received is not None
+    assert (received.opcode, received.payload) == (PONG, b"there?"), "who waits is answered meanwhile"
     may_accept.set()
-    assert (await other.call()) is asked
-    await asked.opening(call.opening)
-    await assert_agent_heard(asked, said)
-    await hang_up_resumed(gateway, call, asked)
+    assert (await other.call()) is offered
+    await offered.opening(call.opening)
+    await assert_agent_heard(offered, spoken)
+    await hang_up_resumed(gateway, call, offered)
 
 
-async def test_what_is_said_all_the_while_comes_whole_and_in_order(
+async def test_steady_audio_reaches_the_next_agent_whole_and_in_order(
     gateway: Gateway, agents: list[Agent]
 ) -> None:
     """From the first frame on that the second agent hears, every one comes; before it a few may be lost."""
@@ -89,14 +91,14 @@ async def test_what_is_said_all_the_while_comes_whole_and_in_order(
     second = await next_agent_takes_over(other, call)
     for _ in range(100):
         says_on()
-    heard = [await second.hear()]
-    while heard[-1].raw != sent[-1]:
-        heard.append(await second.hear())
-    assert [one.raw for one in heard] == sent[-len(heard) :]
+    received = [await second.hear()]
+    while received[-1].raw != sent[-1]:
+        received.append(await second.hear())
+    assert [one.raw for one in received] == sent[-len(received) :]
     await hang_up_resumed(gateway, call, second)
 
 
-async def test_a_frame_that_was_cut_between_the_agents(gateway: Gateway, agents: list[Agent]) -> None:
+async def test_a_frame_of_which_the_lost_agent_got_a_part(gateway: Gateway, agents: list[Agent]) -> None:
     """Half of it went to the first: the second does not get the other half, but all that follows."""
     call, _, other = await first_call(gateway, agents)
     long = call.caller.frame(TEXT, MEDIA.encode().ljust(5000))
@@ -110,7 +112,7 @@ async def test_a_frame_that_was_cut_between_the_agents(gateway: Gateway, agents:
     await hang_up_resumed(gateway, call, second)
 
 
-async def test_a_message_that_was_cut_between_the_agents(gateway: Gateway, agents: list[Agent]) -> None:
+async def test_a_message_of_which_the_lost_agent_got_a_part(gateway: Gateway, agents: list[Agent]) -> None:
     call, _, other = await first_call(gateway, agents)
     half = call.caller.frame(TEXT, MEDIA[:50].encode(), fin=False)
     call.caller.send(half)
@@ -147,16 +149,16 @@ async def test_an_agent_that_dies_in_the_middle_of_a_frame(
 
 async def test_the_only_instance_takes_its_own_call_over(gateway: Gateway, agents: list[Agent]) -> None:
     """As when a process is started anew by whoever watches it."""
-    call, mine, _ = await first_call(gateway, agents[:1] + agents[1:], agent="alone")
-    mine.answer = resets
+    call, own, _ = await first_call(gateway, agents[:1] + agents[1:], agent="alone")
+    own.answer = resets
     call.agent.reset()
-    await mine.next_other_call()
-    mine.answer = accepts
-    second = await next_agent_takes_over(mine, call)
+    await own.next_other_call()
+    own.answer = accepts
+    second = await next_agent_takes_over(own, call)
     await hang_up_resumed(gateway, call, second)
 
 
-async def test_through_messages(gateway: Gateway, agents: list[Agent]) -> None:
+async def test_an_agent_that_is_relayed_by_messages(gateway: Gateway, agents: list[Agent]) -> None:
     call, _, other = await first_call(gateway, agents, agent="messages")
     call.agent.reset()
     second = await next_agent_takes_over(other, call)
@@ -167,7 +169,7 @@ async def test_through_messages(gateway: Gateway, agents: list[Agent]) -> None:
     await hang_up_resumed(gateway, call, second)
 
 
-async def test_the_second_agent_is_told_the_same_as_the_first(gateway: Gateway, agents: list[Agent]) -> None:
+async def test_the_next_agent_gets_the_same_opening(gateway: Gateway, agents: list[Agent]) -> None:
     """Also where that is not what the carrier said."""
     call, _, other = await first_call(gateway, agents, agent="hidden")
     first = [await call.agent.hear() for _ in call.opening]
@@ -178,12 +180,14 @@ async def test_the_second_agent_is_told_the_same_as_the_first(gateway: Gateway, 
     await hang_up_resumed(gateway, call, second)
 
 
-async def test_as_often_as_it_may_be(gateway: Gateway, agents: list[Agent]) -> None:
-    call, mine, other = await first_call(gateway, agents)
+async def test_an_agent_is_replaced_as_often_as_max_resumes_allows(
+    gateway: Gateway, agents: list[Agent]
+) -> None:
+    call, own, other = await first_call(gateway, agents)
     call.agent.reset()
     second = await next_agent_takes_over(other, call)
     second.reset()
-    third = await next_agent_takes_over(mine, call, times=2)
+    third = await next_agent_takes_over(own, call, times=2)
     await assert_agent_heard(third, [call.caller.say(MEDIA)])
     third.reset()
     assert await call.caller.closed() == (1011, "3 agents were lost")
@@ -193,7 +197,7 @@ async def test_as_often_as_it_may_be(gateway: Gateway, agents: list[Agent]) -> N
 
 
 @pytest.mark.parametrize(("agent", "times"), [("never", 0), ("single", 1)])
-async def test_an_agent_that_may_be_replaced_less_often(
+async def test_an_agent_with_a_lower_max_resumes(
     gateway: Gateway, agents: list[Agent], agent: str, times: int
 ) -> None:
     call, _, other = await first_call(gateway, agents, agent=agent)
@@ -206,7 +210,7 @@ async def test_an_agent_that_may_be_replaced_less_often(
 
 
 @pytest.mark.parametrize("answer", [hangs, resets], ids=["hangs", "resets"])
-async def test_nobody_takes_over_in_time(gateway: Gateway, agents: list[Agent], answer: Any) -> None:
+async def test_no_agent_takes_over_in_time(gateway: Gateway, agents: list[Agent], answer: Any) -> None:
     call, *both = await first_call(gateway, agents, agent="hasty")
     for each in both:
         each.answer = answer
@@ -220,15 +224,15 @@ async def test_nobody_takes_over_in_time(gateway: Gateway, agents: list[Agent], 
     assert record["resumed"] == 0
 
 
-async def test_one_that_refuses_is_not_the_last_that_is_asked(gateway: Gateway, agents: list[Agent]) -> None:
-    call, mine, other = await first_call(gateway, agents)
+async def test_after_an_instance_that_refuses_another_is_tried(gateway: Gateway, agents: list[Agent]) -> None:
+    call, own, other = await first_call(gateway, agents)
     other.answer = resets
     call.agent.reset()
-    second = await next_agent_takes_over(mine, call)
+    second = await next_agent_takes_over(own, call)
     await hang_up_resumed(gateway, call, second)
 
 
-async def test_one_that_accepts_and_is_lost_at_once(gateway: Gateway, agents: list[Agent]) -> None:
+async def test_the_next_agent_accepts_and_is_lost_at_once(gateway: Gateway, agents: list[Agent]) -> None:
     async def accepts_and_resets(agent: Agent, call: AgentCall) -> None:
         call.send(upgrade_response(call))
         call.reset()

@@ -95,7 +95,7 @@ def dtmf_of(carrier: str) -> str:
 
 @pytest.mark.parametrize("agent", ["support", "messages"])
 @pytest.mark.parametrize("carrier", CARRIERS)
-async def test_sound_until_the_agents_first_then_a_clear_then_the_agent(
+async def test_a_caller_hears_hold_audio_then_a_clear_then_the_agent(
     gateway: Gateway, support: Agent, here: asyncio.Event, carrier: str, agent: str
 ) -> None:
     caller, raw = await ring(gateway, carrier, agent)
@@ -107,15 +107,15 @@ async def test_sound_until_the_agents_first_then_a_clear_then_the_agent(
     await hear_sound(caller, carrier, 3)  # it has not said anything yet
     for _ in range(10):
         call.say(sound_of(carrier))
-    while isinstance(heard := await hear(caller, carrier), Media):
+    while isinstance(received := await hear(caller, carrier), Media):
         pass
-    assert isinstance(heard, Clear)
+    assert isinstance(received, Clear)
     await hear_sound(caller, carrier, 1)
     await caller.hang_up()
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-async def test_after_the_clear_come_the_agents_bytes_and_nothing_else(
+async def test_after_the_clear_the_caller_hears_the_agents_bytes_and_nothing_else(
     gateway: Gateway, support: Agent, here: asyncio.Event, carrier: str
 ) -> None:
     caller, raw = await ring(gateway, carrier)
@@ -124,21 +124,21 @@ async def test_after_the_clear_come_the_agents_bytes_and_nothing_else(
     here.set()
     call = await support.call()
     await call.opening(raw)
-    said = b"".join(call.say(message) for message in [sound_of(carrier), *replies(carrier)] * 5)
+    spoken = b"".join(call.say(message) for message in [sound_of(carrier), *replies(carrier)] * 5)
     await call.hang_up()
     assert await caller.closed() == (1000, "")
-    heard = await caller.ended()
-    at = heard.index(said)
+    received = await caller.ended()
+    at = received.index(spoken)
     clear = DIALECTS[carrier].write_agent(Clear(), _start(carrier)).encode()
-    assert heard[:at].endswith(clear), "the clear stands right before the agent's first sound"
-    assert heard.count(said) == 1
+    assert received[:at].endswith(clear), "the clear stands right before the agent's first sound"
+    assert received.count(spoken) == 1
 
 
 def _start(carrier: str) -> Any:
     return DIALECTS[carrier].read_carrier(opening(carrier)[-1])
 
 
-async def test_an_agent_that_is_there_at_once_is_preceded_by_nothing(
+async def test_a_caller_hears_no_hold_audio_before_an_agent_that_speaks_at_once(
     gateway: Gateway, support: Agent
 ) -> None:
     """Whether it was, the gateway itself says: how long it took is in its record of the call."""
@@ -155,13 +155,13 @@ async def test_an_agent_that_is_there_at_once_is_preceded_by_nothing(
                 "it runs",
             )
             at_once = record["started_at"] - record["created_at"] < AT_ONCE_S
-            said = call.say(sound_of("twilio"))
-            heard = await caller.hear_bytes(len(said))
-            assert heard == said or not at_once
+            spoken = call.say(sound_of("twilio"))
+            received = await caller.hear_bytes(len(spoken))
+            assert received == spoken or not at_once
             await caller.hang_up()
 
 
-async def test_what_the_agent_says_before_its_first_sound_is_no_sound(
+async def test_messages_without_audio_do_not_end_the_hold_audio(
     gateway: Gateway, support: Agent, here: asyncio.Event
 ) -> None:
     caller, raw = await ring(gateway, "twilio")
@@ -172,15 +172,15 @@ async def test_what_the_agent_says_before_its_first_sound_is_no_sound(
     await call.opening(raw)
     mark = next(reply for reply in replies("twilio") if json.loads(reply)["event"] == "mark")
     call.send(call.frame(1, mark.encode()) + call.frame(1, sound_of("twilio").encode()))
-    heard = []
-    while "clear" not in heard:
-        heard.append(json.loads((await caller.hear()).payload)["event"])
-    assert heard[-2:] == ["mark", "clear"]
+    received = []
+    while "clear" not in received:
+        received.append(json.loads((await caller.hear()).payload)["event"])
+    assert received[-2:] == ["mark", "clear"]
     assert json.loads((await caller.hear()).payload) == json.loads(sound_of("twilio"))
     await caller.hang_up()
 
 
-async def test_an_agent_that_only_listens_is_not_drowned(
+async def test_an_agent_that_only_listens_still_hears_its_caller(
     gateway: Gateway, support: Agent, here: asyncio.Event
 ) -> None:
     caller, raw = await ring(gateway, "twilio", "listener")
@@ -189,23 +189,23 @@ async def test_an_agent_that_only_listens_is_not_drowned(
     here.set()
     call = await support.call()
     await call.opening(raw)
-    while isinstance(heard := await hear(caller, "twilio"), Media):
+    while isinstance(received := await hear(caller, "twilio"), Media):
         pass
-    assert isinstance(heard, Clear)
-    said = call.say(sound_of("twilio"))
-    assert (await caller.hear()).raw == said
+    assert isinstance(received, Clear)
+    spoken = call.say(sound_of("twilio"))
+    assert (await caller.hear()).raw == spoken
     await caller.hang_up()
 
 
-async def test_no_sound_where_none_is_wanted_but_telnyx_is_kept_alive(
+async def test_without_hold_audio_only_telnyx_gets_silence(
     gateway: Gateway, support: Agent, here: asyncio.Event
 ) -> None:
     twilio, twilio_raw = await ring(gateway, "twilio", "quiet")
     telnyx, telnyx_raw = await ring(gateway, "telnyx", "quiet")
     for _ in range(2):
         await support.next_other_call()
-    heard = [await hear(telnyx, "telnyx") for _ in range(3)]
-    assert {one.payload for one in heard} == {b"\xff" * 800}, "silence in the codec that is played"
+    received = [await hear(telnyx, "telnyx") for _ in range(3)]
+    assert {one.payload for one in received} == {b"\xff" * 800}, "silence in the codec that is played"
     here.set()
     calls = [await support.call() for _ in range(2)]
     for call in calls:
@@ -217,7 +217,9 @@ async def test_no_sound_where_none_is_wanted_but_telnyx_is_kept_alive(
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-async def test_the_call_ends_while_its_caller_waits(gateway: Gateway, support: Agent, carrier: str) -> None:
+async def test_the_agent_fails_while_the_caller_hears_hold_audio(
+    gateway: Gateway, support: Agent, carrier: str
+) -> None:
     event = asyncio.Event()
     refuses = answers(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", then="close")
 
@@ -236,7 +238,7 @@ async def test_the_call_ends_while_its_caller_waits(gateway: Gateway, support: A
     assert frame is not None
 
 
-async def test_a_caller_that_hangs_up_while_it_waits(
+async def test_a_caller_hangs_up_while_it_hears_hold_audio(
     gateway: Gateway, support: Agent, here: asyncio.Event
 ) -> None:
     caller, _ = await ring(gateway, "twilio")
@@ -257,7 +259,7 @@ async def told(support: Agent, here: asyncio.Event, raw: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-async def test_early_words_are_kept_in_order(
+async def test_early_audio_is_buffered_in_order(
     gateway: Gateway, support: Agent, here: asyncio.Event, carrier: str
 ) -> None:
     early = [*media_of(carrier, 8), dtmf_of(carrier), *media_of(carrier, 8)]
@@ -269,7 +271,7 @@ async def test_early_words_are_kept_in_order(
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-async def test_or_dropped_but_neither_the_opening_nor_digits(
+async def test_early_audio_is_discarded_but_not_the_opening_or_digits(
     gateway: Gateway, support: Agent, here: asyncio.Event, carrier: str
 ) -> None:
     early = [*media_of(carrier, 8), dtmf_of(carrier), *media_of(carrier, 8), dtmf_of(carrier)]
@@ -281,7 +283,9 @@ async def test_or_dropped_but_neither_the_opening_nor_digits(
     await caller.hang_up()
 
 
-async def test_or_the_latest_of_them(gateway: Gateway, support: Agent, here: asyncio.Event) -> None:
+async def test_only_the_latest_early_audio_is_buffered(
+    gateway: Gateway, support: Agent, here: asyncio.Event
+) -> None:
     early = [*media_of("twilio", 20), dtmf_of("twilio"), *media_of("twilio", 3), dtmf_of("twilio")]
     caller, raw = await ring(gateway, "twilio", "short", *early)
     await support.next_other_call()
@@ -290,7 +294,9 @@ async def test_or_the_latest_of_them(gateway: Gateway, support: Agent, here: asy
     await caller.hang_up()
 
 
-async def test_what_comes_later_is_passed_on(gateway: Gateway, support: Agent, here: asyncio.Event) -> None:
+async def test_what_comes_after_the_early_audio_is_passed_on(
+    gateway: Gateway, support: Agent, here: asyncio.Event
+) -> None:
     caller, raw = await ring(gateway, "twilio", "forgetful", *media_of("twilio", 5))
     await support.next_other_call()
     await arrived(caller)
@@ -298,6 +304,6 @@ async def test_what_comes_later_is_passed_on(gateway: Gateway, support: Agent, h
     call = await support.call()
     await call.opening(raw[:2])
     later = caller.say(media_of("twilio", 1)[0])
-    heard = await call.hear_bytes(len(b"".join(raw[:2])) + len(later))
-    assert heard.endswith(later)
+    received = await call.hear_bytes(len(b"".join(raw[:2])) + len(later))
+    assert received.endswith(later)
     await caller.hang_up()

@@ -64,10 +64,10 @@ async def test_the_agent_does_not_answer(gateway: Gateway, support: Agent) -> No
     caller = await gateway.dial("/ws/twilio/support.acme")
     for message in opening("twilio"):
         caller.say(message)
-    asked = await support.next_other_call()
+    offered = await support.next_other_call()
     assert await caller.closed() == (1011, f"no answer within {LIMIT_S} s")
-    await asked.ended()
-    await assert_ended(gateway, asked.session, "agent_start_timeout", "agent")
+    await offered.ended()
+    await assert_ended(gateway, offered.session, "agent_start_timeout", "agent")
 
     caller = await gateway.dial("/ws/generic/support.acme")
     assert caller.refusal == (504, "agent_start_timeout")
@@ -91,15 +91,15 @@ async def test_the_longest_duration(
     await assert_next_call_works(gateway, brief, "/ws/twilio/brief.acme")
 
 
-async def test_the_longest_duration_of_two_who_do_not_stop_talking(
+async def test_the_longest_duration_of_a_call_with_steady_audio(
     gateway: Gateway, agent_at: Callable[..., Any], ports: dict[str, AgentPort]
 ) -> None:
     brief = await agent_at(ports["brief"])
     call = await connect(gateway, brief, "/ws/twilio/brief.acme")
     await assert_caller_heard(call.caller, [call.agent.say(replies("twilio")[0])])
     call.agent.say(replies("twilio")[0])
-    while (heard := await call.caller.next()) is None or heard.opcode == TEXT:
-        assert heard is not None
+    while (received := await call.caller.next()) is None or received.opcode == TEXT:
+        assert received is not None
         await asyncio.sleep(POLL_S)
         call.agent.say(replies("twilio")[0])
     await assert_ended(gateway, call.session, "max_duration", "gateway")
@@ -118,12 +118,12 @@ async def test_the_carrier_falls_silent(
     await assert_next_call_works(gateway, idle, "/ws/twilio/idle.acme")
 
 
-async def test_an_agent_that_says_nothing(gateway: Gateway, support: Agent) -> None:
+async def test_an_agent_that_sends_nothing(gateway: Gateway, support: Agent) -> None:
     """A silent agent is no reason to end: the caller's sound still reaches it."""
     call = await connect(gateway, support)
-    said = [call.caller.say(message) for message in talk("twilio")]
-    await call.agent.hear_bytes(sum(map(len, [*call.opening, *said])))
-    for _ in said:
+    spoken = [call.caller.say(message) for message in talk("twilio")]
+    await call.agent.hear_bytes(sum(map(len, [*call.opening, *spoken])))
+    for _ in spoken:
         await call.agent.next()
     await hang_up(call)
     record = await assert_ended(gateway, call.session, "caller_hangup", "caller")
