@@ -16,7 +16,7 @@ from tests.harness.gateway import Gateway
 
 @pytest.fixture(autouse=True)
 async def every_slot_is_freed(gateways: list[Gateway]) -> AsyncIterator[None]:
-    """After a test every caller's socket is freed, however the test went, and then every place must be."""
+    """Close every caller's socket after a test, however it went; then every slot must be free."""
     yield
     for gateway in gateways:
         await gateway.callers_leave()
@@ -27,13 +27,13 @@ async def every_slot_is_freed(gateways: list[Gateway]) -> AsyncIterator[None]:
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, Any]:
-    """What a module wants beside the one agent; to be overridden. `support`: keys of that agent."""
+    """Return settings beside the one agent; a module overrides it. `support`: more keys of that agent."""
     return {}
 
 
 @pytest.fixture(scope="module")
 def accelerator() -> str:
-    """Whether frames may pass in C; a module whose tests are about frames overrides it, to have both."""
+    """Return "on": frames may pass in C. A module whose tests are about frames overrides it."""
     return "on"
 
 
@@ -41,9 +41,9 @@ def accelerator() -> str:
 def gateway(
     start_gateway: Callable[..., Gateway], support_port: AgentPort, settings: dict[str, Any], accelerator: str
 ) -> Gateway:
-    """The module's gateway. Its agent support.acme has one place, so that a place not freed is noticed."""
+    """Start the module's gateway. Its agent support.acme has one slot: one that is not freed shows."""
     support = {"name": "support", "organization": "acme", "instances": [support_port.url], "max_agents": 1}
-    support["hold"] = "none"  # what passes is compared, also where the machine is busy and the agent late
+    support["hold"] = "none"  # the bytes that pass are compared, and hold audio would stand between them
     more = {name: table for name, table in settings.items() if name not in ("support", "agents")}
     agents = [support | settings.get("support", {}), *settings.get("agents", [])]
     return start_gateway(accelerator=accelerator, agents=agents, **more)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Agents that refuse, break or leave at once: the caller is told, the place is freed, the next call works."""
+"""Agents that refuse, break or leave at once: the caller is closed, the slot freed, the next call works."""
 
 from __future__ import annotations
 

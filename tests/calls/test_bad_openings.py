@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Streams that do not open as the carrier's documents say: a close code, one line, nothing left behind."""
+"""Streams that do not open as the carrier's documents say: a close code, one log line, no session."""
 
 from __future__ import annotations
 

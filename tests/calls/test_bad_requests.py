@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Upgrades that are refused before they are one: a status, one line in the log, no session."""
+"""Upgrades that are refused before they are answered: an HTTP status, one log line, no session."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Every byte of every message arrives unchanged and in order, both ways (architecture.md, decision 2)."""
+"""Every byte of every message arrives unchanged and in order, in both directions."""
 
 from __future__ import annotations
 

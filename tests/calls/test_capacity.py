@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Admission: as many calls as there are places, whoever comes at once and to whichever worker."""
+"""Admission: as many calls as there are slots, however many come at once and to whichever worker."""
 
 from __future__ import annotations
 

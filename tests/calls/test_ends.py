@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""How calls end: whoever ends one, it ends once, with one reason, in the store and in the log."""
+"""Ends of calls: each call ends once, with one reason, in the store and in the log."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The opening for agents that must not know their call's id."""
+"""The opening of agents that must not know their call id."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a caller hears while the agent starts, and what becomes of what it says meanwhile."""
+"""Hold audio while the agent starts, and what becomes of what the caller says meanwhile."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Pings on both legs: they cut no frame in two, kill nobody, and their answers go nowhere."""
+"""Pings on both legs: none is sent inside a frame, and their pongs are not passed on."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the store keeps of a call when it is over."""
+"""The record of a call in the store when it has ended."""
 
 from __future__ import annotations
 

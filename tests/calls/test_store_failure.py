@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The store goes while calls run: a lock, no room on the disk, no right to write, a file that is broken."""
+"""The store fails while calls are active: a lock, a full disk, no permission, a broken file."""
 
 from __future__ import annotations
 

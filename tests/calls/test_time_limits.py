@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What ends because it took too long. The limits are short here; nothing is measured."""
+"""Calls that end because something took too long. The limits are short here; no time is measured."""
 
 from __future__ import annotations
 

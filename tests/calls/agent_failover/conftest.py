@@ -21,7 +21,7 @@ RATE_HZ = 8000
 
 
 def recording(path: Path, seconds: float) -> str:
-    """A WAV file with a tone that nobody would call silence; its name."""
+    """Write a WAV file with a loud tone, and return its name."""
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, RATE_HZ, 0, "NONE", ""))
         file.writeframes(b"\x00\x20\x00\xe0" * round(seconds * RATE_HZ / 2))
@@ -40,7 +40,7 @@ def gateway(
     accelerator: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Gateway:
-    """support.acme has two instances and one place: a place that is not moved but taken twice is noticed."""
+    """Start a gateway. support.acme has two instances and one slot, so that a slot taken twice is noticed."""
     directory = tmp_path_factory.mktemp("recordings")
     support = {
         "name": "support",
@@ -72,7 +72,7 @@ def gateway(
 
 @pytest.fixture
 async def agents(agent_at: Callable[..., Any], ports: list[AgentPort], gateway: Gateway) -> list[Agent]:
-    """Both instances, at work, as the gateway sees them."""
+    """Return both instances, once the gateway sees them as ready."""
     both = [await agent_at(port) for port in ports]
     await eventually(lambda: all(logged_health(gateway, port) == "ready" for port in ports), "both are ready")
     return both

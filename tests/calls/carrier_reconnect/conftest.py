@@ -31,7 +31,7 @@ def start(
     carrier_servers: dict[str, Server],
     accelerator: str,
 ) -> Callable[..., Gateway]:
-    """Starts a gateway whose agents have one place each; acme wants proof of everybody, globex of nobody."""
+    """Return a function that starts a gateway. acme authenticates its carriers, globex does not."""
     plivo = carrier_servers["plivo"]
 
     def one(*, workers: int = 1, **limits: Any) -> Gateway:
