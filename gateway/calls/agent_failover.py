@@ -154,7 +154,7 @@ async def fall_back(
 ) -> CallEnded:
     """Do for the caller what the agent's `fallback` says: hang up, play a recording, or transfer.
 
-    Return the end of the call: the reason of `failure`, with what was done in its detail.
+    Return the end of the call. Its reason is that of `failure`; its detail also says what was done.
     """
     fallback = agent.fallback
     if isinstance(fallback, HangUp):

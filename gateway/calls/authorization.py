@@ -29,7 +29,9 @@ from serializers.events import Start
 
 
 def signed_upgrade(accounts: CarrierAccounts, upgrade: Upgrade, now: float) -> SignedRequest:
-    """Return an upgrade that is not answered yet, as its signature is checked. `now`: Unix seconds."""
+    """Make the request whose signature is checked of an upgrade that is not answered yet.
+
+    `now`: Unix seconds."""
     assert upgrade.request is not None
     return SignedRequest(
         method="GET",
@@ -42,7 +44,7 @@ def signed_upgrade(accounts: CarrierAccounts, upgrade: Upgrade, now: float) -> S
 
 
 def signed_request(accounts: CarrierAccounts, request: Request, body: bytes, now: float) -> SignedRequest:
-    """Return a webhook as its signature is checked. `body`: unchanged. `now`: Unix seconds."""
+    """Make the request whose signature is checked of a webhook. `body`: unchanged. `now`: Unix seconds."""
     path = request.scope["raw_path"].decode("latin-1")
     query = request.scope["query_string"].decode("latin-1")
     return SignedRequest(

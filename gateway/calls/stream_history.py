@@ -110,12 +110,12 @@ class StreamHistory:
         ]
 
     async def mark_lost(self, session_id: str, seconds: float) -> None:
-        """Note for all workers that the session lost its stream and waits `seconds` at most for another."""
+        """Tell all workers that the session has lost its stream. This expires after `seconds`."""
         now = self._now()
         await self._documents.put(CALLS_LOST, session_id, "true", now=now, expires_at=now + seconds)
 
     async def unmark_lost(self, session_id: str) -> None:
-        """Note for all workers that the session waits for no stream any more."""
+        """Tell all workers that the session waits for no stream any more."""
         await self._documents.delete(CALLS_LOST, session_id)
 
     async def is_lost(self, session_id: str) -> bool:

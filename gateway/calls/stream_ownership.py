@@ -132,9 +132,10 @@ async def take_ownership(
 async def final_reason(
     services: CallServices, ownership: StreamOwnership | None, end: CallEnded
 ) -> CallEnded:
-    """Return the end of a call, which for one that was stopped may be that another stream took over.
+    """Return `end`, or the reason taken_over if another stream of the call caused it.
 
-    A worker that takes over the call of another worker can only request a stop, so it looks like one.
+    A worker whose stream takes over a call of another worker can only request a stop of that session. So if
+    the call was stopped, and has another stream by now, it was taken over.
     """
     if ownership is None or end.reason is not Reasons.stopped:
         return end
@@ -165,7 +166,8 @@ def _active_call(
 ) -> ActiveCall | RemoteCall | None:
     """Return the session's call, if it may continue on this stream.
 
-    Only the worker that has the call knows whether it can; for another worker's call this is a guess.
+    If another worker has the call, only that worker knows whether the call can continue, so it may still
+    refuse.
     """
     if record is None:
         return None
