@@ -14,10 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gateway.simulator.waiting import WAIT_S
-
 PATCHBAY = (sys.executable, "-m", "gateway.cli")
 """The `patchbay` command of this installation, whether or not its scripts are on the path."""
+
+START_TIMEOUT_S = 300.0
+"""Seconds that a process may take until it is ready. A gateway with several workers has taken
+more than a minute on a machine that ran other tests at the same time.
+"""
 
 STOP_TIMEOUT_S = 60.0
 """Seconds that a process may take to end after SIGTERM before it is killed."""
@@ -67,7 +70,7 @@ class ServerProcess:
                 cwd=cwd,
                 env=None if environment is None else dict(environment),
             )
-        self._deadline = time.monotonic() + WAIT_S
+        self._deadline = time.monotonic() + START_TIMEOUT_S
 
     @property
     def pid(self) -> int:
@@ -82,7 +85,7 @@ class ServerProcess:
     def wait_until_ready(self, is_ready: Callable[[], bool]) -> None:
         """Block until `is_ready` returns True.
 
-        Raises StartError if the process ends, or is not ready WAIT_S after it was started.
+        Raises StartError if the process ends, or is not ready START_TIMEOUT_S after it was started.
         """
         while not self._ready(is_ready):
             time.sleep(READY_POLL_S)
@@ -98,7 +101,7 @@ class ServerProcess:
         if is_ready():
             return True
         if time.monotonic() > self._deadline:
-            raise StartError(f"{self.name} was not ready within {WAIT_S:g} s{self._log_tail()}")
+            raise StartError(f"{self.name} was not ready within {START_TIMEOUT_S:g} s{self._log_tail()}")
         return False
 
     def stop(self) -> int:

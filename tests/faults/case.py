@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""One case: the fault strikes, the call ends or goes on, and afterwards everything is as it was."""
+"""One case of the suite: a call, a fault, the end of the call, and a gateway that is as it was before."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway.simulator.waiting import eventually
-from tests.faults.line import Ear, Talk
-from tests.faults.table import Row
+from tests.faults.conversation import Conversation, Recorder
+from tests.faults.report_page import Row
 from tests.harness.agent import Agent, accepts
 from tests.harness.call_assertions import (
     Call,
@@ -27,11 +27,11 @@ from tests.harness.transcripts import opening
 
 TWILIO = "/ws/twilio/support.acme"
 MEMORY_MIB = 16
-"""What the gateway may keep: pieces of its heap that are free, but not whole."""
+"""Mebibytes by which the gateway's memory may have grown: its heap fragments."""
 
 
 def resident(gateway: Gateway) -> int:
-    """The memory of all processes of a gateway, in bytes."""
+    """Return the resident memory of all processes of a gateway, in bytes."""
     processes = {gateway.process.pid, *(worker["pid"] for worker in gateway.workers())}
     pages = 0
     for process in processes:
@@ -41,17 +41,17 @@ def resident(gateway: Gateway) -> int:
 
 
 class Case:
-    """Gathers what its row tells. Used as `async with`: leaving it sees that everything is as before."""
+    """One case, which makes a row. `async with` asserts at its end that everything is as before."""
 
     def __init__(self, group: str, fault: str, gateway: Gateway, base: int) -> None:
         """`base`: the gateway's resident memory before, in bytes."""
         self.gateway = gateway
         self.agent: Agent | None = None
-        """Who takes the next call."""
+        """The agent that accepts the next call."""
         self.heard = ""
         self.ended = ""
-        self.asked = ""
-        """What should become better, where it showed."""
+        self.deficit = ""
+        """What is not as it should be yet, for the page."""
         self.memory = "back"
         self.next_call = "works"
         self.gap_ms: float | None = None
@@ -60,60 +60,66 @@ class Case:
         self._base = base
         self._before = len(gateway.ends())
         self._struck_at = 0.0
-        self._lines: list[Talk | Ear] = []
+        self._lines: list[Conversation | Recorder] = []
 
     # The call
 
-    async def caller(self, target: str = TWILIO, messages: list[str] | None = None) -> tuple[Caller, Ear]:
-        """A caller whose opening is said; nobody may have taken the call yet."""
+    async def caller(
+        self, target: str = TWILIO, messages: list[str] | None = None
+    ) -> tuple[Caller, Recorder]:
+        """Dial and send an opening. No agent needs to have accepted the call yet."""
         caller = await self.gateway.dial(target)
         assert caller.status == 101, caller.body
         for message in messages if messages is not None else opening("twilio"):
             caller.say(message)
-        ear = Ear(caller)
-        self._lines.append(ear)
-        return caller, ear
+        recorder = Recorder(caller)
+        self._lines.append(recorder)
+        return caller, recorder
 
-    async def talk(self, agent: Agent, target: str = TWILIO, **speaks: bool) -> Talk:
-        """A call in which both sides speak."""
+    async def talk(self, agent: Agent, target: str = TWILIO, **speaks: bool) -> Conversation:
+        """Place a call in which both sides speak."""
         return await self.talks(agent, await connect(self.gateway, agent, target), **speaks)
 
-    async def talks(self, agent: Agent, call: Call, **speaks: bool) -> Talk:
-        """The same, of a call that came another way."""
+    async def talks(self, agent: Agent, call: Call, **speaks: bool) -> Conversation:
+        """Let both sides of a connected call speak."""
         self.agent = agent
-        talk = Talk(call)
+        talk = Conversation(call)
         self._lines.append(talk)
         return await talk.begin(**speaks)
 
     # The fault
 
     def strike(self) -> None:
-        """Now."""
+        """Note the time of the fault."""
         self._struck_at = asyncio.get_running_loop().time()
 
-    def hears(self, ear: Ear, *, told: bool = True) -> None:
-        """Keeps what this ear heard: its gap, and how it was told the end (`told`: that is in the row)."""
-        self.gap_ms = max(self.gap_ms or 0, ear.gap_ms(self._struck_at))
-        kinds = [name for name, some in (("holding sound", ear.holding), ("sound", ear.sounds)) if some]
+    def note_received(self, recorder: Recorder, *, with_close: bool = True) -> None:
+        """Note what the caller received: gap, kinds of audio and, if `with_close`, the close code."""
+        self.gap_ms = max(self.gap_ms or 0, recorder.gap_ms(self._struck_at))
+        kinds = [
+            name
+            for name, some in (("holding sound", recorder.hold_frames), ("sound", recorder.audio_frames))
+            if some
+        ]
         self.heard = " and ".join(kinds) or "nothing"
-        if told:
-            assert ear.close is not None
-            self.heard += f", then {ear.close[0]}"
+        if with_close:
+            assert recorder.close is not None
+            self.heard += f", then {recorder.close[0]}"
 
-    async def ends(self, ear: Ear, code: int | None, reason: str, side: str) -> dict[str, Any]:
-        """The caller is told the end with this code (None: any), and the session ended so."""
-        closed = await ear.closed()
+    async def ends(self, recorder: Recorder, code: int | None, reason: str, side: str) -> dict[str, Any]:
+        """Assert that the caller gets this close code (None: any), and that the call ended with this reason."""
+        closed = await recorder.closed()
         assert code in (None, closed[0]), closed
-        self.hears(ear)
+        self.note_received(recorder)
         return await self.over(reason, side)
 
-    async def hangs_up(self, ear: Ear) -> None:
-        """The caller whose ear this is hangs up as one does."""
-        ear.hang_up()
-        assert (await ear.closed())[0] == 1000
+    async def hangs_up(self, recorder: Recorder) -> None:
+        """Hang up as the caller does; assert that the close is answered."""
+        recorder.hang_up()
+        assert (await recorder.closed())[0] == 1000
 
     async def over(self, reason: str, side: str) -> dict[str, Any]:
-        """The one call of the case ended so, in the log and, if it was a session, in the store."""
+        """Assert that the one call of the case ended with this reason, in the log and in the store."""
         line = await assert_end_logged(self.gateway, self._before, reason)
         assert line["side"] == side
         self.ended = f"`{reason}` ({side})"
@@ -122,9 +128,9 @@ class Case:
         return line
 
     async def all_over(self, calls: int) -> list[dict[str, Any]]:
-        """The ends of so many calls, as the log tells them, the first first."""
+        """Wait for the ends of `calls` calls in the log; return them in order."""
         ends: list[dict[str, Any]] = await eventually(
-            lambda: len(told) >= calls and told if (told := self.gateway.ends()[self._before :]) else None,
+            lambda: len(ends) >= calls and ends if (ends := self.gateway.ends()[self._before :]) else None,
             f"{calls} calls end",
         )
         assert len(ends) == calls, ends
@@ -132,11 +138,11 @@ class Case:
 
     @property
     def grown(self) -> int:
-        """Bytes of memory more than before."""
+        """Bytes by which the gateway's memory has grown."""
         return resident(self.gateway) - self._base
 
     async def served(self, caller: Caller) -> None:
-        """A caller of whom it does not matter when it was answered is served, if at all, and leaves."""
+        """If the caller was accepted, assert that it is served; hang up."""
         if caller.status == 101:
             assert self.agent is not None
             for message in opening("twilio"):
@@ -160,7 +166,7 @@ class Case:
             await self.settle()
 
     async def settle(self) -> None:
-        """No place is taken, the memory is back, the next call works; makes the row."""
+        """Assert that no slot is taken, the memory is back and the next call works; make the row."""
         if self.gateway.process.poll() is not None:
             self.memory = "gone with it"
         else:
@@ -173,16 +179,16 @@ class Case:
                 await assert_next_call_works(self.gateway, self.agent)
             await self.gateway.callers_leave()
         group, fault = self._names
-        places = sum(one["ended_at"] is None for one in self.gateway.sessions())
-        assert places == 0
+        slots = sum(record["ended_at"] is None for record in self.gateway.sessions())
+        assert slots == 0
         self.row = Row(
             group,
             fault,
             self.heard,
             self.gap_ms,
             self.ended,
-            places,
+            slots,
             self.memory,
             self.next_call,
-            self.asked,
+            self.deficit,
         )

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from tests.faults.case import MEMORY_MIB, Case
-from tests.faults.launch import Launcher
-from tests.faults.port import PromptPort
-from tests.faults.setup import LIMITS, WAITS, agents_at, warmed
-from tests.faults.table import PAGE, Row, page
+from tests.faults.launcher import Launcher
+from tests.faults.report_page import PAGE, Row, page
+from tests.faults.suite_settings import LIMITS, WAITS, agents_at, warmed
 from tests.harness.agent import AgentPort
 from tests.harness.gateway import Gateway
 
@@ -57,7 +56,7 @@ def gateways() -> Iterator[list[Gateway]]:
 
 @pytest.fixture(scope="module")
 def support_port() -> Iterator[AgentPort]:
-    port = PromptPort()
+    port = AgentPort()
     yield port
     port.free()
 

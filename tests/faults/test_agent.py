@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 
 from gateway.simulator.waiting import eventually
-from tests.faults import process
+from tests.faults import agent_process
 from tests.faults.case import Case
-from tests.faults.launch import Launcher
-from tests.faults.line import FRAME_S, REPLY, Ear, speak
-from tests.faults.port import PromptPort
-from tests.faults.setup import LIMITS, agents_at, warmed
+from tests.faults.conversation import FRAME_S, REPLY, Recorder, speak
+from tests.faults.launcher import Launcher
+from tests.faults.suite_settings import LIMITS, agents_at, warmed
 from tests.harness.agent import Agent, AgentCall, AgentPort, Answer, accepts, answers, hangs, resets
 from tests.harness.frames import CLOSE, TEXT
 from tests.harness.gateway import Gateway
@@ -43,7 +42,7 @@ def process_at(support_port: AgentPort) -> Iterator[Callable[..., Any]]:
     running = []
 
     def start(frame: int, sig: int) -> Any:
-        running.append(process.start(support_port, frame, sig))
+        running.append(agent_process.start(support_port, frame, sig))
         return running[-1]
 
     yield start
@@ -58,8 +57,8 @@ def process_at(support_port: AgentPort) -> Iterator[Callable[..., Any]]:
 async def test_refuses(case: Cases, agent_at: Any, support_port: AgentPort) -> None:
     async with case("refuses the connection") as fault:
         fault.strike()
-        _, ear = await fault.caller()
-        await fault.ends(ear, 1011, "agent_unreachable", "agent")
+        _, recorder = await fault.caller()
+        await fault.ends(recorder, 1011, "agent_unreachable", "agent")
         fault.agent = await agent_at(support_port)
 
 
@@ -80,8 +79,8 @@ async def test_hangs_in_connect(case: Cases, agent_at: Any, support_port: AgentP
     async with case("hangs in connect") as fault:
         with full_queue(support_port):
             fault.strike()
-            _, ear = await fault.caller()
-            await fault.ends(ear, 1011, "agent_start_timeout", "agent")
+            _, recorder = await fault.caller()
+            await fault.ends(recorder, 1011, "agent_start_timeout", "agent")
         fault.agent = await agent_at(support_port)
 
 
@@ -102,8 +101,8 @@ async def test_a_bad_answer(case: Cases, support: Agent, name: str) -> None:
     async with case(name) as fault:
         fault.agent = support
         fault.strike()
-        _, ear = await fault.caller()
-        await fault.ends(ear, 1011, reason, "agent")
+        _, recorder = await fault.caller()
+        await fault.ends(recorder, 1011, reason, "agent")
 
 
 async def test_readyz_says_yes_and_the_socket_no(
@@ -114,8 +113,8 @@ async def test_readyz_says_yes_and_the_socket_no(
         support.answer = answers(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
         fault.agent = support
         fault.strike()
-        _, ear = await fault.caller()
-        await fault.ends(ear, 1011, "agent_unreachable", "agent")
+        _, recorder = await fault.caller()
+        await fault.ends(recorder, 1011, "agent_unreachable", "agent")
 
 
 async def test_readyz_says_no_for_ever(
@@ -128,8 +127,8 @@ async def test_readyz_says_no_for_ever(
         )
         fault.agent = support
         fault.strike()
-        _, ear = await fault.caller()
-        await fault.ends(ear, 1011, "agent_start_timeout", "agent")
+        _, recorder = await fault.caller()
+        await fault.ends(recorder, 1011, "agent_start_timeout", "agent")
         support.ready = 200
 
 
@@ -150,20 +149,20 @@ async def not_yet(agent: Agent, call: AgentCall) -> None:
     await agent.answer(agent, call)
 
 
-async def takes_over(fault: Case, ear: Ear, other: Agent) -> None:
+async def takes_over(fault: Case, recorder: Recorder, other: Agent) -> None:
     """Another agent takes its time. Then it has the session, is told so, and is heard; the caller leaves."""
     await other.next_other_call()
-    await eventually(lambda: ear.holding, "the caller hears something meanwhile")
+    await eventually(lambda: recorder.hold_frames, "the caller hears something meanwhile")
     other.answer = accepts
     call = await other.call()
     assert call.headers["x-patchbay-resumed"] == "1"
-    before = ear.sounds
+    before = recorder.audio_frames
     speaking = asyncio.create_task(speak(call, REPLY))
-    await ear.until(before + TURN_FRAMES)
+    await recorder.until(before + TURN_FRAMES)
     speaking.cancel()
-    fault.hears(ear, told=False)
+    fault.note_received(recorder, with_close=False)
     fault.heard = "sound, holding sound, then the other agent"
-    await fault.hangs_up(ear)
+    await fault.hangs_up(recorder)
     line = await fault.over("caller_hangup", "caller")
     assert line["session"] == call.session
 
@@ -178,24 +177,24 @@ async def test_takes_the_call_and_resets(case: Cases, support: Agent) -> None:
     async with case("takes the call and resets it, again and again") as fault:
         fault.agent = support
         fault.strike()
-        _, ear = await fault.caller()
-        await fault.ends(ear, 1011, "agent_lost", "agent")
+        _, recorder = await fault.caller()
+        await fault.ends(recorder, 1011, "agent_lost", "agent")
 
 
 async def test_dies_at_a_frame(case: Cases, process_at: Any, agent_at: Any, support_port: AgentPort) -> None:
     async with case(f"its process is killed at frame {FRAME_OF_DEATH}, and there is no other") as fault:
         process_at(FRAME_OF_DEATH, signal.SIGKILL)
-        _, ear = await fault.caller()
-        await ear.until(FRAME_OF_DEATH)
+        _, recorder = await fault.caller()
+        await recorder.until(FRAME_OF_DEATH)
         fault.strike()
-        await fault.ends(ear, 1011, "agent_lost", "agent")
-        assert ear.sounds == FRAME_OF_DEATH
+        await fault.ends(recorder, 1011, "agent_lost", "agent")
+        assert recorder.audio_frames == FRAME_OF_DEATH
         fault.agent = await agent_at(support_port)
 
 
 @pytest.fixture(scope="module")
 def other_port() -> Iterator[AgentPort]:
-    port = PromptPort()
+    port = AgentPort()
     yield port
     port.free()
 
@@ -233,12 +232,12 @@ async def test_another_takes_over(
     async with case(name, of=with_two, before=before) as fault:
         lost = process_at(FRAME_OF_DEATH, TWO[name])
         await eventually(lambda: readiness(with_two, support_port) == "ready", "the first instance is ready")
-        _, ear = await fault.caller("/ws/twilio/twins.acme")
-        await ear.until(1)
+        _, recorder = await fault.caller("/ws/twilio/twins.acme")
+        await recorder.until(1)
         other = await agent_at(other_port, not_yet)
-        await ear.until(FRAME_OF_DEATH)
+        await recorder.until(FRAME_OF_DEATH)
         fault.strike()
-        await takes_over(fault, ear, other)
+        await takes_over(fault, recorder, other)
         lost.kill()
         fault.agent = await agent_at(support_port)
 
@@ -246,15 +245,15 @@ async def test_another_takes_over(
 async def test_freezes(case: Cases, process_at: Any, agent_at: Any, support_port: AgentPort) -> None:
     async with case("its process freezes") as fault:
         frozen = process_at(FRAME_OF_DEATH, signal.SIGSTOP)
-        caller, ear = await fault.caller()
-        await ear.until(FRAME_OF_DEATH)
+        caller, recorder = await fault.caller()
+        await recorder.until(FRAME_OF_DEATH)
         await asyncio.to_thread(os.waitid, os.P_PID, frozen.pid, os.WSTOPPED | os.WNOWAIT)
         fault.strike()
         for _ in range(PATIENCE_FRAMES):  # the caller goes on talking
             caller.say(REPLY)
             await asyncio.sleep(FRAME_S)
-        await fault.hangs_up(ear)
-        fault.hears(ear)
+        await fault.hangs_up(recorder)
+        fault.note_received(recorder)
         await fault.over("caller_hangup", "caller")
         fault.heard = "sound, then nothing until it hung up"
         frozen.kill()
@@ -265,11 +264,11 @@ async def test_stops_reading(case: Cases, agent_at: Any, support_port: AgentPort
     support = await agent_at(support_port, receive_buffer=4096, read_ahead=4096)
     async with case("stops reading while the carrier floods") as fault:
         fault.agent = support
-        caller, ear = await fault.caller()
+        caller, recorder = await fault.caller()
         await support.call()
         fault.strike()
         pouring = asyncio.create_task(caller.pour_on(caller.frame(TEXT, REPLY.encode()) * 100))
-        await fault.ends(ear, 1011, "agent_stalled", "agent")
+        await fault.ends(recorder, 1011, "agent_stalled", "agent")
         pouring.cancel()
         assert fault.grown <= MESSAGE_BYTES * 16, "what is not read is not kept"
 
@@ -281,9 +280,9 @@ async def test_floods(case: Cases, support: Agent) -> None:
         piece = talk.agent.frame(TEXT, REPLY.encode()) * 100
         for _ in range(FLOOD_FRAMES // 100):
             await talk.agent.pour(piece)
-        await talk.ear.until(FLOOD_FRAMES)
+        await talk.recorder.until(FLOOD_FRAMES)
         talk.agent.send(talk.agent.close_frame(1000))
-        await fault.ends(talk.ear, 1000, "agent_ended", "agent")
+        await fault.ends(talk.recorder, 1000, "agent_ended", "agent")
         fault.heard = "all of it, then 1000"
 
 
@@ -293,7 +292,7 @@ async def test_sends_garbage(case: Cases, support: Agent) -> None:
         talk.silence()
         fault.strike()
         talk.agent.send(b"\xff\xfe\xfd garbage")
-        await fault.ends(talk.ear, 1011, "agent_protocol_error", "agent")
+        await fault.ends(talk.recorder, 1011, "agent_protocol_error", "agent")
 
 
 async def test_sends_text_that_is_no_message(case: Cases, support: Agent) -> None:
@@ -303,9 +302,9 @@ async def test_sends_text_that_is_no_message(case: Cases, support: Agent) -> Non
         fault.strike()
         for garbage in (b"hello", b"{}", b"[" * 100_000, b'{"event":"\xff"}'):
             talk.agent.send(talk.agent.frame(TEXT, garbage))
-        await talk.ear.until(talk.ear.sounds + 10)
-        assert set(talk.ear.texts) == {REPLY.encode()}
-        fault.hears(talk.ear, told=False)
+        await talk.recorder.until(talk.recorder.audio_frames + 10)
+        assert set(talk.recorder.texts) == {REPLY.encode()}
+        fault.note_received(talk.recorder, with_close=False)
         fault.heard = "its sound, and nothing of the garbage"
         await talk.hang_up()
         await fault.over("caller_hangup", "caller")
@@ -317,9 +316,9 @@ async def test_sends_large_frames(case: Cases, support: Agent) -> None:
         fault.strike()
         for _ in range(5):
             await talk.agent.pour(talk.agent.frame(TEXT, b"x" * MESSAGE_BYTES))
-        await talk.ear.until(5)
+        await talk.recorder.until(5)
         talk.agent.send(talk.agent.close_frame(1000))
-        await fault.ends(talk.ear, 1000, "agent_ended", "agent")
+        await fault.ends(talk.recorder, 1000, "agent_ended", "agent")
         fault.heard = "all of them, then 1000"
 
 
@@ -329,7 +328,7 @@ async def test_sends_too_large_a_frame(case: Cases, support: Agent) -> None:
         talk.silence()
         fault.strike()
         talk.agent.send(talk.agent.frame(TEXT, b"x" * (MESSAGE_BYTES + 1)))
-        await fault.ends(talk.ear, 1011, "agent_protocol_error", "agent")
+        await fault.ends(talk.recorder, 1011, "agent_protocol_error", "agent")
 
 
 CLEAN = (1000, 1001)
@@ -344,7 +343,7 @@ async def test_closes(case: Cases, support: Agent, code: int) -> None:
         fault.strike()
         talk.agent.send(talk.agent.close_frame(code))
         reason = "agent_ended" if code in CLEAN else "agent_failed"
-        await fault.ends(talk.ear, code, reason, "agent")
+        await fault.ends(talk.recorder, code, reason, "agent")
 
 
 async def test_closes_without_a_code(case: Cases, support: Agent) -> None:
@@ -353,7 +352,7 @@ async def test_closes_without_a_code(case: Cases, support: Agent) -> None:
         talk.silence()
         fault.strike()
         talk.agent.send(talk.agent.frame(CLOSE))
-        await fault.ends(talk.ear, 1005, "agent_ended", "agent")
+        await fault.ends(talk.recorder, 1005, "agent_ended", "agent")
 
 
 @pytest.mark.parametrize("code", [999, 1004, 1005, 1006, 1015, 2999, 5000])
@@ -363,7 +362,7 @@ async def test_closes_with_a_code_that_nobody_may_send(case: Cases, support: Age
         talk.silence()
         fault.strike()
         talk.agent.send(talk.agent.close_frame(code))
-        await fault.ends(talk.ear, 1011, "agent_protocol_error", "agent")
+        await fault.ends(talk.recorder, 1011, "agent_protocol_error", "agent")
 
 
 # Its name
@@ -393,8 +392,8 @@ async def test_its_name_resolves_no_more(
         fault.agent = support
         resolves_to(None)
         fault.strike()
-        _, ear = await fault.caller()
-        await fault.ends(ear, 1011, "agent_unreachable", "agent")
+        _, recorder = await fault.caller()
+        await fault.ends(recorder, 1011, "agent_unreachable", "agent")
         resolves_to("127.0.0.1")
 
 
@@ -404,13 +403,13 @@ async def test_its_name_changes(
     """The call that runs stays where it is; the next goes to the new address."""
     gateway, resolves_to = named
     before = await warmed(gateway, bases, support_port)
-    old, new = await agent_at(support_port), await agent_at(PromptPort(support_port.number, "127.0.0.2"))
+    old, new = await agent_at(support_port), await agent_at(AgentPort(support_port.number, "127.0.0.2"))
     async with case("its name changes to another address", of=gateway, before=before) as fault:
         talk = await fault.talk(old)
         resolves_to("127.0.0.2")
         fault.strike()
-        await talk.ear.until(talk.ear.sounds + 10)
-        fault.hears(talk.ear, told=False)
+        await talk.recorder.until(talk.recorder.audio_frames + 10)
+        fault.note_received(talk.recorder, with_close=False)
         fault.heard = "sound, from where it was"
         await talk.hang_up()
         await fault.over("caller_hangup", "caller")

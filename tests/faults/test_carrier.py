@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.faults.case import Case
-from tests.faults.line import REPLY, SOUND, speak
-from tests.faults.token import tokened
+from tests.faults.conversation import REPLY, SOUND, speak
+from tests.faults.stream_token import url_with_token
 from tests.harness.agent import Agent, hangs
 from tests.harness.frames import BINARY, PING, TEXT
 from tests.harness.transcripts import IDS, opening
@@ -38,7 +38,7 @@ async def test_leaves_without_a_close(case: Cases, support: Agent, fault_name: s
         talk.silence()
         fault.strike()
         getattr(talk.caller, how)()
-        assert await talk.agents_ear.closed() == (1011, "the carrier's socket was lost without a close")
+        assert await talk.agent_recorder.closed() == (1011, "the carrier's socket was lost without a close")
         await fault.over("carrier_lost", "carrier")
         fault.heard = "sound, then it was gone"
 
@@ -49,10 +49,10 @@ async def test_leaves_without_a_close(case: Cases, support: Agent, fault_name: s
 async def test_stops_reading(case: Cases, support: Agent) -> None:
     async with case("stops reading while the agent floods") as fault:
         talk = await fault.talk(support, agent_speaks=False)
-        await talk.ear.stop()
+        await talk.recorder.stop()
         fault.strike()
         pouring = asyncio.create_task(talk.agent.pour_on(talk.agent.frame(TEXT, REPLY.encode()) * 100))
-        assert (await talk.agents_ear.closed())[0] == 1011
+        assert (await talk.agent_recorder.closed())[0] == 1011
         pouring.cancel()
         assert fault.grown <= BOUND, "what is not read is not kept"
         await fault.over("carrier_stalled", "carrier")
@@ -63,8 +63,8 @@ async def test_sends_no_opening(case: Cases, support: Agent) -> None:
     async with case("sends nothing, not even its opening") as fault:
         fault.agent = support
         fault.strike()
-        _, ear = await fault.caller(messages=[])
-        await fault.ends(ear, 1008, "bad_opening", "carrier")
+        _, recorder = await fault.caller(messages=[])
+        await fault.ends(recorder, 1008, "bad_opening", "carrier")
 
 
 async def test_falls_silent(case: Cases, support: Agent) -> None:
@@ -72,7 +72,7 @@ async def test_falls_silent(case: Cases, support: Agent) -> None:
         talk = await fault.talk(support, "/ws/twilio/quiet.acme")
         talk.silence()
         fault.strike()
-        await fault.ends(talk.ear, 1000, "idle_timeout", "gateway")
+        await fault.ends(talk.recorder, 1000, "idle_timeout", "gateway")
 
 
 # It sends what it should not
@@ -93,8 +93,8 @@ async def test_sends_garbage(case: Cases, support: Agent, name: str) -> None:
         talk.silence()
         fault.strike()
         GARBAGE[name](talk.caller)
-        await fault.ends(talk.ear, 1002, "carrier_protocol_error", "carrier")
-        assert (await talk.agents_ear.closed())[0] == 1011
+        await fault.ends(talk.recorder, 1002, "carrier_protocol_error", "carrier")
+        assert (await talk.agent_recorder.closed())[0] == 1011
 
 
 BAD_OPENINGS = {
@@ -109,15 +109,15 @@ async def test_opens_with_garbage(case: Cases, support: Agent, name: str) -> Non
     async with case(f"opens with {name}") as fault:
         fault.agent = support
         fault.strike()
-        _, ear = await fault.caller(messages=BAD_OPENINGS[name])
-        await fault.ends(ear, 1008, "bad_opening", "carrier")
+        _, recorder = await fault.caller(messages=BAD_OPENINGS[name])
+        await fault.ends(recorder, 1008, "bad_opening", "carrier")
 
 
 async def goes_on(fault: Case, talk: Any, heard: str) -> None:
     """Both still hear each other; then the caller hangs up, and the row says what was heard."""
-    await talk.ear.until(talk.ear.sounds + TURN_FRAMES)
-    await talk.agents_ear.until(talk.agents_ear.sounds + TURN_FRAMES)
-    fault.hears(talk.ear, told=False)
+    await talk.recorder.until(talk.recorder.audio_frames + TURN_FRAMES)
+    await talk.agent_recorder.until(talk.agent_recorder.audio_frames + TURN_FRAMES)
+    fault.note_received(talk.recorder, with_close=False)
     fault.heard = heard
     await talk.hang_up()
     await fault.over("caller_hangup", "caller")
@@ -134,7 +134,7 @@ async def test_sends_text_that_is_no_message(case: Cases, support: Agent) -> Non
             talk.caller.send(talk.caller.frame(TEXT, garbage))
         talk.caller.send(talk.caller.frame(BINARY, b"\x00\xff"))
         await goes_on(fault, talk, "sound; the agent none of the garbage")
-        assert set(talk.agents_ear.texts) == {SOUND.encode()}
+        assert set(talk.agent_recorder.texts) == {SOUND.encode()}
 
 
 async def test_sends_text_that_is_no_message_as_bytes(case: Cases, support: Agent) -> None:
@@ -145,7 +145,7 @@ async def test_sends_text_that_is_no_message_as_bytes(case: Cases, support: Agen
         for garbage in NO_MESSAGES[:2]:
             talk.caller.send(talk.caller.frame(TEXT, garbage))
         await goes_on(fault, talk, "sound; the agent all of it, as it came")
-        assert set(talk.agents_ear.texts) == {SOUND.encode(), *NO_MESSAGES[:2]}
+        assert set(talk.agent_recorder.texts) == {SOUND.encode(), *NO_MESSAGES[:2]}
 
 
 def numbered(first: int) -> list[bytes]:
@@ -162,8 +162,8 @@ async def test_duplicates(case: Cases, support: Agent) -> None:
         twice = [message for message in numbered(1) for _ in range(2)]
         for message in twice:
             talk.caller.send(talk.caller.frame(TEXT, message))
-        await talk.agents_ear.until(len(twice))
-        assert talk.agents_ear.texts == twice
+        await talk.agent_recorder.until(len(twice))
+        assert talk.agent_recorder.texts == twice
         await leaves(fault, talk, "sound; the agent each frame twice")
 
 
@@ -177,8 +177,8 @@ async def test_reorders(case: Cases, support: Agent) -> None:
         in_order = [telnyx_sound(number) for number in range(1, 7)]
         for place in (0, 2, 1, 4, 3, 5):
             talk.caller.send(talk.caller.frame(TEXT, in_order[place]))
-        await talk.agents_ear.until(len(in_order))
-        assert talk.agents_ear.texts == in_order
+        await talk.agent_recorder.until(len(in_order))
+        assert talk.agent_recorder.texts == in_order
         await leaves(fault, talk, "sound; the agent the frames in order")
 
 
@@ -197,15 +197,15 @@ async def test_repeats_the_opening(case: Cases, support: Agent) -> None:
         said = [message.encode() for message in opening("twilio")]
         for message in said:
             talk.caller.send(talk.caller.frame(TEXT, message))
-        await talk.agents_ear.until(len(said))
-        assert talk.agents_ear.texts == said
+        await talk.agent_recorder.until(len(said))
+        assert talk.agent_recorder.texts == said
         await leaves(fault, talk, "sound; the agent the second opening, too")
 
 
 async def leaves(fault: Case, talk: Any, heard: str) -> None:
     """The caller has heard sound all the while, and hangs up."""
-    await talk.ear.until(talk.ear.sounds + TURN_FRAMES)
-    fault.hears(talk.ear, told=False)
+    await talk.recorder.until(talk.recorder.audio_frames + TURN_FRAMES)
+    fault.note_received(talk.recorder, with_close=False)
     fault.heard = heard
     await talk.hang_up()
     await fault.over("caller_hangup", "caller")
@@ -221,23 +221,23 @@ SECOND_SOCKETS = {
 async def test_opens_a_second_socket(case: Cases, support: Agent, name: str) -> None:
     """A reconnect: the session goes on with the same agent, whether or not the first socket is known lost."""
     async with case(name) as fault:
-        url, lost = tokened(fault.gateway), SECOND_SOCKETS[name]
+        url, lost = url_with_token(fault.gateway), SECOND_SOCKETS[name]
         first = await fault.talk(support, url, caller_speaks=False)
         fault.strike()
         if lost is not None:
             getattr(first.caller, lost)()
         again = [message.replace(IDS["plivo"][1], "another-stream") for message in opening("plivo")]
-        caller, ear = await fault.caller(url, again)
+        caller, recorder = await fault.caller(url, again)
         voice = asyncio.create_task(speak(caller, SOUND))
-        await ear.until(TURN_FRAMES)
-        await first.agents_ear.until(TURN_FRAMES)
-        fault.gap_ms = (ear.first - first.ear.last_sound) * 1000
+        await recorder.until(TURN_FRAMES)
+        await first.agent_recorder.until(TURN_FRAMES)
+        fault.gap_ms = (recorder.first - first.recorder.last_sound) * 1000
         fault.heard = "sound, on the second socket; the agent too"
         if lost is None:
-            assert await first.ear.closed() == (1000, "the carrier opened a new socket for the call")
+            assert await first.recorder.closed() == (1000, "the carrier opened a new socket for the call")
             fault.heard += "; the first 1000"
         voice.cancel()
-        await fault.hangs_up(ear)
+        await fault.hangs_up(recorder)
         await fault.over("caller_hangup", "caller")
 
 
@@ -251,7 +251,7 @@ async def test_floods(case: Cases, support: Agent) -> None:
         piece = talk.caller.frame(TEXT, SOUND.encode()) * 100
         for _ in range(FLOOD_FRAMES // 100):
             await talk.caller.pour(piece)
-        await talk.agents_ear.until(FLOOD_FRAMES)
+        await talk.agent_recorder.until(FLOOD_FRAMES)
         await leaves(fault, talk, "sound; the agent all of the flood")
 
 
@@ -259,9 +259,9 @@ async def test_floods_its_opening(case: Cases, support: Agent) -> None:
     async with case("floods before `start`") as fault:
         fault.agent = support
         fault.strike()
-        caller, ear = await fault.caller(messages=opening("twilio")[:1])
+        caller, recorder = await fault.caller(messages=opening("twilio")[:1])
         caller.send(caller.frame(TEXT, b" " * (1 << 20)))
-        await fault.ends(ear, 1009, "too_large", "tenant")
+        await fault.ends(recorder, 1009, "too_large", "tenant")
 
 
 async def test_floods_while_the_agent_starts(case: Cases, support: Agent) -> None:
@@ -269,9 +269,9 @@ async def test_floods_while_the_agent_starts(case: Cases, support: Agent) -> Non
         support.answer = hangs
         fault.agent = support
         fault.strike()
-        caller, ear = await fault.caller()
+        caller, recorder = await fault.caller()
         await support.next_other_call()
         pouring = asyncio.create_task(caller.pour_on(caller.frame(TEXT, SOUND.encode()) * 100))
-        await fault.ends(ear, None, "agent_start_timeout", "agent")
+        await fault.ends(recorder, None, "agent_start_timeout", "agent")
         pouring.cancel()
         assert fault.grown <= BOUND, "what comes early is kept up to a limit"

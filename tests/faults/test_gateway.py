@@ -16,8 +16,8 @@ import pytest
 from gateway.server.takeover import count_listeners
 from gateway.simulator.waiting import eventually
 from tests.faults.case import TWILIO, Case
-from tests.faults.many import CROWD, WELL, crowd, go_on, hang_up_all, over, owner_of, warm_with
-from tests.faults.setup import LIMITS, agents_at
+from tests.faults.many_calls import CROWD, WELL, crowd, go_on, hang_up_all, over, owner_of, warm_with
+from tests.faults.suite_settings import LIMITS, agents_at
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.call_assertions import assert_next_call_works, assert_no_slots_taken
 from tests.harness.caller import dial
@@ -57,9 +57,11 @@ async def test_a_worker_is_killed(
         os.kill(pids[victim], signal.SIGKILL)
         gateway.upgrades -= len(doomed)  # it does not live to tell their ends
         for talk in doomed:
-            assert await talk.ear.closed() == ABNORMAL_CLOSE
-            assert await talk.agents_ear.closed() == ABNORMAL_CLOSE  # nor is the agent left talking to nobody
-            own.hears(talk.ear)
+            assert await talk.recorder.closed() == ABNORMAL_CLOSE
+            assert (
+                await talk.agent_recorder.closed() == ABNORMAL_CLOSE
+            )  # nor is the agent left talking to nobody
+            own.note_received(talk.recorder)
         for talk in doomed:
             record = await eventually(partial(over, gateway, talk.session), "its session is closed")
             assert (record["reason"], record["side"]) == ("gateway_lost", "gateway")

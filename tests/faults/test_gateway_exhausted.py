@@ -11,8 +11,8 @@ from typing import Any
 
 from gateway.simulator.waiting import eventually
 from tests.faults.case import TWILIO, Case
-from tests.faults.many import CROWD, WELL, go_on, hang_up_all, over, warm_with
-from tests.faults.setup import LIMITS, agents_at
+from tests.faults.many_calls import CROWD, WELL, go_on, hang_up_all, over, warm_with
+from tests.faults.suite_settings import LIMITS, agents_at
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.call_assertions import assert_ended
 from tests.harness.caller import dial, open_socket
@@ -61,11 +61,11 @@ async def test_out_of_files_for_the_agent(case: Cases, gateway: Gateway, support
         seen = readiness(gateway)
         support.ready = 503
         await eventually(lambda: readiness(gateway)[len(seen) :] == ["starting"], "the instance starts")
-        _, ear = await fault.caller(TWILIO)
+        _, recorder = await fault.caller(TWILIO)
         (new,) = await eventually(lambda: others(gateway, talk.session), "it has its place")
         with no_files(gateway):
             fault.strike()
-            code, _ = await ear.closed()
+            code, _ = await recorder.closed()
             record = await assert_ended(gateway, new["id"], "overloaded", "gateway")
             await go_on([talk])
         support.ready = 200
@@ -97,10 +97,10 @@ async def test_out_of_disk(
         filler = disk / "filler"
         fill(filler)
         fault.strike()
-        _, ear = await fault.caller()
-        code, _ = await ear.closed()
+        _, recorder = await fault.caller()
+        code, _ = await recorder.closed()
         await go_on([talk])
-        fault.hears(talk.ear, told=False)
+        fault.note_received(talk.recorder, with_close=False)
         fault.heard = f"sound; a new caller {code}"
         await talk.hang_up()
         ends = await fault.all_over(2)

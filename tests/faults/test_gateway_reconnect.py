@@ -7,10 +7,10 @@ import asyncio
 from collections.abc import Callable
 
 from tests.faults.case import Case
-from tests.faults.line import SOUND, Ear, speak
-from tests.faults.many import warm_with
-from tests.faults.setup import LIMITS, agents_at
-from tests.faults.token import tokened
+from tests.faults.conversation import SOUND, Recorder, speak
+from tests.faults.many_calls import warm_with
+from tests.faults.stream_token import url_with_token
+from tests.faults.suite_settings import LIMITS, agents_at
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.caller import Caller
 from tests.harness.gateway import Gateway
@@ -35,33 +35,35 @@ async def test_its_second_socket_comes_to_another_worker(
     before = await warm_with(support, gateway, bases, support_port)
     name = "resets, and its second socket comes to another worker than the call's"
     async with case(name, of=gateway, before=before) as fault:
-        url = tokened(gateway)
+        url = url_with_token(gateway)
         first = await fault.talk(support, url, caller_speaks=False)
-        caller, ear = first.caller, first.ear
+        caller, recorder = first.caller, first.recorder
         for number in range(MOST_TRIES):
             fault.strike()
             caller.reset()
-            caller, ear, gap_ms = await dials_again(fault, first.agents_ear, ear, url, f"stream-{number}")
+            caller, recorder, gap_ms = await dials_again(
+                fault, first.agent_recorder, recorder, url, f"stream-{number}"
+            )
             fault.gap_ms = max(fault.gap_ms or 0, gap_ms)
             if handed_over(gateway):
                 break
         assert handed_over(gateway), "the other worker picks up in the end"
         fault.heard = "sound, on the second socket; the agent too"
-        await fault.hangs_up(ear)
+        await fault.hangs_up(recorder)
         await fault.over("caller_hangup", "caller")
 
 
 async def dials_again(
-    fault: Case, agents_ear: Ear, before: Ear, url: str, stream: str
-) -> tuple[Caller, Ear, float]:
+    fault: Case, agent_recorder: Recorder, before: Recorder, url: str, stream: str
+) -> tuple[Caller, Recorder, float]:
     """The next socket, once both hear each other on it, and for how many ms the caller heard nothing."""
     messages = [message.replace(IDS["plivo"][1], stream) for message in opening("plivo")]
-    caller, ear = await fault.caller(url, messages)
+    caller, recorder = await fault.caller(url, messages)
     voice = asyncio.create_task(speak(caller, SOUND))
-    await ear.until(TURN_FRAMES)
-    await agents_ear.until(agents_ear.sounds + TURN_FRAMES)
+    await recorder.until(TURN_FRAMES)
+    await agent_recorder.until(agent_recorder.audio_frames + TURN_FRAMES)
     voice.cancel()
-    return caller, ear, (ear.first - before.last_sound) * 1000
+    return caller, recorder, (recorder.first - before.last_sound) * 1000
 
 
 def handed_over(gateway: Gateway) -> bool:

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 from gateway.simulator.waiting import eventually
 from tests.faults.case import Case
-from tests.faults.line import Talk
-from tests.faults.many import WELL, over, owner_of, warm_with
-from tests.faults.setup import LIMITS, agents_at
+from tests.faults.conversation import Conversation
+from tests.faults.many_calls import WELL, over, owner_of, warm_with
+from tests.faults.suite_settings import LIMITS, agents_at
 from tests.harness import rest_twilio
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.call_assertions import Call, assert_ended, assert_no_slots_taken
@@ -63,8 +63,10 @@ async def test_its_calls_come_back(
         fault.strike()
         os.kill(pid, signal.SIGKILL)
         gateway.upgrades -= 1  # it does not live to tell its call's end
-        assert await first.ear.closed() == ABNORMAL_CLOSE
-        assert await first.agents_ear.closed() == ABNORMAL_CLOSE, "nor is the agent left talking to nobody"
+        assert await first.recorder.closed() == ABNORMAL_CLOSE
+        assert await first.agent_recorder.closed() == ABNORMAL_CLOSE, (
+            "nor is the agent left talking to nobody"
+        )
         process = Path(f"/proc/{pid}")
         await eventually(lambda: not process.exists(), "the last of its threads is gone, its port with it")
 
@@ -72,9 +74,9 @@ async def test_its_calls_come_back(
         second = await streams(fault, line, again, support)
         assert second.session != first.session
         assert owner_of(gateway, second.session) != victim
-        fault.gap_ms = (second.ear.first - first.ear.last_sound) * 1000
-        await second.ear.until(second.ear.sounds + TURN_FRAMES)
-        await second.agents_ear.until(second.agents_ear.sounds + TURN_FRAMES)
+        fault.gap_ms = (second.recorder.first - first.recorder.last_sound) * 1000
+        await second.recorder.until(second.recorder.audio_frames + TURN_FRAMES)
+        await second.agent_recorder.until(second.agent_recorder.audio_frames + TURN_FRAMES)
         record = await eventually(partial(over, gateway, first.session), "the first session is closed")
         assert (record["reason"], record["side"]) == ("gateway_lost", "gateway")
         await second.hang_up()
@@ -85,7 +87,7 @@ async def test_its_calls_come_back(
         await eventually(lambda: len(gateway.workers()) == 2, "a worker is started again")
 
 
-async def streams(fault: Case, line: DocumentCalls, placed: Placed, agent: Agent) -> Talk:
+async def streams(fault: Case, line: DocumentCalls, placed: Placed, agent: Agent) -> Conversation:
     """Twilio opens the document's stream, and both speak."""
     caller, taken = await line.stream(placed, agent, **placed.document.parameters)
     return await fault.talks(agent, Call(caller, taken, []))

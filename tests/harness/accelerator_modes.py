@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""For modules whose tests are about frames: each runs with the accelerator, and without."""
+"""Run a module's tests twice: with the accelerator, and without."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from gateway.fastpath.accelerator import ACTIVE
 
 @pytest.fixture(scope="module", params=["on", "off"] if ACTIVE else ["off"])
 def accelerator(request: pytest.FixtureRequest) -> str:
-    """Whether frames may pass in C."""
+    """ "on" if frames may be relayed in C, else "off"."""
     return str(request.param)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Agents for tests: an instance on a port of its own that answers as a test wants
-(docs/reference/agent-container.md).
+"""An agent's instance under the control of a test, byte by byte (docs/reference/agent-container.md).
+
+Use gateway/simulator/fake_agent.py for an agent that simply talks.
 """
 
 from __future__ import annotations
@@ -17,48 +18,58 @@ from tests.harness.websocket_peer import WebSocketPeer
 
 
 class AgentPort:
-    """A port that is kept while no agent listens on it: connections to it are refused meanwhile."""
+    """A reserved port. While no agent listens on it, connections to it are refused.
 
-    def __init__(self) -> None:
-        self._kept = socket.socket()
-        self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        self._kept.bind(("127.0.0.1", 0))
-        self.number: int = self._kept.getsockname()[1]
+    `number`: a port that something else reserves; None reserves a new one. `host`: where agents listen on it.
+    """
+
+    def __init__(self, number: int | None = None, host: str = "127.0.0.1") -> None:
+        self._host = host
+        self._reserved = socket.socket()
+        if number is None:
+            self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._reserved.bind(("127.0.0.1", 0))
+            number = int(self._reserved.getsockname()[1])
+        self.number: int = number
 
     @property
     def url(self) -> str:
+        """The base URL of an instance on this port."""
         return f"http://127.0.0.1:{self.number}"
 
     def listen(self, receive_buffer: int | None = None) -> socket.socket:
+        """Return a socket bound to the port. `receive_buffer`: of its connections, in bytes."""
         listening = socket.socket()
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if receive_buffer is not None:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its connections have it from here
-        listening.bind(("127.0.0.1", self.number))
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # connections inherit it
+        listening.bind((self._host, self.number))
         return listening
 
     def free(self) -> None:
-        self._kept.close()
+        """Give the port back."""
+        self._reserved.close()
 
 
 class AgentCall(WebSocketPeer):
-    """A call as an agent has it."""
+    """The agent's end of one connection of the gateway."""
 
     path = ""
     headers: dict[str, str]
 
     @property
     def session(self) -> str:
-        """The session's id, as the gateway told it."""
+        """The session's id, from the gateway's header."""
         return self.headers["x-daily-session-id"]
 
     @property
     def query(self) -> dict[str, list[str]]:
+        """The query of the requested URL."""
         return parse_qs(urlsplit(self.path).query, keep_blank_values=True)
 
     async def opening(self, raw: list[bytes]) -> None:
-        """Hears the opening and asserts that it is as the caller sent it, byte for byte."""
+        """Receive the opening, and assert that it is what the caller sent, byte for byte."""
         expected = b"".join(raw)
         assert await self.hear_bytes(len(expected)) == expected
         for _ in raw:
@@ -66,11 +77,11 @@ class AgentCall(WebSocketPeer):
 
 
 Answer = Callable[["Agent", AgentCall], Awaitable[None]]
-"""How an agent answers an upgrade."""
+"""How an agent answers the gateway's request."""
 
 
 def upgrade_response(call: AgentCall) -> bytes:
-    """The answer to an upgrade that is taken."""
+    """Return the response that accepts an upgrade."""
     key = accept_key(call.headers["sec-websocket-key"])
     return (
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -79,13 +90,13 @@ def upgrade_response(call: AgentCall) -> bytes:
 
 
 async def accepts(agent: Agent, call: AgentCall) -> None:
-    """As an agent should."""
+    """Accept the call."""
     call.send(upgrade_response(call))
     agent.calls.put_nowait(call)
 
 
 def answers(raw: bytes, *, then: str = "") -> Answer:
-    """With any bytes; `then` the agent says nothing more, or does "close" or "reset"."""
+    """Return an answer of any bytes, after which the agent is silent, or does `then`: "close" or "reset"."""
 
     async def answer(agent: Agent, call: AgentCall) -> None:
         call.send(raw)
@@ -99,7 +110,7 @@ def answers(raw: bytes, *, then: str = "") -> Answer:
 
 
 def waits_for(event: asyncio.Event) -> Answer:
-    """Accepts as an agent should, once it may."""
+    """Return an answer that accepts the call once `event` is set."""
 
     async def answer(agent: Agent, call: AgentCall) -> None:
         agent.other_calls.put_nowait(call)
@@ -116,7 +127,7 @@ half_closes = answers(b"", then="close")
 
 
 class Agent:
-    """One instance. `calls` holds the calls that it took, `other_calls` those that it answered otherwise."""
+    """One instance. `calls`: those that it accepted. `other_calls`: those that it answered otherwise."""
 
     def __init__(self, port: AgentPort, answer: Answer = accepts, *, ready: int = 200) -> None:
         self.port = port
@@ -126,25 +137,26 @@ class Agent:
         self.other_calls: asyncio.Queue[AgentCall] = asyncio.Queue()
         self.upgrades = 0
         self.health = 0
-        """How often it has said whether it is ready."""
+        """How often it has answered `/readyz`."""
         self._listener = SocketServer(self._serve)
 
     async def start(self, *, receive_buffer: int | None = None, read_ahead: int = 1 << 16) -> Agent:
-        """Listens. `receive_buffer`, `read_ahead`: bytes that the kernel and this end take unread."""
+        """Listen. `receive_buffer`, `read_ahead`: bytes that the kernel and this end buffer unread."""
         await self._listener.start(self.port.listen(receive_buffer), limit=read_ahead)
         return self
 
     async def call(self) -> AgentCall:
-        """The next call that comes."""
+        """Wait for the next accepted call."""
         async with asyncio.timeout(WAIT_S):
             return await self.calls.get()
 
     async def next_other_call(self) -> AgentCall:
-        """The next call that is not taken, or not taken yet."""
+        """Wait for the next call that is not accepted, or not yet."""
         async with asyncio.timeout(WAIT_S):
             return await self.other_calls.get()
 
     async def stop(self) -> None:
+        """Close the instance and its connections."""
         await self._listener.stop()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -159,7 +171,7 @@ class Agent:
         call.headers = {name.lower(): value.strip() for name, _, value in parted}
         if call.path == "/readyz":
             call.send(
-                f"HTTP/1.1 {self.ready} Said\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+                f"HTTP/1.1 {self.ready} Health\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
             )
             writer.close()
             self.health += 1

@@ -17,8 +17,9 @@ RESUMED = "x-patchbay-resumed"
 
 
 def logged_health(gateway: Gateway, port: AgentPort) -> str:
-    told = [line for line in gateway.log_lines() if line["event"] == "instance"]
-    seen = [line["readiness"] for line in told if line["instance"] == port.url]
+    """Return the latest health of an instance in the log, or an empty string."""
+    changes = [line for line in gateway.log_lines() if line["event"] == "instance"]
+    seen = [line["readiness"] for line in changes if line["instance"] == port.url]
     return seen[-1] if seen else ""
 
 
@@ -30,10 +31,9 @@ async def first_call(
     *,
     but_not: Collection[str] = (),
 ) -> tuple[Call, Agent, Agent]:
-    """A call, the instance that has it, and the other one.
+    """Begin a call; return it, the instance that has it, and the other one.
 
-    `but_not`: sessions that are over, and that an instance may still be given: whoever connected for one
-    that ended in that moment.
+    `but_not`: sessions that are over, for which the gateway may still have connected to an instance.
     """
     for each in agents:
         each.answer = accepts
@@ -41,14 +41,15 @@ async def first_call(
     caller = await gateway.dial(f"/ws/{carrier}/{agent}.acme")
     assert caller.status == 101, caller.body
     sent = [caller.say(message) for message in opening(carrier)]
-    mine, taken = await taking
+    instance, taken = await taking
     if agent != "hidden":
         await taken.opening(sent)
-    other = next(each for each in agents if each is not mine)
-    return Call(caller, taken, sent), mine, other
+    other = next(each for each in agents if each is not instance)
+    return Call(caller, taken, sent), instance, other
 
 
 async def next_call_of_any(agents: list[Agent], but_not: Collection[str] = ()) -> tuple[Agent, AgentCall]:
+    """Wait until an instance has a call; return both."""
     found: list[tuple[Agent, AgentCall]] = []
 
     def any_has() -> bool:
@@ -61,18 +62,20 @@ async def next_call_of_any(agents: list[Agent], but_not: Collection[str] = ()) -
 
 
 def resumes(gateway: Gateway, session: str) -> list[dict[str, Any]]:
+    """Return the log lines of a session's changes of agent."""
     lines = gateway.log_lines()
     return [line for line in lines if line["event"] == "call resumed" and line["session"] == session]
 
 
 async def assert_resumed(gateway: Gateway, session: str, times: int) -> None:
+    """Assert that the session has changed its agent so often, by the log."""
     lines = await eventually(lambda: resumes(gateway, session)[times - 1 :], "it is logged")
     assert [line["times"] for line in resumes(gateway, session)] == list(range(1, times + 1))
     assert lines[0]["words"]
 
 
 async def next_agent_takes_over(agent: Agent, call: Call, times: int = 1) -> AgentCall:
-    """The next agent has the call: the same session, the same opening."""
+    """Wait until the next agent has the call: the same session, the same opening."""
     second = await agent.call()
     assert (second.session, second.headers[RESUMED]) == (call.session, str(times))
     assert second.path == call.agent.path
@@ -81,13 +84,13 @@ async def next_agent_takes_over(agent: Agent, call: Call, times: int = 1) -> Age
 
 
 async def lose_agent(agent: AgentCall) -> None:
-    """The agent is lost, and the gateway knows it: it has closed the socket too."""
+    """Lose the agent, and wait until the gateway has noticed: it closes the socket too."""
     agent.half_close()
     await agent.ended()
 
 
 async def hang_up_resumed(gateway: Gateway, call: Call, agent: AgentCall, times: int = 1) -> dict[str, Any]:
-    """The caller hangs up; gives the record."""
+    """Hang up as the caller does; return the session's record."""
     await hang_up(Call(call.caller, agent, call.opening))
     record = await assert_ended(gateway, call.session, "caller_hangup", "caller")
     assert (record["resumed"], record["state"]) == (times, "ended")

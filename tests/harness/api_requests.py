@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Requests to the API with acme's key."""
+"""Requests to a gateway's API with the private key of acme."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gateway.simulator.waiting import WAIT_S
 from tests.harness.gateway import Gateway
 
 KEY = "sk_acme"
-"""The private key of acme, in the settings of who uses this."""
+"""The private key, which the test's settings must contain."""
 
 
 def api_request(gateway: Gateway, method: str, path: str, body: dict[str, str] | None = None) -> int:
-    """Asks the API; the answer's status."""
+    """Send a request; return the status of the answer."""
     connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=WAIT_S)
     try:
         headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
@@ -25,5 +25,5 @@ def api_request(gateway: Gateway, method: str, path: str, body: dict[str, str] |
 
 
 def stop_session(gateway: Gateway, session: str) -> int:
-    """Has a session of support stopped; the answer's status."""
+    """Stop a session of the agent support; return the status of the answer."""
     return api_request(gateway, "DELETE", f"/v1/agents/support/sessions/{session}")

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""An agent's `POST /bot` for tests, answered by hand (docs/reference/agent-container.md): scripts for
-`Agent`.
-"""
+"""`POST /bot` at an `Agent`, answered by the test (docs/reference/agent-container.md)."""
 
 from __future__ import annotations
 
@@ -14,14 +12,15 @@ from tests.harness.agent import Agent, AgentCall, Answer
 
 
 async def body_of(call: AgentCall) -> bytes:
-    """The whole body of the request."""
+    """Read the whole body of the request."""
     async with asyncio.timeout(WAIT_S):
         return await call._reader.readexactly(int(call.headers["content-length"]))
 
 
 def answer_of(status: int, body: str = "{}", *headers: str) -> bytes:
+    """Return an HTTP response with a JSON body."""
     head = [
-        f"HTTP/1.1 {status} Said",
+        f"HTTP/1.1 {status} Answer",
         f"Content-Length: {len(body)}",
         "Content-Type: application/json",
         *headers,
@@ -30,7 +29,7 @@ def answer_of(status: int, body: str = "{}", *headers: str) -> bytes:
 
 
 class BotCall:
-    """A request for a bot, held open until the test says how it ends."""
+    """A request for a bot, held open until the test ends it."""
 
     def __init__(self, call: AgentCall, body: bytes) -> None:
         self.call = call
@@ -44,22 +43,22 @@ class BotCall:
         return json.loads(self.body)
 
     def end(self, status: int = 200) -> None:
-        """The bot is done."""
+        """Answer the request: the bot has ended."""
         self.call.send(answer_of(status))
 
     async def broken_off(self) -> None:
-        """Waits until the gateway breaks the request off."""
+        """Wait until the gateway closes the connection without an answer."""
         assert await self.call.ended() == b""
 
 
 async def holds(agent: Agent, call: AgentCall) -> None:
-    """As an agent should: takes the request and runs."""
+    """Read the request and leave it open, as an agent does while its bot runs."""
     call.body = await body_of(call)  # type: ignore[attr-defined]
     agent.calls.put_nowait(call)
 
 
 def answers_with(raw: bytes, *, then: str = "") -> Answer:
-    """Reads the request and answers with any bytes; `then` nothing more, or "close" or "reset"."""
+    """Return an answer of any bytes to a read request, after which the agent is silent, or does `then`."""
 
     async def answer(agent: Agent, call: AgentCall) -> None:
         call.body = await body_of(call)  # type: ignore[attr-defined]
@@ -74,13 +73,13 @@ def answers_with(raw: bytes, *, then: str = "") -> Answer:
 
 
 async def never_reads(agent: Agent, call: AgentCall) -> None:
-    """Takes the head, and nothing of the body."""
+    """Read the head of the request, and nothing of its body."""
     call._reader._transport.pause_reading()  # type: ignore[attr-defined]
     agent.other_calls.put_nowait(call)
 
 
 async def bot_of(agent: Agent) -> BotCall:
-    """The next request that an agent holds."""
+    """Wait for the next request that the agent holds open."""
     call = await agent.call()
     assert call.path == "/bot"
     return BotCall(call, call.body)  # type: ignore[attr-defined]

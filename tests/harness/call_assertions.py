@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Assertions in telephony's words, and whole calls in one line."""
+"""Assertions about calls, and whole calls in one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.harness.websocket_peer import WebSocketPeer
 
 @dataclass
 class Call:
-    """A call that reached its agent, which has heard the opening."""
+    """A call whose agent has received the opening."""
 
     caller: Caller
     agent: AgentCall
@@ -26,6 +26,7 @@ class Call:
 
     @property
     def session(self) -> str:
+        """The session's id."""
         return self.agent.session
 
 
@@ -39,14 +40,14 @@ async def connect(
     from_number: str | None = None,
     **how: Any,
 ) -> Call:
-    """A call from its first byte until the agent has heard the opening, untouched."""
+    """Place a call, and wait until the agent has received the opening, unchanged."""
     caller = await gateway.dial(target, **how)
     assert caller.status == 101, caller.body
     carrier = target.split("/")[2].partition("?")[0]
     sent = []
     if carrier != "generic":
-        said = opening(carrier, parameters, to_number=to_number, from_number=from_number)
-        sent = [caller.say(message) for message in said]
+        messages = opening(carrier, parameters, to_number=to_number, from_number=from_number)
+        sent = [caller.say(message) for message in messages]
     taken = await agent.call()
     assert str(uuid.UUID(taken.session)) == taken.session
     await taken.opening(sent)
@@ -54,49 +55,49 @@ async def connect(
 
 
 async def assert_agent_heard(call: AgentCall, raw: Sequence[bytes]) -> None:
-    """The agent hears these frames next: not a byte more, less or other."""
-    await _assert_heard(call, raw)
+    """Assert that the agent receives exactly these frames next, byte for byte."""
+    await _assert_received(call, raw)
 
 
 async def assert_caller_heard(caller: Caller, raw: Sequence[bytes]) -> None:
-    """The caller hears these frames next: not a byte more, less or other."""
-    await _assert_heard(caller, raw)
+    """Assert that the caller receives exactly these frames next, byte for byte."""
+    await _assert_received(caller, raw)
 
 
-async def _assert_heard(peer: WebSocketPeer, raw: Sequence[bytes]) -> None:
+async def _assert_received(peer: WebSocketPeer, raw: Sequence[bytes]) -> None:
     for expected in raw:
-        heard = await peer.next()
-        assert heard is not None, "the socket ended"
-        assert heard.raw == expected
+        frame = await peer.next()
+        assert frame is not None, "the socket ended"
+        assert frame.raw == expected
 
 
 async def assert_both_hear(call: Call) -> None:
-    """A Twilio call: what each says now, the other hears."""
+    """Assert that both sides of a Twilio call receive each other's messages."""
     await assert_agent_heard(call.agent, [call.caller.say(message) for message in talk("twilio")])
     await assert_caller_heard(call.caller, [call.agent.say(message) for message in replies("twilio")])
 
 
 async def assert_ended(gateway: Gateway, session: str, reason: str, side: str) -> dict[str, Any]:
-    """The session ended with this one reason, in the store and in one log line; gives its record."""
+    """Assert that the session ended with this reason, in the store and in one log line; return its record."""
 
     def record() -> dict[str, Any] | None:
-        found = [one for one in gateway.sessions(session) if one["ended_at"] is not None]
-        return found[0] if found else None
+        records = [one for one in gateway.sessions(session) if one["ended_at"] is not None]
+        return records[0] if records else None
 
     ended: dict[str, Any] = await eventually(record, f"{session} ends ({reason})")
     assert (ended["reason"], ended["side"]) == (reason, side), ended
 
-    def told() -> list[dict[str, Any]]:
+    def end_lines() -> list[dict[str, Any]]:
         return [line for line in gateway.ends() if line["session"] == session]
 
-    lines = await eventually(told, f"the end of {session} is logged")
+    lines = await eventually(end_lines, f"the end of {session} is logged")
     assert [(line["reason"], line["side"]) for line in lines] == [(reason, side)]
     assert lines[0]["words"] == ended["detail"] != ""
     return ended
 
 
 async def assert_end_logged(gateway: Gateway, before: int, reason: str) -> dict[str, Any]:
-    """One call has ended since there were `before` ends, for this reason, in one line that has words."""
+    """Assert that one call has ended since `before` ends, with this reason; return the log line."""
     lines = await eventually(lambda: gateway.ends()[before:], f"an end is logged ({reason})")
     assert [line["reason"] for line in lines] == [reason], lines
     assert lines[0]["words"]
@@ -106,40 +107,40 @@ async def assert_end_logged(gateway: Gateway, before: int, reason: str) -> dict[
 
 
 async def assert_refused(gateway: Gateway, before: int, reason: str) -> None:
-    """As `assert_told`; and a refused call never became a session."""
+    """Assert what `assert_end_logged` does, and that the refused call has no session."""
     line = await assert_end_logged(gateway, before, reason)
     assert line["event"] == "call refused"
     assert gateway.sessions(line["session"]) == []
 
 
 async def assert_no_slots_taken(gateway: Gateway) -> None:
-    """Every call is over and has given its place back."""
+    """Assert that every call is over and has released its slot."""
 
     def free() -> bool:
         try:
             code, status = gateway.get("/status")
         except OSError:
             return False
-        # A door with narrow limits may refuse this too, while those before are still on their way out.
+        # With narrow connection limits this is refused too, while earlier connections close.
         return bool(code == 200 and status["sessions"]["active"] == status["calls"] == 0)
 
-    await eventually(free, "all places are free")
+    await eventually(free, "all slots are free")
 
 
 async def assert_each_end_logged(gateway: Gateway) -> None:
-    """As many ends have been told as there were calls."""
+    """Assert that the log has as many ends as there were calls."""
 
     def calls() -> int:
         return gateway.upgrades - gateway.continued
 
-    await eventually(lambda: len(gateway.ends()) >= calls(), "the end of each call is told")
+    await eventually(lambda: len(gateway.ends()) >= calls(), "the end of each call is logged")
     assert len(gateway.ends()) == calls()
 
 
 async def assert_next_call_works(
     gateway: Gateway, agent: Agent, target: str = "/ws/twilio/support.acme"
 ) -> None:
-    """A caller reaches the agent, both hear each other, and the caller hangs up."""
+    """Assert that a caller reaches the agent, that both receive each other, and that the call ends well."""
     call = await connect(gateway, agent, target)
     await assert_agent_heard(call.agent, [call.caller.say(talk("twilio")[0])])
     await assert_caller_heard(call.caller, [call.agent.say(replies("twilio")[0])])
@@ -148,7 +149,7 @@ async def assert_next_call_works(
 
 
 async def hang_up(call: Call, code: int = 1000, reason: str = "") -> None:
-    """The caller hangs up, the agent answers as one does, both sockets end."""
+    """Hang up as the caller does; assert that the agent gets the close, and that both sockets end."""
     call.caller.send(call.caller.close_frame(code, reason))
     assert await call.agent.closed() == (code, reason)
     assert await call.caller.closed() == (code, "")

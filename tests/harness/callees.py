@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Telephones behind the carriers' servers for tests: they ring, are answered or not, and talk on a stream.
+"""Called parties behind the carriers' REST servers: they ring, answer or not, and talk on a stream.
 
-One class for all four carriers, so that a test of calls out is written once.
+One class serves all four carriers, so that a test of outbound calls is written once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TELNYX_CAUSES = {
 
 
 class Callee:
-    """One call out as the called party has it."""
+    """The called party of one outbound call."""
 
     def __init__(self, carrier: str, server: Any, call: Any) -> None:
         self.carrier = carrier
@@ -42,12 +42,13 @@ class Callee:
 
     @property
     def call_id(self) -> str:
+        """The carrier's id of the call."""
         names = {"twilio": "sid", "telnyx": "id", "plivo": "uuid", "exotel": "sid"}
         return str(getattr(self.call, names[self.carrier]))
 
     @property
     def hung_up(self) -> bool:
-        """Whether its carrier was asked to end the call, and did."""
+        """Whether the carrier has ended the call on request of the gateway."""
         match self.server:
             case TwilioServer():
                 return self.call.resource["status"] in ("canceled", "completed")
@@ -57,68 +58,69 @@ class Callee:
                 return bool(self.call.state == "over")
 
     async def rings(self) -> None:
-        """Tells the gateway that it rings."""
+        """Report to the gateway that it rings."""
         match self.server:
             case TwilioServer():
-                told = await self.server.progress(self.call, "ringing")
+                response = await self.server.progress(self.call, "ringing")
             case TelnyxServer():
-                told = await self.server.event(self.call, "call.initiated")
+                response = await self.server.event(self.call, "call.initiated")
             case PlivoServer():
-                told = await self.server.ring(self.call)
+                response = await self.server.ring(self.call)
             case ExotelServer():
-                told = await self.server.callback(self.call, "ringing", "in-progress")
-        assert told is not None
-        assert told.status == 200, told.text
+                response = await self.server.callback(self.call, "ringing", "in-progress")
+        assert response is not None
+        assert response.status == 200, response.text
 
     async def answered(self) -> str:
-        """Somebody takes the call, the gateway is told; gives where the stream goes."""
+        """Answer the call and report it to the gateway; return the URL of the stream."""
         match self.server:
             case TwilioServer():
                 placed = await self.server.answer(self.call)
-                told = await self.server.progress(self.call, "in-progress")
+                response = await self.server.progress(self.call, "in-progress")
                 url = placed.stream_url
             case TelnyxServer():
-                told = await self.server.event(self.call, "call.answered")
+                response = await self.server.event(self.call, "call.answered")
                 url = self.call.body["stream_url"]
             case PlivoServer():
                 placed = await self.server.answer(self.call)
-                told, url = placed.answered, placed.stream_url
+                response, url = placed.answered, placed.stream_url
             case ExotelServer():
-                told = await self.server.callback(self.call, "answered", "in-progress")
+                response = await self.server.callback(self.call, "answered", "in-progress")
                 url = self.call.stream_url
-        assert told is not None
-        assert told.status == 200, told.text
+        assert response is not None
+        assert response.status == 200, response.text
         return str(url)
 
     async def over(self, status: str = "completed") -> None:
-        """Tells the gateway how the call ended: completed, busy, no-answer or failed."""
+        """Report to the gateway how the call ended: completed, busy, no-answer or failed."""
         match self.server:
             case TwilioServer():
-                told = await self.server.progress(self.call, status)
+                response = await self.server.progress(self.call, status)
             case TelnyxServer():
                 cause = TELNYX_CAUSES[status]
-                told = await self.server.event(self.call, "call.hangup", hangup_cause=cause)
+                response = await self.server.event(self.call, "call.hangup", hangup_cause=cause)
             case PlivoServer():
-                told = await self.server.hung_up(self.call, status)
+                response = await self.server.hung_up(self.call, status)
             case ExotelServer():
-                told = await self.server.callback(self.call, "terminal", status)
-        assert told is not None
-        assert told.status == 200, told.text
+                response = await self.server.callback(self.call, "terminal", status)
+        assert response is not None
+        assert response.status == 200, response.text
 
     async def opens(
         self, gateway: Gateway, url: str, *, call_id: str | None = None
     ) -> tuple[Caller, list[bytes]]:
-        """Opens the stream at the URL; gives its socket, and what was said there as frames."""
+        """Open the stream at the URL; return its socket, and the frames that were sent there."""
         parts = urlsplit(url)
         target = f"{parts.path}?{parts.query}" if parts.query else parts.path
         headers = self.server.upgrade_headers(url)
         caller = await gateway.dial(target, host=parts.netloc, headers=headers)
-        said = []
+        sent = []
         if caller.status == 101:
-            said = [caller.say(message) for message in self.opening(call_id or self.call_id)]
-        return caller, said
+            sent = [caller.say(message) for message in self.opening(call_id or self.call_id)]
+        return caller, sent
 
     def opening(self, call_id: str) -> list[str]:
+        """Return the opening of the call's stream."""
         messages = opening_messages(self.carrier)
         start = messages[-1]["start"]
         start[CALL_IDS[self.carrier]] = call_id
@@ -128,15 +130,17 @@ class Callee:
 
 
 async def next_callee(carrier: str, server: RestServer, before: int = 0) -> Callee:
-    """The telephone that the next call out rings; `before`: calls that there were already."""
+    """Wait for the next outbound call; return its called party. `before`: calls so far."""
     calls: Any = server.calls  # type: ignore[attr-defined]
     await eventually(lambda: len(calls) > before, "the carrier is asked for a call")
     return Callee(carrier, server, list(calls.values())[before])
 
 
 def server_of(carrier: str, port: Any, via: str) -> Any:
+    """Return a carrier's REST server on a port. `via`: the gateway that it calls back."""
     return SERVERS[carrier](port, via=via)
 
 
 async def all_started(servers: dict[str, Any]) -> None:
+    """Start several servers at once."""
     await asyncio.gather(*(server.start() for server in servers.values()))

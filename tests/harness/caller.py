@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A carrier's socket by hand: the upgrade request byte by byte, then a `Peer`."""
+"""A carrier's media socket, byte by byte: the upgrade request, then a `WebSocketPeer`.
+
+Use gateway/simulator/fake_carrier.py for a caller that simply talks.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 class Caller(WebSocketPeer):
-    """Who opened a media socket, and how it was answered: `status`, `headers`, `body`."""
+    """The carrier's end of a media socket. `status`, `headers`, `body`: of the answer to its upgrade."""
 
     status = 0
     headers: dict[str, str]
@@ -27,25 +30,28 @@ class Caller(WebSocketPeer):
 
     @property
     def refusal(self) -> tuple[int, str]:
-        """HTTP status and the code in the JSON of an upgrade that was refused."""
+        """The HTTP status and the reason's code of a refused upgrade."""
         return self.status, self.json["code"]
 
     @property
     def json(self) -> Any:
+        """The body of the answer, parsed."""
         return json.loads(self.body)
 
 
 def accept_key(key: str) -> str:
-    """RFC 6455 §4.2.2, step 5."""
+    """Return the `Sec-WebSocket-Accept` that answers `key` (RFC 6455 §4.2.2, step 5)."""
     return base64.b64encode(hashlib.sha1(key.encode() + GUID).digest()).decode()
 
 
 def request(target: str, headers: Iterable[tuple[str, str]]) -> bytes:
+    """Return a GET request."""
     lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
 def upgrade_headers(host: str, key: str) -> dict[str, str]:
+    """Return the headers of an upgrade request (RFC 6455 §4.1)."""
     return {
         "Host": host,
         "Upgrade": "websocket",
@@ -59,14 +65,16 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def open_socket(port: int, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Connection:
+    """Connect to a port."""
     async with asyncio.timeout(WAIT_S):
         return await asyncio.open_connection(host, port, ssl=tls)
 
 
 async def answered(reader: asyncio.StreamReader, *, to_the_end: bool = True) -> tuple[bytes, bytes]:
-    """The head of an answer, and its body up to the socket's end where it is no 101; nothing for no answer.
+    """Read an HTTP response: its head, and its body to the end of the connection unless it is a 101.
 
-    `to_the_end`: False for an answer after which the connection may stay, whose body is not waited for.
+    Return two empty strings if there is none. `to_the_end`: False does not wait for the body, for responses
+    after which the connection may stay open.
     """
     try:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -95,26 +103,26 @@ async def dial(
     tls: ssl.SSLContext | None = None,
     over: Connection | None = None,
 ) -> Caller:
-    """Asks for a media socket and waits for the answer, whatever it is. `over`: a connection that stands.
+    """Request a media socket, and wait for the answer, whatever it is. `over`: an open connection to use.
 
-    `headers` are added to the upgrade's own, or take their place; None takes one away. `on_open` gets the
-    caller as soon as the connection stands, for who wants to give up before the answer.
+    `headers` replace or extend the upgrade's own; None removes one. `on_open` gets the caller as soon as it
+    is connected, so that a test can leave before the answer.
     """
     key = base64.b64encode(os.urandom(16)).decode()
-    wanted: dict[str, str | None] = {**upgrade_headers(host, key), **(headers or {})}
+    fields: dict[str, str | None] = {**upgrade_headers(host, key), **(headers or {})}
     reader, writer = over or await open_socket(port, tls=tls)
     caller = Caller(reader, writer, masks=True)
     if on_open is not None:
         on_open.append(caller)
-    writer.write(request(target, [(name, value) for name, value in wanted.items() if value is not None]))
+    writer.write(request(target, [(name, value) for name, value in fields.items() if value is not None]))
     async with asyncio.timeout(WAIT_S):
         head, caller.body = await answered(reader)
     caller.headers = {}  # closed without an answer: no status either
     if head:
         lines = head.decode().split("\r\n")
         caller.status = int(lines[0].split(" ")[1])
-        parted = (line.partition(":") for line in lines[1:-2])
-        caller.headers = {name.lower(): value.strip() for name, _, value in parted}
+        pairs = (line.partition(":") for line in lines[1:-2])
+        caller.headers = {name.lower(): value.strip() for name, _, value in pairs}
     if caller.status == 101:
         assert caller.headers["sec-websocket-accept"] == accept_key(key)
         assert "sec-websocket-extensions" not in caller.headers

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A call whose carrier opens one socket after the other (docs/reference/carriers.md §1, §3.1, §4.1):
-docs/sockets.md.
+"""A call whose carrier opens another socket when one is lost (docs/sockets.md; docs/reference/carriers.md
+§1, §3.1, §4.1).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ only = {
 
 
 def on_stream(carrier: str, message: str, stream: str) -> str:
-    """A message of the transcripts, of another stream."""
+    """Return a transcript's message with another stream id."""
     return message.replace(IDS[carrier][1], stream)
 
 
 @dataclass
 class ReconnectingCall:
-    """A call that runs: its carrier's latest socket, and its agent. `first`: the id that the agent knows."""
+    """A running call with its carrier's latest socket. `first`: the stream id that the agent knows."""
 
     line: DocumentCalls
     placed: Placed
@@ -55,7 +55,7 @@ class ReconnectingCall:
         return self.agent.session
 
     async def both_hear(self) -> None:
-        """Sound, digits and marks go both ways, each side hearing the stream's id that it knows."""
+        """Assert that messages go both ways, each side receiving the stream id that it knows."""
         await self.agent_hears(talk(self.line.carrier))
         await self.caller_hears(replies(self.line.carrier))
 
@@ -79,7 +79,7 @@ class ReconnectingCall:
             assert json.loads(heard.payload) == json.loads(on_stream(carrier, message, self.latest))
 
     async def is_lost(self, how: str = "half_close") -> None:
-        """The carrier's socket ends without a close, and the gateway knows it."""
+        """End the carrier's socket without a close, and wait until the gateway has noticed."""
         getattr(self.caller, how)()
         if how == "half_close":
             await self.caller.ended()
@@ -88,7 +88,7 @@ class ReconnectingCall:
         )
 
     async def comes_again(self, **how: Any) -> Caller:
-        """Opens another socket for the call, as the carrier does. `how`: as caller.dial has it."""
+        """Open another socket for the call, as the carrier does. `how`: see caller.dial."""
         url = self.placed.stream_url
         if self.line.carrier == "twilio":
             again = await requests_next_document(self.line, self.placed)
@@ -103,7 +103,7 @@ class ReconnectingCall:
         return caller
 
     async def goes_on(self) -> None:
-        """Another socket comes, and the call goes on with it."""
+        """Open another socket, and wait until the call continues on it."""
         before = continuations(self.gateway, self.session)
         self.caller = await self.comes_again()
         await eventually(
@@ -111,7 +111,7 @@ class ReconnectingCall:
         )
 
     async def hangs_up(self) -> dict[str, Any]:
-        """The caller hangs up; gives the call's record."""
+        """Hang up as the caller does; return the session's record."""
         self.caller.send(self.caller.close_frame(1000))
         assert (await self.agent.closed())[0] == 1000
         record = await assert_ended(self.gateway, self.session, "caller_hangup", "caller")
@@ -134,13 +134,13 @@ def continuations(gateway: Gateway, session: str) -> list[dict[str, Any]]:
 
 
 def waits_for_carrier(gateway: Gateway, session: str) -> bool:
-    """Whether the call is known, over all workers, to wait for another socket."""
+    """Return True if the store says that the call waits for another socket."""
     found = gateway.rows("SELECT * FROM document WHERE kind = 'call_lost' AND key = ?", (session,))
     return bool(found)
 
 
 async def requests_next_document(line: DocumentCalls, placed: Placed) -> Placed:
-    """The carrier asks for a document again, as the last one said."""
+    """Fetch a document again, at the URL that the last one names."""
     assert placed.document is not None
     (redirect,) = [verb for verb in placed.document.after if verb.tag == "Redirect"]
     parts = urlsplit(redirect.text or "")
@@ -153,7 +153,7 @@ async def requests_next_document(line: DocumentCalls, placed: Placed) -> Placed:
 async def first_stream(
     line: DocumentCalls, agent: Agent, name: str | None = None, org: str = "acme", *, opened: bool = True
 ) -> ReconnectingCall:
-    """A call that reached its agent. Without a `name` its agent is one that this carrier comes back to."""
+    """Place a call, and wait until its agent has it. `name`: None for an agent that takes calls back."""
     name = name or ("asked" if line.carrier == "twilio" else "support")
     proven = org == "acme"
     placed = await line.place(f"/xml/{line.carrier}?agent={name}&org={org}", proven=proven)
@@ -167,7 +167,7 @@ async def first_stream(
 
 
 async def assert_another_session(stream: ReconnectingCall, caller: Caller, agent: Agent) -> None:
-    """This socket's call reached the agent as a session of its own; its caller hangs up."""
+    """Assert that this socket's call reached the agent as a session of its own; hang up."""
     taken = await agent.call()
     assert taken.session != stream.session
     await caller.hang_up()
@@ -175,6 +175,6 @@ async def assert_another_session(stream: ReconnectingCall, caller: Caller, agent
 
 
 async def assert_call_over(stream: ReconnectingCall, reason: str, side: str, code: int) -> dict[str, Any]:
-    """The agent is told so, and the record says it."""
+    """Assert that the agent gets this close code, and that the session ended with this reason."""
     assert (await stream.agent.closed())[0] == code
     return await assert_ended(stream.gateway, stream.session, reason, side)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Certificates for localhost, made on the spot."""
+"""Certificates for localhost, made by the test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 
 def issue_certificate(directory: Path, serial: int, *, passphrase: bytes | None = None) -> tuple[Path, Path]:
-    """Writes a certificate with this serial number and its key, over those before: the two files."""
+    """Write a certificate with this serial number and its key, over those before; return the two paths."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)
@@ -41,7 +41,7 @@ def issue_certificate(directory: Path, serial: int, *, passphrase: bytes | None 
 
 
 def trust_anything() -> ssl.SSLContext:
-    """A client that takes whatever it is shown."""
+    """Return the TLS settings of a client that accepts every certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -49,7 +49,7 @@ def trust_anything() -> ssl.SSLContext:
 
 
 def serial_of(connection: ssl.SSLObject | ssl.SSLSocket) -> int:
-    """The serial number of the certificate that the far end has shown."""
-    shown = connection.getpeercert(binary_form=True)
-    assert shown is not None
-    return x509.load_der_x509_certificate(shown).serial_number
+    """Return the serial number of the far end's certificate."""
+    certificate = connection.getpeercert(binary_form=True)
+    assert certificate is not None
+    return x509.load_der_x509_certificate(certificate).serial_number

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A clock for tests, in the place of time.time or time.monotonic."""
+"""A clock for tests, instead of time.time or time.monotonic."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Clock:
-    """Time that stands until it is told to go on. `now`: seconds."""
+    """A clock that stands still until a test sets `now`, in seconds."""
 
     now: float = 1000.0
 

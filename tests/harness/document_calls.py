@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A carrier that asks for its document first, and then opens the stream that it was told
+"""Calls by document: the carrier fetches it, then opens the stream that it names
 (docs/reference/carriers.md §1).
 """
 
@@ -23,7 +23,7 @@ CARRIERS = ("twilio", "telnyx", "plivo", "exotel")
 PUBLIC = "https://us-west.voice.example.com"
 HOST = "us-west.voice.example.com"
 STREAM_HOST = "voice.example.com"
-"""What documents name for an agent of the server's own region."""
+"""The host of streams in documents for an agent of the server's own region."""
 ACCOUNTS = {
     "twilio": rest_twilio.ACCOUNT,
     "telnyx": rest_telnyx.USER,
@@ -36,7 +36,7 @@ Server = Any
 
 
 def servers(port: Callable[[], AgentPort]) -> dict[str, Server]:
-    """The four carriers, not started yet. `port`: makes one that is freed in time."""
+    """Return the REST servers of the four carriers, not started. `port`: reserves a port."""
     return {
         "twilio": rest_twilio.TwilioServer(port()),
         "telnyx": rest_telnyx.TelnyxServer(port()),
@@ -46,7 +46,7 @@ def servers(port: Callable[[], AgentPort]) -> dict[str, Server]:
 
 
 def accounts(carrier_servers: dict[str, Server]) -> list[dict[str, Any]]:
-    """The organisation's accounts with them, each with what proves its calls."""
+    """Return the organisation's accounts with the carriers, each with the secrets of its calls."""
     secrets = {
         "twilio": {"auth_tokens": [rest_twilio.AUTH_TOKEN]},
         "telnyx": {"public_keys": [carrier_servers["telnyx"].public_key]},
@@ -57,7 +57,7 @@ def accounts(carrier_servers: dict[str, Server]) -> list[dict[str, Any]]:
 
 
 def opening_of_call(carrier: str, call_id: str, account: str | None = None, **parameters: str) -> list[str]:
-    """A carrier's opening for one call."""
+    """Return a carrier's opening messages for one call."""
     messages = opening_messages(carrier, parameters)
     start = messages[-1]["start"]
     start[CALL_KEYS[carrier]] = call_id
@@ -66,7 +66,7 @@ def opening_of_call(carrier: str, call_id: str, account: str | None = None, **pa
 
 
 def token_of(stream_url: str) -> str:
-    """The token that a stream's URL carries."""
+    """Return the token in a stream's URL."""
     parts = urlsplit(stream_url)
     return parse_qs(parts.query)["token"][0] if "token=" in parts.query else parts.path.rpartition("/")[2]
 
@@ -80,14 +80,14 @@ class DocumentCalls:
     carrier: str
 
     def url(self, path: str | None = None, *, proven: bool = True) -> str:
-        """The console's URL. Exotel's has the credentials in it, which are all that it can show."""
+        """Return the URL to enter at the carrier. Exotel's contains its credentials."""
         base = PUBLIC
         if self.carrier == "exotel" and proven:
             base = f"https://{rest_exotel.API_KEY}:{rest_exotel.API_TOKEN}@{HOST}"
         return f"{base}{path or f'/xml/{self.carrier}?agent=support&org=acme'}"
 
     async def place(self, path: str | None = None, *, proven: bool = True, **more: Any) -> Placed:
-        """A call comes in, and its document is asked for."""
+        """Begin a call: the carrier fetches its document."""
         if self.carrier != "exotel":
             more["signed"] = proven
         placed: Placed = await self.server.place_call(self.url(path, proven=proven), **more)
@@ -96,21 +96,22 @@ class DocumentCalls:
     async def dial(
         self, url: str, *, proven: bool = True, headers: dict[str, str] | None = None, **how: Any
     ) -> Caller:
-        """Opens a stream's socket as the carrier does; Twilio loses the query. `how`: see caller.dial."""
+        """Open a stream's socket as the carrier does; Twilio drops the query. `how`: see caller.dial."""
         parts = urlsplit(url)
         target = parts.path
         if parts.query and self.carrier != "twilio":
             target += f"?{parts.query}"
-        shown = self.server.upgrade_headers(url) if proven else {}
-        return await self.gateway.dial(target, host=parts.netloc, headers=headers or shown, **how)
+        credentials = self.server.upgrade_headers(url) if proven else {}
+        return await self.gateway.dial(target, host=parts.netloc, headers=headers or credentials, **how)
 
     async def stream(self, placed: Placed, agent: Agent, **parameters: str) -> tuple[Caller, AgentCall]:
-        """Opens the document's stream and says the opening, until the agent has heard it."""
+        """Open the document's stream, send the opening, and wait until the agent has received it."""
         caller = await self.dial(placed.stream_url)
         assert caller.status == 101, caller.body
         return caller, await self.opened(caller, placed.call_id, agent, **parameters)
 
     async def opened(self, caller: Caller, call_id: str, agent: Agent, **parameters: str) -> AgentCall:
+        """Send the opening on an open socket, and wait until the agent has received it."""
         sent = [caller.say(message) for message in opening_of_call(self.carrier, call_id, **parameters)]
         taken = await agent.call()
         await taken.opening(sent)
@@ -121,7 +122,7 @@ class DocumentCalls:
 async def carrier_running(
     gateway: Gateway, carrier_servers: dict[str, Server], carrier: str
 ) -> AsyncIterator[DocumentCalls]:
-    """A carrier's calls to this gateway; its server runs meanwhile."""
+    """Run a carrier's REST server; give its calls to this gateway."""
     line = DocumentCalls(gateway, carrier_servers[carrier], carrier)
     line.server.via = f"http://127.0.0.1:{gateway.port}"
     await line.server.start()

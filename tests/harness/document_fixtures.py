@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Fixtures of tests in which each carrier calls by its document; a folder's conftest.py has to name them."""
+"""Fixtures for tests in which each carrier fetches a document. A folder's conftest.py imports them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.harness.gateway import Gateway
 
 @pytest.fixture(scope="module")
 def carrier_servers(agent_port: Callable[[], AgentPort]) -> dict[str, Server]:
-    """The four, not started yet."""
+    """The REST servers of the four carriers, not started."""
     return servers(agent_port)
 
 
@@ -28,7 +28,7 @@ def carrier(request: pytest.FixtureRequest) -> str:
 async def line(
     gateway: Gateway, carrier_servers: dict[str, Server], carrier: str
 ) -> AsyncIterator[DocumentCalls]:
-    """The carrier's calls to the module's gateway."""
+    """The carrier's calls to the module's gateway; its REST server runs."""
     async with carrier_running(gateway, carrier_servers, carrier) as documented:
         yield documented
     await assert_no_slots_taken(gateway)  # or the next test's agent would be given a call of this one's

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the HTTP servers for tests have in common, and every way in which they fail.
+"""The base of all fake HTTP servers, and every way in which they can fail.
 
-Each is on a port of its own, keeps what was asked, answers as the one it stands for would, and fails on
-request: `server.next("dial", stalls)`.
+Each has a port of its own, records requests, answers as the real server would, and fails on request:
+`server.next("dial", stalls)`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.harness.socket_servers import WebServer
 
 
 class Operation(Protocol):
-    """One request as it came. `operation`: as in `FailingServer.next`."""
+    """A recorded request. `operation`: as in `FailingServer.next`."""
 
     @property
     def operation(self) -> str: ...
@@ -31,11 +31,11 @@ Seen = TypeVar("Seen", bound=Operation)
 Behaviour = Callable[
     ["FailingServer[Any]", web.Request, Callable[[], web.Response]], Awaitable[web.StreamResponse]
 ]
-"""How one request is answered; the last argument does what was asked, and gives the right answer."""
+"""How one request is answered. The last argument carries the request out and returns the right answer."""
 
 
 class FailingServer(Generic[Seen]):
-    """A server on a port of its own, or on one that is kept for it."""
+    """A server on a port of its own, or on a reserved one."""
 
     def __init__(self, port: AgentPort | None = None) -> None:
         self._own = AgentPort() if port is None else None
@@ -47,27 +47,30 @@ class FailingServer(Generic[Seen]):
 
     @property
     def root(self) -> str:
+        """The base URL."""
         assert self._port is not None
         return self._port.url
 
     def add_routes(self, app: web.Application) -> None:
-        """What it serves."""
+        """Add the server's routes."""
         raise NotImplementedError
 
     def error(
         self, status: int, code: int | str | None = None, text: str = "", **headers: str
     ) -> web.Response:
-        """An error in its own shape."""
+        """Return an error response in the server's own form."""
         raise NotImplementedError
 
     def next(self, operation: str, *behaviours: Behaviour) -> None:
-        """The next requests of this kind are answered so, one each; after them as they should."""
+        """Answer the next requests of this kind with these behaviours, one each."""
         self._next[operation] += behaviours
 
     def requests_of(self, operation: str) -> list[Seen]:
+        """Return the recorded requests of one kind."""
         return [seen for seen in self.seen if seen.operation == operation]
 
     async def start(self) -> Self:
+        """Listen."""
         assert self._port is not None
         app = web.Application()
         self.add_routes(app)
@@ -76,6 +79,7 @@ class FailingServer(Generic[Seen]):
         return self
 
     async def stop(self) -> None:
+        """Close the server and its connections."""
         self.stopping.set()
         if self._server is not None:
             await self._server.stop()
@@ -85,7 +89,7 @@ class FailingServer(Generic[Seen]):
     async def respond(
         self, operation: str, request: web.Request, act: Callable[[], web.Response]
     ) -> web.StreamResponse:
-        """As the test wants, or as `act` does."""
+        """Answer with the next behaviour of the test's, or with `act`."""
         waiting = self._next[operation]
         return await waiting.popleft()(self, request, act) if waiting else act()
 
@@ -94,7 +98,7 @@ class FailingServer(Generic[Seen]):
 
 
 def fails(status: int, code: int | str | None = None, text: str = "", **headers: str) -> Behaviour:
-    """With an error in the server's shape; header names may be written with underscores."""
+    """Return a behaviour that answers with an error of the server's. Headers: names with underscores."""
 
     async def answer(server: FailingServer[Any], request: web.Request, act: Any) -> web.Response:
         return server.error(status, code, text, **_named(headers))
@@ -103,7 +107,7 @@ def fails(status: int, code: int | str | None = None, text: str = "", **headers:
 
 
 def says(body: Any, *, status: int = 200, makes: bool = False, **headers: str) -> Behaviour:
-    """With any JSON, or with text as HTML; `makes`: having done what was asked."""
+    """Return a behaviour that answers with JSON, or text as HTML. `makes`: and carries the request out."""
 
     async def answer(
         server: FailingServer[Any], request: web.Request, act: Callable[[], Any]
@@ -123,7 +127,7 @@ def _named(headers: dict[str, str]) -> dict[str, str]:
 
 
 async def stalls(server: FailingServer[Any], request: web.Request, act: Callable[[], Any]) -> web.Response:
-    """Not at all."""
+    """Never answer."""
     await server.stopping.wait()
     return web.Response(status=503)
 
@@ -131,13 +135,13 @@ async def stalls(server: FailingServer[Any], request: web.Request, act: Callable
 async def acts_then_stalls(
     server: FailingServer[Any], request: web.Request, act: Callable[[], Any]
 ) -> web.Response:
-    """Does what was asked, and says nothing of it."""
+    """Carry the request out, and never answer."""
     act()
     return await stalls(server, request, act)
 
 
 async def resets(server: FailingServer[Any], request: web.Request, act: Callable[[], Any]) -> web.Response:
-    """With a TCP reset."""
+    """Reset the connection."""
     assert request.transport is not None
     raw = request.transport.get_extra_info("socket")
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -148,7 +152,7 @@ async def resets(server: FailingServer[Any], request: web.Request, act: Callable
 async def acts_then_resets(
     server: FailingServer[Any], request: web.Request, act: Callable[[], Any]
 ) -> web.Response:
-    """Does what was asked, and resets the connection."""
+    """Carry the request out, and reset the connection."""
     act()
     return await resets(server, request, act)
 
@@ -156,7 +160,7 @@ async def acts_then_resets(
 async def trickles(
     server: FailingServer[Any], request: web.Request, act: Callable[[], Any]
 ) -> web.StreamResponse:
-    """Answers without an end."""
+    """Send a body without an end."""
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     await response.prepare(request)
     while not server.stopping.is_set():

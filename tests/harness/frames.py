@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""WebSocket frames for tests, written and read by hand (RFC 6455 §5.2).
-
-Independent of gateway.websocket.frames on purpose: what the gateway does is compared with this.
-"""
+"""WebSocket frames, written and read without the code under test (RFC 6455 §5.2)."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ KEY = b"\x37\xfa\x21\x3d"
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame as it came: `raw` is every byte of it, `payload` is unmasked."""
+    """One received frame. `raw`: all its bytes. `payload`: unmasked."""
 
     raw: bytes
     fin: bool
@@ -25,17 +22,19 @@ class Frame:
 
     @property
     def text(self) -> str:
+        """The payload of a text frame."""
         return self.payload.decode()
 
     @property
     def close(self) -> tuple[int, str]:
-        """Code and reason of a close frame; 1005 where it says none."""
+        """The code and reason of a close frame; 1005 if it has none."""
         if not self.payload:
             return 1005, ""
         return int.from_bytes(self.payload[:2], "big"), self.payload[2:].decode()
 
 
 def mask(data: bytes, key: bytes) -> bytes:
+    """Apply a masking key (RFC 6455 §5.3)."""
     size = len(data)
     keys = (key * (size // 4 + 1))[:size]
     return (int.from_bytes(data, "big") ^ int.from_bytes(keys, "big")).to_bytes(size, "big")
@@ -50,7 +49,7 @@ def frame(
     reserved: int = 0,
     wide: int | None = None,
 ) -> bytes:
-    """A frame, also one that nobody may send.
+    """Return a frame, valid or not.
 
     `key`: masks with it; None leaves the frame unmasked. `reserved`: RSV1-3 as 0x40, 0x20, 0x10.
     `wide`: bytes of extended length (0, 2, 8); None for the fewest that hold it.
@@ -65,11 +64,12 @@ def frame(
 
 
 def close_frame(code: int, reason: str = "", *, key: bytes | None = None) -> bytes:
+    """Return a close frame."""
     return frame(CLOSE, code.to_bytes(2, "big") + reason.encode(), key=key)
 
 
 def split(data: bytes) -> tuple[list[Frame], bytes]:
-    """The whole frames at the front of `data`, and what is left of it."""
+    """Return the complete frames at the front of `data`, and the rest of it."""
     frames = []
     at = 0
     while len(data) - at >= 2:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""More of a worker's API at work, beside its start: other operations on a port of their own; any request."""
+"""HTTP requests of a test, and operations of the API served on a port of their own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.harness.start_api import Worker
 
 @dataclass
 class HttpAnswer:
-    """An answer. `raw`: its body."""
+    """An HTTP answer. `raw`: its body."""
 
     status: int
     headers: Any
@@ -33,13 +33,14 @@ class HttpAnswer:
 
     @property
     def json(self) -> Any:
+        """The body, parsed."""
         return json.loads(self.raw)
 
 
 async def send(
     url: str, body: Any = None, *, raw: bytes | None = None, method: str = "POST", **headers: str
 ) -> HttpAnswer:
-    """One request on a connection of its own. `body`: JSON, `raw`: any bytes; header names as they are."""
+    """Send one request on a connection of its own. `body`: JSON. `raw`: any bytes instead."""
     data = json.dumps(body).encode() if raw is None else raw
     given = {"Content-Type": "application/json"} | headers
     async with (
@@ -53,7 +54,7 @@ async def send(
 
 @asynccontextmanager
 async def serving(worker: Worker, operations: Iterable[Operation]) -> AsyncIterator[str]:
-    """The worker's other operations; the URL in front of their paths. It ends as the server does."""
+    """Serve more operations of a worker; give the URL in front of their paths."""
     app = Starlette(routes=routes(operations, worker.services), middleware=[Middleware(ApiMiddleware)])
     listening = socket.socket(proto=socket.IPPROTO_TCP)
     with listening:

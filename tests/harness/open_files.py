@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A process that runs out of open files: its limit is lowered while it runs (prlimit(2))."""
+"""A process without free file descriptors: its limit is lowered while it runs (prlimit(2))."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.harness.gateway import Gateway
 
 
 def open_files(pid: int) -> set[int]:
-    """The descriptors that a process has."""
+    """Return the open descriptors of a process."""
     return {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
 
 
 @contextmanager
 def few_files(gateway: Gateway, room: int) -> Iterator[int]:
-    """The gateway may open about so many files more, and no other; gives how many exactly."""
+    """Let the gateway open about `room` more files; give the exact number."""
     pid = gateway.process.pid
     taken = open_files(pid)
     limit = max(*taken, len(taken) + room - 1) + 1
@@ -29,7 +29,7 @@ def few_files(gateway: Gateway, room: int) -> Iterator[int]:
 
 @contextmanager
 def no_files(gateway: Gateway) -> Iterator[None]:
-    """The gateway may open nothing, not even what it gives up first: the numbers are beyond the limit."""
+    """Let the gateway open no file, not even in place of one that it closes."""
     with _limit(gateway.process.pid, 1):
         yield
 
@@ -45,6 +45,6 @@ def _limit(pid: int, limit: int) -> Iterator[None]:
 
 
 def episodes(gateway: Gateway) -> list[dict[str, Any]]:
-    """What was told of the gateway's want of files."""
-    told = ("no more open files: new calls are refused", "there are open files again")
-    return [line for line in gateway.log_lines() if line["event"] in told]
+    """Return the log lines about missing descriptors."""
+    events = ("no more open files: new calls are refused", "there are open files again")
+    return [line for line in gateway.log_lines() if line["event"] in events]

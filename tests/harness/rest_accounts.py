@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Accounts with the carriers' servers, and a call out, for tests of the carriers' REST."""
+"""Accounts with the carriers' REST servers, and outbound calls, for tests of the carriers' clients."""
 
 from __future__ import annotations
 

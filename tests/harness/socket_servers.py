@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Servers for tests that leave nothing behind, whoever comes in while they stop."""
+"""Servers that close every connection, also those that are accepted while they stop."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from collections.abc import Awaitable, Callable, Iterable
 from aiohttp import web
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-"""What is done with a connection. It may leave it open; it is closed with the server."""
+"""A handler of a connection. It may leave it open: the server closes it when it stops."""
 
 TURNS = 5
 """Of asyncio's loop, from accepting a connection to its handler's first step."""
 
 
 async def stop_accepting(listening: Iterable[socket.socket]) -> None:
-    """To be called before a server is closed: who was accepted before is with its handler then.
+    """Stop accepting, and wait until each connection has reached its handler. Call it before a close.
 
-    `asyncio.Server` forgets a connection that is accepted in the turn in which it is closed, and a
-    handler that is cancelled before its first step never closes its own: either comes up as a socket
-    that nobody closed, in some later test.
+    `asyncio.Server` forgets a connection that it accepts in the turn in which it is closed, and a handler
+    that is cancelled before its first step never closes its own. Either appears as an unclosed socket in a
+    later test.
     """
     for each in listening:
         asyncio.get_running_loop().remove_reader(each.fileno())
@@ -45,20 +45,20 @@ async def _turns() -> None:
 
 
 class WebServer:
-    """aiohttp's server on one socket. `how`: words for its AppRunner."""
+    """aiohttp's server on one socket. `how`: arguments of its AppRunner."""
 
     def __init__(self, app: web.Application, **how: bool) -> None:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, **how)
         self._listening: socket.socket | None = None
 
     async def start(self, sock: socket.socket) -> None:
-        """Listens at a bound socket."""
+        """Listen on a bound socket."""
         await self._runner.setup()
         await web.SockSite(self._runner, sock).start()
         self._listening = sock
 
     async def stop(self) -> None:
-        """Listens no more, and closes all connections; may be called again."""
+        """Stop listening, and close all connections. May be called again."""
         if self._listening is not None:
             await stop_accepting([self._listening])
             self._listening = None
@@ -67,22 +67,22 @@ class WebServer:
 
 
 class SocketServer:
-    """A server on one socket."""
+    """A TCP server on one socket."""
 
     def __init__(self, serve: Serve) -> None:
         self._serve = serve
         self.failed: list[BaseException] = []
-        """What went wrong in handlers."""
+        """The exceptions of handlers."""
         self._serving: set[asyncio.Task[None]] = set()
         self._open: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server | None = None
 
     async def start(self, sock: socket.socket, *, limit: int = 1 << 16, backlog: int = 1024) -> None:
-        """Listens at a bound socket. `limit`: bytes that are read ahead."""
+        """Listen on a bound socket. `limit`: bytes that are read ahead."""
         self._server = await asyncio.start_server(self._connected, sock=sock, limit=limit, backlog=backlog)
 
     async def pause(self) -> None:
-        """Listens no more; who is connected stays so."""
+        """Stop listening; keep the connections."""
         if self._server is None:
             return
         await stop_accepting(self._server.sockets)
@@ -90,7 +90,7 @@ class SocketServer:
         self._server = None
 
     async def stop(self) -> None:
-        """Listens no more, and closes all connections."""
+        """Stop listening, and close all connections."""
         await self.pause()
         for task in self._serving:
             task.cancel()
@@ -100,8 +100,7 @@ class SocketServer:
         await _turns()
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Nobody else keeps one that has nothing to read any more; from Python 3.13 on one that is let go of
-        # while it is open closes, and complains.
+        # Keep the writer: from Python 3.13 on, one that is collected while it is open closes with a warning.
         self._open = [one for one in self._open if one.get_extra_info("socket").fileno() != -1]
         self._open.append(writer)
         task = asyncio.get_running_loop().create_task(self._handle(reader, writer))

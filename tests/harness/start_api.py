@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""One worker's start API at work: real HTTP, a real store, agents wherever the test puts them."""
+"""A worker of the start API in the test's process: real HTTP, a real store, the test's agents."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CLOSING = CallEnded(Reasons.draining)
 
 @dataclass
 class Reply:
-    """An answer. `body`: its JSON."""
+    """An HTTP answer. `body`: its JSON."""
 
     status: int
     headers: Any
@@ -52,7 +52,7 @@ class Reply:
 
 @dataclass
 class Worker:
-    """A worker: its address, what it is made of, and a client."""
+    """A running worker. `http`: a client for it."""
 
     port: int
     services: Services
@@ -82,7 +82,7 @@ class Worker:
             return Reply(answer.status, answer.headers, await answer.json())
 
     async def over(self, session_id: str) -> SessionRecord:
-        """The record of a session, once it is over."""
+        """Wait until a session is over; return its record."""
         async with asyncio.timeout(WAIT_S):
             while True:
                 record = await self.store.session(session_id)
@@ -92,17 +92,17 @@ class Worker:
                 await asyncio.sleep(POLL_S)
 
     async def records(self) -> list[SessionRecord]:
-        """Every session there is, newest first."""
+        """Return all sessions, newest first."""
         found, _ = await self.store.sessions()
         return found
 
     async def assert_nothing_left(self) -> None:
-        """No session holds a place, and this worker carries none."""
+        """Assert that no session holds a slot, and that this worker runs none."""
         assert [record.session_id for record in await self.records() if record.active] == []
         assert self.bots.running == 0
 
     async def sees(self, instance: str, readiness: Health) -> None:
-        """Looks at an instance, which must be so."""
+        """Probe an instance; assert that it has this health."""
         await self.services.calls.health._probe(instance)
         assert self.services.calls.health.of(instance) is readiness
 
@@ -155,7 +155,7 @@ async def running_worker(
 
 
 async def start_bot(worker: Worker, **how: Any) -> StartedBot:
-    """Starts a session of support.acme."""
+    """Start a session of support.acme."""
     (support,) = worker.services.calls.agents.agents
     details = CallDetails(
         session_id=how.pop("session_id", str(uuid.uuid4())),
@@ -174,7 +174,7 @@ async def start_bot(worker: Worker, **how: Any) -> StartedBot:
 
 
 async def refused_start(worker: Worker, **how: Any) -> CallEnded:
-    """How a start is refused, which it must be; nothing is left then."""
+    """Start a session that is refused; assert that nothing is left of it, and return why."""
     with pytest.raises(CallEnded) as caught:
         await start_bot(worker, **how)
     await eventually(lambda: worker.bots.running == 0, "the session is forgotten")

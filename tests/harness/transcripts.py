@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What carriers say, from the transcripts: openings with parameters and numbers to choose, and their talk."""
+"""Messages of carriers and agents from the transcripts in fixtures/, with a choice of parameters."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ IDS = {
     "plivo": ("97ceeb52-58b6-11e1-86da-77300b68f8bb", "20170ada-f610-433b-8758-c02a2aab3662"),
     "exotel": ("b0c8aea60aceb0007fc5a1bb75c200bl", "3357459ca698d8c765bac10b0ec400bl"),
 }
-"""Call and stream id of each carrier's transcript."""
+"""The call id and the stream id of each carrier's transcript."""
 
 
-def _said(carrier: str, by: str) -> list[dict[str, Any]]:
+def _messages(carrier: str, by: str) -> list[dict[str, Any]]:
     lines = (TRANSCRIPTS / f"{_NORMAL[carrier]}.jsonl").read_text().splitlines()
-    told = [json.loads(line) for line in lines]
-    return [line["msg"] for line in told if "msg" in line and line["dir"].startswith(by)]
+    entries = [json.loads(line) for line in lines]
+    return [line["msg"] for line in entries if "msg" in line and line["dir"].startswith(by)]
 
 
 def opening_messages(
@@ -42,14 +42,16 @@ def opening_messages(
     to_number: str | None = None,
     from_number: str | None = None,
 ) -> list[dict[str, Any]]:
-    """`connected` and `start` as objects. `parameters` are all the custom parameters that there are."""
-    messages = [copy.deepcopy(m) for m in _said(carrier, "carrier") if m["event"] in ("connected", "start")]
+    """Return `connected` and `start` as objects. `parameters`: all custom parameters of `start`."""
+    messages = [
+        copy.deepcopy(m) for m in _messages(carrier, "carrier") if m["event"] in ("connected", "start")
+    ]
     start = messages[-1]["start"]
     given = dict(parameters or {})
     numbers = {"from": from_number, "to": to_number}
     if carrier in ("telnyx", "exotel"):
         start.update({key: number for key, number in numbers.items() if number is not None})
-    else:  # they tell no numbers by themselves (docs/reference/carriers.md §8.1)
+    else:  # their `start` has no numbers (docs/reference/carriers.md §8.1)
         given |= {f"{key}_number": number for key, number in numbers.items() if number is not None}
     start.pop("custom_parameters", None)
     start.pop("customParameters", None)
@@ -64,7 +66,7 @@ def opening_messages(
 
 
 def opening(carrier: str, parameters: dict[str, str] | None = None, **numbers: str | None) -> list[str]:
-    """A carrier's opening as texts, spaced in a way that nobody would write again by chance."""
+    """Return a carrier's opening as texts, with spaces that no encoder would write by itself."""
     return [
         json.dumps(message, separators=(" ,", ":  "))
         for message in opening_messages(carrier, parameters, **numbers)
@@ -72,20 +74,22 @@ def opening(carrier: str, parameters: dict[str, str] | None = None, **numbers: s
 
 
 def talk(carrier: str) -> list[str]:
-    """What the carrier says after its opening: media, digits, marks; not `stop`."""
+    """Return the carrier's messages behind its opening: media, digits, marks; not `stop`."""
     return [
-        json.dumps(m) for m in _said(carrier, "carrier") if m["event"] not in ("connected", "start", "stop")
+        json.dumps(m)
+        for m in _messages(carrier, "carrier")
+        if m["event"] not in ("connected", "start", "stop")
     ]
 
 
 def replies(carrier: str) -> list[str]:
-    """What the agent says: sound, marks, clears."""
-    return [json.dumps(m) for m in _said(carrier, "gateway")]
+    """Return the agent's messages: media, marks, clears."""
+    return [json.dumps(m) for m in _messages(carrier, "gateway")]
 
 
 def stop(carrier: str) -> str:
-    """The carrier's `stop`. Plivo only closes, but its own pre-flight sends one (docs/reference/carriers.md
-    §4.2).
+    """Return the carrier's `stop`. Plivo only closes, but its pre-flight sends one
+    (docs/reference/carriers.md §4.2).
     """
-    found = [m for m in _said(carrier, "carrier") if m["event"] == "stop"]
+    found = [m for m in _messages(carrier, "carrier") if m["event"] == "stop"]
     return json.dumps(found[0] if found else {"event": "stop", "streamId": IDS["plivo"][1]})

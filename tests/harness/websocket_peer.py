@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""One end of a WebSocket, by hand: sends any bytes, and keeps every byte that it hears."""
+"""One end of a WebSocket, byte by byte: it sends any bytes, and keeps every byte that it receives."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.harness.frames import CLOSE, PONG, TEXT, Frame, close_frame, frame, s
 from tests.harness.socket_servers import abort_connection
 
 ABNORMAL_CLOSE = (1006, "")
-"""What `closed` tells of a socket that ended without a close frame."""
+"""The result of `closed` for a socket that ended without a close frame."""
 
 
 def read_before_reset(reader: asyncio.StreamReader) -> bytes:
-    """What came before a reset and nobody has read yet: asyncio's reader keeps it, and only ever raises."""
+    """Return the bytes received before a reset: asyncio's reader keeps them and only raises."""
     kept: bytearray = reader._buffer  # type: ignore[attr-defined]
     left = bytes(kept)
     kept.clear()
@@ -26,9 +26,9 @@ def read_before_reset(reader: asyncio.StreamReader) -> bytes:
 
 
 class WebSocketPeer:
-    """A caller's or an agent's end of a socket whose handshake is done.
+    """A carrier's or an agent's end of a socket after the handshake.
 
-    `masks`: this end is the client. `heard`: every byte that came behind the handshake, as it came.
+    `masks`: whether this end is the client. `heard`: every byte received behind the handshake.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, masks: bool) -> None:
@@ -40,47 +40,48 @@ class WebSocketPeer:
         self._frames: list[Frame] = []
         self._ended = False
 
-    # Saying
+    # Sending
 
     def send(self, raw: bytes) -> None:
-        """Any bytes, just as they are."""
+        """Send any bytes, just as they are."""
         self._writer.write(raw)
 
     async def pour(self, raw: bytes) -> None:
-        """Any bytes, and waits until the far end has made room for them."""
+        """Send any bytes, and wait until the far end has made room for them."""
         self._writer.write(raw)
         await self._writer.drain()
-        await asyncio.sleep(0)  # others have their turn, also while there is always room
+        await asyncio.sleep(0)  # other tasks get their turn, also while there is always room
 
     @property
     def unsent(self) -> int:
-        """Bytes that not even the kernel has taken."""
+        """The bytes that the kernel has not accepted yet."""
         return self._writer.transport.get_write_buffer_size()
 
     async def pour_on(self, raw: bytes) -> None:
-        """The same again and again, until nobody takes it any more."""
+        """Send the bytes again and again until the connection closes."""
         with contextlib.suppress(OSError):
             while not self._writer.is_closing():
                 await self.pour(raw)
 
     def frame(self, opcode: int, payload: bytes = b"", **odd: object) -> bytes:
-        """A frame of this end: masked with a new key where this end is the client."""
+        """Return a frame of this end, masked with a new key if this end is the client."""
         odd.setdefault("key", os.urandom(4) if self._masks else None)
         return frame(opcode, payload, **odd)  # type: ignore[arg-type]
 
     def say(self, text: str) -> bytes:
-        """Sends a text message in one frame; gives the frame's bytes."""
+        """Send a text message in one frame; return the frame's bytes."""
         raw = self.frame(TEXT, text.encode())
         self.send(raw)
         return raw
 
     def close_frame(self, code: int, reason: str = "") -> bytes:
+        """Return a close frame of this end."""
         return close_frame(code, reason, key=os.urandom(4) if self._masks else None)
 
-    # Hearing
+    # Receiving
 
     async def next(self) -> Frame | None:
-        """The next frame of any kind, None where the socket ended."""
+        """Wait for the next frame of any kind; None if the socket ended."""
         while not self._frames:
             if self._ended:
                 return None
@@ -91,14 +92,14 @@ class WebSocketPeer:
         return self._frames.pop(0)
 
     async def hear(self) -> Frame:
-        """The next frame; a close or the socket's end is none."""
-        heard = await self.next()
-        assert heard is not None, "the socket ended, and no frame came"
-        assert heard.opcode != CLOSE, f"the socket was closed: {heard.close}"
-        return heard
+        """Wait for the next frame. Raises AssertionError for a close frame and for the socket's end."""
+        frame = await self.next()
+        assert frame is not None, "the socket ended, and no frame came"
+        assert frame.opcode != CLOSE, f"the socket was closed: {frame.close}"
+        return frame
 
     async def hear_bytes(self, count: int) -> bytes:
-        """The first `count` bytes of all that came behind the handshake, as they came."""
+        """Wait for the first `count` bytes behind the handshake; return them."""
         while len(self.heard) < count and not self._ended:
             data = await self._read()
             self._ended = not data
@@ -108,7 +109,7 @@ class WebSocketPeer:
         return self.heard[:count]
 
     async def _read(self) -> bytes:
-        """What comes next; nothing where the socket has ended. Silence is no end: it fails."""
+        """Read some bytes; none at the socket's end. Raises AssertionError after WAIT_S of silence."""
         try:
             async with asyncio.timeout(WAIT_S):
                 return await self._reader.read(1 << 18)
@@ -121,48 +122,48 @@ class WebSocketPeer:
     # Ending
 
     async def closed(self) -> tuple[int, str]:
-        """How the far end closes: waits for its close frame, answers as one does, gives code and reason."""
-        while (heard := await self.next()) is not None:
-            if heard.opcode == CLOSE:
+        """Wait for the far end's close frame, answer it, and return its code and reason."""
+        while (frame := await self.next()) is not None:
+            if frame.opcode == CLOSE:
                 with contextlib.suppress(OSError):
-                    self.send(self.frame(CLOSE, heard.payload[:2]))
-                return heard.close
+                    self.send(self.frame(CLOSE, frame.payload[:2]))
+                return frame.close
         return ABNORMAL_CLOSE
 
     async def ended(self) -> bytes:
-        """Waits for the end of the socket; gives every byte that was heard."""
+        """Wait for the end of the socket; return every byte that was received."""
         while await self.next() is not None:
             pass
         return self.heard
 
     async def hang_up(self, code: int = 1000, reason: str = "") -> tuple[int, str]:
-        """Closes as one does, and gives what the far end answered."""
+        """Close; return the code and reason of the far end's answer."""
         self.send(self.close_frame(code, reason))
         answer = ABNORMAL_CLOSE
-        while (heard := await self.next()) is not None:
-            if heard.opcode == CLOSE:
-                answer = heard.close
+        while (frame := await self.next()) is not None:
+            if frame.opcode == CLOSE:
+                answer = frame.close
         return answer
 
     def reset(self) -> None:
-        """Ends the connection with a TCP reset."""
+        """Reset the TCP connection."""
         raw = self._writer.get_extra_info("socket")
         if raw is not None and raw.fileno() != -1:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         abort_connection(self._writer)
 
     def half_close(self) -> None:
-        """Ends the connection from this side, with a FIN and without a close frame."""
+        """Close this direction of the TCP connection without a close frame."""
         with contextlib.suppress(OSError):  # the far end may have reset it just now
             self._writer.write_eof()
 
     async def leave(self) -> None:
-        """Frees the socket; nothing is waited for but that."""
+        """Close the socket at once."""
         abort_connection(self._writer)
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 
     async def answer_ping(self) -> None:
-        """Answers the next frame, which must be a ping."""
-        heard = await self.hear()
-        self.send(self.frame(PONG, heard.payload))
+        """Answer the next frame, which must be a ping."""
+        frame = await self.hear()
+        self.send(self.frame(PONG, frame.payload))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""WhatsApp for tests: what Meta sends (docs/reference/carriers.md §7), and agents that answer it."""
+"""WhatsApp: Meta's events (docs/reference/carriers.md §7), and agents that answer them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ AGREES = answer_of(200, '{"status":"success"}', "Connection: close")
 
 
 def signed(raw: bytes, secret: str = SECRET) -> dict[str, str]:
-    """As Meta signs an event."""
+    """Return the header with which Meta signs an event."""
     return {"X-Hub-Signature-256": "sha256=" + hmac.new(secret.encode(), raw, hashlib.sha256).hexdigest()}
 
 
 def call(event: str, call_id: str = "wacid.1", **more: Any) -> dict[str, Any]:
-    told = {"id": call_id, "from": "14155550100", "to": "14155550199", "event": event, **more}
+    """Return one call of an event."""
+    content = {"id": call_id, "from": "14155550100", "to": "14155550199", "event": event, **more}
     if event == "connect":
-        told["session"] = {"sdp": "v=0\r\n", "sdp_type": "offer"}
-    return told
+        content["session"] = {"sdp": "v=0\r\n", "sdp_type": "offer"}
+    return content
 
 
 def event(*calls: dict[str, Any], **value: Any) -> dict[str, Any]:
-    """What Meta sends."""
+    """Return Meta's event for calls."""
     inside = {"messaging_product": "whatsapp", "metadata": {"phone_number_id": "1"}, **value}
     if calls:
         inside["calls"] = list(calls)
@@ -37,31 +38,34 @@ def event(*calls: dict[str, Any], **value: Any) -> dict[str, Any]:
     return {"object": "whatsapp_business_account", "entry": [{"id": "0", "changes": changes}]}
 
 
-async def agrees(agent: Agent, heard: AgentCall) -> None:
-    """As an agent should: takes the event, and says so at once."""
-    heard.body = await body_of(heard)  # type: ignore[attr-defined]
-    heard.send(AGREES)
-    heard.half_close()
-    agent.calls.put_nowait(heard)
+async def agrees(agent: Agent, request: AgentCall) -> None:
+    """Accept the event, and answer at once, as an agent should."""
+    request.body = await body_of(request)  # type: ignore[attr-defined]
+    request.send(AGREES)
+    request.half_close()
+    agent.calls.put_nowait(request)
 
 
 def answers(status: int, body: str = "{}") -> Any:
-    async def answer(agent: Agent, heard: AgentCall) -> None:
-        heard.body = await body_of(heard)  # type: ignore[attr-defined]
-        heard.send(answer_of(status, body, "Connection: close"))
-        heard.half_close()
-        agent.other_calls.put_nowait(heard)
+    """Return an answer with this status."""
+
+    async def answer(agent: Agent, request: AgentCall) -> None:
+        request.body = await body_of(request)  # type: ignore[attr-defined]
+        request.send(answer_of(status, body, "Connection: close"))
+        request.half_close()
+        agent.other_calls.put_nowait(request)
 
     return answer
 
 
 async def next_whatsapp_event(agent: Agent) -> AgentCall:
-    found = await agent.call()
-    assert found.path == "/whatsapp"
-    return found
+    """Wait for the next event that the agent accepts."""
+    request = await agent.call()
+    assert request.path == "/whatsapp"
+    return request
 
 
 async def send_event(url: str, body: Any, **headers: str) -> HttpAnswer:
-    """Meta tells of something."""
+    """Send an event as Meta does."""
     raw = json.dumps(body).encode()
     return await send(url, raw=raw, **(signed(raw) | headers))

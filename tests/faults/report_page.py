@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""docs/faults.md, of what the suite saw."""
+"""docs/faults.md, made from the results of the suite."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Only the gaps change from run to run.
   pause between two of its frames, which are 20 ms apart. `-` where nothing was to be heard.
 - **It ended**: the ending of the session and its side, as in the
   [table of reasons](architecture.md#reasons).
-- **Places**: how many stayed taken afterwards.
+- **Slots**: how many stayed taken afterwards.
 - **Memory**: `back` where the gateway's resident memory afterwards was within {memory_mib} MiB of before.
 - **Next call**: whether a caller after it was served, both sides hearing each other.
 
@@ -30,38 +30,38 @@ The gateway of the suite waits shorter than the default:
 {waits}.
 """
 
-COLUMNS = ("Fault", "The caller heard", "Gap", "It ended", "Places", "Memory", "Next call")
+COLUMNS = ("Fault", "The caller heard", "Gap", "It ended", "Slots", "Memory", "Next call")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one case saw. `gap_ms` None: nothing was to be heard. `asked`: what should become better."""
+    """The result of one case. `gap_ms`: None if no audio was expected. `deficit`: to be improved."""
 
     group: str
     fault: str
     heard: str
     gap_ms: float | None
     ended: str
-    places: int
+    slots: int
     memory: str
     next_call: str
-    asked: str = ""
+    deficit: str = ""
 
     @property
     def cells(self) -> tuple[str, ...]:
         gap = "-" if self.gap_ms is None else f"{self.gap_ms:.0f}"
-        return self.fault, self.heard, gap, self.ended, str(self.places), self.memory, self.next_call
+        return self.fault, self.heard, gap, self.ended, str(self.slots), self.memory, self.next_call
 
 
 def page(rows: Sequence[Row], not_run: Sequence[str], *, memory_mib: int, waits: str) -> str:
-    """The whole page."""
+    """Return the whole page."""
     parts = [INTRODUCTION.format(memory_mib=memory_mib, waits=waits)]
     for group in GROUPS:
         parts.append(f"\n## {group}\n\n" + _line(COLUMNS) + _line("---" for _ in COLUMNS))
         parts += [_line(row.cells) for row in rows if row.group == group]
-    asked = [f"- {row.group}, {row.fault}: {row.asked}\n" for row in rows if row.asked]
-    if asked:
-        parts += ["\n## Not as it should be yet\n\n", *asked]
+    deficits = [f"- {row.group}, {row.fault}: {row.deficit}\n" for row in rows if row.deficit]
+    if deficits:
+        parts += ["\n## Not as it should be yet\n\n", *deficits]
     if not_run:
         parts += ["\n## Not run here\n\n", *(f"- {why}\n" for why in not_run)]
     return "".join(parts)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A stream's URL as a document names it, without the document."""
+"""The URL of a stream with a token, made without the document."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.harness.gateway import Gateway
 from tests.harness.transcripts import IDS
 
 
-def tokened(gateway: Gateway) -> str:
-    """The URL of Plivo's stream in a document for the transcript's call: dialled again when it breaks."""
+def url_with_token(gateway: Gateway) -> str:
+    """Return the URL of Plivo's stream for the transcript's call, which Plivo dials again when it breaks."""
     connection = sqlite3.connect(f"file:{gateway.store}?mode=ro", uri=True)
     (value,) = connection.execute("SELECT value FROM document WHERE kind = 'secret'").fetchone()
     connection.close()

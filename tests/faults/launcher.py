@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Starts a gateway in surroundings that can be made to fail: names, the clock, the disk."""
+"""Gateways in an environment that a test can make fail: names, the clock, the disk."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.harness.gateway import Gateway
 CLOCK_SOURCE = Path(__file__).with_name("moved_clock.c")
 DISK_KIB = 1024
 NAMESPACES = (["unshare", "--mount"], ["unshare", "--map-root-user", "--mount"])
-"""Own mounts, seen by nobody else: as root, or as anybody where the kernel allows it."""
+"""Commands that give a process its own mounts: as root, or as any user if the kernel allows it."""
 
 
 def mounts() -> list[str]:
-    """The command that gives a program mounts of its own; skips the test where nothing does."""
+    """Return the command that gives a program its own mounts; skip the test if there is none."""
     if shutil.which("unshare"):
         for command in NAMESPACES:
             if subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0:
@@ -43,8 +43,8 @@ print(json.dumps([dict(row) for row in connection.execute(query, json.loads(valu
 """
 
 
-def rows_among_the_mounts_of(process: int, store: Path) -> Callable[..., list[dict[str, Any]]]:
-    """Reads a store that only this process sees: SQLite itself would follow its path to where we are."""
+def rows_in_mounts_of(process: int, store: Path) -> Callable[..., list[dict[str, Any]]]:
+    """Return a reader of a store that only this process sees, on a mount of its own."""
     user = ["--user", "--preserve-credentials"] if "--map-root-user" in mounts() else []
     enter = ["nsenter", f"--target={process}", "--mount", *user, sys.executable, "-c", READ, str(store)]
 
@@ -57,26 +57,26 @@ def rows_among_the_mounts_of(process: int, store: Path) -> Callable[..., list[di
 
 
 class Launcher:
-    """Starts gateways through a script of its own; `start` is the fixture `start_gateway`."""
+    """Starts gateways through a shell script. `start`: the fixture `start_gateway`."""
 
     def __init__(self, start: Callable[..., Gateway], directory: Path) -> None:
         self._start = start
         self._directory = directory
 
     def _through(self, lines: str, **tables: Any) -> Gateway:
-        """`lines`: of a shell, the last of which becomes the gateway; `"$@"` are its arguments."""
+        """Start a gateway by shell `lines`, of which the last executes `"$@"`."""
         script = self._directory / "patchbay"
         script.write_text(f'#!/bin/sh\nset -e\nset -- {shlex.join(PATCHBAY)} "$@"\n{lines}\n')
         script.chmod(0o755)
         return self._start(command=[script], **tables)
 
     def _mounted(self, inside: str, **tables: Any) -> Gateway:
-        """`inside`: what a shell does among mounts of its own before the gateway starts."""
+        """Start a gateway with its own mounts, after the shell commands `inside`."""
         inside += 'exec "$@"'
         return self._through(f'exec {shlex.join(mounts())} sh -ec {shlex.quote(inside)} sh "$@"', **tables)
 
     def with_names(self, **tables: Any) -> tuple[Gateway, Path]:
-        """A gateway with a file of its own for /etc/hosts, to be written at any time."""
+        """Start a gateway; return it with its own /etc/hosts, which may be changed at any time."""
         hosts, sources = self._directory / "hosts", self._directory / "nsswitch.conf"
         hosts.write_text("127.0.0.1 localhost\n")
         sources.write_text("hosts: files\n")
@@ -86,16 +86,16 @@ class Launcher:
         return self._mounted(inside, **tables), hosts
 
     def with_a_small_disk(self, **tables: Any) -> tuple[Gateway, Path]:
-        """A gateway whose store lies on a disk of its own, and where that is seen from here."""
+        """Start a gateway whose store is on a small disk; return it with the disk's path for the test."""
         disk = self._directory / "disk"
         disk.mkdir()
         inside = f"mount -t tmpfs -o size={DISK_KIB}k tmpfs {shlex.quote(str(disk))}; "
         gateway = self._mounted(inside, store={"url": f"sqlite:///{disk}/patchbay.db"}, **tables)
-        vars(gateway)["rows"] = rows_among_the_mounts_of(gateway.process.pid, disk / "patchbay.db")
+        vars(gateway)["rows"] = rows_in_mounts_of(gateway.process.pid, disk / "patchbay.db")
         return gateway, Path(f"/proc/{gateway.process.pid}/root{disk}")
 
     def with_a_clock(self, **tables: Any) -> tuple[Gateway, Callable[[float], None]]:
-        """A gateway whose wall clock can be moved, by seconds."""
+        """Start a gateway; return it with a function that moves its wall clock by seconds."""
         compiler = shutil.which("cc")
         if compiler is None:
             pytest.skip("the clock cannot be moved here: there is no C compiler")

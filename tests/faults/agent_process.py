@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""An agent in a process of its own: `python -m tests.faults.process PORT FRAME SIGNAL`.
+"""An agent in a process of its own: `python -m tests.faults.agent_process PORT FRAME SIGNAL`.
 
-It speaks every 20 ms. When it has said FRAME frames, it sends itself SIGNAL.
+It sends a frame every 20 ms. After FRAME frames it sends itself SIGNAL.
 """
 
 from __future__ import annotations
@@ -12,16 +12,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.faults.line import FRAME_S, REPLY
-from tests.faults.port import PromptPort
+from tests.faults.conversation import FRAME_S, REPLY
 from tests.harness.agent import Agent, AgentCall, AgentPort, accepts
 
 ROOT = Path(__file__).parents[2]
 
 
 def start(port: AgentPort, frame: int, signal: int) -> subprocess.Popen[bytes]:
-    """Starts one, and returns once it listens."""
-    command = [sys.executable, "-m", "tests.faults.process", str(port.number), str(frame), str(int(signal))]
+    """Start an agent process; return once it listens."""
+    command = [
+        sys.executable,
+        "-m",
+        "tests.faults.agent_process",
+        str(port.number),
+        str(frame),
+        str(int(signal)),
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     assert process.stdout is not None
     with process.stdout:
@@ -37,7 +43,7 @@ async def _main(port: int, frame: int, signal: int) -> None:
             await asyncio.sleep(FRAME_S)
         os.kill(os.getpid(), signal)
 
-    await Agent(PromptPort(port), dies).start()
+    await Agent(AgentPort(port), dies).start()
     sys.stdout.write("listening\n")
     sys.stdout.flush()
     await asyncio.Event().wait()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""How the gateways of the suite are set up, and when they are ready to be compared with themselves."""
+"""The settings of the suite's gateways, and their memory before the first fault."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ RESUME_S = 1.0
 WAITS = ", ".join(f"`{name}` {seconds:g} s" for name, seconds in LIMITS.items())
 WAITS += f",\n`resume_timeout` {RESUME_S:g} s, `idle_timeout` 1 s"
 FIRST_CALLS = 3
-"""Before the memory is measured."""
+"""How many calls are served before the memory is measured."""
 
 
 def agents_at(url: str) -> list[dict[str, Any]]:
-    """support.acme with one place, so that a place not freed is noticed; and others at the same instance."""
-    one: dict[str, Any] = {"organization": "acme", "instances": [url], "max_agents": 1}
-    one |= {"resume_timeout": RESUME_S}
+    """Return the agents. support.acme has one slot, so that a slot that is not released shows."""
+    common: dict[str, Any] = {"organization": "acme", "instances": [url], "max_agents": 1}
+    common |= {"resume_timeout": RESUME_S}
     return [
-        one | {"name": "support"},
-        one | {"name": "quiet", "idle_timeout": 1.0},
-        one | {"name": "reader", "media": "messages"},
-        one | {"name": "pair", "sessions_per_instance": 2},
-        one | {"name": "crowd", "sessions_per_instance": 50},
+        common | {"name": "support"},
+        common | {"name": "quiet", "idle_timeout": 1.0},
+        common | {"name": "reader", "media": "messages"},
+        common | {"name": "pair", "sessions_per_instance": 2},
+        common | {"name": "crowd", "sessions_per_instance": 50},
     ]
 
 
 async def warmed(gateway: Gateway, bases: dict[int, int], port: AgentPort) -> int:
-    """Lets a gateway serve its first calls, and gives its memory."""
+    """Let a gateway serve its first calls; return its resident memory in bytes."""
     if gateway.process.pid not in bases:
         agent = await Agent(port).start()
         for _ in range(FIRST_CALLS):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A line with sound on it: both ends speak every 20 ms, and the caller's ear notices every pause."""
+"""Calls in which both sides send audio every 20 ms, and recorders that notice every pause."""
 
 from __future__ import annotations
 
@@ -16,35 +16,36 @@ from tests.harness.websocket_peer import ABNORMAL_CLOSE, WebSocketPeer
 
 FRAME_S = 0.02
 FIRST_FRAMES = 5
-"""After so many of the agent's frames a call is under way."""
+"""How many frames of the agent show that a call is under way."""
 
 SOUND = next(message for message in talk("twilio") if json.loads(message)["event"] == "media")
 REPLY = next(message for message in replies("twilio") if json.loads(message)["event"] == "media")
 
 
-HOLDING = b'{"event":"'
-"""How messages begin that the gateway makes: ours and the transcripts' have a space there."""
+HOLD_MESSAGE = b'{"event":"'
+"""The beginning of messages that the gateway makes: those of the transcripts have a space there."""
 
 
-class Ear:
-    """Hears a socket to its end. `close`: how it ended, once it did.
+class Recorder:
+    """A recorder of one socket until its end.
 
-    `sounds`: data frames so far, `texts` what was in them; `holding`: those that the gateway made.
+    `audio_frames`: how many data frames came, without `hold_frames` of hold audio. `texts`: their payloads.
+    `close`: code and reason of the end, None before.
     """
 
     def __init__(self, peer: WebSocketPeer) -> None:
-        self.sounds = 0
-        self.holding = 0
+        self.audio_frames = 0
+        self.hold_frames = 0
         self.close: tuple[int, str] | None = None
         self.texts: list[bytes] = []
         self._peer = peer
         self._loop = asyncio.get_running_loop()
-        self._moments = [self._loop.time()]
-        self._news = asyncio.Event()
+        self._times = [self._loop.time()]
+        self._changed = asyncio.Event()
         self._task = self._loop.create_task(self._listen())
 
     async def _listen(self) -> None:
-        with contextlib.suppress(TimeoutError):  # who waits for it says so in words
+        with contextlib.suppress(TimeoutError):  # the test that waits for it raises
             while (frame := await self._peer.next()) is not None:
                 if frame.opcode == CLOSE:
                     self._note()
@@ -52,56 +53,58 @@ class Ear:
                     self._peer.send(self._peer.frame(CLOSE, frame.payload[:2]))
                 elif frame.opcode == PING:
                     self._peer.send(self._peer.frame(PONG, frame.payload))
-                elif frame.payload.startswith(HOLDING):
-                    self.holding += 1
+                elif frame.payload.startswith(HOLD_MESSAGE):
+                    self.hold_frames += 1
                     self._note()
                 elif frame.opcode != PONG:
-                    self.sounds += 1
+                    self.audio_frames += 1
                     self.texts.append(frame.payload)
                     self._note()
             if self.close is None:
                 self._note()
                 self.close = ABNORMAL_CLOSE
-            self._news.set()
+            self._changed.set()
 
     def _note(self) -> None:
-        self._moments.append(self._loop.time())
-        self._news.set()
+        self._times.append(self._loop.time())
+        self._changed.set()
 
     def hang_up(self) -> None:
-        """As one does; the answer is the end."""
+        """Send a close frame; its answer is the end."""
         self._peer.send(self._peer.close_frame(1000))
 
-    async def until(self, sounds: int) -> None:
-        """Waits until so many data frames were heard."""
+    async def until(self, audio_frames: int) -> None:
+        """Wait until this many data frames came. Raises AssertionError if the socket is closed before."""
         async with asyncio.timeout(WAIT_S):
-            while self.sounds < sounds:
-                assert self.close is None, f"closed with {self.close} after {self.sounds} of {sounds} frames"
-                self._news.clear()
-                await self._news.wait()
+            while self.audio_frames < audio_frames:
+                assert self.close is None, (
+                    f"closed with {self.close} after {self.audio_frames} of {audio_frames} frames"
+                )
+                self._changed.clear()
+                await self._changed.wait()
 
     async def closed(self) -> tuple[int, str]:
-        """Waits for the end."""
+        """Wait for the end; return code and reason."""
         async with asyncio.timeout(WAIT_S):
             while self.close is None:
-                self._news.clear()
-                await self._news.wait()
+                self._changed.clear()
+                await self._changed.wait()
         return self.close
 
     @property
     def first(self) -> float:
-        """When it heard anything first, by the loop's clock."""
-        return self._moments[1]
+        """The time of the first frame, by the loop's clock."""
+        return self._times[1]
 
     @property
     def last_sound(self) -> float:
-        """When it heard anything last but its end."""
-        return self._moments[-2 if self.close else -1]
+        """The time of the last frame before the end."""
+        return self._times[-2 if self.close else -1]
 
     def gap_ms(self, since: float) -> float:
-        """The longest time without anything, of those that were not over at `since`; up to now, if open."""
-        moments = [*self._moments, *([] if self.close else [self._loop.time()])]
-        gaps = [after - before for before, after in itertools.pairwise(moments) if after >= since]
+        """Return the longest pause, in ms, that ended after `since`; an open socket's last pause ends now."""
+        times = [*self._times, *([] if self.close else [self._loop.time()])]
+        gaps = [after - before for before, after in itertools.pairwise(times) if after >= since]
         return max(gaps, default=0.0) * 1000
 
     async def stop(self) -> None:
@@ -110,23 +113,23 @@ class Ear:
 
 
 async def speak(peer: WebSocketPeer, text: str) -> None:
-    """Sound at telephony's pace, until cancelled."""
+    """Send audio every 20 ms until cancelled."""
     while True:
         peer.send(peer.frame(TEXT, text.encode()))
         await asyncio.sleep(FRAME_S)
 
 
-class Talk:
-    """A call in which both sides speak."""
+class Conversation:
+    """A call in which both sides send audio."""
 
     def __init__(self, call: Call) -> None:
         self.caller, self.agent, self.session = call.caller, call.agent, call.session
-        self.ear = Ear(call.caller)
-        self.agents_ear = Ear(call.agent)
+        self.recorder = Recorder(call.caller)
+        self.agent_recorder = Recorder(call.agent)
         self._voices: list[asyncio.Task[None]] = []
 
-    async def begin(self, *, agent_speaks: bool = True, caller_speaks: bool = True) -> Talk:
-        """Both speak from now on; returns once the caller has heard some."""
+    async def begin(self, *, agent_speaks: bool = True, caller_speaks: bool = True) -> Conversation:
+        """Let both sides send audio; return once the caller has received some."""
         for peer, text, speaks in (
             (self.caller, SOUND, caller_speaks),
             (self.agent, REPLY, agent_speaks),
@@ -134,22 +137,22 @@ class Talk:
             if speaks:
                 self._voices.append(asyncio.create_task(speak(peer, text)))
         if agent_speaks:
-            await self.ear.until(FIRST_FRAMES)
+            await self.recorder.until(FIRST_FRAMES)
         return self
 
     async def hang_up(self) -> None:
-        """The caller hangs up as one does."""
+        """Hang up as the caller does."""
         self.silence()
         self.caller.send(self.caller.close_frame(1000))
-        assert (await self.ear.closed())[0] == 1000
+        assert (await self.recorder.closed())[0] == 1000
 
     def silence(self) -> None:
-        """Nobody speaks any more."""
+        """Stop the audio of both sides."""
         for voice in self._voices:
             voice.cancel()
 
     async def stop(self) -> None:
         self.silence()
         await asyncio.gather(*self._voices, return_exceptions=True)
-        await self.ear.stop()
-        await self.agents_ear.stop()
+        await self.recorder.stop()
+        await self.agent_recorder.stop()
