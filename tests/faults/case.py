@@ -107,7 +107,7 @@ class Case:
             self.heard += f", then {recorder.close[0]}"
 
     async def ends(self, recorder: Recorder, code: int | None, reason: str, side: str) -> dict[str, Any]:
-        """Assert that the caller gets this close code (None: any), and that the call ended with this reason."""
+        """Assert that the caller gets this close code (None: any), and that the call ended so."""
         closed = await recorder.closed()
         assert code in (None, closed[0]), closed
         self.note_received(recorder)
