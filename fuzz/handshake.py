@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Any head of a handshake: the plain case is judged as the `websockets` package judges it."""
+"""Any head of a handshake: the plain case is theirs as the `websockets` package judges it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ END = b"\r\n\r\n"
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 """The key of RFC 6455 §1.3, so that the corpus can hold an answer to it."""
 
-_asking = ClientHandshake(parse_uri("ws://127.0.0.1:8080/ws"), [])
-_asking._key = KEY
+_client = ClientHandshake(parse_uri("ws://127.0.0.1:8080/ws"), [])
+_client._key = KEY
 
 
 def judge(data: bytes) -> None:
     """As a client's request, then as an agent's answer."""
     head = data.partition(END)[0] + END
-    asked, judged = read_request(head), handshake._judged(head)
-    assert (asked.target, list(asked.headers)) == (judged.target, list(judged.headers))
-    assert (asked.accept, asked.fault) == (judged.accept, judged.fault)
-    assert (asked.accept is None) == bool(asked.fault)
-    asked.header("Authorization")
-    assert _answered(_asking.read_answer, head) == _answered(_asking._judged, head)
+    ours, theirs = read_request(head), handshake._read_request_by_package(head)
+    assert (ours.target, list(ours.headers)) == (theirs.target, list(theirs.headers))
+    assert (ours.accept, ours.fault) == (theirs.accept, theirs.fault)
+    assert (ours.accept is None) == bool(ours.fault)
+    ours.header("Authorization")
+    assert _answered(_client.read_answer, head) == _answered(_client._read_answer_by_package, head)
 
 
 def _answered(read: Callable[[bytes], str | None], head: bytes) -> tuple[str | None, str]:

@@ -21,8 +21,8 @@ def find(name: str) -> Callable[[bytes], None]:
     elif name == "handshake":
         found = importlib.import_module("fuzz.handshake").judge
     elif name in FRAMES:
-        scanner = importlib.import_module("fuzz.walker")
-        found = scanner.walk if name == "scanner" else scanner.accelerate
+        module = importlib.import_module("fuzz.frame_scanner")
+        found = module.scan if name == "scanner" else module.accelerate
     else:
         found = importlib.import_module("fuzz.dialects").target(name)
     return found

@@ -80,7 +80,7 @@ def answers() -> dict[str, bytes]:
 
 
 def streams() -> dict[str, bytes]:
-    """Streams of frames behind the four bytes that choose settings and cuts (fuzz/walker.py)."""
+    """Streams of frames behind the four bytes that choose settings and cuts (fuzz/frame_scanner.py)."""
     said = [message.encode() for message in list(messages("twilio"))[:6]]
     made = {}
     for masked in (False, True):

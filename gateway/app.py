@@ -199,7 +199,7 @@ def _start_batcher(settings: Settings, stack: AsyncExitStack) -> LoopBatcher:
     loop = asyncio.get_running_loop()
     batcher = LoopBatcher(
         settings.server.relay_batch_ms / 1000,
-        poll_for=epoll_set_of(loop).stay,
+        poll_for=epoll_set_of(loop).poll_for,
         can_poll=scheduler_of(loop).all_direct,
     )
     batcher.start()

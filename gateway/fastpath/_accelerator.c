@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The relay's fast case in C: a chunk that holds nothing but plain frames of sound goes from one socket
- * to the other without a Python object being made for it.
+ * The relay's fast case in C: a chunk that holds nothing but plain media frames goes from one socket to the
+ * other without a Python object being created for it.
  *
- * Whatever is not plain (a control frame, a short frame to look at, a fragment, half a header, an error, a
- * socket that does not take all) is handed to the Python code beside this file exactly as it was read, with no
- * state changed. So there is one implementation of every rule, in Python, and this file cannot disagree
- * with it: it only knows when there is nothing to decide.
+ * Everything that is not plain (a control frame, a short frame to inspect, a fragment, part of a header, an
+ * error, a socket that does not take all) goes to the Python code exactly as it was read, with no state changed.
+ * So every rule is implemented once, in Python, and this file cannot disagree with it: it only recognises the
+ * case in which there is nothing to decide. pump.py is the same in Python; names and constants are as there.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -20,27 +20,30 @@
 
 enum { CHUNK_BYTES = 65536, FIN_TEXT = 0x81, FIN_BINARY = 0x82, MASKED = 0x80 };
 
-/* As in pump.py. */
-enum { EVENTS_AT_ONCE = 32, LOOKS_A_TURN = 8, FEW = 8 };
+/* As in pump.py, where each is explained. */
+enum { EVENTS_AT_ONCE = 32, READS_PER_ITERATION = 8, MIN_READY = 8 };
 #define ALARM_S 0.002
 
-/* Edges: a socket is reported once for what has come, and not looked at again by the next wait. */
+/* Edge-triggered: a socket is reported once for what has come, and not checked again by the next wait. */
 #define EDGES (EPOLLIN | EPOLLRDHUP | EPOLLET)
 
-/* All calls share it: the interpreter's lock is held from recv to send. */
-static unsigned char room[2 * CHUNK_BYTES];
+/* The version of this module's interface, as in accelerator.py. */
+enum { INTERFACE = 2 };
 
-/* ---- Counters: what gateway/websocket/frames.py's FrameScanner keeps, where both languages can reach it ---- */
+/* The chunks of a batch. All pumps share it, as the interpreter's lock is held from recv to send. */
+static unsigned char buffer[2 * CHUNK_BYTES];
+
+/* ---- Counters: the fields of FrameScanner (gateway/websocket/frames.py) that both languages use ---- */
 
 typedef struct {
     PyObject_HEAD
-    long long left;        /* payload bytes still to come of a frame whose header has passed */
-    long long frames;      /* data frames so far */
-    long long bytes;       /* bytes fed so far */
-    long long max_payload; /* payload bytes a message may have */
-    long long inspect_below;  /* shorter data frames are to be looked at */
-    char masked;           /* whether the frames come from a client */
-    char simple;           /* whether nothing is held back and no message is open */
+    long long left;          /* payload bytes still to come of a frame whose header has passed */
+    long long frames;        /* data frames so far */
+    long long bytes;         /* bytes fed so far */
+    long long max_payload;   /* payload bytes that a message may have */
+    long long inspect_below; /* data frames with fewer payload bytes go to Python */
+    char masked;             /* whether the frames come from a client */
+    char simple;             /* whether nothing is held back and no message is open */
 } Counters;
 
 static PyMemberDef counters_members[] = {
@@ -59,19 +62,19 @@ static PyTypeObject CountersType = {
     .tp_name = "gateway.fastpath._accelerator.Counters",
     .tp_basicsize = sizeof(Counters),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
-    .tp_doc = "The state of a FrameScanner that the fast case needs.",
+    .tp_doc = "The fields of a FrameScanner that the fast case uses.",
     .tp_members = counters_members,
     .tp_new = PyType_GenericNew,
 };
 
-/* Whether the chunk is all plain frames (RFC 6455 section 5.2); only then it is counted. */
+/* Return 1 and count the chunk if it is all plain frames (RFC 6455 section 5.2); else return 0. */
 static int
-walk(Counters *w, const unsigned char *data, long long size)
+count_plain(Counters *counters, const unsigned char *data, long long size)
 {
-    if (!w->simple)
+    if (!counters->simple)
         return 0;
-    const int key = w->masked ? 4 : 0, mask_bit = w->masked ? MASKED : 0;
-    long long position = w->left, frames = 0;
+    const int key = counters->masked ? 4 : 0, mask_bit = counters->masked ? MASKED : 0;
+    long long position = counters->left, frames = 0;
     while (position < size) {
         const unsigned char *head = data + position;
         const long long here = size - position;
@@ -84,83 +87,83 @@ walk(Counters *w, const unsigned char *data, long long size)
         } else if (length > 125) {
             return 0;
         }
-        if (length < w->inspect_below || length > w->max_payload)
+        if (length < counters->inspect_below || length > counters->max_payload)
             return 0;
         position += head_bytes + length;
         frames++;
     }
-    w->left = position - size;
-    w->frames += frames;
-    w->bytes += size;
+    counters->left = position - size;
+    counters->frames += frames;
+    counters->bytes += size;
     return 1;
 }
 
-/* ---- EpollSet: the sockets that pumps read, all behind one descriptor of the event loop's ---- */
+/* ---- EpollSet: the sockets that pumps read, behind one epoll descriptor ---- */
 
-/* The loop watches one epoll descriptor instead of every socket: what it does for each descriptor that is
- * ready costs as much as reading it. */
+/* The event loop watches this one descriptor instead of every socket: what it does for each readable descriptor
+ * costs as much as reading it. */
 typedef struct {
     PyObject_HEAD
     int epoll;
-    int alarm;        /* a timer behind the same descriptor: it ends a stay */
-    double rested_at; /* seconds of the monotonic clock */
+    int alarm;      /* a timer behind the same descriptor, which ends poll_for */
+    double woke_at; /* the end of the last sleep, in seconds of the monotonic clock */
 } EpollSet;
 
 /* ---- Pump: reads one socket, writes the other ---- */
 
 typedef struct {
     PyObject_HEAD
-    EpollSet *sources;
-    Counters *walker;
-    PyObject *on_chunk;  /* called with bytes that Python must deal with; b"" at the end of the stream */
-    PyObject *on_unsent; /* called with bytes that are through, but that the other socket did not take */
+    EpollSet *epoll_set;
+    Counters *scanner;
+    PyObject *on_chunk;  /* called with a chunk that is not plain; with b"" at the end of the stream */
+    PyObject *on_unsent; /* called with bytes of plain frames that the sink did not take */
     int source, sink;    /* descriptors */
-    char direct;         /* whether the fast case may be used at all now */
-    char reading;        /* whether the source is watched */
+    char direct;         /* whether plain frames may go to the sink without Python */
+    char reading;        /* whether the source is read */
 } Pump;
 
-/* Plain chunks that were read and are still to be sent. First the sockets that are ready are read, then all is
- * sent: the kernel's code for the one does not push that for the other out of the processor's cache each time.
- * No Python runs in between, so nobody can end or pause a call of which something is here. */
+/* Plain chunks that were read and are not sent yet. First all readable sockets are read, then all chunks are
+ * sent, so that the kernel's code for reading and for writing do not evict each other from the processor's cache.
+ * No Python runs in between, so no pump of which a chunk is here can be paused or closed. */
 typedef struct {
     int count;
-    size_t bytes; /* in `room` */
+    size_t bytes; /* in `buffer` */
     struct {
         Pump *pump;
         ssize_t size;
     } chunks[EVENTS_AT_ONCE];
 } Batch;
 
-/* Ends a call into Python; an exception is reported, and ends nobody else's turn. */
+/* Release a callback's result. Report its exception as unraisable, so that it cannot stop the other sockets. */
 static void
-told(Pump *pump, PyObject *done)
+release_result(Pump *pump, PyObject *result)
 {
-    if (done == NULL)
+    if (result == NULL)
         PyErr_WriteUnraisable((PyObject *)pump);
-    Py_XDECREF(done);
+    Py_XDECREF(result);
 }
 
-/* Sends all, and only then says what was not taken. */
+/* Send all chunks, and only then call `on_unsent` for what was not taken: a callback may close any pump. */
 static void
 batch_send(Batch *batch)
 {
     struct {
         Pump *pump;
-        PyObject *data; /* NULL: no memory for it */
+        PyObject *data; /* NULL if there was no memory for it */
     } unsent[EVENTS_AT_ONCE];
-    const unsigned char *data = room;
+    const unsigned char *data = buffer;
     int refused = 0;
     for (int i = 0; i < batch->count; i++) {
         Pump *pump = batch->chunks[i].pump;
         const ssize_t size = batch->chunks[i].size;
         ssize_t sent = send(pump->sink, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (sent < 0) /* also where the socket is broken: its own reading side finds that out */
+        if (sent < 0) /* full, or broken, which its own reading side reports */
             sent = 0;
         if (sent != size) {
             unsent[refused].pump = pump;
             unsent[refused].data = PyBytes_FromStringAndSize((const char *)data + sent, size - sent);
             if (unsent[refused++].data == NULL)
-                PyErr_Clear(); /* said below: no call may begin with an exception pending */
+                PyErr_Clear(); /* reported below: no callback may begin with an exception pending */
         }
         data += size;
     }
@@ -168,28 +171,29 @@ batch_send(Batch *batch)
     batch->bytes = 0;
     for (int i = 0; i < refused; i++) {
         Pump *pump = unsent[i].pump;
-        told(pump, unsent[i].data == NULL ? PyErr_NoMemory() : PyObject_CallOneArg(pump->on_unsent, unsent[i].data));
-        Py_XDECREF(unsent[i].data);
+        PyObject *rest = unsent[i].data;
+        release_result(pump, rest == NULL ? PyErr_NoMemory() : PyObject_CallOneArg(pump->on_unsent, rest));
+        Py_XDECREF(rest);
     }
 }
 
-/* The source is readable: takes what can be passed on into the batch, and gives Python all else. */
+/* Read the source once: add a plain chunk to the batch, and give any other to Python. */
 static void
-pump_run(Pump *self, unsigned int what, Batch *batch)
+pump_read(Pump *self, unsigned int events, Batch *batch)
 {
-    unsigned char *chunk = room + batch->bytes;
+    unsigned char *chunk = buffer + batch->bytes;
     const ssize_t size = recv(self->source, chunk, CHUNK_BYTES, MSG_DONTWAIT);
     if (size < 0 && (errno == EAGAIN || errno == EINTR))
         return;
-    if (size == CHUNK_BYTES || what & ~EPOLLIN) { /* there is more, if only the end: it is to be reported again */
+    if (size == CHUNK_BYTES || events & ~EPOLLIN) { /* more has come, if only the end: report it again */
         struct epoll_event event = {.events = EDGES, .data.ptr = self};
-        if (epoll_ctl(self->sources->epoll, EPOLL_CTL_MOD, self->source, &event)) {
+        if (epoll_ctl(self->epoll_set->epoll, EPOLL_CTL_MOD, self->source, &event)) {
             PyErr_SetFromErrno(PyExc_OSError);
-            told(self, NULL);
+            release_result(self, NULL);
             return;
         }
     }
-    if (size > 0 && self->direct && walk(self->walker, chunk, size)) {
+    if (size > 0 && self->direct && count_plain(self->scanner, chunk, size)) {
         batch->chunks[batch->count].pump = self;
         batch->chunks[batch->count++].size = size;
         batch->bytes += size;
@@ -200,8 +204,8 @@ pump_run(Pump *self, unsigned int what, Batch *batch)
     PyObject *data = PyBytes_FromStringAndSize((const char *)chunk, size > 0 ? size : 0);
     if (data == NULL)
         PyErr_Clear();
-    batch_send(batch); /* what is not taken pauses its own source and ends nothing: these bytes are still wanted */
-    told(self, data == NULL ? PyErr_NoMemory() : PyObject_CallOneArg(self->on_chunk, data));
+    batch_send(batch); /* first, in the order of reading; an `on_unsent` only pauses, so this chunk stays valid */
+    release_result(self, data == NULL ? PyErr_NoMemory() : PyObject_CallOneArg(self->on_chunk, data));
     Py_XDECREF(data);
 }
 
@@ -210,7 +214,7 @@ pump_resume(Pump *self, PyObject *Py_UNUSED(ignored))
 {
     struct epoll_event event = {.events = EDGES, .data.ptr = self};
     if (!self->reading) {
-        if (epoll_ctl(self->sources->epoll, EPOLL_CTL_ADD, self->source, &event))
+        if (epoll_ctl(self->epoll_set->epoll, EPOLL_CTL_ADD, self->source, &event))
             return PyErr_SetFromErrno(PyExc_OSError);
         self->reading = 1;
     }
@@ -222,7 +226,7 @@ pump_pause(Pump *self, PyObject *Py_UNUSED(ignored))
 {
     if (self->reading) {
         self->reading = 0;
-        if (epoll_ctl(self->sources->epoll, EPOLL_CTL_DEL, self->source, NULL))
+        if (epoll_ctl(self->epoll_set->epoll, EPOLL_CTL_DEL, self->source, NULL))
             return PyErr_SetFromErrno(PyExc_OSError);
     }
     Py_RETURN_NONE;
@@ -233,8 +237,8 @@ static int pump_init(Pump *self, PyObject *args, PyObject *kwargs);
 static int
 pump_traverse(Pump *self, visitproc visit, void *arg)
 {
-    Py_VISIT(self->sources);
-    Py_VISIT(self->walker);
+    Py_VISIT(self->epoll_set);
+    Py_VISIT(self->scanner);
     Py_VISIT(self->on_chunk);
     Py_VISIT(self->on_unsent);
     return 0;
@@ -243,12 +247,12 @@ pump_traverse(Pump *self, visitproc visit, void *arg)
 static int
 pump_clear(Pump *self)
 {
-    if (self->reading) { /* whoever owned it forgot to: the kernel must not point here any more */
+    if (self->reading) { /* its owner did not pause it: the kernel must not keep a pointer to it */
         self->reading = 0;
-        epoll_ctl(self->sources->epoll, EPOLL_CTL_DEL, self->source, NULL);
+        epoll_ctl(self->epoll_set->epoll, EPOLL_CTL_DEL, self->source, NULL);
     }
-    Py_CLEAR(self->sources);
-    Py_CLEAR(self->walker);
+    Py_CLEAR(self->epoll_set);
+    Py_CLEAR(self->scanner);
     Py_CLEAR(self->on_chunk);
     Py_CLEAR(self->on_unsent);
     return 0;
@@ -263,13 +267,13 @@ pump_dealloc(Pump *self)
 }
 
 static PyMethodDef pump_methods[] = {
-    {"resume", (PyCFunction)pump_resume, METH_NOARGS, "Reads from now on."},
-    {"pause", (PyCFunction)pump_pause, METH_NOARGS, "Reads no more; to be called before the source is closed."},
+    {"resume", (PyCFunction)pump_resume, METH_NOARGS, "Read from now on."},
+    {"pause", (PyCFunction)pump_pause, METH_NOARGS, "Read no more. Call it before the source is closed."},
     {NULL},
 };
 
 static PyMemberDef pump_members[] = {
-    {"direct", T_BOOL, offsetof(Pump, direct), 0, "Whether plain frames may skip Python."},
+    {"direct", T_BOOL, offsetof(Pump, direct), 0, "Whether plain frames may go to the sink without on_chunk."},
     {"reading", T_BOOL, offsetof(Pump, reading), READONLY, "Whether the source is read."},
     {NULL},
 };
@@ -279,7 +283,7 @@ static PyTypeObject PumpType = {
     .tp_name = "gateway.fastpath._accelerator.Pump",
     .tp_basicsize = sizeof(Pump),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-    .tp_doc = "Pump(sources, walker, source, sink, *, on_chunk, on_unsent): one direction of a relay.",
+    .tp_doc = "Pump(epoll_set, scanner, source, sink, *, on_chunk, on_unsent): one direction of a relay.",
     .tp_new = PyType_GenericNew,
     .tp_init = (initproc)pump_init,
     .tp_dealloc = (destructor)pump_dealloc,
@@ -318,18 +322,17 @@ epoll_set_fileno(EpollSet *self, PyObject *Py_UNUSED(ignored))
     return PyLong_FromLong(self->epoll);
 }
 
-/* Runs the pumps of these sources. An exception of one is reported and ends nobody else's turn. Whether the
- * alarm was among them. */
+/* Read the sources of these events. Return 1 if the alarm is among them, else 0. */
 static int
 epoll_set_run(struct epoll_event *events, int count)
 {
     int alarm = 0;
     Batch batch = {0};
-    for (int i = 0; i < count; i++) { /* one pump's end may be another's: none may go away meanwhile */
+    for (int i = 0; i < count; i++) { /* the callback of one pump may end another, which must not be freed yet */
         Pump *pump = events[i].data.ptr;
         Py_XINCREF(pump);
         if (pump != NULL)
-            __builtin_prefetch(&pump->walker->left);
+            __builtin_prefetch(&pump->scanner->left);
     }
     for (int i = 0; i < count; i++) {
         Pump *pump = events[i].data.ptr;
@@ -338,7 +341,7 @@ epoll_set_run(struct epoll_event *events, int count)
             continue;
         }
         if (pump->reading)
-            pump_run(pump, events[i].events, &batch);
+            pump_read(pump, events[i].events, &batch);
     }
     batch_send(&batch);
     for (int i = 0; i < count; i++)
@@ -346,7 +349,7 @@ epoll_set_run(struct epoll_event *events, int count)
     return alarm;
 }
 
-/* Reads what is readable; how much there was. */
+/* Read what is readable, without waiting. Return the number of events. */
 static int
 epoll_set_read(EpollSet *self)
 {
@@ -364,16 +367,17 @@ seconds(void)
     return now.tv_sec + now.tv_nsec / 1e9;
 }
 
-/* Reads what becomes readable until the alarm, in so long at the most; whether anything did, -1 for an error. A
- * wait with a time of its own would cost a timer each time, and most are over in microseconds. */
+/* Read what becomes readable until the alarm, which is due within `left_s`. Return 1 if anything did, 0 if
+ * nothing did, -1 with an exception set. A timeout for each wait would cost a timer each time, and most waits
+ * are over in microseconds. */
 static int
 epoll_set_wait(EpollSet *self, double left_s)
 {
     struct epoll_event events[EVENTS_AT_ONCE];
     const double due_s = left_s < 0 ? 0 : left_s < ALARM_S ? left_s : ALARM_S;
-    const struct itimerspec due = {.it_value.tv_nsec = (long)(due_s * 1e9) + 1}; /* 0 would be never */
+    const struct itimerspec due = {.it_value.tv_nsec = (long)(due_s * 1e9) + 1}; /* 0 would disarm the timer */
     int count, over = 0, any = 0;
-    if (timerfd_settime(self->alarm, 0, &due, NULL)) { /* it would be waited for without end */
+    if (timerfd_settime(self->alarm, 0, &due, NULL)) { /* without it the wait would never end */
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
@@ -382,7 +386,7 @@ epoll_set_wait(EpollSet *self, double left_s)
         count = epoll_wait(self->epoll, events, EVENTS_AT_ONCE, -1);
         Py_END_ALLOW_THREADS
         if (count < 0)
-            return errno == EINTR; /* a signal, which is the loop's to deal with */
+            return errno == EINTR; /* a signal, which the event loop handles */
         over = epoll_set_run(events, count);
         any |= count > over;
     }
@@ -392,54 +396,55 @@ epoll_set_wait(EpollSet *self, double left_s)
 static PyObject *
 epoll_set_ready(EpollSet *self, PyObject *Py_UNUSED(ignored))
 {
-    for (int looks = 0; looks < LOOKS_A_TURN && epoll_set_read(self) == EVENTS_AT_ONCE; looks++)
+    for (int reads = 0; reads < READS_PER_ITERATION && epoll_set_read(self) == EVENTS_AT_ONCE; reads++)
         ;
     Py_RETURN_NONE;
 }
 
-/* Sleeps until so long after the last rest's end. */
+/* Sleep until `coalesce_s` after the end of the last sleep. */
 static void
-epoll_set_rest(EpollSet *self, double rest_s)
+epoll_set_sleep(EpollSet *self, double coalesce_s)
 {
-    const double left = self->rested_at + rest_s - seconds();
+    const double left = self->woke_at + coalesce_s - seconds();
     if (left > 0) {
         const struct timespec pause = {.tv_sec = (time_t)left, .tv_nsec = (long)((left - (time_t)left) * 1e9)};
         Py_BEGIN_ALLOW_THREADS
-        nanosleep(&pause, NULL); /* a signal may end it: then it was shorter */
+        nanosleep(&pause, NULL); /* a signal may end it early, which does no harm */
         Py_END_ALLOW_THREADS
     }
-    self->rested_at = seconds();
+    self->woke_at = seconds();
 }
 
-/* Under load several waits are one turn of the loop's: see gateway/media/loop_batcher.py. */
+/* Under load several waits are one iteration of the event loop; see gateway/media/loop_batcher.py. */
 static PyObject *
-epoll_set_stay(EpollSet *self, PyObject *args)
+epoll_set_poll_for(EpollSet *self, PyObject *args)
 {
-    double limit_s, rest_s = 0.0;
-    if (!PyArg_ParseTuple(args, "d|d", &limit_s, &rest_s))
+    double poll_s, coalesce_s = 0.0;
+    if (!PyArg_ParseTuple(args, "d|d", &poll_s, &coalesce_s))
         return NULL;
-    const double until = seconds() + limit_s;
-    if (rest_s <= 0.0) {
-        int any = 0, part;
+    const double until = seconds() + poll_s;
+    if (coalesce_s <= 0.0) {
+        int any = 0, result;
         do {
-            part = epoll_set_wait(self, until - seconds());
-            any |= part;
-        } while (part >= 0 && seconds() < until);
-        return part < 0 ? NULL : PyBool_FromLong(any);
+            result = epoll_set_wait(self, until - seconds());
+            any |= result;
+        } while (result >= 0 && seconds() < until);
+        return result < 0 ? NULL : PyBool_FromLong(any);
     }
     while (seconds() < until) {
-        epoll_set_rest(self, rest_s);
-        while (epoll_set_read(self) >= FEW && seconds() < self->rested_at + rest_s)
+        epoll_set_sleep(self, coalesce_s);
+        while (epoll_set_read(self) >= MIN_READY && seconds() < self->woke_at + coalesce_s)
             ;
     }
     Py_RETURN_TRUE;
 }
 
 static PyMethodDef epoll_set_methods[] = {
-    {"fileno", (PyCFunction)epoll_set_fileno, METH_NOARGS, "The descriptor that is readable when a source is."},
-    {"ready", (PyCFunction)epoll_set_ready, METH_NOARGS, "Reads every source that is readable."},
-    {"stay", (PyCFunction)epoll_set_stay, METH_VARARGS,
-     "Reads them as they become readable, for so many seconds; whether any did. See pump.py."},
+    {"fileno", (PyCFunction)epoll_set_fileno, METH_NOARGS,
+     "Return the descriptor that is readable when one of the sockets is."},
+    {"ready", (PyCFunction)epoll_set_ready, METH_NOARGS, "Read the sockets that are readable."},
+    {"poll_for", (PyCFunction)epoll_set_poll_for, METH_VARARGS,
+     "Read the sockets as they become readable, for some seconds. Return True if any did. See pump.py."},
     {NULL},
 };
 
@@ -448,7 +453,7 @@ static PyTypeObject EpollSetType = {
     .tp_name = "gateway.fastpath._accelerator.EpollSet",
     .tp_basicsize = sizeof(EpollSet),
     .tp_flags = Py_TPFLAGS_DEFAULT,
-    .tp_doc = "The sockets that pumps read.",
+    .tp_doc = "The sockets that pumps read, behind one epoll descriptor.",
     .tp_new = PyType_GenericNew,
     .tp_init = (initproc)epoll_set_init,
     .tp_dealloc = (destructor)epoll_set_dealloc,
@@ -459,16 +464,16 @@ static int
 pump_init(Pump *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"epoll_set", "scanner", "source", "sink", "on_chunk", "on_unsent", NULL};
-    PyObject *sources, *walker, *source, *sink, *on_chunk, *on_unsent;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!OO$OO", names, &EpollSetType, &sources, &CountersType, &walker,
-                                     &source, &sink, &on_chunk, &on_unsent))
+    PyObject *epoll_set, *scanner, *source, *sink, *on_chunk, *on_unsent;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!OO$OO", names, &EpollSetType, &epoll_set, &CountersType,
+                                     &scanner, &source, &sink, &on_chunk, &on_unsent))
         return -1;
     self->source = PyObject_AsFileDescriptor(source);
     self->sink = PyObject_AsFileDescriptor(sink);
     if (self->source < 0 || self->sink < 0)
         return -1;
-    Py_XSETREF(self->sources, (EpollSet *)Py_NewRef(sources));
-    Py_XSETREF(self->walker, (Counters *)Py_NewRef(walker));
+    Py_XSETREF(self->epoll_set, (EpollSet *)Py_NewRef(epoll_set));
+    Py_XSETREF(self->scanner, (Counters *)Py_NewRef(scanner));
     Py_XSETREF(self->on_chunk, Py_NewRef(on_chunk));
     Py_XSETREF(self->on_unsent, Py_NewRef(on_unsent));
     self->direct = 1;
@@ -487,7 +492,7 @@ PyInit__accelerator(void)
 {
     PyObject *m = PyModule_Create(&module);
     if (m == NULL || PyModule_AddType(m, &CountersType) < 0 || PyModule_AddType(m, &EpollSetType) < 0 ||
-        PyModule_AddType(m, &PumpType) < 0) {
+        PyModule_AddType(m, &PumpType) < 0 || PyModule_AddIntConstant(m, "INTERFACE", INTERFACE) < 0) {
         Py_XDECREF(m);
         return NULL;
     }

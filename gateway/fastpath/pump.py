@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The relay's fast case in Python, as _accelerator.c has it in C: sockets are read without the loop.
+"""The relay's fast case in Python; _accelerator.c is the same in C. Sockets are read without the event loop.
 
-What libuv and asyncio do for a socket that is ready costs as much as reading it. Here all sockets are behind
-one epoll descriptor, which the loop watches as one, and a chunk that holds nothing but plain frames of sound
-goes from one socket to the other. Whatever is not plain (a control frame, a short frame to look at, a
-fragment, half a header, an error, a socket that does not take all) goes to the relay's `Side` exactly as it
-was read, with no state changed. Linux only, as epoll is; elsewhere, and over TLS, transports remain.
+What libuv and asyncio do for a readable socket costs as much as reading it. Here all sockets are behind one
+epoll descriptor, which the event loop watches as one, and a chunk that holds nothing but plain media frames
+is written from one socket to the other. Everything that is not plain (a control frame, a short frame to
+inspect, a fragment, part of a header, an error, a socket that does not take all) goes to the RelaySide
+exactly as it was read, with no state changed. Linux only, as epoll is; elsewhere, and over TLS, the event
+loop's transports read.
 """
 
 from __future__ import annotations
@@ -22,27 +23,29 @@ from gateway.fastpath.timer_fd import TimerFd
 
 CHUNK_BYTES: Final = 65536
 EVENTS_AT_ONCE: Final = 32
-"""Not all that are ready: what has just been written to is still in the processor's cache when its answer
-comes, if that is soon."""
+"""The number of sockets that are read together. It is small, so that a socket that was just written to is
+still in the processor's cache when its answer comes."""
 
-LOOKS_A_TURN: Final = 8
-"""How often the loop looks before anything else gets a turn."""
+READS_PER_ITERATION: Final = 8
+"""How often one iteration of the event loop reads while EVENTS_AT_ONCE sockets are readable each time."""
 
 ALARM_S: Final = 0.002
-"""How often the alarm rings while somebody stays. Where no timer is due so soon, the kernel stops its clock
-whenever the processor has nothing to do, and starts it anew, which costs a quarter of a wake-up."""
+"""The interval of the timer during `poll_for`. If no timer is due so soon, the kernel stops its clock while the
+processor is idle and starts it again, which costs a quarter of a wake-up."""
 
-FEW: Final = 8
-"""So much is worth another look before the next rest; less may wait for it, and for company."""
+MIN_READY: Final = 8
+"""`poll_for` reads again before it sleeps if at least this many sockets were readable; fewer can wait."""
 
 POSSIBLE: Final = hasattr(select, "epoll")
 
 EPOLLIN: Final = select.EPOLLIN if POSSIBLE else 0
 _EDGES: Final = EPOLLIN | select.EPOLLRDHUP | select.EPOLLET if POSSIBLE else 0
-"""A socket is reported once for what has come, and not looked at again by the next wait."""
+"""Edge-triggered: a socket is reported once for what has come, and not checked again by the next wait."""
 
 
-QUIETLY: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)  # enumerations cost as much as the call
+QUIETLY: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+"""The flags of recv and send. As members of an enumeration they would cost as much as the call."""
+
 FIN_TEXT: Final = 0x81
 FIN_BINARY: Final = 0x82
 MASKED: Final = 0x80
@@ -50,7 +53,7 @@ _NOT_PLAIN: Final = 1 << 63  # longer than any message may be
 
 
 class Counters:
-    """What a FrameScanner keeps, where an accelerator can reach it."""
+    """The fields of a FrameScanner that the fast case reads and writes; see FrameScanner."""
 
     __slots__ = ("bytes", "frames", "inspect_below", "left", "masked", "max_payload", "simple")
 
@@ -64,54 +67,54 @@ class Counters:
 
 
 class EpollSet:
-    """The sockets that pumps read."""
+    """The sockets that pumps read, behind one epoll descriptor."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._alarm = TimerFd()  # ends a stay: it has no lane
+        self._alarm = TimerFd()  # ends `poll_for`; it has no route
         self._epoll.register(self._alarm.fileno(), _EDGES)
-        self._lanes: list[_Lane | None] = [None] * (
-            self._alarm.fileno() + 1
-        )  # by descriptor: no dict to look through
-        self._rested_at = 0.0
+        # By descriptor, because a list is faster than a dict.
+        self._routes: list[Route | None] = [None] * (self._alarm.fileno() + 1)
+        self._woke_at = 0.0
 
     def fileno(self) -> int:
-        """The descriptor that is readable when a source is."""
+        """Return the descriptor that is readable when one of the sockets is."""
         return self._epoll.fileno()
 
     def ready(self) -> None:
-        """Reads the sources that are readable: all of them, or so many that the loop should have a turn."""
-        for _ in range(LOOKS_A_TURN):
+        """Read the sockets that are readable, or as many as one iteration of the event loop should read."""
+        for _ in range(READS_PER_ITERATION):
             if self._read(0, 0.0) < EVENTS_AT_ONCE:
                 break
 
-    def stay(self, seconds: float, rest_s: float = 0.0) -> bool:
-        """Reads them as they become readable, for so many seconds; whether any did.
+    def poll_for(self, seconds: float, coalesce_s: float = 0.0) -> bool:
+        """Read the sockets as they become readable, for `seconds`. Return True if any did.
 
-        `rest_s`: no more often than that, but for answers that come while much is passed on; then nobody says
-        whether any did. A stay's end comes by one alarm, and no wait has a time of its own.
+        `coalesce_s`: sleep this long between two reads, counted from the end of the sleep before; more often
+        only for answers that come while many sockets are readable. The result is then always True. Without
+        it one timer ends the wait, because a timeout for each wait would cost a timer each.
         """
         until = time.monotonic() + seconds
-        if not rest_s:
+        if not coalesce_s:
             return self._wait(until)
         while (now := time.monotonic()) < until:
-            if (left := self._rested_at + rest_s - now) > 0:
-                time.sleep(left)
-            self._rested_at = time.monotonic()
-            due = self._rested_at + rest_s
-            while self._read(0, 0.0) >= FEW and time.monotonic() < due:
+            if (left_s := self._woke_at + coalesce_s - now) > 0:
+                time.sleep(left_s)
+            self._woke_at = time.monotonic()
+            due = self._woke_at + coalesce_s
+            while self._read(0, 0.0) >= MIN_READY and time.monotonic() < due:
                 pass
         return True
 
-    def add(self, source: int, lane: _Lane) -> None:
-        """Reads one more, as its lane says. `source`: its descriptor."""
-        self._lanes += [None] * (source + 1 - len(self._lanes))
-        self._lanes[source] = lane
+    def add(self, source: int, route: Route) -> None:
+        """Read the socket with the descriptor `source` from now on."""
+        self._routes += [None] * (source + 1 - len(self._routes))
+        self._routes[source] = route
         self._epoll.register(source, _EDGES)
 
     def remove(self, source: int) -> None:
-        """To be called before the descriptor is closed."""
-        self._lanes[source] = None
+        """Read `source` no more. Call it before the descriptor is closed."""
+        self._routes[source] = None
         self._epoll.unregister(source)
 
     def _wait(self, until: float) -> bool:
@@ -125,14 +128,17 @@ class EpollSet:
                 return any_came
 
     def _read(self, wait_s: float, until: float) -> int:
-        """Reads what becomes readable, at least once; how much there was, the alarm included."""
+        """Read what becomes readable within `wait_s` (-1: wait), again until the time `until`.
+
+        Return the number of events, the alarm included.
+        """
         read = 0
         while events := self._epoll.poll(wait_s, EVENTS_AT_ONCE):
-            left = iter(events)
-            while length_hint(left):
+            remaining = iter(events)
+            while length_hint(remaining):
                 try:
-                    self._pass_on(left)
-                except Exception as error:  # noqa: BLE001 - an edge: it must end nobody else's turn
+                    self._pass_on(remaining)
+                except Exception as error:  # noqa: BLE001 - the edge of one socket: the others are read
                     report = {"message": "a pump", "exception": error}
                     asyncio.get_running_loop().call_exception_handler(report)
             read += len(events)
@@ -141,13 +147,13 @@ class EpollSet:
         return read
 
     def _pass_on(self, events: Iterator[tuple[int, int]]) -> None:  # noqa: PLR0912 - see below
-        """The hot path: from one socket to the other. A call of Python for each chunk would be 2 % of all."""
-        lanes = self._lanes
+        """The hot path, in one function: one more call for each chunk would be 2 % of the whole cost."""
+        routes = self._routes
         for source, what in events:
-            lane = lanes[source]
-            if lane is None:  # the alarm; and one pump's end may be another's
+            route = routes[source]
+            if route is None:  # the alarm, or a pump that one before it in this loop has paused
                 continue
-            pump, scanner, recv, send, mask_bit, head_bytes = lane
+            pump, scanner, recv, send, mask_bit, head_bytes = route
             try:
                 chunk = recv(CHUNK_BYTES, QUIETLY)
             except BlockingIOError:
@@ -155,53 +161,53 @@ class EpollSet:
             except OSError:
                 chunk = b""
             size = len(chunk)
-            if what != EPOLLIN or size == CHUNK_BYTES:  # something was left: it is to be told again
+            if what != EPOLLIN or size == CHUNK_BYTES:  # more has come: report it again
                 self._epoll.modify(source, _EDGES)
             if not pump.direct or not scanner.simple or not size:
                 pump.on_chunk(chunk)
                 continue
-            # Whether the chunk is all plain frames (RFC 6455 §5.2); only then it is counted.
-            at, frames = scanner.left, 0
-            while at < size:
-                body = at + head_bytes
-                length = chunk[at + 1] ^ mask_bit if body + 2 <= size else _NOT_PLAIN
+            # Check that the chunk is all plain frames (RFC 6455 §5.2), and count it only then.
+            position, frames = scanner.left, 0
+            while position < size:
+                body = position + head_bytes
+                length = chunk[position + 1] ^ mask_bit if body + 2 <= size else _NOT_PLAIN
                 if length == 126:
                     body += 2
-                    length = chunk[at + 2] << 8 | chunk[at + 3]
+                    length = chunk[position + 2] << 8 | chunk[position + 3]
                 elif length > 125:
                     length = _NOT_PLAIN
                 if (
                     not scanner.inspect_below <= length <= scanner.max_payload
-                    or not FIN_TEXT <= chunk[at] <= FIN_BINARY
+                    or not FIN_TEXT <= chunk[position] <= FIN_BINARY
                 ):
                     pump.on_chunk(chunk)
                     break
-                at = body + length
+                position = body + length
                 frames += 1
             else:
-                scanner.left = at - size
+                scanner.left = position - size
                 scanner.frames += frames
                 scanner.bytes += size
                 try:
                     sent = send(chunk, QUIETLY)
-                except OSError:  # also where it is broken: its own reading side finds that out
+                except OSError:  # full, or broken, which its own reading side reports
                     sent = 0
                 if sent != size:
                     pump.on_unsent(chunk[sent:])
 
 
 class Pump:
-    """One direction of a relay: plain frames go from `source` to `sink`, all else to `on_chunk` as it came.
+    """One direction of a relay: plain frames go from `source` to `sink`, all other chunks to `on_chunk`.
 
-    `on_chunk` is called with b"" at the end of the stream, and `on_unsent` with bytes that are through, but
-    that the other socket did not take. `walker` counts what goes by.
+    `on_chunk` is also called with b"" at the end of the stream, and `on_unsent` with bytes of plain frames
+    that `sink` did not take. `scanner` counts the plain frames. Reading begins with `resume`.
     """
 
-    __slots__ = ("_lane", "_source", "_sources", "direct", "on_chunk", "on_unsent", "reading")
+    __slots__ = ("_epoll_set", "_route", "_source", "direct", "on_chunk", "on_unsent", "reading")
 
     def __init__(
         self,
-        sources: EpollSet,
+        epoll_set: EpollSet,
         scanner: Counters,
         source: socket.socket,
         sink: socket.socket,
@@ -209,28 +215,32 @@ class Pump:
         on_chunk: Callable[[bytes], None],
         on_unsent: Callable[[bytes], None],
     ) -> None:
-        self._sources = sources
+        self._epoll_set = epoll_set
         self._source = source.fileno()
         self.on_chunk = on_chunk
         self.on_unsent = on_unsent
         mask_bit, key_bytes = (MASKED, 4) if scanner.masked else (0, 0)
-        self._lane: _Lane = self, scanner, source.recv, sink.send, mask_bit, 2 + key_bytes
+        self._route: Route = self, scanner, source.recv, sink.send, mask_bit, 2 + key_bytes
         self.direct = True
-        """Whether plain frames may go by themselves."""
+        """Whether plain frames may go to `sink` without `on_chunk`."""
         self.reading = False
+        """Whether `source` is read."""
 
     def resume(self) -> None:
-        """Reads from now on."""
+        """Read from now on."""
         if not self.reading:
-            self._sources.add(self._source, self._lane)
+            self._epoll_set.add(self._source, self._route)
             self.reading = True
 
     def pause(self) -> None:
-        """Reads no more; to be called before the source is closed."""
+        """Read no more. Call it before `source` is closed."""
         if self.reading:
             self.reading = False
-            self._sources.remove(self._source)
+            self._epoll_set.remove(self._source)
 
 
-_Lane = tuple[Pump, Counters, Callable[..., bytes], Callable[..., int], int, int]
-"""What a chunk needs on its way, in one place: much of the cost is that what is apart has left the cache."""
+Route = tuple[Pump, Counters, Callable[..., bytes], Callable[..., int], int, int]
+"""All that a chunk needs on its way in one tuple: much of the cost is memory that has left the cache.
+
+The pump, its scanner, `recv` of the source, `send` of the sink, the mask bit of the length byte, and the
+number of header bytes of a short frame."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A timer that is a descriptor (timerfd_create(2)): who waits for many things waits for it, too.
+"""A timer behind a file descriptor (timerfd_create(2)), so that an epoll can wait for it. Linux only.
 
-Asked of the C library, as Python has it only from 3.13 on. Linux only.
+It calls the C library, because Python has such timers only from version 3.13 on.
 """
 
 from __future__ import annotations
@@ -10,19 +10,22 @@ import ctypes
 import os
 import time
 
-_WHOLE_NS = 1_000_000_000
+_NS_PER_S = 1_000_000_000
 
 
-class _Time(ctypes.Structure):
+class _Timespec(ctypes.Structure):
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
 
 
-class _Times(ctypes.Structure):
-    _fields_ = (("interval", _Time), ("value", _Time))
+class _Itimerspec(ctypes.Structure):
+    _fields_ = (("interval", _Timespec), ("value", _Timespec))
 
 
 class TimerFd:
-    """Becomes readable so many seconds after it was set, once for each time. Raises OSError."""
+    """A descriptor that becomes readable once, some time after each call of `set`.
+
+    Raises OSError if no descriptor is left.
+    """
 
     _descriptor = -1
 
@@ -35,9 +38,12 @@ class TimerFd:
         return self._descriptor
 
     def set(self, seconds: float) -> None:
-        """From now on. It may be set again before it was due. Raises OSError: then it never comes."""
-        ns = max(1, round(seconds * _WHOLE_NS))  # 0 would be never
-        times = _Times(value=_Time(*divmod(ns, _WHOLE_NS)))
+        """Become readable `seconds` from now, and not at the time that was set before.
+
+        Raises OSError; the descriptor then does not become readable.
+        """
+        ns = max(1, round(seconds * _NS_PER_S))  # 0 would disarm the timer
+        times = _Itimerspec(value=_Timespec(*divmod(ns, _NS_PER_S)))
         _checked(self._c.timerfd_settime(self._descriptor, 0, ctypes.byref(times), None))
 
     def __del__(self) -> None:
@@ -46,7 +52,7 @@ class TimerFd:
 
 
 def _checked(result: int) -> int:
-    """What the C library gave. Raises OSError where it failed."""
+    """Return the result of a function of the C library. Raises OSError if it failed."""
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The opening handshake, on both sides of us (RFC 6455 §4), without I/O.
+"""The opening handshake of both sides, server and client (RFC 6455 §4), without I/O.
 
-The plain case is done here: a request, or an answer, in which nothing is missing, nothing stands twice and
-nothing is negotiated. Everything else is shown to the `websockets` package, whose verdict and words hold. So
-the rules stand there, and this module only knows when there is nothing to decide; a test holds the two
-together. Two handshakes through the package are a third of the CPU of a call's set-up.
+The plain case is handled here: a request, or an answer, in which no header is missing, none occurs twice and
+nothing is negotiated. Everything else is given to the `websockets` package, whose decision and error texts
+apply. So the rules are in the package, and this module only recognises the case without a decision; a test
+compares the two. Two handshakes through the package would be a third of the CPU time of a call's set-up.
 """
 
 from __future__ import annotations
@@ -32,56 +32,59 @@ _LINE: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~]*\r\n"
 _PLAIN_REQUEST: Final = re.compile(rb"GET [!-~]{1,4000} HTTP/1\.1\r\n(?:" + _LINE + rb"){4,100}\r\n")
 _PLAIN_ANSWER: Final = re.compile(rb"HTTP/1\.1 101 [\t -~]*\r\n(?:" + _LINE + rb"){3,100}\r\n")
 _KEY: Final = re.compile(r"[A-Za-z0-9+/]{22}==")
-_MOST_BYTES: Final = 8000
-"""Of a head that is plain: no line in it is too long for anybody."""
+_MAX_PLAIN_BYTES: Final = 8000
+"""The largest head that counts as plain: no line in it can exceed a limit of the package's."""
 
-_host = lru_cache(1024)(build_host)  # there are as many as instances
+_build_host = lru_cache(1024)(build_host)  # one entry for each instance
 
-_OF_REQUEST: Final = frozenset(
+_REQUEST_HEADERS: Final = frozenset(
     ("upgrade", "connection", "sec-websocket-key", "sec-websocket-version", "origin")
 )
-_OF_ANSWER: Final = frozenset(("upgrade", "connection", "sec-websocket-accept"))
+_ANSWER_HEADERS: Final = frozenset(("upgrade", "connection", "sec-websocket-accept"))
 _NOT_PLAIN: Final = frozenset(
     ("content-length", "transfer-encoding", "sec-websocket-protocol", "sec-websocket-extensions")
 )
 
 
 class NotAWebSocketError(Exception):
-    """The far end's answer is none to a handshake; `str()` says what is wrong with it."""
+    """The answer does not accept the handshake; `str()` is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpgradeRequest:
-    """A client's request. `accept`: the key to answer with, None where `fault` says what is wrong with it."""
+    """A client's request to upgrade."""
 
     target: str
     headers: HeaderLines
     accept: str | None
+    """The value of `Sec-WebSocket-Accept` in the answer; None if there is a `fault`."""
     fault: str = ""
+    """What is wrong with the request, for its sender; empty if it can be accepted."""
 
     def header(self, name: str) -> str:
-        """A header; several of one name are joined with commas, a missing one is empty."""
-        wanted = name.lower()
-        return ", ".join([value for each, value in self.headers if each.lower() == wanted])
+        """Return a header; several of one name joined with commas, "" for a missing one."""
+        lower = name.lower()
+        return ", ".join([value for each, value in self.headers if each.lower() == lower])
 
 
 def read_request(head: bytes) -> UpgradeRequest:
-    """Judges the head of a request, whole, with the empty line behind it. Raises nothing."""
-    if len(head) <= _MOST_BYTES and _PLAIN_REQUEST.fullmatch(head):
-        first, headers = _lines(head)
-        found = _only_once(headers, _OF_REQUEST)
+    """Read the whole head of a request, up to and including its empty line. A bad one has a `fault`."""
+    if len(head) <= _MAX_PLAIN_BYTES and _PLAIN_REQUEST.fullmatch(head):
+        request_line, headers = _split_head(head)
+        values = _plain_headers(headers, _REQUEST_HEADERS)
         if (
-            found is not None
-            and found.get("upgrade", "").lower() == "websocket"
-            and _upgrades(found)
-            and found.get("sec-websocket-version") == "13"
-            and _KEY.fullmatch(key := found.get("sec-websocket-key", ""))
+            values is not None
+            and values.get("upgrade", "").lower() == "websocket"
+            and _upgrades(values)
+            and values.get("sec-websocket-version") == "13"
+            and _KEY.fullmatch(key := values.get("sec-websocket-key", ""))
         ):
-            return UpgradeRequest(first[4:-9], headers, accept_key(key))  # without "GET " and " HTTP/1.1"
-    return _judged(head)
+            target = request_line.removeprefix("GET ").removesuffix(" HTTP/1.1")
+            return UpgradeRequest(target, headers, accept_key(key))
+    return _read_request_by_package(head)
 
 
-def _judged(head: bytes) -> UpgradeRequest:
+def _read_request_by_package(head: bytes) -> UpgradeRequest:
     protocol = ServerProtocol()
     protocol.receive_data(head)
     events = protocol.events_received()
@@ -99,18 +102,21 @@ def _judged(head: bytes) -> UpgradeRequest:
 
 
 def answer(accept: str, subprotocol: str | None = None) -> bytes:
-    """The 101 (RFC 6455 §4.2.2). No extensions: they would have to be negotiated on both legs alike."""
-    chosen = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol is not None else ""
+    """Return the 101 response (RFC 6455 §4.2.2).
+
+    It has no extensions: a relay could use one only if both legs had negotiated the same.
+    """
+    protocol_line = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol is not None else ""
     return (
         "HTTP/1.1 101 Switching Protocols\r\n"
         "Upgrade: websocket\r\n"
         "Connection: Upgrade\r\n"
-        f"Sec-WebSocket-Accept: {accept}\r\n{chosen}\r\n"
+        f"Sec-WebSocket-Accept: {accept}\r\n{protocol_line}\r\n"
     ).encode()
 
 
 class ClientHandshake:
-    """Our own request, and the verdict on its answer. `request`: the bytes to send."""
+    """The client's request to upgrade, and the check of its answer. `request`: the bytes to send."""
 
     __slots__ = ("_key", "_subprotocols", "_uri", "request")
 
@@ -120,13 +126,16 @@ class ClientHandshake:
         headers: Iterable[tuple[str, str]],
         subprotocols: Sequence[str] = (),
     ) -> None:
-        """`uri`: its path and query go into the request line as they are. `headers`: none of ours."""
+        """`uri`: its path and query go into the request line unchanged.
+
+        `headers`: additional ones, none of the handshake's own. `subprotocols`: those that are offered.
+        """
         self._uri = uri
         self._subprotocols = subprotocols
         self._key = base64.b64encode(os.urandom(16)).decode()
         lines = [
             f"GET {uri.resource_name} HTTP/1.1",
-            f"Host: {_host(uri.host, uri.port, uri.secure)}",
+            f"Host: {_build_host(uri.host, uri.port, uri.secure)}",
             "Upgrade: websocket",
             "Connection: Upgrade",
             f"Sec-WebSocket-Key: {self._key}",
@@ -138,22 +147,25 @@ class ClientHandshake:
         self.request = "\r\n".join([*lines, "", ""]).encode()
 
     def read_answer(self, head: bytes) -> str | None:
-        """The subprotocol that was taken, if any. Raises NotAWebSocketError."""
-        if len(head) <= _MOST_BYTES and _PLAIN_ANSWER.fullmatch(head):
-            _, headers = _lines(head)
-            found = _only_once(headers, _OF_ANSWER)
+        """Check the whole head of the answer, and return the subprotocol that the server chose, if any.
+
+        Raises NotAWebSocketError if the answer does not accept the handshake.
+        """
+        if len(head) <= _MAX_PLAIN_BYTES and _PLAIN_ANSWER.fullmatch(head):
+            _, headers = _split_head(head)
+            values = _plain_headers(headers, _ANSWER_HEADERS)
             if (
-                found is not None
-                and found.get("upgrade", "").lower() == "websocket"
-                and _upgrades(found)
-                and found.get("sec-websocket-accept") == accept_key(self._key)
+                values is not None
+                and values.get("upgrade", "").lower() == "websocket"
+                and _upgrades(values)
+                and values.get("sec-websocket-accept") == accept_key(self._key)
             ):
                 return None
-        return self._judged(head)
+        return self._read_answer_by_package(head)
 
-    def _judged(self, head: bytes) -> str | None:
-        wanted = [Subprotocol(name) for name in self._subprotocols] or None
-        protocol = ClientProtocol(self._uri, extensions=None, subprotocols=wanted)
+    def _read_answer_by_package(self, head: bytes) -> str | None:
+        offered = [Subprotocol(name) for name in self._subprotocols] or None
+        protocol = ClientProtocol(self._uri, extensions=None, subprotocols=offered)
         protocol.key = self._key
         protocol.send_request(protocol.connect())
         protocol.receive_data(head)
@@ -166,12 +178,12 @@ class ClientHandshake:
 
 
 def accept_key(key: str) -> str:
-    """`Sec-WebSocket-Accept` for a key (RFC 6455 §4.2.2)."""
+    """Return the `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455 §4.2.2)."""
     digest = hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()
     return base64.b64encode(digest).decode()
 
 
-def _lines(head: bytes) -> tuple[str, list[tuple[str, str]]]:
+def _split_head(head: bytes) -> tuple[str, list[tuple[str, str]]]:
     first, *lines = head[:-4].decode("ascii").split("\r\n")
     headers = []
     for line in lines:
@@ -180,19 +192,19 @@ def _lines(head: bytes) -> tuple[str, list[tuple[str, str]]]:
     return first, headers
 
 
-def _only_once(headers: HeaderLines, needed: frozenset[str]) -> dict[str, str] | None:
-    """Those that are needed; None where one of them stands twice, or something is not plain."""
-    found: dict[str, str] = {}
+def _plain_headers(headers: HeaderLines, needed: frozenset[str]) -> dict[str, str] | None:
+    """Return the `needed` headers; None if one of them occurs twice, or any header is not plain."""
+    values: dict[str, str] = {}
     for name, value in headers:
         lower = name.lower()
         if lower in needed:
-            if lower in found:
+            if lower in values:
                 return None
-            found[lower] = value
+            values[lower] = value
         elif lower in _NOT_PLAIN:
             return None
-    return found
+    return values
 
 
-def _upgrades(found: dict[str, str]) -> bool:
-    return found.get("connection", "").lower() in ("upgrade", "keep-alive, upgrade")
+def _upgrades(values: dict[str, str]) -> bool:
+    return values.get("connection", "").lower() in ("upgrade", "keep-alive, upgrade")

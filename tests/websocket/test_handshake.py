@@ -53,11 +53,11 @@ def head(first: str, headers: list[tuple[str, str]]) -> bytes:
 
 def same_verdict(raw: bytes) -> None:
     """What this module says alone is what the package says."""
-    mine, theirs = read_request(raw), handshake._judged(raw)
-    assert (mine.accept, mine.fault) == (theirs.accept, theirs.fault)
-    assert mine.target == theirs.target
-    assert list(mine.headers) == list(theirs.headers)
-    assert (mine.accept is None) == bool(mine.fault)
+    ours, theirs = read_request(raw), handshake._read_request_by_package(raw)
+    assert (ours.accept, ours.fault) == (theirs.accept, theirs.fault)
+    assert ours.target == theirs.target
+    assert list(ours.headers) == list(theirs.headers)
+    assert (ours.accept is None) == bool(ours.fault)
 
 
 @st.composite
@@ -80,10 +80,10 @@ def headers_like(draw: st.DrawFn, plain: list[tuple[str, str]]) -> list[tuple[st
 
 
 def test_the_example_of_the_rfc() -> None:
-    asked = read_request(head("GET /chat?a=b HTTP/1.1", REQUEST))
-    assert (asked.target, asked.accept, asked.fault) == ("/chat?a=b", ACCEPT, "")
-    assert asked.header("Host") == "gw.example.com"
-    assert asked.header("X-Missing") == ""
+    request = read_request(head("GET /chat?a=b HTTP/1.1", REQUEST))
+    assert (request.target, request.accept, request.fault) == ("/chat?a=b", ACCEPT, "")
+    assert request.header("Host") == "gw.example.com"
+    assert request.header("X-Missing") == ""
     assert accept_key(KEY) == ACCEPT
     assert f"Sec-WebSocket-Accept: {ACCEPT}\r\n".encode() in answer(ACCEPT)
     assert b"Sec-WebSocket-Protocol: chat\r\n\r\n" in answer(ACCEPT, "chat")
@@ -102,35 +102,35 @@ def test_bytes_that_are_no_request(raw: bytes) -> None:
 
 
 def test_several_headers_of_one_name_are_joined() -> None:
-    asked = read_request(head("GET / HTTP/1.1", [*REQUEST, ("X-A", "1"), ("x-a", "2")]))
-    assert asked.header("x-A") == "1, 2"
+    request = read_request(head("GET / HTTP/1.1", [*REQUEST, ("X-A", "1"), ("x-a", "2")]))
+    assert request.header("x-A") == "1, 2"
 
 
 def test_plain_handshakes_do_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **__: object) -> None:
-        raise AssertionError("the package was asked")
+        raise AssertionError("the package was request")
 
     monkeypatch.setattr(handshake, "ServerProtocol", never)
     monkeypatch.setattr(handshake, "ClientProtocol", never)
     assert read_request(head("GET / HTTP/1.1", REQUEST)).accept == ACCEPT
-    asking = ClientHandshake(INSTANCE, [("x-daily-session-id", "s")])
-    assert asking.read_answer(answer(accept_key(asking._key))) is None
+    client = ClientHandshake(INSTANCE, [("x-daily-session-id", "s")])
+    assert client.read_answer(answer(accept_key(client._key))) is None
 
 
 def test_our_own_request_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    asking = ClientHandshake(INSTANCE, [("x-daily-session-id", "s")], ["chat", "superchat"])
-    assert asking.request.startswith(b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n")
-    asked = handshake._judged(asking.request)
-    assert asked.accept == accept_key(asking._key)
-    assert asked.header("x-daily-session-id") == "s"
-    assert asked.header("Sec-WebSocket-Protocol") == "chat, superchat"
-    assert asking.request != ClientHandshake(INSTANCE, []).request, "each has a key of its own"
+    client = ClientHandshake(INSTANCE, [("x-daily-session-id", "s")], ["chat", "superchat"])
+    assert client.request.startswith(b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n")
+    request = handshake._read_request_by_package(client.request)
+    assert request.accept == accept_key(client._key)
+    assert request.header("x-daily-session-id") == "s"
+    assert request.header("Sec-WebSocket-Protocol") == "chat, superchat"
+    assert client.request != ClientHandshake(INSTANCE, []).request, "each has a key of its own"
 
 
 @given(headers_like(ANSWER), st.sampled_from(["HTTP/1.1 101 Switching Protocols"] * 4 + ["HTTP/1.0 101 Up"]))
 def test_any_answer_is_judged_as_the_package_does(headers: list[tuple[str, str]], first: str) -> None:
-    asking = ClientHandshake(INSTANCE, [])
-    accept = accept_key(asking._key)
+    client = ClientHandshake(INSTANCE, [])
+    accept = accept_key(client._key)
     raw = head(first, [(name, value.format(accept=accept)) for name, value in headers])
 
     def verdict(judge: object) -> object:
@@ -139,7 +139,7 @@ def test_any_answer_is_judged_as_the_package_does(headers: list[tuple[str, str]]
         except NotAWebSocketError as error:
             return str(error)
 
-    assert verdict(asking.read_answer) == verdict(asking._judged)
+    assert verdict(client.read_answer) == verdict(client._read_answer_by_package)
 
 
 @pytest.mark.parametrize(
@@ -149,17 +149,17 @@ def test_any_answer_is_judged_as_the_package_does(headers: list[tuple[str, str]]
 def test_a_subprotocol_is_taken_only_if_it_was_offered(
     taken: str, offered: list[str], verdict: str | None
 ) -> None:
-    asking = ClientHandshake(INSTANCE, [], offered)
-    raw = answer(accept_key(asking._key), taken)
+    client = ClientHandshake(INSTANCE, [], offered)
+    raw = answer(accept_key(client._key), taken)
     if verdict is None:
         with pytest.raises(NotAWebSocketError):
-            asking.read_answer(raw)
+            client.read_answer(raw)
     else:
-        assert asking.read_answer(raw) == verdict
+        assert client.read_answer(raw) == verdict
 
 
 def test_an_extension_that_nobody_asked_for_is_refused() -> None:
-    asking = ClientHandshake(INSTANCE, [])
-    raw = answer(accept_key(asking._key))[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+    client = ClientHandshake(INSTANCE, [])
+    raw = answer(accept_key(client._key))[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
     with pytest.raises(NotAWebSocketError):
-        asking.read_answer(raw)
+        client.read_answer(raw)

@@ -132,7 +132,7 @@ class Expected:
             self.held, self.at_boundary = 0, False
 
 
-def walk(data: bytes) -> None:
+def scan(data: bytes) -> None:
     """The walker tells of any stream what the reference tells of it, however it is cut."""
     if len(data) < HEAD_BYTES:
         return
