@@ -22,7 +22,7 @@ enum { CHUNK_BYTES = 65536, FIN_TEXT = 0x81, FIN_BINARY = 0x82, MASKED = 0x80 };
 
 /* As in pump.py, where each is explained. */
 enum { EVENTS_AT_ONCE = 32, READS_PER_ITERATION = 8, MIN_READY = 8 };
-#define ALARM_S 0.002
+#define TIMER_S 0.002
 
 /* Edge-triggered: a socket is reported once for what has come, and not checked again by the next wait. */
 #define EDGES (EPOLLIN | EPOLLRDHUP | EPOLLET)
@@ -105,7 +105,7 @@ count_plain(Counters *counters, const unsigned char *data, long long size)
 typedef struct {
     PyObject_HEAD
     int epoll;
-    int alarm;      /* a timer behind the same descriptor, which ends poll_for */
+    int timer;      /* a timer behind the same descriptor, which ends poll_for */
     double woke_at; /* the end of the last sleep, in seconds of the monotonic clock */
 } EpollSet;
 
@@ -298,8 +298,8 @@ epoll_set_init(EpollSet *self, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kw
 {
     struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.ptr = NULL};
     self->epoll = epoll_create1(EPOLL_CLOEXEC);
-    self->alarm = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-    if (self->epoll < 0 || self->alarm < 0 || epoll_ctl(self->epoll, EPOLL_CTL_ADD, self->alarm, &event)) {
+    self->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (self->epoll < 0 || self->timer < 0 || epoll_ctl(self->epoll, EPOLL_CTL_ADD, self->timer, &event)) {
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
@@ -311,8 +311,8 @@ epoll_set_dealloc(EpollSet *self)
 {
     if (self->epoll > 0)
         close(self->epoll);
-    if (self->alarm > 0)
-        close(self->alarm);
+    if (self->timer > 0)
+        close(self->timer);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
@@ -322,11 +322,11 @@ epoll_set_fileno(EpollSet *self, PyObject *Py_UNUSED(ignored))
     return PyLong_FromLong(self->epoll);
 }
 
-/* Read the sources of these events. Return 1 if the alarm is among them, else 0. */
+/* Read the sources of these events. Return 1 if the timer is among them, else 0. */
 static int
 epoll_set_run(struct epoll_event *events, int count)
 {
-    int alarm = 0;
+    int timer = 0;
     Batch batch = {0};
     for (int i = 0; i < count; i++) { /* the callback of one pump may end another, which must not be freed yet */
         Pump *pump = events[i].data.ptr;
@@ -337,7 +337,7 @@ epoll_set_run(struct epoll_event *events, int count)
     for (int i = 0; i < count; i++) {
         Pump *pump = events[i].data.ptr;
         if (pump == NULL) {
-            alarm = 1;
+            timer = 1;
             continue;
         }
         if (pump->reading)
@@ -346,7 +346,7 @@ epoll_set_run(struct epoll_event *events, int count)
     batch_send(&batch);
     for (int i = 0; i < count; i++)
         Py_XDECREF((PyObject *)events[i].data.ptr);
-    return alarm;
+    return timer;
 }
 
 /* Read what is readable, without waiting. Return the number of events. */
@@ -367,17 +367,17 @@ seconds(void)
     return now.tv_sec + now.tv_nsec / 1e9;
 }
 
-/* Read what becomes readable until the alarm, which is due within `left_s`. Return 1 if anything did, 0 if
+/* Read what becomes readable until the timer, which is due within `left_s`. Return 1 if anything did, 0 if
  * nothing did, -1 with an exception set. A timeout for each wait would cost a timer each time, and most waits
  * are over in microseconds. */
 static int
 epoll_set_wait(EpollSet *self, double left_s)
 {
     struct epoll_event events[EVENTS_AT_ONCE];
-    const double due_s = left_s < 0 ? 0 : left_s < ALARM_S ? left_s : ALARM_S;
+    const double due_s = left_s < 0 ? 0 : left_s < TIMER_S ? left_s : TIMER_S;
     const struct itimerspec due = {.it_value.tv_nsec = (long)(due_s * 1e9) + 1}; /* 0 would disarm the timer */
     int count, over = 0, any = 0;
-    if (timerfd_settime(self->alarm, 0, &due, NULL)) { /* without it the wait would never end */
+    if (timerfd_settime(self->timer, 0, &due, NULL)) { /* without it the wait would never end */
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }

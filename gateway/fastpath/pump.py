@@ -29,9 +29,9 @@ still in the processor's cache when its answer comes."""
 READS_PER_ITERATION: Final = 8
 """How often one iteration of the event loop reads while EVENTS_AT_ONCE sockets are readable each time."""
 
-ALARM_S: Final = 0.002
-"""The interval of the timer during `poll_for`. If no timer is due so soon, the kernel stops its clock while the
-processor is idle and starts it again, which costs a quarter of a wake-up."""
+TIMER_S: Final = 0.002
+"""The interval of the timer during `poll_for`. If no timer is due so soon, the kernel stops its clock while
+the processor is idle and starts it again, which costs a quarter of a wake-up."""
 
 MIN_READY: Final = 8
 """`poll_for` reads again before it sleeps if at least this many sockets were readable; fewer can wait."""
@@ -71,10 +71,10 @@ class EpollSet:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._alarm = TimerFd()  # ends `poll_for`; it has no route
-        self._epoll.register(self._alarm.fileno(), _EDGES)
+        self._timer = TimerFd()  # ends `poll_for`; it has no route
+        self._epoll.register(self._timer.fileno(), _EDGES)
         # By descriptor, because a list is faster than a dict.
-        self._routes: list[Route | None] = [None] * (self._alarm.fileno() + 1)
+        self._routes: list[Route | None] = [None] * (self._timer.fileno() + 1)
         self._woke_at = 0.0
 
     def fileno(self) -> int:
@@ -121,16 +121,16 @@ class EpollSet:
         any_came = False
         while True:
             now = time.monotonic()
-            due_s = min(until - now, ALARM_S)
-            self._alarm.set(due_s)
-            any_came |= self._read(-1, now + due_s) > 1  # and the alarm
+            due_s = min(until - now, TIMER_S)
+            self._timer.set(due_s)
+            any_came |= self._read(-1, now + due_s) > 1  # and the timer
             if time.monotonic() >= until:
                 return any_came
 
     def _read(self, wait_s: float, until: float) -> int:
         """Read what becomes readable within `wait_s` (-1: wait), again until the time `until`.
 
-        Return the number of events, the alarm included.
+        Return the number of events, the timer included.
         """
         read = 0
         while events := self._epoll.poll(wait_s, EVENTS_AT_ONCE):
@@ -151,7 +151,7 @@ class EpollSet:
         routes = self._routes
         for source, what in events:
             route = routes[source]
-            if route is None:  # the alarm, or a pump that one before it in this loop has paused
+            if route is None:  # the timer, or a pump that one before it in this loop has paused
                 continue
             pump, scanner, recv, send, mask_bit, head_bytes = route
             try:

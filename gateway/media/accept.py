@@ -116,7 +116,7 @@ class Upgrade:
         if self._transport is None or not self.is_pending:
             return
         self.is_answered = True
-        self._transport.write(refusal_response(end))
+        self._transport.write(error_response(end))
         self._transport.close()
 
     def abort(self) -> None:
@@ -142,7 +142,7 @@ ServeCall = Callable[[Upgrade], Coroutine[Any, Any, None]]
 """Serves one call from its upgrade to its end. Must answer every upgrade and raise nothing."""
 
 
-def refusal_response(end: CallEnded) -> bytes:
+def error_response(end: CallEnded) -> bytes:
     """Return the HTTP response that refuses a call: status, code and detail of its end."""
     reason = end.reason
     assert reason.status is not None, f"{reason.code} is no answer to an upgrade"

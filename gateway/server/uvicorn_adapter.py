@@ -27,7 +27,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from gateway.media.accept import SERVE_CALL, ServeCall, Upgrade, json_response, refusal_response
+from gateway.media.accept import SERVE_CALL, ServeCall, Upgrade, error_response, json_response
 from gateway.model.reasons import CallEnded
 from gateway.server.connection_limits import ConnectionLimits
 from gateway.server.fd_reserve import SHORTAGE_HEAD_TIMEOUT_S, FdReserve
@@ -184,10 +184,10 @@ class HttpProtocol(HttpToolsProtocol):
             try:
                 self._counted_site = self._limits.add_connection(address)
             except CallEnded as end:
-                self._reject(refusal_response(end))
+                self._reject(error_response(end))
                 return
         if self._fd_reserve.is_exhausted:
-            self._reject(refusal_response(self._fd_reserve.refuse_call()))
+            self._reject(error_response(self._fd_reserve.refuse_call()))
             return
         self._start_head_timer()
 
@@ -252,7 +252,7 @@ class HttpProtocol(HttpToolsProtocol):
                 self._counted_site = self._limits.add_connection(address)
             self._limits.add_call()
         except CallEnded as end:
-            self._reject(refusal_response(end))
+            self._reject(error_response(end))
             return
         self.connections.discard(self)
         upgrade = UpgradeProtocol(self.config, self.server_state, self.app_state, self.loop)

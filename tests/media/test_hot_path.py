@@ -212,7 +212,7 @@ async def test_every_byte_arrives_in_order_both_ways(make_call: Any, how: str) -
     assert call.relay.traffic == (2_000, len(sent[True]), 2_000, len(sent[False]))
 
 
-@pytest.mark.parametrize(("seconds", "coalesce_s"), [(0.0, 0.0), (2.5 * pump.ALARM_S, 0.0), (0.002, 0.001)])
+@pytest.mark.parametrize(("seconds", "coalesce_s"), [(0.0, 0.0), (2.5 * pump.TIMER_S, 0.0), (0.002, 0.001)])
 async def test_who_stays_with_the_sockets_passes_on_what_comes(
     make_call: Any, seconds: float, coalesce_s: float
 ) -> None:
