@@ -92,7 +92,7 @@ class OutboundCalls:
         return call is not None
 
     def handle(self, session_id: str, command: CallCommand) -> bool:
-        """Follow GIVE_UP for a ringing call. False if this worker does not run it, or for another command."""
+        """Follow CANCEL for a ringing call. False if this worker does not run it, or for another command."""
         return command is CallCommand.CANCEL and self.stop(session_id, CallEnded(REASON_BY_COMMAND[command]))
 
     async def end_all(self, end: CallEnded) -> None:
