@@ -123,7 +123,7 @@ async def _start_agents(settings: Settings, store: Store, stack: AsyncExitStack)
         (instance for agent in directory.agents for instance in agent.instances),
         max_failures=settings.limits.instance_failures,
     )
-    agents = _Agents(directory, health, StoredAgents(settings, store.key_values))
+    agents = _Agents(directory, health, StoredAgents(settings, store))
     await agents.refresh()
     await health.start()
     stack.push_async_callback(health.stop)

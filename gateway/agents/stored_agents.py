@@ -20,7 +20,8 @@ from gateway.agents.instance_health import InstanceHealth
 from gateway.config import AgentSettings, Settings
 from gateway.config.consistency import Location, find_contradictions, format_path
 from gateway.config.problems import message_of
-from gateway.store.interface import KeyValueStore, StoredValue
+from gateway.store.interface import Store, StoredValue
+from gateway.store.notifications import Topic
 
 log = structlog.get_logger(__name__)
 
@@ -108,9 +109,10 @@ def _check_instances(agent: AgentSettings, settings: Settings) -> None:
 class StoredAgents:
     """The agents of the store. Every method raises StoreFailed if the store does not answer."""
 
-    def __init__(self, settings: Settings, values: KeyValueStore) -> None:
+    def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
-        self._values = values
+        self._values = store.key_values
+        self._notifications = store.notifications
 
     async def refresh(self, directory: AgentDirectory, health: InstanceHealth, now: float) -> None:
         """Give this worker's calls the agents as they are stored now. Call it after every change."""
@@ -138,17 +140,21 @@ class StoredAgents:
         is_new = await self._values.put_if_absent(
             DOCUMENT_KIND, _storage_key(agent), _as_json(created), now=now
         )
+        self._notifications.publish(Topic.AGENTS_CHANGED, _storage_key(agent))
         return created if is_new else None
 
     async def update(self, before: StoredAgent, agent: AgentSettings, now: float) -> StoredAgent:
         """Replace an agent's settings and return it. Of two writers at once the later one wins."""
         updated = StoredAgent(agent, created_at=before.created_at, updated_at=now)
         await self._values.put(DOCUMENT_KIND, _storage_key(agent), _as_json(updated), now=now)
+        self._notifications.publish(Topic.AGENTS_CHANGED, _storage_key(agent))
         return updated
 
     async def delete(self, organization: str, name: str) -> bool:
         """Delete an agent. Return False if there was none. Its running sessions go on to their end."""
-        return await self._values.delete(DOCUMENT_KIND, f"{organization}/{name}")
+        deleted = await self._values.delete(DOCUMENT_KIND, f"{organization}/{name}")
+        self._notifications.publish(Topic.AGENTS_CHANGED, f"{organization}/{name}")
+        return deleted
 
     def _read(self, values: Iterable[StoredValue]) -> list[StoredAgent]:
         return [agent for value in values if (agent := self._parse(value))]

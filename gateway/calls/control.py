@@ -24,6 +24,7 @@ from gateway.media.hangup_after_playback import HangupAfterPlayback
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import CallEnded, Reason, Reasons
 from gateway.model.session import TELEPHONY_OPTIONS, SessionRecord
+from gateway.store.notifications import Topic
 from serializers.dialect import Dialect
 from serializers.events import Start
 from texml.document import Dial, DocumentError, OwnXml
@@ -32,7 +33,6 @@ log = structlog.get_logger(__name__)
 
 CANCEL_TIMEOUT_S: Final = 3.0
 """Seconds to wait for the end of a ringing call that is to be canceled."""
-POLL_S: Final = 0.05
 
 _EFFECTS: Final = frozenset(
     {
@@ -172,9 +172,12 @@ async def _until_canceled(services: CallServices, record: SessionRecord) -> Sess
     """Wait until a ringing call's session is over, or its stream arrived all the same. Return its record."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + CANCEL_TIMEOUT_S
-    while _is_ringing(record) and loop.time() < deadline:
-        await asyncio.sleep(POLL_S)
-        record = await services.store.session(record.session_id) or record
+    with services.store.notifications.subscribe(
+        Topic.SESSION_CHANGED, key=record.session_id, urgent=True
+    ) as changes:
+        while _is_ringing(record) and (left_s := deadline - loop.time()) > 0:
+            await changes.wait(left_s)
+            record = await services.store.session(record.session_id) or record
     return record
 
 

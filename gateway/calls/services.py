@@ -72,7 +72,7 @@ def make_call_services(
         clients=CarrierClients(),
         tokens=tokens,
         api_keys=Keyring(settings.organizations, store.key_values, now),
-        call_log=CallLog(store.key_values, now),
+        call_log=CallLog(store, now),
         streams=StreamHistory(store.key_values, now),
         hold_audio=HoldAudioLibrary(settings.agents),
         queues=queues,

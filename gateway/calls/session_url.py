@@ -19,15 +19,13 @@ from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import SessionRecord
 from gateway.store.interface import Store
+from gateway.store.notifications import Topic
 
 Header = tuple[bytes, bytes]
 """A header's name in lower case, and its value."""
 
 PREFIX: Final = "/v1/public/"
 _OWN_SEGMENTS: Final = 6  # "", v1, public, {agent}, sessions, {session_id}: the rest is the instance's
-
-STARTING_POLL_S: Final = 0.05
-"""Seconds between two looks at a session that is starting: another worker may be starting it."""
 
 SESSION_ID: Final = b"x-daily-session-id"
 
@@ -104,19 +102,20 @@ async def running_session(
     a difference; agent_start_timeout if it does not start. Raises StoreFailed.
     """
     try:
-        async with asyncio.timeout(wait_s):
-            while True:
-                record = await store.session(url.session_id)
-                if (
-                    record is None
-                    or record.state in TERMINAL
-                    or record.organization != organization
-                    or record.agent != service_host(url.agent, organization)
-                ):
-                    raise CallEnded(Reasons.not_found, "there is no such session, or it is over")
-                if record.state not in (SessionState.CREATED, SessionState.STARTING):
-                    return record
-                await asyncio.sleep(STARTING_POLL_S)
+        with store.notifications.subscribe(Topic.SESSION_CHANGED, key=url.session_id, urgent=True) as changes:
+            async with asyncio.timeout(wait_s):
+                while True:
+                    record = await store.session(url.session_id)
+                    if (
+                        record is None
+                        or record.state in TERMINAL
+                        or record.organization != organization
+                        or record.agent != service_host(url.agent, organization)
+                    ):
+                        raise CallEnded(Reasons.not_found, "there is no such session, or it is over")
+                    if record.state not in (SessionState.CREATED, SessionState.STARTING):
+                        return record
+                    await changes.wait()
     except TimeoutError:
         detail = f"the session does not run yet after {wait_s:g} s"
         raise CallEnded(Reasons.agent_start_timeout, detail) from None

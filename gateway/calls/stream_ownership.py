@@ -29,6 +29,7 @@ from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import SessionRecord
 from gateway.store.interface import StoreFailed
+from gateway.store.notifications import Topic
 from serializers.events import Start
 from texml.document import Redirect
 
@@ -37,8 +38,6 @@ TAKE_OVER_S: Final = 5.0
 
 ADMISSION_S: Final = 2.0
 """How long after its registration a stream's session may still be missing in the store."""
-
-_POLL_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +149,15 @@ async def final_reason(
 
 async def _record_of(services: CallServices, stream: CallStream, *, wait: bool) -> SessionRecord | None:
     """Return the session of a stream, or None; if `wait`, wait for one that is being admitted just now."""
-    while (record := await services.store.session(stream.session_id)) is None:
-        if not wait or not 0 <= services.now() - stream.at < ADMISSION_S:
-            return None
-        await asyncio.sleep(_POLL_S)
-    return record
+    with services.store.notifications.subscribe(
+        Topic.SESSION_CHANGED, key=stream.session_id, urgent=True
+    ) as changes:
+        while (record := await services.store.session(stream.session_id)) is None:
+            left_s = stream.at + ADMISSION_S - services.now()
+            if not wait or not 0 < left_s <= ADMISSION_S:
+                return None
+            await changes.wait(left_s)
+        return record
 
 
 def _active_call(

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from gateway.store.interface import KeyValueStore, StoredValue
+from gateway.store.interface import Store, StoredValue
+from gateway.store.notifications import Topic
 
 STORED_S: Final = 86_400.0
 """Seconds that a call is stored for: longer than any call, and than a carrier repeats a callback."""
@@ -99,9 +100,10 @@ class CallState:
 class CallLog:
     """The calls of all sessions on all workers. Every method raises StoreFailed if the store fails."""
 
-    def __init__(self, documents: KeyValueStore, now: Callable[[], float]) -> None:
-        """`now`: Unix seconds."""
-        self._documents = documents
+    def __init__(self, store: Store, now: Callable[[], float]) -> None:
+        """`now`: Unix seconds. Changes are published as Topic.SESSION_CHANGED."""
+        self._documents = store.key_values
+        self._notifications = store.notifications
         self._now = now
 
     async def record_details(
@@ -121,6 +123,7 @@ class CallLog:
         if call_id is not None:
             assert carrier is not None, "a call id is a carrier's"
             await self._put(_BY_CALL_ID, f"{carrier}:{call_id}", session_id)
+        self._notifications.publish(Topic.SESSION_CHANGED, session_id)
 
     async def record_status(
         self,
@@ -148,6 +151,7 @@ class CallLog:
         is_new = await self._documents.put_if_absent(
             _KIND, f"{session_id}/{_STATUS}/{rank}", json.dumps(step), now=now, expires_at=now + STORED_S
         )
+        self._notifications.publish(Topic.SESSION_CHANGED, session_id)
         return is_new and all(_rank_of(value) < rank for value in earlier)
 
     async def of(self, session_id: str) -> CallState:

@@ -53,7 +53,7 @@ class Topic(Enum):
     COMMAND_ACKNOWLEDGED = "command_acknowledged"
     """The command's id."""
     AGENTS_CHANGED = "agents_changed"
-    """The agent's service host."""
+    """An agent was stored, changed or deleted through the API. "ORGANIZATION/NAME"."""
 
 
 class Transport(Protocol):

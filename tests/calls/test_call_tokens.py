@@ -60,7 +60,7 @@ def minted(line: DocumentCalls, call_id: str, *, at: float, **claims: Any) -> st
     connection = sqlite3.connect(f"file:{line.gateway.store}?mode=ro", uri=True)
     (value,) = connection.execute("SELECT value FROM document WHERE kind = 'secret'").fetchone()
     connection.close()
-    tokens = MediaTokens(bytes.fromhex(json.loads(value)), SimpleNamespace(documents=None), lambda: at)
+    tokens = MediaTokens(bytes.fromhex(json.loads(value)), SimpleNamespace(key_values=None), lambda: at)
     token = tokens.mint_call(
         Audience("support.acme", "acme", line.carrier), CallGrant(call_id=call_id, **claims)
     )

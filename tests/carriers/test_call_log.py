@@ -22,7 +22,7 @@ S = CallStatus
 async def book(tmp_path: Path) -> AsyncIterator[CallLog]:
     store = SqliteStore(tmp_path / "patchbay.db", WorkerId.of_this_process("worker"))
     await store.open()
-    yield CallLog(store.key_values, lambda: 1000.0)
+    yield CallLog(store, lambda: 1000.0)
     await store.close()
 
 

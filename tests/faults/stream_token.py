@@ -19,6 +19,6 @@ def url_with_token(gateway: Gateway) -> str:
     connection = sqlite3.connect(f"file:{gateway.store}?mode=ro", uri=True)
     (value,) = connection.execute("SELECT value FROM document WHERE kind = 'secret'").fetchone()
     connection.close()
-    tokens = MediaTokens(bytes.fromhex(json.loads(value)), SimpleNamespace(documents=None), time.time)
+    tokens = MediaTokens(bytes.fromhex(json.loads(value)), SimpleNamespace(key_values=None), time.time)
     token = tokens.mint_call(Audience("support.acme", "acme", "plivo"), CallGrant(call_id=IDS["plivo"][0]))
     return f"/ws/plivo?serviceHost=support.acme&token={token}"

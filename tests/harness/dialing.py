@@ -22,9 +22,9 @@ from gateway.config import AgentSettings, CarrierAccount, Organization
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import CallDetails, SlotLimits
 from gateway.simulator.waiting import eventually
+from gateway.store.notifications import Topic
 from gateway.store.sqlite.sqlite_store import SqliteStore
 
-POLL_S = 0.001
 INSTANCE = "http://127.0.0.1:8080"
 TO, FROM = "+14155550142", "+14155550199"
 ACCOUNT = CarrierAccount.model_validate(
@@ -115,9 +115,9 @@ class Dialing:
         """`turns`: None for a rate limiter that does not let the call wait."""
         self.store = store
         self.carrier = carrier
-        self.call_log = CallLog(store.key_values, time.time)
+        self.call_log = CallLog(store, time.time)
         self.turns = turns
-        self.polls = 0
+        self.looks = 0
         self.session_id = str(uuid.uuid4())
         self.call: RecordedCall
 
@@ -135,7 +135,7 @@ class Dialing:
             cps=self.turns or CpsLimiter(self.store.key_values, time.time),  # type: ignore[arg-type]
             commands=commands,
             dial_request=_dial_request,
-            poll_s=self._poll_s,
+            look_s=self._look_s,
             now=time.time,
         )
         request = OutboundRequest(
@@ -149,9 +149,9 @@ class Dialing:
         )
         self.call = RecordedCall(services, request, self.carrier, self.session_id)
 
-    def _poll_s(self) -> float:
-        self.polls += 1
-        return POLL_S
+    def _look_s(self) -> float:
+        self.looks += 1
+        return 0.0
 
     def _details(self, **ids: str) -> CallDetails:
         no_ids: dict[str, str | None] = {"call_id": None, "stream_id": None}
@@ -190,12 +190,14 @@ class Dialing:
     async def settle(self) -> None:
         """Wait until the call has seen everything that was written before.
 
-        A call that polls must begin three more polls; every other one gets the loop three times, each time
-        after the store has answered.
+        A call that looks at the store must do so three times more; every other one gets the loop three times,
+        each time after the store has answered.
         """
         if self.call.state in (OutboundState.UNCERTAIN, OutboundState.RINGING, OutboundState.ATTACHED):
-            seen = self.polls
-            await eventually(lambda: self.polls >= seen + 3, "the call has polled")
+            for _ in range(3):
+                seen = self.looks
+                self.store.notifications.publish(Topic.SESSION_CHANGED, self.session_id)
+                await eventually(lambda seen=seen: self.looks > seen, "the call has looked")
         for _ in range(3):
             await self.store.session(self.session_id)
             await asyncio.sleep(0)

@@ -57,7 +57,7 @@ class AgentsQuery(ResponseModel):
 
 def stored_agents(services: Services) -> StoredAgents:
     """Return the store's agents."""
-    return StoredAgents(services.calls.settings, services.calls.store.key_values)
+    return StoredAgents(services.calls.settings, services.calls.store)
 
 
 async def known_agent(context: Context, name: str) -> tuple[AgentSettings, StoredAgent | None]:

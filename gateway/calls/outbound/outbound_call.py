@@ -29,6 +29,7 @@ from gateway.carriers.rest_interface import CarrierFailed, CarrierRest, DialedCa
 from gateway.model.futures import ignore_exception
 from gateway.model.reasons import CallEnded, Reason, Reasons
 from gateway.store.interface import Store, StoreFailed
+from gateway.store.notifications import Subscription, Topic
 
 log = structlog.get_logger(__name__)
 
@@ -72,8 +73,8 @@ _FINAL_REASONS: Final[dict[CallStatus, Reason]] = {
 class OutboundServices:
     """The services that every outbound call of a worker uses.
 
-    `dial_request`: makes the carrier's request from ours and the session's id. `poll_s`: returns the seconds
-    between two looks at a ringing call. `now`: Unix seconds.
+    `dial_request`: makes the carrier's request from ours and the session's id. `look_s`: returns the least
+    seconds between two looks at a ringing call. `now`: Unix seconds.
     """
 
     store: Store
@@ -81,7 +82,7 @@ class OutboundServices:
     cps: CpsLimiter
     commands: CommandBus
     dial_request: Callable[[OutboundRequest, str], DialRequest]
-    poll_s: Callable[[], float]
+    look_s: Callable[[], float]
     now: Callable[[], float]
 
 
@@ -213,26 +214,39 @@ class OutboundCall:
         answer_deadline = self._loop.time() + self._request.timeout_s + RING_SLACK_S + detection_s
         stream_deadline: float | None = None  # from the answer on
         search_at, pause_s = self._loop.time() + FIRST_SEARCH_S, FIRST_SEARCH_S
-        while True:
-            call = CallState(self.session_id)
-            try:
-                # The order matters: when a final status was read, a stream that it followed is in the store.
-                call = await self._services.call_log.of(self.session_id)
-                if await self._has_stream():
-                    return
-                self._check_status(call)
-                if self.state is OutboundState.UNCERTAIN and self._loop.time() >= search_at:
-                    await self._search(call)
-                    pause_s = min(pause_s * 2, MAX_SEARCH_S)
-                    search_at = self._loop.time() + pause_s
-            except StoreFailed as error:  # the telephone rings on; the next look may succeed
-                self._log.warning("store", error=str(error))
-            now = self._loop.time()
-            if stream_deadline is None and call.status is not None and call.status.answered:
-                stream_deadline = now + STREAM_S + detection_s
-            if now >= (stream_deadline or answer_deadline):
-                raise self._timed_out(is_answered=stream_deadline is not None)
-            await asyncio.sleep(self._services.poll_s())
+        with self._subscribe() as changes:
+            while True:
+                call = CallState(self.session_id)
+                try:
+                    # In this order: when a final status was read, a stream that it followed is in the store.
+                    call = await self._services.call_log.of(self.session_id)
+                    if await self._has_stream():
+                        return
+                    self._check_status(call)
+                    if self.state is OutboundState.UNCERTAIN and self._loop.time() >= search_at:
+                        await self._search(call)
+                        pause_s = min(pause_s * 2, MAX_SEARCH_S)
+                        search_at = self._loop.time() + pause_s
+                except StoreFailed as error:  # the telephone rings on; the next look may succeed
+                    self._log.warning("store", error=str(error))
+                    changes.retry()
+                now = self._loop.time()
+                if stream_deadline is None and call.status is not None and call.status.answered:
+                    stream_deadline = now + STREAM_S + detection_s
+                deadline = stream_deadline or answer_deadline
+                if now >= deadline:
+                    raise self._timed_out(is_answered=stream_deadline is not None)
+                if self.state is OutboundState.UNCERTAIN:
+                    deadline = min(deadline, search_at)
+                await self._wait(changes, deadline)
+
+    def _subscribe(self) -> Subscription:
+        return self._services.store.notifications.subscribe(Topic.SESSION_CHANGED, key=self.session_id)
+
+    async def _wait(self, changes: Subscription, deadline: float) -> None:
+        """Wait until the call or its session may have changed, or until `deadline` (loop time)."""
+        interval_s = self._services.look_s()
+        await changes.wait(max(deadline - self._loop.time(), interval_s), min_interval_s=interval_s)
 
     async def _has_stream(self) -> bool:
         """Return True if the session has its stream. Raises CallEnded if it is over without; StoreFailed."""
@@ -293,21 +307,22 @@ class OutboundCall:
         """Hang up if the carrier detects a machine although the agent talks already. Raises nothing."""
         deadline = self._loop.time() + MACHINE_S
         try:
-            while self._request.machine_detection == "detect" and self._loop.time() < deadline:
-                call = await self._services.call_log.of(self.session_id)
-                record = await self._services.store.session(self.session_id)
-                if record is None or not record.active:
-                    break
-                if call.status is CallStatus.MACHINE:
-                    await self._services.commands.send(self.session_id, CallCommand.MACHINE)
-                    self._step(OutboundEvent.MACHINE_DETECTED)
-                    await self._hang_up()
-                    await self._services.store.request_stop(self.session_id, self._services.now())
-                    return
-                if call.status in _FINAL_REASONS:
-                    break
-                async with self.termination.cancel_scope():
-                    await asyncio.sleep(self._services.poll_s())
+            with self._subscribe() as changes:
+                while self._request.machine_detection == "detect" and self._loop.time() < deadline:
+                    call = await self._services.call_log.of(self.session_id)
+                    record = await self._services.store.session(self.session_id)
+                    if record is None or not record.active:
+                        break
+                    if call.status is CallStatus.MACHINE:
+                        await self._services.commands.send(self.session_id, CallCommand.MACHINE)
+                        self._step(OutboundEvent.MACHINE_DETECTED)
+                        await self._hang_up()
+                        await self._services.store.request_stop(self.session_id, self._services.now())
+                        return
+                    if call.status in _FINAL_REASONS:
+                        break
+                    async with self.termination.cancel_scope():
+                        await self._wait(changes, deadline)
         except (CallEnded, StoreFailed) as end:
             self._log.info("no longer looked for a machine", words=str(end))
             if self.state is OutboundState.ATTACHED:  # not ENDED already: the call was hung up

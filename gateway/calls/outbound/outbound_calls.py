@@ -22,9 +22,9 @@ from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import CallDetails, SessionOptions
 from gateway.store.interface import StoreFailed
 
-POLL_S: Final = 0.2
-"""Seconds between two looks at a ringing call: callbacks and the stream may reach any worker."""
-MAX_POLLS_PER_SECOND: Final = 250
+LOOK_S: Final = 0.2
+"""The least seconds between two looks at a ringing call, which follow notifications."""
+MAX_LOOKS_PER_SECOND: Final = 250
 """For all ringing calls together, because each look reads the store."""
 
 
@@ -42,7 +42,7 @@ class OutboundCalls:
             cps=CpsLimiter(values, services.now),
             commands=services.commands,
             dial_request=partial(make_dial_request, services),
-            poll_s=lambda: max(POLL_S, self.running / MAX_POLLS_PER_SECOND),
+            look_s=lambda: max(LOOK_S, self.running / MAX_LOOKS_PER_SECOND),
             now=services.now,
         )
         self._calls: dict[str, OutboundCall] = {}
