@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Sessions that were admitted to be dialled, and whose streams come later, to whichever worker, or never."""
+"""Outbound calls, whose streams come after the admission, to any worker, or never."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OpenWorker = Callable[..., Any]
 
 @pytest.fixture
 def dialled(new_call: NewCall) -> CallDetails:
-    """A call out that rings: its carrier has not said a word on a socket."""
+    """An outbound call that rings: its carrier has not opened a stream."""
     return new_call(call_id=None, stream_id=None, from_number="+15551230000", to_number=None)
 
 
@@ -32,7 +32,7 @@ def unanswered() -> SessionResult:
         ended_at=1030.0,
         reason="no_answer",
         side=Party.CALLER,
-        detail="nobody answered",
+        detail="no answer",
         close_code=1000,
         traffic=Traffic(),
         first_agent_sound_at=None,
@@ -43,7 +43,7 @@ def streaming(dialled: CallDetails) -> CallDetails:
     return dataclasses.replace(dialled, call_id="CA7", stream_id="MZ7", to_number="+15559876543", region="eu")
 
 
-async def test_the_stream_comes_to_another_worker(
+async def test_the_stream_of_an_outbound_call_comes_to_another_worker(
     open_worker: OpenWorker, dialled: CallDetails, one_slot: SlotLimits, hung_up: SessionResult
 ) -> None:
     dialler, other = await open_worker(), await open_worker()
@@ -65,14 +65,14 @@ async def test_the_stream_comes_to_another_worker(
     assert (record.state, record.reason) == (SessionState.ENDED, "caller_hangup")
 
 
-async def test_a_stream_is_adopted_once(store: Store, dialled: CallDetails, one_slot: SlotLimits) -> None:
+async def test_a_stream_is_attached_once(store: Store, dialled: CallDetails, one_slot: SlotLimits) -> None:
     await store.admit(dialled, one_slot, 1000.0)
     await store.attach_stream(streaming(dialled), 1010.0)
     with pytest.raises(NotPending):
         await store.attach_stream(streaming(dialled), 1011.0)
 
 
-async def test_of_many_that_adopt_one_does(
+async def test_of_many_workers_one_attaches_the_stream(
     open_worker: OpenWorker, dialled: CallDetails, one_slot: SlotLimits
 ) -> None:
     workers = [await open_worker() for _ in range(3)]
@@ -93,7 +93,7 @@ async def test_of_many_that_adopt_one_does(
     ],
     ids=lambda other: next(iter(other)),
 )
-async def test_only_its_own_call_adopts_it(
+async def test_only_the_stream_of_the_same_call_is_attached(
     store: Store, dialled: CallDetails, one_slot: SlotLimits, other: dict[str, str]
 ) -> None:
     await store.admit(dialled, one_slot, 1000.0)
@@ -102,7 +102,7 @@ async def test_only_its_own_call_adopts_it(
     await store.attach_stream(streaming(dialled), 1010.0)
 
 
-async def test_what_came_with_its_stream_is_not_adopted(
+async def test_no_stream_is_attached_to_an_incoming_call(
     store: Store, new_call: NewCall, one_slot: SlotLimits
 ) -> None:
     inbound = new_call()
@@ -111,7 +111,7 @@ async def test_what_came_with_its_stream_is_not_adopted(
         await store.attach_stream(inbound, 1001.0)
 
 
-async def test_what_was_asked_to_stop_is_not_adopted(
+async def test_no_stream_is_attached_to_a_session_that_is_to_stop(
     store: Store, dialled: CallDetails, one_slot: SlotLimits
 ) -> None:
     await store.admit(dialled, one_slot, 1000.0)
@@ -120,24 +120,24 @@ async def test_what_was_asked_to_stop_is_not_adopted(
         await store.attach_stream(streaming(dialled), 1002.0)
 
 
-async def test_who_gives_up_adopting_leaves_it_as_it_was(
+async def test_a_cancelled_attachment_changes_nothing(
     open_worker: OpenWorker, dialled: CallDetails, one_slot: SlotLimits
 ) -> None:
     dialler, other = await open_worker(), await open_worker()
     await dialler.admit(dialled, one_slot, 1000.0)
     before = await dialler.session(dialled.session_id)
-    adopting = asyncio.create_task(other.attach_stream(streaming(dialled), 1010.0))
+    attaching = asyncio.create_task(other.attach_stream(streaming(dialled), 1010.0))
     await asyncio.sleep(0)  # it is on its way to the store
-    adopting.cancel()
+    attaching.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await adopting
+        await attaching
     await other.counts()  # what was queued is done
     after = await dialler.session(dialled.session_id)
     assert before is not None
     assert after == dataclasses.replace(before, to_number=after.to_number if after else None)
 
 
-async def test_a_call_that_nobody_takes_is_abandoned(
+async def test_an_outbound_call_without_an_answer_is_ended(
     store: Store,
     dialled: CallDetails,
     one_slot: SlotLimits,
@@ -154,10 +154,10 @@ async def test_a_call_that_nobody_takes_is_abandoned(
     with pytest.raises(NotPending):
         await store.attach_stream(streaming(dialled), 1031.0)
     assert not await store.end_if_unattached(dialled.session_id, unanswered)
-    await store.admit(new_call(), one_slot, 1032.0)  # its place is free
+    await store.admit(new_call(), one_slot, 1032.0)  # its slot is free
 
 
-async def test_a_call_whose_stream_has_come_is_not_abandoned(
+async def test_an_outbound_call_with_a_stream_is_not_ended_by_its_dialler(
     store: Store, dialled: CallDetails, one_slot: SlotLimits, unanswered: SessionResult
 ) -> None:
     await store.admit(dialled, one_slot, 1000.0)
@@ -168,7 +168,7 @@ async def test_a_call_whose_stream_has_come_is_not_abandoned(
     assert record.state is SessionState.STARTING
 
 
-async def test_a_store_that_is_closed_adopts_nothing(
+async def test_a_closed_store_attaches_no_stream(
     open_worker: OpenWorker, dialled: CallDetails, one_slot: SlotLimits
 ) -> None:
     store = await open_worker()

@@ -38,7 +38,7 @@ async def test_the_url_names_the_file(
         ("sqlite:///a\0b", "no file name has"),
     ],
 )
-def test_another_url_is_refused_in_words(url: str, detail: str) -> None:
+def test_another_url_is_refused_with_a_sentence(url: str, detail: str) -> None:
     with pytest.raises(ValueError, match=detail) as refusal:
         open_store(url, ME)
     assert "secret" not in str(refusal.value)

@@ -22,7 +22,7 @@ StartWorker = Callable[..., Any]
 ELSEWHERE = "another machine"
 
 
-async def test_after_everybody_was_silent_nobody_is_taken_for_dead(
+async def test_after_all_workers_were_silent_none_is_dead(
     store: Store, open_worker: OpenWorker, new_call: NewCall, one_slot: SlotLimits
 ) -> None:
     """The machine slept, or the file was out of reach: the first to wake must not end the others' calls."""
@@ -72,7 +72,7 @@ async def test_a_pid_used_again_is_not_the_worker(
     assert len(await store.reap(1001.0)) == 1
 
 
-async def test_a_worker_ends_its_own_calls_even_if_it_was_taken_for_dead(
+async def test_a_worker_that_was_mistaken_for_dead_ends_its_own_calls(
     store: Store,
     open_worker: OpenWorker,
     new_call: NewCall,

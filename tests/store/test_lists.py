@@ -19,12 +19,12 @@ NewCall = Callable[..., CallDetails]
 async def listed(
     store: Store, new_call: NewCall, many_slots: SlotLimits, hung_up: SessionResult
 ) -> Callable[..., Any]:
-    """Six sessions, "over" the oldest and "promised" the newest; lists their names, and how many match."""
-    names = ["over", "canceled", "running", "starting", "other", "promised"]
+    """Six sessions, "over" the oldest and "pending" the newest; lists their names, and how many match."""
+    names = ["over", "canceled", "running", "starting", "other", "pending"]
     calls = {name: new_call("desk.other" if name == "other" else "support.acme") for name in names}
     for second, (name, call) in enumerate(calls.items()):
         options = SessionOptions(start_type="cold" if name in ("over", "running") else "warm")
-        if name == "promised":
+        if name == "pending":
             await store.create_pending(call, options, 1000.0 + second, 1300.0)
         else:
             await store.admit(call, many_slots, 1000.0 + second, options)
@@ -34,8 +34,8 @@ async def listed(
             await store.end(call.session_id, hung_up)
     by_id = {call.session_id: name for name, call in calls.items()}
 
-    async def names_of(page: dict[str, int] | None = None, **wanted: Any) -> tuple[str, int]:
-        records, total = await store.sessions(SessionFilter(**wanted), **(page or {}))
+    async def names_of(page: dict[str, int] | None = None, **conditions: Any) -> tuple[str, int]:
+        records, total = await store.sessions(SessionFilter(**conditions), **(page or {}))
         return " ".join(by_id[record.session_id] for record in records), total
 
     return names_of
@@ -43,12 +43,12 @@ async def listed(
 
 @pytest.mark.parametrize("whose", [{}, {"agent": "support.acme"}, {"organization": "acme"}])
 @pytest.mark.parametrize(
-    ("wanted", "names"),
+    ("conditions", "names"),
     [
-        ({}, "promised starting running canceled over"),
+        ({}, "pending starting running canceled over"),
         ({"active": True}, "starting running"),
         ({"active": False}, "canceled over"),
-        ({"state": SessionState.CREATED}, "promised"),
+        ({"state": SessionState.CREATED}, "pending"),
         ({"state": SessionState.RUNNING}, "running"),
         ({"state": SessionState.CANCELED}, "canceled"),
         ({"state": SessionState.RUNNING, "active": True}, "running"),
@@ -58,17 +58,17 @@ async def listed(
         ({"start_type": "cold"}, "running over"),
         ({"start_type": "warm", "active": True}, "starting"),
         ({"start_type": "'; DROP TABLE session; --"}, ""),
-        ({"created_from": 1002.0}, "promised starting running"),
+        ({"created_from": 1002.0}, "pending starting running"),
         ({"created_before": 1002.0}, "canceled over"),
         ({"created_from": 1001.0, "created_before": 1003.0}, "running canceled"),
         ({"created_from": 1003.0, "created_before": 1001.0}, ""),
         ({"created_from": 1001.0, "active": False}, "canceled"),
     ],
 )
-async def test_a_list_has_what_was_wanted(
-    whose: dict[str, str], wanted: dict[str, Any], names: str, listed: Callable[..., Any]
+async def test_a_list_has_the_sessions_that_match(
+    whose: dict[str, str], conditions: dict[str, Any], names: str, listed: Callable[..., Any]
 ) -> None:
-    found, total = await listed(**whose, **wanted)
+    found, total = await listed(**whose, **conditions)
     mine = [name for name in found.split() if name != "other"]
     assert " ".join(mine) == names
     assert total == len(found.split())
@@ -76,7 +76,7 @@ async def test_a_list_has_what_was_wanted(
         assert "other" not in found
 
 
-async def test_a_page_says_how_many_there_are_in_all(listed: Callable[..., Any]) -> None:
+async def test_a_page_has_the_number_of_all_that_match(listed: Callable[..., Any]) -> None:
     assert await listed({"limit": 2, "offset": 1}, organization="acme") == ("starting running", 5)
     assert await listed({"limit": 1, "offset": 1}, organization="acme", active=False) == ("over", 2)
     assert await listed({"limit": 1, "offset": 9}, organization="acme", active=True) == ("", 2)

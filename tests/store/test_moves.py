@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A session whose agent is lost goes to another instance: one place, at every moment, in one step."""
+"""A session whose agent is lost moves to another instance in one step, and has one slot at every moment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIRST, SECOND, THIRD = (f"http://127.0.0.1:808{n}" for n in range(3))
 
 
 def limits(*instances: str, per_instance: int = 1, most: int = 9) -> SlotLimits:
-    """Those named first are wanted most."""
+    """The first instance is preferred."""
     return SlotLimits(tuple((each, rank) for rank, each in enumerate(instances)), per_instance, most)
 
 
@@ -29,7 +29,7 @@ async def instance_of(store: Store, details: CallDetails) -> str:
     return record.instance
 
 
-async def test_its_place_moves_along(store: Store, new_call: NewCall) -> None:
+async def test_the_slot_moves_with_the_session(store: Store, new_call: NewCall) -> None:
     call = new_call()
     assert await store.admit(call, limits(FIRST, SECOND), 1000.0) == FIRST
     assert await store.move(call.session_id, limits(SECOND, FIRST)) == SECOND
@@ -40,7 +40,7 @@ async def test_its_place_moves_along(store: Store, new_call: NewCall) -> None:
         await store.admit(new_call(), limits(FIRST, SECOND), 1002.0)
 
 
-async def test_its_own_place_is_free_for_it(store: Store, new_call: NewCall) -> None:
+async def test_a_session_may_take_its_own_slot_again(store: Store, new_call: NewCall) -> None:
     """Also where no other is, and where no more instances may be in use."""
     call = new_call()
     await store.admit(call, limits(FIRST), 1000.0)
@@ -48,7 +48,7 @@ async def test_its_own_place_is_free_for_it(store: Store, new_call: NewCall) -> 
     assert await store.move(call.session_id, limits(SECOND, FIRST, most=1)) == SECOND
 
 
-async def test_others_places_are_not(store: Store, new_call: NewCall) -> None:
+async def test_a_session_does_not_take_the_slot_of_another(store: Store, new_call: NewCall) -> None:
     call = new_call()
     await store.admit(call, limits(FIRST), 1000.0)
     await store.admit(new_call(), limits(SECOND), 1000.0)
@@ -58,19 +58,21 @@ async def test_others_places_are_not(store: Store, new_call: NewCall) -> None:
     assert await instance_of(store, call) == FIRST
 
 
-async def test_what_is_over_or_stops_stays(store: Store, new_call: NewCall, hung_up: SessionResult) -> None:
+async def test_a_session_that_is_over_or_stopping_is_not_moved(
+    store: Store, new_call: NewCall, hung_up: SessionResult
+) -> None:
     over, stopping = new_call(), new_call()
     for each in (over, stopping):
         await store.admit(each, limits(FIRST, per_instance=2), 1000.0)
     await store.end(over.session_id, hung_up)
     await store.request_stop(stopping.session_id, 1001.0)
-    for each in (over.session_id, stopping.session_id, "nobody"):
+    for each in (over.session_id, stopping.session_id, "unknown"):
         with pytest.raises(NotPending):
             await store.move(each, limits(SECOND))
     assert [await instance_of(store, each) for each in (over, stopping)] == [FIRST, FIRST]
 
 
-async def test_only_who_carries_it_moves_it(open_worker: OpenWorker, new_call: NewCall) -> None:
+async def test_only_the_owner_moves_a_session(open_worker: OpenWorker, new_call: NewCall) -> None:
     mine, other = await open_worker(), await open_worker()
     call = new_call()
     await mine.admit(call, limits(FIRST), 1000.0)
@@ -78,7 +80,9 @@ async def test_only_who_carries_it_moves_it(open_worker: OpenWorker, new_call: N
         await other.move(call.session_id, limits(SECOND))
 
 
-async def test_of_many_that_move_to_one_place_one_does(open_worker: OpenWorker, new_call: NewCall) -> None:
+async def test_of_several_sessions_that_move_to_one_slot_one_gets_it(
+    open_worker: OpenWorker, new_call: NewCall
+) -> None:
     workers = [await open_worker() for _ in range(3)]
     calls = [new_call() for _ in workers]
     homes = [f"http://127.0.0.1:909{n}" for n in range(3)]
@@ -91,7 +95,7 @@ async def test_of_many_that_move_to_one_place_one_does(open_worker: OpenWorker, 
     assert sorted(type(answer).__name__ for answer in answers) == ["AtCapacity", "AtCapacity", "str"]
 
 
-async def test_who_gives_up_while_it_moves_leaves_one_place(
+async def test_a_cancelled_move_leaves_one_slot_in_use(
     store: Store, new_call: NewCall, hung_up: SessionResult
 ) -> None:
     call = new_call()
@@ -105,7 +109,9 @@ async def test_who_gives_up_while_it_moves_leaves_one_place(
     assert (await store.counts()).total_active == 0
 
 
-async def test_how_often_is_written_down(store: Store, new_call: NewCall, hung_up: SessionResult) -> None:
+async def test_the_number_of_moves_to_another_agent_is_recorded(
+    store: Store, new_call: NewCall, hung_up: SessionResult
+) -> None:
     call = new_call()
     await store.admit(call, limits(FIRST), 1000.0)
     store.mark_running(call.session_id, 1001.0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Sessions that are promised first, and whose sockets come later, to whichever worker, or never."""
+"""Pending sessions, whose sockets come later, to any worker, or never."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ OpenWorker = Callable[..., Any]
 StartWorker = Callable[..., Any]
 
 UNTIL = 1300.0
-"""When the promises of these tests expire; they are made at 1000.0."""
+"""When the pending sessions of these tests expire; they are created at 1000.0."""
 UNKNOWN = {"carrier": "", "call_id": None, "stream_id": None, "from_number": None, "to_number": None}
 
 
-async def test_a_promise_is_kept(
+async def test_a_pending_session_is_admitted_when_its_socket_comes(
     store: Store,
     new_call: NewCall,
     one_slot: SlotLimits,
     browser_options: SessionOptions,
     hung_up: SessionResult,
 ) -> None:
-    promised = new_call(**UNKNOWN)
-    await store.create_pending(promised, browser_options, 1000.0, UNTIL)
-    record = await store.session(promised.session_id)
+    pending = new_call(**UNKNOWN)
+    await store.create_pending(pending, browser_options, 1000.0, UNTIL)
+    record = await store.session(pending.session_id)
     assert record is not None
     assert (record.state, record.instance, record.owner) == (SessionState.CREATED, "", "")
     assert (record.created_at, record.admitted_at, record.promised_until) == (1000.0, None, UNTIL)
@@ -42,7 +42,7 @@ async def test_a_promise_is_kept(
         assert getattr(record, field.name) == getattr(browser_options, field.name)
     assert not record.active
 
-    call = dataclasses.replace(promised, carrier="generic", stream_id="MZ0815")
+    call = dataclasses.replace(pending, carrier="generic", stream_id="MZ0815")
     assert await store.admit(call, one_slot, 1020.0) == "http://127.0.0.1:8080"
     record = await store.session(call.session_id)
     assert record is not None
@@ -60,7 +60,7 @@ async def test_a_promise_is_kept(
     assert (await store.counts()).total == 1
 
 
-async def test_what_a_promise_left_open_is_said_when_it_is_kept(
+async def test_options_that_a_pending_session_lacks_are_set_at_admission(
     store: Store, new_call: NewCall, one_slot: SlotLimits, browser_options: SessionOptions
 ) -> None:
     call = new_call()
@@ -73,7 +73,7 @@ async def test_what_a_promise_left_open_is_said_when_it_is_kept(
     assert (record.start_type, record.metadata, record.idle_timeout) == ("cold", '{"ticket": 4711}', 30)
 
 
-async def test_a_call_may_say_more_of_itself_without_a_promise(
+async def test_options_are_stored_without_a_pending_session(
     store: Store, new_call: NewCall, one_slot: SlotLimits, browser_options: SessionOptions
 ) -> None:
     call = new_call()
@@ -85,59 +85,59 @@ async def test_a_call_may_say_more_of_itself_without_a_promise(
     assert (record.admitted_at, record.promised_until) == (1000.0, None)
 
 
-async def test_promises_hold_no_place(
+async def test_pending_sessions_occupy_no_slot(
     store: Store, new_call: NewCall, one_slot: SlotLimits, browser_options: SessionOptions
 ) -> None:
-    promises = [new_call() for _ in range(20)]
-    for promised in promises:
-        await store.create_pending(promised, browser_options, 1000.0, UNTIL)
+    pending_sessions = [new_call() for _ in range(20)]
+    for pending in pending_sessions:
+        await store.create_pending(pending, browser_options, 1000.0, UNTIL)
     counts = await store.counts()
     assert (counts.active[SessionState.CREATED], counts.total_active, counts.total) == (20, 0, 20)
 
     await store.admit(new_call(), one_slot, 1001.0)
     with pytest.raises(AtCapacity, match="1 of 1 slots in use"):
-        await store.admit(promises[0], one_slot, 1001.0)
+        await store.admit(pending_sessions[0], one_slot, 1001.0)
 
 
-async def test_a_promise_outlives_a_refusal(
+async def test_a_refused_session_stays_pending(
     store: Store,
     new_call: NewCall,
     one_slot: SlotLimits,
     browser_options: SessionOptions,
     hung_up: SessionResult,
 ) -> None:
-    other, promised = new_call(), new_call()
-    await store.create_pending(promised, browser_options, 1000.0, UNTIL)
+    other, pending = new_call(), new_call()
+    await store.create_pending(pending, browser_options, 1000.0, UNTIL)
     await store.admit(other, one_slot, 1000.0)
     with pytest.raises(AtCapacity):
-        await store.admit(promised, one_slot, 1001.0)
+        await store.admit(pending, one_slot, 1001.0)
     await store.end(other.session_id, hung_up)
-    await store.admit(promised, one_slot, 1002.0)
+    await store.admit(pending, one_slot, 1002.0)
 
 
-async def test_a_promise_that_nobody_took_up_is_canceled(
+async def test_a_pending_session_that_expires_is_canceled(
     store: Store, new_call: NewCall, one_slot: SlotLimits, browser_options: SessionOptions
 ) -> None:
-    promised, lasting = new_call(), new_call()
-    await store.create_pending(promised, browser_options, 1000.0, UNTIL)
+    pending, lasting = new_call(), new_call()
+    await store.create_pending(pending, browser_options, 1000.0, UNTIL)
     await store.create_pending(lasting, browser_options, 1000.0, UNTIL + 1)
     await store.reap(UNTIL - 0.5)
-    with pytest.raises(NotPending):  # expired, though nobody has cleared it away
-        await store.admit(promised, one_slot, UNTIL)
+    with pytest.raises(NotPending):  # expired, though not removed yet
+        await store.admit(pending, one_slot, UNTIL)
     assert await store.reap(UNTIL) == []
-    record = await store.session(promised.session_id)
+    record = await store.session(pending.session_id)
     assert record is not None
     assert (record.state, record.ended_at, record.reason) == (SessionState.CANCELED, UNTIL, "idle_timeout")
     assert (record.side, record.detail) == (Party.GATEWAY, "nobody connected in time")
     with pytest.raises(NotPending):
-        await store.admit(promised, one_slot, UNTIL)
+        await store.admit(pending, one_slot, UNTIL)
     counts = await store.counts()
     assert (counts.active[SessionState.CREATED], counts.over[SessionState.CANCELED]) == (1, 1)
     await store.admit(lasting, one_slot, UNTIL)
 
 
 @pytest.mark.parametrize(("result", "state"), [("ended", "canceled"), ("failed", "failed")])
-async def test_a_promise_can_be_ended(
+async def test_a_pending_session_can_be_ended(
     result: str,
     state: str,
     store: Store,
@@ -145,15 +145,15 @@ async def test_a_promise_can_be_ended(
     browser_options: SessionOptions,
     hung_up: SessionResult,
 ) -> None:
-    promised = new_call()
-    await store.create_pending(promised, browser_options, 1000.0, UNTIL)
-    await store.end(promised.session_id, dataclasses.replace(hung_up, state=SessionState(result)))
-    record = await store.session(promised.session_id)
+    pending = new_call()
+    await store.create_pending(pending, browser_options, 1000.0, UNTIL)
+    await store.end(pending.session_id, dataclasses.replace(hung_up, state=SessionState(result)))
+    record = await store.session(pending.session_id)
     assert record is not None
     assert record.state == state
 
 
-async def test_a_session_is_promised_once(
+async def test_a_pending_session_is_created_once(
     store: Store, new_call: NewCall, one_slot: SlotLimits, browser_options: SessionOptions
 ) -> None:
     call = new_call()
@@ -165,7 +165,7 @@ async def test_a_session_is_promised_once(
         await store.create_pending(call, browser_options, 1002.0, UNTIL)
 
 
-async def test_a_session_that_runs_is_not_begun_again(
+async def test_a_session_that_runs_is_not_admitted_again(
     store: Store,
     new_call: NewCall,
     many_slots: SlotLimits,
@@ -184,21 +184,21 @@ async def test_a_session_that_runs_is_not_begun_again(
 
 
 @pytest.mark.parametrize("other", [{"agent": "sales.acme"}, {"organization": "other"}])
-async def test_a_promise_is_to_one_agent(
+async def test_a_pending_session_is_admitted_for_its_own_agent_only(
     other: dict[str, str],
     store: Store,
     new_call: NewCall,
     one_slot: SlotLimits,
     browser_options: SessionOptions,
 ) -> None:
-    promised = new_call()
-    await store.create_pending(promised, browser_options, 1000.0, UNTIL)
+    pending = new_call()
+    await store.create_pending(pending, browser_options, 1000.0, UNTIL)
     with pytest.raises(NotPending):
-        await store.admit(dataclasses.replace(promised, **other), one_slot, 1001.0)
-    await store.admit(promised, one_slot, 1002.0)
+        await store.admit(dataclasses.replace(pending, **other), one_slot, 1001.0)
+    await store.admit(pending, one_slot, 1002.0)
 
 
-async def test_a_second_caller_who_gives_up_does_not_take_the_first_ones_place(
+async def test_a_second_cancelled_admission_does_not_free_the_slot_of_the_first(
     store: Store, new_call: NewCall, many_slots: SlotLimits, browser_options: SessionOptions
 ) -> None:
     call = new_call()
@@ -214,7 +214,7 @@ async def test_a_second_caller_who_gives_up_does_not_take_the_first_ones_place(
     assert (record.state, record.admitted_at) == (SessionState.STARTING, 1001.0)
 
 
-async def test_a_promise_outlives_the_worker_that_made_it(
+async def test_a_pending_session_outlives_the_worker_that_created_it(
     open_worker: OpenWorker, new_call: NewCall, one_slot: SlotLimits, browser_options: SessionOptions
 ) -> None:
     maker, heir = await open_worker(), await open_worker()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The line for a place, over several workers: its order, its size, and who is passed over."""
+"""The queue for a slot, over several workers: its order, its size, and the calls that are skipped."""
 
 from __future__ import annotations
 
@@ -19,118 +19,116 @@ NOW = 1000.0
 
 
 @pytest.fixture
-def place(one_slot: SlotLimits) -> SlotLimits:
-    """One, with a line of three."""
+def limits(one_slot: SlotLimits) -> SlotLimits:
+    """One slot, and a queue of three."""
     return replace(one_slot, queue=QueueLimit(3, NOW + 40))
 
 
-async def joins(store: Any, call: CallDetails, limits: SlotLimits, now: float = NOW) -> int:
+async def is_queued(store: Any, call: CallDetails, limits: SlotLimits, now: float = NOW) -> int:
     with pytest.raises(Queued) as wait:
         await store.admit(call, limits, now)
     return wait.value.number
 
 
 async def test_first_come_first_served_over_two_workers(
-    open_worker: OpenWorker, new_call: NewCall, place: SlotLimits, hung_up: SessionResult
+    open_worker: OpenWorker, new_call: NewCall, limits: SlotLimits, hung_up: SessionResult
 ) -> None:
     east, west = await open_worker(), await open_worker()
     running, first, second, third = (new_call() for _ in range(4))
-    await east.admit(running, place, NOW)
-    numbers = [await joins(west, first, place), await joins(east, second, place)]
-    numbers.append(await joins(west, third, place))
+    await east.admit(running, limits, NOW)
+    numbers = [await is_queued(west, first, limits), await is_queued(east, second, limits)]
+    numbers.append(await is_queued(west, third, limits))
     assert numbers == sorted(set(numbers))
-    assert await joins(west, first, place) == numbers[0], "asking again changes nothing"
+    assert await is_queued(west, first, limits) == numbers[0], "asking again changes nothing"
     await east.end(running.session_id, hung_up)
-    await joins(east, second, place)
-    await joins(west, third, place)
-    await west.admit(first, place, NOW)
+    await is_queued(east, second, limits)
+    await is_queued(west, third, limits)
+    await west.admit(first, limits, NOW)
     await west.end(first.session_id, hung_up)
-    await joins(west, third, place)
-    await east.admit(second, place, NOW)
+    await is_queued(west, third, limits)
+    await east.admit(second, limits, NOW)
     await east.end(second.session_id, hung_up)
-    await west.admit(third, place, NOW)
+    await west.admit(third, limits, NOW)
 
 
-async def test_nobody_overtakes(
-    open_worker: OpenWorker, new_call: NewCall, place: SlotLimits, hung_up: SessionResult
+async def test_no_call_overtakes_the_queue(
+    open_worker: OpenWorker, new_call: NewCall, limits: SlotLimits, hung_up: SessionResult
 ) -> None:
     store = await open_worker()
     running, waits, late = new_call(), new_call(), new_call()
-    await store.admit(running, place, NOW)
-    await joins(store, waits, place)
+    await store.admit(running, limits, NOW)
+    await is_queued(store, waits, limits)
     await store.end(running.session_id, hung_up)
-    with pytest.raises(AtCapacity, match="0 of 1 slots in use"):  # it is promised to the line
-        await store.admit(late, replace(place, queue=None), NOW)
-    await store.admit(new_call("sales.acme"), place, NOW)
-    await store.admit(waits, place, NOW)
+    with pytest.raises(AtCapacity, match="0 of 1 slots in use"):  # the slot is for the queue
+        await store.admit(late, replace(limits, queue=None), NOW)
+    await store.admit(new_call("sales.acme"), limits, NOW)
+    await store.admit(waits, limits, NOW)
 
 
-async def test_the_line_is_as_long_as_it_may_be(
-    open_worker: OpenWorker, new_call: NewCall, place: SlotLimits
-) -> None:
+async def test_the_queue_has_a_limit(open_worker: OpenWorker, new_call: NewCall, limits: SlotLimits) -> None:
     store = await open_worker()
-    await store.admit(new_call(), place, NOW)
+    await store.admit(new_call(), limits, NOW)
     for _ in range(3):
-        await joins(store, new_call(), place)
+        await is_queued(store, new_call(), limits)
     with pytest.raises(AtCapacity) as full:
-        await store.admit(new_call(), place, NOW)
+        await store.admit(new_call(), limits, NOW)
     assert not isinstance(full.value, Queued)
 
 
-async def test_who_leaves_makes_room_and_holds_nobody_up(
-    open_worker: OpenWorker, new_call: NewCall, place: SlotLimits, hung_up: SessionResult
+async def test_a_call_that_leaves_the_queue_delays_no_other(
+    open_worker: OpenWorker, new_call: NewCall, limits: SlotLimits, hung_up: SessionResult
 ) -> None:
     store = await open_worker()
     running, first, second = new_call(), new_call(), new_call()
-    await store.admit(running, place, NOW)
-    await joins(store, first, place)
-    await joins(store, second, place)
+    await store.admit(running, limits, NOW)
+    await is_queued(store, first, limits)
+    await is_queued(store, second, limits)
     store.leave_queue(first.session_id)
     store.leave_queue(first.session_id)
     await store.end(running.session_id, hung_up)
-    await store.admit(second, place, NOW)
+    await store.admit(second, limits, NOW)
 
 
-async def test_who_has_given_up_by_its_own_account_is_passed_over(
-    open_worker: OpenWorker, new_call: NewCall, place: SlotLimits, hung_up: SessionResult
+async def test_a_queued_call_whose_time_is_over_is_skipped(
+    open_worker: OpenWorker, new_call: NewCall, limits: SlotLimits, hung_up: SessionResult
 ) -> None:
     store = await open_worker()
     running, frozen, later = new_call(), new_call(), new_call()
-    await store.admit(running, place, NOW)
-    await joins(store, frozen, place)
+    await store.admit(running, limits, NOW)
+    await is_queued(store, frozen, limits)
     await store.end(running.session_id, hung_up)
-    await store.admit(later, replace(place, queue=QueueLimit(3, NOW + 100)), NOW + 41)
+    await store.admit(later, replace(limits, queue=QueueLimit(3, NOW + 100)), NOW + 41)
 
 
-async def test_those_of_a_dead_worker_vanish_with_it(
-    open_worker: OpenWorker, new_call: NewCall, place: SlotLimits, hung_up: SessionResult
+async def test_queued_calls_of_a_dead_worker_are_removed(
+    open_worker: OpenWorker, new_call: NewCall, limits: SlotLimits, hung_up: SessionResult
 ) -> None:
     store = await open_worker()
-    running, mine = new_call(), new_call()
+    running, own = new_call(), new_call()
     await store.heartbeat(NOW)
-    await store.admit(running, place, NOW)
+    await store.admit(running, limits, NOW)
     dead = await open_worker(replace(WorkerId.of_this_process("dead"), pid=2**22 + 1))  # above any pid
-    await joins(dead, new_call(), place)
-    await joins(store, mine, place)
+    await is_queued(dead, new_call(), limits)
+    await is_queued(store, own, limits)
     await store.end(running.session_id, hung_up)
-    await joins(store, mine, place)
+    await is_queued(store, own, limits)
     await store.reap(NOW + 1)
-    await store.admit(mine, place, NOW + 1)
+    await store.admit(own, limits, NOW + 1)
 
 
-async def test_a_promised_session_may_wait_too(
-    open_worker: OpenWorker, new_call: NewCall, place: SlotLimits, hung_up: SessionResult
+async def test_a_pending_session_may_be_queued(
+    open_worker: OpenWorker, new_call: NewCall, limits: SlotLimits, hung_up: SessionResult
 ) -> None:
     store = await open_worker()
-    running, promised = new_call(), new_call()
-    await store.create_pending(promised, SessionOptions(), NOW, NOW + 300)
-    await store.admit(running, place, NOW)
-    await joins(store, promised, place)
+    running, pending = new_call(), new_call()
+    await store.create_pending(pending, SessionOptions(), NOW, NOW + 300)
+    await store.admit(running, limits, NOW)
+    await is_queued(store, pending, limits)
     await store.end(running.session_id, hung_up)
-    await store.admit(promised, place, NOW)
+    await store.admit(pending, limits, NOW)
 
 
-async def test_reserved_places_stay_free(
+async def test_reserved_slots_stay_free(
     open_worker: OpenWorker, new_call: NewCall, many_slots: SlotLimits
 ) -> None:
     store = await open_worker()

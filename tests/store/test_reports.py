@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What is reported of a session: by the agent's side, once, and at its end."""
+"""Reports of agents on their sessions, and the completion status."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TRANSCRIPT = '[{"role": "user", "text": "Grüezi", "timestamp": 1.5}]'
 RESULTS = '{"booked": true}'
 
 
-async def test_a_report_is_kept_once(
+async def test_a_report_is_stored_once(
     open_worker: OpenWorker, new_call: NewCall, many_slots: SlotLimits, hung_up: SessionResult
 ) -> None:
     east, west = await open_worker(), await open_worker()
@@ -37,26 +37,26 @@ async def test_a_report_is_kept_once(
     assert (record.reported_seconds, record.completed_at, record.ended_at) == (58.5, 1059.0, 1060.5)
 
 
-async def test_only_an_active_session_is_reported_of(
+async def test_only_an_active_session_gets_a_report(
     store: Store,
     new_call: NewCall,
     many_slots: SlotLimits,
     browser_options: SessionOptions,
     hung_up: SessionResult,
 ) -> None:
-    unknown, promised, over = new_call(), new_call(), new_call()
-    await store.create_pending(promised, browser_options, 1000.0, 1300.0)
+    unknown, pending, over = new_call(), new_call(), new_call()
+    await store.create_pending(pending, browser_options, 1000.0, 1300.0)
     await store.admit(over, many_slots, 1000.0)
     await store.end(over.session_id, hung_up)
-    for call in (unknown, promised, over):
+    for call in (unknown, pending, over):
         assert not await store.complete(call.session_id, TRANSCRIPT, 58.5, RESULTS, 1061.0)
-    for call in (promised, over):
+    for call in (pending, over):
         record = await store.session(call.session_id)
         assert record is not None
         assert (record.completed_at, record.transcript, record.results) == (None, None, None)
 
 
-async def test_a_report_may_say_little(store: Store, new_call: NewCall, many_slots: SlotLimits) -> None:
+async def test_a_report_may_be_empty(store: Store, new_call: NewCall, many_slots: SlotLimits) -> None:
     call = new_call()
     await store.admit(call, many_slots, 1000.0)
     assert await store.complete(call.session_id, None, None, None, 1001.0)
@@ -66,7 +66,7 @@ async def test_a_report_may_say_little(store: Store, new_call: NewCall, many_slo
     assert (record.completed_at, record.transcript, record.reported_seconds) == (1001.0, None, None)
 
 
-async def test_a_list_leaves_reports_out_unless_they_are_wanted(
+async def test_a_list_has_no_reports_unless_requested(
     store: Store, new_call: NewCall, many_slots: SlotLimits
 ) -> None:
     call = new_call()
@@ -76,10 +76,10 @@ async def test_a_list_leaves_reports_out_unless_they_are_wanted(
     ((whole,), _) = await store.sessions(with_reports=True)
     assert whole == await store.session(call.session_id)
     assert brief == dataclasses.replace(whole, transcript=None, results=None)
-    assert repr(whole.reported_seconds) == "58"  # given back as it was said
+    assert repr(whole.reported_seconds) == "58"  # as it was reported
 
 
-async def test_the_end_says_how_it_is_called_outside(
+async def test_the_completion_status_is_stored_with_the_end(
     store: Store, new_call: NewCall, many_slots: SlotLimits, hung_up: SessionResult
 ) -> None:
     silent, call = new_call(), new_call()

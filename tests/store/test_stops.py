@@ -18,7 +18,7 @@ OpenWorker = Callable[..., Any]
 StartWorker = Callable[..., Any]
 
 
-async def test_a_worker_is_told_of_its_own_sessions_only(
+async def test_a_worker_gets_the_stop_requests_of_its_own_sessions_only(
     open_worker: OpenWorker, new_call: NewCall, many_slots: SlotLimits
 ) -> None:
     east, west = await open_worker(), await open_worker()
@@ -39,7 +39,7 @@ async def test_a_second_stop_changes_nothing(store: Store, new_call: NewCall, ma
     assert record.stop_requested_at == 1001.0
 
 
-async def test_what_is_unknown_or_over_cannot_be_stopped(
+async def test_a_session_that_is_unknown_or_over_cannot_be_stopped(
     store: Store, new_call: NewCall, many_slots: SlotLimits, hung_up: SessionResult
 ) -> None:
     assert not await store.request_stop("5bd1d9f4-2f5e-4e15-8b1f-0f7a3c3f5a7e", 1000.0)
@@ -53,7 +53,7 @@ async def test_what_is_unknown_or_over_cannot_be_stopped(
     assert record.stop_requested_at is None
 
 
-async def test_a_promise_is_stopped_at_once(
+async def test_a_pending_session_is_stopped_at_once(
     store: Store, new_call: NewCall, many_slots: SlotLimits, browser_options: SessionOptions
 ) -> None:
     call = new_call()

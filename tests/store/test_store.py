@@ -52,7 +52,7 @@ async def test_the_record_tells_the_whole_call(
     assert (record.frames_out, record.bytes_out) == (1500, 240_000)
 
 
-async def test_the_end_of_a_call_frees_its_place(
+async def test_the_end_of_a_call_frees_its_slot(
     store: Store, new_call: NewCall, one_slot: SlotLimits, hung_up: SessionResult
 ) -> None:
     call = new_call()
@@ -63,9 +63,7 @@ async def test_the_end_of_a_call_frees_its_place(
     await store.admit(new_call(), one_slot, 1002.0)
 
 
-async def test_a_refused_call_leaves_nothing_behind(
-    store: Store, new_call: NewCall, one_slot: SlotLimits
-) -> None:
+async def test_a_refused_call_is_not_stored(store: Store, new_call: NewCall, one_slot: SlotLimits) -> None:
     await store.admit(new_call(), one_slot, 1000.0)
     refused = new_call()
     with pytest.raises(AtCapacity):
@@ -74,7 +72,7 @@ async def test_a_refused_call_leaves_nothing_behind(
     assert (await store.counts()).total == 1
 
 
-async def test_each_agent_has_its_own_places(store: Store, new_call: NewCall, one_slot: SlotLimits) -> None:
+async def test_each_agent_has_slots_of_its_own(store: Store, new_call: NewCall, one_slot: SlotLimits) -> None:
     await store.admit(new_call("support.acme"), one_slot, 1000.0)
     await store.admit(new_call("sales.acme"), one_slot, 1000.0)
 
@@ -109,7 +107,7 @@ async def test_a_call_that_is_over_before_the_agent_ran_is_canceled(
     assert record.state is SessionState.CANCELED
 
 
-async def test_an_end_nobody_knows_is_no_harm(store: Store, hung_up: SessionResult) -> None:
+async def test_the_end_of_an_unknown_session_is_ignored(store: Store, hung_up: SessionResult) -> None:
     await store.end("5bd1d9f4-2f5e-4e15-8b1f-0f7a3c3f5a7e", hung_up)
     await store.mark_running("5bd1d9f4-2f5e-4e15-8b1f-0f7a3c3f5a7e", 1000.0)
     assert (await store.counts()).total == 0
@@ -120,7 +118,9 @@ def test_a_session_cannot_end_as_running(hung_up: SessionResult) -> None:
         dataclasses.replace(hung_up, state=SessionState.RUNNING)
 
 
-async def test_a_carriers_text_may_be_anything(store: Store, new_call: NewCall, one_slot: SlotLimits) -> None:
+async def test_text_from_a_carrier_may_be_anything(
+    store: Store, new_call: NewCall, one_slot: SlotLimits
+) -> None:
     call = new_call(call_id="half a pair \ud83d", stream_id="nul \0 and ümlaut", from_number="x" * 60_000)
     await store.admit(call, one_slot, 1000.0)
     record = await store.session(call.session_id)
@@ -139,8 +139,8 @@ async def test_sessions_are_listed_newest_first(
     for call in support[:2]:
         await store.end(call.session_id, hung_up)
 
-    async def listed(limit: int = 100, offset: int = 0, **wanted: Any) -> tuple[list[str], int]:
-        records, total = await store.sessions(SessionFilter(**wanted), limit=limit, offset=offset)
+    async def listed(limit: int = 100, offset: int = 0, **conditions: Any) -> tuple[list[str], int]:
+        records, total = await store.sessions(SessionFilter(**conditions), limit=limit, offset=offset)
         return [record.session_id for record in records], total
 
     ids = [call.session_id for call in support]
@@ -152,12 +152,12 @@ async def test_sessions_are_listed_newest_first(
     assert await listed(active=False) == ([ids[1], ids[0]], 2)
     assert await listed(agent="support.acme", limit=2, offset=1) == ([ids[3], ids[2]], 5)
     assert await listed(agent="support.acme", limit=0) == ([], 5)
-    assert await listed(agent="nobody.acme") == ([], 0)
+    assert await listed(agent="unknown.acme") == ([], 0)
     with pytest.raises(ValueError, match="negative"):
         await listed(limit=-1)
 
 
-async def test_counts_tell_every_state(
+async def test_sessions_are_counted_by_state(
     store: Store, new_call: NewCall, many_slots: SlotLimits, hung_up: SessionResult
 ) -> None:
     calls = [new_call() for _ in range(6)]
@@ -179,7 +179,7 @@ async def test_counts_tell_every_state(
     assert (counts.total_active, counts.total) == (3, 6)
 
 
-async def test_what_was_recorded_outlives_the_worker(
+async def test_a_record_outlives_its_worker(
     open_worker: Callable[..., Any], new_call: NewCall, one_slot: SlotLimits, hung_up: SessionResult
 ) -> None:
     call = new_call()
@@ -192,11 +192,11 @@ async def test_what_was_recorded_outlives_the_worker(
     assert record.ended_at == hung_up.ended_at
 
 
-async def test_a_closed_store_says_so(store: Store, hung_up: SessionResult) -> None:
+async def test_a_closed_store_fails(store: Store, hung_up: SessionResult) -> None:
     await store.close()
     await store.close()
     with pytest.raises(StoreFailed):
         await store.counts()
-    store.end("5bd1d9f4-2f5e-4e15-8b1f-0f7a3c3f5a7e", hung_up)  # nobody looks, and nothing complains
+    store.end("5bd1d9f4-2f5e-4e15-8b1f-0f7a3c3f5a7e", hung_up)  # its future is ignored
     with pytest.raises(StoreFailed):
         await store.open()

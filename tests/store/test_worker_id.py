@@ -14,7 +14,7 @@ import pytest
 from gateway.store.worker_id import WorkerId
 
 
-def test_a_process_is_gone_when_it_was_killed_even_before_its_parent_asked() -> None:
+def test_a_killed_process_is_gone_even_before_its_parent_waits_for_it() -> None:
     me = WorkerId.of_this_process("me")
     assert not me.process_gone()
     if not me.born:
@@ -29,7 +29,7 @@ def test_a_process_is_gone_when_it_was_killed_even_before_its_parent_asked() -> 
     assert owner.process_gone()
 
 
-def test_where_the_system_says_no_birth_the_pid_alone_decides() -> None:
+def test_without_a_start_time_the_pid_alone_decides() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         owner = WorkerId("child", "here", child.pid, 0)
         assert not owner.process_gone()

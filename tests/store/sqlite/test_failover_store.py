@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The store that admits while its file fails: it counts for itself, and writes it down later, once."""
+"""The store that admits while its file fails: it counts its own calls and records them later, once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NewCall = Callable[..., CallDetails]
 
 @contextlib.contextmanager
 def locked(file: Path, patience_s: float = SHORT_S) -> Iterator[None]:
-    """Somebody else has the file for itself. `patience_s`: how long a call waits for it meanwhile."""
+    """Another program locks the file. `patience_s`: how long a call waits for it meanwhile."""
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     try:
@@ -99,7 +99,7 @@ async def test_calls_come_and_go_while_the_file_is_locked(
     assert (await store.counts()).over[SessionState.ENDED] == 2
 
 
-async def test_places_are_counted_here_meanwhile(
+async def test_slots_are_counted_by_the_worker_meanwhile(
     store: FailoverStore, file: Path, new_call: NewCall, hung_up: SessionResult
 ) -> None:
     two = SlotLimits((("http://127.0.0.1:1", 0), ("http://127.0.0.1:2", 1)), per_instance=1, max_instances=2)
@@ -115,7 +115,7 @@ async def test_places_are_counted_here_meanwhile(
     assert len(store._own_sessions) == 3
 
 
-async def test_an_organisation_has_its_limit_with_the_file_and_without(
+async def test_the_limit_of_an_organisation_holds_with_and_without_the_file(
     file: Path, new_call: NewCall, many_slots: SlotLimits
 ) -> None:
     sqlite = SqliteStore(file, WorkerId.of_this_process("me"), busy_s=SHORT_S, calls_per_organization=2)
@@ -141,10 +141,10 @@ async def test_a_token_is_good_once_meanwhile_and_afterwards(store: FailoverStor
     with locked(file):
         assert await values.put_if_absent(NONCES, "a", "true", now=1000.0, expires_at=2000.0)
         assert not await values.put_if_absent(NONCES, "a", "true", now=1000.0, expires_at=2000.0)
-        kept = await values.get(NONCES, "a", 1000.0)
-        assert kept is not None
-        assert await values.list(NONCES, 1000.0) == (kept,)
-        with pytest.raises(StoreFailed):  # what nobody waits on the line for is not done without the file
+        value = await values.get(NONCES, "a", 1000.0)
+        assert value is not None
+        assert await values.list(NONCES, 1000.0) == (value,)
+        with pytest.raises(StoreFailed):  # of another kind
             await values.put_if_absent("idempotency", "a", "true", now=1000.0)
     async with asyncio.timeout(BOUND_S):
         while values._unwritten:
@@ -153,14 +153,14 @@ async def test_a_token_is_good_once_meanwhile_and_afterwards(store: FailoverStor
     assert len(await values.list(NONCES, 1000.0)) == 1
 
 
-async def test_a_call_out_is_not_begun(
+async def test_an_outbound_call_is_not_begun(
     store: FailoverStore, file: Path, new_call: NewCall, many_slots: SlotLimits
 ) -> None:
     with locked(file), pytest.raises(StoreFailed, match="a call out needs it"):
         await store.admit(new_call(stream_id=None), many_slots, 1000.0)
 
 
-async def test_what_is_owed_has_an_end(
+async def test_the_number_of_pending_writes_is_limited(
     store: FailoverStore,
     file: Path,
     new_call: NewCall,
@@ -177,14 +177,14 @@ async def test_what_is_owed_has_an_end(
         with pytest.raises(StoreFailed, match="no more is kept"):
             await store.admit(new_call(), many_slots, 1000.0)
         assert 3 <= len(calls) <= 5
-        owed = [store.mark_running(call.session_id, 1001.0) for call in calls]  # theirs is kept all the same
+        pending = [store.mark_running(call.session_id, 1001.0) for call in calls]
     async with asyncio.timeout(BOUND_S):
-        await asyncio.gather(*owed)
+        await asyncio.gather(*pending)
     assert store._store.pending_writes == 0
     assert [state for _, state, _, _ in written(file)] == ["running"] * len(calls)
 
 
-async def test_more_than_one_transaction_is_owed(
+async def test_pending_writes_may_fill_more_than_one_transaction(
     store: FailoverStore, file: Path, new_call: NewCall, many_slots: SlotLimits, hung_up: SessionResult
 ) -> None:
     with locked(file):
@@ -200,7 +200,7 @@ async def test_more_than_one_transaction_is_owed(
     ]
 
 
-async def test_a_caller_who_gives_up_at_a_locked_file_holds_no_place(
+async def test_a_caller_who_hangs_up_at_a_locked_file_occupies_no_slot(
     store: FailoverStore, file: Path, new_call: NewCall, one_slot: SlotLimits
 ) -> None:
     with locked(file, BOUND_S), pytest.raises(TimeoutError):
@@ -209,7 +209,7 @@ async def test_a_caller_who_gives_up_at_a_locked_file_holds_no_place(
     assert len(store._own_sessions) == 1
 
 
-async def test_what_nobody_waited_for_is_not_written_twice(
+async def test_an_admission_that_came_too_late_is_not_written_twice(
     store: FailoverStore,
     file: Path,
     new_call: NewCall,
@@ -217,7 +217,7 @@ async def test_what_nobody_waited_for_is_not_written_twice(
     hung_up: SessionResult,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The file may take a call just as nobody waits any longer: it is taken back, then written."""
+    """The file may admit a call just after the wait for it: that is withdrawn, then the call is recorded."""
     monkeypatch.setattr(failover_store, "PATIENCE_S", 0)
     calls = [new_call() for _ in range(100)]
     for call in calls:

@@ -26,7 +26,7 @@ OpenWorker = Callable[..., Any]
 SHORT_S = 0.02
 """What a worker of these tests waits for the file; the real one waits sqlite.BUSY_S."""
 BOUND_S = 30.0
-"""Nothing takes so long: whoever waits longer waits for ever."""
+"""Nothing takes so long: a longer wait would never end."""
 
 
 @contextmanager
@@ -55,13 +55,13 @@ async def test_a_locked_file_refuses_calls_in_bounded_time(
                 await store.heartbeat(1000.0)
             with pytest.raises(StoreFailed, match="database is locked"):
                 await store.reap(1000.0)
-            assert (await store.counts()).total == 0  # who only reads is not kept out
+            assert (await store.counts()).total == 0  # a reader is not locked out
     assert all(isinstance(answer, StoreFailed) for answer in answers)
     await store.admit(new_call(), many_slots, 1001.0)
     assert (await store.counts()).total == 1
 
 
-async def test_what_is_owed_is_written_once_and_in_order_when_the_file_is_free(
+async def test_pending_writes_are_written_once_and_in_order_when_the_file_is_free(
     open_worker: OpenWorker, file: Path, new_call: NewCall, many_slots: SlotLimits, hung_up: SessionResult
 ) -> None:
     store: SqliteStore = await open_worker(busy_s=SHORT_S)
@@ -75,15 +75,15 @@ async def test_what_is_owed_is_written_once_and_in_order_when_the_file_is_free(
         "BEGIN INSERT INTO seen VALUES (new.id, new.state); END"
     )
     with locked(file):
-        owed = [store.mark_running(call.session_id, 1001.0) for call in calls[:25]]
+        pending = [store.mark_running(call.session_id, 1001.0) for call in calls[:25]]
         with pytest.raises(StoreFailed):  # so at least one group failed, and took the first half with it
             await store.admit(new_call(), many_slots, 1002.0)
-        owed += [store.mark_running(call.session_id, 1001.0) for call in calls[25:]]
-        owed += [store.end(call.session_id, hung_up) for call in calls]
+        pending += [store.mark_running(call.session_id, 1001.0) for call in calls[25:]]
+        pending += [store.end(call.session_id, hung_up) for call in calls]
         with pytest.raises(StoreFailed):
             await store.admit(new_call(), many_slots, 1002.0)
-        assert not any(write.done() for write in owed)
-    await asyncio.wait_for(asyncio.gather(*owed), BOUND_S)
+        assert not any(write.done() for write in pending)
+    await asyncio.wait_for(asyncio.gather(*pending), BOUND_S)
     ids = [call.session_id for call in calls]
     assert witness.execute("SELECT id, state FROM seen ORDER BY rowid").fetchall() == (
         [(session_id, "running") for session_id in ids] + [(session_id, "ended") for session_id in ids]
@@ -92,7 +92,7 @@ async def test_what_is_owed_is_written_once_and_in_order_when_the_file_is_free(
     assert (await store.counts()).over[SessionState.ENDED] == 50
 
 
-async def test_an_end_frees_its_place_before_the_next_call_is_judged(
+async def test_an_end_frees_its_slot_before_the_next_call_is_admitted(
     open_worker: OpenWorker, file: Path, new_call: NewCall, one_slot: SlotLimits, hung_up: SessionResult
 ) -> None:
     store: SqliteStore = await open_worker(busy_s=SHORT_S)
@@ -107,7 +107,7 @@ async def test_an_end_frees_its_place_before_the_next_call_is_judged(
     await store.admit(new_call(), one_slot, 1002.0)
 
 
-async def test_a_caller_who_gives_up_at_a_locked_file_holds_no_place(
+async def test_a_caller_who_hangs_up_at_a_locked_file_occupies_no_slot(
     open_worker: OpenWorker, file: Path, new_call: NewCall, one_slot: SlotLimits
 ) -> None:
     store: SqliteStore = await open_worker(busy_s=BOUND_S)
@@ -118,7 +118,7 @@ async def test_a_caller_who_gives_up_at_a_locked_file_holds_no_place(
     assert await store.session(call.session_id) is None
 
 
-async def test_close_writes_what_is_owed(
+async def test_close_writes_pending_writes(
     open_worker: OpenWorker, file: Path, new_call: NewCall, one_slot: SlotLimits, hung_up: SessionResult
 ) -> None:
     store: SqliteStore = await open_worker(busy_s=SHORT_S)
@@ -142,10 +142,10 @@ async def test_close_does_not_wait_for_ever(
     call = new_call()
     await store.admit(call, one_slot, 1000.0)
     with locked(file):
-        owed = store.end(call.session_id, hung_up)
+        pending = store.end(call.session_id, hung_up)
         await asyncio.wait_for(store.close(), BOUND_S)
         with pytest.raises(StoreFailed, match="database is locked"):
-            await owed
+            await pending
 
 
 async def test_a_full_disk_refuses_calls_and_keeps_those_that_run(
@@ -171,7 +171,9 @@ async def test_a_full_disk_refuses_calls_and_keeps_those_that_run(
     assert (await store.counts()).active[SessionState.STARTING] == admitted
 
 
-def test_a_loop_that_ends_before_the_answer_makes_no_noise(file: Path, hung_up: SessionResult) -> None:
+def test_an_event_loop_that_ends_before_the_answer_causes_no_error(
+    file: Path, hung_up: SessionResult
+) -> None:
     store = SqliteStore(file, WorkerId.of_this_process("hasty"))
 
     async def leave_in_a_hurry() -> None:
@@ -246,7 +248,7 @@ def a_store_of_a_later_version(file: Path) -> None:
         ),
     ],
 )
-async def test_a_file_that_is_not_our_store_is_refused_and_left_alone(
+async def test_a_file_that_is_not_a_session_store_is_refused_and_unchanged(
     make: Callable[[Path], None], detail: str, file: Path
 ) -> None:
     make(file)
@@ -265,7 +267,7 @@ async def test_a_directory_that_does_not_exist_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-async def test_a_directory_is_no_store(tmp_path: Path) -> None:
+async def test_a_directory_is_not_a_store(tmp_path: Path) -> None:
     with pytest.raises(StoreFailed, match="cannot be opened: unable to open database file"):
         await SqliteStore(tmp_path, WorkerId.of_this_process("me")).open()
 

@@ -29,7 +29,7 @@ ELSEWHERE = "another machine"
 UNTIL = 1300.0
 
 
-async def test_200_arrivals_for_50_places_at_two_workers(start_worker: StartWorker, file: Path) -> None:
+async def test_200_calls_for_50_slots_at_two_workers(start_worker: StartWorker, file: Path) -> None:
     workers = [await start_worker("east"), await start_worker("west")]
     for worker in workers:
         await worker.run("open", path=str(file))
@@ -55,7 +55,7 @@ async def test_calls_share_instances_when_no_more_may_be_in_use(
     assert len(set(instances)) == 2
 
 
-async def test_two_workers_make_the_same_file_at_once(start_worker: StartWorker, tmp_path: Path) -> None:
+async def test_two_workers_create_the_same_file_at_once(start_worker: StartWorker, tmp_path: Path) -> None:
     workers = [await start_worker("east"), await start_worker("west")]
     for n in range(20):
         fresh = str(tmp_path / f"{n}.db")
@@ -108,7 +108,7 @@ async def test_a_killed_worker_that_cannot_be_looked_up_is_known_by_its_silence(
     assert lost[0].detail == "nothing heard for 12 s"
 
 
-async def test_of_two_processes_one_writes_what_was_absent(start_worker: StartWorker, file: Path) -> None:
+async def test_of_two_processes_one_writes_an_absent_value(start_worker: StartWorker, file: Path) -> None:
     workers = [await start_worker("east"), await start_worker("west")]
     for worker in workers:
         await worker.run("open", path=str(file))
@@ -117,7 +117,7 @@ async def test_of_two_processes_one_writes_what_was_absent(start_worker: StartWo
     assert [a + b for a, b in zip(east, west, strict=True)] == [1] * 200
 
 
-async def test_of_two_workers_one_takes_a_promise_up(
+async def test_of_two_processes_one_admits_a_pending_session(
     start_worker: StartWorker,
     store: SqliteStore,
     file: Path,
@@ -140,7 +140,7 @@ async def test_of_two_workers_one_takes_a_promise_up(
         await asyncio.gather(*(worker.run("hang_up") for worker in workers))
 
 
-async def test_a_stop_from_another_process_is_seen(
+async def test_a_stop_request_of_another_process_is_notified(
     start_worker: StartWorker,
     store: SqliteStore,
     file: Path,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The file: who may read it, and how one of an earlier version becomes one of this."""
+"""The file: its mode, and the migration of earlier versions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def version(file: Path) -> int:
     return int(number)
 
 
-async def test_a_file_of_version_1_is_taken_over_with_all_that_is_in_it(
+async def test_a_file_of_version_1_is_migrated_with_its_content(
     file: Path, open_worker: OpenWorker, new_call: NewCall, one_slot: SlotLimits, hung_up: SessionResult
 ) -> None:
     make_version_1(file)
@@ -65,7 +65,7 @@ async def test_a_file_of_version_1_is_taken_over_with_all_that_is_in_it(
     running = await store.session(RUNNING)
     assert running.active
     assert (await store.counts()).total == 2
-    with pytest.raises(AtCapacity, match="1 of 1 slots in use"):  # it holds its place as before
+    with pytest.raises(AtCapacity, match="1 of 1 slots in use"):  # it occupies its slot as before
         await store.admit(new_call(), one_slot, 1000.0)
     await store.end(RUNNING, hung_up)
     await store.admit(new_call(), one_slot, 1000.0)
@@ -73,7 +73,7 @@ async def test_a_file_of_version_1_is_taken_over_with_all_that_is_in_it(
     assert [record.session_id for record in records[1:]] == [RUNNING, OVER]
 
 
-async def test_a_file_taken_over_is_like_a_new_one(file: Path, tmp_path: Path) -> None:
+async def test_a_migrated_file_is_like_a_new_one(file: Path, tmp_path: Path) -> None:
     make_version_1(file)
     connect(file, 1.0).close()
     connect(tmp_path / "new.db", 1.0).close()
@@ -96,7 +96,7 @@ async def test_a_worker_of_the_release_before_can_still_end_its_calls(
     await store.admit(new_call(), one_slot, 1001.0)
 
 
-async def test_two_workers_take_the_same_file_over_at_once(start_worker: StartWorker, tmp_path: Path) -> None:
+async def test_two_workers_migrate_the_same_file_at_once(start_worker: StartWorker, tmp_path: Path) -> None:
     workers = [await start_worker("east"), await start_worker("west")]
     for n in range(10):
         old = tmp_path / f"{n}.db"
@@ -106,10 +106,10 @@ async def test_two_workers_take_the_same_file_over_at_once(start_worker: StartWo
         assert version(old) == VERSION
 
 
-def test_a_file_that_cannot_be_taken_over_stays_as_it_was(file: Path) -> None:
+def test_a_file_that_cannot_be_migrated_is_unchanged(file: Path) -> None:
     make_version_1(file)
     spoiled = sqlite3.connect(file)
-    spoiled.execute("CREATE TABLE document (of TEXT)")  # somebody's own: the last steps fail
+    spoiled.execute("CREATE TABLE document (of TEXT)")  # the last steps fail
     spoiled.close()
     before = schema(file)
     with pytest.raises(StoreFailed, match="table document already exists"):
@@ -117,14 +117,14 @@ def test_a_file_that_cannot_be_taken_over_stays_as_it_was(file: Path) -> None:
     assert (schema(file), version(file)) == (before, 1)
 
 
-def test_a_new_file_is_for_its_user_alone(file: Path, tmp_path: Path) -> None:
+def test_a_new_file_is_readable_by_its_user_only(file: Path, tmp_path: Path) -> None:
     opened = connect(file, 1.0)
     for made in tmp_path.iterdir():  # also the log that SQLite writes beside it
         assert made.stat().st_mode & 0o777 == 0o600
     opened.close()
 
 
-def test_a_file_that_is_there_keeps_its_mode(file: Path) -> None:
+def test_an_existing_file_keeps_its_mode(file: Path) -> None:
     os.close(os.open(file, os.O_CREAT, 0o600))
     file.chmod(0o640)
     connect(file, 1.0).close()

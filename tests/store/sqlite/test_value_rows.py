@@ -21,16 +21,14 @@ StartWorker = Callable[..., Any]
 
 
 @pytest.fixture
-def documents(store: SqliteStore) -> KeyValueStore:
+def values(store: SqliteStore) -> KeyValueStore:
     return store.key_values
 
 
-async def test_reaping_clears_away_what_expired(
-    store: SqliteStore, documents: KeyValueStore, file: Path
-) -> None:
+async def test_reaping_removes_expired_values(store: SqliteStore, values: KeyValueStore, file: Path) -> None:
     for n in range(5):
-        await documents.put("nonce", f"{n}", "1", now=1000.0, expires_at=1001.0 + n)
-    await documents.put("key", "for ever", "1", now=1000.0)
+        await values.put("nonce", f"{n}", "1", now=1000.0, expires_at=1001.0 + n)
+    await values.put("key", "for ever", "1", now=1000.0)
     await store.reap(1003.0)
     onlooker = sqlite3.connect(file)
     left = onlooker.execute("SELECT key FROM document ORDER BY key").fetchall()
@@ -38,8 +36,8 @@ async def test_reaping_clears_away_what_expired(
     onlooker.close()
 
 
-async def test_much_that_expired_goes_in_parts(
-    store: SqliteStore, documents: KeyValueStore, file: Path
+async def test_many_expired_values_are_removed_in_parts(
+    store: SqliteStore, values: KeyValueStore, file: Path
 ) -> None:
     # One reap holds the write lock, for which calls of other workers wait.
     limit = key_values.PURGE_LIMIT
@@ -55,7 +53,7 @@ async def test_much_that_expired_goes_in_parts(
     other.close()
 
 
-async def test_a_file_that_does_not_answer_is_said(open_worker: OpenWorker, file: Path) -> None:
+async def test_a_file_that_does_not_answer_fails_the_operation(open_worker: OpenWorker, file: Path) -> None:
     store = await open_worker(busy_s=0.02)
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")

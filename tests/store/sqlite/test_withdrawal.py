@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Callers who give up just as the SQLite file admits them, and operations that fail."""
+"""Admissions that are cancelled just as the SQLite file commits them, and operations that fail."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ async def _give_up_once_admitted(
         await admission
 
 
-async def test_after_a_caller_gave_up_the_promise_stands(
+async def test_after_a_cancelled_admission_the_session_is_pending_again(
     store: SqliteStore, file: Path, new_call: NewCall, one_slot: SlotLimits, browser_options: SessionOptions
 ) -> None:
-    promised = new_call()
-    await store.create_pending(promised, browser_options, 1000.0, UNTIL)
-    await _give_up_once_admitted(store, file, promised, one_slot, 1001.0)
-    record = await store.session(promised.session_id)
+    pending = new_call()
+    await store.create_pending(pending, browser_options, 1000.0, UNTIL)
+    await _give_up_once_admitted(store, file, pending, one_slot, 1001.0)
+    record = await store.session(pending.session_id)
     assert record is not None
     assert (record.state, record.instance, record.owner) == (SessionState.CREATED, "", "")
     assert record.admitted_at is None
@@ -57,18 +57,18 @@ async def test_after_a_caller_gave_up_the_promise_stands(
     assert (await store.counts()).over[SessionState.CANCELED] == 1
 
 
-async def test_a_promise_is_not_kept_when_a_stop_came_while_the_caller_gave_up(
+async def test_a_pending_session_that_was_stopped_meanwhile_is_not_admitted_again(
     store: SqliteStore, file: Path, new_call: NewCall, one_slot: SlotLimits, browser_options: SessionOptions
 ) -> None:
-    promised = new_call()
-    await store.create_pending(promised, browser_options, 1000.0, UNTIL)
+    pending = new_call()
+    await store.create_pending(pending, browser_options, 1000.0, UNTIL)
     stop = "UPDATE session SET stop_requested_at = 1001.5"
-    await _give_up_once_admitted(store, file, promised, one_slot, 1001.0, stop)
+    await _give_up_once_admitted(store, file, pending, one_slot, 1001.0, stop)
     with pytest.raises(NotPending):
-        await store.admit(promised, one_slot, 1002.0)
+        await store.admit(pending, one_slot, 1002.0)
 
 
-async def test_one_bad_operation_spoils_no_other_of_its_group(
+async def test_an_operation_that_fails_does_not_affect_others_of_its_group(
     store: SqliteStore, new_call: NewCall, many_slots: SlotLimits, hung_up: SessionResult
 ) -> None:
     first, last = new_call(), new_call()
@@ -87,7 +87,7 @@ async def test_one_bad_operation_spoils_no_other_of_its_group(
     assert (await store.counts()).active[SessionState.STARTING] == 2
 
 
-async def test_a_caller_who_gave_up_while_admitted_holds_no_place(
+async def test_a_cancelled_admission_leaves_no_session(
     store: SqliteStore, file: Path, new_call: NewCall, one_slot: SlotLimits
 ) -> None:
     call = new_call()

@@ -25,7 +25,7 @@ class Ledger:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.file, isolation_level=None)
-        connection.execute("CREATE TABLE line (number INTEGER PRIMARY KEY, text TEXT)")
+        connection.execute("CREATE TABLE entry (number INTEGER PRIMARY KEY, text TEXT)")
         connection.set_trace_callback(self._traced)
         return connection
 
@@ -34,14 +34,14 @@ class Ledger:
 
     def write(self, kind: Kind, text: str) -> asyncio.Future[None]:
         def insert(connection: sqlite3.Connection) -> None:
-            connection.execute("INSERT INTO line (text) VALUES (?)", (text,))
+            connection.execute("INSERT INTO entry (text) VALUES (?)", (text,))
 
         return self.writer.submit(kind, insert)
 
-    def lines(self) -> list[str]:
+    def entries(self) -> list[str]:
         connection = sqlite3.connect(self.file)
         try:
-            return [text for (text,) in connection.execute("SELECT text FROM line ORDER BY number")]
+            return [text for (text,) in connection.execute("SELECT text FROM entry ORDER BY number")]
         finally:
             connection.close()
 
@@ -54,32 +54,34 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
     await ledger.writer.close()
 
 
-async def test_a_note_that_is_alone_is_written(ledger: Ledger) -> None:
+async def test_a_deferred_write_without_others_is_written(ledger: Ledger) -> None:
     await ledger.write(Kind.DEFERRED, "started")
-    assert ledger.lines() == ["started"]
+    assert ledger.entries() == ["started"]
 
 
-async def test_what_is_waited_for_takes_the_notes_along(ledger: Ledger) -> None:
+async def test_a_request_takes_deferred_writes_along(ledger: Ledger) -> None:
     busy = threading.Event()
-    held = ledger.writer.submit(Kind.REQUEST, lambda _: busy.wait(10))
-    notes = [ledger.write(Kind.DEFERRED, f"started {number}") for number in range(3)]
-    asked = ledger.write(Kind.REQUEST, "admitted")
+    first = ledger.writer.submit(Kind.REQUEST, lambda _: busy.wait(10))
+    deferred = [ledger.write(Kind.DEFERRED, f"started {number}") for number in range(3)]
+    request = ledger.write(Kind.REQUEST, "admitted")
     busy.set()
-    await asyncio.gather(held, *notes, asked)
-    assert ledger.lines() == ["started 0", "started 1", "started 2", "admitted"]
-    assert ledger.begun <= 2, "the held one, and all that came meanwhile"
+    await asyncio.gather(first, *deferred, request)
+    assert ledger.entries() == ["started 0", "started 1", "started 2", "admitted"]
+    assert ledger.begun <= 2, "the first one, and all that came during it"
 
 
-async def test_notes_in_a_row_share_a_commit(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_deferred_writes_in_a_row_share_a_commit(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(writer, "GATHER_S", 0.5)
-    notes = [ledger.write(Kind.DEFERRED, f"started {number}") for number in range(20)]
-    await asyncio.gather(*notes)
-    assert len(ledger.lines()) == 20
+    deferred = [ledger.write(Kind.DEFERRED, f"started {number}") for number in range(20)]
+    await asyncio.gather(*deferred)
+    assert len(ledger.entries()) == 20
     assert ledger.begun <= 3, "however the threads took turns"
 
 
-async def test_a_note_is_written_before_the_store_closes(ledger: Ledger) -> None:
-    note = ledger.write(Kind.DEFERRED, "started")
+async def test_a_deferred_write_is_written_before_the_store_closes(ledger: Ledger) -> None:
+    deferred = ledger.write(Kind.DEFERRED, "started")
     await ledger.writer.close()
-    assert note.done()
-    assert ledger.lines() == ["started"]
+    assert deferred.done()
+    assert ledger.entries() == ["started"]

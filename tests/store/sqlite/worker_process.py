@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A worker in a process of its own: reads commands as lines of JSON, answers each with a line.
+"""A worker in a process of its own: it reads commands as lines of JSON and answers each with a line.
 
 `python worker_process.py OWNER_ID [HOST]`; with HOST it claims to be on that machine.
 """
