@@ -66,6 +66,18 @@ def test_every_file_has_a_docstring() -> None:
     assert silent == []
 
 
+def test_one_file_adapts_uvicorn() -> None:
+    """No promise covers what the adapter uses of it. The fake agent of the test kit is a server of its own."""
+    importing = {
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "gateway").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if (isinstance(node, ast.Import) and any(name.name.startswith("uvicorn") for name in node.names))
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("uvicorn"))
+    }
+    assert importing == {"gateway/server/uvicorn_adapter.py", "gateway/simulator/fake_agent.py"}
+
+
 KNOWN_UPWARD = {
     ("gateway.store.failover_store", "gateway.auth.media_tokens"),
     ("gateway.store.failover_store", "gateway.calls.stream_history"),
