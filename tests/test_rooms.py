@@ -67,7 +67,7 @@ def test_every_file_has_a_docstring() -> None:
 
 
 def test_one_file_adapts_uvicorn() -> None:
-    """No promise covers what the adapter uses of it. The fake agent of the test kit is a server of its own."""
+    """The adapter uses internals that uvicorn does not promise. The fake agent is a server of its own."""
     importing = {
         str(file.relative_to(ROOT))
         for file in (ROOT / "gateway").rglob("*.py")

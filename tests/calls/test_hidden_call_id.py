@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The opening of agents that must not know their call id."""
+"""The opening for agents that get the session id in place of the carrier's call id."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SESSION = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 
 
 @dataclass
-class Line:
-    """A carrier's leg, and the carrier."""
+class CarrierLeg:
+    """A carrier's leg, and the carrier at its other end."""
 
     leg: Leg
     carrier: WebSocketPeer
 
-    async def hears(self, raw: bytes, messages: int) -> None:
+    async def receive(self, raw: bytes, messages: int) -> None:
         await self.carrier.pour(raw)
         for _ in range(messages):
             await self.leg.receive()
@@ -36,7 +36,7 @@ class Line:
 
 
 @pytest.fixture
-async def line() -> AsyncIterator[Line]:
+async def carrier_leg() -> AsyncIterator[CarrierLeg]:
     ours, theirs = socket.socketpair()
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
@@ -48,45 +48,47 @@ async def line() -> AsyncIterator[Line]:
         on_disconnect=lambda _: None,
     )
     carrier = WebSocketPeer(*await asyncio.open_connection(sock=theirs), masks=True)
-    yield Line(leg, carrier)
+    yield CarrierLeg(leg, carrier)
     transport.abort()
     await carrier.leave()
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-async def test_the_agent_sees_the_session_id_in_place_of_the_call_id(line: Line, carrier: str) -> None:
-    spoken = opening(carrier, {"note": "grüße"})
-    raw = [line.carrier.frame(TEXT, text.encode()) for text in spoken]
-    early = line.carrier.frame(TEXT, talk(carrier)[0].encode())
-    await line.hears(b"".join(raw) + early, len(raw))
+async def test_the_opening_has_the_session_id_in_place_of_the_call_id(
+    carrier_leg: CarrierLeg, carrier: str
+) -> None:
+    messages = opening(carrier, {"note": "grüße"})
+    raw = [carrier_leg.carrier.frame(TEXT, text.encode()) for text in messages]
+    early = carrier_leg.carrier.frame(TEXT, talk(carrier)[0].encode())
+    await carrier_leg.receive(b"".join(raw) + early, len(raw))
     await asyncio.sleep(0)
-    hide_call_id(line.leg, DIALECTS[carrier], IDS[carrier][0], SESSION)
-    reported = line.leg.take_buffered()
-    frames, rest = split(reported)
+    hide_call_id(carrier_leg.leg, DIALECTS[carrier], IDS[carrier][0], SESSION)
+    rewritten = carrier_leg.leg.take_buffered()
+    frames, rest = split(rewritten)
     assert rest == b""
-    expected = [json.loads(text.replace(IDS[carrier][0], SESSION)) for text in spoken]
-    assert [json.loads(frame.payload) for frame in frames[: len(spoken)]] == expected
-    assert IDS[carrier][0].encode() not in b"".join(frame.payload for frame in frames[: len(spoken)])
-    assert reported.startswith(b"".join(raw[:-1]))  # what is not `start` is as it came
+    expected = [json.loads(text.replace(IDS[carrier][0], SESSION)) for text in messages]
+    assert [json.loads(frame.payload) for frame in frames[: len(messages)]] == expected
+    assert IDS[carrier][0].encode() not in b"".join(frame.payload for frame in frames[: len(messages)])
+    assert rewritten.startswith(b"".join(raw[:-1]))  # every message before `start` is unchanged
 
 
-async def test_a_start_in_fragments(line: Line) -> None:
+async def test_a_fragmented_start_is_rewritten_too(carrier_leg: CarrierLeg) -> None:
     connected, start = opening("twilio")
     half = len(start) // 2
     raw = (
-        line.carrier.frame(TEXT, connected.encode())
-        + line.carrier.frame(TEXT, start[:half].encode(), fin=False)
-        + line.carrier.frame(CONTINUATION, start[half:].encode())
+        carrier_leg.carrier.frame(TEXT, connected.encode())
+        + carrier_leg.carrier.frame(TEXT, start[:half].encode(), fin=False)
+        + carrier_leg.carrier.frame(CONTINUATION, start[half:].encode())
     )
-    await line.hears(raw, 2)
-    hide_call_id(line.leg, DIALECTS["twilio"], IDS["twilio"][0], SESSION)
-    frames, _ = split(line.leg.take_buffered())
+    await carrier_leg.receive(raw, 2)
+    hide_call_id(carrier_leg.leg, DIALECTS["twilio"], IDS["twilio"][0], SESSION)
+    frames, _ = split(carrier_leg.leg.take_buffered())
     assert [frame.opcode for frame in frames] == [TEXT, TEXT]
     assert json.loads(frames[1].payload)["start"]["callSid"] == SESSION
 
 
-async def test_without_a_start_nothing_is_changed(line: Line) -> None:
-    raw = line.carrier.frame(TEXT, b'{"event": "connected"}') + line.carrier.frame(BINARY, b"{")
-    await line.hears(raw, 2)
-    hide_call_id(line.leg, DIALECTS["twilio"], "CA1", SESSION)
-    assert line.leg.take_buffered() == raw
+async def test_without_start_the_opening_is_unchanged(carrier_leg: CarrierLeg) -> None:
+    raw = carrier_leg.carrier.frame(TEXT, b'{"event": "connected"}') + carrier_leg.carrier.frame(BINARY, b"{")
+    await carrier_leg.receive(raw, 2)
+    hide_call_id(carrier_leg.leg, DIALECTS["twilio"], "CA1", SESSION)
+    assert carrier_leg.leg.take_buffered() == raw

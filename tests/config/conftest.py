@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A configuration file to write, and the problems a configuration has."""
+"""Fixtures that write a configuration, load it, and return its problems."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def full() -> str:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str], Path]:
-    """Writes a file's text, and gives its path."""
+    """Write the text of a configuration file, and return its path."""
 
     def file(text: str) -> Path:
         path = tmp_path / "patchbay.toml"
@@ -67,7 +67,7 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.fixture
 def read(write: Callable[[str], Path]) -> Callable[..., Settings]:
-    """The settings of a file's text and an environment."""
+    """Load the settings from the text of a file and an environment."""
 
     def settings(text: str = "", environ: Mapping[str, str] | None = None) -> Settings:
         return load(write(text), environ or {})
@@ -77,12 +77,12 @@ def read(write: Callable[[str], Path]) -> Callable[..., Settings]:
 
 @pytest.fixture
 def problems(read: Callable[..., Settings]) -> Callable[..., tuple[Problem, ...]]:
-    """What is wrong with a file's text and an environment, which must be something."""
+    """Return the problems of a text and an environment, of which there must be one at least."""
 
-    def found(text: str = "", environ: Mapping[str, str] | None = None) -> tuple[Problem, ...]:
+    def load_problems(text: str = "", environ: Mapping[str, str] | None = None) -> tuple[Problem, ...]:
         with pytest.raises(ConfigError) as caught:
             read(text, environ)
         assert caught.value.problems
         return caught.value.problems
 
-    return found
+    return load_problems

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""An organisation's accounts with carriers, and what agents say about the ends of calls."""
+"""An organisation's accounts with carriers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_an_account_for_each_carrier(read: Read) -> None:
     assert all(account.can_authenticate for account in (twilio, telnyx, plivo, exotel))
 
 
-def test_an_account_that_only_names_itself_proves_nothing(read: Read) -> None:
+def test_an_account_without_credentials_authenticates_nothing(read: Read) -> None:
     (account,) = read(ACCOUNT.format("twilio") + "account = 'AC1'\n").organizations[0].carriers
     assert not account.can_authenticate
 
@@ -52,7 +52,7 @@ def test_the_environment_reaches_into_an_account(read: Read) -> None:
     assert account.auth_tokens[0].get_secret_value() == "hunter2"
 
 
-def test_what_is_printed_is_toml_without_secrets(read: Read) -> None:
+def test_check_prints_toml_without_secrets(read: Read) -> None:
     text = ACCOUNT.format("twilio") + "auth_tokens = ['hunter2']\nsigning_keys = ['hunter3']\n"
     printed = render(read(text + ACCOUNT.format("telnyx").removeprefix(ACME) + "api_key = 'hunter4'\n"))
     assert "hunter" not in printed
@@ -82,7 +82,7 @@ def test_what_is_printed_is_toml_without_secrets(read: Read) -> None:
         (AGENT + "max_returns = 21\n", "max_returns", "20"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(problems: Problems, text: str, place: str, words: str) -> None:
+def test_a_problem_is_reported_with_its_place(problems: Problems, text: str, place: str, words: str) -> None:
     (problem,) = problems(text)
     assert place in problem.place
     assert words in problem.message

@@ -48,7 +48,7 @@ def test_check_hides_secrets(runner: CliRunner, write: Write, full: str) -> None
     assert 'private_keys = ["**********", "**********"]' in result.stdout
 
 
-def test_what_check_prints_means_the_same_again(
+def test_the_output_of_check_is_a_configuration_with_the_same_meaning(
     runner: CliRunner, write: Write, read: Callable[..., Settings], full: str
 ) -> None:
     text = full.replace("sk_acme-secret", "").replace('["", "pcc_pat_acme-secret"]', "[]")
@@ -68,7 +68,7 @@ def test_check_takes_the_file_and_values_from_the_environment(
     assert tomllib.loads(result.stdout)["agents"][1]["max_agents"] == 5
 
 
-def test_check_without_anything_prints_the_defaults(runner: CliRunner) -> None:
+def test_check_without_file_and_variables_prints_the_defaults(runner: CliRunner) -> None:
     result = runner.invoke(app, ["check"])
     assert result.exit_code == 0
     assert "# public_url is not set" in result.stdout
@@ -89,13 +89,13 @@ def test_every_problem_goes_to_stderr(runner: CliRunner, write: Write, command: 
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])
-def test_a_missing_file_is_a_problem_in_words(runner: CliRunner, tmp_path: Path, command: str) -> None:
+def test_a_missing_file_is_reported(runner: CliRunner, tmp_path: Path, command: str) -> None:
     result = runner.invoke(app, [command, "--config", str(tmp_path / "none.toml")])
     assert result.exit_code == 1
     assert "none.toml: cannot be read: No such file or directory" in result.stderr
 
 
-def test_serve_hands_over_the_settings_and_ends_with_the_status(
+def test_serve_runs_with_the_settings_and_exits_with_the_status(
     runner: CliRunner, write: Write, full: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served: list[tuple[Settings, int | None]] = []

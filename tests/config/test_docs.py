@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The configuration reference is what the model makes, and its example works."""
+"""docs/configuration.md is what the settings model generates, and its example works."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.config.reference_page import EXAMPLE, document
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
-def test_the_page_is_what_the_model_makes() -> None:
+def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text(encoding="utf-8") == document(), (
         "run: python -m gateway.config.reference_page > " + str(PAGE)
     )

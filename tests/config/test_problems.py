@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a bad configuration is told: every problem, each with its place, and never a secret."""
+"""The problems of an invalid configuration: all are reported, each with its place, none with a secret."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AGENT = '[[agents]]\nname = "support"\norganization = "acme"\n'
 
 
 def value_cases() -> list[tuple[str, str, int, str]]:
-    """Text, the place, its line, some of the words."""
+    """Texts, each with the place of its problem, the line, and some of the message."""
     return [
         ("[server]\nhsot = 'x'\n", "server.hsot", 2, "did you mean host?"),
         ("[server]\nqqq = 1\n", "server.qqq", 2, "known are host, port"),
@@ -70,7 +70,7 @@ def value_cases() -> list[tuple[str, str, int, str]]:
 
 
 @pytest.mark.parametrize(("text", "place", "line", "words"), value_cases())
-def test_a_bad_value_has_its_place_and_line(
+def test_an_invalid_value_is_reported_with_place_and_line(
     problems: Problems, text: str, place: str, line: int, words: str
 ) -> None:
     (problem,) = problems(text)
@@ -112,7 +112,7 @@ def test_an_instance_is_a_scheme_a_host_and_a_port(problems: Problems, url: str)
 
 
 @pytest.mark.parametrize("name", ["", "a", "A1", "-a", "a-", "a.b", "a_b", "a" * 55, "ab\n", "ä1"])
-def test_an_agent_name_that_the_contract_does_not_allow(problems: Problems, name: str) -> None:
+def test_an_agent_name_that_the_public_api_does_not_allow(problems: Problems, name: str) -> None:
     (problem,) = problems(AGENT, {"PATCHBAY_AGENTS__0__NAME": name})
     assert problem.place == "PATCHBAY_AGENTS__0__NAME"
 
@@ -137,7 +137,7 @@ def test_an_agent_name_that_the_contract_does_not_allow(problems: Problems, name
         ("PATCHBAY_AGENTS__0__REGION", "mars", "PATCHBAY_AGENTS__0__REGION", "there is no region 'mars'"),
     ],
 )
-def test_a_bad_variable_is_named(
+def test_an_invalid_variable_is_named(
     problems: Problems, variable: str, value: str, place: str, words: str
 ) -> None:
     (problem,) = problems(AGENT, {variable: value})
@@ -145,12 +145,12 @@ def test_a_bad_variable_is_named(
     assert words in problem.message
 
 
-def test_a_variable_of_json_is_named_with_the_place_inside(problems: Problems) -> None:
+def test_a_problem_inside_a_json_variable_names_variable_and_place(problems: Problems) -> None:
     (problem,) = problems("", {"PATCHBAY_AGENTS": '[{"name": "support", "organization": "a", "max": 1}]'})
     assert (problem.place, problem.where) == ("PATCHBAY_AGENTS", "agents[0].max")
 
 
-def test_an_item_begun_by_a_variable_lacks_the_rest(problems: Problems) -> None:
+def test_an_item_that_a_variable_adds_needs_its_other_keys(problems: Problems) -> None:
     found = problems("", {"PATCHBAY_AGENTS__0__MAX_AGENTS": "1"})
     assert [str(problem) for problem in found] == [
         "agents[0].name: is missing",
@@ -158,12 +158,12 @@ def test_an_item_begun_by_a_variable_lacks_the_rest(problems: Problems) -> None:
     ]
 
 
-def test_a_variable_does_not_hide_that_the_file_is_wrong(problems: Problems) -> None:
+def test_a_variable_does_not_hide_a_wrong_type_in_the_file(problems: Problems) -> None:
     (problem,) = problems("[agents]\nname = 'x1'\n", {"PATCHBAY_AGENTS__0__NAME": "x2"})
     assert problem.place == "agents"
 
 
-def test_all_problems_come_at_once(problems: Problems) -> None:
+def test_all_problems_are_reported_at_once(problems: Problems) -> None:
     text = AGENT + "region = 'mars'\n[server]\nport = -1\n[[numbers]]\nnumber = 5\nagent = 'x.y'\n"
     found = problems(text, {"PATCHBAY_LIMITS__X": "1", "PATCHBAY_STORE__URL": "file"})
     assert {problem.place for problem in found} == {
@@ -232,7 +232,7 @@ def test_one_key_cannot_belong_to_two_organisations(problems: Problems) -> None:
     assert "hunter2" not in str(problem)
 
 
-def test_the_error_says_everything_when_printed(problems: Problems) -> None:
+def test_the_text_of_the_error_has_every_problem(problems: Problems) -> None:
     with pytest.raises(ConfigError) as caught:
         raise ConfigError(problems("[server]\nport = -1\nworkers = 0\n"))
     assert "server.port (" in str(caught.value)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a good configuration means: the defaults, a full file, the environment over it."""
+"""Loading a valid configuration: the defaults, a full file, the environment over it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.config import AgentSettings, Organization, Settings, load
 Read = Callable[..., Settings]
 
 
-def test_nothing_given_is_the_defaults() -> None:
+def test_without_file_and_variables_the_defaults_apply() -> None:
     settings = load(None, {"PATH": "/bin", "PATCHBAY_CONFIG": "elsewhere.toml"})
 
     assert settings == Settings()
@@ -63,14 +63,14 @@ def test_a_full_file(read: Read, full: str) -> None:
     assert [key.get_secret_value() for key in acme.private_keys] == ["sk_acme-secret", "pcc_pat_acme-secret"]
 
 
-def test_regions_of_the_file_replace_the_four(read: Read) -> None:
+def test_regions_of_the_file_replace_the_default_ones(read: Read) -> None:
     settings = read(
         '[server]\nregion = "home"\n[[regions]]\ncode = "home"\ndisplay_name = "The cellar"\n', {}
     )
     assert [region.code for region in settings.regions] == ["home"]
 
 
-def test_an_empty_list_of_regions_is_the_four(read: Read) -> None:
+def test_an_empty_list_of_regions_means_the_default_ones(read: Read) -> None:
     assert read("regions = []").regions == Settings().regions
 
 
@@ -104,20 +104,20 @@ def test_a_file_may_begin_with_a_byte_order_mark(read: Read) -> None:
         ),
     ],
 )
-def test_a_variable_goes_over_the_file(
+def test_a_variable_overrides_the_file(
     read: Read, full: str, variable: str, value: str, get: Callable[[Settings], object], expected: object
 ) -> None:
     assert get(read(full, {variable: value})) == expected
 
 
-def test_a_variable_changes_nothing_beside_its_value(read: Read, full: str) -> None:
+def test_a_variable_changes_its_value_only(read: Read, full: str) -> None:
     changed = read(full, {"PATCHBAY_AGENTS__0__MAX_AGENTS": "5"})
     support = read(full).agents[0]
     assert changed.agents[0] == support.model_copy(update={"max_agents": 5})
     assert changed.agents[1:] == read(full).agents[1:]
 
 
-def test_variables_alone_make_an_agent_whatever_their_order() -> None:
+def test_variables_alone_can_define_an_agent_in_any_order() -> None:
     settings = load(
         None,
         {
@@ -130,7 +130,7 @@ def test_variables_alone_make_an_agent_whatever_their_order() -> None:
     assert [agent.service_host for agent in settings.agents] == ["support.acme", "reception.acme"]
 
 
-def test_a_whole_list_comes_before_the_values_inside_it() -> None:
+def test_a_variable_for_a_list_applies_before_those_inside_it() -> None:
     environ = {
         "PATCHBAY_AGENTS__0__MAX_AGENTS": "3",
         "PATCHBAY_AGENTS": '[{"name": "support", "organization": "acme", "max_agents": 9}]',
@@ -144,7 +144,7 @@ def test_a_settings_object_reads_no_environment(monkeypatch: pytest.MonkeyPatch)
     assert Settings().server.port == 7860
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_are_frozen() -> None:
     settings = Settings()
     with pytest.raises(ValidationError):
         settings.server.port = 1
@@ -152,7 +152,7 @@ def test_settings_do_not_change() -> None:
         settings.agents = []
 
 
-def test_a_settings_object_is_consistent_however_it_is_made() -> None:
+def test_settings_that_are_built_in_code_are_checked_too() -> None:
     agent = AgentSettings(name="support", organization="nobody")
     with pytest.raises(ValidationError, match="no organisation 'nobody'"):
         Settings(agents=[agent], organizations=[Organization(name="acme")])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""`env:NAME`: an account's key comes from the environment, and is never shown."""
+"""`env:NAME`: a value from an environment variable, such as a key, which is never printed."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def test_each_organisation_has_its_own_account(read: Read) -> None:
     assert second.api_url == "https://api.daily.co/v1"
 
 
-def test_a_value_comes_from_the_variable_that_it_names(read: Read) -> None:
+def test_a_reference_stands_for_the_value_of_its_variable(read: Read) -> None:
     text = DAILY + "api_key = 'env:DAILY_API_KEY'\napi_url = 'env:DAILY_API_URL'\n"
     settings = read(text, {"DAILY_API_KEY": "hunter2", "DAILY_API_URL": "http://127.0.0.1:9/v1/"})
     assert account(settings).api_key.get_secret_value() == "hunter2"
     assert account(settings).api_url == "http://127.0.0.1:9/v1"
 
 
-def test_a_variable_of_ours_may_name_another(read: Read) -> None:
+def test_an_overriding_variable_may_be_a_reference(read: Read) -> None:
     environ = {"PATCHBAY_ORGANIZATIONS__0__DAILY__API_KEY": "env:DAILY_API_KEY", "DAILY_API_KEY": "hunter2"}
     assert account(read(ACME, environ)).api_key.get_secret_value() == "hunter2"
 
 
-def test_a_variables_value_is_no_reference_itself(read: Read) -> None:
+def test_the_value_of_a_variable_is_not_resolved_again(read: Read) -> None:
     settings = read(DAILY + "api_key = 'env:A'\n", {"A": "env:B", "B": "hunter2"})
     assert account(settings).api_key.get_secret_value() == "env:B"
 
@@ -68,7 +68,7 @@ def test_a_variables_value_is_no_reference_itself(read: Read) -> None:
     ],
 )
 @pytest.mark.parametrize("key", ["api_key", "api_url"])
-def test_a_variable_that_is_missing_is_named_once(
+def test_a_missing_variable_is_reported_once(
     problems: Problems, key: str, reference: str, words: str
 ) -> None:
     values = {"api_key": "hunter2", key: reference}
@@ -79,7 +79,7 @@ def test_a_variable_that_is_missing_is_named_once(
     assert problem.message.startswith(words)
 
 
-def test_a_missing_variable_comes_with_all_other_problems(problems: Problems) -> None:
+def test_a_missing_variable_is_reported_with_all_other_problems(problems: Problems) -> None:
     text = "[server]\nport = -1\n" + DAILY + "api_key = 'env:DAILY_API_KEY'\napi_ur = 'x'\n"
     assert {problem.place for problem in problems(text)} == {
         "server.port",
@@ -88,7 +88,7 @@ def test_a_missing_variable_comes_with_all_other_problems(problems: Problems) ->
     }
 
 
-def test_a_missing_variable_behind_one_of_ours_is_told_with_its_name(problems: Problems) -> None:
+def test_a_missing_variable_in_an_overriding_one_is_reported_with_both_names(problems: Problems) -> None:
     (problem,) = problems(ACME, {"PATCHBAY_ORGANIZATIONS__0__DAILY__API_KEY": "env:DAILY_API_KEY"})
     assert problem.place == "PATCHBAY_ORGANIZATIONS__0__DAILY__API_KEY"
     assert "DAILY_API_KEY, which is not set" in problem.message
@@ -106,7 +106,9 @@ def test_a_missing_variable_behind_one_of_ours_is_told_with_its_name(problems: P
         ("api_key = 'k'\napi_url = 'http://hunter2@x'", "daily.api_url", "user name"),
     ],
 )
-def test_a_bad_account_is_told_without_its_key(problems: Problems, text: str, place: str, words: str) -> None:
+def test_a_problem_of_an_account_does_not_repeat_its_key(
+    problems: Problems, text: str, place: str, words: str
+) -> None:
     (problem,) = problems(DAILY + text + "\n")
     assert problem.place == f"organizations[0].{place}"
     assert words in problem.message
@@ -122,7 +124,7 @@ def test_an_account_is_a_table(problems: Problems, daily: str) -> None:
     )
 
 
-def test_a_key_is_neither_printed_nor_shown(read: Read) -> None:
+def test_a_key_is_never_printed(read: Read) -> None:
     settings = read(DAILY + "api_key = 'hunter2'\n" + ACME.replace("acme", "globex"))
     printed = render(settings)
     assert "hunter2" not in printed + repr(settings) + str(settings.model_dump_json())

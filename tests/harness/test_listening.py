@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The tests' own servers leave no socket behind, whoever comes in while they stop."""
+"""The servers of the tests leave no socket open, also if a client connects while they stop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.harness.agent import Agent, AgentPort
 from tests.harness.socket_servers import TURNS, WebServer
 
 Starts = Callable[[AgentPort], Awaitable[Callable[[], Awaitable[None]]]]
-"""Starts a server, and gives what stops it."""
+"""Starts a server, and returns the function that stops it."""
 
 
 async def an_agent(port: AgentPort) -> Callable[[], Awaitable[None]]:
@@ -31,11 +31,13 @@ async def a_web_server(port: AgentPort) -> Callable[[], Awaitable[None]]:
 
 @pytest.mark.parametrize("turns", range(2 * TURNS))
 @pytest.mark.parametrize("start", [an_agent, a_web_server])
-def test_who_comes_in_while_it_stops(agent_port: Callable[[], AgentPort], start: Starts, turns: int) -> None:
-    """In each turn of the loop between the kernel's word of a connection and its handler's first step."""
+def test_a_client_that_connects_while_the_server_stops(
+    agent_port: Callable[[], AgentPort], start: Starts, turns: int
+) -> None:
+    """In every iteration of the loop between the connection's arrival and the first step of its handler."""
     port = agent_port()
 
-    async def comes_in() -> None:
+    async def connect_and_stop() -> None:
         stop = await start(port)
         with socket.socket() as client:
             client.setblocking(False)
@@ -45,5 +47,5 @@ def test_who_comes_in_while_it_stops(agent_port: Callable[[], AgentPort], start:
                 await asyncio.sleep(0)
             await stop()
 
-    asyncio.run(comes_in())
-    gc.collect()  # a socket that nobody closed says so here
+    asyncio.run(connect_and_stop())
+    gc.collect()  # a socket that was not closed warns here

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Nothing that a caller sends makes the gateway connect anywhere but to its instances."""
+"""Nothing that a client sends makes the gateway connect to any host but its instances."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEY = {"Authorization": "Bearer sk_acme", "Content-Type": "application/json"}
 
 
 class Trap:
-    """Listens where nobody may come."""
+    """A server that the gateway must never connect to."""
 
     def __init__(self) -> None:
         self.visits: list[bytes] = []
@@ -86,29 +86,29 @@ def ask(
         connection.close()
 
 
-async def test_what_a_media_socket_says(
+async def test_no_part_of_an_upgrade_chooses_a_host(
     gateway: Gateway, trap: Trap, agent_at: Callable[..., Any], ports: dict[str, AgentPort]
 ) -> None:
     support: Agent = await agent_at(ports["support"])
-    there, name = trap.url, f"127.0.0.1:{trap.port}"
-    body = base64.b64encode(json.dumps({"url": there, "instance": there}).encode()).decode()
-    hosts = [name, f"support.acme@{name}", f"support.acme.{name}"]
+    url, host = trap.url, f"127.0.0.1:{trap.port}"
+    body = base64.b64encode(json.dumps({"url": url, "instance": url}).encode()).decode()
+    hosts = [host, f"support.acme@{host}", f"support.acme.{host}"]
     headers: list[dict[str, str | None]] = [
-        {"Host": name},
-        {"X-Forwarded-Host": name, "X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": "http"},
-        {"Forwarded": f"for=127.0.0.1;host={name}", "Origin": there, "Referer": there},
-        {"X-Original-URL": there, "X-Rewrite-URL": there, "x-daily-session-id": there},
+        {"Host": host},
+        {"X-Forwarded-Host": host, "X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": "http"},
+        {"Forwarded": f"for=127.0.0.1;host={host}", "Origin": url, "Referer": url},
+        {"X-Original-URL": url, "X-Rewrite-URL": url, "x-daily-session-id": url},
     ]
     targets = [
         "/ws/twilio/support.acme",
         f"/ws/twilio/support.acme?body={body}",
-        f"/ws/twilio?serviceHost={name}",
-        f"/ws/twilio/{name}",
-        f"/ws/twilio/support.acme?instance={there}&url={there}",
-        f"{there}/ws/twilio/support.acme",
-        f"//{name}/ws/twilio/support.acme",
+        f"/ws/twilio?serviceHost={host}",
+        f"/ws/twilio/{host}",
+        f"/ws/twilio/support.acme?instance={url}&url={url}",
+        f"{url}/ws/twilio/support.acme",
+        f"//{host}/ws/twilio/support.acme",
     ]
-    parameters = [{"_pipecatCloudServiceHost": each} for each in hosts] + [{"instance": there, "url": there}]
+    parameters = [{"_pipecatCloudServiceHost": each} for each in hosts] + [{"instance": url, "url": url}]
     for target in targets:
         for given in headers:
             caller = await gateway.dial(target, headers=dict(given))
@@ -122,31 +122,33 @@ async def test_what_a_media_socket_says(
     assert support is not None
 
 
-async def test_what_a_request_says(
+async def test_no_part_of_a_request_chooses_a_host(
     gateway: Gateway, trap: Trap, agent_at: Callable[..., Any], ports: dict[str, AgentPort]
 ) -> None:
     await agent_at(ports["support"])
-    there, name = trap.url, f"127.0.0.1:{trap.port}"
-    asked: list[tuple[str, str, Any, dict[str, str]]] = [
-        ("POST", "/v1/public/support/start", {"body": {"url": there}, "dailyRoom": there}, {}),
+    url, host = trap.url, f"127.0.0.1:{trap.port}"
+    requests: list[tuple[str, str, Any, dict[str, str]]] = [
+        ("POST", "/v1/public/support/start", {"body": {"url": url}, "dailyRoom": url}, {}),
         ("POST", "/v1/public/support/start", {"createDailyRoom": True, "dailyRoomProperties": {}}, {}),
-        ("POST", f"/v1/public/{name}/start", {}, {}),
-        ("POST", "/v1/public/support/start", {}, {"Host": name, "X-Forwarded-Host": name}),
-        ("GET", "/v1/public/support/sessions/none/anything", None, {"Host": name}),
-        ("GET", f"{there}/v1/agents", None, {}),
-        # An agent made through the API may have none but the instances of the configuration.
-        ("POST", "/v1/agents", {"agentName": "made", "image": there, "instances": [there]}, {}),
-        ("POST", "/v1/agents", {"agentName": "made", "instances": [f"http://{name}"]}, {}),
-        ("PATCH", "/v1/agents/support", {"instances": [there]}, {}),
+        ("POST", f"/v1/public/{host}/start", {}, {}),
+        ("POST", "/v1/public/support/start", {}, {"Host": host, "X-Forwarded-Host": host}),
+        ("GET", "/v1/public/support/sessions/none/anything", None, {"Host": host}),
+        ("GET", f"{url}/v1/agents", None, {}),
+        # An agent made through the API may only have instances of the configuration.
+        ("POST", "/v1/agents", {"agentName": "made", "image": url, "instances": [url]}, {}),
+        ("POST", "/v1/agents", {"agentName": "made", "instances": [f"http://{host}"]}, {}),
+        ("PATCH", "/v1/agents/support", {"instances": [url]}, {}),
     ]
-    for method, path, body, headers in asked:
+    for method, path, body, headers in requests:
         status = await asyncio.to_thread(ask, gateway, method, path, body, headers)
         assert 200 <= status < 600
     assert trap.visits == []
 
 
-async def test_where_an_agent_sends_it(gateway: Gateway, trap: Trap, ports: dict[str, AgentPort]) -> None:
-    """A redirect is an answer like any other: not followed, neither by a call nor by a request."""
+async def test_a_redirect_of_an_agent_is_not_followed(
+    gateway: Gateway, trap: Trap, ports: dict[str, AgentPort]
+) -> None:
+    """Neither by a call nor by a request."""
     visits: list[bytes] = []
 
     async def redirects(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -171,8 +173,8 @@ async def test_where_an_agent_sends_it(gateway: Gateway, trap: Trap, ports: dict
     await redirecting.stop()
 
 
-async def test_dial_is_the_harness_own(gateway: Gateway, trap: Trap) -> None:
-    """The trap does catch: who comes is seen."""
+async def test_the_trap_notices_a_connection(gateway: Gateway, trap: Trap) -> None:
+    """The other tests would otherwise prove nothing."""
     caller = await dial(trap.port, "/")
     await caller.leave()
     await eventually(lambda: trap.visits, "a visit is noticed")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Secrets of every kind, refusals of every kind: none is in a log, an answer, /status or a process title."""
+"""No secret of any kind appears in a log, an answer, /status or a process title, however it is misused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.harness.gateway import Gateway
 from tests.harness.transcripts import opening
 
 MARK = "5ecre7"
-"""In every secret, so that one is found wherever it turns up; base64 hides it no better."""
+"""Part of every secret, so that each can be searched for; HIDDEN adds those that are base64."""
 
 SECRETS = {
     "private key": f"sk_{MARK}_private",
@@ -100,7 +100,7 @@ def ask(
 
 
 def requests(secret: str) -> list[tuple[str, str, str, dict[str, str]]]:
-    """What could go wrong with a request that a secret is in."""
+    """Return requests that contain a secret and fail, or succeed, in different ways."""
     bearer = {"Authorization": f"Bearer {secret}"}
     wrong = {"Authorization": f"Bearer {secret}x"}
     json_bearer = {**bearer, "Content-Type": "application/json"}
@@ -140,7 +140,7 @@ UPGRADES = [
 ]
 
 
-async def test_no_secret_shows(gateway: Gateway) -> None:
+async def test_no_secret_appears_in_answers_logs_or_process_titles(gateway: Gateway) -> None:
     for secret in SECRETS.values():
         for method, path, body, headers in requests(secret):
             status, answer = await asyncio.to_thread(ask, gateway, method, path, body, headers)
@@ -163,7 +163,7 @@ async def test_no_secret_shows(gateway: Gateway) -> None:
         assert_hides(await reader.read())
     writer.close()
     assert_hides(json.dumps(gateway.status()).encode())
-    await eventually(lambda: len(gateway.ends()) == gateway.upgrades, "all is told")
+    await eventually(lambda: len(gateway.ends()) == gateway.upgrades, "the end of every call is logged")
     log = (gateway.directory / "patchbay.log").read_bytes()
     assert log.count(b"\n") > 100
     assert_hides(log)
@@ -173,20 +173,25 @@ async def test_no_secret_shows(gateway: Gateway) -> None:
 
 
 def assert_hides(text: bytes, besides: str = "") -> None:
-    """None of the secrets is in the text. `besides`: what was said in an open place by the client itself."""
+    """Fail if a secret is in the text.
+
+    `besides`: what the client sent itself in a place that is not secret.
+    """
     for hidden in HIDDEN:
-        found = text.find(hidden.encode())
-        assert found < 0 or hidden in besides, text[max(0, found - 200) : found + 60]
+        position = text.find(hidden.encode())
+        assert position < 0 or hidden in besides, text[max(0, position - 200) : position + 60]
 
 
 def family(pid: int) -> list[int]:
-    """A process and its children."""
+    """Return the ids of a process and all its descendants."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *(each for child in children for each in family(int(child)))]
 
 
-def test_what_is_printed_of_a_configuration(agent_port: Callable[[], AgentPort], tmp_path: Path) -> None:
-    """`patchbay check`, of a good one and of one in which each secret is wrong; no error repeats one."""
+def test_check_prints_no_secret_of_a_valid_or_invalid_configuration(
+    agent_port: Callable[[], AgentPort], tmp_path: Path
+) -> None:
+    """In the invalid configuration every secret is invalid itself; no problem repeats one."""
     with_spaces = {name: value + " and spaces" for name, value in SECRETS.items()}
     good = tables(agent_port())
     bad = json.loads(json.dumps(good))
@@ -201,9 +206,9 @@ def test_what_is_printed_of_a_configuration(agent_port: Callable[[], AgentPort],
     for settings, status in ((good, 0), (bad, 1)):
         lines = []
         for name, table in settings.items():
-            for one in table if isinstance(table, list) else [table]:
+            for row in table if isinstance(table, list) else [table]:
                 lines.append(f"[[{name}]]" if isinstance(table, list) else f"[{name}]")
-                lines += [f"{key} = {json.dumps(value)}" for key, value in one.items()]
+                lines += [f"{key} = {json.dumps(value)}" for key, value in row.items()]
         (tmp_path / "patchbay.toml").write_text("\n".join(lines))
         checked = subprocess.run(
             [*PATCHBAY, "check", "--config", tmp_path / "patchbay.toml"],

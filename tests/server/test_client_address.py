@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Whose address counts: X-Forwarded-For from trusted proxies, and from nobody else."""
+"""The client address of a request: X-Forwarded-For counts from trusted proxies only."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ EXOTEL = "203.0.113.7"
         ("", "203.0.113.7", ""),
     ],
 )
-def test_the_client_of_a_request(address: str, forwarded: str, client: str) -> None:
+def test_the_client_address_of_a_request(address: str, forwarded: str, client: str) -> None:
     assert TrustedProxies(PROXIES).client_address(address, forwarded) == client
 
 
-def test_without_proxies_nobody_is_trusted() -> None:
-    peers = TrustedProxies([])
-    assert not peers.trusts("127.0.0.1")
-    assert peers.client_address("127.0.0.1", EXOTEL) == "127.0.0.1"
+def test_without_trusted_proxies_the_header_is_ignored() -> None:
+    proxies = TrustedProxies([])
+    assert not proxies.trusts("127.0.0.1")
+    assert proxies.client_address("127.0.0.1", EXOTEL) == "127.0.0.1"
 
 
 @given(st.text(max_size=200))
-def test_whatever_is_said_is_an_address_or_nothing(forwarded: str) -> None:
+def test_any_header_gives_an_address_or_the_peer(forwarded: str) -> None:
     client = TrustedProxies(PROXIES).client_address("10.0.0.1", forwarded)
     assert site_of(client)
     assert all(mark in "0123456789abcdef.:" for mark in client)
 
 
 @pytest.mark.parametrize(
-    ("address", "counted"),
+    ("address", "site"),
     [
         ("192.0.2.1", "192.0.2.1"),
         ("::ffff:192.0.2.1", "192.0.2.1"),
@@ -69,8 +69,8 @@ def test_whatever_is_said_is_an_address_or_nothing(forwarded: str) -> None:
         ("", ""),
     ],
 )
-def test_what_counts_as_one_address(address: str, counted: str) -> None:
-    assert site_of(address) == counted
+def test_a_site_is_an_ipv4_address_or_an_ipv6_network(address: str, site: str) -> None:
+    assert site_of(address) == site
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["behind a proxy", "open"])
@@ -86,7 +86,7 @@ def gateway(
     )
 
 
-def trusted(gateway: Gateway) -> bool:
+def trusts_local_proxy(gateway: Gateway) -> bool:
     return '"127.0.0.1"' in (gateway.directory / "patchbay.toml").read_text()
 
 
@@ -104,7 +104,7 @@ async def test_an_allowed_address_behind_a_proxy(
     gateway: Gateway, forwarded: str | None, is_exotel: bool
 ) -> None:
     caller = await upgrade(gateway, forwarded)
-    if trusted(gateway) and is_exotel:
+    if trusts_local_proxy(gateway) and is_exotel:
         assert caller.status == 101
     else:
         assert caller.refusal == (403, "unauthorized")
@@ -112,17 +112,17 @@ async def test_an_allowed_address_behind_a_proxy(
 
 async def test_connections_are_counted_by_client_and_not_by_proxy(gateway: Gateway) -> None:
     target = "/ws/exotel/support.acme"
-    await assert_no_slots_taken(gateway)  # whoever came before counts until it is noticed that they left
+    await assert_no_slots_taken(gateway)  # a closed connection counts until the gateway has noticed the close
     callers = [
         await gateway.dial(target, headers={"X-Forwarded-For": EXOTEL})
-        for _ in range(3 if trusted(gateway) else 0)
+        for _ in range(3 if trusts_local_proxy(gateway) else 0)
     ]
     assert all(caller.status == 101 for caller in callers)
-    if trusted(gateway):
-        one_more = await gateway.dial(target, headers={"X-Forwarded-For": EXOTEL})
-        gateway.upgrades -= 1  # nobody tells of it but the door
-        assert one_more.refusal == (429, "rate_limited")
-        await one_more.leave()
+    if trusts_local_proxy(gateway):
+        fourth = await gateway.dial(target, headers={"X-Forwarded-For": EXOTEL})
+        gateway.upgrades -= 1  # rejected before it became a call, so it has no line of its own
+        assert fourth.refusal == (429, "rate_limited")
+        await fourth.leave()
         another = await gateway.dial(target, headers={"X-Forwarded-For": "192.0.2.9"})
         assert another.refusal == (403, "unauthorized")
         await another.leave()
@@ -130,12 +130,12 @@ async def test_connections_are_counted_by_client_and_not_by_proxy(gateway: Gatew
         await caller.leave()
 
 
-def test_the_key_without_the_certificate(tmp_path: Any) -> None:
+def test_a_tls_key_without_a_certificate_is_a_problem(tmp_path: Any) -> None:
     (tmp_path / "a.toml").write_text(
         '[server]\ntls_key = "key.pem"\ntrusted_proxies = ["proxy.example.com"]\n'
     )
     with pytest.raises(ConfigError) as refused:
         load(tmp_path / "a.toml", {})
-    detail = "\n".join(map(str, refused.value.problems))
-    assert "goes with tls_certificate" in detail
-    assert "must be an address, or a network" in detail
+    message = "\n".join(map(str, refused.value.problems))
+    assert "goes with tls_certificate" in message
+    assert "must be an address, or a network" in message

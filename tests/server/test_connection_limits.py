@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Who is not let in: too slow, too much, too many; and what is answered."""
+"""Connections and calls that exceed a limit: too slow, too large, too many, and how they are answered."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.harness.websocket_peer import read_before_reset
 HEAD = b"GET /livez HTTP/1.1\r\nHost: api.example.com\r\n"
 
 
-# Each limit has a gateway of its own: what is too slow or too much for one test is none of the others'.
+# Each limit has a gateway of its own, so that no test exceeds the limit of another.
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +32,13 @@ def with_limits(start_gateway: Callable[..., Gateway], support_port: AgentPort) 
 
 @pytest.fixture(scope="module")
 def hasty(with_limits: Callable[..., Gateway]) -> Gateway:
-    """Nobody is in time for it."""
+    """A gateway whose head timeout no client can meet."""
     return with_limits(handshake_timeout=0.3)
 
 
 @pytest.fixture(scope="module")
 def patient(with_limits: Callable[..., Gateway]) -> Gateway:
-    """Who asks at once is in time for it, on a busy machine too."""
+    """A gateway whose head timeout a client meets that sends at once, also on a busy machine."""
     return with_limits(handshake_timeout=2.5)
 
 
@@ -52,41 +52,41 @@ def small(with_limits: Callable[..., Gateway]) -> Gateway:
     return with_limits(max_calls=2)
 
 
-async def heard(reader: asyncio.StreamReader) -> bytes:
-    """Everything up to the connection's end; "reset" where that was one, and nothing came before it."""
-    found = b""
+async def read_to_end(reader: asyncio.StreamReader) -> bytes:
+    """Return everything up to the end of the connection, or "reset" if it was reset before anything came."""
+    received = b""
     try:
         async with asyncio.timeout(WAIT_S):
             while part := await reader.read(1 << 16):
-                found += part
+                received += part
     except ConnectionError:
-        found += read_before_reset(reader)
-        return found or b"reset"
-    return found
+        received += read_before_reset(reader)
+        return received or b"reset"
+    return received
 
 
-async def said(gateway: Gateway, raw: bytes) -> bytes:
-    """What is answered to these bytes, until the connection is closed."""
+async def exchange(gateway: Gateway, raw: bytes) -> bytes:
+    """Send bytes on a new connection, and return the answer up to its end."""
     reader, writer = await open_socket(gateway.port)
     for at in range(0, len(raw), 1 << 14):
         writer.write(raw[at : at + (1 << 14)])
         await asyncio.sleep(0)
     try:
-        return await heard(reader)
+        return await read_to_end(reader)
     finally:
         writer.transport.abort()
 
 
-async def tries(gateway: Gateway, agent: str = "support.acme") -> Caller:
-    """An upgrade that may be refused; one that is not is to be counted and left by the caller."""
+async def try_to_call(gateway: Gateway, agent: str = "support.acme") -> Caller:
+    """Request a media socket that may be refused. The test counts it and hangs up if it is not."""
     caller = await dial(gateway.port, f"/ws/twilio/{agent}")
     if caller.status != 101:
         await caller.leave()
     return caller
 
 
-def reasons(gateway: Gateway) -> dict[str, int]:
-    """Why somebody was turned away, as far as it was told."""
+def rejections(gateway: Gateway) -> dict[str, int]:
+    """Return how many connections and calls were rejected, by cause, as the log says."""
     found: dict[str, int] = {}
     for line in gateway.log_lines():
         if line["event"] == "turned away at the door":
@@ -95,14 +95,14 @@ def reasons(gateway: Gateway) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("raw", [b"", b"GET /livez HT", HEAD, b"\r\n\r\n"])
-async def test_who_does_not_finish_its_head_is_told_so(hasty: Gateway, raw: bytes) -> None:
-    answer = await said(hasty, raw)
+async def test_a_client_that_does_not_finish_its_head_gets_408(hasty: Gateway, raw: bytes) -> None:
+    answer = await exchange(hasty, raw)
     assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
     assert b"\r\nConnection: close\r\n" in answer
 
 
-async def test_a_byte_at_a_time_is_too_slow(hasty: Gateway) -> None:
-    """No byte is a reason to wait on: the head has no end, but the wait for it has."""
+async def test_a_head_that_comes_byte_by_byte_is_too_slow(hasty: Gateway) -> None:
+    """A byte does not prolong the wait for the rest of the head."""
     reader, writer = await open_socket(hasty.port)
     writer.write(HEAD + b"X-Slow: ")
 
@@ -112,15 +112,15 @@ async def test_a_byte_at_a_time_is_too_slow(hasty: Gateway) -> None:
             await asyncio.sleep(POLL_S)
 
     dripping = asyncio.create_task(drip())
-    answer = await heard(reader)
+    answer = await read_to_end(reader)
     dripping.cancel()
     writer.transport.abort()
     assert b" 408 " in answer or answer == b"reset"
     assert b" 200 " not in answer
 
 
-async def test_a_second_request_has_the_same_time(patient: Gateway) -> None:
-    answer = await said(patient, HEAD + b"\r\n" + HEAD)
+async def test_the_second_request_of_a_connection_has_the_same_timeout(patient: Gateway) -> None:
+    answer = await exchange(patient, HEAD + b"\r\n" + HEAD)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"HTTP/1.1 408 " in answer
 
@@ -139,26 +139,26 @@ LARGE = {
 
 
 @pytest.mark.parametrize("raw", LARGE.values(), ids=LARGE)
-async def test_a_head_that_is_too_large(gateway: Gateway, raw: bytes) -> None:
-    answer = await said(gateway, raw)
-    # Who still sends when the connection closes may see no more of it than that.
+async def test_a_head_that_is_too_large_gets_431(gateway: Gateway, raw: bytes) -> None:
+    answer = await exchange(gateway, raw)
+    # A client that still sends when the connection closes may get a reset in place of the answer.
     assert b" 431 " in answer or b" 401 " in answer or answer == b"reset"
     assert gateway.get("/livez")[0] == 200
 
 
-async def test_a_large_body_is_no_large_head(gateway: Gateway) -> None:
+async def test_a_large_body_does_not_count_as_head(gateway: Gateway) -> None:
     body = json.dumps({"body": "a" * 200_000}).encode()
     head = b"POST /v1/public/support/start HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
     length = b"Content-Length: %d\r\n\r\n" % len(body)
-    assert b" 401 " in (await said(gateway, head + length + body))[:20]
+    assert b" 401 " in (await exchange(gateway, head + length + body))[:20]
 
 
-async def test_more_calls_than_it_may_carry(small: Gateway, support: Agent) -> None:
+async def test_a_call_beyond_max_calls_gets_503(small: Gateway, support: Agent) -> None:
     calls = [await connect(small, support) for _ in range(2)]
-    refused = await tries(small)
+    refused = await try_to_call(small)
     assert refused.refusal == (503, "overloaded")
     assert refused.headers["retry-after"] == "5"
-    # Those that run go on, and requests are answered.
+    # Running calls continue, and requests are answered.
     for call in calls:
         await assert_agent_heard(call.agent, [call.caller.say(message) for message in talk("twilio")])
     assert small.get("/livez")[0] == 200
@@ -166,13 +166,13 @@ async def test_more_calls_than_it_may_carry(small: Gateway, support: Agent) -> N
     calls[0] = await eventually_connected(small, support)
     for call in calls:
         await hang_up(call)
-    await eventually(lambda: "there are 2 calls" in reasons(small), "it is told")
+    await eventually(lambda: "there are 2 calls" in rejections(small), "the rejection is logged")
 
 
 async def eventually_connected(gateway: Gateway, support: Agent) -> Call:
-    """A call as soon as there is room: the end of another frees it a moment later."""
+    """Call until there is room: an ended call frees its place a moment later."""
     async with asyncio.timeout(WAIT_S):
-        while (caller := await tries(gateway)).status != 101:
+        while (caller := await try_to_call(gateway)).status != 101:
             assert caller.refusal == (503, "overloaded")
     gateway.upgrades += 1
     gateway.callers.append(caller)
@@ -182,19 +182,19 @@ async def eventually_connected(gateway: Gateway, support: Agent) -> Call:
     return Call(caller, taken, sent)
 
 
-async def test_more_connections_than_one_address_may_have(narrow: Gateway, support: Agent) -> None:
-    call = await connect(narrow, support)  # counts as one
-    held = [await open_socket(narrow.port) for _ in range(5)]
-    for _, writer in held:
+async def test_a_connection_beyond_the_limit_of_its_address_gets_429(narrow: Gateway, support: Agent) -> None:
+    call = await connect(narrow, support)  # counts as one connection
+    others = [await open_socket(narrow.port) for _ in range(5)]
+    for _, writer in others:
         writer.write(HEAD)
-    answer = await said(narrow, b"")
+    answer = await exchange(narrow, b"")
     assert answer.startswith(b"HTTP/1.1 429 ")
     assert b"Retry-After" in answer
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "rate_limited"
-    for _, writer in held:
+    for _, writer in others:
         writer.transport.abort()
     await hang_up(call)
-    # All are given back: as many as before find room again.
+    # Every closed connection stops counting: as many as before can connect again.
     again: list[Caller] = []
 
     async def one_more() -> bool:
@@ -216,25 +216,27 @@ async def test_more_connections_than_one_address_may_have(narrow: Gateway, suppo
         await caller.leave()
 
 
-async def test_too_many_begin_at_once(start_gateway: Callable[..., Gateway]) -> None:
+async def test_calls_that_begin_too_fast_get_503(start_gateway: Callable[..., Gateway]) -> None:
     gateway = start_gateway(limits={"upgrades_per_second": 3}, agents=[])
-    # All come before the first is answered, however slowly that goes.
-    answers = await asyncio.gather(*(tries(gateway, "nobody.acme") for _ in range(20)))
+    # All are sent before the first is answered, so they count within the same second.
+    answers = await asyncio.gather(*(try_to_call(gateway, "nobody.acme") for _ in range(20)))
     gateway.upgrades = sum(answer.status == 404 for answer in answers)
     assert {answer.status for answer in answers} == {404, 503}
     assert gateway.upgrades >= 3
     refused = [answer for answer in answers if answer.status == 503]
     assert {answer.refusal for answer in refused} == {(503, "overloaded")}
     await eventually(
-        lambda: sum(reasons(gateway).values()) == len(refused), "each is counted, in a few lines"
+        lambda: sum(rejections(gateway).values()) == len(refused), "each rejection is counted in the log"
     )
 
 
-async def test_who_leaves_counts_no_more(start_gateway: Callable[..., Gateway]) -> None:
-    """Refused upgrades, aborted ones and requests give their places back."""
+async def test_ended_calls_and_closed_connections_stop_counting(
+    start_gateway: Callable[..., Gateway],
+) -> None:
+    """Refused and aborted upgrades stop counting as connections and as calls."""
     gateway = start_gateway(limits={"max_calls": 1, "connections_per_address": 2}, agents=[])
     for _ in range(20):
-        caller = await tries(gateway, "nobody.acme")
+        caller = await try_to_call(gateway, "nobody.acme")
         gateway.upgrades += caller.status == 404
         assert caller.status in (404, 503, 429, 0)
     await assert_no_slots_taken(gateway)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""How the gateway stops: running calls finish, new ones go elsewhere; and what keeps it from starting."""
+"""A gateway that stops: running calls finish, new calls are refused. And what keeps it from starting."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from tests.harness.transcripts import opening, replies, talk
 
 @pytest.fixture
 def start(start_gateway: Callable[..., Gateway], support_port: AgentPort) -> Callable[..., Gateway]:
-    """A gateway of the test's own, to be stopped."""
+    """Start a gateway for one test, which stops it."""
 
-    def one(**server: Any) -> Gateway:
+    def start_one(**server: Any) -> Gateway:
         agent = {"name": "support", "organization": "acme", "instances": [support_port.url]}
         agent["sessions_per_instance"] = 10
         return start_gateway(server=server, agents=[agent], limits={"close_timeout": 0.3})
 
-    return one
+    return start_one
 
 
 async def assert_draining(gateway: Gateway) -> None:
-    await eventually(lambda: gateway.get("/readyz")[0] == 503, "readyz says no")
+    await eventually(lambda: gateway.get("/readyz")[0] == 503, "/readyz answers 503")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_a_running_call_goes_on_to_its_end(
+async def test_a_running_call_finishes_while_the_gateway_drains(
     start: Callable[..., Gateway], support: Agent, workers: int
 ) -> None:
     gateway = start(workers=workers, drain_timeout=60)
@@ -80,8 +80,10 @@ async def test_a_running_call_goes_on_to_its_end(
     assert gateway.workers() == []
 
 
-async def test_the_time_to_drain_is_over(start: Callable[..., Gateway], support: Agent) -> None:
-    """Calls that run, one that opens, one whose agent hangs, one whose far ends do not answer a close."""
+async def test_calls_are_closed_after_the_drain_timeout(
+    start: Callable[..., Gateway], support: Agent
+) -> None:
+    """Running calls, one without opening, one whose agent hangs, one whose both ends ignore the close."""
     gateway = start(drain_timeout=0.3)
     calls = [await connect(gateway, support) for _ in range(3)]
     rude = await connect(gateway, support)
@@ -108,7 +110,7 @@ async def test_the_time_to_drain_is_over(start: Callable[..., Gateway], support:
     ("workers", "signals"),
     [(1, [signal.SIGINT, signal.SIGINT]), (2, [signal.SIGQUIT])],
 )
-async def test_now(
+async def test_a_second_ctrl_c_or_sigquit_ends_calls_at_once(
     start: Callable[..., Gateway], support: Agent, workers: int, signals: list[signal.Signals]
 ) -> None:
     gateway = start(workers=workers)
@@ -122,10 +124,10 @@ async def test_now(
     await assert_ended(gateway, call.session, "draining", "gateway")
 
 
-# It does not start
+# The gateway does not start
 
 
-def _start_alone(directory: Path, settings: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+def run_serve(directory: Path, settings: dict[str, Any]) -> subprocess.CompletedProcess[str]:
     (directory / "patchbay.toml").write_text(to_toml(settings))
     return subprocess.run(
         [*PATCHBAY, "serve", "--config", directory / "patchbay.toml"],
@@ -138,27 +140,27 @@ def _start_alone(directory: Path, settings: dict[str, Any]) -> subprocess.Comple
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_port_that_somebody_else_has(tmp_path: Path, workers: int) -> None:
+def test_a_port_in_use_is_reported(tmp_path: Path, workers: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        failed = _start_alone(tmp_path, {"server": {"port": port, "workers": workers, "log_format": "json"}})
+        failed = run_serve(tmp_path, {"server": {"port": port, "workers": workers, "log_format": "json"}})
     assert failed.returncode == 1
     (line,) = [json.loads(line) for line in failed.stderr.splitlines()]
     assert (line["event"], line["address"]) == ("cannot listen", f"127.0.0.1:{port}")
     assert "in use" in line["error"]
 
 
-def test_a_store_that_cannot_be_opened(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
     (tmp_path / "patchbay.db").write_text("this is no database, and nobody may write to it")
-    failed = _start_alone(tmp_path, {"server": {"port": 0, "workers": 2, "log_format": "json"}})
+    failed = run_serve(tmp_path, {"server": {"port": 0, "workers": 2, "log_format": "json"}})
     assert failed.returncode == 3
     assert "is not a database" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert (tmp_path / "patchbay.db").read_text().startswith("this is no database")
 
 
-def test_settings_that_make_no_sense(tmp_path: Path) -> None:
-    failed = _start_alone(tmp_path, {"server": {"port": 99999}})
+def test_an_invalid_configuration_is_reported(tmp_path: Path) -> None:
+    failed = run_serve(tmp_path, {"server": {"port": 99999}})
     assert failed.returncode == 1
     assert "port" in failed.stderr
     assert "Traceback" not in failed.stderr

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Open files: as many as may be, with room for them."""
+"""The limit of open files is raised at the start, and the kernel's table grown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from gateway.simulator.waiting import WAIT_S
 
-TRIED = """
+SCRIPT = """
 import os, resource, sys
 from gateway.server.fd_reserve import raise_fd_limit
 hard = int(sys.argv[1])
@@ -22,19 +22,19 @@ print(len(os.listdir("/proc/self/fd")))
 """
 
 
-@pytest.mark.parametrize(("hard", "room"), [(300, 300), (4096, 4096)])
-def test_the_limit_is_raised_and_room_is_made(hard: int, room: int) -> None:
-    tried = subprocess.run(
-        [sys.executable, "-c", TRIED, str(hard)],
+@pytest.mark.parametrize(("hard", "min_table_size"), [(300, 300), (4096, 4096)])
+def test_the_soft_limit_becomes_the_hard_one_and_the_table_is_grown(hard: int, min_table_size: int) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(hard)],
         capture_output=True,
         text=True,
         timeout=WAIT_S * 4,
         check=True,
     )
-    said = tried.stdout.split()
-    numbers = [int(word) for word in said if word.isdigit()]
+    words = finished.stdout.split()
+    numbers = [int(word) for word in words if word.isdigit()]
     limit, now, size, still_open = numbers[-4:]
     assert limit == now == hard
-    assert size >= room, "the kernel's table needs not grow"
-    assert still_open < 10, "nothing is left open for it"
-    assert ("few open files are allowed" in tried.stdout) == (hard < 4096)
+    assert size >= min_table_size, "the kernel need not grow the table later"
+    assert still_open < 10, "no descriptor is left open"
+    assert ("few open files are allowed" in finished.stdout) == (hard < 4096)

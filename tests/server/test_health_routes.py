@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""`/livez`, `/readyz`, `/status`, and plain requests where a WebSocket is wanted."""
+"""`/livez`, `/readyz`, `/status`, and requests that should be WebSocket upgrades."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def settings() -> dict[str, Any]:
     return {"server": {"region": "ap-south"}}
 
 
-async def test_it_lives_and_is_ready(gateway: Gateway) -> None:
+async def test_a_gateway_is_alive_and_ready(gateway: Gateway) -> None:
     assert gateway.get("/livez") == (200, {"status": "alive"})
     assert gateway.get("/readyz") == (200, {"status": "ready"})
 
 
-async def test_status(gateway: Gateway, support: Agent) -> None:
+async def test_status_counts_calls_and_sessions(gateway: Gateway, support: Agent) -> None:
     status = gateway.status()
     assert (
         status.items()
@@ -52,12 +52,12 @@ async def test_status(gateway: Gateway, support: Agent) -> None:
 
 
 @pytest.mark.parametrize("path", ["/ws/twilio", "/ws/twilio/support.acme", "/ws/generic", "/ws/vonage"])
-async def test_a_plain_request_to_a_media_socket(gateway: Gateway, path: str) -> None:
+async def test_a_request_for_a_media_socket_without_upgrade_gets_426(gateway: Gateway, path: str) -> None:
     status, answer = gateway.get(path)
     assert status in (404, 426)
     assert answer["code"] in ("bad_request", "not_found")
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/livez/more", "/wsx/twilio"])
-async def test_nothing_else_is_served(gateway: Gateway, path: str) -> None:
+async def test_unknown_paths_get_404(gateway: Gateway, path: str) -> None:
     assert gateway.get(path)[0] == 404

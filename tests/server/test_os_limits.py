@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Whose fault it is that a connection fails."""
+"""Whether a connection failed for a shortage of this machine, or for its target."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from gateway.simulator.waiting import WAIT_S
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
-def test_what_this_machine_has_run_out_of(number: int) -> None:
+def test_errors_of_this_machine(number: int) -> None:
     assert is_out_of_resources(OSError(number, "none left"))
 
 
 @pytest.mark.parametrize("number", [errno.ECONNREFUSED, errno.ETIMEDOUT, errno.EHOSTUNREACH, None])
-def test_what_the_far_end_or_the_network_does(number: int | None) -> None:
+def test_errors_of_the_target_or_the_network(number: int | None) -> None:
     assert not is_out_of_resources(OSError(number, "no") if number else OSError())
 
 
-def test_a_name_that_nobody_knows() -> None:
+def test_an_unknown_name_is_no_shortage() -> None:
     assert can_open_files(1)
     assert not is_out_of_resources(socket.gaierror(socket.EAI_NONAME, "unknown"))
 
 
-WITH_FEW = """
+SCRIPT = """
 import os, resource, socket
 from gateway.model.os_limits import can_open_files, is_out_of_resources
 free = next(number for number in range(1024) if not os.path.exists(f"/proc/self/fd/{number}"))
@@ -42,14 +42,14 @@ print(is_out_of_resources(socket.gaierror(socket.EAI_NONAME, "unknown")))
 """
 
 
-def test_how_many_files_are_left() -> None:
-    """And a name that cannot be looked up for want of one."""
-    tried = subprocess.run(
-        [sys.executable, "-c", WITH_FEW],
+def test_free_descriptors_are_counted_and_none_is_left_open() -> None:
+    """And a failed name lookup is a shortage if no descriptor is free."""
+    finished = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=WAIT_S,
         check=True,
     )
-    assert tried.stdout.split() == ["True", "True", "False", "False", "True", "True"]
+    assert finished.stdout.split() == ["True", "True", "False", "False", "True", "True"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A worker that may open nothing more: new callers are told so, those that are there go on."""
+"""A worker at its limit of descriptors: new calls are refused with 503, running calls continue."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from tests.harness.open_files import episodes, few_files, no_files
 from tests.harness.transcripts import opening
 
 ROOM = 12
-"""Files that are left when others begin to take them."""
+"""Descriptors that are free before the test occupies them."""
 
 MORE = 6
-"""So many more are taken: some that were counted may have been closed just then."""
+"""Further connections that are opened: some of the counted descriptors may have just been closed."""
 
 OVERLOADED, TOO_SLOW = b"HTTP/1.1 503 Service Unavailable", b"HTTP/1.1 408 Request Timeout"
-TOLD, OVER = "no more open files: new calls are refused", "there are open files again"
+SHORT, OVER = "no more open files: new calls are refused", "there are open files again"
 
 
 @pytest.fixture(scope="module")
 def settings(support_port: AgentPort) -> dict[str, Any]:
-    """lone.acme has one place and a line, at the same instance."""
+    """Add lone.acme, which has one slot and a queue, on the same instance."""
     lone = {"name": "lone", "organization": "acme", "instances": [support_port.url], "queue_size": 1}
     return {
         "support": {"sessions_per_instance": 4},
@@ -53,17 +53,17 @@ def settings(support_port: AgentPort) -> dict[str, Any]:
 
 
 async def hold(gateway: Gateway, count: int, until: AsyncExitStack) -> list[asyncio.StreamReader]:
-    """So many connections that say nothing."""
+    """Open connections that send nothing, until `until` closes."""
     readers = []
     for _ in range(count):
         reader, writer = await open_socket(gateway.port)
-        until.callback(lambda one: one.transport.abort(), writer)  # which closes when nobody knows it
+        until.callback(writer.transport.abort)
         readers.append(reader)
     return readers
 
 
-async def refused(gateway: Gateway, **how: Any) -> None:
-    """A new caller is told at once that it cannot be."""
+async def assert_refused(gateway: Gateway, **how: Any) -> None:
+    """A new call is refused at once."""
     caller: Caller = await dial(gateway.port, "/ws/twilio/support.acme", **how)
     assert caller.refusal == (503, "overloaded")
     assert caller.json["error"] == "no more open files"
@@ -71,25 +71,25 @@ async def refused(gateway: Gateway, **how: Any) -> None:
     await caller.leave()
 
 
-async def over(gateway: Gateway, count: int) -> dict[str, Any]:
-    """There are files again, told once, as was that there were none: for the `count`th time."""
+async def assert_over(gateway: Gateway, count: int) -> dict[str, Any]:
+    """Wait for the end of the `count`th shortage; its begin and end are logged once. Return the last line."""
     lines = await eventually(
-        lambda: told if len(told := episodes(gateway)) == 2 * count else None, "there are files again"
+        lambda: found if len(found := episodes(gateway)) == 2 * count else None, "the shortage is over"
     )
-    assert [line["event"] for line in lines] == [TOLD, OVER] * count
-    found: dict[str, Any] = lines[-1]
-    return found
+    assert [line["event"] for line in lines] == [SHORT, OVER] * count
+    last: dict[str, Any] = lines[-1]
+    return last
 
 
-async def test_new_callers_are_refused_and_running_calls_go_on(gateway: Gateway, support: Agent) -> None:
+async def test_new_calls_are_refused_and_running_calls_continue(gateway: Gateway, support: Agent) -> None:
     before = len(episodes(gateway))
     call, other = [await connect(gateway, support) for _ in range(2)]
-    async with AsyncExitStack() as held:
+    async with AsyncExitStack() as stack:
         with few_files(gateway, ROOM) as room:
-            await hold(gateway, room + MORE, held)
-            await eventually(lambda: len(episodes(gateway)) > before, "it is told")
+            await hold(gateway, room + MORE, stack)
+            await eventually(lambda: len(episodes(gateway)) > before, "the shortage is logged")
             for _ in range(5):
-                await refused(gateway)
+                await assert_refused(gateway)
             assert gateway.get("/livez") == (200, {"status": "alive"})
             assert gateway.get("/readyz")[0] == 200
             await assert_both_hear(call)
@@ -97,35 +97,35 @@ async def test_new_callers_are_refused_and_running_calls_go_on(gateway: Gateway,
             await assert_ended(gateway, other.session, "caller_hangup", "caller")
             await assert_both_hear(call)
             assert len(episodes(gateway)) == before + 1
-    told = await over(gateway, before // 2 + 1)
-    assert told["refused"] == 5
+    line = await assert_over(gateway, before // 2 + 1)
+    assert line["refused"] == 5
     await assert_next_call_works(gateway, support)
     await assert_both_hear(call)
     await hang_up(call)
 
 
-async def test_who_comes_when_even_the_last_are_taken(gateway: Gateway, support: Agent) -> None:
-    """Whoever says nothing has a second then; and who finds nothing left is told so without being heard."""
+async def test_clients_that_connect_after_the_reserve_is_used_up(gateway: Gateway, support: Agent) -> None:
+    """A silent client then has one second; if no descriptor is left, it is refused without being read."""
     before = len(episodes(gateway))
     call = await connect(gateway, support)
-    async with AsyncExitStack() as held:
+    async with AsyncExitStack() as stack:
         with few_files(gateway, ROOM) as room:
-            await hold(gateway, room + MORE, held)
-            await eventually(lambda: len(episodes(gateway)) > before, "it is told")
-            silent = await hold(gateway, RESERVED_FDS + 10, held)
+            await hold(gateway, room + MORE, stack)
+            await eventually(lambda: len(episodes(gateway)) > before, "the shortage is logged")
+            silent = await hold(gateway, RESERVED_FDS + 10, stack)
             async with asyncio.timeout(WAIT_S):
                 answers = [(await reader.read()).partition(b"\r\n")[0] for reader in silent]
-            # Those for whom there is nothing left in the same turn of the loop are closed by libuv.
+            # libuv closes a connection that finds no descriptor within the same iteration of the loop.
             assert set(answers) - {b""} == {OVERLOADED, TOO_SLOW}
-            await refused(gateway)
+            await assert_refused(gateway)
             await assert_both_hear(call)
-    told = await over(gateway, before // 2 + 1)
-    assert told["refused"] == answers.count(OVERLOADED) + 1
+    line = await assert_over(gateway, before // 2 + 1)
+    assert line["refused"] == answers.count(OVERLOADED) + 1
     await hang_up(call)
     await assert_next_call_works(gateway, support)
 
 
-async def test_behind_tls(
+async def test_new_calls_are_refused_behind_tls_too(
     start_gateway: Callable[..., Gateway], support: Agent, support_port: AgentPort, tmp_path: Path
 ) -> None:
     certificate, key = issue_certificate(tmp_path, 1)
@@ -134,31 +134,31 @@ async def test_behind_tls(
         agents=[{"name": "support", "organization": "acme", "instances": [support_port.url]}],
     )
     call = await connect(gateway, support, tls=trust_anything())
-    async with AsyncExitStack() as held:
+    async with AsyncExitStack() as stack:
         with few_files(gateway, ROOM) as room:
-            await hold(gateway, room + MORE, held)
-            await eventually(lambda: episodes(gateway), "it is told")
-            await refused(gateway, tls=trust_anything())
+            await hold(gateway, room + MORE, stack)
+            await eventually(lambda: episodes(gateway), "the shortage is logged")
+            await assert_refused(gateway, tls=trust_anything())
             await assert_both_hear(call)
-    await over(gateway, 1)
+    await assert_over(gateway, 1)
     await hang_up(call)
 
 
-# Nothing is left for the agent's connection: the gateway's fault, not the agent's
+# No descriptor is left for the connection to the agent: the gateway's fault, not the agent's.
 
 
 @asynccontextmanager
-async def none_left(gateway: Gateway) -> AsyncIterator[None]:
-    """Ends once the gateway has told of it: until then nobody could say when it is over."""
+async def no_descriptors(gateway: Gateway) -> AsyncIterator[None]:
+    """Take all descriptors for a while, until the shortage is logged: a test waits for its end by the log."""
     with no_files(gateway):
         yield
-        await eventually(lambda: len(episodes(gateway)) % 2 == 1, "it is told")
+        await eventually(lambda: len(episodes(gateway)) % 2 == 1, "the shortage is logged")
 
 
 @pytest.fixture
-async def blameless(gateway: Gateway, support: Agent) -> Any:
-    """Whatever happened, the one instance is as ready as it was, and takes the next call."""
-    await eventually(lambda: seen(gateway) == "ready", "the instance is seen as ready")
+async def instance_stays_ready(gateway: Gateway, support: Agent) -> Any:
+    """After the test the instance is as ready as before, and takes the next call."""
+    await eventually(lambda: last_health(gateway) == "ready", "the instance is seen as ready")
     before = len(gateway.log_lines())
     yield
     await gateway.callers_leave()
@@ -169,31 +169,31 @@ async def blameless(gateway: Gateway, support: Agent) -> Any:
     assert {line["readiness"] for line in since if line["event"] == "instance"} <= {"ready", "starting"}
 
 
-def seen(gateway: Gateway) -> str:
-    said = [line["readiness"] for line in gateway.log_lines() if line["event"] == "instance"]
-    return said[-1] if said else ""
+def last_health(gateway: Gateway) -> str:
+    states = [line["readiness"] for line in gateway.log_lines() if line["event"] == "instance"]
+    return states[-1] if states else ""
 
 
-@pytest.mark.usefixtures("blameless")
-async def test_none_for_a_call_whose_agent_starts(gateway: Gateway, support: Agent) -> None:
+@pytest.mark.usefixtures("instance_stays_ready")
+async def test_a_call_whose_agent_is_starting_is_refused(gateway: Gateway, support: Agent) -> None:
     support.ready = 503
-    await eventually(lambda: seen(gateway) == "starting", "the instance is seen as starting")
+    await eventually(lambda: last_health(gateway) == "starting", "the instance is seen as starting")
     caller = await gateway.dial("/ws/twilio/support.acme")
     for message in opening("twilio"):
         caller.say(message)
     (record,) = await eventually(
-        lambda: [one for one in gateway.sessions() if one["ended_at"] is None], "it has its place"
+        lambda: [one for one in gateway.sessions() if one["ended_at"] is None], "it has its slot"
     )
-    async with none_left(gateway):
+    async with no_descriptors(gateway):
         assert (await caller.closed())[0] == 1013
         ended = await assert_ended(gateway, record["id"], "overloaded", "gateway")
         assert ended["detail"] == "there is nothing left to ask the agent with"
     support.ready = 200
-    await eventually(lambda: seen(gateway) == "ready", "the instance is seen as ready")
+    await eventually(lambda: last_health(gateway) == "ready", "the instance is seen as ready")
 
 
-@pytest.mark.usefixtures("blameless")
-async def test_none_for_a_call_that_gets_its_place(gateway: Gateway, support: Agent) -> None:
+@pytest.mark.usefixtures("instance_stays_ready")
+async def test_a_queued_call_that_gets_its_slot_is_refused(gateway: Gateway, support: Agent) -> None:
     first = await connect(gateway, support, "/ws/twilio/lone.acme")
     waiting = await gateway.dial("/ws/twilio/lone.acme")
     for message in opening("twilio"):
@@ -201,7 +201,7 @@ async def test_none_for_a_call_that_gets_its_place(gateway: Gateway, support: Ag
     (line,) = await eventually(
         lambda: [one for one in gateway.log_lines() if one["event"] == "call waits for a place"], "it waits"
     )
-    async with none_left(gateway):
+    async with no_descriptors(gateway):
         await hang_up(first)
         assert (await waiting.closed())[0] == 1013
         ended = await assert_ended(gateway, line["session"], "overloaded", "gateway")
@@ -209,9 +209,9 @@ async def test_none_for_a_call_that_gets_its_place(gateway: Gateway, support: Ag
         await assert_ended(gateway, first.session, "caller_hangup", "caller")
 
 
-@pytest.mark.usefixtures("blameless")
-async def test_none_for_a_request(gateway: Gateway, support: Agent) -> None:
-    """Over a connection that was there before: a start, and a request to a session's instance."""
+@pytest.mark.usefixtures("instance_stays_ready")
+async def test_requests_that_need_the_agent_are_refused(gateway: Gateway, support: Agent) -> None:
+    """On a connection that was open before: a start, and a request to a session's instance."""
     call = await connect(gateway, support)
     requests = [
         ("POST", "/v1/public/support/start"),
@@ -220,7 +220,7 @@ async def test_none_for_a_request(gateway: Gateway, support: Agent) -> None:
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=WAIT_S)) as client:
         client.request("GET", "/livez")
         client.getresponse().read()
-        async with none_left(gateway):
+        async with no_descriptors(gateway):
             for method, path in requests:
                 headers = {"Authorization": "Bearer pk_acme", "Content-Type": "application/json"}
                 client.request(method, path, "{}" if method == "POST" else None, headers)

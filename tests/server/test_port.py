@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The port that a gateway leaves."""
+"""The backlog of a port that is closed."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ CALLERS = 3
 
 
 @pytest.fixture
-def ends() -> Iterator[ExitStack]:
-    with ExitStack() as ends:
-        yield ends
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
 
 
-def test_whom_the_kernel_holds_is_served_though_the_port_is_closed(ends: ExitStack) -> None:
-    port = ends.enter_context(bind("127.0.0.1", 0, reuse_port=True))
+def test_connections_in_the_backlog_survive_the_close_of_the_port(stack: ExitStack) -> None:
+    port = stack.enter_context(bind("127.0.0.1", 0, reuse_port=True))
     port.listen()
-    callers = [ends.enter_context(socket.create_connection(port.getsockname())) for _ in range(CALLERS)]
-    taken = [ends.enter_context(connection) for connection in drain_backlog(port, CALLERS + 1)]
+    callers = [stack.enter_context(socket.create_connection(port.getsockname())) for _ in range(CALLERS)]
+    accepted = [stack.enter_context(connection) for connection in drain_backlog(port, CALLERS + 1)]
     port.close()
-    for connection in taken:
+    for connection in accepted:
         connection.send(b"hello")
     assert [caller.recv(5) for caller in callers] == [b"hello"] * CALLERS
 
 
-def test_no_more_than_asked_for_are_taken_in(ends: ExitStack) -> None:
-    port = ends.enter_context(bind("127.0.0.1", 0, reuse_port=True))
+def test_no_more_than_the_limit_are_accepted(stack: ExitStack) -> None:
+    port = stack.enter_context(bind("127.0.0.1", 0, reuse_port=True))
     port.listen()
     for _ in range(CALLERS):
-        ends.enter_context(socket.create_connection(port.getsockname()))
-    taken = [ends.enter_context(connection) for connection in drain_backlog(port, CALLERS - 1)]
-    assert len(taken) == CALLERS - 1
+        stack.enter_context(socket.create_connection(port.getsockname()))
+    accepted = [stack.enter_context(connection) for connection in drain_backlog(port, CALLERS - 1)]
+    assert len(accepted) == CALLERS - 1
 
 
-def test_where_nobody_waits_nobody_is_waited_for(ends: ExitStack) -> None:
-    port = ends.enter_context(bind("127.0.0.1", 0, reuse_port=True))
+def test_an_empty_backlog_is_not_waited_for(stack: ExitStack) -> None:
+    port = stack.enter_context(bind("127.0.0.1", 0, reuse_port=True))
     port.listen()
     assert drain_backlog(port, CALLERS) == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""TLS at the port: calls through it, a certificate that changes under them, and one that cannot be used."""
+"""TLS at the port: calls, a certificate that changes while they run, and one that cannot be used."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def agents(support_port: AgentPort) -> list[dict[str, Any]]:
     return [agent | {"sessions_per_instance": 10}]
 
 
-async def shown(port: int) -> int:
-    """The serial number that a new connection is shown."""
+async def serial_at(port: int) -> int:
+    """Return the serial number of the certificate that a new connection gets."""
     _, writer = await open_socket(port, tls=trust_anything())
     connection = writer.get_extra_info("ssl_object")
     assert connection.version() in ("TLSv1.2", "TLSv1.3")
@@ -42,7 +42,7 @@ async def shown(port: int) -> int:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_a_new_certificate_is_for_new_calls(
+async def test_new_connections_get_a_changed_certificate_and_running_calls_continue(
     start_gateway: Callable[..., Gateway],
     agents: list[dict[str, Any]],
     support: Agent,
@@ -54,47 +54,48 @@ async def test_a_new_certificate_is_for_new_calls(
     gateway = start_gateway(server=server, agents=agents)
     call = await connect(gateway, support, tls=trust_anything())
     await assert_both_hear(call)
-    assert [await shown(gateway.port) for _ in range(8)] == [1] * 8
+    assert [await serial_at(gateway.port) for _ in range(8)] == [1] * 8
     issue_certificate(tmp_path, 2)
-    if workers > 1:  # else it is seen without being told
+    if workers > 1:  # one worker notices the change without a signal
         gateway.process.send_signal(signal.SIGHUP)
 
-    def read_again() -> bool:
+    def all_have_reloaded() -> bool:
         return sum(line["event"] == "certificate" for line in gateway.log_lines()) >= 1 + 2 * workers
 
-    await eventually(read_again, "every worker reads the new one")
-    async with asyncio.timeout(WAIT_S):  # one of them may have read it twice, and been counted for the other
-        while [await shown(gateway.port) for _ in range(8)] != [2] * 8:
+    await eventually(all_have_reloaded, "every worker has loaded the new one")
+    async with asyncio.timeout(WAIT_S):  # a worker that loaded it twice may have been counted for the other
+        while [await serial_at(gateway.port) for _ in range(8)] != [2] * 8:
             pass
     await assert_both_hear(call)
 
-    def stays() -> int:
+    def failed_reloads() -> int:
         return sum("stays" in line["event"] for line in gateway.log_lines())
 
-    # One that cannot be used changes nothing. (It may have been so before, between certificate and key.)
-    before = stays()
+    # A file that cannot be used changes nothing. (A reload between the two writes above may have failed,
+    # too.)
+    before = failed_reloads()
     key.write_text("no key")
     gateway.process.send_signal(signal.SIGHUP)
-    await eventually(lambda: stays() > before, "that it is unusable is told")
-    assert await shown(gateway.port) == 2
+    await eventually(lambda: failed_reloads() > before, "the failed reload is logged")
+    assert await serial_at(gateway.port) == 2
     await assert_both_hear(call)
     await hang_up(call)
 
 
-async def test_a_hang_up_without_tls_is_no_end(
+async def test_sighup_without_tls_does_not_stop_the_gateway(
     start_gateway: Callable[..., Gateway], agents: list[dict[str, Any]], support: Agent
 ) -> None:
     gateway = start_gateway(agents=agents)
     call = await connect(gateway, support)
     gateway.process.send_signal(signal.SIGHUP)
     await eventually(
-        lambda: any("no certificate" in line["event"] for line in gateway.log_lines()), "it says so"
+        lambda: any("no certificate" in line["event"] for line in gateway.log_lines()), "it is logged"
     )
     await assert_both_hear(call)
     await hang_up(call)
 
 
-async def test_who_does_not_shake_hands_is_not_waited_for(
+async def test_a_client_without_tls_handshake_is_disconnected(
     start_gateway: Callable[..., Gateway], agents: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     certificate, key = issue_certificate(tmp_path, 1)
@@ -103,19 +104,19 @@ async def test_who_does_not_shake_hands_is_not_waited_for(
         limits={"handshake_timeout": 2.5},  # time enough for a handshake on a busy machine
         agents=agents,
     )
-    silent = await open_socket(gateway.port)  # plain TCP, and no word
-    shakes_hands = await open_socket(gateway.port, tls=trust_anything())  # and then asks for nothing
+    silent = await open_socket(gateway.port)  # TCP only, no handshake
+    shakes_hands = await open_socket(gateway.port, tls=trust_anything())  # handshake, but no request
     async with asyncio.timeout(WAIT_S):
         assert await silent[0].read() == b""
         assert (await shakes_hands[0].read()).startswith(b"HTTP/1.1 408 ")
     for _, writer in (silent, shakes_hands):
         writer.close()
     with pytest.raises((ssl.SSLError, ConnectionResetError)):
-        await open_socket(gateway.port, tls=old_fashioned())
+        await open_socket(gateway.port, tls=weak_client())
 
 
-def old_fashioned() -> ssl.SSLContext:
-    """A client that knows TLS 1.2 with ciphers that nobody should use any more."""
+def weak_client() -> ssl.SSLContext:
+    """Return the context of a client that offers only TLS 1.2 without encryption."""
     context = trust_anything()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("NULL:@SECLEVEL=0")
@@ -142,35 +143,37 @@ def no_key(certificate: Path, key: Path) -> str:
     return "key.pem: "
 
 
-def anothers_key(certificate: Path, key: Path) -> str:
+def key_of_another_certificate(certificate: Path, key: Path) -> str:
     old = key.read_bytes()
     issue_certificate(key.parent, 2)
     key.write_bytes(old)
     return "key.pem: key values mismatch"
 
 
-def a_locked_key(certificate: Path, key: Path) -> str:
+def key_with_passphrase(certificate: Path, key: Path) -> str:
     issue_certificate(key.parent, 2, passphrase=b"secret-passphrase")
     return "key.pem: the key has a passphrase"
 
 
-BROKEN = [no_file, no_key_file, no_certificate, no_key, anothers_key, a_locked_key]
+BROKEN = [no_file, no_key_file, no_certificate, no_key, key_of_another_certificate, key_with_passphrase]
 
 
 @pytest.mark.parametrize("breaks", BROKEN)
-def test_what_cannot_be_used(breaks: Callable[[Path, Path], str], tmp_path: Path) -> None:
+def test_an_unusable_certificate_is_refused_with_its_cause(
+    breaks: Callable[[Path, Path], str], tmp_path: Path
+) -> None:
     certificate, key = issue_certificate(tmp_path, 1)
     good = Certificate(str(certificate), str(key))
     detail = breaks(certificate, key)
-    good.reload_if_changed()  # says so, and stays as it was
+    good.reload_if_changed()  # logs the cause, and keeps the certificate
     with pytest.raises(CertificateUnusable) as refused:
         Certificate(str(certificate), str(key))
     assert detail in str(refused.value)
 
 
-def test_it_is_said_at_the_start(tmp_path: Path) -> None:
+def test_an_unusable_certificate_is_reported_at_the_start(tmp_path: Path) -> None:
     certificate, key = issue_certificate(tmp_path, 1)
-    detail = anothers_key(certificate, key)
+    detail = key_of_another_certificate(certificate, key)
     (tmp_path / "patchbay.toml").write_text(
         to_toml({"server": {"port": 0, "tls_certificate": str(certificate), "tls_key": str(key)}})
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Several workers: one dies, and only its own calls end."""
+"""Several workers: if one dies, only its own calls end."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def owner_of(gateway: Gateway, call: Call) -> Any:
 
 
 async def one_call_on_each(gateway: Gateway, support: Agent) -> tuple[Call, Call]:
-    """Two calls, each carried by another worker; they take both places."""
+    """Connect two calls that different workers carry; they take both slots."""
     first = await connect(gateway, support)
     while True:
         second = await connect(gateway, support)
@@ -47,46 +47,50 @@ async def one_call_on_each(gateway: Gateway, support: Agent) -> tuple[Call, Call
         await assert_ended(gateway, second.session, "caller_hangup", "caller")
 
 
-async def test_a_worker_is_killed(gateway: Gateway, support: Agent) -> None:
+async def test_a_killed_worker_loses_only_its_own_calls_and_is_restarted(
+    gateway: Gateway, support: Agent
+) -> None:
     doomed, lucky = await one_call_on_each(gateway, support)
     before = len(gateway.ends())
     full = await gateway.dial("/ws/generic/support.acme")
     assert full.refusal == (429, "at_capacity")
-    await assert_refused(gateway, before, "at_capacity")  # told before its teller may be the one to die
+    await assert_refused(
+        gateway, before, "at_capacity"
+    )  # logged before the worker that logs it may be killed
     pids = {worker["id"]: worker["pid"] for worker in gateway.workers()}
     victim = pids[owner_of(gateway, doomed)]
     assert victim != gateway.process.pid
     os.kill(victim, signal.SIGKILL)
-    gateway.upgrades -= 1  # it does not live to tell its call's end
+    gateway.upgrades -= 1  # it cannot log the end of its call any more
 
     assert await doomed.caller.closed() == (1006, "")
     assert await doomed.agent.closed() == (1006, "")
-    # The other's call goes on meanwhile.
+    # The call of the other worker continues.
     await assert_agent_heard(lucky.agent, [lucky.caller.say(message) for message in talk("twilio")])
     await assert_caller_heard(lucky.caller, [lucky.agent.say(message) for message in replies("twilio")])
 
-    def lost() -> list[dict[str, Any]]:
-        return [one for one in gateway.sessions(doomed.session) if one["ended_at"] is not None]
+    def lost_sessions() -> list[dict[str, Any]]:
+        return [row for row in gateway.sessions(doomed.session) if row["ended_at"] is not None]
 
-    (record,) = await eventually(lost, "the session of the dead worker is closed")
+    (record,) = await eventually(lost_sessions, "the session of the dead worker is closed")
     assert (record["reason"], record["side"], record["state"]) == ("gateway_lost", "gateway", "failed")
     assert str(victim) in record["detail"]
 
-    def told() -> list[dict[str, Any]]:
+    def lost_lines() -> list[dict[str, Any]]:
         return [line for line in gateway.log_lines() if line["event"] == "session_lost"]
 
-    (line,) = await eventually(told, "it is told")
+    (line,) = await eventually(lost_lines, "it is logged")
     assert (line["session"], line["detail"]) == (doomed.session, record["detail"])
 
-    # Its place is free, and somebody stands in for it.
+    # Its slot is free, and a new worker has taken its place.
     third = await connect(gateway, support)
     await eventually(lambda: len(gateway.workers()) == 2, "a worker is started again")
     assert victim not in [worker["pid"] for worker in gateway.workers()]
 
-    def died() -> list[int]:
+    def dead_workers() -> list[int]:
         return [line["pid"] for line in gateway.log_lines() if line["event"].startswith("a worker died")]
 
-    assert await eventually(died, "its death is told") == [victim]
+    assert await eventually(dead_workers, "its death is logged") == [victim]
     for call in (lucky, third):
         await hang_up(call)
         await assert_ended(gateway, call.session, "caller_hangup", "caller")
@@ -97,22 +101,22 @@ async def test_status_counts_the_calls_of_all_workers(gateway: Gateway, support:
     await eventually(lambda: gateway.status()["sessions"]["by_state"]["running"] == 2, "both run")
     status = gateway.status()
     assert status["sessions"]["active"] == 2
-    assert status["calls"] == 1, "of the worker that was asked"
+    assert status["calls"] == 1, "those of the worker that answered"
     for call in (first, second):
         await hang_up(call)
         await assert_ended(gateway, call.session, "caller_hangup", "caller")
 
 
-async def test_the_parent_is_killed(
+async def test_workers_drain_after_their_parent_was_killed(
     start_gateway: Callable[..., Gateway], support_port: AgentPort, support: Agent
 ) -> None:
-    """The workers notice, carry what they carry to its end, and go."""
+    """They notice it, let their calls finish, and end."""
     agent = {"name": "support", "organization": "acme", "instances": [support_port.url]}
     gateway = start_gateway(server={"workers": 2, "drain_timeout": 60}, agents=[agent])
     call = await connect(gateway, support)
     gateway.process.kill()
-    await eventually(lambda: len(gateway.workers()) == 1, "the idle worker leaves")
+    await eventually(lambda: len(gateway.workers()) == 1, "the idle worker ends")
     await assert_agent_heard(call.agent, [call.caller.say(talk("twilio")[0])])
     await hang_up(call)
     await assert_ended(gateway, call.session, "caller_hangup", "caller")
-    await eventually(lambda: gateway.workers() == [], "the last worker leaves")
+    await eventually(lambda: gateway.workers() == [], "the last worker ends")
