@@ -34,18 +34,18 @@ from texml.document import AfterStream, Busy, HangUp, Reject, parse_after_stream
 
 
 class AgentSettings(Table):
-    """`[[agents]]`: an agent, and the instances that run it."""
+    """`[[agents]]`: an agent, its instances, and how its callers are treated."""
 
     name: AgentName = Field(
         description="2 to 54 characters: small letters, digits and inner hyphens. Unique within its "
         "organisation, over all regions."
     )
     organization: Label = Field(
-        description="The organisation that owns it; one of `[[organizations]]` if any are listed."
+        description="The organisation that owns the agent; one of `[[organizations]]` if any are listed."
     )
     region: Annotated[str, BeforeValidator(empty_for_none)] = Field(
         default="",
-        description="The region it is in, and the only one it is reached through. Left out: the server's.",
+        description="The agent's region; it is reached through no other. Left out: the server's.",
     )
     instances: list[InstanceUrl] = Field(
         default_factory=lambda: ["http://127.0.0.1:8080"],
@@ -58,7 +58,8 @@ class AgentSettings(Table):
     min_agents: Whole = Field(
         default=0,
         ge=0,
-        description="Instances to keep ready; no more than `max_agents`. Told to clients as it is.",
+        description="Instances to keep ready; at most `max_agents`. The gateway starts none: it only reports "
+        "this number.",
     )
     max_agents: Whole = Field(default=50, ge=1, description="Instances that may be in use at the same time.")
     max_session_duration: Whole = Field(
@@ -69,38 +70,40 @@ class AgentSettings(Table):
     )
     media: Literal["bytes", "messages"] = Field(
         default="bytes",
-        description="How the two legs are coupled. `bytes` passes everything on as it comes. `messages` "
-        "looks at every message: what is none never reaches the agent, nor does the outbound track, and "
-        "sound for Exotel is cut to the sizes it plays without gaps; costs about twice as much.",
+        description="How frames are relayed. `bytes` passes everything on as it comes. `messages` parses "
+        "every message: what is none never reaches the agent, nor does the outbound track, and audio for "
+        "Exotel is cut to the sizes that it plays without gaps. It costs about twice as much.",
     )
     websocket_auth: Literal["none", "token"] = Field(
-        default="none", description="Whether a media socket must bring a token of ours: `token`, or `none`."
+        default="none",
+        description="Whether a media socket must have a token that the gateway issued: `token`, or `none`.",
     )
     idle_timeout: Seconds = Field(
         default=30.0,
         gt=0,
         le=14400,
-        description="Seconds of silence from the carrier's socket that end a call.",
+        description="Seconds without a message from the carrier after which a call is ended.",
     )
     after: Annotated[AfterStream, ParsedText(parse_after_stream)] = Field(
         default=HangUp(),
-        description="What the carrier does once the stream is over, where its document comes from here: "
-        "`hangup`; `redirect`, which asks again, so that a call whose gateway died comes back; a number to "
-        "dial; or elements of the carrier's own XML, as they are to stand in the document.",
+        description="What the carrier does after the stream, if the gateway wrote its document: `hangup`; "
+        "`redirect`, which requests another document, so that a call whose gateway died comes back; a "
+        "number to dial; or elements of the carrier's own XML, which are inserted as they are.",
     )
     busy: Annotated[Busy, ParsedText(parse_busy)] = Field(
         default=Reject(),
-        description="What a caller gets where no place is free, the gateway drains, or the agent is unknown: "
-        "`reject`; `say TEXT`; `play URL`; `queue`, which waits and asks again; or a number to dial.",
+        description="What a caller gets if no slot is free, the gateway drains, or the agent is unknown: "
+        "`reject`; `say TEXT`; `play URL`; `queue`, which waits and requests another document; or a number "
+        "to dial.",
     )
     max_returns: Whole = Field(
-        default=3, ge=0, le=20, description="How often one call may come back through `redirect` or `queue`."
+        default=3, ge=0, le=20, description="How often one call may come back by `redirect` or `queue`."
     )
     hold: Annotated[Hold, ParsedText(parse_hold)] = Field(
         default=Ringback(),
-        description="What a caller hears until the agent's first sound, where the agent is not there at "
-        "once: `ringback`, made here; `none`; or a WAV file of at most two minutes, played again and again. "
-        "In a call out nobody hears ringback, since it has been answered.",
+        description="What a caller hears until the agent's first audio, if the agent is not connected at "
+        "once: `ringback`, which the gateway generates; `none`; or a WAV file of at most two minutes, which "
+        "is repeated. An outbound call hears no ringback, because it has been answered.",
     )
     hold_tone: Literal["auto", "us", "eu", "in"] = Field(
         default="auto",
@@ -109,68 +112,70 @@ class AgentSettings(Table):
     )
     hold_limit: Annotated[Seconds, Field(ge=0, le=3600)] = Field(
         default=5.0,
-        description="Seconds that the sound goes on once the agent is connected and says nothing: some wait "
-        "for the caller to speak first.",
+        description="Seconds that the hold audio goes on after the agent is connected, if the agent sends no "
+        "audio: some agents wait for the caller to speak first.",
     )
     keep_early_audio: Annotated[Seconds, Field(ge=0, le=3600)] | None = Field(
         default=None,
-        description="Seconds of what the caller says before the agent is there that the agent is told then, "
-        "the latest; 0 none of it. Left out: all of it, up to `max_early_bytes`. Digits are always kept.",
+        description="Seconds of the caller's audio from before the agent was connected that the agent then "
+        "gets: the latest ones; 0 for none. Left out: all of it, up to `max_early_bytes`. Digits are always "
+        "kept.",
     )
     queue_size: Whole = Field(
         default=0,
         ge=0,
         le=10_000,
-        description="Carriers' calls that may wait, over all workers, where every place is taken; 0 refuses.",
+        description="Carriers' calls that may be queued, over all workers, if every slot is taken; 0 for no "
+        "queue.",
     )
-    queue_timeout: Wait = Field(default=40.0, description="Seconds that a call waits for a place.")
+    queue_timeout: Wait = Field(default=40.0, description="Seconds that a call may be queued.")
     overflow: Annotated[Overflow, ParsedText(parse_overflow)] = Field(
         default=Refuse(),
-        description="What becomes of a carrier's call for which there is no place, nor one in the line, or "
-        "not in time: `refuse`; the service host of another agent of the organisation; a number, to which "
-        "the carrier transfers it, where the organisation has an account; or a WAV file, played once before "
-        "it is refused.",
+        description="What becomes of a carrier's call that gets no slot, because the queue is full or it was "
+        "queued for too long: `refuse`; the service host of another agent of the organisation; a number "
+        "that the carrier transfers it to, if the organisation has an account; or a WAV file, played once "
+        "before it is refused.",
     )
     reserve_inbound: Whole = Field(
         default=0,
         ge=0,
-        description="Places that calls out leave free: one begins only where more than these are free.",
+        description="Slots that outbound calls leave free: one begins only if more slots are free.",
     )
     reserve_outbound: Whole = Field(
-        default=0, ge=0, description="Places that all other sessions leave free for calls out."
+        default=0, ge=0, description="Slots that all other sessions leave free for outbound calls."
     )
     hangup_on_agent_end: bool | None = Field(
         default=None,
         description="Whether the carrier's call is hung up when the agent ends the session, after its last "
-        "sound was played; where the organisation has an account with the carrier. Left out: yes, unless "
-        "`after` is a number or XML, which would then never be heard.",
+        "audio was played; needs an account with the carrier. Left out: yes, unless `after` is a number or "
+        "XML, which would then have no effect.",
     )
     max_resumes: Whole = Field(
         default=2,
         ge=0,
         le=20,
-        description="How often in one call an agent whose socket is lost without a close is replaced by "
-        "another; a carrier's calls only.",
+        description="How often one call gets another instance after its agent's socket was lost without a "
+        "close; carriers' calls only.",
     )
     resume_timeout: Wait = Field(
-        default=10.0, description="Seconds in which another agent must have taken over a call."
+        default=10.0, description="Seconds within which another instance must take over."
     )
     fallback: Annotated[Fallback, ParsedText(parse_fallback)] = Field(
         default=HangUp(),
-        description="What becomes of a caller whose agent is lost and not replaced: `hangup`; a number, to "
-        "which the carrier transfers the call, where the organisation has an account; or a WAV file, played "
-        "once before the call ends.",
+        description="What becomes of a caller whose agent is lost and not replaced: `hangup`; a number that "
+        "the carrier transfers the call to, if the organisation has an account; or a WAV file, played once "
+        "before the call ends.",
     )
     hide_call_id: bool = Field(
         default=False,
-        description="Whether the agent is told the session's id in place of the carrier's call id, so that "
-        "hanging up through the carrier when its socket closes, as Pipecat's serializers do, ends nothing. "
-        "For agents whose calls are transferred.",
+        description="Whether the agent gets the session's id in place of the carrier's call id. An agent "
+        "that hangs up through the carrier when its socket closes, as Pipecat's serializers do, then ends "
+        "nothing. For agents whose calls are transferred.",
     )
 
     @property
     def service_host(self) -> str:
-        """`AGENT.ORG`, by which carriers name the agent, as in "support.acme"."""
+        """The agent's address `AGENT.ORG`, as in "support.acme"."""
         return service_host(self.name, self.organization)
 
 

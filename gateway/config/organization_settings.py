@@ -29,7 +29,7 @@ class DailySettings(Table):
 
     api_key: CarrierKey = Field(description="The domain's API key. Never printed.")
     api_url: BaseUrl = Field(
-        default="https://api.daily.co/v1", description="Daily's REST; agents are told it too."
+        default="https://api.daily.co/v1", description="The URL of Daily's REST API; agents get it, too."
     )
     webhook_secrets: list[Base64Secret] = Field(
         default_factory=list,
@@ -59,7 +59,7 @@ _KEYS_OF_CARRIER = {
 
 
 class CarrierAccount(Table):
-    """`[[organizations.carriers]]`: an account with a carrier: what authenticates its calls, and calls out.
+    """`[[organizations.carriers]]`: an account with a carrier, for authentication and outbound calls.
 
     If any credential is set that can authenticate a call (`auth_tokens`, `signing_keys`, `public_keys`,
     `allow`), a request from that carrier for this organisation is refused unless it is authenticated.
@@ -68,17 +68,18 @@ class CarrierAccount(Table):
     carrier: CarrierName = Field(description="The carrier.")
     account: CarrierId | None = Field(
         default=None,
-        description="The account as the stream's `start` names it: Twilio's and Exotel's account SID, "
+        description="The account as it is named in the stream's `start`: Twilio's and Exotel's account SID, "
         "Plivo's auth id, Telnyx's user id. A call of another account is refused.",
     )
     auth_id: CarrierId | None = Field(
         default=None,
-        description="Who calls the carrier's REST: Plivo's auth id, Exotel's API key. Left out: the account.",
+        description="The user name at the carrier's REST API: Plivo's auth id, Exotel's API key. Left out: "
+        "the account.",
     )
     auth_tokens: list[CarrierKey] = Field(
         default_factory=list,
-        description="Twilio's and Plivo's auth tokens, Exotel's API token. The first calls the carrier's "
-        "REST; all of them prove a call, so that one can be replaced. Never printed.",
+        description="Twilio's and Plivo's auth tokens, Exotel's API token. The first is used at the "
+        "carrier's REST API; each of them authenticates a call, so that one can be replaced. Never printed.",
     )
     signing_keys: list[CarrierKey] = Field(
         default_factory=list,
@@ -96,11 +97,12 @@ class CarrierAccount(Table):
         description="Addresses, or networks as in `203.0.113.0/24`, that Exotel's requests may come from.",
     )
     api_url: BaseUrl | None = Field(
-        default=None, description="The carrier's REST, for another region. Left out: the carrier's usual one."
+        default=None,
+        description="The URL of the carrier's REST API in another region. Left out: the usual one.",
     )
     calls_per_second: Rate = Field(
         default=1.0,
-        description="Outbound calls a second that the carrier takes; more wait in line, over all workers.",
+        description="Outbound calls a second that the carrier accepts, over all workers; more are queued.",
     )
 
     @model_validator(mode="after")
@@ -129,17 +131,17 @@ class Organization(Table):
         description="Keys (`sk_…`, or personal tokens `pcc_pat_…`) that may do everything. Never printed.",
     )
     daily: DailySettings | None = Field(
-        default=None, description="Its domain at Daily. Without one, no room is made for a start."
+        default=None, description="Its domain at Daily. Without one, a start cannot create a room."
     )
     whatsapp: WhatsAppSettings | None = Field(default=None, description="Its app at Meta.")
     carriers: list[CarrierAccount] = Field(
-        default_factory=list, description="Its accounts with carriers: proofs of calls, and calls out."
+        default_factory=list, description="Its accounts with carriers, for authentication and outbound calls."
     )
     dial_prefixes: list[NumberPrefix] = Field(
         default_factory=list,
-        description="What numbers it calls may begin with, as in `+1` or `+4930`; `+` allows all. With none, "
-        "no calls out: whoever gets hold of a key could otherwise dial at your cost.",
+        description="The beginnings of numbers that it may call, as in `+1` or `+4930`; `+` allows all. With "
+        "none, it makes no outbound calls: a stolen key could otherwise dial at your cost.",
     )
     dial_per_minute: Whole = Field(
-        default=10, ge=1, description="Calls out it may ask for in a minute, over all workers."
+        default=10, ge=1, description="Outbound calls that it may request in a minute, over all workers."
     )

@@ -35,55 +35,55 @@ class Server(Table):
     )
     public_url: BaseUrl | None = Field(
         default=None,
-        description="The http(s) URL under which carriers reach this gateway. Signatures are over it, and it "
-        "is never guessed from a request.",
+        description="The http(s) URL at which carriers reach this gateway. It is part of their signatures, "
+        "and never guessed from a request.",
     )
     tls_certificate: FileName | None = Field(
         default=None,
-        description="PEM file with the certificate, and those between it and the root behind it: the port "
-        "then speaks TLS. Read again on SIGHUP, and within seconds of a change, for calls to come. "
-        "Left out: no TLS, for a port behind a proxy that does it.",
+        description="PEM file with the certificate, followed by its intermediate certificates: the port then "
+        "speaks TLS. Reloaded on SIGHUP, and within seconds of a change, for new connections. Left out: no "
+        "TLS, for a port behind a proxy that terminates it.",
     )
     tls_key: FileName | None = Field(
         default=None,
-        description="PEM file with the certificate's key, without a passphrase. Left out: it stands in the "
+        description="PEM file with the certificate's key, without a passphrase. Left out: the key is in the "
         "certificate's file.",
     )
     trusted_proxies: list[Network] = Field(
         default_factory=list,
-        description="Addresses, or networks as in `10.0.0.0/8`, of proxies before this port. From them, and "
-        "from nobody else, `X-Forwarded-For` says who the client is.",
+        description="Addresses, or networks as in `10.0.0.0/8`, of proxies in front of this port. Only from "
+        "them `X-Forwarded-For` is taken as the client's address.",
     )
     region: Label = Field(
         default="us-west",
-        description="The region of a host name that names none, and of agents that name none.",
+        description="The region of host names and of agents that name none.",
     )
     workers: Whole = Field(default=1, ge=1, le=1024, description="Processes that share the port.")
     relay_batch_ms: float = Field(
         default=2.0,
         ge=0,
         le=20,
-        description="Milliseconds that sound may be held back under load, so that more of it is passed on at "
-        "a time; nothing is held back while the process has little to do. 0 never does.",
+        description="Milliseconds that frames may be delayed under load, so that more are relayed at a time; "
+        "a process with little to do delays none. 0 for no delay.",
     )
     api_may_set_instances: bool = Field(
         default=False,
-        description="Whether agents made through the API may name instances of their own. Left off, they may "
-        "use only those that this file lists for the same organisation. Turned on, whoever holds a private "
-        "key chooses where the gateway connects, which may be inside your network.",
+        description="Whether agents made through the API may have instances of their own. If not, they may "
+        "use only those that this file lists for the same organisation. If so, the holder of a private key "
+        "chooses where the gateway connects, which may be inside your network.",
     )
     drain_timeout: Seconds = Field(
         default=7200.0,
         ge=0,
         le=86400,
-        description="Seconds that running calls get to finish after SIGTERM.",
+        description="Seconds that running calls may take to finish after SIGTERM.",
     )
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto",
-        description="How log lines look; `auto` is `console` on a terminal and `json` otherwise.",
+        description="The format of log lines; `auto` is `console` on a terminal and `json` otherwise.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="The least important line that is logged."
+        default="info", description="The least severe level that is logged."
     )
 
 
@@ -98,8 +98,8 @@ class StoreSettings(Table):
     on_failure: Literal["refuse", "admit"] = Field(
         default="refuse",
         description="What becomes of new calls while the store does not answer: `refuse` them, or `admit` "
-        "them with each worker counting places for itself, so that an agent may be given more calls than it "
-        "has places, and a token be used once in each worker. It is all written when the store is back.",
+        "them with each worker counting slots by itself, so that an agent may get more calls than it has "
+        "slots, and a token be used once in each worker. Everything is written when the store is back.",
     )
 
     @property
@@ -112,35 +112,36 @@ class Limits(Table):
     """`[limits]`: how long the gateway waits, and how much it takes."""
 
     start_timeout: Wait = Field(
-        default=10.0, description="Seconds a carrier has, from the upgrade on, to send its opening messages."
+        default=10.0,
+        description="Seconds from the upgrade within which a carrier must send its opening messages.",
     )
     agent_connect_timeout: Wait = Field(
-        default=15.0, description="Seconds an agent has to accept the socket of a new session."
+        default=15.0, description="Seconds within which an agent must accept the socket of a new session."
     )
     instance_failures: Whole = Field(
         default=3,
         ge=0,
         le=1000,
-        description="Failures within 30 s, connections refused or agents lost, after which an instance gets "
-        "no caller for a while, and then one to try it; an agent's only instance gets them all the same. "
-        "0 never.",
+        description="Failures within 30 s (refused connections and lost agents) after which an instance gets "
+        "no calls for a while, and then one as a trial. An agent's only instance gets calls all the same. 0 "
+        "for never.",
     )
     reconnect_timeout: Seconds = Field(
         default=5.0,
         ge=0,
         le=60,
-        description="Seconds that an agent is kept for a call whose carrier's socket is lost without a "
-        "close, where the carrier may open another one. 0: a second socket is a session of its own.",
+        description="Seconds that an agent is held for a call whose carrier's socket is lost without a "
+        "close, if the carrier may open another one. 0: a second socket is a session of its own.",
     )
     stall_timeout: Wait = Field(
-        default=10.0, description="Seconds a side may stop reading before the call is ended."
+        default=10.0, description="Seconds that a side may stop reading before the call is ended."
     )
     close_timeout: Wait = Field(default=2.0, description="Seconds to wait for the other side's close frame.")
     max_message_bytes: Whole = Field(
         default=1048576, ge=1, description="Bytes of the longest message relayed."
     )
     max_opening_bytes: Whole = Field(
-        default=65536, ge=1, description="Bytes of all that a carrier may send before its call is routed."
+        default=65536, ge=1, description="Bytes that a carrier may send before its call is routed."
     )
     max_body_bytes: Whole = Field(
         default=4096, ge=1, description="Bytes of JSON in the query's `body`, decoded."
@@ -148,56 +149,58 @@ class Limits(Table):
     max_early_bytes: Whole = Field(
         default=262144,
         ge=1,
-        description="Bytes of sound kept for each side while the other is being connected.",
+        description="Bytes that are buffered from each side while the other is being connected.",
     )
     session_api_timeout: Wait = Field(
         default=60.0,
-        description="Seconds without a byte either way that end a request passed on by the Session API.",
+        description="Seconds without a byte in either direction after which a request through the Session "
+        "API is ended.",
     )
     requests_per_second: Rate = Field(
         default=50.0,
-        description="Requests a second that one API key may make in the long run, of each worker.",
+        description="Requests a second that one API key may make in the long run, at each worker.",
     )
     requests_burst: Whole = Field(
-        default=100, ge=1, description="Requests that one API key may make at once, of each worker."
+        default=100, ge=1, description="Requests that one API key may make at once, at each worker."
     )
     handshake_timeout: Wait = Field(
         default=10.0,
-        description="Seconds a client has for its TLS handshake, and then for the head of each request.",
+        description="Seconds that a client may take for its TLS handshake, and then for the head of each "
+        "request.",
     )
     connections_per_address: Whole = Field(
         default=0,
         ge=0,
         description="Connections that one address (of IPv6 one /64) may have open at each worker; more are "
-        "answered with 429. 0 sets no limit: carriers send all calls from a few addresses.",
+        "answered with 429. 0 for no limit: carriers send all calls from a few addresses.",
     )
     calls_per_organization: Whole = Field(
         default=0,
         ge=0,
         description="Calls that all agents of one organisation may have at the same time, over all workers. "
-        "0 sets no limit but the agents' places.",
+        "0 for no limit but the agents' slots.",
     )
     upgrades_per_second: Rate = Field(
         default=1000.0,
-        description="Media sockets a second that each worker takes; more are refused with 503.",
+        description="Media sockets a second that each worker accepts; more are refused with 503.",
     )
     max_calls: Whole | None = Field(
         default=None,
         ge=1,
         description="Media sockets that each worker carries at the same time; more are refused with 503, so "
-        "that those that run keep their pace. Left out: as many as open files allow.",
+        "that the running calls keep their quality. Left out: as many as open files allow.",
     )
     ping_interval: Seconds = Field(
         default=20.0,
         ge=0,
         le=3600,
-        description="Seconds between keep-alive pings on both legs of a call, so that no proxy between takes "
-        "a quiet one for dead. An answer is not asked for. 0 sends none.",
+        description="Seconds between keep-alive pings on both legs of a call, so that no proxy closes a "
+        "quiet one. An answer is not required. 0 for no pings.",
     )
     agent_silence: Seconds = Field(
         default=30.0,
         ge=0,
         le=3600,
-        description="Seconds after which an agent that neither says anything nor answers a ping is lost; "
-        "pings are sent at least three times as often. 0 never.",
+        description="Seconds after which an agent that neither sends anything nor answers a ping counts as "
+        "lost; pings are sent at least three times as often. 0 for never.",
     )
