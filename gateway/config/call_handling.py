@@ -43,36 +43,36 @@ CHECK_RECORDING: Final = "check_recording"
 
 @dataclass(frozen=True, slots=True)
 class Ringback:
-    """Play ringback, which the gateway generates."""
+    """The ringback tone, which the gateway generates."""
 
 
 @dataclass(frozen=True, slots=True)
 class NoAudio:
-    """Play nothing."""
+    """No audio at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Play a WAV file. `file`: its name, relative to the working directory unless it is absolute."""
+    """A WAV file to play. `file`: its name, relative to the working directory unless it is absolute."""
 
     file: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Refuse the call."""
+    """The refusal of the call."""
 
 
 @dataclass(frozen=True, slots=True)
 class OtherAgent:
-    """Try to get a slot with another agent of the organisation. `service_host`: `AGENT.ORG`."""
+    """Another agent of the organisation, whose slots are tried. `service_host`: `AGENT.ORG`."""
 
     service_host: str
 
 
 @dataclass(frozen=True, slots=True)
 class TransferTo:
-    """Have the carrier transfer the call to a number in E.164 form."""
+    """A transfer of the call by its carrier. `number`: in E.164 form."""
 
     number: str
 

@@ -40,10 +40,7 @@ class ConfigError(Exception):
 
 
 def message_of(location: Location, error: ErrorDetails) -> str:
-    """Return the message of a problem for an error of pydantic's.
-
-    `location`: of the value, in the settings.
-    """
+    """Return the message for one of pydantic's errors. `location`: the value's, from the root of Settings."""
     match error["type"]:
         case "missing":
             return "is missing"

@@ -84,12 +84,12 @@ def check_number_prefix(value: str) -> str:
 
 
 def check_public_key(value: str) -> str:
-    """Check an API key that starts with pk_ (docs/reference/public-api.md, "Keys")."""
+    """Check a public API key, which starts with pk_ (docs/reference/public-api.md, "Keys")."""
     return _check_key(value, ("pk_",), "pk_")
 
 
 def check_private_key(value: SecretStr) -> SecretStr:
-    """Check an API key of sk_, or a personal token of pcc_pat_ (docs/reference/public-api.md, "Keys")."""
+    """Check a private API key: it starts with sk_ or pcc_pat_ (docs/reference/public-api.md, "Keys")."""
     _check_key(value.get_secret_value(), ("sk_", "pcc_pat_"), "sk_ or pcc_pat_")
     return value
 

@@ -105,7 +105,7 @@ class Certificate:
 
 
 def _stamp_of(name: str) -> Stamp | None:
-    """Return the stamp of a file. None if it cannot be read."""
+    """Return a file's modification time, size and inode. None if it cannot be read."""
     try:
         status = os.stat(name)
     except OSError:

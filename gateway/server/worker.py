@@ -73,7 +73,7 @@ def serve(
 
 
 class Worker:
-    """The running server of one process: feeds signals, deadlines and the number of calls to its life."""
+    """The server of one process. It turns signals, deadlines and running calls into events of its life."""
 
     def __init__(
         self,

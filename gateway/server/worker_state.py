@@ -126,7 +126,7 @@ class WorkerLife:
         return self.state in REFUSES_CALLS
 
     def seconds_left(self, now: float) -> float:
-        """Return how long running calls may go on, from the moment that the worker refuses new ones."""
+        """Return the seconds until running calls are ended. 0 before the worker drains, and once it stops."""
         if self.state is WorkerState.STOPPING or self._drain_deadline is None:
             return 0.0
         return max(0.0, self._drain_deadline - now)
