@@ -57,7 +57,8 @@ async def hold(gateway: Gateway, count: int, until: AsyncExitStack) -> list[asyn
     readers = []
     for _ in range(count):
         reader, writer = await open_socket(gateway.port)
-        until.callback(writer.transport.abort)
+        # The callback refers to the writer: a writer without references closes its connection.
+        until.callback(lambda writer: writer.transport.abort(), writer)
         readers.append(reader)
     return readers
 
