@@ -51,28 +51,30 @@ AT_CAPACITY_CODE: Final = "PCC-AGENT-AT-CAPACITY"
 class ErrorAnswer(BaseModel):
     """An error, as Pipecat Cloud's clients read it."""
 
-    error: str = Field(description="What is wrong, in words.")
-    code: str = Field(description="What is wrong, for programs: the status, or a code of its own.")
+    error: str = Field(description="The error, for people.")
+    code: str = Field(description="The error, for programs: the status, or a code of its own.")
 
 
 class RateLimitAnswer(BaseModel):
-    """Too many at the moment: requests of a key, or sessions of an agent."""
+    """A limit is reached: of a key's requests, or of an agent's sessions."""
 
     status: Literal[429] = 429
     code: Literal["429"] = "429"
-    error: str = Field(description=f"What is used up; an agent's places where it names {AT_CAPACITY_CODE}.")
+    error: str = Field(
+        description=f"The limit; it is the agent's capacity if this contains {AT_CAPACITY_CODE}."
+    )
     message: str = RATE_LIMIT_MESSAGE
 
 
 class ErrorDetail(BaseModel):
-    """What is wrong."""
+    """The error."""
 
     model_config = ConfigDict(title="Error")
 
-    type: ErrorType = Field(description="What kind of error it is.")
-    code: str = Field(description="What is wrong, for programs.")
-    message: str = Field(description="What is wrong, in words.")
-    param: str | None = Field(description="The parameter that is wrong, as in `transport.type`.")
+    type: ErrorType = Field(description="The kind of error.")
+    code: str = Field(description="The error, for programs.")
+    message: str = Field(description="The error, for people.")
+    param: str | None = Field(description="The parameter at fault, as in `transport.type`.")
     request_id: str = Field(description="The request's id, as in `X-Request-Id`.")
 
 

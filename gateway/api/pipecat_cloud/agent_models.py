@@ -28,10 +28,10 @@ def agent_id(service_host: str) -> str:
 
 
 class Replicas(ResponseModel):
-    """How many instances."""
+    """Limits of the number of instances."""
 
-    min_replicas: int = Field(description="To be kept ready; told as it was set.")
-    max_replicas: int = Field(description="In use at the same time.")
+    min_replicas: int = Field(description="Instances to keep ready; has no effect here.")
+    max_replicas: int = Field(description="Instances in use at the same time.")
 
 
 class InstanceView(ResponseModel):
@@ -39,12 +39,12 @@ class InstanceView(ResponseModel):
 
     url: str
     readiness: Literal["ready", "unknown", "starting", "unreachable"] = Field(
-        description="As this worker saw it last."
+        description="The last health check of the worker that answers."
     )
 
 
 class AgentFault(ResponseModel):
-    """Why no call reaches the agent."""
+    """A reason why no call reaches the agent."""
 
     code: str
     message: str
@@ -58,10 +58,10 @@ class AgentSummary(ResponseModel):
     region: str
     organization_id: str = Field(description="The organisation's name.")
     active_deployment_id: None = Field(default=None, description="A gateway deploys nothing.")
-    created_at: str | None = Field(description="None for an agent of the configuration file.")
+    created_at: str | None = Field(description="Null for an agent of the configuration file.")
     updated_at: str | None
     deleted_at: None = None
-    read_only: bool = Field(description="It stands in the configuration file, and only there it changes.")
+    read_only: bool = Field(description="The agent is in the configuration file and changes only there.")
 
 
 class AgentsAnswer(ResponseModel):
@@ -73,77 +73,79 @@ class AgentsAnswer(ResponseModel):
 class AgentView(AgentSummary):
     """An agent."""
 
-    ready: bool = Field(description="An instance can take a session, as far as is known.")
+    ready: bool = Field(description="At least one instance is known to accept sessions.")
     available: bool
     active_deployment_ready: bool
     desired_deployment_id: None = None
     reconciled_deployment_id: None = None
     auto_scaling: Replicas
-    active_session_count: int = Field(description="Sessions that hold a place, of all workers together.")
+    active_session_count: int = Field(description="Sessions that hold a slot, on all workers together.")
     instances: list[InstanceView]
     sessions_per_instance: int
     max_session_duration: int = Field(description="Seconds.")
     websocket_auth: Literal["none", "token"]
     media: Literal["bytes", "messages"]
     idle_timeout: float = Field(description="Seconds.")
-    errors: list[AgentFault] = Field(description="Why no call reaches it; usually nothing.")
+    errors: list[AgentFault] = Field(description="Reasons why no call reaches it; usually empty.")
 
 
 class WrappedAgent(ResponseModel):
-    """An agent, as the CLI reads it."""
+    """An agent in the form of the CLI."""
 
     body: AgentView
 
 
 class DeletedAnswer(ResponseModel):
-    """The agent is gone. Its sessions go on to their end."""
+    """The agent is deleted. Its sessions continue to their end."""
 
     status: Literal["OK"] = "OK"
 
 
 class Scaling(RequestModel):
-    """How many instances."""
+    """Limits of the number of instances."""
 
-    min_agents: int | None = Field(default=None, ge=0, description="Instances to keep ready; told as it is.")
+    min_agents: int | None = Field(
+        default=None, ge=0, description="Instances to keep ready; has no effect here."
+    )
     max_agents: int | None = Field(
-        default=None, ge=1, description="Instances that may be in use at the same time; 50 at first."
+        default=None, ge=1, description="Instances that may be in use at the same time; 50 by default."
     )
 
 
 class AgentChange(RequestModel):
-    """What may be set of an agent. A field that is left out, or null, stays as it is."""
+    """New values for an agent. A field that is omitted or null keeps its value."""
 
     instances: list[str] | None = Field(
         default=None,
         min_length=1,
         max_length=1000,
-        description="URLs of the running copies. Unless the operator allows others, only those that the "
+        description="URLs of the running instances. Unless the operator allows others, only those that the "
         "configuration lists for the same organisation.",
         examples=[["http://10.0.0.5:8080"]],
     )
     sessions_per_instance: int | None = Field(
         default=None,
         ge=1,
-        description="Sessions of this agent that one instance runs at the same time; 1 at first. An instance "
-        "that several agents use runs as many of each.",
+        description="Sessions of this agent that one instance runs at the same time; 1 by default. Several "
+        "agents on one instance do not share this limit.",
     )
     auto_scaling: Scaling | None = None
     max_session_duration: int | None = Field(
-        default=None, ge=1, le=14400, description="Seconds after which a session is ended; 7200 at first."
+        default=None, ge=1, le=14400, description="Seconds after which a session is ended; 7200 by default."
     )
     websocket_auth: Literal["none", "token"] | None = Field(
-        default=None, description="Whether a media socket must bring a token of ours; `none` at first."
+        default=None, description="Whether a media socket needs a token of the gateway; `none` by default."
     )
     media: Literal["bytes", "messages"] | None = Field(
-        default=None, description="How the legs of a call are coupled; `bytes` at first."
+        default=None, description="How the legs of a call are relayed; `bytes` by default."
     )
     idle_timeout: float | None = Field(
         default=None,
         gt=0,
         le=14400,
-        description="Seconds of silence from the carrier's socket that end a call; 30 at first.",
+        description="Seconds of silence from the carrier's socket that end a call; 30 by default.",
     )
-    image: JsonValue = Field(default=None, description="Containers are none of a gateway's: 501.")
+    image: JsonValue = Field(default=None, description="A gateway runs no containers: 501.")
     build_id: JsonValue = Field(default=None, description="As `image`.")
     git: JsonValue = Field(default=None, description="As `image`.")
     secret_set: JsonValue = Field(default=None, description="As `image`.")
@@ -152,9 +154,9 @@ class AgentChange(RequestModel):
     resources: JsonValue = Field(default=None, description="As `image`.")
     architecture: JsonValue = Field(default=None, description="As `image`.")
     node_type: JsonValue = Field(default=None, description="As `image`.")
-    enable_krisp: JsonValue = Field(default=None, description="As `image`; false and null are taken.")
-    krisp_viva: JsonValue = Field(default=None, description="As `image`; what is empty is taken.")
-    force_redeploy: JsonValue = Field(default=None, description="As `image`; false and null are taken.")
+    enable_krisp: JsonValue = Field(default=None, description="As `image`; false and null are accepted.")
+    krisp_viva: JsonValue = Field(default=None, description="As `image`; empty values are accepted.")
+    force_redeploy: JsonValue = Field(default=None, description="As `image`; false and null are accepted.")
 
     def table(self) -> dict[str, Any]:
         """Return the given values under the keys of `[[agents]]`."""
@@ -184,23 +186,25 @@ def _with_instances(schema: dict[str, Any]) -> None:
 
 
 class NewAgent(AgentChange):
-    """An agent to make. It needs `instances`."""
+    """A new agent. It needs `instances`."""
 
     model_config = ConfigDict(json_schema_extra=_with_instances)
 
     service_name: str = Field(
-        description="2 to 54 small letters, digits and inner hyphens.", examples=["support"], max_length=54
+        description="2 to 54 lower-case letters, digits and inner hyphens.",
+        examples=["support"],
+        max_length=54,
     )
     region: str | None = Field(
-        default=None, description="The region it is reached through; left out, the property defaultRegion."
+        default=None, description="The agent's region; by default the property defaultRegion."
     )
 
 
 class NamedAgentChange(AgentChange):
-    """A change of an agent that the body names, as the CLI sends it."""
+    """New values for the agent that the body names, as the CLI sends them."""
 
     service_name: str = Field(description="The agent's name.", examples=["support"], max_length=54)
-    region: str | None = Field(default=None, description="Where it is; an agent cannot move.")
+    region: str | None = Field(default=None, description="The agent's region, which cannot change.")
 
 
 _SETTINGS: Final = (

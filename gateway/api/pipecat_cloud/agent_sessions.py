@@ -36,7 +36,7 @@ _SOCKETS: Final = ("telephony", "websocket")
 
 
 class AgentSession(ResponseModel):
-    """A session of an agent. Times end with a Z; null is "not yet" or "never"."""
+    """A session of an agent. Times are in UTC; null means "not yet" or "never"."""
 
     session_id: str
     service_id: str
@@ -46,20 +46,20 @@ class AgentSession(ResponseModel):
     updated_at: str
     ended_at: str | None
     bot_start_seconds: float | None = Field(
-        description="From the place that was taken to the agent that runs."
+        description="Seconds from the session's admission to the start of its agent."
     )
-    cold_start: bool | None = Field(description="Null where it is not known.")
+    cold_start: bool | None = Field(description="Null if it is unknown.")
     completion_status: str | None = Field(
         description="`HTTP_COMPLETED`, `HTTP_ERROR`, `WS_CONNECTION_CLOSED`, or an HTTP status such as `504`."
     )
-    end_state: EndState | None = Field(description="Null of a session that waits for its socket.")
-    metadata: JsonValue = Field(default=None, description="The client's own, as it was given.")
+    end_state: EndState | None = Field(description="Null while the session waits for its socket.")
+    metadata: JsonValue = Field(default=None, description="The client's own, unchanged.")
 
 
 class AgentSessionsAnswer(ResponseModel):
     """A page of sessions, the newest first."""
 
-    total_count: int = Field(alias="total_count", description="How many match, on all pages.")
+    total_count: int = Field(alias="total_count", description="The number of matches on all pages.")
     sessions: list[AgentSession]
 
 
@@ -188,28 +188,36 @@ class SessionsQuery(ResponseModel):
     limit: int = Field(default=10, ge=1, le=MAX_LIMIT, description="Sessions on a page.")
     offset: int = Field(default=0, ge=0, le=1_000_000_000, description="Sessions before the page.")
     start_time: float | None = Field(
-        default=None, ge=0, le=LATEST, allow_inf_nan=False, description="Made then or later, Unix seconds."
+        default=None,
+        ge=0,
+        le=LATEST,
+        allow_inf_nan=False,
+        description="Created at this time or later, in Unix seconds.",
     )
     end_time: float | None = Field(
-        default=None, ge=0, le=LATEST, allow_inf_nan=False, description="Made before then, Unix seconds."
+        default=None,
+        ge=0,
+        le=LATEST,
+        allow_inf_nan=False,
+        description="Created before this time, in Unix seconds.",
     )
     status: Literal["active", "ended", "all"] = Field(
-        default="all", description="`active` holds a place, `ended` is over."
+        default="all", description="`active` holds a slot, `ended` is over."
     )
     start_type: Literal["cold", "warm", "all"] = Field(
-        default="all", description="Sessions of which it is known."
+        default="all", description="The start type; sessions without a known one match only `all`."
     )
     start_time_min: float | None = Field(
         default=None,
         ge=0,
         le=LATEST,
         allow_inf_nan=False,
-        description="Seconds that the start took at least.",
+        description="The shortest start, in seconds.",
     )
     start_time_max: float | None = Field(
-        default=None, ge=0, le=LATEST, allow_inf_nan=False, description="Seconds that the start took at most."
+        default=None, ge=0, le=LATEST, allow_inf_nan=False, description="The longest start, in seconds."
     )
-    end_state: EndState | None = Field(default=None, description="How it went; the CLI's filter.")
+    end_state: EndState | None = Field(default=None, description="The end state; the CLI's filter.")
     deployment_id: str | None = Field(
         default=None, description="A gateway deploys nothing, so no session matches."
     )

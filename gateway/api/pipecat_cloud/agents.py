@@ -52,7 +52,7 @@ class AgentsQuery(ResponseModel):
     """Filters for the list of agents."""
 
     region: str | None = Field(default=None, description="Only agents of this region.")
-    include: str | None = Field(default=None, description="What the CLI asks for besides: `git`. Ignored.")
+    include: str | None = Field(default=None, description="`git`, from the CLI. Ignored.")
 
 
 def stored_agents(services: Services) -> StoredAgents:

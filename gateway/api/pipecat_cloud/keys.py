@@ -28,48 +28,48 @@ MAX_KEYS: Final = 1000
 
 
 class KeyMetadata(ResponseModel):
-    """What people call it."""
+    """The key's name for people."""
 
     name: str
 
 
 class KeyView(ResponseModel):
-    """A key, as far as it can be told."""
+    """A key without its secret part."""
 
     id: str
-    key: str = Field(description="Its prefix and its last characters; the key itself is not kept.")
+    key: str = Field(description="Its prefix and its last characters; the key itself is not stored.")
     type: KeyKind
     created_at: str = Field(description="Empty for a key of the configuration file.")
     revoked: bool
-    read_only: bool = Field(description="It stands in the configuration file, and only there can it go.")
+    read_only: bool = Field(description="The key is in the configuration file and can be removed only there.")
     metadata: KeyMetadata
 
 
 class KeysAnswer(ResponseModel):
-    """The organisation's keys: those of the configuration file first, then the others, the oldest first."""
+    """The organisation's keys: first those of the configuration file, then the others by age."""
 
     public: list[KeyView]
     private: list[KeyView]
 
 
 class NewKeyAnswer(KeyView):
-    """A key that was made just now."""
+    """A key that has just been created."""
 
-    key: str = Field(description="The key, whole. It cannot be shown again.")
+    key: str = Field(description="The whole key. It cannot be shown again.")
 
 
 class NewKey(RequestModel):
-    """A key to make."""
+    """A new key."""
 
     name: str = Field(
         min_length=1,
         max_length=128,
         pattern=r"^[^\x00-\x1f\x7f]+$",
-        description="What people call it: up to 128 characters, none a control character.",
+        description="The key's name for people: up to 128 characters without control characters.",
         examples=["web site"],
     )
     type: KeyKind = Field(
-        default="public", description="A `public` one starts sessions, a `private` one does everything."
+        default="public", description="A `public` key starts sessions, a `private` one may do everything."
     )
 
 

@@ -23,12 +23,12 @@ class OrganizationView(ResponseModel):
     """An organisation."""
 
     id: str
-    name: str = Field(description="As in the second half of a service host.")
-    verbose_name: str = Field(description="Its name for people; here the same.")
+    name: str = Field(description="The second part of its agents' service hosts.")
+    verbose_name: str = Field(description="The name for people; here the same.")
 
 
 class OrganizationsAnswer(ResponseModel):
-    """The organisations that the key may know of: its own."""
+    """The key's organisation, in a list."""
 
     organizations: list[OrganizationView]
 
@@ -40,14 +40,14 @@ class EmailView(ResponseModel):
 
 
 class UserView(ResponseModel):
-    """Who calls. Behind a key there is no person that a gateway knew of."""
+    """The key as a user: a gateway knows no people."""
 
-    user_id: str = Field(description="Names the key, and holds nothing of it.")
+    user_id: str = Field(description="The key's id.")
     emails: list[EmailView] = Field(description="Always empty.")
 
 
 class UserAnswer(ResponseModel):
-    """Who calls."""
+    """The user."""
 
     user: UserView
 
@@ -66,7 +66,7 @@ class RegionView(BaseModel):
 
 
 class RegionsAnswer(BaseModel):
-    """The regions there are."""
+    """All regions."""
 
     regions: list[RegionView]
 

@@ -30,7 +30,7 @@ class PropertiesAnswer(ResponseModel):
 
 
 class PropertyView(ResponseModel):
-    """A property, what it may be, and what it is."""
+    """A property with its value, its default and its choices."""
 
     type: Literal["string"] = "string"
     description: str
@@ -41,7 +41,7 @@ class PropertyView(ResponseModel):
 
 
 class SchemaAnswer(ResponseModel):
-    """The properties there are."""
+    """All properties."""
 
     properties: dict[str, PropertyView]
 
@@ -50,7 +50,7 @@ class PropertiesChange(RequestModel):
     """New values."""
 
     default_region: str = Field(
-        description="The region of agents that are made without one: one of the regions there are.",
+        description="The region of agents that are created without one; must exist.",
         examples=["us-west"],
     )
 

@@ -57,10 +57,10 @@ def _operation(method: str) -> Operation:
         style=Style.PCC,
         summary=f"{method} a route of the agent that runs the session",
         tag="Session API",
-        description="Passed on to the one instance that runs the session, with `x-daily-session-id` and "
-        "`X-Request-Id`; bodies are streamed both ways, and the answer comes back as it is. A session that "
-        "is starting is waited for; one that is over is not found. 502 where the instance does not answer, "
-        "504 where it stalls or the session does not start.",
+        description="Forwarded to the instance that runs the session, with `x-daily-session-id` and "
+        "`X-Request-Id`; bodies are streamed both ways, and the answer is returned unchanged. A request "
+        "waits for a session that is starting; one that is over is 404. 502 if the instance does not "
+        "answer, 504 if it stalls or the session does not start.",
         answers={400: None, 404: None, 408: None, 502: None, 504: None},
         any_answer=True,
         path_notes={

@@ -21,7 +21,7 @@ STUN_URL: Final = "stun:stun.l.google.com:19302"
 
 
 class StartRequest(BaseModel):
-    """What to start, and how the caller comes to it. Names that are not known are passed over."""
+    """A session to start. Unknown fields are ignored."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,7 +44,8 @@ class StartRequest(BaseModel):
         default=False, alias="enableDefaultIceServers", description="With `webrtc`: answer with ICE servers."
     )
     transport: Literal["daily", "webrtc", "websocket"] | None = Field(
-        default=None, description="How the caller's sound comes. Left out: the agent finds its caller."
+        default=None,
+        description="How the caller's audio arrives. By default the agent finds its caller by itself.",
     )
     body: Any = Field(
         default=None,
@@ -54,7 +55,7 @@ class StartRequest(BaseModel):
 
 
 class IceServer(BaseModel):
-    """As WebRTC's RTCIceServer."""
+    """An ICE server: WebRTC's RTCIceServer."""
 
     urls: str
     username: str | None = None
@@ -62,13 +63,13 @@ class IceServer(BaseModel):
 
 
 class IceConfig(BaseModel):
-    """As WebRTC's RTCConfiguration."""
+    """ICE servers: WebRTC's RTCConfiguration."""
 
     ice_servers: list[IceServer] = Field(serialization_alias="iceServers")
 
 
 class StartAnswer(BaseModel):
-    """What was started. What a transport does not have is left out."""
+    """The started session. Fields that its transport does not have are omitted."""
 
     session_id: str = Field(
         serialization_alias="sessionId",
@@ -85,16 +86,18 @@ class StartAnswer(BaseModel):
     ws_url: str | None = Field(
         default=None,
         serialization_alias="wsUrl",
-        description="`websocket`: where the caller's socket goes.",
+        description="`websocket`: the URL of the caller's socket.",
     )
-    token: str | None = Field(default=None, description="`websocket`: opens it, within 5 minutes, once.")
+    token: str | None = Field(
+        default=None, description="`websocket`: the token that opens it, once, within 5 minutes."
+    )
     body: str | None = Field(
         default=None, description="`websocket`: base64 of the `body` sent, for the socket's query `body`."
     )
     ice_config: IceConfig | None = Field(
         default=None,
         serialization_alias="iceConfig",
-        description="`webrtc`, where it was asked for.",
+        description="`webrtc`, on request.",
     )
 
 
@@ -175,8 +178,8 @@ START: Final = (
             504: None,
         },
         unauthorized=UNAUTHORIZED_START,
-        description="Answers once the agent has taken the session. With `websocket` no agent starts yet: it "
-        "does when the caller's socket comes, under this session's id.",
+        description="Answers when the agent has accepted the session. With `websocket` the agent starts later, "
+        "under this session's id, when the caller's socket comes.",
         request_headers={
             HEADER: "The same key with the same body is answered the same for 24 hours, and starts once."
         },

@@ -35,7 +35,7 @@ class Nothing(_Request):
 
 
 class Transfer(_Request):
-    """Where the call goes."""
+    """The destination of a transfer."""
 
     to: str = Field(
         pattern=NUMBER_OR_SIP,
@@ -44,21 +44,23 @@ class Transfer(_Request):
         examples=["+14155550142"],
     )
     caller_id: str | None = Field(
-        default=None, pattern=NUMBER, description="The number that is shown. Left out: the carrier's choice."
+        default=None,
+        pattern=NUMBER,
+        description="The caller id of the new call. By default the carrier chooses.",
     )
     timeout_seconds: int | None = Field(
-        default=None, ge=5, le=120, description="How long it may ring. Left out: the carrier's own time."
+        default=None, ge=5, le=120, description="Seconds it may ring. By default the carrier's own limit."
     )
 
 
 class Dtmf(_Request):
-    """Digits for the far end."""
+    """Digits for the other party of the call."""
 
-    digits: str = Field(pattern=DIGITS, description="0-9, A-D, *, #; w and W wait.", examples=["1w2#"])
+    digits: str = Field(pattern=DIGITS, description="0-9, A-D, *, #; w and W are pauses.", examples=["1w2#"])
 
 
 class CallAction(BaseModel):
-    """What was done."""
+    """The action that was taken."""
 
     object: Literal["call"] = "call"
     session: str = Field(description="The session's id.", examples=["7c9e6679-7425-40de-944b-e07fc1f90ae7"])
@@ -123,7 +125,7 @@ _ANSWERS: Final = {
     503: None,
     504: None,
 }
-_ID_NOTE: Final = {"session_id": "The session's id, as it was answered or as the agent was told it."}
+_ID_NOTE: Final = {"session_id": "The session's id, as in the start's answer or in the agent's headers."}
 
 CALL_CONTROL: Final = (
     Operation(
@@ -136,8 +138,8 @@ CALL_CONTROL: Final = (
         _TAG,
         body=Nothing,
         answers=_ANSWERS,
-        description="Through the carrier; the session ends as `hung_up`. A call that rings is given up. What "
-        "the carrier cannot do is refused with `carrier_cannot` and the reason.",
+        description="Through the carrier; the session ends as `hung_up`. A ringing call is cancelled. What the "
+        "carrier does not support is refused with `carrier_cannot` and the reason.",
         path_notes=_ID_NOTE,
     ),
     Operation(
@@ -151,7 +153,7 @@ CALL_CONTROL: Final = (
         body=Transfer,
         answers=_ANSWERS,
         description="Cold: the call goes to a number or a SIP address; the session ends as `transferred`. An "
-        "agent that is told the call's id keeps its socket, silent, until the call is over.",
+        "agent that gets the call's id keeps its socket, without audio, until the call is over.",
         path_notes=_ID_NOTE,
     ),
     Operation(
@@ -164,7 +166,7 @@ CALL_CONTROL: Final = (
         _TAG,
         body=Dtmf,
         answers=_ANSWERS,
-        description="To the far end of the call, where the carrier has a way to do it.",
+        description="To the other party of the call, if the carrier supports it.",
         path_notes=_ID_NOTE,
     ),
 )

@@ -35,38 +35,38 @@ Machines = Literal["detect", "wait_for_end"]
 
 
 class DialoutSetting(BaseModel):
-    """One call, as Daily's guide writes it."""
+    """One call, in the form of Daily's guide."""
 
     model_config = ConfigDict(frozen=True)
 
-    phone_number: str | None = Field(default=None, alias="phoneNumber", description="Whom to call.")
-    caller_id: str | None = Field(default=None, alias="callerId", description="The number that is shown.")
+    phone_number: str | None = Field(default=None, alias="phoneNumber", description="The number to call.")
+    caller_id: str | None = Field(default=None, alias="callerId", description="The caller id.")
 
 
 class DialoutRequest(BaseModel):
-    """Whom to call. Names that are not known are passed over."""
+    """A call to place. Unknown fields are ignored."""
 
     model_config = ConfigDict(frozen=True)
 
     to: str | None = Field(
-        default=None, description="Whom to call, in E.164 form.", examples=["+14155550142"]
+        default=None, description="The number to call, in E.164 form.", examples=["+14155550142"]
     )
     from_: str | None = Field(
         default=None,
         alias="from",
-        description="The number that is shown, one of yours with the carrier. Left out: the first of "
-        "`[[numbers]]` that belongs to the agent.",
+        description="The caller id: one of your numbers with the carrier. By default the agent's first in "
+        "`[[numbers]]`.",
         examples=["+14155550199"],
     )
     carrier: CarrierName | None = Field(
-        default=None, description="Who makes the call. Left out: the only carrier of the organisation."
+        default=None, description="The carrier of the call. By default the organisation's only one."
     )
     body: Any = Field(default=None, description="Any JSON for the agent: at most 4,096 bytes.")
     timeout_seconds: int = Field(
         default=DEFAULT_TIMEOUT_S,
         ge=MIN_TIMEOUT_S,
         le=MAX_TIMEOUT_S,
-        description="How long it may ring; and before that, how long it may wait in line.",
+        description="Seconds it may ring; and, before that, wait in the queue.",
     )
     machine_detection: Machines | bool | None = Field(
         default=None,
@@ -74,7 +74,7 @@ class DialoutRequest(BaseModel):
         "the agent when the machine's greeting is over.",
     )
     metadata: Metadata = Field(
-        default=None, description="Any JSON of yours, at most 8192 bytes; given back wherever the session is."
+        default=None, description="Any JSON of yours, at most 8192 bytes; returned with the session."
     )
     to_number: str | None = Field(default=None, description="The same as `to`.")
     phone_number: str | None = Field(default=None, description="The same as `to`.")
@@ -85,7 +85,7 @@ class DialoutRequest(BaseModel):
 
 
 class DialoutAnswer(BaseModel):
-    """The session of the call, which waits for its stream."""
+    """The session of the call, which waits for its media stream."""
 
     session_id: str = Field(
         serialization_alias="sessionId", examples=["7c9e6679-7425-40de-944b-e07fc1f90ae7"]
@@ -93,12 +93,12 @@ class DialoutAnswer(BaseModel):
     call_id: str | None = Field(
         default=None,
         serialization_alias="callId",
-        description="The carrier's id of the call, where it has one already.",
+        description="The carrier's id of the call, if it has one already.",
         examples=["CA00000000000000000000000000000001"],
     )
     status: Literal["queued", "dialing"] = Field(
-        description="`queued`: the carrier has the call. `dialing`: it waits in line, or the carrier has not "
-        "said yet. What becomes of it is in the session."
+        description="`queued`: the carrier has the call. `dialing`: it is in the queue, or the carrier has "
+        "not answered yet. The session has the call's further course."
     )
 
 
@@ -231,8 +231,8 @@ DIALOUT: Final = (
             504: None,
         },
         unauthorized=UNAUTHORIZED_START,
-        description="Answers once the carrier has the call. The session holds a place while it rings, and is "
-        "over where nobody answers. More calls a second than the carrier takes wait in line.",
+        description="Answers when the carrier has accepted the call. The session holds a slot while it rings, and "
+        "ends if there is no answer. Calls beyond the carrier's rate wait in a queue.",
         request_headers={
             HEADER: "The same key with the same body is answered the same for 24 hours, and calls once."
         },

@@ -98,7 +98,7 @@ def _example(value: dict[str, JsonValue]) -> ConfigDict:
 
 
 class Status(StrEnum):
-    """Where a session is in its life. `queued` is for gateways that queue; this one starts or refuses."""
+    """The state of a session. `queued` is reserved: this gateway starts a session or refuses it."""
 
     CREATED = "created"
     QUEUED = "queued"
@@ -154,19 +154,19 @@ class _RequestModel(BaseModel):
 
 
 class WebSocketTransport(_RequestModel):
-    """The caller opens a WebSocket; the session starts when it is there, and the offer expires."""
+    """The caller opens a WebSocket, before the offer expires; the session starts then."""
 
     type: Literal["websocket"]
 
 
 class BotTransport(_RequestModel):
-    """The agent is started at once, with nothing but the `body`, and finds its caller by itself."""
+    """The agent starts at once, with only the `body`, and finds its caller by itself."""
 
     type: Literal["bot"]
 
 
 class DailyTransport(_RequestModel):
-    """A room at Daily is made, the agent is started in it, and the caller joins."""
+    """A room at Daily is created, the agent starts in it, and the caller joins."""
 
     type: Literal["daily"]
     room_properties: dict[str, JsonValue] | None = Field(
@@ -189,7 +189,7 @@ class NewSession(_RequestModel):
         examples=["support"],
     )
     transport: WebSocketTransport | BotTransport | DailyTransport = Field(
-        discriminator="type", description="How the caller's sound comes."
+        discriminator="type", description="How the caller's audio arrives."
     )
     body: JsonValue = Field(
         default=None,
@@ -202,26 +202,26 @@ class NewSession(_RequestModel):
         default=None,
         ge=1,
         le=LONGEST_DURATION_S,
-        description="Seconds after which it is ended. The agent's own limit holds if it is shorter or none "
-        "is given.",
+        description="Seconds after which it is ended. The agent's own limit applies if it is shorter, or if "
+        "this is omitted.",
     )
     metadata: Metadata = Field(
         default=None,
-        description=f"Any JSON of yours, at most {METADATA_BYTES} bytes; given back wherever the session is.",
+        description=f"Any JSON of yours, at most {METADATA_BYTES} bytes; returned with the session.",
         examples=[{"ticket": 4711}],
     )
 
 
 class TranscriptEntry(_RequestModel):
-    """One thing that was said."""
+    """One utterance."""
 
-    role: str = Field(min_length=1, max_length=64, description="Who said it.", examples=["user"])
-    text: str = Field(max_length=TEXT_CHARACTERS, description="What was said.", examples=["Good morning."])
-    timestamp: Moment = Field(description="When, RFC 3339.", examples=[TIME_EXAMPLE])
+    role: str = Field(min_length=1, max_length=64, description="The speaker.", examples=["user"])
+    text: str = Field(max_length=TEXT_CHARACTERS, description="The words.", examples=["Good morning."])
+    timestamp: Moment = Field(description="The time, RFC 3339.", examples=[TIME_EXAMPLE])
 
 
 class Report(_RequestModel):
-    """What the agent's side reports of a session; at least one of the three."""
+    """The agent's report of a session; at least one of the three fields is needed."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -234,13 +234,13 @@ class Report(_RequestModel):
     )
 
     transcript: list[TranscriptEntry] | None = Field(
-        default=None, min_length=1, max_length=TRANSCRIPT_ENTRIES, description="What was said, in order."
+        default=None, min_length=1, max_length=TRANSCRIPT_ENTRIES, description="The utterances, in order."
     )
     duration_seconds: float | None = Field(
         default=None,
         ge=0,
         le=LONGEST_REPORT_S,
-        description="How long the conversation was.",
+        description="The length of the conversation, in seconds.",
         examples=[62.5],
     )
     results: Results = Field(
@@ -257,69 +257,73 @@ class Report(_RequestModel):
 
 
 class ShowQuery(_RequestModel):
-    """Whether to wait."""
+    """Options for showing a session."""
 
     wait_for_completion: bool = Field(
-        default=False, description="Answer only once the session is over, or the time is."
+        default=False, description="Answer when the session is over, or after the timeout."
     )
     timeout_seconds: int = Field(
         default=DEFAULT_WAIT_S,
         ge=1,
         le=MAX_WAIT_S,
-        description="How long to wait; after that the session is answered as it is.",
+        description="Seconds to wait; after that the answer is the session's current state.",
     )
 
 
 class ListQuery(_RequestModel):
-    """Which sessions."""
+    """Filters and page of the list of sessions."""
 
-    limit: int = Field(default=20, ge=1, le=100, description="At most so many.")
-    offset: int = Field(default=0, ge=0, le=MAX_OFFSET, description="Leave out so many of the newest.")
+    limit: int = Field(default=20, ge=1, le=100, description="The number of sessions on a page.")
+    offset: int = Field(default=0, ge=0, le=MAX_OFFSET, description="The number of newer sessions to skip.")
     agent: str | None = Field(
-        default=None, pattern=NAME_PATTERN, max_length=128, description="Of this agent only."
+        default=None, pattern=NAME_PATTERN, max_length=128, description="Only sessions of this agent."
     )
-    status: Status | None = Field(default=None, description="In this status only.")
-    created_from: QueryMoment | None = Field(default=None, description="Made at this time or later.")
-    created_before: QueryMoment | None = Field(default=None, description="Made earlier than this.")
+    status: Status | None = Field(default=None, description="Only sessions in this status.")
+    created_from: QueryMoment | None = Field(
+        default=None, description="Only sessions created at this time or later."
+    )
+    created_before: QueryMoment | None = Field(
+        default=None, description="Only sessions created before this time."
+    )
 
 
 class Failure(BaseModel):
-    """Why a session failed."""
+    """The reason of a failure."""
 
-    code: str = Field(description="For programs: an entry of the table of reasons.", examples=["agent_lost"])
-    message: str = Field(description="In words.", examples=["the agent's socket was lost without a close"])
+    code: str = Field(description="For programs: a code of the table of reasons.", examples=["agent_lost"])
+    message: str = Field(description="For people.", examples=["the agent's socket was lost without a close"])
 
 
 class Usage(BaseModel):
-    """What was used; frames are counted when the session is over."""
+    """The use of a session. Frames are counted at its end."""
 
-    seconds: float = Field(description="Since the agent runs, to now or to the end.", examples=[62.5])
+    seconds: float = Field(description="From the agent's start until now or until the end.", examples=[62.5])
     frames_in: int = Field(description="Messages from the caller.", examples=[3125])
     frames_out: int = Field(description="Messages to the caller.", examples=[1870])
 
 
 class TransportView(BaseModel):
-    """How the caller's sound comes. Secrets are told once, to who started the session, else `[redacted]`."""
+    """The transport of the caller's audio. Secrets are `[redacted]` except in the answer to the start."""
 
     type: str = Field(
         description="`websocket`, `bot`, `daily`, `webrtc` or `telephony`.", examples=["websocket"]
     )
     url: str | None = Field(
         default=None,
-        description="Where the caller goes: the media socket, or the room.",
+        description="The URL for the caller: of the media socket, or of the room.",
         examples=["wss://voice.example.com/ws/generic/support.acme"],
     )
     token: str | None = Field(
-        default=None, description="What lets the caller in, once.", examples=["[redacted]"]
+        default=None, description="The token that admits the caller, once.", examples=["[redacted]"]
     )
     expires_at: str | None = Field(
-        default=None, description="Until when the caller must have come.", examples=[TIME_EXAMPLE]
+        default=None, description="The time by which the caller must have come.", examples=[TIME_EXAMPLE]
     )
     carrier: str | None = Field(default=None, description="The carrier of a telephone call.")
 
 
 class SessionSummary(BaseModel):
-    """A session, without what it reported. Times are RFC 3339, UTC."""
+    """A session without its report. Times are RFC 3339, UTC."""
 
     model_config = _example(SUMMARY_EXAMPLE)
 
@@ -328,22 +332,22 @@ class SessionSummary(BaseModel):
     agent: str = Field(description="The agent's service host.", examples=["support.acme"])
     status: Status
     created_at: str = Field(examples=[TIME_EXAMPLE])
-    started_at: str | None = Field(description="When the agent ran.")
-    first_audio_at: str | None = Field(description="When the agent was first heard; known at the end.")
-    ended_at: str | None = Field(description="When it was over, however it ended.")
-    failed_at: str | None = Field(description="The same, if it failed.")
-    completed_at: str | None = Field(description="When the agent's side reported.")
-    end_reason: str | None = Field(description="What ended it.", examples=["caller_hangup"])
+    started_at: str | None = Field(description="The time of the agent's start.")
+    first_audio_at: str | None = Field(description="The time of the agent's first audio; known at the end.")
+    ended_at: str | None = Field(description="The time of the end, whatever its reason.")
+    failed_at: str | None = Field(description="The time of the end, if the session failed.")
+    completed_at: str | None = Field(description="The time of the agent's report.")
+    end_reason: str | None = Field(description="The reason of the end.", examples=["caller_hangup"])
     failure: Failure | None
     usage: Usage
     transport: TransportView
-    idle_timeout_seconds: float | None = Field(description="Null is the agent's own.")
-    max_duration_seconds: float | None = Field(description="Null is the agent's own.")
-    metadata: JsonValue = Field(description="As it was given.")
+    idle_timeout_seconds: float | None = Field(description="Null means the agent's own.")
+    max_duration_seconds: float | None = Field(description="Null means the agent's own.")
+    metadata: JsonValue = Field(description="As in the request.")
 
 
 class ReportedEntry(BaseModel):
-    """One thing that was said."""
+    """One utterance."""
 
     role: str
     text: str
@@ -351,17 +355,17 @@ class ReportedEntry(BaseModel):
 
 
 class CallView(BaseModel):
-    """The telephone call of a session, as far as its carrier tells of it."""
+    """The telephone call of a session, from its carrier's reports."""
 
     id: str | None = Field(
-        description="The carrier's id of it.", examples=["CA00000000000000000000000000000001"]
+        description="The carrier's id of the call.", examples=["CA00000000000000000000000000000001"]
     )
     status: str | None = Field(
         description="`dialing`, `queued`, `ringing`, `answered`, `machine`, `completed`, `busy`, "
-        "`no_answer`, `failed` or `canceled`; null where the carrier says nothing of it, and a day later.",
+        "`no_answer`, `failed` or `canceled`; null if the carrier reports nothing, and a day later.",
         examples=["answered"],
     )
-    answered_at: str | None = Field(description="When it was answered.", examples=[TIME_EXAMPLE])
+    answered_at: str | None = Field(description="The time of the answer.", examples=[TIME_EXAMPLE])
 
 
 class Session(SessionSummary):
@@ -369,11 +373,11 @@ class Session(SessionSummary):
 
     model_config = _example(FULL_EXAMPLE)
 
-    call: CallView | None = Field(description="Of a session that is a telephone call.")
+    call: CallView | None = Field(description="The telephone call, if the session is one.")
 
-    reported_seconds: float | None = Field(description="The duration that was reported.")
-    transcript: list[ReportedEntry] | None = Field(description="As it was reported.")
-    results: JsonValue = Field(description="As they were reported.")
+    reported_seconds: float | None = Field(description="The reported duration.")
+    transcript: list[ReportedEntry] | None = Field(description="As reported.")
+    results: JsonValue = Field(description="As reported.")
 
 
 class SessionPage(BaseModel):
@@ -381,7 +385,7 @@ class SessionPage(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[SessionSummary]
-    total: int = Field(description="How many match in all.")
+    total: int = Field(description="The number of all matches.")
     limit: int
     offset: int
     has_more: bool

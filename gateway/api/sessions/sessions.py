@@ -260,7 +260,7 @@ async def _page(context: Context, query: ListQuery) -> tuple[list[SessionRecord]
     return records[query.offset : query.offset + query.limit], len(records)
 
 
-_ID_NOTE: Final = {"session_id": "The session's id, as it was answered or as the agent was told it."}
+_ID_NOTE: Final = {"session_id": "The session's id, as in the start's answer or in the agent's headers."}
 
 SESSIONS: Final = (
     Operation(
@@ -273,10 +273,10 @@ SESSIONS: Final = (
         _TAG,
         body=NewSession,
         answers={201: Session, 400: None, 404: None, 409: None, 413: None, 502: None, 503: None, 504: None},
-        description="Secrets of the transport are in this answer and in no other.",
+        description="Only this answer has the transport's secrets.",
         request_headers={
-            idempotency.HEADER: "The same key with the same body is answered the same for 24 hours, and "
-            "starts nothing again; with another body it is refused (409)."
+            idempotency.HEADER: "A repeated key with the same body gets the same answer for 24 hours and "
+            "starts nothing; with another body it is refused (409)."
         },
     ),
     Operation(
@@ -311,7 +311,7 @@ SESSIONS: Final = (
         "Stop a session",
         _TAG,
         answers={200: Session},
-        description="Whichever worker carries it. A session that is over already stays as it is.",
+        description="On any worker. A session that is over stays unchanged.",
         path_notes=_ID_NOTE,
     ),
     Operation(
@@ -325,7 +325,7 @@ SESSIONS: Final = (
         body=Report,
         answers={200: Session, 409: None},
         max_body_bytes=MAX_REPORT_BYTES,
-        description="Once, while the session is active; it goes on until one of its sides ends it.",
+        description="Once, while the session is active. It continues until one of its sides ends it.",
         path_notes=_ID_NOTE,
     ),
 )

@@ -132,18 +132,18 @@ POLL_S: Final = 0.05
 
 
 class DialinAnswer(BaseModel):
-    """What was started. The probe with which Daily tests the URL is answered with `status` alone."""
+    """The started session; or only `status`, for the probe with which Daily tests the URL."""
 
     session_id: str | None = Field(default=None, serialization_alias="sessionId")
     daily_room: str | None = Field(
         default=None,
         serialization_alias="dailyRoom",
-        description="The room's URL, if made in time.",
+        description="The room's URL, if it was created in time.",
     )
     daily_token: str | None = Field(
         default=None, serialization_alias="dailyToken", description="The agent's meeting token for it."
     )
-    status: str | None = Field(default=None, description="`OK`, to a probe.")
+    status: str | None = Field(default=None, description="`OK`, for a probe.")
 
 
 async def dialin(context: Context) -> Answer | Response:
@@ -338,11 +338,11 @@ DIALIN: Final = (
         style=Style.PCC,
         summary="A caller is on hold at Daily",
         tag="Webhooks",
-        description="What a number's `room_creation_api` at Daily points at. Makes a room that takes the "
-        "call and starts the agent in it, once for each `callId`. Signed, where the organisation has "
+        description="The URL for a number's `room_creation_api` at Daily. Creates a room for the call and "
+        "starts the agent in it, once for each `callId`. Signed if the organisation has "
         "`webhook_secrets`: `X-Pinless-Timestamp` is Unix time, `X-Pinless-Signature` base64 of the "
-        "HMAC-SHA256 over it, a dot and the body. A body without `callId` is Daily's probe, and answered "
-        "without more. What takes longer than a second goes on after the answer.",
+        "HMAC-SHA256 over it, a dot and the body. A body without `callId` is Daily's probe and starts "
+        "nothing. A start that takes longer than a second continues after the answer.",
         reads_raw=True,
         max_body_bytes=MAX_WEBHOOK_BYTES,
         answers={

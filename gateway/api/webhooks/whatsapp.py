@@ -36,13 +36,13 @@ _CHALLENGE: Final = re.compile(r"[0-9A-Za-z_.-]{1,256}")
 
 
 class Verification(BaseModel):
-    """What Meta asks when the webhook's URL is set."""
+    """Meta's verification of the webhook's URL."""
 
     mode: str = Field(default="", alias="hub.mode", description="`subscribe`.")
     verify_token: str = Field(
         default="", alias="hub.verify_token", description="A public key of the organisation."
     )
-    challenge: str = Field(default="", alias="hub.challenge", description="What is to be answered.")
+    challenge: str = Field(default="", alias="hub.challenge", description="The text to answer with.")
 
 
 async def verify(context: Context) -> Response:
@@ -140,9 +140,9 @@ WHATSAPP: Final = (
         "POST",
         event,
         summary="Something happened on WhatsApp",
-        description="Passed on to the agent's `POST /whatsapp` as it came. All events of one call go to one "
-        "instance: `connect` starts a session, `terminate` ends it. What is about no call goes to any "
-        "instance that is ready. Signed, where the organisation has `app_secrets`: "
+        description="Forwarded unchanged to the agent's `POST /whatsapp`. All events of one call go to one "
+        "instance: `connect` starts a session, `terminate` ends it. An event without a call goes to any "
+        "instance that is ready. Signed if the organisation has `app_secrets`: "
         "`X-Hub-Signature-256` is `sha256=` and the HMAC-SHA256 of the body in hex.",
         reads_raw=True,
         max_body_bytes=MAX_EVENT_BYTES,
