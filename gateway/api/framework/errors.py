@@ -87,16 +87,16 @@ class ErrorEnvelope(BaseModel):
 class ApiError(Exception):
     """An error answer. Handlers raise it to refuse a request.
 
-    `type`: the envelope's; by default the one of the status. `param`: the parameter that is wrong. The
+    `param`: the parameter at fault. `type`, for the envelope, follows from the status. The
     message goes to the client, so it must hold no key, token or stack trace.
     """
 
-    def __init__(  # noqa: PLR0917 - raised in one line, in the order in which it is read
+    def __init__(
         self,
         status: int,
         code: str,
         message: str,
-        type: ErrorType | None = None,  # noqa: A002 - the envelope's word
+        *,
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -104,7 +104,7 @@ class ApiError(Exception):
         self.status = status
         self.code = code
         self.message = message
-        self.type: ErrorType = type or _type_of(status)
+        self.type = _type_of(status)
         self.param = param
         self.headers = dict(headers or {})
 

@@ -16,6 +16,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
@@ -73,33 +74,38 @@ def fingerprint_of(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class IdempotentRequest:
+    """A request with an `Idempotency-Key`. `fingerprint`: of `fingerprint_of`; `style`: of its errors."""
+
+    organization: str
+    key: str
+    fingerprint: str
+    style: Style = Style.ENVELOPE
+
+
 async def run_once(
-    services: Services,
-    organization: str,
-    key: str,
-    fingerprint: str,
-    work: Callable[[], Awaitable[Answer]],
-    *,
-    style: Style = Style.ENVELOPE,
+    services: Services, request: IdempotentRequest, work: Callable[[], Awaitable[Answer]]
 ) -> Answer:
-    """Run `work` and return its answer, or return the stored answer of the organisation's earlier request.
+    """Run `work` and return its answer, or return the stored answer of an earlier request with the same key.
 
     Raises:
         ApiError: 409 if the key belongs to a request with another fingerprint, or that request still runs.
         StoreFailed: the store did not answer, or the stored answer does not decrypt.
     Whatever `work` raises passes through; the key is free again then.
     """
-    documents, now = services.calls.store.key_values, services.calls.now
-    name = hashlib.sha256(f"{organization}\0{key}".encode()).hexdigest()
-    secret = hashlib.sha256(f"answer\0{organization}\0{key}".encode()).digest()
-    record: dict[str, Any] = {_FINGERPRINT: fingerprint}
+    key_values, now = services.calls.store.key_values, services.calls.now
+    identity = f"{request.organization}\0{request.key}"
+    name = hashlib.sha256(identity.encode()).hexdigest()
+    secret = hashlib.sha256(f"answer\0{identity}".encode()).digest()
+    record: dict[str, Any] = {_FINGERPRINT: request.fingerprint}
     lease_s = services.calls.settings.limits.agent_connect_timeout + RUNNING_S
     at = now()
-    if not await documents.put_if_absent(
+    if not await key_values.put_if_absent(
         DOCUMENT_KIND, name, json.dumps(record), now=at, expires_at=at + lease_s
     ):
-        stored = await documents.get(DOCUMENT_KIND, name, at)
-        return _replayed(stored, fingerprint, secret, style)
+        stored = await key_values.get(DOCUMENT_KIND, name, at)
+        return _replayed(stored, request, secret)
     done = False
     try:
         answer = await work()
@@ -110,7 +116,7 @@ async def run_once(
     at = now()
     record[_ANSWER] = encrypt(json.dumps(_as_json(answer)), secret)
     try:
-        await documents.put(
+        await key_values.put(
             DOCUMENT_KIND, name, json.dumps(record), now=at, expires_at=at + ANSWER_LIFETIME_S
         )
     except StoreFailed as error:
@@ -141,14 +147,15 @@ def decrypt(encrypted: str, secret: bytes) -> str:
         raise StoreFailed("a stored answer does not decrypt") from None
 
 
-def _replayed(stored: StoredValue | None, fingerprint: str, secret: bytes, style: Style) -> Answer:
+def _replayed(stored: StoredValue | None, request: IdempotentRequest, secret: bytes) -> Answer:
+    """Return the stored answer. Raises ApiError (409), StoreFailed."""
     record: dict[str, Any] = json.loads(stored.value) if stored else {}
-    if stored and record[_FINGERPRINT] != fingerprint:
+    if stored and record[_FINGERPRINT] != request.fingerprint:
         detail = f"This {HEADER} was used for another request"
-        raise ApiError(409, _code(409, "idempotency_key_reused", style), detail, param=HEADER)
+        raise ApiError(409, _code(409, "idempotency_key_reused", request.style), detail, param=HEADER)
     if _ANSWER not in record:
         detail = f"A request with this {HEADER} is still running"
-        code = _code(409, "idempotency_key_in_use", style)
+        code = _code(409, "idempotency_key_in_use", request.style)
         raise ApiError(409, code, detail, param=HEADER, headers={"Retry-After": "1"})
     answer = json.loads(decrypt(record[_ANSWER], secret))
     return Answer(answer["status"], answer["body"], {**answer["headers"], REPLAYED: "true"})

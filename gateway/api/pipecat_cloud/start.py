@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.api.framework.errors import ApiError
-from gateway.api.framework.idempotency import HEADER, fingerprint_of, key_of, run_once
+from gateway.api.framework.idempotency import HEADER, IdempotentRequest, fingerprint_of, key_of, run_once
 from gateway.api.framework.operation import UNAUTHORIZED_START, Access, Answer, Context, Operation, Style
 from gateway.calls.bot_session import NotReady
 from gateway.calls.session_start import SessionRequest, Transport, start_session
@@ -112,8 +112,8 @@ async def start(context: Context) -> Answer:
     async def work() -> Answer:
         return await _start(context)
 
-    organization = context.caller.organization
-    return await run_once(context.services, organization, key, fingerprint, work, style=Style.PCC)
+    request = IdempotentRequest(context.caller.organization, key, fingerprint, Style.PCC)
+    return await run_once(context.services, request, work)
 
 
 async def _start(context: Context) -> Answer:
@@ -178,8 +178,8 @@ START: Final = (
             504: None,
         },
         unauthorized=UNAUTHORIZED_START,
-        description="Answers when the agent has accepted the session. With `websocket` the agent starts later, "
-        "under this session's id, when the caller's socket comes.",
+        description="Answers when the agent has accepted the session. With `websocket` the agent starts "
+        "later, under this session's id, when the caller's socket comes.",
         request_headers={
             HEADER: "The same key with the same body is answered the same for 24 hours, and starts once."
         },

@@ -138,8 +138,8 @@ CALL_CONTROL: Final = (
         _TAG,
         body=Nothing,
         answers=_ANSWERS,
-        description="Through the carrier; the session ends as `hung_up`. A ringing call is cancelled. What the "
-        "carrier does not support is refused with `carrier_cannot` and the reason.",
+        description="Through the carrier; the session ends as `hung_up`. A ringing call is cancelled. What "
+        "the carrier does not support is refused with `carrier_cannot` and the reason.",
         path_notes=_ID_NOTE,
     ),
     Operation(

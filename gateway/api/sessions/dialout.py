@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.api.framework.idempotency import HEADER, fingerprint_of, key_of, run_once
+from gateway.api.framework.idempotency import HEADER, IdempotentRequest, fingerprint_of, key_of, run_once
 from gateway.api.framework.operation import UNAUTHORIZED_START, Access, Answer, Context, Operation, Style
 from gateway.api.sessions.session_models import Metadata
 from gateway.calls.outbound.outbound_request import OutboundRequest, body_for
@@ -112,8 +112,8 @@ async def dialout(context: Context) -> Answer:
     async def work() -> Answer:
         return await _dialout(context)
 
-    organization = context.caller.organization
-    return await run_once(context.services, organization, key, fingerprint, work, style=Style.PCC)
+    request = IdempotentRequest(context.caller.organization, key, fingerprint, Style.PCC)
+    return await run_once(context.services, request, work)
 
 
 async def _dialout(context: Context) -> Answer:
@@ -231,8 +231,8 @@ DIALOUT: Final = (
             504: None,
         },
         unauthorized=UNAUTHORIZED_START,
-        description="Answers when the carrier has accepted the call. The session holds a slot while it rings, and "
-        "ends if there is no answer. Calls beyond the carrier's rate wait in a queue.",
+        description="Answers when the carrier has accepted the call. The session holds a slot while it "
+        "rings, and ends if there is no answer. Calls beyond the carrier's rate wait in a queue.",
         request_headers={
             HEADER: "The same key with the same body is answered the same for 24 hours, and calls once."
         },

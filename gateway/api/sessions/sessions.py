@@ -128,9 +128,8 @@ async def create(context: Context) -> Answer:
     if key is None:
         return await work()
     fingerprint = idempotency.fingerprint_of(b"POST /v1/sessions", context.raw_body)
-    return await idempotency.run_once(
-        context.services, context.caller.organization, key, fingerprint, work, style=Style.ENVELOPE
-    )
+    request = idempotency.IdempotentRequest(context.caller.organization, key, fingerprint)
+    return await idempotency.run_once(context.services, request, work)
 
 
 async def show(context: Context) -> Answer:

@@ -30,7 +30,7 @@ class SharedCall:
 
         `identity`: the names of the call, the agent's service host first.
         """
-        self._documents = services.calls.store.key_values
+        self._key_values = services.calls.store.key_values
         self._now = services.calls.now
         self._kind = kind
         self._key = hashlib.sha256("\0".join(identity).encode()).hexdigest()
@@ -41,20 +41,20 @@ class SharedCall:
         The record expires after `lease_s` seconds, so that a worker that dies does not block the call.
         """
         now = self._now()
-        return await self._documents.put_if_absent(
+        return await self._key_values.put_if_absent(
             self._kind, self._key, json.dumps(value), now=now, expires_at=now + lease_s
         )
 
     async def get(self) -> dict[str, Any] | None:
         """Return the record, None if there is none. Raises StoreFailed."""
-        stored = await self._documents.get(self._kind, self._key, self._now())
+        stored = await self._key_values.get(self._kind, self._key, self._now())
         return None if stored is None else json.loads(stored.value)
 
     async def save(self, value: Mapping[str, Any], lifetime_s: float) -> None:
         """Replace the record for `lifetime_s` seconds. A failure of the store is logged, not raised."""
         now = self._now()
         try:
-            await self._documents.put(
+            await self._key_values.put(
                 self._kind, self._key, json.dumps(value), now=now, expires_at=now + lifetime_s
             )
         except StoreFailed as error:
@@ -63,6 +63,6 @@ class SharedCall:
     async def forget(self) -> None:
         """Delete the record after a failed start, so that the next webhook counts as the first."""
         try:
-            await self._documents.delete(self._kind, self._key)
+            await self._key_values.delete(self._kind, self._key)
         except StoreFailed as error:
             log.warning("store", error=str(error))  # the record expires with its lease

@@ -17,6 +17,7 @@ from gateway.api.framework.idempotency import (
     ANSWER_LIFETIME_S,
     DOCUMENT_KIND,
     RUNNING_S,
+    IdempotentRequest,
     decrypt,
     encrypt,
     fingerprint_of,
@@ -251,7 +252,7 @@ async def test_a_worker_that_dies_does_not_keep_the_key_for_long(workers: list[W
         raise ApiError(502, "502", "the agent is gone")
 
     with pytest.raises(ApiError):
-        await run_once(one.services, "acme", "key", fingerprint_of(b"1"), work)
+        await run_once(one.services, IdempotentRequest("acme", "key", fingerprint_of(b"1")), work)
     assert seen[0] <= one.services.calls.settings.limits.agent_connect_timeout + RUNNING_S
     assert await one.store.key_values.list(DOCUMENT_KIND, one.services.calls.now()) == ()
 
@@ -263,7 +264,7 @@ async def test_what_was_started_is_answered_also_where_it_cannot_be_kept(workers
         await one.store.close()
         return Answer(200, {"sessionId": "1"})
 
-    answer = await run_once(one.services, "acme", "key", fingerprint_of(b"1"), work)
+    answer = await run_once(one.services, IdempotentRequest("acme", "key", fingerprint_of(b"1")), work)
     assert answer.body == {"sessionId": "1"}
 
 
@@ -275,7 +276,7 @@ async def test_nothing_is_done_where_the_store_does_not_answer(workers: list[Wor
         raise AssertionError("it was done")
 
     with pytest.raises(StoreFailed):
-        await run_once(one.services, "acme", "key", fingerprint_of(b"1"), work)
+        await run_once(one.services, IdempotentRequest("acme", "key", fingerprint_of(b"1")), work)
 
 
 def test_a_fingerprint_keeps_its_parts_apart() -> None:
