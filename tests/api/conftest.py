@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A small API over real HTTP, whose operations do as they are told; its clients, which do not; a worker."""
+"""A small API over real HTTP with scripted operations, raw clients for it, and a worker."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Every refusal of the kernel and of the table of reasons, to the letter, in both styles."""
+"""Every error of the framework and of the table of reasons, literally, in both styles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def envelope(kind: str, code: str, message: str, param: str | None = None) -> di
 
 
 @pytest.mark.parametrize("key", [None, "pk_nobody", "sk_nobody", ""])
-async def test_a_start_without_a_good_key_is_401_with_its_own_code(api: Any, key: str | None) -> None:
+async def test_a_start_without_a_valid_key_is_401_with_its_own_code(api: Any, key: str | None) -> None:
     reply = await api("POST", "/v1/public/support/start", key=key, value={})
     assert reply.status == 401
     assert reply.json == {
@@ -31,13 +31,13 @@ async def test_a_start_without_a_good_key_is_401_with_its_own_code(api: Any, key
 
 
 @pytest.mark.parametrize("key", [None, "sk_nobody", "pk_acme"])
-async def test_elsewhere_a_key_that_does_not_open_is_401(api: Any, key: str | None) -> None:
+async def test_elsewhere_an_invalid_key_is_401(api: Any, key: str | None) -> None:
     reply = await api("GET", "/v1/toys", key=key)
     assert (reply.status, reply.json) == (401, {"error": "Unauthorized / token expired", "code": "401"})
 
 
 @pytest.mark.parametrize("key", [None, "sk_nobody"])
-async def test_in_the_envelope_it_is_authentication(api: Any, key: str | None) -> None:
+async def test_in_the_envelope_an_invalid_key_is_an_authentication_error(api: Any, key: str | None) -> None:
     reply = await api("GET", "/v1/things/7", key=key, headers=ID)
     assert reply.status == 401
     assert reply.json == envelope(
@@ -60,18 +60,18 @@ async def test_any_key_of_the_organisation_starts(api: Any, key: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["bearer sk_acme", "BEARER  sk_acme "])
-async def test_the_scheme_is_any_case(api: Any, value: str) -> None:
+async def test_the_scheme_is_case_insensitive(api: Any, value: str) -> None:
     reply = await api("GET", "/v1/things/7", key=None, headers={"Authorization": value})
     assert reply.status == 200
 
 
 @pytest.mark.parametrize("value", ["Basic sk_acme", "sk_acme", "Bearer", "Bearer sk_acme sk_acme"])
-async def test_other_ways_to_say_a_key_are_none(api: Any, value: str) -> None:
+async def test_other_authorization_schemes_are_401(api: Any, value: str) -> None:
     reply = await api("GET", "/v1/toys", key=None, headers={"Authorization": value})
     assert reply.status == 401
 
 
-async def test_two_keys_are_none(api: Any) -> None:
+async def test_two_keys_are_401(api: Any) -> None:
     reply = await api("GET", "/v1/toys", headers={"authorization": "Bearer sk_globex"})
     assert reply.status == 401
 
@@ -97,7 +97,7 @@ async def test_a_path_outside_the_api_is_404_in_json(api: Any) -> None:
     assert (reply.status, reply.json) == (404, {"error": "Not Found", "code": "404"})
 
 
-async def test_a_wrong_method_is_405_and_says_which_are_right(api: Any) -> None:
+async def test_a_wrong_method_is_405_with_allow(api: Any) -> None:
     reply = await api("PATCH", "/v1/toys")
     assert reply.status == 405
     assert reply.header("Allow") == "GET, HEAD, OPTIONS"
@@ -138,7 +138,7 @@ async def test_a_wrong_value_in_the_envelope_is_422_and_names_it(api: Any) -> No
     )
 
 
-async def test_several_wrong_values_are_all_told(api: Any) -> None:
+async def test_several_wrong_values_are_all_named(api: Any) -> None:
     reply = await api("POST", "/v1/things", value={"seconds": "1"}, headers=ID)
     assert reply.json == envelope(
         "unprocessable",
@@ -180,7 +180,7 @@ async def test_a_good_query_reaches_the_handler(api: Any) -> None:
 # What handlers raise
 
 
-async def test_a_refusal_of_a_handler(api: Any) -> None:
+async def test_an_error_of_a_handler(api: Any) -> None:
     reply = await api("GET", "/v1/things/gone", headers=ID)
     assert reply.status == 404
     assert reply.json == envelope("not_found", "not_found", "There is no such thing", "thing_id")
@@ -225,7 +225,7 @@ async def test_an_agent_at_capacity_in_the_envelope_is_503(api: Any) -> None:
         ("stopped", 503, "stopped"),
     ],
 )
-async def test_an_ending_as_an_answer(api: Any, reason: str, status: int, code: str) -> None:
+async def test_a_reason_as_an_answer(api: Any, reason: str, status: int, code: str) -> None:
     reply = await api("GET", f"/v1/toys/{reason}")
     assert (reply.status, reply.json) == (status, {"error": REASONS[reason].sentence, "code": code})
 
@@ -244,12 +244,12 @@ async def test_an_ending_as_an_answer(api: Any, reason: str, status: int, code: 
         ("internal_error", 500, "internal"),
     ],
 )
-async def test_an_ending_in_the_envelope(api: Any, reason: str, status: int, kind: str) -> None:
+async def test_a_reason_in_the_envelope(api: Any, reason: str, status: int, kind: str) -> None:
     reply = await api("GET", f"/v1/things/{reason}", headers=ID)
     assert (reply.status, reply.json) == (status, envelope(kind, reason, REASONS[reason].sentence))
 
 
-async def test_every_ending_can_be_an_answer_and_its_code_is_a_string(api: Any) -> None:
+async def test_every_reason_can_be_an_answer_and_its_code_is_a_string(api: Any) -> None:
     for reason in REASONS:
         reply = await api("GET", f"/v1/toys/{reason}")
         assert 400 <= reply.status < 600
@@ -268,14 +268,14 @@ async def test_a_store_that_does_not_answer_is_503(api: Any) -> None:
     assert (reply.status, reply.json) == (503, envelope("service_unavailable", "store_failed", detail))
 
 
-async def test_a_store_that_cannot_say_whose_key_it_is_is_503(api: Any) -> None:
+async def test_a_store_that_fails_during_authentication_is_503(api: Any) -> None:
     api.documents.broken = "the file is gone"
     reply = await api("GET", "/v1/toys", key="sk_of_the_store")
     assert (reply.status, reply.json["code"]) == (503, "store_failed")
 
 
 @pytest.mark.parametrize("what", ["bug", "nan", "surrogate"])
-async def test_a_mistake_of_ours_shows_no_stack(api: Any, what: str) -> None:
+async def test_an_internal_error_shows_no_stack(api: Any, what: str) -> None:
     reply = await api("GET", f"/v1/toys/{what}")
     assert (reply.status, reply.json) == (500, {"error": "the gateway made a mistake", "code": "500"})
     reply = await api("GET", f"/v1/things/{what}", headers=ID)
@@ -283,7 +283,7 @@ async def test_a_mistake_of_ours_shows_no_stack(api: Any, what: str) -> None:
     assert reply.json == envelope("internal", "internal_error", "the gateway made a mistake")
 
 
-async def test_a_mistake_outside_the_api_shows_no_stack_either(api: Any) -> None:
+async def test_an_internal_error_outside_the_api_shows_no_stack(api: Any) -> None:
     reply = await api("GET", "/broken", key=None)
     assert (reply.status, reply.json) == (500, {"error": "the gateway made a mistake", "code": "500"})
     assert reply.header("X-Request-Id")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""`Idempotency-Key`: one start for many requests, whichever worker is asked."""
+"""`Idempotency-Key`: one start for repeated requests, on any worker."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def workers(tmp_path: Path, port: AgentPort, daily: DailyServer) -> AsyncI
         yield [one, other]
 
 
-async def test_the_same_request_is_answered_the_same_and_starts_once(
+async def test_a_repeated_request_gets_the_same_answer_and_starts_once(
     workers: list[Worker], agent: Agent
 ) -> None:
     one, other = workers
@@ -70,9 +70,7 @@ async def test_the_same_request_is_answered_the_same_and_starts_once(
     assert len(await one.records()) == 1
 
 
-async def test_the_answer_is_given_again_when_the_session_is_over(
-    workers: list[Worker], agent: Agent
-) -> None:
+async def test_the_answer_is_repeated_after_the_session(workers: list[Worker], agent: Agent) -> None:
     one, other = workers
     first = await one.start(**KEY)
     (await bot_of(agent)).end()
@@ -80,7 +78,7 @@ async def test_the_answer_is_given_again_when_the_session_is_over(
     assert (await other.start(**KEY)).body == first.body
 
 
-async def test_a_room_is_made_once(workers: list[Worker], agent: Agent, daily: DailyServer) -> None:
+async def test_a_room_is_created_once(workers: list[Worker], agent: Agent, daily: DailyServer) -> None:
     one, other = workers
     first = await one.start("support", {"createDailyRoom": True}, **KEY)
     assert (await other.start("support", {"createDailyRoom": True}, **KEY)).body == first.body
@@ -108,7 +106,7 @@ async def test_organisations_do_not_share_keys(workers: list[Worker], agent: Age
     assert other.body != first.body
 
 
-async def test_every_key_of_an_organisation_means_the_same(workers: list[Worker], agent: Agent) -> None:
+async def test_keys_of_an_organisation_share_the_idempotency_key(workers: list[Worker], agent: Agent) -> None:
     one, _ = workers
     first = await one.start(**KEY)
     assert (await one.start(key="sk_acme", **KEY)).body == first.body
@@ -122,7 +120,7 @@ async def test_without_a_key_each_request_starts(workers: list[Worker], agent: A
     assert agent.upgrades == 2
 
 
-async def test_a_failure_is_not_kept(
+async def test_a_failure_is_not_stored(
     workers: list[Worker], agent_at: Callable[..., Any], port: AgentPort
 ) -> None:
     one, other = workers
@@ -133,7 +131,7 @@ async def test_a_failure_is_not_kept(
     assert agent.upgrades == 1
 
 
-async def test_while_the_first_runs_the_second_is_told_so(
+async def test_while_the_first_runs_the_second_is_409(
     workers: list[Worker], agent: Agent, daily: DailyServer
 ) -> None:
     one, other = workers
@@ -157,7 +155,7 @@ async def test_while_the_first_runs_the_second_is_told_so(
     assert (await other.start("support", {"createDailyRoom": True}, **KEY)).body == first.body
 
 
-async def test_of_many_at_once_one_starts(workers: list[Worker], agent: Agent) -> None:
+async def test_of_many_simultaneous_requests_one_starts(workers: list[Worker], agent: Agent) -> None:
     replies = await asyncio.gather(*(worker.start(**KEY) for worker in workers * 5))
     await bot_of(agent)
     assert agent.upgrades == 1
@@ -166,7 +164,7 @@ async def test_of_many_at_once_one_starts(workers: list[Worker], agent: Agent) -
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "schlüssel"])
-async def test_a_key_that_is_none(workers: list[Worker], agent: Agent, key: str) -> None:
+async def test_a_malformed_key_is_400(workers: list[Worker], agent: Agent, key: str) -> None:
     reply = await workers[0].start(Idempotency_Key=key)
     assert (reply.status, reply.body["code"]) == (400, "400")
     assert agent.upgrades == 0
@@ -180,7 +178,7 @@ async def document_of(worker: Worker) -> Any:
     return document
 
 
-async def test_an_answer_is_kept_for_a_day(workers: list[Worker], agent: Agent) -> None:
+async def test_an_answer_is_stored_for_a_day(workers: list[Worker], agent: Agent) -> None:
     one, _ = workers
     before = one.services.calls.now()
     await one.start(**KEY)
@@ -189,7 +187,7 @@ async def test_an_answer_is_kept_for_a_day(workers: list[Worker], agent: Agent) 
     assert "order-4711" not in document.key
 
 
-async def test_what_is_kept_cannot_be_read_without_the_key(workers: list[Worker], agent: Agent) -> None:
+async def test_a_stored_answer_cannot_be_read_without_the_key(workers: list[Worker], agent: Agent) -> None:
     """A token would lie in the store, and in its copies, for a day."""
     one, other = workers
     first = await one.start("support", {"transport": "websocket"}, **KEY)
@@ -243,7 +241,7 @@ async def test_a_client_gets_no_answer_that_was_changed_in_the_store(
     assert agent.upgrades == 1
 
 
-async def test_a_worker_that_dies_does_not_keep_the_key_for_long(workers: list[Worker]) -> None:
+async def test_a_worker_that_dies_frees_the_key_soon(workers: list[Worker]) -> None:
     one, _ = workers
     seen: list[float] = []
 
@@ -257,7 +255,7 @@ async def test_a_worker_that_dies_does_not_keep_the_key_for_long(workers: list[W
     assert await one.store.key_values.list(DOCUMENT_KIND, one.services.calls.now()) == ()
 
 
-async def test_what_was_started_is_answered_also_where_it_cannot_be_kept(workers: list[Worker]) -> None:
+async def test_a_start_is_answered_although_its_answer_cannot_be_stored(workers: list[Worker]) -> None:
     one, _ = workers
 
     async def work() -> Answer:
@@ -268,7 +266,7 @@ async def test_what_was_started_is_answered_also_where_it_cannot_be_kept(workers
     assert answer.body == {"sessionId": "1"}
 
 
-async def test_nothing_is_done_where_the_store_does_not_answer(workers: list[Worker]) -> None:
+async def test_nothing_starts_while_the_store_does_not_answer(workers: list[Worker]) -> None:
     one, _ = workers
     await one.store.close()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What holds for every answer: its id, its headers, its line in the log; HEAD, OPTIONS, and passing on."""
+"""Middleware for every answer: its request id, its headers, its log line; HEAD, OPTIONS and forwarding."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ OURS = re.compile(r"[0-9a-f]{32}")
 
 
 @pytest.mark.parametrize("given", ["a", "Call-7_b.c", "x" * 128])
-async def test_a_sane_id_comes_back(api: Any, given: str) -> None:
+async def test_a_valid_request_id_is_returned(api: Any, given: str) -> None:
     reply = await api("GET", "/v1/things/special", headers={"X-Request-Id": given})
     assert reply.header("X-Request-Id") == given
     assert reply.json["request_id"] == given
 
 
 @pytest.mark.parametrize("given", ["", "x" * 129, "a b", "a/b", "é", "<script>", "a\tb", '"'])
-async def test_any_other_is_replaced_by_ours(api: Any, given: str) -> None:
+async def test_an_invalid_request_id_is_replaced(api: Any, given: str) -> None:
     reply = await api("GET", "/v1/things/special", headers={"X-Request-Id": given})
     assert OURS.fullmatch(reply.header("X-Request-Id"))
     assert reply.json["request_id"] == reply.header("X-Request-Id")
 
 
-async def test_two_ids_are_none(api: Any) -> None:
+async def test_two_request_ids_are_replaced(api: Any) -> None:
     headers = {"X-Request-Id": "one", "x-request-id": "two"}
     reply = await api("GET", "/v1/things/special", headers=headers)
     assert OURS.fullmatch(reply.header("X-Request-Id"))
@@ -57,7 +57,7 @@ async def test_two_ids_are_none(api: Any) -> None:
         ("GET", "/v1/split", 200),
     ],
 )
-async def test_every_answer_has_one(api: Any, method: str, path: str, status: int) -> None:
+async def test_every_answer_has_a_request_id(api: Any, method: str, path: str, status: int) -> None:
     reply = await api(method, path, headers={"X-Request-Id": "call-1"})
     assert (reply.status, reply.header("X-Request-Id")) == (status, "call-1")
 
@@ -65,7 +65,7 @@ async def test_every_answer_has_one(api: Any, method: str, path: str, status: in
 # Log lines
 
 
-async def test_one_line_a_request_and_no_secret_in_it(api: Any) -> None:
+async def test_each_request_is_one_log_line_without_secrets(api: Any) -> None:
     with capture_logs(processors=[merge_contextvars]) as lines:
         await api("GET", "/v1/toys?limit=3", headers={"X-Request-Id": "call-1"})
     (line,) = lines
@@ -82,7 +82,7 @@ async def test_one_line_a_request_and_no_secret_in_it(api: Any) -> None:
     }
 
 
-async def test_refusals_have_their_line_too(api: Any) -> None:
+async def test_errors_are_logged_too(api: Any) -> None:
     with capture_logs() as lines:
         await api("GET", "/v1/toys", key="sk_nobody")
         await api("GET", "/v1/elsewhere", key=None)
@@ -96,7 +96,7 @@ async def test_refusals_have_their_line_too(api: Any) -> None:
     assert all(line["seconds"] >= 0 for line in lines)
 
 
-async def test_a_mistake_of_ours_is_logged_with_its_id_and_its_stack(api: Any) -> None:
+async def test_an_internal_error_is_logged_with_its_id_and_stack(api: Any) -> None:
     with capture_logs(processors=[merge_contextvars]) as lines:
         await api("GET", "/v1/toys/bug", headers={"X-Request-Id": "call-1"})
     (error,) = (line for line in lines if line["log_level"] == "error")
@@ -105,7 +105,7 @@ async def test_a_mistake_of_ours_is_logged_with_its_id_and_its_stack(api: Any) -
     assert error["key"] == "configured-private-0"
 
 
-async def test_half_an_answer_is_broken_off(api: Any) -> None:
+async def test_an_answer_that_fails_halfway_closes_the_connection(api: Any) -> None:
     """Who reads it sees that it is not whole: the last chunk (RFC 9112 §7.1) does not come."""
     reader, writer = await api.connect()
     with capture_logs() as lines:
@@ -116,7 +116,7 @@ async def test_half_an_answer_is_broken_off(api: Any) -> None:
     assert [line["log_level"] for line in lines] == ["error"]
 
 
-async def test_nothing_stays_bound_after_a_request(api: Any) -> None:
+async def test_no_log_field_outlives_its_request(api: Any) -> None:
     await api("GET", "/v1/toys")
     assert structlog.contextvars.get_contextvars() == {}
 
@@ -140,14 +140,14 @@ async def test_oversized_headers_are_refused(api: Any) -> None:
     assert reply.status in (200, 400)
 
 
-async def test_json_is_exactly_json(api: Any) -> None:
+async def test_answers_are_strict_json(api: Any) -> None:
     reply = await api("POST", "/v1/things", value={"agent": "support"})
     assert (reply.status, reply.header("Location")) == (201, "/v1/things/7")
     assert reply.header("Content-Type") == "application/json"
     assert reply.raw == b'{"id":"7","status":"created","usage":null}'
 
 
-async def test_an_answer_without_a_body_has_no_type(api: Any) -> None:
+async def test_an_answer_without_a_body_has_no_media_type(api: Any) -> None:
     reply = await api("GET", "/v1/toys/nothing")
     assert (reply.status, reply.header("Content-Type"), reply.raw) == (204, None, b"")
 
@@ -163,7 +163,7 @@ async def test_head_is_get_without_a_body(api: Any) -> None:
     assert (await api("HEAD", "/v1/things")).status == 405
 
 
-async def test_options_says_what_is_served_and_asks_for_no_key(api: Any) -> None:
+async def test_options_lists_the_methods_and_needs_no_key(api: Any) -> None:
     reply = await api("OPTIONS", "/v1/things", key=None)
     assert (reply.status, reply.header("Allow")) == (204, "OPTIONS, POST")
 
@@ -175,12 +175,12 @@ async def test_an_operation_may_serve_options_itself(api: Any) -> None:
     assert (await api("OPTIONS", path, key=None)).status == 401
 
 
-async def test_words_go_before_parameters_whatever_their_order_in_the_table(api: Any) -> None:
+async def test_literal_paths_go_before_parameters_in_any_order(api: Any) -> None:
     assert (await api("GET", "/v1/things/special")).json["special"] is True
     assert (await api("GET", "/v1/things/7")).json["id"] == "7"
 
 
-async def test_a_body_that_is_passed_on_is_not_read_by_the_kernel(api: Any) -> None:
+async def test_a_forwarded_body_is_read_by_its_handler_only(api: Any) -> None:
     body = b"\xff" * 3_000_000  # more than any limit on what is read
     reply = await api("POST", "/v1/public/support/sessions/1/a/b", body=body)
     assert (reply.status, reply.header("X-Bytes")) == (200, "3000000")

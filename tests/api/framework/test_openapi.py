@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The OpenAPI document says what the API does: every operation, every answer, examples that are taken."""
+"""The OpenAPI document matches the API: every operation, every answer, examples that are accepted."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_it_is_openapi_3_1(document: dict[str, Any]) -> None:
     assert [tag["name"] for tag in document["tags"]] == ["Things", "Toys", "Start", "Session API", "Webhooks"]
 
 
-def test_every_reference_leads_somewhere_and_nothing_lies_about(document: dict[str, Any]) -> None:
+def test_every_reference_resolves_and_every_schema_is_used(document: dict[str, Any]) -> None:
     used = {node["$ref"] for node in walk(document) if isinstance(node, dict) and "$ref" in node}
     for ref in used:
         target = document
@@ -77,7 +77,7 @@ def test_every_parameter_of_a_path_is_described(document: dict[str, Any]) -> Non
         assert all(given["required"] for given in row.get("parameters", []) if given["in"] == "path")
 
 
-def test_keys(document: dict[str, Any]) -> None:
+def test_security_schemes_follow_the_access(document: dict[str, Any]) -> None:
     assert operation(document, "post", "/v1/hooks/{org}")["security"] == []
     assert operation(document, "get", "/v1/toys")["security"] == [{"privateKey": []}]
     start = operation(document, "post", "/v1/public/{agent}/start")
@@ -150,7 +150,7 @@ def test_every_answer_is_documented(
     assert list(operation(document, method, path)["responses"]) == statuses
 
 
-async def test_refusals_are_documented_to_the_letter(api: Any, document: dict[str, Any]) -> None:
+async def test_errors_are_documented_literally(api: Any, document: dict[str, Any]) -> None:
     """What is shown is what comes."""
 
     def shown(method: str, path: str, status: str) -> Any:
@@ -179,7 +179,7 @@ async def test_refusals_are_documented_to_the_letter(api: Any, document: dict[st
         assert reply.json == shown(*row)
 
 
-async def test_it_is_served(api: Any, document: dict[str, Any]) -> None:
+async def test_the_document_is_served(api: Any, document: dict[str, Any]) -> None:
     reply = await api("GET", "/openapi.json", key=None)
     assert reply.status == 200
     served = reply.json

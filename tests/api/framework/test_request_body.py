@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Bodies that are not what they should be: JSON and what only looks like it, too large, too slow, no end."""
+"""Request bodies: strict JSON, media types, sizes and time limits."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_what_only_looks_like_json_is_400(api: Any, body: bytes, detail: s
         assert reply.json["error"] == detail
 
 
-async def test_in_the_envelope_it_is_400_and_not_422(api: Any) -> None:
+async def test_bad_json_is_400_in_the_envelope_too(api: Any) -> None:
     reply = await api("POST", "/v1/things", body=b"[NaN]", headers={"X-Request-Id": "r"})
     assert reply.status == 400
     assert reply.json == {
@@ -79,14 +79,14 @@ async def test_in_the_envelope_it_is_400_and_not_422(api: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [[], "text", 1, None, True])
-async def test_json_that_is_no_object_is_400(api: Any, value: Any) -> None:
+async def test_json_other_than_an_object_is_400(api: Any, value: Any) -> None:
     body = {None: b"null"}.get(value) if value is None else None
     reply = await api("POST", START, value=value, body=body)
     assert reply.status == 400
     assert "object" in reply.json["error"]
 
 
-async def test_what_is_deep_and_not_too_deep_passes(api: Any) -> None:
+async def test_nesting_at_the_limit_passes(api: Any) -> None:
     deep: list[Any] = []
     for _ in range(62):
         deep = [deep]
@@ -129,12 +129,12 @@ async def test_a_whole_number_may_be_written_with_a_point(api: Any) -> None:
         "application/a+json",
     ],
 )
-async def test_json_by_its_names_is_taken(api: Any, kind: str) -> None:
+async def test_json_media_types_are_accepted(api: Any, kind: str) -> None:
     reply = await api("POST", START, body=b"{}", headers={"Content-Type": kind})
     assert reply.status == 200
 
 
-async def test_a_body_that_does_not_say_what_it_is_is_taken_for_json(api: Any) -> None:
+async def test_a_body_without_a_content_type_counts_as_json(api: Any) -> None:
     reply, _, _ = await api.says(HEAD + b"Content-Length: 2\r\n\r\n{}")
     assert reply.status == 200
 
@@ -155,7 +155,7 @@ async def test_a_body_that_does_not_say_what_it_is_is_taken_for_json(api: Any) -
         ("Content-Encoding", "gzip", "The body is compressed (gzip), which is not taken here"),
     ],
 )
-async def test_other_kinds_of_body_are_400(api: Any, header: str, value: str, detail: str) -> None:
+async def test_other_media_types_are_400(api: Any, header: str, value: str, detail: str) -> None:
     reply = await api("POST", START, body=b"{}", headers={header: value})
     assert (reply.status, reply.json) == (400, {"error": detail, "code": "400"})
 
@@ -174,7 +174,7 @@ async def test_one_byte_more_is_413(api: Any) -> None:
     assert (reply.status, reply.json) == (413, TOO_LARGE)
 
 
-async def test_a_body_that_says_it_is_too_large_is_refused_before_it_comes(api: Any) -> None:
+async def test_a_declared_size_over_the_limit_is_refused_before_the_body(api: Any) -> None:
     reply, _, _ = await api.says(HEAD + b"Content-Length: 10001\r\nExpect: 100-continue\r\n\r\n")
     assert (reply.status, reply.json) == (413, TOO_LARGE)
     assert reply.header("Connection") == "close"
@@ -233,7 +233,7 @@ async def test_raw_bodies_have_a_limit_too(api: Any) -> None:
 # Time
 
 
-async def test_a_body_that_does_not_come_is_408(serve: Callable[..., Any]) -> None:
+async def test_a_body_that_does_not_arrive_is_408(serve: Callable[..., Any]) -> None:
     api = await serve(body_timeout_s=0.05)
     reply, _, _ = await api.says(HEAD + b"Content-Length: 10\r\n\r\n", b'{"a"')
     assert reply.status == 408
@@ -249,7 +249,7 @@ async def test_a_body_that_does_not_come_is_408(serve: Callable[..., Any]) -> No
     )
 
 
-async def test_a_client_that_leaves_in_its_body_harms_nobody(api: Any) -> None:
+async def test_a_client_that_leaves_in_its_body_affects_no_other(api: Any) -> None:
     _, writer = await api.connect()
     writer.write(HEAD + b"Content-Length: 10\r\n\r\n" + b"{")
     writer.close()

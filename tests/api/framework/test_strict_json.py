@@ -25,7 +25,7 @@ values = st.recursive(
 
 
 @given(values)
-def test_what_is_written_is_read(value: Any) -> None:
+def test_written_json_is_read_back(value: Any) -> None:
     assert parse(dump(value)) == value
     assert parse(json.dumps(value).encode()) == value
 
@@ -68,13 +68,13 @@ def test_a_whole_number_is_an_int() -> None:
 @pytest.mark.parametrize(
     "value", [float("nan"), float("inf"), [{"a": -float("inf")}], "\ud800", {"\udfff": 1}]
 )
-def test_what_json_has_no_word_for_is_not_written(value: Any) -> None:
+def test_values_that_json_cannot_express_are_not_written(value: Any) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the words are Python's
         dump(value)
 
 
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}"), (b'[{"a":[', b"]}]")])
-def test_depth(opening: bytes, closing: bytes) -> None:
+def test_nesting_is_limited(opening: bytes, closing: bytes) -> None:
     levels = opening.count(b"[") + opening.count(b"{")
     max_repeats = MAX_DEPTH // levels
     parse(opening * max_repeats + b"1" + closing * max_repeats)

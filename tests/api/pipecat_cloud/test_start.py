@@ -70,11 +70,11 @@ async def test_a_private_key_may_start_too(worker: Worker, agent: Agent) -> None
     assert (await worker.start(key="sk_acme")).status == 200
 
 
-async def test_names_that_nobody_knows_are_passed_over(worker: Worker, agent: Agent) -> None:
+async def test_unknown_fields_are_ignored(worker: Worker, agent: Agent) -> None:
     assert (await worker.start("support", {"somethingNew": 1, "transport": None})).status == 200
 
 
-async def test_what_the_caller_sends_does_not_choose_the_address(worker: Worker, agent: Agent) -> None:
+async def test_the_request_does_not_choose_the_agents_address(worker: Worker, agent: Agent) -> None:
     reply = await worker.start(
         "support",
         {"body": {"room_url": "https://elsewhere.test/"}, "instance": "http://127.0.0.1:1"},
@@ -91,20 +91,20 @@ async def test_what_the_caller_sends_does_not_choose_the_address(worker: Worker,
 # webrtc
 
 
-async def test_webrtc_is_told_to_the_agent(worker: Worker, agent: Agent) -> None:
+async def test_webrtc_is_named_in_the_agents_headers(worker: Worker, agent: Agent) -> None:
     reply = await worker.start("support", {"transport": "webrtc"})
     bot = await bot_of(agent)
     assert reply.body == {"sessionId": bot.session}
     assert bot.headers["x-daily-transport-type"] == "webrtc"
 
 
-async def test_webrtc_has_ice_servers_when_asked(worker: Worker, agent: Agent) -> None:
+async def test_webrtc_has_ice_servers_on_request(worker: Worker, agent: Agent) -> None:
     reply = await worker.start("support", {"transport": "webrtc", "enableDefaultIceServers": True})
     (server,) = reply.body["iceConfig"]["iceServers"]
     assert server["urls"].startswith("stun:")
 
 
-async def test_others_have_none(worker: Worker, agent: Agent) -> None:
+async def test_other_transports_have_no_ice_servers(worker: Worker, agent: Agent) -> None:
     assert "iceConfig" not in (await worker.start("support", {"enableDefaultIceServers": True})).body
 
 
@@ -112,7 +112,7 @@ async def test_others_have_none(worker: Worker, agent: Agent) -> None:
 
 
 @pytest.mark.parametrize("key", [None, "pk_nobody", "sk_nobody", ""])
-async def test_no_good_key(worker: Worker, agent: Agent, key: str | None) -> None:
+async def test_a_start_without_a_valid_key(worker: Worker, agent: Agent, key: str | None) -> None:
     assert_refused(await worker.start(key=key), 401, "PCC-1002")
     await assert_nothing_happened(worker, agent)
 
@@ -124,7 +124,7 @@ async def test_no_such_agent(worker: Worker, agent: Agent, name: str) -> None:
     await assert_nothing_happened(worker, agent)
 
 
-async def test_another_organisations_agent_is_not_known(worker: Worker, agent: Agent) -> None:
+async def test_another_organisations_agent_is_404(worker: Worker, agent: Agent) -> None:
     unknown = await worker.start("nobody", key="pk_globex")
     others = await worker.start("support", key="pk_globex")
     assert_refused(others, 404)
@@ -157,7 +157,7 @@ async def test_another_organisations_agent_is_not_known(worker: Worker, agent: A
         b'{"transport": "websocket", "createDailyRoom": true}',
     ],
 )
-async def test_what_makes_no_sense_starts_nothing(worker: Worker, agent: Agent, raw: bytes) -> None:
+async def test_an_invalid_request_starts_nothing(worker: Worker, agent: Agent, raw: bytes) -> None:
     assert_refused(await worker.start(raw=raw), 400)
     await assert_nothing_happened(worker, agent)
 
@@ -171,7 +171,7 @@ async def test_a_body_is_at_most_a_million_bytes_of_json(worker: Worker, agent: 
     assert (await bot_of(agent)).json == fits
 
 
-async def test_far_too_much_is_refused_as_well(worker: Worker, agent: Agent) -> None:
+async def test_a_far_too_large_body_is_refused(worker: Worker, agent: Agent) -> None:
     assert_refused(await worker.start(raw=b" " * 2_000_000), 413)
     await assert_nothing_happened(worker, agent)
 
@@ -190,7 +190,7 @@ async def test_at_capacity(worker: Worker, agent: Agent) -> None:
     assert agent.upgrades == 1
 
 
-async def test_of_many_at_once_as_many_start_as_there_are_places(worker: Worker, agent: Agent) -> None:
+async def test_simultaneous_starts_succeed_while_there_are_slots(worker: Worker, agent: Agent) -> None:
     replies = await asyncio.gather(*(worker.start() for _ in range(8)))
     assert sorted(reply.status for reply in replies) == [200] + [429] * 7
     await bot_of(agent)
@@ -204,12 +204,12 @@ async def test_not_ready(worker: Worker, agent_at: Callable[..., Any], port: Age
     await assert_nothing_happened(worker, agent)
 
 
-async def test_nobody_listens(worker: Worker) -> None:
+async def test_an_agent_that_does_not_listen_is_502(worker: Worker) -> None:
     assert_refused(await worker.start(), 502, "agent_unreachable")
     await worker.assert_nothing_left()
 
 
-async def test_the_gateway_is_going_away(worker: Worker, agent: Agent) -> None:
+async def test_a_draining_gateway_starts_nothing(worker: Worker, agent: Agent) -> None:
     worker.services.active.draining = True
     reply = await worker.start()
     assert_refused(reply, 503, "draining")

@@ -87,7 +87,7 @@ async def test_the_room_expires_with_the_longest_session(
     assert room["config"]["eject_at_room_exp"] is True
 
 
-async def test_the_callers_properties_go_over_ours(worker: Worker, agent: Agent, daily: DailyServer) -> None:
+async def test_the_clients_properties_override_ours(worker: Worker, agent: Agent, daily: DailyServer) -> None:
     reply = await worker.start(
         "support",
         {
@@ -136,7 +136,7 @@ async def test_an_organisation_without_a_domain(
 
 @pytest.mark.parametrize("where", ["dailyRoomProperties", "dailyMeetingTokenProperties"])
 @pytest.mark.parametrize("exp", ["tomorrow", True, -1])
-async def test_an_expiry_that_is_none(
+async def test_an_invalid_expiry_is_400(
     worker: Worker, agent: Agent, daily: DailyServer, where: str, exp: Any
 ) -> None:
     reply = await worker.start("support", {"createDailyRoom": True, where: {"exp": exp}})
@@ -184,7 +184,7 @@ def hasty(operation: str) -> Callable[..., Daily]:
 
 @pytest.mark.parametrize("operation", ["create_room", "create_token"])
 @pytest.mark.parametrize(("behaviour", "status", "code"), FAILURES)
-async def test_daily_does_not_do_what_it_is_asked(
+async def test_daily_refuses(
     worker: Worker,
     agent: Agent,
     daily: DailyServer,
@@ -205,7 +205,7 @@ async def test_daily_does_not_do_what_it_is_asked(
     await assert_nothing_left(worker, agent, daily)
 
 
-async def test_nobody_listens_at_daily(worker: Worker, agent: Agent, daily: DailyServer) -> None:
+async def test_daily_does_not_listen(worker: Worker, agent: Agent, daily: DailyServer) -> None:
     await daily.stop()
     reply = await worker.start("support", {"createDailyRoom": True})
     assert (reply.status, reply.body["code"]) == (502, "daily_unreachable")
@@ -215,7 +215,7 @@ async def test_nobody_listens_at_daily(worker: Worker, agent: Agent, daily: Dail
 # The agent fails
 
 
-async def test_the_room_goes_when_the_agent_cannot_be_reached(worker: Worker, daily: DailyServer) -> None:
+async def test_the_room_is_deleted_if_the_agent_cannot_be_reached(worker: Worker, daily: DailyServer) -> None:
     reply = await worker.start("support", {"createDailyRoom": True})
     assert (reply.status, reply.body["code"]) == (502, "agent_unreachable")
     assert len(daily.requests_of("create_room")) == 1
@@ -232,7 +232,7 @@ async def test_a_room_that_cannot_be_deleted_does_not_hide_the_reason(
     assert len(daily.rooms) == 1  # its expiry ends it
 
 
-async def test_no_room_is_made_where_no_place_is_free(
+async def test_no_room_is_created_without_a_free_slot(
     worker: Worker, agent: Agent, daily: DailyServer
 ) -> None:
     await worker.start()
@@ -241,7 +241,7 @@ async def test_no_room_is_made_where_no_place_is_free(
     assert daily.seen == []
 
 
-async def test_no_room_is_made_for_an_agent_that_is_not_ready(
+async def test_no_room_is_created_for_an_agent_that_is_not_ready(
     worker: Worker, agent_at: Callable[..., Any], port: AgentPort, daily: DailyServer
 ) -> None:
     await agent_at(port, holds, ready=503)
@@ -251,7 +251,7 @@ async def test_no_room_is_made_for_an_agent_that_is_not_ready(
     assert daily.seen == []
 
 
-async def test_the_room_goes_when_the_last_place_was_taken_meanwhile(
+async def test_the_room_is_deleted_if_the_last_slot_was_taken_meanwhile(
     worker: Worker, agent: Agent, daily: DailyServer
 ) -> None:
     async def another_is_faster(server: DailyServer, request: Any, act: Callable[[], Any]) -> Any:

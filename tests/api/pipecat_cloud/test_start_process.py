@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Starts at the real gateway: any worker may be asked, and a gateway that goes waits for its sessions."""
+"""Starts at the real gateway: on any worker, and while it drains."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def session(gateway: Gateway, session_id: str) -> dict[str, Any]:
     return found
 
 
-async def test_a_gateway_that_is_told_to_go_waits_for_its_sessions(
+async def test_a_gateway_that_stops_waits_for_its_sessions(
     start_gateway: Callable[..., Gateway], agent_port: Callable[[], AgentPort], agent_at: Callable[..., Any]
 ) -> None:
     port = agent_port()
@@ -67,7 +67,7 @@ async def test_a_gateway_that_is_told_to_go_waits_for_its_sessions(
     assert (over["state"], over["completion_status"]) == ("ended", "HTTP_COMPLETED")
 
 
-async def test_sessions_that_outlast_the_draining_are_broken_off(
+async def test_sessions_that_outlast_the_draining_are_ended(
     start_gateway: Callable[..., Gateway], agent_port: Callable[[], AgentPort], agent_at: Callable[..., Any]
 ) -> None:
     port = agent_port()
@@ -84,7 +84,7 @@ async def test_sessions_that_outlast_the_draining_are_broken_off(
     assert (over["state"], over["reason"], over["completion_status"]) == ("failed", "draining", "HTTP_ERROR")
 
 
-async def test_every_worker_knows_the_answer_and_the_places(
+async def test_every_worker_knows_the_answer_and_the_slots(
     start_gateway: Callable[..., Gateway], agent_port: Callable[[], AgentPort], agent_at: Callable[..., Any]
 ) -> None:
     port = agent_port()
@@ -102,7 +102,7 @@ async def test_every_worker_knows_the_answer_and_the_places(
     await eventually(lambda: session(gateway, first[1]["sessionId"])["state"] == "ended", "it ends")
 
 
-async def test_the_session_that_was_promised_is_the_one_that_runs(
+async def test_the_socket_runs_the_pending_session(
     start_gateway: Callable[..., Gateway], agent_port: Callable[[], AgentPort], agent_at: Callable[..., Any]
 ) -> None:
     port = agent_port()

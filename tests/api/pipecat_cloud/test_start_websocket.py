@@ -70,7 +70,7 @@ async def test_a_socket_carries_4096_bytes_of_json(worker: Worker) -> None:
     assert (await worker.start("support", {"transport": "websocket", "body": fits})).status == 200
 
 
-async def test_no_place_is_held(worker: Worker) -> None:
+async def test_a_pending_session_holds_no_slot(worker: Worker) -> None:
     for _ in range(3):
         assert (await worker.start("support", {"transport": "websocket"})).status == 200
     assert (await worker.start()).status == 200

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Workers that serve the session resource over one store, agents that run as requests, and Daily."""
+"""Workers that serve the session resource over one store, agents with `POST /bot`, and Daily."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the OpenAPI document says of the session resource."""
+"""The session resource in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_every_example_is_one(paths: Any) -> None:
         ({"duration_seconds": 0}, True),
     ],
 )
-def test_the_document_takes_what_is_taken(report: Any, is_taken: bool) -> None:
+def test_the_schemas_accept_what_the_api_accepts(report: Any, is_taken: bool) -> None:
     document = openapi_document(SESSIONS, url="/", version="1")
     body = document["paths"]["/v1/sessions/{session_id}/complete"]["post"]["requestBody"]
     assert body["required"]
@@ -70,7 +70,7 @@ def test_the_document_takes_what_is_taken(report: Any, is_taken: bool) -> None:
         assert is_taken
 
 
-def test_all_of_it_wants_a_private_key(paths: Any) -> None:
+def test_every_operation_needs_a_private_key(paths: Any) -> None:
     for operations in paths.values():
         for operation in operations.values():
             assert operation["security"] == [{"privateKey": []}]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Stopping a session, from any worker, and reporting what came of it, once."""
+"""Stopping a session from any worker, and reporting its outcome, once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENTRY = {"role": "user", "text": "Good morning.", "timestamp": "2026-01-31T09:30
 # Stopping
 
 
-async def test_a_stop_breaks_the_agents_request_off(worker: Any, bot_agent: Any) -> None:
+async def test_a_stop_closes_the_agents_request(worker: Any, bot_agent: Any) -> None:
     session = await worker.starts()
     started = await bot_agent.next()
     reply = await worker("POST", f"/v1/sessions/{session['id']}/stop")
@@ -57,7 +57,7 @@ async def test_a_session_is_ending_until_its_worker_has_ended_it(worker: Any, cl
     assert (await worker.shows(session_id))["status"] == "ended"
 
 
-async def test_to_stop_what_is_over_changes_nothing(worker: Any, clock: Any) -> None:
+async def test_a_stop_of_an_ended_session_changes_nothing(worker: Any, clock: Any) -> None:
     session_id = await worker.carries(clock.now)
     await worker.ends(session_id, clock.now + 1.0, SessionState.FAILED)
     before = await worker.shows(session_id)
@@ -68,7 +68,7 @@ async def test_to_stop_what_is_over_changes_nothing(worker: Any, clock: Any) -> 
 # Reporting
 
 
-async def test_a_report_is_kept_and_given_back(worker: Any, clock: Any) -> None:
+async def test_a_report_is_stored_and_returned(worker: Any, clock: Any) -> None:
     session_id = await worker.carries(clock.now)
     clock.now += 60.0
     transcript = [
@@ -110,7 +110,7 @@ async def test_a_report_is_kept_and_given_back(worker: Any, clock: Any) -> None:
     ],
     ids=lambda report: f"{next(iter(report))}-{len(str(report))}",
 )
-async def test_reports_at_their_bounds_are_taken(report: Any, worker: Any, clock: Any) -> None:
+async def test_reports_at_their_limits_are_accepted(report: Any, worker: Any, clock: Any) -> None:
     session_id = await worker.carries(clock.now)
     reply = await worker("POST", f"/v1/sessions/{session_id}/complete", report)
     assert reply.status == 200, reply.json
@@ -146,7 +146,7 @@ async def test_reports_at_their_bounds_are_taken(report: Any, worker: Any, clock
     ],
     ids=lambda value: str(value)[:40],
 )
-async def test_what_is_no_report_is_refused(report: Any, param: str | None, worker: Any, clock: Any) -> None:
+async def test_an_invalid_report_is_refused(report: Any, param: str | None, worker: Any, clock: Any) -> None:
     session_id = await worker.carries(clock.now)
     reply = await worker("POST", f"/v1/sessions/{session_id}/complete", report)
     assert reply.refuses(422, "invalid_parameter", "unprocessable", param)
@@ -173,7 +173,7 @@ async def test_a_session_is_completed_once(worker: Any, clock: Any) -> None:
 
 
 @pytest.mark.parametrize("state", [SessionState.ENDED, SessionState.FAILED])
-async def test_what_is_over_cannot_be_completed(state: SessionState, worker: Any, clock: Any) -> None:
+async def test_an_ended_session_cannot_be_completed(state: SessionState, worker: Any, clock: Any) -> None:
     session_id = await worker.carries(clock.now)
     await worker.ends(session_id, clock.now + 1.0, state)
     reply = await worker("POST", f"/v1/sessions/{session_id}/complete", {"results": 1})
@@ -181,7 +181,7 @@ async def test_what_is_over_cannot_be_completed(state: SessionState, worker: Any
     assert state.value in reply.json["error"]["message"]
 
 
-async def test_what_has_not_begun_cannot_be_completed(worker: Any) -> None:
+async def test_a_pending_session_cannot_be_completed(worker: Any) -> None:
     session = await worker.starts(transport={"type": "websocket"})
     path = f"/v1/sessions/{session['id']}"
     assert (await worker("POST", f"{path}/complete", {"results": 1})).refuses(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The session resource of the real gateway, with two workers, from the promise to the report to the stop."""
+"""The session resource of the real gateway with two workers: pending session, report, stop."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def once_over(ask: Ask, session_id: str) -> dict[str, Any]:
     return over
 
 
-async def test_the_promised_session_is_the_one_that_runs(gateway: Gateway, support: Agent, ask: Ask) -> None:
+async def test_the_socket_runs_the_pending_session(gateway: Gateway, support: Agent, ask: Ask) -> None:
     session = await promised(ask, metadata={"ticket": 4711}, body={"name": "Ada"})
     session_id = session["id"]
     caller = await gateway.dial(target(session))
@@ -123,7 +123,7 @@ async def test_any_worker_stops_any_call(gateway: Gateway, support: Agent, ask: 
         await caller.leave()
 
 
-async def test_a_promise_that_was_stopped_opens_nothing(gateway: Gateway, support: Agent, ask: Ask) -> None:
+async def test_a_stopped_pending_session_has_no_socket(gateway: Gateway, support: Agent, ask: Ask) -> None:
     session = await promised(ask)
     status, stopped = await ask("POST", f"/{session['id']}/stop")
     assert (status, stopped["status"]) == (200, "canceled")
@@ -149,7 +149,7 @@ async def test_a_caller_who_hangs_up_ends_the_wait(gateway: Gateway, support: Ag
     assert (status, over["status"], over["end_reason"]) == (200, "ended", "caller_hangup")
 
 
-async def test_silence_that_was_asked_for_ends_the_session(
+async def test_silence_beyond_the_requested_limit_ends_the_session(
     gateway: Gateway, support: Agent, ask: Ask
 ) -> None:
     session = await promised(ask, idle_timeout_seconds=1)
@@ -160,9 +160,7 @@ async def test_silence_that_was_asked_for_ends_the_session(
     assert (await once_over(ask, session["id"]))["end_reason"] == "idle_timeout"
 
 
-async def test_the_longest_duration_that_was_asked_for_ends_it(
-    gateway: Gateway, support: Agent, ask: Ask
-) -> None:
+async def test_the_requested_duration_ends_the_session(gateway: Gateway, support: Agent, ask: Ask) -> None:
     session = await promised(ask, max_duration_seconds=1)
     caller = await gateway.dial(target(session))
     agent = await support.call()
@@ -171,5 +169,5 @@ async def test_the_longest_duration_that_was_asked_for_ends_it(
     assert (await once_over(ask, session["id"]))["end_reason"] == "max_duration"
 
 
-async def test_what_is_unknown_is_404(gateway: Gateway, ask: Ask) -> None:
+async def test_an_unknown_session_is_404(gateway: Gateway, ask: Ask) -> None:
     assert (await ask("GET", f"/{uuid.uuid4()}"))[0] == 404

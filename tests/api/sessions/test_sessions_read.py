@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Reading sessions: one, a page of many, and one once it is over."""
+"""Reading sessions: one, a page, and one at its end."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_a_telephone_call_is_a_session_too(worker: Any, clock: Any) -> Non
     assert shown["failed_at"] is shown["failure"] is None
 
 
-async def test_a_failure_says_why(worker: Any, clock: Any) -> None:
+async def test_a_failed_session_has_its_reason(worker: Any, clock: Any) -> None:
     session_id = await worker.carries(clock.now)
     await worker.ends(session_id, clock.now + 1.0, SessionState.FAILED)
     shown = await worker.shows(session_id)
@@ -48,7 +48,7 @@ async def test_a_failure_says_why(worker: Any, clock: Any) -> None:
     assert shown["failed_at"] == shown["ended_at"] == "2026-01-31T09:30:01.250Z"
 
 
-async def test_who_ended_before_the_agent_was_heard_was_canceled(worker: Any, clock: Any) -> None:
+async def test_a_session_that_ended_before_its_agent_started_is_canceled(worker: Any, clock: Any) -> None:
     session = await worker.starts(transport={"type": "websocket"})
     await worker.ends(
         session["id"], clock.now, SessionState.CANCELED, traffic=Traffic(), first_agent_sound_at=None
@@ -69,7 +69,7 @@ async def test_a_session_that_is_unknown_is_404(session_id: str, worker: Any) ->
         assert (await worker(method, path + rest, value)).refuses(404, "not_found", "not_found")
 
 
-async def test_another_organisations_session_is_unknown(worker: Any, clock: Any) -> None:
+async def test_another_organisations_session_is_404(worker: Any, clock: Any) -> None:
     session_id = await worker.carries(clock.now)
     path = f"/v1/sessions/{session_id}"
     for method, rest, value in [
@@ -88,7 +88,7 @@ async def test_another_organisations_session_is_unknown(worker: Any, clock: Any)
 # Many
 
 
-async def test_pages_have_the_newest_first(worker: Any, clock: Any) -> None:
+async def test_pages_begin_with_the_newest_session(worker: Any, clock: Any) -> None:
     made = []
     for _ in range(5):
         made.append(await worker.carries(clock.now))
@@ -105,7 +105,7 @@ async def test_pages_have_the_newest_first(worker: Any, clock: Any) -> None:
     assert (page["data"], page["total"], page["limit"], page["has_more"]) == ([], 5, 20, False)
 
 
-async def test_a_page_leaves_out_what_may_be_long(worker: Any, clock: Any) -> None:
+async def test_lists_omit_the_report(worker: Any, clock: Any) -> None:
     session_id = await worker.carries(clock.now)
     await worker("POST", f"/v1/sessions/{session_id}/complete", {"results": {"resolved": True}})
     (listed,) = (await worker("GET", "/v1/sessions")).json["data"]
@@ -126,7 +126,7 @@ async def test_sessions_of_an_agent(worker: Any, clock: Any) -> None:
     assert (await worker("GET", "/v1/sessions?agent=unknown")).json["total"] == 0
 
 
-async def test_sessions_of_a_time(worker: Any, clock: Any) -> None:
+async def test_sessions_of_a_time_range(worker: Any, clock: Any) -> None:
     made = []
     for _ in range(3):
         made.append(await worker.carries(clock.now))
@@ -176,7 +176,7 @@ async def test_sessions_in_a_status(worker: Any, clock: Any) -> None:
         ("region=us-west", "region"),
     ],
 )
-async def test_a_filter_that_is_none_is_refused(query: str, param: str, worker: Any) -> None:
+async def test_an_invalid_filter_is_refused(query: str, param: str, worker: Any) -> None:
     reply = await worker("GET", f"/v1/sessions?{query}")
     assert reply.refuses(422, "invalid_parameter", "unprocessable", param)
 
@@ -189,7 +189,7 @@ def waits(worker: Any, session_id: str, timeout_s: int = 120) -> asyncio.Task[An
     return asyncio.create_task(worker("GET", path))
 
 
-async def test_many_wait_and_are_answered_when_it_is_over(worker: Any, clock: Any, until: Until) -> None:
+async def test_many_waiting_requests_are_answered_at_the_end(worker: Any, clock: Any, until: Until) -> None:
     session_id, other_id = await worker.carries(clock.now), await worker.carries(clock.now)
     waiting = [waits(worker, session_id) for _ in range(20)]
     other = waits(worker, other_id)
@@ -206,7 +206,7 @@ async def test_many_wait_and_are_answered_when_it_is_over(worker: Any, clock: An
     assert watch.waiters == 0
 
 
-async def test_an_end_in_another_worker_is_heard(hire: Any, clock: Any, until: Until) -> None:
+async def test_an_end_in_another_worker_answers_the_wait(hire: Any, clock: Any, until: Until) -> None:
     east, west = await hire(), await hire()
     session_id = await east.carries(clock.now)
     waiting = waits(west, session_id)
@@ -215,7 +215,7 @@ async def test_an_end_in_another_worker_is_heard(hire: Any, clock: Any, until: U
     assert (await waiting).json["status"] == "ended"
 
 
-async def test_a_promise_that_is_stopped_is_over(worker: Any, until: Until) -> None:
+async def test_a_pending_session_that_is_stopped_is_over(worker: Any, until: Until) -> None:
     session = await worker.starts(transport={"type": "websocket"})
     waiting = waits(worker, session["id"])
     await until(lambda: session_events(worker.store).waiters)
@@ -223,26 +223,26 @@ async def test_a_promise_that_is_stopped_is_over(worker: Any, until: Until) -> N
     assert (await waiting).json["status"] == "canceled"
 
 
-async def test_what_is_over_is_answered_at_once(worker: Any, clock: Any) -> None:
+async def test_an_ended_session_is_answered_at_once(worker: Any, clock: Any) -> None:
     session_id = await worker.carries(clock.now)
     await worker.ends(session_id, clock.now + 1.0)
     assert (await waits(worker, session_id)).json["status"] == "ended"
 
 
-async def test_after_the_time_it_is_answered_as_it_is(worker: Any, clock: Any) -> None:
+async def test_after_the_timeout_the_current_state_is_answered(worker: Any, clock: Any) -> None:
     session_id = await worker.carries(clock.now)
     reply = await waits(worker, session_id, 1)
     assert (reply.status, reply.json["status"]) == (200, "running")
     assert session_events(worker.store).waiters == 0
 
 
-async def test_without_the_wish_nobody_waits(worker: Any, clock: Any) -> None:
+async def test_without_wait_for_completion_the_answer_is_immediate(worker: Any, clock: Any) -> None:
     session_id = await worker.carries(clock.now)
     for query in ("", "?wait_for_completion=false", "?timeout_seconds=120"):
         assert (await worker("GET", f"/v1/sessions/{session_id}{query}")).json["status"] == "running"
 
 
-async def test_a_client_that_goes_away_frees_its_wait(worker: Any, clock: Any, until: Until) -> None:
+async def test_a_client_that_leaves_ends_its_wait(worker: Any, clock: Any, until: Until) -> None:
     session_id = await worker.carries(clock.now)
     watch = session_events(worker.store)
     staying, going = waits(worker, session_id), waits(worker, session_id)
@@ -263,7 +263,7 @@ async def test_a_client_that_goes_away_frees_its_wait(worker: Any, clock: Any, u
         ("wait=true", "wait"),
     ],
 )
-async def test_a_wait_has_its_limits(query: str, param: str, worker: Any, clock: Any) -> None:
+async def test_the_timeout_of_a_wait_is_limited(query: str, param: str, worker: Any, clock: Any) -> None:
     session_id = await worker.carries(clock.now)
     reply = await worker("GET", f"/v1/sessions/{session_id}?{query}")
     assert reply.refuses(422, "invalid_parameter", "unprocessable", param)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""`POST /v1/sessions`: what it starts, what it answers, what it refuses."""
+"""`POST /v1/sessions`: what starts, the answers, the refusals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOM = {"agent": "support", "transport": {"type": "daily"}}
 # The agent alone
 
 
-async def test_an_agent_is_started_and_told_its_session_and_body(worker: Any, bot_agent: Any) -> None:
+async def test_an_agent_is_started_with_its_session_id_and_body(worker: Any, bot_agent: Any) -> None:
     session = await worker.starts(body={"name": "Ada", "ü": [1, 2.5, None]})
     told = await bot_agent.next()
     assert told.session == session["id"]
@@ -52,13 +52,13 @@ async def test_without_a_body_the_agent_gets_an_empty_object(worker: Any, bot_ag
     assert (await bot_agent.next()).body == {}
 
 
-async def test_the_answer_says_where_the_session_is(worker: Any) -> None:
+async def test_the_answer_has_the_sessions_location(worker: Any) -> None:
     reply = await worker("POST", "/v1/sessions", BOT, X_Request_Id="my-request.1")
     assert reply.headers["Location"] == f"/v1/sessions/{reply.json['id']}"
     assert reply.headers["X-Request-Id"] == "my-request.1"
 
 
-async def test_it_is_over_when_the_agents_request_is(worker: Any, bot_agent: Any, clock: Any) -> None:
+async def test_the_session_ends_with_the_agents_request(worker: Any, bot_agent: Any, clock: Any) -> None:
     session = await worker.starts()
     clock.now += 62.5
     (await bot_agent.next()).ends.set()
@@ -68,7 +68,7 @@ async def test_it_is_over_when_the_agents_request_is(worker: Any, bot_agent: Any
     assert reply.json["usage"]["seconds"] == 62.5
 
 
-async def test_at_capacity_is_503_and_says_when_to_come_back(worker: Any) -> None:
+async def test_at_capacity_is_503_with_retry_after(worker: Any) -> None:
     for _ in range(2):
         await worker.starts()
     for wanted in (BOT, ROOM):
@@ -77,7 +77,7 @@ async def test_at_capacity_is_503_and_says_when_to_come_back(worker: Any) -> Non
         assert reply.headers["Retry-After"] == "5"
 
 
-async def test_an_agent_that_fails_is_502_and_leaves_no_place_taken(worker: Any, bot_agent: Any) -> None:
+async def test_an_agent_that_fails_is_502_and_frees_its_slot(worker: Any, bot_agent: Any) -> None:
     bot_agent.status = 500
     for _ in range(3):
         reply = await worker("POST", "/v1/sessions", BOT)
@@ -100,7 +100,7 @@ async def test_an_agent_that_is_not_there_is_502(worker: Any, bot_agent: Any) ->
     assert session["started_at"] is None
 
 
-async def test_a_gateway_that_goes_away_starts_nothing(worker: Any) -> None:
+async def test_a_draining_gateway_is_503(worker: Any) -> None:
     worker.wiring.active.draining = True
     for wanted in (BOT, SOCKET, ROOM):
         assert (await worker("POST", "/v1/sessions", wanted)).refuses(503, "draining", "service_unavailable")
@@ -109,7 +109,7 @@ async def test_a_gateway_that_goes_away_starts_nothing(worker: Any) -> None:
 # A socket of the caller's
 
 
-async def test_a_socket_is_promised_with_url_and_token(worker: Any, settings: Any) -> None:
+async def test_a_pending_session_has_a_url_and_a_token(worker: Any, settings: Any) -> None:
     session = await worker.starts(**SOCKET, metadata={"ticket": 4711})
     assert (session["status"], session["started_at"]) == ("created", None)
     transport = session["transport"]
@@ -147,7 +147,7 @@ async def test_a_body_needs_a_socket_with_a_token(worker: Any) -> None:
     assert (await worker("GET", "/v1/sessions")).json["total"] == 0
 
 
-async def test_url_and_token_are_told_once(worker: Any) -> None:
+async def test_url_and_token_are_in_one_answer_only(worker: Any) -> None:
     session = await worker.starts(**SOCKET, body={"secret": "s3cret"})
     token = session["transport"]["token"]
     shown = await worker.shows(session["id"])
@@ -167,7 +167,7 @@ async def test_url_and_token_are_told_once(worker: Any) -> None:
 # A room at Daily
 
 
-async def test_a_room_is_made_and_the_agent_is_told_of_it(
+async def test_a_room_is_created_and_the_agent_gets_it(
     worker: Any, bot_agent: Any, daily_server: Any, clock: Any
 ) -> None:
     transport = {"type": "daily", "room_properties": {"geo": "eu-central-1"}}
@@ -189,7 +189,7 @@ async def test_a_room_is_made_and_the_agent_is_told_of_it(
     assert (shown["transport"]["url"], shown["transport"]["token"]) == ("[redacted]", "[redacted]")
 
 
-async def test_the_room_goes_if_the_agent_does_not_start(
+async def test_the_room_is_deleted_if_the_agent_does_not_start(
     worker: Any, bot_agent: Any, daily_server: Any
 ) -> None:
     await bot_agent.stop()
@@ -228,7 +228,7 @@ async def test_a_daily_that_does_not_answer_is_504(
     assert reply.refuses(504, "daily_timeout", "service_unavailable")
 
 
-async def test_no_room_is_made_while_all_places_are_taken(worker: Any, daily_server: Any) -> None:
+async def test_no_room_is_created_while_all_slots_are_taken(worker: Any, daily_server: Any) -> None:
     for _ in range(2):
         await worker.starts()
     assert (await worker("POST", "/v1/sessions", ROOM)).refuses(503, "at_capacity", "service_unavailable")
@@ -240,7 +240,7 @@ async def test_without_a_domain_at_daily_there_is_no_room(worker: Any) -> None:
     assert reply.refuses(400, "bad_request", "invalid_request")
 
 
-async def test_an_expiry_that_is_none_is_refused(worker: Any, daily_server: Any) -> None:
+async def test_an_invalid_expiry_is_refused(worker: Any, daily_server: Any) -> None:
     transport = {"type": "daily", "room_properties": {"exp": "tomorrow"}}
     reply = await worker("POST", "/v1/sessions", ROOM | {"transport": transport})
     assert reply.refuses(400, "bad_request", "invalid_request")
@@ -253,7 +253,7 @@ async def test_an_expiry_that_is_none_is_refused(worker: Any, daily_server: Any)
 @pytest.mark.parametrize(
     "metadata", [{"ticket": 4711, "nested": {"a": [1, None, "ü"]}}, [1, 2], "text", 0, False, {}]
 )
-async def test_metadata_is_given_back_everywhere(metadata: Any, worker: Any) -> None:
+async def test_metadata_is_returned_with_the_session(metadata: Any, worker: Any) -> None:
     for wanted in (BOT, SOCKET):
         session = await worker.starts(**wanted, metadata=metadata)
         session_id = session["id"]
@@ -287,7 +287,7 @@ async def test_metadata_has_8_kb_of_utf_8_at_most(worker: Any) -> None:
         ({"idle_timeout_seconds": 600, "max_duration_seconds": 14400}, (600, 14400)),
     ],
 )
-async def test_limits_at_their_bounds_are_taken(worker: Any, wanted: Any, held: Any) -> None:
+async def test_limits_at_their_bounds_are_accepted(worker: Any, wanted: Any, held: Any) -> None:
     session = await worker.starts(transport={"type": "websocket"}, **wanted)
     assert (session["idle_timeout_seconds"], session["max_duration_seconds"]) == held
     record = await worker.store.session(session["id"])
@@ -323,7 +323,7 @@ async def test_limits_at_their_bounds_are_taken(worker: Any, wanted: Any, held: 
         ({"unknown": 1}, "unknown"),
     ],
 )
-async def test_what_is_no_session_is_refused(
+async def test_an_invalid_session_is_refused(
     change: dict[str, Any], param: str, worker: Any, bot_agent: Any
 ) -> None:
     reply = await worker("POST", "/v1/sessions", BOT | change)
@@ -337,7 +337,7 @@ async def test_an_agent_and_a_transport_are_needed(worker: Any) -> None:
 
 
 @pytest.mark.parametrize("agent", ["unknown", "support.globex", "support.unknown", "acme"])
-async def test_an_agent_that_the_key_may_not_know_of_is_unknown(agent: str, worker: Any) -> None:
+async def test_another_organisations_agent_is_unknown(agent: str, worker: Any) -> None:
     for transport in ("bot", "websocket", "daily"):
         reply = await worker("POST", "/v1/sessions", {"agent": agent, "transport": {"type": transport}})
         assert reply.refuses(404, "unknown_agent", "not_found")
@@ -365,7 +365,7 @@ async def test_a_body_has_its_limit(
         ("pk_acme", 403, "private_key_needed", "permission"),
     ],
 )
-async def test_a_private_key_is_needed_for_all_of_it(
+async def test_every_request_needs_a_private_key(
     key: str | None, status: int, code: str, kind: str, worker: Any
 ) -> None:
     for method, path in [
@@ -398,7 +398,7 @@ async def test_another_body_with_the_same_key_is_a_conflict(worker: Any) -> None
     assert reply.refuses(409, "idempotency_key_reused", "conflict", "Idempotency-Key")
 
 
-async def test_a_key_that_is_none_is_refused(worker: Any, bot_agent: Any) -> None:
+async def test_a_malformed_key_is_refused(worker: Any, bot_agent: Any) -> None:
     for key in ("x" * 256, "ü"):
         reply = await worker("POST", "/v1/sessions", BOT, Idempotency_Key=key)
         assert reply.refuses(400, "bad_idempotency_key", "invalid_request", "Idempotency-Key")

@@ -95,7 +95,7 @@ async def test_by_the_called_number(line: DocumentCalls, number: str) -> None:
     assert urlsplit(placed.stream_url).netloc == host
 
 
-async def test_the_spellings_of_an_agent(line: DocumentCalls) -> None:
+async def test_the_ways_to_name_an_agent(line: DocumentCalls) -> None:
     for query in (
         "agent=support.acme",
         "serviceHost=support.acme",
@@ -115,7 +115,7 @@ async def test_the_call_and_its_numbers_are_in_the_record(line: DocumentCalls, s
 
 
 @pytest.mark.parametrize("carrier", ["plivo"], indirect=True)
-async def test_plivos_agent_is_told_the_numbers_in_the_body(line: DocumentCalls, support: Agent) -> None:
+async def test_plivos_agent_gets_the_numbers_in_the_body(line: DocumentCalls, support: Agent) -> None:
     path = "/xml/plivo?agent=support&org=acme"
     _, caller, call = await through(line, support, path, sender="14155550100", to="14155550199")
     assert body_of(call) == {"from": "14155550100", "to": "14155550199"}
@@ -138,7 +138,7 @@ async def test_the_body_reaches_the_agent(line: DocumentCalls, support: Agent) -
 
 @pytest.mark.parametrize("carrier", ["twilio"], indirect=True)
 @pytest.mark.parametrize("size", [300, 301, 4096])
-async def test_a_long_body_goes_to_twilio_in_pieces(line: DocumentCalls, support: Agent, size: int) -> None:
+async def test_a_long_body_is_split_for_twilio(line: DocumentCalls, support: Agent, size: int) -> None:
     said = "x" * (size - 2)
     path = f"/xml/twilio?agent=support&org=acme&body={quote(encoded(said))}"
     placed, caller, call = await through(line, support, path)
@@ -225,14 +225,14 @@ async def test_without_a_call_id_the_token_is_whose_call_comes_first(
     assert "wss://" in answered.text
 
 
-async def test_each_document_is_told_in_one_line(line: DocumentCalls) -> None:
+async def test_each_document_is_one_log_line(line: DocumentCalls) -> None:
     placed = await line.place()
 
     def lines() -> list[dict[str, Any]]:
         return [one for one in line.gateway.log_lines() if one.get("call_id") == placed.call_id]
 
-    told = await eventually(lines, "it is told")
-    assert [(one["event"], one["what"], one["agent"]) for one in told] == [
+    entries = await eventually(lines, "it is logged")
+    assert [(one["event"], one["what"], one["agent"]) for one in entries] == [
         ("document", "stream", "support.acme")
     ]
-    assert placed.fields.get("From", "+1415") not in json.dumps(told)
+    assert placed.fields.get("From", "+1415") not in json.dumps(entries)

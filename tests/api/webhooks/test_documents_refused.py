@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Documents that are not to be: bad input has an HTTP error, a call that cannot be now a kind document."""
+"""Requests for documents that fail: an HTTP error for bad input, a refusing document for the caller."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ async def test_a_bad_form(line: DocumentCalls, body: bytes, headers: dict[str, s
 
 @twilio
 @pytest.mark.parametrize("number", ["%00%01", "x" * 300, "%7f"])
-async def test_a_number_that_nobody_could_write_down_is_left_out(line: DocumentCalls, number: str) -> None:
+async def test_an_unprintable_number_is_omitted(line: DocumentCalls, number: str) -> None:
     answered = await post(line, SUPPORT, f"CallSid=CA1&From={number}&To=%2B14155550199".encode())
     assert answered.status == 200
     assert "from_number" not in answered.text
@@ -153,7 +153,7 @@ async def test_without_a_public_url_there_are_no_documents(start_gateway: Callab
     assert "public_url" in answer["error"]
 
 
-# What a caller is told
+# Documents that refuse a call
 
 
 async def test_an_unknown_agent(line: DocumentCalls) -> None:
@@ -164,7 +164,7 @@ async def test_an_unknown_number(line: DocumentCalls) -> None:
     assert_sent_away(await line.place(f"/xml/{line.carrier}", to="+15550000000"), 404)
 
 
-async def test_an_agent_that_wants_tokens_gives_none_to_strangers(line: DocumentCalls) -> None:
+async def test_no_token_is_given_to_an_unauthenticated_carrier(line: DocumentCalls) -> None:
     placed = await line.place(f"/xml/{line.carrier}?agent=locked&org=acme")
     assert placed.answered.status == 403
 
@@ -218,12 +218,12 @@ async def test_at_capacity(line: DocumentCalls, support: Agent) -> None:
         return [one for one in line.gateway.log_lines() if one.get("call_id") == placed.call_id]
 
     if line.carrier != "exotel":
-        (told,) = await eventually(lines, "it is told")
-        assert (told["what"], told["reason"]) == ("refusal", "at_capacity")
+        (reply,) = await eventually(lines, "it is logged")
+        assert (reply["what"], reply["reason"]) == ("refusal", "at_capacity")
 
 
 @pytest.mark.parametrize("carrier", ["twilio", "telnyx", "plivo"], indirect=True)
-async def test_a_queue_asks_again_until_it_is_enough(line: DocumentCalls, support: Agent) -> None:
+async def test_a_queued_call_comes_back_until_its_time_is_over(line: DocumentCalls, support: Agent) -> None:
     await full(line, support)
     path = f"/xml/{line.carrier}?agent=queueing&org=acme&customer=7"
     for returns in (1, 2, 3):
@@ -238,7 +238,7 @@ async def test_a_queue_asks_again_until_it_is_enough(line: DocumentCalls, suppor
 
 
 @pytest.mark.parametrize("carrier", ["twilio", "telnyx", "plivo"], indirect=True)
-async def test_a_queue_lets_the_call_through_when_there_is_room(line: DocumentCalls, support: Agent) -> None:
+async def test_a_queued_call_gets_a_stream_when_a_slot_is_free(line: DocumentCalls, support: Agent) -> None:
     caller = await line.gateway.dial("/ws/generic/queueing.acme")
     call = await support.call()
     placed = await line.place(f"/xml/{line.carrier}?agent=queueing&org=acme")
@@ -326,7 +326,7 @@ async def test_a_call_that_comes_back_while_its_stream_seems_to_live(
     await second.leave()
 
 
-async def test_a_gateway_that_drains_refuses_kindly(
+async def test_a_draining_gateway_refuses_with_a_document(
     start_gateway: Callable[..., Gateway],
     carrier_servers: dict[str, Server],
     support: Agent,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What carriers tell of calls: signed or refused, each answered and told once, harmless late and twice."""
+"""Carriers' status callbacks: authenticated, answered and logged once, harmless when late or repeated."""
 
 from __future__ import annotations
 
@@ -84,28 +84,28 @@ def naming(line: DocumentCalls, call_id: str) -> dict[str, str]:
     return {CALL_IDS.get(line.carrier, "CallSid"): call_id}
 
 
-async def told(line: DocumentCalls, event: str, session: str, count: int = 1) -> list[dict[str, Any]]:
+async def logged(line: DocumentCalls, event: str, session: str, count: int = 1) -> list[dict[str, Any]]:
     def lines() -> list[dict[str, Any]]:
         found = line.gateway.log_lines()
         mine = [one for one in found if (one["event"], one.get("session")) == (event, session)]
         return mine if len(mine) >= count else []
 
-    found: list[dict[str, Any]] = await eventually(lines, f"{event} is told")
+    found: list[dict[str, Any]] = await eventually(lines, f"{event} is logged")
     assert len(found) == count
     return found
 
 
-async def test_a_call_moves_once_however_often_it_is_told(line: DocumentCalls, support: Agent) -> None:
+async def test_a_repeated_callback_changes_the_status_once(line: DocumentCalls, support: Agent) -> None:
     session, call_id = await running(line, support)
     for _ in range(3):
         answered = await tell(line, session, "status", naming(line, call_id) | OVER[line.carrier])
         assert answered.status == 200, answered
-    (moved,) = await told(line, "call moved", session)
+    (moved,) = await logged(line, "call moved", session)
     assert moved["status"] == "completed"
-    await told(line, "callback is late", session, 2)
+    await logged(line, "callback is late", session, 2)
 
 
-async def test_out_of_order(line: DocumentCalls, support: Agent) -> None:
+async def test_callbacks_arrive_out_of_order(line: DocumentCalls, support: Agent) -> None:
     session, call_id = await running(line, support)
     ringing = {"exotel": {"EventType": "ringing", "Status": "ringing"}}.get(
         line.carrier, {"CallStatus": "ringing"}
@@ -113,11 +113,11 @@ async def test_out_of_order(line: DocumentCalls, support: Agent) -> None:
     await tell(line, session, "status", naming(line, call_id) | OVER[line.carrier])
     answered = await tell(line, session, "status", naming(line, call_id) | ringing)
     assert answered.status == 200
-    (late,) = await told(line, "callback is late", session)
+    (late,) = await logged(line, "callback is late", session)
     assert late["status"] == "ringing"
 
 
-async def test_unsigned(line: DocumentCalls, support: Agent) -> None:
+async def test_an_unsigned_callback_is_403(line: DocumentCalls, support: Agent) -> None:
     session, call_id = await running(line, support)
     fields = naming(line, call_id) | OVER[line.carrier]
     assert (await tell(line, session, "status", fields, signed=False)).status == 403
@@ -126,33 +126,35 @@ async def test_unsigned(line: DocumentCalls, support: Agent) -> None:
     ]
 
 
-async def test_of_another_call(line: DocumentCalls, support: Agent) -> None:
+async def test_a_callback_of_another_call_is_404(line: DocumentCalls, support: Agent) -> None:
     session, _ = await running(line, support)
     answered = await tell(line, session, "status", naming(line, "another") | OVER[line.carrier])
     assert answered.status == 404
-    await told(line, "callback for another call", session)
+    await logged(line, "callback for another call", session)
 
 
-async def test_of_a_session_that_is_over(line: DocumentCalls, support: Agent) -> None:
+async def test_a_callback_after_the_session(line: DocumentCalls, support: Agent) -> None:
     session, call_id = await running(line, support)
     await line.gateway.callers_leave()
     await eventually(lambda: line.gateway.sessions(session)[0]["ended_at"], "it ends")
     answered = await tell(line, session, "status", naming(line, call_id) | OVER[line.carrier])
     assert answered.status == 200
-    (moved,) = await told(line, "call moved", session)
+    (moved,) = await logged(line, "call moved", session)
     assert moved["over"] is True
 
 
-async def test_of_no_session(line: DocumentCalls) -> None:
+async def test_a_callback_without_a_session_is_404(line: DocumentCalls) -> None:
     session = str(uuid.uuid4())
     answered = await tell(line, session, "status", OVER[line.carrier], "?org=acme")
     assert answered.status == 404
-    await told(line, "callback for no call", session)
+    await logged(line, "callback for no call", session)
     assert (await tell(line, session, "status", OVER[line.carrier], "?org=acme", signed=False)).status == 403
     assert (await tell(line, "no-uuid", "status", OVER[line.carrier])).status in (403, 404)
 
 
-async def test_of_another_organisation(gateway: Gateway, line: DocumentCalls, support: Agent) -> None:
+async def test_another_organisations_callback_is_404(
+    gateway: Gateway, line: DocumentCalls, support: Agent
+) -> None:
     session, call_id = await running(line, support)
     fields = naming(line, call_id) | OVER[line.carrier]
     answered = await tell(line, session, "status", fields, "?org=globex")
@@ -165,7 +167,7 @@ async def test_of_another_organisation(gateway: Gateway, line: DocumentCalls, su
         assert (await line.server.send("POST", url, headers, body)).status == 403
 
 
-async def test_of_another_carrier(
+async def test_a_callback_of_another_carrier_is_404(
     gateway: Gateway, line: DocumentCalls, carrier_servers: dict[str, Server], support: Agent
 ) -> None:
     session, call_id = await running(line, support)
@@ -180,12 +182,12 @@ async def test_of_another_carrier(
     assert answered.status == 404
 
 
-async def test_nothing_else_is_called_back(line: DocumentCalls) -> None:
+async def test_an_unknown_kind_of_callback_is_404(line: DocumentCalls) -> None:
     assert (await tell(line, str(uuid.uuid4()), "anything", {})).status == 404
 
 
 @pytest.mark.parametrize("carrier", ["twilio", "telnyx", "plivo"], indirect=True)
-async def test_the_document_asks_to_be_told_of_its_stream(line: DocumentCalls, support: Agent) -> None:
+async def test_the_document_requests_callbacks_of_its_stream(line: DocumentCalls, support: Agent) -> None:
     placed = await line.place()
     assert placed.document is not None
     attribute = "statusCallbackUrl" if line.carrier == "plivo" else "statusCallback"
@@ -197,13 +199,13 @@ async def test_the_document_asks_to_be_told_of_its_stream(line: DocumentCalls, s
     )
     answered = await line.server.post(url, naming(line, placed.call_id) | event)
     assert answered.status == 404, "its handshake failed, so it never became a session"
-    (failed,) = await told(line, "stream failed", session)
+    (failed,) = await logged(line, "stream failed", session)
     assert failed["words"] in ("no route", "31920")
     caller, call = await line.stream(placed, support)
     assert call.session == session, "the callbacks are the session's"
     started = {"plivo": {"Event": "StartStream"}}.get(line.carrier, {"StreamEvent": "stream-started"})
     assert (await line.server.post(url, naming(line, placed.call_id) | started)).status == 200
-    await told(line, "stream", session)
+    await logged(line, "stream", session)
     await caller.hang_up()
 
 
@@ -223,7 +225,7 @@ async def test_the_document_asks_to_be_told_of_its_stream(line: DocumentCalls, s
         ),
     ],
 )
-async def test_what_nobody_can_read(
+async def test_a_malformed_callback_is_400(
     open_gateway: Gateway,
     carrier_servers: dict[str, Server],
     support: Agent,
@@ -259,7 +261,7 @@ async def test_what_nobody_can_read(
         ("call.hangup", {"hangup_cause": "unallocated_number"}, "failed"),
     ],
 )
-async def test_telnyx_tells_in_json(
+async def test_telnyx_sends_json(
     line: DocumentCalls, support: Agent, event: str, payload: dict[str, Any], status: str
 ) -> None:
     session, call_id = await running(line, support)
@@ -267,6 +269,6 @@ async def test_telnyx_tells_in_json(
     url = f"{PUBLIC}/callbacks/telnyx/{session}/status"
     assert (await line.server.post_json(url, said, signed=False)).status == 403
     assert (await line.server.post_json(url, said)).status == 200
-    (moved,) = await told(line, "call moved", session)
+    (moved,) = await logged(line, "call moved", session)
     assert moved["status"] == status
     assert json.dumps(moved)

@@ -55,13 +55,13 @@ def test_it_is_printed_without_a_token(file: Path, carrier: str) -> None:
         (("telnyx", "--agent", "support.globex"), "point the carrier at /xml/telnyx"),
     ],
 )
-def test_what_cannot_be_printed(file: Path, arguments: tuple[str, ...], detail: str) -> None:
+def test_errors_are_printed(file: Path, arguments: tuple[str, ...], detail: str) -> None:
     printed = xml(file, *arguments)
     assert printed.exit_code == 1
     assert detail in printed.output
 
 
-def test_who_is_known_by_the_address_needs_no_token(file: Path) -> None:
+def test_a_carrier_known_by_address_needs_no_token(file: Path) -> None:
     assert xml(file, "exotel", "--agent", "support.globex").exit_code == 0
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The management API over real HTTP, before a store in a file, as two organisations use it."""
+"""The management API over real HTTP and a store in a file, for two organisations."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Agents through the management API: those of the configuration, and those made, changed and deleted."""
+"""Agents through the management API: configured ones, and ones created, changed and deleted."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_agents_are_listed_by_region(api: Any, agents: str) -> None:
     assert (await api("GET", f"{agents}?region=ap-south")).json == {"services": []}
 
 
-async def test_an_agent_is_told_with_its_limits_its_instances_and_its_sessions(api: Any, agents: str) -> None:
+async def test_an_agent_has_its_limits_its_instances_and_its_sessions(api: Any, agents: str) -> None:
     await api.begins()
     agent = details(await api("GET", f"{agents}/support"))
     assert agent["autoScaling"] == {"minReplicas": 1, "maxReplicas": 5}
@@ -222,7 +222,7 @@ async def test_the_operator_may_let_the_api_choose_instances(work: Callable[...,
     assert [each["url"] for each in made["instances"]] == [ELSEWHERE]
 
 
-async def test_an_agent_whose_instance_the_operator_took_out_is_told_with_the_reason(
+async def test_an_agent_whose_instance_the_operator_removed_has_the_reason(
     work: Callable[..., Any],
 ) -> None:
     before = await work(api_may_set_instances=True)

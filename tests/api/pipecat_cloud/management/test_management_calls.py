@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Agents made through the API take calls on every worker, and their calls are stopped through any."""
+"""Agents created through the API take calls on every worker, and any worker stops their calls."""
 
 from __future__ import annotations
 

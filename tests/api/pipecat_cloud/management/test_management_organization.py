@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""An organisation through the management API: itself, its properties, its keys, and what is not here."""
+"""An organisation through the management API: its properties, its keys, and unsupported operations."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ async def test_a_personal_token_is_a_private_key(api: Any) -> None:
     assert (await api("GET", "/v1/organizations", key="pcc_pat_acme")).status == 200
 
 
-async def test_who_calls_is_a_key_and_no_person(api: Any) -> None:
+async def test_the_user_is_a_key_and_no_person(api: Any) -> None:
     user = (await api("GET", "/v1/users")).json["user"]
     assert user["emails"] == []
     assert "sk_acme" not in user["userId"]
 
 
-async def test_the_daily_key_is_told_where_there_is_one(api: Any) -> None:
+async def test_the_daily_key_is_answered_if_there_is_one(api: Any) -> None:
     reply = await api("GET", "/v1/organizations/acme/daily")
     assert reply.json == {"apiKey": "daily-key-of-acme"}
     assert reply.headers["Cache-Control"] == "no-store"
@@ -47,7 +47,7 @@ async def test_the_daily_key_is_told_where_there_is_one(api: Any) -> None:
     assert (reply.status, reply.json["code"]) == (404, "404")
 
 
-async def test_regions_are_told(api: Any, root: str) -> None:
+async def test_regions_are_listed(api: Any, root: str) -> None:
     regions = (await api("GET", f"{root}/regions")).json["regions"]
     assert [region["code"] for region in regions] == REGIONS
     assert regions[0]["display_name"] == "US West (Oregon)"
@@ -59,9 +59,9 @@ async def test_the_default_region_is_changed_for_all_workers(work: Callable[...,
     assert (await one("GET", cli)).json == {"properties": {"defaultRegion": "us-west"}}
     changed = await one("PATCH", cli, value={"defaultRegion": "eu-central"})
     assert (changed.status, changed.json) == (200, {"properties": {"defaultRegion": "eu-central"}})
-    told = (await other("GET", "/v1/properties/schema")).json["properties"]["defaultRegion"]
-    assert (told["currentValue"], told["default"]) == ("eu-central", "us-west")
-    assert (told["type"], told["availableValues"]) == ("string", REGIONS)
+    region = (await other("GET", "/v1/properties/schema")).json["properties"]["defaultRegion"]
+    assert (region["currentValue"], region["default"]) == ("eu-central", "us-west")
+    assert (region["type"], region["availableValues"]) == ("string", REGIONS)
     of_rest = await other("PATCH", "/v1/properties", value={"defaultRegion": "us-east"})
     assert of_rest.json["properties"]["defaultRegion"]["currentValue"] == "us-east"
     assert (await one("GET", cli, key="sk_globex")).status == 404
@@ -150,7 +150,7 @@ def fields(operation: Any) -> set[str]:
     return {field.alias for field in operation.body.model_fields.values()}
 
 
-async def test_what_a_gateway_cannot_have_is_said_in_a_sentence(api: Any) -> None:
+async def test_unsupported_operations_answer_501_and_a_sentence(api: Any) -> None:
     for operation in UNSUPPORTED:
         reply = await api(operation.method, filled(operation.path))
         assert reply.status == 501, operation.path

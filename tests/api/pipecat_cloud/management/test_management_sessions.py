@@ -24,7 +24,7 @@ async def ids(api: Any, target: str) -> list[str]:
     return found
 
 
-async def test_a_session_is_told_as_the_contract_has_it(api: Any, agents: str) -> None:
+async def test_a_session_has_the_fields_of_the_contract(api: Any, agents: str) -> None:
     session = await api.begins(at=DAY, running_after=1.25, start_type="cold", metadata='{"ticket": 7}')
     await api.ends(session, SessionState.ENDED, Reasons.caller_hangup, DAY + 60)
     agent = (await api("GET", "/v1/agents/support")).json

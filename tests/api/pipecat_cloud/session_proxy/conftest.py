@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The Session API over real HTTP: a real store, an instance that does as it is told, clients by hand."""
+"""The Session API over real HTTP: a real store, a scripted instance, clients on plain sockets."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Instances that do not answer, break off or stall, and clients that leave."""
+"""Instances that do not answer, close or stall, and clients that leave."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Bodies of any size pass in little memory: who does not read makes the other wait."""
+"""Bodies of any size pass in little memory: a slow reader pauses the writer."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A path stays on the instance, whatever it tries: it is passed on as it came, or refused."""
+"""Paths of the Session API: forwarded unchanged or refused."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The Session API of the gateway as its operator has it: while a call runs, and through every worker."""
+"""The Session API of the real gateway: while a call runs, and on every worker."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ async def test_a_passage_lasts_as_long_as_the_call(gateway: Gateway, call: tuple
     for passage, _ in passages:
         await passage.leave()
     lines = await eventually(
-        lambda: [line for line in gateway.log_lines() if line["event"] == "passage ended"], "told"
+        lambda: [line for line in gateway.log_lines() if line["event"] == "passage ended"], "it is logged"
     )
     assert {line["session"] for line in lines} == {running.session}
     status, _ = await asyncio.to_thread(ask, gateway, target)
@@ -139,7 +139,7 @@ async def test_half_an_answer_does_not_look_whole(gateway: Gateway, call: tuple[
         assert await reader.read() == b"4\r\nhalf\r\n"
     writer.close()
     lines = await eventually(
-        lambda: [line for line in gateway.log_lines() if line["event"] == "answer broken off"], "told"
+        lambda: [line for line in gateway.log_lines() if line["event"] == "answer broken off"], "it is logged"
     )
     assert lines[0]["reason"] == "agent_lost"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A worker whose organisation has a domain at Daily, with numbers, and an agent that takes the calls."""
+"""A worker whose organisation has a domain at Daily, with numbers, and an agent for the calls."""
 
 from __future__ import annotations
 

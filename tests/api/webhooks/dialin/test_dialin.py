@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Daily's pinless dial-in: a caller on hold comes to an agent (docs/reference/carriers.md §6)."""
+"""Daily's pinless dial-in: a caller on hold reaches an agent (docs/reference/carriers.md §6)."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ LONGEST_S = 900  # of the agent, in conftest.py
 
 
 @pytest.mark.usefixtures("patient")
-async def test_a_caller_on_hold_comes_to_the_agent(
+async def test_a_caller_on_hold_reaches_the_agent(
     worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
 ) -> None:
     call = daily.caller(sipHeaders={"X-Customer": "4711"})
 
-    told = await send_dialin(url, call)
+    reply = await send_dialin(url, call)
 
     bot = await bot_of(agent)
     (room,) = daily.rooms.values()
     (token,) = daily.tokens
-    assert told.status == 200
-    assert told.json == {"dailyRoom": room["url"], "dailyToken": token, "sessionId": bot.session}
+    assert reply.status == 200
+    assert reply.json == {"dailyRoom": room["url"], "dailyToken": token, "sessionId": bot.session}
     assert bot.headers["x-daily-room-url"] == room["url"]
     assert bot.headers["x-daily-room-token"] == token
     assert bot.headers["x-daily-transport-type"] == "daily"
@@ -107,43 +107,43 @@ async def test_the_answer_does_not_wait_for_daily(
         return act()
 
     daily.next("create_room", is_slow)
-    told = await send_dialin(url, daily.caller())
-    assert told.status == 200
-    assert list(told.json) == ["sessionId"]
+    reply = await send_dialin(url, daily.caller())
+    assert reply.status == 200
+    assert list(reply.json) == ["sessionId"]
     assert daily.rooms == {}
 
     let_go.set()
     bot = await bot_of(agent)
-    assert bot.session == told.json["sessionId"]
+    assert bot.session == reply.json["sessionId"]
 
 
 @pytest.mark.usefixtures("hasty")
-async def test_a_start_that_fails_after_the_answer_is_told_and_leaves_nothing(
+async def test_a_start_that_fails_after_the_answer_is_logged_and_leaves_nothing(
     worker: Worker, url: str, daily: DailyWithNumbers
 ) -> None:
     call = daily.caller()
     with structlog.testing.capture_logs() as lines:
-        told = await send_dialin(url, call)
-        assert told.status == 200
-        await eventually(lambda: dialin_log_lines(lines), "the failure is told")
+        reply = await send_dialin(url, call)
+        assert reply.status == 200
+        await eventually(lambda: dialin_log_lines(lines), "the failure is logged")
     await eventually(lambda: not daily.rooms, "the room is gone")
     (line,) = dialin_log_lines(lines)
-    assert (line["reason"], line["session"]) == ("agent_unreachable", told.json["sessionId"])
+    assert (line["reason"], line["session"]) == ("agent_unreachable", reply.json["sessionId"])
     assert "+1415" not in str(lines)
     await worker.assert_nothing_left()
 
 
 @pytest.mark.usefixtures("hasty")
-async def test_a_server_that_stops_gives_up_what_it_was_starting(
+async def test_a_server_that_stops_gives_up_unfinished_starts(
     worker: Worker, agent: Agent, daily: DailyWithNumbers
 ) -> None:
     daily.next("create_room", stalls)
     with structlog.testing.capture_logs() as lines:
         async with serving(worker, DIALIN) as address:
-            told = await send_dialin(f"{address}/v1/public/webhooks/acme/support/dialin", daily.caller())
-            assert told.status == 200
+            reply = await send_dialin(f"{address}/v1/public/webhooks/acme/support/dialin", daily.caller())
+            assert reply.status == 200
             await eventually(lambda: daily.requests_of("create_room"), "the room is being made")
-        await eventually(lambda: dialin_log_lines(lines), "it is told")
+        await eventually(lambda: dialin_log_lines(lines), "it is logged")
     assert [line["event"] for line in dialin_log_lines(lines)] == ["dialin given up"]
     assert daily.rooms == {}
     await worker.assert_nothing_left()
@@ -155,18 +155,18 @@ async def test_a_caller_waits_for_an_agent_that_is_starting(
 ) -> None:
     agent = await agent_at(port, holds, ready=503)
     await worker.sees(port.url, Health.STARTING)
-    told = await send_dialin(url, daily.caller())
-    assert told.status == 200
+    reply = await send_dialin(url, daily.caller())
+    assert reply.status == 200
     agent.ready = 200
     await worker.sees(port.url, Health.READY)
-    assert (await bot_of(agent)).session == told.json["sessionId"]
+    assert (await bot_of(agent)).session == reply.json["sessionId"]
 
 
 # Repeated webhooks
 
 
 @pytest.mark.usefixtures("patient")
-async def test_a_repeated_webhook_starts_nothing_and_is_answered_the_same(
+async def test_a_repeated_webhook_starts_nothing_and_gets_the_same_answer(
     worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
 ) -> None:
     call = daily.caller()
@@ -194,7 +194,7 @@ async def test_a_repeated_webhook_does_not_wait_for_the_first(
 
 
 @pytest.mark.usefixtures("patient")
-async def test_what_failed_may_be_tried_again(
+async def test_a_failed_start_may_be_repeated(
     worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
 ) -> None:
     daily.next("create_room", fails(500))
@@ -236,8 +236,8 @@ async def test_one_call_id_of_two_domains_is_two_calls(
 async def test_a_probe_is_answered_without_a_signature(
     worker: Worker, url: str, daily: DailyWithNumbers, body: Any
 ) -> None:
-    told = await send(url, body)
-    assert (told.status, told.json) == (200, {"status": "OK"})
+    reply = await send(url, body)
+    assert (reply.status, reply.json) == (200, {"status": "OK"})
     assert daily.seen == []
     assert await worker.records() == []
 

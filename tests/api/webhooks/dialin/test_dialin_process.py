@@ -42,19 +42,19 @@ def settings(daily: DailyWithNumbers, port: AgentPort, **server: Any) -> dict[st
     }
 
 
-async def told_of_room(gateway: Gateway, call: Any) -> Any:
+async def answer_with_room(gateway: Gateway, call: Any) -> Any:
     """What a webhook that comes again is answered, once the room is known."""
     async with asyncio.timeout(WAIT_S * 2):
-        while "dailyRoom" not in (told := await send_dialin(hook(gateway), call)).json:
-            assert told.status == 200, told.raw
-        return told.json
+        while "dailyRoom" not in (reply := await send_dialin(hook(gateway), call)).json:
+            assert reply.status == 200, reply.raw
+        return reply.json
 
 
 def refusals(gateway: Gateway) -> list[dict[str, Any]]:
     return [line for line in gateway.log_lines() if line["event"] == "dialin refused"]
 
 
-async def test_two_workers_and_a_webhook_that_comes_many_times(
+async def test_two_workers_and_a_repeated_webhook(
     start_gateway: Callable[..., Gateway],
     agent_port: Callable[[], AgentPort],
     agent_at: Callable[..., Any],
@@ -65,12 +65,12 @@ async def test_two_workers_and_a_webhook_that_comes_many_times(
     gateway = start_gateway(**settings(daily, port, workers=2))
     call = daily.caller()
 
-    told = await asyncio.gather(*(send_dialin(hook(gateway), call) for _ in range(8)))
+    replies = await asyncio.gather(*(send_dialin(hook(gateway), call) for _ in range(8)))
 
     bot = await bot_of(agent)
-    assert [each.status for each in told] == [200] * 8
-    assert {each.json["sessionId"] for each in told} == {bot.session}
-    assert await told_of_room(gateway, call) == {
+    assert [each.status for each in replies] == [200] * 8
+    assert {each.json["sessionId"] for each in replies} == {bot.session}
+    assert await answer_with_room(gateway, call) == {
         "dailyRoom": bot.headers["x-daily-room-url"],
         "dailyToken": bot.headers["x-daily-room-token"],
         "sessionId": bot.session,
@@ -93,7 +93,7 @@ async def test_two_workers_and_a_webhook_that_comes_many_times(
     assert "+1415" not in str(gateway.log_lines())
 
 
-async def test_a_gateway_that_goes_does_not_wait_for_a_room(
+async def test_a_gateway_that_stops_does_not_wait_for_a_room(
     start_gateway: Callable[..., Gateway],
     agent_port: Callable[[], AgentPort],
     agent_at: Callable[..., Any],
@@ -103,13 +103,13 @@ async def test_a_gateway_that_goes_does_not_wait_for_a_room(
     await agent_at(port, holds)
     gateway = start_gateway(**settings(daily, port))
     daily.next("create_room", stalls)
-    told = await send_dialin(hook(gateway), daily.caller())
-    assert (told.status, list(told.json)) == (200, ["sessionId"])
+    reply = await send_dialin(hook(gateway), daily.caller())
+    assert (reply.status, list(reply.json)) == (200, ["sessionId"])
 
     gateway.terminate()
 
     assert await gateway.ended() == 0
     lines = [line for line in gateway.log_lines() if line["event"] == "dialin given up"]
-    assert [line["session"] for line in lines] == [told.json["sessionId"]]
+    assert [line["session"] for line in lines] == [reply.json["sessionId"]]
     assert gateway.sessions() == []
     assert daily.rooms == {}

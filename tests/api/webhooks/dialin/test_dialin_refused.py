@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Dial-ins that are refused, and all that may be wrong with one (docs/reference/carriers.md §6.3)."""
+"""Dial-ins that are refused or fail (docs/reference/carriers.md §6.3)."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from tests.harness.start_api import Worker
 # Refusals
 
 
-async def refused(told: HttpAnswer, status: int, worker: Worker, daily: DailyWithNumbers) -> dict[str, Any]:
+async def refused(reply: HttpAnswer, status: int, worker: Worker, daily: DailyWithNumbers) -> dict[str, Any]:
     """The error's body; nothing was started, and nothing is left."""
-    assert told.status == status, told.raw
+    assert reply.status == status, reply.raw
     assert daily.rooms == {}
     await worker.assert_nothing_left()
-    body: dict[str, Any] = told.json
+    body: dict[str, Any] = reply.json
     assert API_KEY not in str(body)
     return body
 
 
 @pytest.mark.parametrize("path", ["acme/other", "globex/support", "nobody/support"])
 @pytest.mark.parametrize("body", [{"Test": "test"}, {"callId": "1"}])
-async def test_an_agent_that_is_not_there(
+async def test_an_unknown_agent_is_404(
     worker: Worker, url: str, daily: DailyWithNumbers, path: str, body: Any
 ) -> None:
-    told = await send(url.replace("acme/support", path), body)
-    assert (await refused(told, 404, worker, daily))["code"] == "404"
+    reply = await send(url.replace("acme/support", path), body)
+    assert (await refused(reply, 404, worker, daily))["code"] == "404"
 
 
 @pytest.mark.parametrize(
@@ -57,13 +57,13 @@ async def test_an_agent_that_is_not_there(
         lambda raw: signed(SECRET, raw) | {"X-Pinless-Signature": "äöü"},
     ],
 )
-async def test_a_webhook_that_is_not_dailys(
+async def test_a_webhook_with_a_wrong_signature_is_403(
     worker: Worker, url: str, daily: DailyWithNumbers, forge: Callable[[bytes], dict[str, str]]
 ) -> None:
     raw = json.dumps(daily.caller()).encode()
     with structlog.testing.capture_logs() as lines:
-        told = await send(url, raw=raw, **forge(raw))
-    assert (await refused(told, 403, worker, daily))["code"] == "403"
+        reply = await send(url, raw=raw, **forge(raw))
+    assert (await refused(reply, 403, worker, daily))["code"] == "403"
     assert [line["reason"] for line in dialin_log_lines(lines)] == ["unauthorized"]
     assert daily.seen == []
 
@@ -79,7 +79,7 @@ async def test_either_secret_and_either_unit_of_time(
 
 
 @pytest.mark.usefixtures("patient")
-async def test_without_secrets_no_signature_is_wanted(
+async def test_without_secrets_no_signature_is_required(
     worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
 ) -> None:
     _without(worker, "webhook_secrets", [])
@@ -100,18 +100,18 @@ async def test_an_organisation_without_a_domain(
 ) -> None:
     _without(worker, "daily", None)
     with structlog.testing.capture_logs() as lines:
-        told = await send(url, daily.caller())
-    assert "[organizations.daily]" in (await refused(told, 400, worker, daily))["error"]
+        reply = await send(url, daily.caller())
+    assert "[organizations.daily]" in (await refused(reply, 400, worker, daily))["error"]
     assert [line["reason"] for line in dialin_log_lines(lines)] == ["bad_request"]
 
 
 @pytest.mark.parametrize("name", ["From", "To", "callId", "callDomain"])
 @pytest.mark.parametrize("value", ["", None, 4711, ["+1"], "x" * 257, "+1\r\nX-Evil: 1", "\x00", "\u202e1"])
-async def test_fields_that_are_none(
+async def test_malformed_fields_are_400(
     worker: Worker, url: str, daily: DailyWithNumbers, name: str, value: Any
 ) -> None:
-    told = await send_dialin(url, daily.caller() | {name: value})
-    body = await refused(told, 400, worker, daily)
+    reply = await send_dialin(url, daily.caller() | {name: value})
+    body = await refused(reply, 400, worker, daily)
     assert name in body["error"]
     assert body["code"] == "400"
 
@@ -138,18 +138,18 @@ async def test_fields_that_are_missing(worker: Worker, url: str, daily: DailyWit
 async def test_bodies_that_are_not_json(
     worker: Worker, url: str, daily: DailyWithNumbers, raw: bytes
 ) -> None:
-    told = await send(url, raw=raw, **signed(SECRET, raw))
-    assert (await refused(told, 400, worker, daily))["code"] == "400"
+    reply = await send(url, raw=raw, **signed(SECRET, raw))
+    assert (await refused(reply, 400, worker, daily))["code"] == "400"
 
 
 async def test_a_body_that_is_too_large(worker: Worker, url: str, daily: DailyWithNumbers) -> None:
-    told = await send_dialin(url, daily.caller(sipHeaders={"X-Long": "x" * 70_000}))
-    assert (await refused(told, 413, worker, daily))["code"] == "413"
+    reply = await send_dialin(url, daily.caller(sipHeaders={"X-Long": "x" * 70_000}))
+    assert (await refused(reply, 413, worker, daily))["code"] == "413"
 
 
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "reply"),
     [
         (None, {}),
         ({}, {}),
@@ -164,27 +164,27 @@ async def test_a_body_that_is_too_large(worker: Worker, url: str, daily: DailyWi
     ],
 )
 async def test_sip_headers_that_can_be_passed_on_are(
-    url: str, agent: Agent, daily: DailyWithNumbers, given: Any, told: dict[str, str]
+    url: str, agent: Agent, daily: DailyWithNumbers, given: Any, reply: dict[str, str]
 ) -> None:
     assert (await send_dialin(url, daily.caller(sipHeaders=given))).status == 200
-    assert (await bot_of(agent)).json["dialin_settings"]["sip_headers"] == told
+    assert (await bot_of(agent)).json["dialin_settings"]["sip_headers"] == reply
 
 
 @pytest.mark.usefixtures("patient")
-async def test_only_so_many_sip_headers(url: str, agent: Agent, daily: DailyWithNumbers) -> None:
+async def test_the_number_of_sip_headers_is_limited(url: str, agent: Agent, daily: DailyWithNumbers) -> None:
     many = {f"X-{number}": "1" for number in range(500)}
     assert (await send_dialin(url, daily.caller(sipHeaders=many))).status == 200
     assert len((await bot_of(agent)).json["dialin_settings"]["sip_headers"]) == 64
 
 
 @pytest.mark.usefixtures("patient")
-async def test_no_place_is_free(worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers) -> None:
+async def test_no_slot_is_free(worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers) -> None:
     assert (await worker.start()).status == 200
     with structlog.testing.capture_logs() as lines:
-        told = await send_dialin(url, daily.caller())
-    assert told.status == 429
-    assert told.headers["Retry-After"] == "5"
-    assert "PCC-AGENT-AT-CAPACITY" in told.json["error"]
+        reply = await send_dialin(url, daily.caller())
+    assert reply.status == 429
+    assert reply.headers["Retry-After"] == "5"
+    assert "PCC-AGENT-AT-CAPACITY" in reply.json["error"]
     assert [line["reason"] for line in dialin_log_lines(lines)] == ["at_capacity"]
     assert daily.seen == []
 
@@ -192,16 +192,16 @@ async def test_no_place_is_free(worker: Worker, url: str, agent: Agent, daily: D
 @pytest.mark.usefixtures("patient")
 async def test_a_gateway_that_drains(worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers) -> None:
     worker.services.active.draining = True
-    told = await send_dialin(url, daily.caller())
-    assert (await refused(told, 503, worker, daily))["code"] == "draining"
+    reply = await send_dialin(url, daily.caller())
+    assert (await refused(reply, 503, worker, daily))["code"] == "draining"
 
 
 async def test_too_many_are_being_started(
     worker: Worker, url: str, daily: DailyWithNumbers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dialin, "MAX_STARTING", 0)
-    told = await send_dialin(url, daily.caller())
-    assert (await refused(told, 503, worker, daily))["code"] == "overloaded"
+    reply = await send_dialin(url, daily.caller())
+    assert (await refused(reply, 503, worker, daily))["code"] == "overloaded"
     assert daily.seen == []
 
 
@@ -228,8 +228,8 @@ async def test_daily_fails(
 ) -> None:
     daily.next(operation, behaviour)
     with structlog.testing.capture_logs() as lines:
-        told = await send_dialin(url, daily.caller())
-    assert (await refused(told, 502, worker, daily))["code"] == code
+        reply = await send_dialin(url, daily.caller())
+    assert (await refused(reply, 502, worker, daily))["code"] == code
     assert [line["reason"] for line in dialin_log_lines(lines)] == [code]
     assert agent.upgrades == 0
 
@@ -249,16 +249,16 @@ async def test_daily_answers_without_a_sip_address(
 async def test_the_agent_fails(
     worker: Worker, url: str, agent_at: Callable[..., Any], port: AgentPort, daily: DailyWithNumbers
 ) -> None:
-    told = await send_dialin(url, daily.caller())
-    assert (await refused(told, 502, worker, daily))["code"] == "agent_unreachable"
+    reply = await send_dialin(url, daily.caller())
+    assert (await refused(reply, 502, worker, daily))["code"] == "agent_unreachable"
 
 
 @pytest.mark.usefixtures("patient")
-async def test_an_agent_that_is_done_at_once(
+async def test_an_agent_that_answers_at_once(
     worker: Worker, url: str, agent_at: Callable[..., Any], port: AgentPort, daily: DailyWithNumbers
 ) -> None:
     raw = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
     await agent_at(port, answers(raw, then="close"))
-    told = await send_dialin(url, daily.caller())
-    assert told.status == 200
-    assert (await worker.over(told.json["sessionId"])).reason == "agent_ended"
+    reply = await send_dialin(url, daily.caller())
+    assert reply.status == 200
+    assert (await worker.over(reply.json["sessionId"])).reason == "agent_ended"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Which session is reached, by whom, and when."""
+"""The session that a request reaches: by id, organisation and state."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A request reaches the session's instance as it was sent, and its answer comes back as it is."""
+"""Requests reach the session's instance unchanged, and answers return unchanged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def test_every_method_with_and_without_a_body(door: Any, method: str, key:
         assert heard.header("x-daily-session-id") == session
 
 
-async def test_what_the_instance_is_told(door: Any) -> None:
+async def test_the_instance_gets_the_session_and_request_id(door: Any) -> None:
     session = await door.session()
     lines = [
         "User-Agent: mine/1",
@@ -197,7 +197,7 @@ async def test_interim_answers_are_no_answers(door: Any) -> None:
     assert (reply.status, reply.raw) == (200, b"ok")
 
 
-async def test_who_expects_to_be_told_to_go_on_is(door: Any) -> None:
+async def test_expect_100_continue_is_answered(door: Any) -> None:
     session = await door.session()
     client = await door.begin("POST", door.path(session), "Content-Length: 2", "Expect: 100-continue")
     assert (await client.head()).status == 100

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A WebSocket under the Session API: to the session's instance, for as long as the session lasts."""
+"""WebSockets under the Session API: relayed to the session's instance while the session lasts."""
 
 from __future__ import annotations
 
