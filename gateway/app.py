@@ -31,9 +31,9 @@ from gateway.agents.instance_health import InstanceHealth
 from gateway.agents.stored_agents import StoredAgents
 from gateway.api.framework.dispatch import routes
 from gateway.api.framework.docs_page import reading_operations
+from gateway.api.framework.handler_services import Services
 from gateway.api.framework.health import health_routes
 from gateway.api.framework.middleware import ApiMiddleware, http_exception
-from gateway.api.framework.services import Services
 from gateway.api.routes import OPERATIONS
 from gateway.auth.media_tokens import NONCES, MediaTokens, load_secret
 from gateway.calls.active import ActiveCalls

@@ -20,7 +20,7 @@ import structlog
 import uvloop
 from starlette.types import ASGIApp
 
-from gateway.api.framework.services import Services
+from gateway.api.framework.handler_services import Services
 from gateway.app import running
 from gateway.config import Settings
 from gateway.server.connection_limits import ConnectionLimits

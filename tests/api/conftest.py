@@ -26,9 +26,9 @@ from gateway.agents import instance_health
 from gateway.api.framework.dispatch import routes
 from gateway.api.framework.docs_page import reading_operations
 from gateway.api.framework.errors import ApiError
+from gateway.api.framework.handler_services import Services
 from gateway.api.framework.middleware import ApiMiddleware, http_exception
 from gateway.api.framework.operation import UNAUTHORIZED_START, Access, Answer, Context, Operation, Style
-from gateway.api.framework.services import Services
 from gateway.auth.api_keys import Keyring
 from gateway.calls import bot_session, session_events
 from gateway.carriers.daily import rest

@@ -24,8 +24,8 @@ from starlette.middleware import Middleware
 from gateway.agents.directory import AgentDirectory
 from gateway.agents.instance_health import Health, InstanceHealth
 from gateway.api.framework.dispatch import routes
+from gateway.api.framework.handler_services import Services
 from gateway.api.framework.middleware import ApiMiddleware
-from gateway.api.framework.services import Services
 from gateway.api.pipecat_cloud.start import START
 from gateway.auth.media_tokens import MediaTokens, load_secret
 from gateway.calls.bot_session import BotRequest, BotServices, BotSessions, StartedBot, bot_http_client

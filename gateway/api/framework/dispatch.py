@@ -33,10 +33,10 @@ from gateway.api.framework.errors import (
     render,
     wrong_method,
 )
+from gateway.api.framework.handler_services import Services
 from gateway.api.framework.middleware import request_id_of
 from gateway.api.framework.operation import Context, Operation, Style
 from gateway.api.framework.request_body import BODY_TIMEOUT_S, body_model, query_model, read_body
-from gateway.api.framework.services import Services
 from gateway.auth.api_keys import Principal
 from gateway.auth.rate_limits import FailedKeyLimiter, RateLimiter
 from gateway.calls.session_start import RoomFailed

@@ -26,8 +26,8 @@ from pydantic import BaseModel
 from starlette.datastructures import Headers
 
 from gateway.api.framework.errors import ApiError
+from gateway.api.framework.handler_services import Services
 from gateway.api.framework.operation import Answer, Style
-from gateway.api.framework.services import Services
 from gateway.model.json_text import dump
 from gateway.store.interface import StoredValue, StoreFailed
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.framework.services import Services
+from gateway.api.framework.handler_services import Services
 from gateway.auth.api_keys import Principal
 
 Model = TypeVar("Model", bound=BaseModel)

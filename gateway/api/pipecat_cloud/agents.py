@@ -14,8 +14,8 @@ from typing import Any, Final
 from pydantic import Field
 
 from gateway.agents.stored_agents import ForbiddenInstance, InvalidAgent, StoredAgent, StoredAgents, fit
+from gateway.api.framework.handler_services import Services
 from gateway.api.framework.operation import Answer, Context, Operation
-from gateway.api.framework.services import Services
 from gateway.api.pipecat_cloud.agent_models import (
     API_NAMES,
     AgentChange,

@@ -8,8 +8,8 @@ from typing import Final, Literal
 
 from pydantic import Field
 
+from gateway.api.framework.handler_services import Services
 from gateway.api.framework.operation import Answer, Context, Operation
-from gateway.api.framework.services import Services
 from gateway.api.pipecat_cloud.conventions import (
     ORGANIZATION,
     Documented,

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from starlette.datastructures import Headers
 
-from gateway.api.framework.services import Services
+from gateway.api.framework.handler_services import Services
 from gateway.store.interface import StoreFailed
 
 log = structlog.get_logger(__name__)

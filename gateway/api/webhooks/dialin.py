@@ -22,8 +22,8 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from gateway.api.framework.errors import bad_json, invalid
+from gateway.api.framework.handler_services import Services
 from gateway.api.framework.operation import Access, Answer, Context, Operation, Style
-from gateway.api.framework.services import Services
 from gateway.api.framework.strict_json import JsonError, parse
 from gateway.api.webhooks.deduplication import SharedCall, joined
 from gateway.calls.bot_session import NotReady

@@ -24,8 +24,8 @@ from starlette.middleware import Middleware
 from gateway.agents.directory import AgentDirectory
 from gateway.agents.instance_health import InstanceHealth
 from gateway.api.framework.dispatch import routes
+from gateway.api.framework.handler_services import Services
 from gateway.api.framework.middleware import ApiMiddleware
-from gateway.api.framework.services import Services
 from gateway.api.sessions.sessions import SESSIONS
 from gateway.auth.media_tokens import MediaTokens, load_secret
 from gateway.calls.bot_session import BotServices, BotSessions, bot_http_client

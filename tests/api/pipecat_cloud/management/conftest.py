@@ -21,8 +21,8 @@ from starlette.middleware import Middleware
 from gateway.agents.directory import AgentDirectory
 from gateway.agents.instance_health import InstanceHealth
 from gateway.api.framework.dispatch import routes
+from gateway.api.framework.handler_services import Services
 from gateway.api.framework.middleware import ApiMiddleware, http_exception
-from gateway.api.framework.services import Services
 from gateway.api.pipecat_cloud.conventions import CLI_TAG, REST_TAG
 from gateway.api.routes import OPERATIONS
 from gateway.config import Settings

@@ -23,8 +23,8 @@ from gateway.agents.directory import AgentDirectory
 from gateway.agents.http_client import open_client
 from gateway.agents.instance_health import InstanceHealth
 from gateway.api.framework.dispatch import routes
+from gateway.api.framework.handler_services import Services
 from gateway.api.framework.middleware import ApiMiddleware
-from gateway.api.framework.services import Services
 from gateway.api.pipecat_cloud.session_proxy import SESSION_PROXY
 from gateway.config import Settings
 from gateway.media.accept import SERVE_CALL
