@@ -88,8 +88,8 @@ PROFILES: dict[str, SimulatedCarrier] = {
         sends_numbers=False,
         counts_unix_time=True,
     ),
-    # Whether Exotel returns marks after a clear is not documented (docs/reference/carriers.md §11.4), so
-    # this one does not.
+    # Whether Exotel returns marks after a clear is not documented, so this one does not
+    # (docs/reference/carriers.md §11, point 4).
     "exotel": SimulatedCarrier(
         _exotel_ids,
         "09990000105",

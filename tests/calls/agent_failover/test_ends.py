@@ -121,7 +121,7 @@ async def test_agent_and_caller_leave_at_the_same_time(gateway: Gateway, agents:
 
 
 async def test_the_longest_duration_counts_from_the_beginning(gateway: Gateway, agents: list[Agent]) -> None:
-    """A call does not get more time with each agent (how much: tests/media/test_relay_again.py)."""
+    """A call does not get more time with each agent (how much: tests/media/test_second_relay.py)."""
     call, _, other = await first_call(gateway, agents, agent="brief")
     call.agent.reset()
     second = await next_agent_takes_over(other, call)
