@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Any byte stream, cut anywhere: the walker against the reference splitter, and C against Python.
+"""Any byte stream, cut anywhere: the frame scanner against a reference, and the C pump against Python.
 
 The input's first four bytes choose the settings and where the stream is cut; the rest is the stream.
 """
@@ -24,14 +24,14 @@ from tests.harness.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, 
 
 HEAD_BYTES = 4
 INSPECT_LIMITS = (0, 40, 320, INSPECT_ALL)
-MOST_PAYLOADS = (1, 125, 1000, 1 << 20)
+MAX_PAYLOADS = (1, 125, 1000, 1 << 20)
 CONTROLS = (CLOSE, PING, PONG)
-MOST_CONTROL_BYTES = 125
+MAX_CONTROL_BYTES = 125
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a walker is made with, and the seed of the cuts."""
+    """The arguments of a scanner, and the seed of the cuts."""
 
     masked: bool
     inspect_below: int
@@ -43,7 +43,7 @@ class Settings:
         return cls(
             bool(head[0] & 1),
             INSPECT_LIMITS[head[0] >> 1 & 3],
-            MOST_PAYLOADS[head[0] >> 3 & 3],
+            MAX_PAYLOADS[head[0] >> 3 & 3],
             int.from_bytes(head),
         )
 
@@ -53,19 +53,19 @@ class Settings:
         )
 
     def pieces(self, stream: bytes) -> Iterator[bytes]:
-        """The stream as a network might bring it."""
+        """Yield the stream in pieces of random sizes."""
         chance = random.Random(self.cuts)  # noqa: S311 - cuts, not secrets
         longest = chance.choice((1, 7, 200, len(stream) or 1))
-        at = 0
-        while at < len(stream):
+        position = 0
+        while position < len(stream):
             size = chance.randint(1, longest)
-            yield stream[at : at + size]
-            at += size
+            yield stream[position : position + size]
+            position += size
 
 
 @dataclass(slots=True)
 class Expected:
-    """What the reference makes of a stream."""
+    """The results of the reference for a stream."""
 
     frames: int = 0
     passed: int = 0
@@ -77,29 +77,29 @@ class Expected:
 
     @classmethod
     def of(cls, stream: bytes, settings: Settings) -> Expected:
-        """Reads with the reference splitter, judges by RFC 6455 §5.2, §5.4 and §5.5."""
-        told = cls()
+        """Split `stream` by the reference, and check it by RFC 6455 §5.2, §5.4 and §5.5."""
+        expected = cls()
         whole, rest = split(stream)
         for frame in whole:
             first, size = frame.raw[0], len(frame.payload)
-            told.fault = told._judge(first, frame.masked, size, settings)
-            if told.fault is not None:
-                return told
-            told._take(frame, settings)
-        told._rest(rest, settings)
-        return told
+            expected.fault = expected._check(first, frame.masked, size, settings)
+            if expected.fault is not None:
+                return expected
+            expected._add(frame, settings)
+        expected._add_rest(rest, settings)
+        return expected
 
-    def _judge(self, first: int, masked: bool, size: int, settings: Settings) -> int | None:
+    def _check(self, first: int, masked: bool, size: int, settings: Settings) -> int | None:
         opcode, fin, inside = first & 0x0F, bool(first & 0x80), self._fragments is not None
         if masked != settings.masked or first & 0x70:
             return PROTOCOL_ERROR
         if opcode in CONTROLS:
-            return None if fin and size <= MOST_CONTROL_BYTES else PROTOCOL_ERROR
+            return None if fin and size <= MAX_CONTROL_BYTES else PROTOCOL_ERROR
         if opcode not in (CONTINUATION, TEXT, BINARY) or (opcode == CONTINUATION) != inside:
             return PROTOCOL_ERROR
         return MESSAGE_TOO_BIG if (self._fragments or 0) + size > settings.max_payload else None
 
-    def _take(self, frame: Frame, settings: Settings) -> None:
+    def _add(self, frame: Frame, settings: Settings) -> None:
         size = len(frame.payload)
         self.passed += len(frame.raw)
         if frame.opcode in CONTROLS or size < settings.inspect_below:
@@ -111,8 +111,8 @@ class Expected:
         self.frames += 1
         self._fragments = None if first & 0x80 else (self._fragments or 0) + size
 
-    def _rest(self, rest: bytes, settings: Settings) -> None:
-        """A frame that is not all there: judged once its head is, passed once it cannot be looked at."""
+    def _add_rest(self, rest: bytes, settings: Settings) -> None:
+        """Add an incomplete frame: checked once its header is complete, passed on if it is not inspected."""
         self.held = len(rest)
         if len(rest) < 2:
             return
@@ -125,7 +125,7 @@ class Expected:
         if len(rest) < head:
             return
         size = int.from_bytes(rest[2 : 2 + wide], "big") if wide else size
-        self.fault = self._judge(rest[0], masked, size, settings)
+        self.fault = self._check(rest[0], masked, size, settings)
         if self.fault is None and rest[0] & 0x0F not in CONTROLS and size >= settings.inspect_below:
             self._count(rest[0], size)
             self.passed += len(rest)
@@ -133,7 +133,7 @@ class Expected:
 
 
 def scan(data: bytes) -> None:
-    """The walker tells of any stream what the reference tells of it, however it is cut."""
+    """Check that the scanner agrees with the reference about any stream, however it is cut."""
     if len(data) < HEAD_BYTES:
         return
     settings, stream = Settings.of(data[:HEAD_BYTES]), data[HEAD_BYTES:]
@@ -161,7 +161,7 @@ def scan(data: bytes) -> None:
 
 
 class _Pumped:
-    """A stream that goes through the accelerator from socket to socket, and what of it needed Python."""
+    """A stream that the accelerator passes from socket to socket, and the frames that needed Python."""
 
     def __init__(self, settings: Settings) -> None:
         self.scanner = settings.scanner()
@@ -211,7 +211,7 @@ class _Pumped:
 
 
 def accelerate(data: bytes) -> None:
-    """What C has done with a stream is what Python would have done with it, after every piece."""
+    """Check that C and Python agree about a stream after every piece."""
     if len(data) < HEAD_BYTES:
         return
     settings, stream = Settings.of(data[:HEAD_BYTES]), data[HEAD_BYTES:]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Any head of a handshake: the plain case is theirs as the `websockets` package judges it."""
+"""Any head of a handshake: it is read as the `websockets` package reads it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _client = ClientHandshake(parse_uri("ws://127.0.0.1:8080/ws"), [])
 _client._key = KEY
 
 
-def judge(data: bytes) -> None:
-    """As a client's request, then as an agent's answer."""
+def read(data: bytes) -> None:
+    """Read `data` as a client's request, then as an agent's answer."""
     head = data.partition(END)[0] + END
     ours, theirs = read_request(head), handshake._read_request_by_package(head)
     assert (ours.target, list(ours.headers)) == (theirs.target, list(theirs.headers))

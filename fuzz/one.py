@@ -13,25 +13,25 @@ INSTRUMENTED = ["gateway", "serializers", "websockets", "uvicorn"]
 FRAMES = ("scanner", "accelerator")
 
 
-def find(name: str) -> Callable[[bytes], None]:
-    """The function that is given inputs."""
-    found: Callable[[bytes], None]
+def target_function(name: str) -> Callable[[bytes], None]:
+    """Return the function that a target gives its inputs to."""
+    target: Callable[[bytes], None]
     if name == "upgrade":
-        found = importlib.import_module("fuzz.upgrade").ask
+        target = importlib.import_module("fuzz.upgrade").send_request
     elif name == "handshake":
-        found = importlib.import_module("fuzz.handshake").judge
+        target = importlib.import_module("fuzz.handshake").read
     elif name in FRAMES:
         module = importlib.import_module("fuzz.frame_scanner")
-        found = module.scan if name == "scanner" else module.accelerate
+        target = module.scan if name == "scanner" else module.accelerate
     else:
-        found = importlib.import_module("fuzz.dialects").target(name)
-    return found
+        target = importlib.import_module("fuzz.dialects").target(name)
+    return target
 
 
 def main() -> None:
     atheris = importlib.import_module("atheris")
     with atheris.instrument_imports(include=INSTRUMENTED):
-        target = find(sys.argv[1])
+        target = target_function(sys.argv[1])
     atheris.Setup([sys.argv[0], *sys.argv[2:]], target)
     atheris.Fuzz()
 

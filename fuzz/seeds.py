@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Makes the corpus that the fuzzer begins with, out of the transcripts: `python -m fuzz.seeds`.
+"""Write the corpus that the fuzzer begins with, made from the transcripts: `python -m fuzz.seeds`.
 
-What the fuzzer once found and is mended now may be put beside it by hand, under `found-…`; it stays.
+Inputs that the fuzzer has found and that were fixed may be added by hand as `found-…`; they are left alone.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ WEBSOCKET = (
 
 
 def messages(carrier: str) -> Iterator[str]:
-    """What the carrier and the agent say in the transcripts: one message of each kind and file."""
-    had = set()
+    """Yield the messages of the carrier and the agent in the transcripts: one of each kind and file."""
+    seen = set()
     for file in sorted(TRANSCRIPTS.glob(f"{carrier}_*.jsonl")):
         for line in file.read_text(encoding="utf-8").splitlines():
-            told = json.loads(line)
-            kind = (file, told["dir"], told.get("msg", {}).get("event"))
-            if "msg" in told and kind not in had:
-                had.add(kind)
-                yield json.dumps(told["msg"], separators=(",", ":"))
+            entry = json.loads(line)
+            kind = (file, entry["dir"], entry.get("msg", {}).get("event"))
+            if "msg" in entry and kind not in seen:
+                seen.add(kind)
+                yield json.dumps(entry["msg"], separators=(",", ":"))
 
 
 def requests() -> dict[str, bytes]:
-    """Requests for media sockets, good and odd."""
+    """Return requests for media sockets, valid and odd, by name."""
     host = "Host: eu-central.api.example.com\r\n"
     targets = {
         "agent": "/ws/twilio/support.acme",
@@ -64,11 +64,11 @@ def requests() -> dict[str, bytes]:
 
 
 def answers() -> dict[str, bytes]:
-    """An agent's answers to the key of `requests`, good and odd."""
-    said = (
+    """Return an agent's answers to the key of `requests`, valid and odd, by name."""
+    headers = (
         "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
     )
-    good = f"HTTP/1.1 101 Switching Protocols\r\n{said}\r\n".encode()
+    good = f"HTTP/1.1 101 Switching Protocols\r\n{headers}\r\n".encode()
     return {
         "answer": good,
         "answer-other-key": good.replace(b"s3pP", b"bm8="),
@@ -80,13 +80,13 @@ def answers() -> dict[str, bytes]:
 
 
 def streams() -> dict[str, bytes]:
-    """Streams of frames behind the four bytes that choose settings and cuts (fuzz/frame_scanner.py)."""
-    said = [message.encode() for message in list(messages("twilio"))[:6]]
+    """Return streams of frames after the four bytes that choose settings and cuts (fuzz/frame_scanner.py)."""
+    media = [message.encode() for message in list(messages("twilio"))[:6]]
     made = {}
     for masked in (False, True):
         key = KEY if masked else None
         kinds = {
-            "talk": b"".join(frame(TEXT, message, key=key) for message in said),
+            "talk": b"".join(frame(TEXT, message, key=key) for message in media),
             "controls": frame(PING, b"there?", key=key)
             + frame(PONG, key=key)
             + close_frame(1000, "bye", key=key),
@@ -110,7 +110,7 @@ def streams() -> dict[str, bytes]:
 
 
 def corpus() -> dict[str, dict[str, bytes]]:
-    """Every seed, by target and name."""
+    """Return every seed, by target and name."""
     made = {
         carrier: {f"{number:02}": message.encode() for number, message in enumerate(messages(carrier))}
         for carrier in CARRIERS

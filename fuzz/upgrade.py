@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Any request for a media socket, from uvicorn's parser to what the gateway reads in its URL.
+"""Any request for a media socket, from uvicorn's parser to the gateway's reading of its URL.
 
-The request comes as a network brings it. It is answered, or the parser has refused it, or more must come.
+The request comes in two pieces. It is answered, or refused by the parser, or it is incomplete.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ REGIONS = ("us-west", "eu-central")
 MAX_BODY_BYTES = 4096
 PEER = ("127.0.0.1", 40000)
 HERE = ("127.0.0.1", 7860)
-TURNS = 8
-"""Of the event loop: more than an answer takes."""
+ITERATIONS = 8
+"""Iterations of the event loop: more than an answer takes."""
 
 
 class _Wire(asyncio.Transport):
-    """A connection of which only what is written counts."""
+    """A connection that records what is written."""
 
     def __init__(self) -> None:
         super().__init__({"peername": PEER, "sockname": HERE})
@@ -53,23 +53,23 @@ class _Wire(asyncio.Transport):
         self.protocol = protocol
 
     def pause_reading(self) -> None:
-        """There is nobody to pause."""
+        """Do nothing: nothing is read here."""
 
     def resume_reading(self) -> None:
-        """There is nobody to resume."""
+        """Do nothing: nothing is read here."""
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Nothing is buffered."""
+        """Do nothing: nothing is buffered here."""
 
 
-async def _not_here(scope: Any, receive: Any, send: Any) -> None:
-    """The application of plain requests."""
+async def _not_found(scope: Any, receive: Any, send: Any) -> None:
+    """Answer 404 to a plain request."""
     await send({"type": "http.response.start", "status": 404, "headers": []})
     await send({"type": "http.response.body", "body": b""})
 
 
 async def _serve(upgrade: Upgrade) -> None:
-    """As a call begins: the request's fault, its URL, then an answer."""
+    """Answer as a call does: for the request's fault or its URL, else with 101."""
     try:
         if upgrade.fault:
             raise CallEnded(Reasons.bad_request, upgrade.fault)
@@ -82,26 +82,26 @@ async def _serve(upgrade: Upgrade) -> None:
             region=REGIONS[0],
             max_body_bytes=MAX_BODY_BYTES,
         )
-    except CallEnded as refusal:
-        upgrade.refuse(refusal)
+    except CallEnded as end:
+        upgrade.refuse(end)
         return
     upgrade.accept(max_opening_bytes=1000, max_buffered_bytes=1000, on_disconnect=lambda _: None)
 
 
 _loop = asyncio.new_event_loop()
 _config = Config(
-    _not_here, http="httptools", ws=UpgradeProtocol, log_config=None, access_log=False, lifespan="off"
+    _not_found, http="httptools", ws=UpgradeProtocol, log_config=None, access_log=False, lifespan="off"
 )
 _config.load()
-logging.getLogger("uvicorn.error").disabled = True  # it says each request that it does not understand
+logging.getLogger("uvicorn.error").disabled = True  # it logs each request that it cannot parse
 
 
-def ask(data: bytes) -> None:
-    """An upgrade is answered with 101 or with an HTTP status, and nothing is raised."""
-    _loop.run_until_complete(_ask(data))
+def send_request(data: bytes) -> None:
+    """Check that an upgrade is answered with 101 or an HTTP status of 4xx, and that nothing is raised."""
+    _loop.run_until_complete(_send_request(data))
 
 
-async def _ask(data: bytes) -> None:
+async def _send_request(data: bytes) -> None:
     wire = _Wire()
     upgrades: list[Upgrade] = []
     failures: list[BaseException] = []
@@ -122,7 +122,7 @@ async def _ask(data: bytes) -> None:
     for piece in (data[:half], data[half:]):
         if piece and not wire.closing:
             wire.protocol.data_received(piece)
-    for _ in range(TURNS):
+    for _ in range(ITERATIONS):
         await asyncio.sleep(0)
     for task in list(state.tasks):
         task.cancel()

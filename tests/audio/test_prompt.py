@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""An operator's recordings: those that can be played, and what is said of those that cannot."""
+"""An operator's recordings: what can be played, and the errors for what cannot."""
 
 from __future__ import annotations
 
@@ -36,12 +36,14 @@ def recording(path: Path, *, rate: int = 8000, channels: int = 1, width: int = 2
         ({"seconds": 0}, "holds no sound"),
     ],
 )
-def test_what_cannot_be_played_is_said(tmp_path: Path, how: dict[str, float], detail: str) -> None:
+def test_a_recording_that_cannot_be_played_is_an_error(
+    tmp_path: Path, how: dict[str, float], detail: str
+) -> None:
     with pytest.raises(PromptError, match=detail):
         read_prompt(recording(tmp_path / "hold.wav", **how))  # type: ignore[arg-type]
 
 
-def test_no_wav_file_and_no_file(tmp_path: Path) -> None:
+def test_a_missing_or_broken_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "hold.wav").write_bytes(b"OggS" + bytes(100))
     with pytest.raises(PromptError, match="is no WAV file"):
         read_prompt(tmp_path / "hold.wav")
@@ -75,7 +77,7 @@ def test_two_channels_are_mixed(tmp_path: Path) -> None:
         ("exotel", AudioFormat("linear16")),
     ],
 )
-def test_it_is_converted_once_and_lasts_as_long(
+def test_a_recording_is_converted_once_and_keeps_its_length(
     tmp_path: Path, rate: int, carrier: str, audio: AudioFormat
 ) -> None:
     prompt = read_prompt(recording(tmp_path / "hold.wav", rate=rate))

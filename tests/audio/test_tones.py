@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Ringback as it is heard: its frequencies, its cadence, its edges (ITU-T E.180)."""
+"""Ringback as a caller hears it: frequencies, cadence, edges (ITU-T E.180)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CADENCES_MS: dict[ToneName, list[int]] = {
     "eu": [1000, 4000],
     "in": [400, 200, 400, 2000],
 }
-HEARD_HZ: dict[ToneName, set[int]] = {"us": {440, 480}, "eu": {425}, "in": {375, 400, 425}}
+AUDIBLE_HZ: dict[ToneName, set[int]] = {"us": {440, 480}, "eu": {425}, "in": {375, 400, 425}}
 TONES: list[ToneName] = ["us", "eu", "in"]
 
 
@@ -35,10 +35,10 @@ def test_the_cadence(name: ToneName, rate: int) -> None:
     tens = np.abs(sound[: len(sound) // (rate // 100) * (rate // 100)]).reshape(-1, rate // 100)
     # A modulated tone is quiet 25 times a second, so 40 ms are looked at together.
     loud = [tens[at : at + 4].max() > 500 for at in range(0, len(tens), 4)]
-    heard = [(is_loud, 40 * len(list(run))) for is_loud, run in groupby(loud)]
-    assert [is_loud for is_loud, _ in heard] == [True, False] * (len(heard) // 2)
-    for (_, found_ms), ms in zip(heard, CADENCES_MS[name], strict=True):
-        assert abs(found_ms - ms) <= 40
+    audible = [(is_loud, 40 * len(list(run))) for is_loud, run in groupby(loud)]
+    assert [is_loud for is_loud, _ in audible] == [True, False] * (len(audible) // 2)
+    for (_, measured_ms), ms in zip(audible, CADENCES_MS[name], strict=True):
+        assert abs(measured_ms - ms) <= 40
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 24000])
@@ -48,8 +48,8 @@ def test_the_spectrum(name: ToneName, rate: int) -> None:
     inside = tone[rate // 20 : rate // 20 + rate // 5]  # 200 ms behind the edge: bins of 5 Hz
     power = np.abs(np.fft.rfft(inside)) ** 2
     loudest = power.max()
-    heard = {5 * int(line) for line in np.flatnonzero(power > loudest / 100)}
-    assert heard == HEARD_HZ[name]
+    audible = {5 * int(line) for line in np.flatnonzero(power > loudest / 100)}
+    assert audible == AUDIBLE_HZ[name]
 
 
 @pytest.mark.parametrize("name", TONES)
@@ -63,13 +63,13 @@ def test_the_edges_are_smooth_and_nothing_is_clipped(name: ToneName) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["mulaw", "alaw", "linear16"])
-def test_it_can_be_sent_in_every_codec_that_is_coded_here(encoding: str) -> None:
+def test_a_tone_survives_every_codec(encoding: str) -> None:
     audio = AudioFormat(encoding)  # type: ignore[arg-type]
     pcm = ringback("eu", 8000)
     back = samples(decode(encode(pcm, audio), audio))
     assert np.abs(back - samples(pcm)).max() < 250
 
 
-def test_an_odd_rate_is_refused() -> None:
+def test_an_unsupported_sample_rate_is_an_error() -> None:
     with pytest.raises(DialectError):
         ringback("us", 11025)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Many sockets that are ready at once: what is read of them together is what each one's far end is sent."""
+"""Many sockets that are readable together: each far end receives what was sent to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gateway.simulator.waiting import eventually
 from gateway.websocket import frames
 from gateway.websocket.frames import FrameScanner
 
-SOUND = frames.build(frames.TEXT, bytes(300), masked=True)
+MEDIA = frames.build(frames.TEXT, bytes(300), masked=True)
 PING = frames.build(frames.PING, b"?", masked=True)
 SMALL_BUFFER = 4096
 
@@ -31,20 +31,20 @@ def language(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(direct_transport, "EpollSet", pump.EpollSet)
 
 
-class Telling(asyncio.Protocol):
-    """Passes on what it is told, as a `Side` does, after it has told."""
+class Recorder(asyncio.Protocol):
+    """Passes on what it receives, as a RelaySide does, after calling `on_data`."""
 
     def __init__(
         self, scanner: FrameScanner, sink: DirectTransport, on_data: Callable[[bytes], None] | None
     ) -> None:
-        self.heard = b""
+        self.received = b""
         self.lost = False
         self._scanner = scanner
         self._sink = sink
         self._on_data = on_data
 
     def data_received(self, data: bytes) -> None:
-        self.heard += data
+        self.received += data
         if self._on_data is not None:
             self._on_data(data)
         self._sink.write(self._scanner.feed(data))
@@ -54,7 +54,7 @@ class Telling(asyncio.Protocol):
 
 
 class OneWay:
-    """A caller who is coupled to an agent, in one direction."""
+    """One direction of a relay, from a caller to an agent."""
 
     def __init__(self, on_data: Callable[[bytes], None] | None = None) -> None:
         loop = asyncio.get_running_loop()
@@ -68,25 +68,25 @@ class OneWay:
             DirectTransport(loop, own_agent),
         )
         self.scanner = FrameScanner(masked=True, max_payload=1 << 20)
-        self.told = Telling(self.scanner, self.agent_side, on_data)
-        self.carrier_side.set_protocol(self.told)
+        self.protocol = Recorder(self.scanner, self.agent_side, on_data)
+        self.carrier_side.set_protocol(self.protocol)
         self.carrier_side.pump_to(self.agent_side, self.scanner)
         self.carrier_side.resume_reading()
 
-    async def hears(self, count: int) -> bytes:
+    async def receive(self, count: int) -> bytes:
         """What the agent is sent, until it is so much."""
-        heard = b""
-        while len(heard) < count:
+        received = b""
+        while len(received) < count:
             async with asyncio.timeout(5):
-                heard += await asyncio.get_running_loop().sock_recv(self.agent, 65536)
-        return heard
+                received += await asyncio.get_running_loop().sock_recv(self.agent, 65536)
+        return received
 
     def hang_up(self) -> None:
         """Both sockets of the gateway are closed; may be called again."""
         self.agent_side.abort()
         self.carrier_side.abort()
 
-    def heard_more(self) -> bool:
+    def has_more(self) -> bool:
         """Whether there is anything more for the agent."""
         try:
             return bool(self.agent.recv(1))
@@ -96,7 +96,7 @@ class OneWay:
 
 @pytest.fixture
 async def calls() -> AsyncIterator[Callable[..., list[OneWay]]]:
-    """Makes calls, and ends them."""
+    """Make calls, and end them after the test."""
     made: list[OneWay] = []
 
     def make(*of: Callable[[bytes], None] | None) -> list[OneWay]:
@@ -106,79 +106,81 @@ async def calls() -> AsyncIterator[Callable[..., list[OneWay]]]:
     yield make
     for call in made:
         call.hang_up()
-    await eventually(lambda: all(call.told.lost for call in made), "all is closed")
+    await eventually(lambda: all(call.protocol.lost for call in made), "all is closed")
     for call in made:
         call.caller.close()
         call.agent.close()
 
 
-async def test_each_agent_hears_its_own_caller(calls: Callable[..., list[OneWay]]) -> None:
-    """More than are read together, and each something of its own."""
+async def test_each_agent_receives_its_own_caller(calls: Callable[..., list[OneWay]]) -> None:
+    """More calls than are read together, each with media of its own."""
     many = calls(*[None] * 80)
-    said = [frames.build(frames.TEXT, bytes([n]) * 300, masked=True) for n in range(len(many))]
-    for call, sound in zip(many, said, strict=True):
+    sent = [frames.build(frames.TEXT, bytes([n]) * 300, masked=True) for n in range(len(many))]
+    for call, sound in zip(many, sent, strict=True):
         call.caller.send(sound)
-    assert [await call.hears(len(SOUND)) for call in many] == said
+    assert [await call.receive(len(MEDIA)) for call in many] == sent
     assert [call.scanner.frames for call in many] == [1] * len(many)
 
 
-async def test_more_than_there_is_room_for(calls: Callable[..., list[OneWay]]) -> None:
-    """Much is waiting of each: it passes whole and in its order, and what a socket does not take follows."""
-    many = calls(*[None] * 20)
-    said = b"".join(frames.build(frames.TEXT, bytes([n]) * 500, masked=True) for n in range(200))
-    for call in many:
-        call.caller.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * len(said))
-        assert call.caller.send(said) == len(said)
-    heard = await asyncio.gather(*(call.hears(len(said)) for call in many))
-    assert [one == said for one in heard] == [True] * len(many)
-    assert not any(call.heard_more() for call in many)
-    assert {call.scanner.bytes for call in many} == {len(said)}
-
-
-async def test_what_was_read_before_is_sent_before_anybody_is_told(
+async def test_more_than_the_shared_buffer_holds_passes_whole_and_in_order(
     calls: Callable[..., list[OneWay]],
 ) -> None:
-    """Whoever is told of a ping may do anything; by then the sound that was read before it is on its way."""
+    """Much is waiting on each socket; what a sink does not take at once follows."""
+    many = calls(*[None] * 20)
+    sent = b"".join(frames.build(frames.TEXT, bytes([n]) * 500, masked=True) for n in range(200))
+    for call in many:
+        call.caller.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * len(sent))
+        assert call.caller.send(sent) == len(sent)
+    received = await asyncio.gather(*(call.receive(len(sent)) for call in many))
+    assert [each == sent for each in received] == [True] * len(many)
+    assert not any(call.has_more() for call in many)
+    assert {call.scanner.bytes for call in many} == {len(sent)}
+
+
+async def test_media_that_was_read_before_is_sent_before_a_callback_runs(
+    calls: Callable[..., list[OneWay]],
+) -> None:
+    """A callback may close any pump; the media that was read before is on its way by then."""
     was_sent: list[bytes] = []
     first, last = calls(None, lambda _: was_sent.append(first.agent.recv(65536)))
-    first.caller.send(SOUND)
+    first.caller.send(MEDIA)
     last.caller.send(PING)
-    await eventually(lambda: was_sent, "it is told")
-    assert was_sent == [SOUND]
+    await eventually(lambda: was_sent, "the callback has run")
+    assert was_sent == [MEDIA]
 
 
-async def test_one_end_may_be_anothers(calls: Callable[..., list[OneWay]]) -> None:
-    """A call that another's words end in the same turn is read no more, and nobody is told anything of it."""
+async def test_the_callback_of_one_call_may_end_others(calls: Callable[..., list[OneWay]]) -> None:
+    """A call that another one ends in the same iteration is not read any more."""
     ends: list[OneWay] = []
 
     def end_both(_: bytes) -> None:
         for call in ends:
             call.hang_up()
 
-    before, detail, after = calls(None, end_both, None)
+    before, pinging, after = calls(None, end_both, None)
     ends += [before, after]
-    before.caller.send(SOUND)
-    detail.caller.send(PING)
-    after.caller.send(SOUND)
-    await eventually(lambda: detail.told.heard, "it is told")
-    assert await before.hears(len(SOUND)) == SOUND
+    before.caller.send(MEDIA)
+    pinging.caller.send(PING)
+    after.caller.send(MEDIA)
+    await eventually(lambda: pinging.protocol.received, "the callback has run")
+    assert await before.receive(len(MEDIA)) == MEDIA
     assert await asyncio.get_running_loop().sock_recv(after.agent, 65536) == b""
-    assert (before.told.heard, after.told.heard) == (b"", b"")
+    assert (before.protocol.received, after.protocol.received) == (b"", b"")
 
 
-async def test_a_broken_sink_stops_nobody_else(calls: Callable[..., list[OneWay]]) -> None:
-    """Of three that are ready at once the middle one's agent is gone."""
+async def test_a_broken_sink_stops_no_other_call(calls: Callable[..., list[OneWay]]) -> None:
+    """The agent of the middle one of three calls has left."""
     three = calls(None, None, None)
     three[1].agent.close()
     for call in three:
-        call.caller.send(SOUND)
-    assert [await call.hears(len(SOUND)) for call in (three[0], three[2])] == [SOUND, SOUND]
+        call.caller.send(MEDIA)
+    assert [await call.receive(len(MEDIA)) for call in (three[0], three[2])] == [MEDIA, MEDIA]
 
 
-async def test_an_error_of_one_stops_nobody_else(
+async def test_an_exception_of_one_call_stops_no_other(
     calls: Callable[..., list[OneWay]],
 ) -> None:
-    """Whoever is told raises: it is reported, and the others are read all the same."""
+    """It is reported, and the others are read."""
 
     def fail(_: bytes) -> None:
         raise ValueError("a defect")
@@ -189,7 +191,7 @@ async def test_an_error_of_one_stops_nobody_else(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.unraisablehook", lambda raised: reported.append(str(raised.exc_value)))
         three = calls(None, fail, None)
-        for call, detail in zip(three, (SOUND, PING, SOUND), strict=True):
-            call.caller.send(detail)
-        assert [await call.hears(len(SOUND)) for call in (three[0], three[2])] == [SOUND, SOUND]
+        for call, pinging in zip(three, (MEDIA, PING, MEDIA), strict=True):
+            call.caller.send(pinging)
+        assert [await call.receive(len(MEDIA)) for call in (three[0], three[2])] == [MEDIA, MEDIA]
     assert reported == ["a defect"]

@@ -39,7 +39,7 @@ class HeldLoop:
         return callback
 
     def pass_time(self, seconds: float, *, late: float = 0.0) -> None:
-        """Everything that is due happens, each `late` seconds after its time."""
+        """Let time pass, and call everything that is due, each `late` seconds after its time."""
         until = self.now + seconds
         while self.due and self.due[0][0] + late <= until:
             when, callback = self.due.pop(0)
@@ -50,7 +50,7 @@ class HeldLoop:
 
 @dataclass
 class Carrier:
-    """The carrier's end: what it was sent, and when."""
+    """The carrier's end: what it has received, and when."""
 
     loop: HeldLoop
     carrier: str
@@ -72,9 +72,9 @@ class Carrier:
         scanner = FrameScanner(masked=False, max_payload=1 << 20, inspect_below=frames.INSPECT_ALL)
         data = scanner.feed(data)
         for frame in scanner.spans:
-            said = DIALECTS[self.carrier].read_agent(frames.payload(data, frame))
-            assert isinstance(said, Media | Clear)
-            self.received.append((self.loop.now, said))
+            message = DIALECTS[self.carrier].read_agent(frames.payload(data, frame))
+            assert isinstance(message, Media | Clear)
+            self.received.append((self.loop.now, message))
 
     @property
     def bytes_per_s(self) -> int:
@@ -82,21 +82,21 @@ class Carrier:
         return audio.sample_rate * (2 if audio.encoding == "linear16" else 1)
 
     def played(self) -> list[tuple[float, float]]:
-        """When each piece came, and how many seconds of sound there were before it that were not played."""
-        unplayed_until, found = 0.0, []
-        for when, said in self.received:
-            if isinstance(said, Media):
-                found.append((when, max(unplayed_until - when, 0.0)))
-                unplayed_until = max(unplayed_until, when) + len(said.payload) / self.bytes_per_s
-        return found
+        """Return when each piece came, and how many seconds of audio were unplayed then."""
+        unplayed_until, pieces = 0.0, []
+        for when, message in self.received:
+            if isinstance(message, Media):
+                pieces.append((when, max(unplayed_until - when, 0.0)))
+                unplayed_until = max(unplayed_until, when) + len(message.payload) / self.bytes_per_s
+        return pieces
 
     def most_ahead(self) -> float:
-        unplayed_until, most = 0.0, 0.0
-        for when, said in self.received:
-            if isinstance(said, Media):
-                unplayed_until = max(unplayed_until, when) + len(said.payload) / self.bytes_per_s
-                most = max(most, unplayed_until - when)
-        return most
+        unplayed_until, longest = 0.0, 0.0
+        for when, message in self.received:
+            if isinstance(message, Media):
+                unplayed_until = max(unplayed_until, when) + len(message.payload) / self.bytes_per_s
+                longest = max(longest, unplayed_until - when)
+        return longest
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def carrier_of(loop: HeldLoop, name: str, audio: AudioFormat | None = None) -> C
     return Carrier(loop, name, Start("C1", "S1", audio=audio))
 
 
-def hold(carrier: Carrier, pacer: Pacer, clips: ClipCache, source: Any = "us", **how: Any) -> AudioPlayer:
+def play(carrier: Carrier, pacer: Pacer, clips: ClipCache, source: Any = "us", **how: Any) -> AudioPlayer:
     dialect = DIALECTS[carrier.carrier]
     clip = clips.clip(source, dialect, carrier.start)
     return AudioPlayer(carrier, dialect, carrier.start, clip, pacer=pacer, **how)
@@ -127,13 +127,13 @@ def hold(carrier: Carrier, pacer: Pacer, clips: ClipCache, source: Any = "us", *
 
 @pytest.mark.parametrize("late", [0.0, 0.003, 0.09])
 @pytest.mark.parametrize(("name", "audio"), FORMATS)
-async def test_never_more_than_200_ms_ahead_and_no_gap(
+async def test_the_carrier_has_at_most_200_ms_and_the_caller_hears_no_gap(
     loop: HeldLoop, pacer: Pacer, clips: ClipCache, name: str, audio: AudioFormat, late: float
 ) -> None:
     carrier = carrier_of(loop, name, audio)
-    player = hold(carrier, pacer, clips)
+    player = play(carrier, pacer, clips)
     loop.pass_time(20, late=late)
-    seconds = sum(len(said.payload) for _, said in carrier.received if isinstance(said, Media))
+    seconds = sum(len(message.payload) for _, message in carrier.received if isinstance(message, Media))
     seconds /= carrier.bytes_per_s
     assert carrier.most_ahead() <= AHEAD_S + 1e-5
     piece_s = clips.clip("us", DIALECTS[name], carrier.start).piece_ms / 1000
@@ -145,14 +145,14 @@ async def test_never_more_than_200_ms_ahead_and_no_gap(
     player.stop()
 
 
-async def test_it_begins_within_300_ms_and_not_at_once(
+async def test_playing_begins_within_300_ms_and_not_at_once(
     loop: HeldLoop, pacer: Pacer, clips: ClipCache
 ) -> None:
     first = []
-    for offset in (0.0, 0.02, 0.05, 0.099):  # wherever the others' beat is just now
+    for offset in (0.0, 0.02, 0.05, 0.099):  # at any phase of the timer
         loop.pass_time(offset)
         carrier, begun = carrier_of(loop, "twilio"), loop.now
-        player = hold(carrier, pacer, clips)
+        player = play(carrier, pacer, clips)
         loop.pass_time(0.3)
         first.append(carrier.received[0][0] - begun)
         player.stop()
@@ -160,26 +160,26 @@ async def test_it_begins_within_300_ms_and_not_at_once(
 
 
 @pytest.mark.parametrize("name", CARRIERS)
-async def test_stop_clears_once_and_costs_nothing_more(
+async def test_stop_sends_one_clear_and_ends_the_timer(
     loop: HeldLoop, pacer: Pacer, clips: ClipCache, name: str
 ) -> None:
     carrier = carrier_of(loop, name)
-    player = hold(carrier, pacer, clips)
+    player = play(carrier, pacer, clips)
     loop.pass_time(1)
     player.stop()
     player.stop()
     loop.pass_time(5)
-    assert [isinstance(said, Clear) for _, said in carrier.received].count(True) == 1
+    assert [isinstance(message, Clear) for _, message in carrier.received].count(True) == 1
     assert isinstance(carrier.received[-1][1], Clear)
     assert player.finished.done()
     assert not loop.due, "nobody is left to be timed"
 
 
-async def test_an_agent_that_is_there_at_once_is_preceded_by_nothing(
+async def test_nothing_is_played_before_an_agent_that_connects_at_once(
     loop: HeldLoop, pacer: Pacer, clips: ClipCache
 ) -> None:
     carrier = carrier_of(loop, "twilio")
-    player = hold(carrier, pacer, clips)
+    player = play(carrier, pacer, clips)
     loop.pass_time(0.14)
     player.stop()
     loop.pass_time(1)
@@ -187,31 +187,31 @@ async def test_an_agent_that_is_there_at_once_is_preceded_by_nothing(
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 24000])
-async def test_exotel_is_sent_the_sizes_it_plays_without_gaps(
+async def test_exotel_receives_the_sizes_that_it_plays_without_gaps(
     loop: HeldLoop, pacer: Pacer, clips: ClipCache, rate: int
 ) -> None:
     carrier = carrier_of(loop, "exotel", AudioFormat("linear16", rate))
-    hold(carrier, pacer, clips, "in")
+    play(carrier, pacer, clips, "in")
     loop.pass_time(10)
-    sizes = {len(said.payload) for _, said in carrier.received if isinstance(said, Media)}
+    sizes = {len(message.payload) for _, message in carrier.received if isinstance(message, Media)}
     assert all(size >= 3200 and size % 320 == 0 for size in sizes)
 
 
-async def test_a_british_leg_of_telnyx_is_sent_what_it_plays(
+async def test_telnyx_receives_the_codec_it_announces_for_the_bidirectional_stream(
     loop: HeldLoop, pacer: Pacer, clips: ClipCache
 ) -> None:
     british, american = (carrier_of(loop, "telnyx", AudioFormat(coded)) for coded in ("alaw", "mulaw"))
     for carrier in (british, american):
-        hold(carrier, pacer, clips, "eu")
+        play(carrier, pacer, clips, "eu")
     loop.pass_time(2)
-    assert [said for _, said in british.received] == [said for _, said in american.received]
+    assert [message for _, message in british.received] == [message for _, message in american.received]
 
 
-async def test_a_carrier_that_does_not_read_is_not_fed(
+async def test_a_carrier_that_does_not_read_is_sent_nothing(
     loop: HeldLoop, pacer: Pacer, clips: ClipCache
 ) -> None:
     carrier = carrier_of(loop, "twilio")
-    hold(carrier, pacer, clips)
+    play(carrier, pacer, clips)
     loop.pass_time(1)
     carrier.unsent = 1
     before = len(carrier.received)
@@ -223,11 +223,11 @@ async def test_a_carrier_that_does_not_read_is_not_fed(
     assert carrier.most_ahead() <= AHEAD_S + 1e-5, "nothing is made up for"
 
 
-async def test_nothing_is_put_into_another_message_or_behind_a_close(
+async def test_nothing_is_written_inside_another_message_or_after_a_close(
     loop: HeldLoop, pacer: Pacer, clips: ClipCache
 ) -> None:
     carrier = carrier_of(loop, "plivo")
-    player = hold(carrier, pacer, clips)
+    player = play(carrier, pacer, clips)
     loop.pass_time(1)
     before = len(carrier.received)
     carrier.can_send_message = False
@@ -236,64 +236,64 @@ async def test_nothing_is_put_into_another_message_or_behind_a_close(
     assert len(carrier.received) == before
 
 
-async def test_at_the_agents_first_sound_a_clear_may_always_stand(
+async def test_a_clear_may_always_precede_the_agents_first_sound(
     loop: HeldLoop, pacer: Pacer, clips: ClipCache
 ) -> None:
     carrier = carrier_of(loop, "plivo")
-    player = hold(carrier, pacer, clips)
+    player = play(carrier, pacer, clips)
     loop.pass_time(1)
     carrier.can_send_message = False  # behind its sound the agent has begun another message
     player.stop(before_message=True)
     assert isinstance(carrier.received[-1][1], Clear)
 
 
-async def test_it_moves_to_the_coupled_leg_and_ends_there_at_its_limit(
+async def test_playing_moves_to_the_relay_and_ends_there_at_its_limit(
     loop: HeldLoop, pacer: Pacer, clips: ClipCache
 ) -> None:
     alone = carrier_of(loop, "twilio")
-    coupled = carrier_of(loop, "twilio")
-    player = hold(alone, pacer, clips)
+    relayed = carrier_of(loop, "twilio")
+    player = play(alone, pacer, clips)
     loop.pass_time(1)
     before = len(alone.received)
-    player.move_to(coupled, limit_s=2)
+    player.move_to(relayed, limit_s=2)
     loop.pass_time(5)
     assert len(alone.received) == before
-    assert isinstance(coupled.received[-1][1], Clear)
-    assert coupled.received[-1][0] == pytest.approx(103, abs=TICK_S)
+    assert isinstance(relayed.received[-1][1], Clear)
+    assert relayed.received[-1][0] == pytest.approx(103, abs=TICK_S)
 
 
-async def test_one_timer_for_all(loop: HeldLoop, pacer: Pacer, clips: ClipCache) -> None:
+async def test_all_players_share_one_timer(loop: HeldLoop, pacer: Pacer, clips: ClipCache) -> None:
     carriers = [carrier_of(loop, name) for name in CARRIERS * 50]
     for carrier in carriers:
-        hold(carrier, pacer, clips)
+        play(carrier, pacer, clips)
     assert len(loop.due) == 1
     loop.pass_time(1)
     assert len(loop.due) == 1
     assert all(carrier.received for carrier in carriers)
 
 
-async def test_a_message_is_played_once_and_then_is_over(
+async def test_a_clip_without_repetition_is_played_once(
     loop: HeldLoop, pacer: Pacer, clips: ClipCache
 ) -> None:
     carrier = carrier_of(loop, "twilio")
-    player = hold(carrier, pacer, clips, "eu", wait_s=0, repeats=False)
+    player = play(carrier, pacer, clips, "eu", wait_s=0, repeats=False)
     loop.pass_time(5)
     assert not player.finished.done()
     loop.pass_time(0.6)
     assert player.finished.done()
     assert len(carrier.received) == 50
-    assert not any(isinstance(said, Clear) for _, said in carrier.received)
+    assert not any(isinstance(message, Clear) for _, message in carrier.received)
 
 
-async def test_silence_is_silent(loop: HeldLoop, pacer: Pacer, clips: ClipCache) -> None:
+async def test_silence_is_encoded_as_silence(loop: HeldLoop, pacer: Pacer, clips: ClipCache) -> None:
     carrier = carrier_of(loop, "telnyx")
-    hold(carrier, pacer, clips, None)
+    play(carrier, pacer, clips, None)
     loop.pass_time(1)
-    payloads = {said.payload for _, said in carrier.received if isinstance(said, Media)}
+    payloads = {message.payload for _, message in carrier.received if isinstance(message, Media)}
     assert payloads == {b"\xff" * 800}
 
 
-def test_every_piece_is_json_of_the_carrier(clips: ClipCache) -> None:
+def test_every_piece_is_json_of_the_carriers_dialect(clips: ClipCache) -> None:
     for name in CARRIERS:
         start = carrier_of(HeldLoop(), name).start
         piece = clips.clip("us", DIALECTS[name], start).pieces[0]

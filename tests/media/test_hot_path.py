@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the relay does once per chunk of sound: nothing that it could leave out. Nothing here is timed."""
+"""What the relay does per chunk of media: nothing that it could leave out. Nothing here is timed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.media.relays import close_relay, open_leg
 FRAMES = 10_000
 LIMITS = RelayLimits(max_duration_s=60, idle_s=60, stall_s=10, close_s=1, max_message_bytes=1 << 20)
 MAX_BYTES_RETAINED = 4096
-"""Of all the frames together: a few grown lists and cached integers, and nothing per frame."""
+"""For all frames together: a few lists that have grown and cached integers, but nothing per frame."""
 
 MEDIA_MESSAGE = (
     b'{"event":"media","sequenceNumber":"4","media":{"track":"inbound","chunk":"2","timestamp":"5","payload":"%s"},'
@@ -38,16 +38,16 @@ MEDIA_FRAMES = {masked: frames.build(frames.TEXT, MEDIA_MESSAGE, masked=masked) 
 
 
 class Unread:
-    """A dialect that must not be asked anything."""
+    """A dialect that must not be used."""
 
     agent_media_events = frozenset({"media"})
 
     def event_of(self, payload: bytes) -> str | None:
-        raise AssertionError(f"sound was looked into: {payload[:40]!r}")
+        raise AssertionError(f"media was inspected: {payload[:40]!r}")
 
 
 class Sink:
-    """A transport that counts what it is given and keeps none of it."""
+    """A transport that counts the bytes that are written."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -81,7 +81,7 @@ def far_ends() -> Iterator[list[socket.socket]]:
 async def make_call(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, far_ends: list[socket.socket]
 ) -> AsyncIterator[Callable[..., Any]]:
-    """Makes a running relay: with the accelerator, without, and where the loop keeps its sockets."""
+    """Make a running relay: with the accelerator, without it, and with the event loop's transports."""
     if request.param == "c":
         assert accelerator.ACTIVE, "the accelerator was not built: a compiler and Python's headers are needed"
     else:
@@ -117,7 +117,7 @@ async def read(sock: socket.socket, size: int) -> bytes:
     return bytes(data)
 
 
-async def test_the_python_path_keeps_nothing_and_makes_no_task(make_call: Any, monkeypatch: Any) -> None:
+async def test_the_python_path_retains_nothing_and_creates_no_task(make_call: Any, monkeypatch: Any) -> None:
     relay = (await make_call()).relay
     monkeypatch.setattr(relay, "_dialect", Unread())
     side = relay.carrier
@@ -140,7 +140,7 @@ async def test_the_python_path_keeps_nothing_and_makes_no_task(make_call: Any, m
     assert len(asyncio.all_tasks()) == tasks
 
 
-async def test_a_chunk_of_whole_frames_is_passed_on_itself(make_call: Any) -> None:
+async def test_a_chunk_of_whole_frames_is_passed_on_without_a_copy(make_call: Any) -> None:
     relay = (await make_call()).relay
     passed: list[bytes] = []
     relay.carrier.write_other = passed.append
@@ -149,8 +149,8 @@ async def test_a_chunk_of_whole_frames_is_passed_on_itself(make_call: Any) -> No
     assert passed[0] is chunk
 
 
-async def test_reading_and_writing_keep_nothing(make_call: Any) -> None:
-    """With the accelerator no object is made at all; in Python the chunk is, and it goes."""
+async def test_reading_and_writing_retain_nothing(make_call: Any) -> None:
+    """With the accelerator no object is created; in Python the chunk is, and it is freed."""
     call = await make_call(Unread())
     side = call.relay.carrier
     if not isinstance(side.transport, DirectTransport):
@@ -213,10 +213,10 @@ async def test_every_byte_arrives_in_order_both_ways(make_call: Any, how: str) -
 
 
 @pytest.mark.parametrize(("seconds", "coalesce_s"), [(0.0, 0.0), (2.5 * pump.TIMER_S, 0.0), (0.002, 0.001)])
-async def test_who_stays_with_the_sockets_passes_on_what_comes(
+async def test_polling_passes_media_on_without_the_event_loop(
     make_call: Any, seconds: float, coalesce_s: float
 ) -> None:
-    """Without a turn of the loop; and only who does not rest can say that nothing came."""
+    """Only a poll that does not sleep reports that nothing came."""
     call = await make_call()
     if not isinstance(call.relay.carrier.transport, DirectTransport):
         return
@@ -231,7 +231,7 @@ async def test_who_stays_with_the_sockets_passes_on_what_comes(
 
 @dataclass(frozen=True)
 class EchoCalls:
-    """Calls whose agent answers at once: what it is sent it sends on to the caller, through another pump."""
+    """Calls whose agent answers at once: it sends what it receives to the caller, through another pump."""
 
     epoll_set: Any
     callers: list[socket.socket]
@@ -267,7 +267,7 @@ def make_echo_calls(
         one.pause()
 
 
-def test_while_much_is_passed_on_answers_do_not_wait_for_the_next_rest(make_echo_calls: Any) -> None:
+def test_under_load_answers_do_not_wait_for_the_next_sleep(make_echo_calls: Any) -> None:
     made = make_echo_calls(pump.MIN_READY)
     for caller in made.callers:
         caller.send(MEDIA_FRAMES[True])
@@ -277,7 +277,7 @@ def test_while_much_is_passed_on_answers_do_not_wait_for_the_next_rest(make_echo
     assert [far_end.recv(65536) for far_end in made.far_ends] == [MEDIA_FRAMES[True]] * pump.MIN_READY
 
 
-def test_an_answer_by_itself_waits_for_the_next_rest(make_echo_calls: Any) -> None:
+def test_a_single_answer_waits_for_the_next_sleep(make_echo_calls: Any) -> None:
     made = make_echo_calls(1)
     made.callers[0].send(MEDIA_FRAMES[True])
     made.epoll_set.poll_for(1e-6, 10.0)
@@ -285,8 +285,8 @@ def test_an_answer_by_itself_waits_for_the_next_rest(make_echo_calls: Any) -> No
         made.far_ends[0].recv(65536)
 
 
-def test_one_turn_of_the_loop_reads_more_than_one_look_finds(make_echo_calls: Any) -> None:
-    """Where the loop rests, as some sockets are its own, what is left over would wait for another rest."""
+def test_one_iteration_of_the_loop_reads_more_than_one_wait_returns(make_echo_calls: Any) -> None:
+    """If the loop sleeps because it reads some sockets itself, the others would wait for another sleep."""
     made = make_echo_calls(pump.EVENTS_AT_ONCE + 1)
     for caller in made.callers:
         caller.send(MEDIA_FRAMES[True])
@@ -296,8 +296,8 @@ def test_one_turn_of_the_loop_reads_more_than_one_look_finds(make_echo_calls: An
     )
 
 
-async def test_one_edge_that_fails_ends_nobody_elses_turn(make_call: Any, monkeypatch: Any) -> None:
-    """Whatever a pump's owner raises, the other sockets that were readable with it are read."""
+async def test_an_exception_of_one_owner_stops_no_other_socket(make_call: Any, monkeypatch: Any) -> None:
+    """The other sockets that were readable with it are read."""
     call = await make_call()
     if not isinstance(call.relay.carrier.transport, DirectTransport):
         return
@@ -308,7 +308,7 @@ async def test_one_edge_that_fails_ends_nobody_elses_turn(make_call: Any, monkey
 
     class Fails(asyncio.Protocol):
         def data_received(self, data: bytes) -> None:
-            raise RuntimeError("an owner's mistake")
+            raise RuntimeError("a defect of the owner")
 
     call.relay.carrier.transport.set_protocol(Fails())
     call.carrier.send(MEDIA_FRAMES[True])
@@ -318,8 +318,8 @@ async def test_one_edge_that_fails_ends_nobody_elses_turn(make_call: Any, monkey
     assert call.carrier.recv(65536) == MEDIA_FRAMES[False]
 
 
-async def test_sound_and_the_end_that_come_together_are_both_heard(make_call: Any) -> None:
-    """The kernel tells of a socket once for what has come on it."""
+async def test_media_and_the_end_of_the_stream_may_come_together(make_call: Any) -> None:
+    """The kernel reports a socket once for what has come on it."""
     call = await make_call()
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(call.carrier, MEDIA_FRAMES[True])
@@ -329,7 +329,7 @@ async def test_sound_and_the_end_that_come_together_are_both_heard(make_call: An
         assert (await call.relay.ended).reason is Reasons.carrier_lost
 
 
-async def test_more_than_is_read_at_once_is_heard_to_its_end(make_call: Any) -> None:
+async def test_more_than_one_chunk_is_read_to_its_end(make_call: Any) -> None:
     call = await make_call()
     loop = asyncio.get_running_loop()
     sent = MEDIA_FRAMES[True] * (3 * 65536 // len(MEDIA_FRAMES[True]))
@@ -337,8 +337,8 @@ async def test_more_than_is_read_at_once_is_heard_to_its_end(make_call: Any) -> 
     assert received == sent
 
 
-async def test_a_frame_of_ours_stands_between_two_of_theirs(make_call: Any) -> None:
-    """A call that is ended while a frame is half passed on gets no close frame in the middle of it."""
+async def test_a_close_frame_is_never_written_inside_another_frame(make_call: Any) -> None:
+    """A call ends while half a frame has been passed on."""
     call = await make_call()
     loop = asyncio.get_running_loop()
     half = MEDIA_FRAMES[True][: len(MEDIA_FRAMES[True]) // 2]

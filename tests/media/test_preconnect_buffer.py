@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a leg keeps of a caller's early words, in what order, and how much of it at most."""
+"""The frames that a leg buffers for an agent that is not connected yet: which, how many, in what order."""
 
 from __future__ import annotations
 
@@ -47,80 +47,80 @@ class Carrier:
             max_buffered_bytes=max_buffered_bytes,
             on_disconnect=lambda _: None,
         )
-        self.said: list[bytes] = []
-        self.say(*OPENING, *with_opening)
+        self.sent: list[bytes] = []
+        self.send(*OPENING, *with_opening)
         self.leg.buffer_messages(1 << 16)
 
-    def say(self, *messages: bytes) -> None:
+    def send(self, *messages: bytes) -> None:
         raw = [frames.build(frames.TEXT, message, masked=True) for message in messages]
-        self.said += raw
+        self.sent += raw
         self.leg.data_received(b"".join(raw))
 
-    def keep(self, most: int | None) -> None:
-        self.leg.limit_buffered_audio(most, lambda message: message.startswith(b"sound"))
+    def limit(self, max_messages: int | None) -> None:
+        self.leg.limit_buffered_audio(max_messages, lambda message: message.startswith(b"sound"))
 
-    def taken(self, *numbers: int) -> None:
-        """The agent is told these messages, as they came."""
-        assert self.leg.take_buffered() == b"".join(self.said[number] for number in numbers)
+    def assert_buffered(self, *numbers: int) -> None:
+        """Take what is buffered: exactly the sent messages with these numbers, as they came."""
+        assert self.leg.take_buffered() == b"".join(self.sent[number] for number in numbers)
 
 
-def sounds(count: int) -> list[bytes]:
+def audio(count: int) -> list[bytes]:
     return [b"sound %d" % number for number in range(count)]
 
 
-async def test_everything_where_nobody_says_otherwise() -> None:
-    carrier = Carrier(*sounds(2))
-    carrier.keep(None)
-    carrier.say(*sounds(3), b"digit")
-    carrier.taken(*range(8))
+async def test_without_a_limit_everything_is_buffered() -> None:
+    carrier = Carrier(*audio(2))
+    carrier.limit(None)
+    carrier.send(*audio(3), b"digit")
+    carrier.assert_buffered(*range(8))
 
 
 @pytest.mark.parametrize("when", ["before", "between", "after"])
-async def test_none_of_it_but_all_that_is_no_sound(when: str) -> None:
+async def test_a_limit_of_zero_drops_the_audio_and_nothing_else(when: str) -> None:
     carrier = Carrier(b"sound", b"digit 1", b"sound")
     if when == "before":
-        carrier.keep(0)
-    carrier.say(b"sound", b"digit 2")
+        carrier.limit(0)
+    carrier.send(b"sound", b"digit 2")
     if when == "between":
-        carrier.keep(0)
-    carrier.say(b"sound", b"digit 3", b"sound")
+        carrier.limit(0)
+    carrier.send(b"sound", b"digit 3", b"sound")
     if when == "after":
-        carrier.keep(0)
-    carrier.taken(0, 1, 3, 6, 8)
+        carrier.limit(0)
+    carrier.assert_buffered(0, 1, 3, 6, 8)
 
 
-async def test_the_latest() -> None:
-    carrier = Carrier(*sounds(3))
-    carrier.keep(2)
-    carrier.say(b"digit")
-    carrier.taken(0, 1, 3, 4, 5)
+async def test_the_newest_audio_is_kept() -> None:
+    carrier = Carrier(*audio(3))
+    carrier.limit(2)
+    carrier.send(b"digit")
+    carrier.assert_buffered(0, 1, 3, 4, 5)
 
 
-async def test_less_in_the_line_than_with_the_agent() -> None:
+async def test_the_limit_may_be_lifted() -> None:
     carrier = Carrier(b"sound")
-    carrier.keep(0)
-    carrier.say(b"sound")
-    carrier.keep(None)
-    carrier.say(*sounds(3))
-    carrier.taken(0, 1, 4, 5, 6)
+    carrier.limit(0)
+    carrier.send(b"sound")
+    carrier.limit(None)
+    carrier.send(*audio(3))
+    carrier.assert_buffered(0, 1, 4, 5, 6)
 
 
-async def test_what_is_dropped_makes_room_to_read_on() -> None:
+async def test_dropped_audio_makes_room_to_read_on() -> None:
     carrier = Carrier(max_buffered_bytes=200)
-    carrier.say(*sounds(20))
+    carrier.send(*audio(20))
     assert not carrier.transport.reading
-    carrier.keep(1)
+    carrier.limit(1)
     assert carrier.transport.reading
-    carrier.say(*sounds(200))
+    carrier.send(*audio(200))
     assert carrier.transport.reading
-    carrier.taken(0, 1, 221)
+    carrier.assert_buffered(0, 1, 221)
 
 
-async def test_a_fragmented_message_is_kept_whole() -> None:
+async def test_a_fragmented_message_is_never_dropped() -> None:
     carrier = Carrier()
-    carrier.keep(0)
+    carrier.limit(0)
     first = bytearray(frames.build(frames.TEXT, b"sound of ", masked=True))
     first[0] &= 0x7F
     last = frames.build(frames.CONTINUATION, b"two halves", masked=True)
     carrier.leg.data_received(bytes(first) + last)
-    assert carrier.leg.take_buffered() == b"".join([*carrier.said, bytes(first), last])
+    assert carrier.leg.take_buffered() == b"".join([*carrier.sent, bytes(first), last])

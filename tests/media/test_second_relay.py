@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A second relay for the same call, whose agent was lost: what goes on from the first."""
+"""The second relay of a call continues the duration of the first."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ async def relay() -> AsyncIterator[Callable[..., Any]]:
         return made[-1]
 
     yield make
-    for one in made:
-        await close_relay(one)
+    for relayed in made:
+        await close_relay(relayed)
     for far in far_ends:
         far.close()
 

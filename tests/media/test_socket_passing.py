@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""An open socket goes from one worker to another, or stays: gateway/media/socket_passing.py."""
+"""An open socket is handed to another worker, or stays where it is."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from gateway.simulator.waiting import eventually
 
 
 class Worker:
-    """One that takes sockets, as long as `willing`."""
+    """A worker that takes sockets while it is `willing`, and does not answer while it is `silent`."""
 
     def __init__(self) -> None:
         self.name = uuid.uuid4().hex
         self.willing = True
         self.silent = False
         self.taken: list[socket.socket] = []
-        self.told: list[bytes] = []
+        self.messages: list[bytes] = []
         self.listener = SocketListener(self.name, self._take)
 
     async def _take(self, own: socket.socket, message: bytes) -> bool:
-        self.told.append(message)
+        self.messages.append(message)
         if self.silent:
             own.close()
             await asyncio.Event().wait()
@@ -52,7 +52,7 @@ async def worker() -> AsyncIterator[Worker]:
 
 @pytest.fixture
 def caller() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A caller's end of a connection, and ours."""
+    """The caller's end of a connection, and the gateway's."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         theirs = socket.create_connection(server.getsockname())
         ours, _ = server.accept()
@@ -60,21 +60,21 @@ def caller() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield theirs, ours
 
 
-async def test_it_is_the_others_with_what_was_said_and_what_comes(
+async def test_the_receiver_has_the_socket_its_message_and_unread_bytes(
     worker: Worker, caller: tuple[socket.socket, socket.socket]
 ) -> None:
     theirs, ours = caller
     theirs.send(b"not read yet")
     assert await send_socket(worker.name, ours.fileno(), b"of call 7") is PassResult.TAKEN
     ours.close()
-    assert worker.told == [b"of call 7"]
+    assert worker.messages == [b"of call 7"]
     loop, (own,) = asyncio.get_running_loop(), worker.taken
     assert await loop.sock_recv(own, 100) == b"not read yet"
     await loop.sock_sendall(own, b"heard")
     assert theirs.recv(100) == b"heard"
 
 
-async def test_one_that_is_not_wanted_stays(
+async def test_a_socket_that_is_not_taken_stays(
     worker: Worker, caller: tuple[socket.socket, socket.socket]
 ) -> None:
     theirs, ours = caller
@@ -84,49 +84,51 @@ async def test_one_that_is_not_wanted_stays(
     assert theirs.recv(100) == b"still here"
 
 
-async def test_where_nobody_listens_it_stays(caller: tuple[socket.socket, socket.socket]) -> None:
+async def test_without_a_listener_the_socket_stays(caller: tuple[socket.socket, socket.socket]) -> None:
     assert await send_socket(uuid.uuid4().hex, caller[1].fileno(), b"") is PassResult.NOT_TAKEN
 
 
-async def test_who_has_stopped_takes_nothing(
+async def test_a_listener_that_has_stopped_takes_nothing(
     worker: Worker, caller: tuple[socket.socket, socket.socket]
 ) -> None:
     await worker.listener.stop()
     assert await send_socket(worker.name, caller[1].fileno(), b"") is PassResult.NOT_TAKEN
 
 
-async def test_what_is_said_goes_whole_or_not_at_all(
+async def test_a_message_is_sent_whole_or_not_at_all(
     worker: Worker, caller: tuple[socket.socket, socket.socket]
 ) -> None:
     longest = os.urandom(MAX_BYTES)
     assert await send_socket(worker.name, caller[1].fileno(), longest) is PassResult.TAKEN
     assert await send_socket(worker.name, caller[1].fileno(), longest + b"!") is PassResult.NOT_TAKEN
-    assert worker.told == [longest]
+    assert worker.messages == [longest]
 
 
-async def test_another_users_process_is_not_spoken_to(
+async def test_a_listener_of_another_user_is_sent_nothing(
     worker: Worker, caller: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine = os.geteuid()
-    monkeypatch.setattr(socket_passing.os, "geteuid", lambda: mine + 1)
+    own_user = os.geteuid()
+    monkeypatch.setattr(socket_passing.os, "geteuid", lambda: own_user + 1)
     assert await send_socket(worker.name, caller[1].fileno(), b"") is PassResult.NOT_TAKEN
-    assert worker.told == []
+    assert worker.messages == []
 
 
-async def test_another_users_process_is_not_listened_to(
+async def test_a_sender_of_another_user_is_not_served(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine = os.geteuid()
+    own_user = os.geteuid()
     stranger = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with stranger:
         stranger.connect(socket_passing._address(worker.name))
         stranger.setblocking(False)
-        monkeypatch.setattr(socket_passing.os, "geteuid", lambda: mine + 1)
+        monkeypatch.setattr(socket_passing.os, "geteuid", lambda: own_user + 1)
         assert await asyncio.get_running_loop().sock_recv(stranger, 1) == b""
-    assert worker.told == []
+    assert worker.messages == []
 
 
-async def test_who_offers_nothing_is_not_waited_for(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sender_that_sends_nothing_is_not_waited_for(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(socket_passing, "ANSWER_S", 0.05)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as idle:
         idle.connect(socket_passing._address(worker.name))
@@ -134,16 +136,16 @@ async def test_who_offers_nothing_is_not_waited_for(worker: Worker, monkeypatch:
         assert await asyncio.get_running_loop().sock_recv(idle, 1) == b""
 
 
-async def test_without_a_socket_nothing_is_taken(worker: Worker) -> None:
+async def test_a_message_without_a_socket_is_refused(worker: Worker) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as idle:
         idle.connect(socket_passing._address(worker.name))
         idle.setblocking(False)
         idle.send(b"of call 7")
         assert await asyncio.get_running_loop().sock_recv(idle, 1) == b"\0"
-    assert worker.told == []
+    assert worker.messages == []
 
 
-async def test_without_an_answer_nobody_knows_whose_it_is(
+async def test_without_an_answer_the_owner_is_unknown(
     caller: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the other worker is stopped by a signal: the kernel has taken the message for it."""
@@ -155,46 +157,48 @@ async def test_without_an_answer_nobody_knows_whose_it_is(
         assert await send_socket(name, caller[1].fileno(), b"") is PassResult.UNKNOWN
 
 
-async def test_a_worker_that_dies_over_it_leaves_it(caller: tuple[socket.socket, socket.socket]) -> None:
+async def test_a_receiver_that_dies_before_it_answers_has_not_taken_it(
+    caller: tuple[socket.socket, socket.socket],
+) -> None:
     name = uuid.uuid4().hex
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dying:
         dying.bind(socket_passing._address(name))
         dying.listen()
         offer = asyncio.create_task(send_socket(name, caller[1].fileno(), b""))
         await asyncio.sleep(0)
-        giver, _ = dying.accept()
-        giver.close()
+        sender, _ = dying.accept()
+        sender.close()
         assert await offer is PassResult.NOT_TAKEN
 
 
-async def test_a_name_in_use_is_no_reason_to_stop(worker: Worker) -> None:
+async def test_a_name_in_use_is_no_error(worker: Worker) -> None:
     second = SocketListener(worker.name, worker._take)
     second.start()
     await second.stop()
 
 
-async def test_what_was_given_is_closed_where_taking_it_fails(
+async def test_the_copy_is_closed_if_taking_it_fails(
     worker: Worker, caller: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the caller's connection would stay open, and be nobody's, when its other worker lets it go."""
+    """Otherwise the connection would stay open after the sending worker has closed it."""
     theirs, ours = caller
-    given: list[socket.socket] = []
+    offered: list[socket.socket] = []
 
     async def fails(own: socket.socket, message: bytes) -> bool:
-        given.append(own)
+        offered.append(own)
         raise ValueError(message)
 
     monkeypatch.setattr(worker.listener, "_take", fails)
     assert await send_socket(worker.name, ours.fileno(), b"nonsense") is PassResult.NOT_TAKEN
-    assert [own.fileno() for own in given] == [-1]
+    assert [own.fileno() for own in offered] == [-1]
     ours.send(b"still here")
     assert theirs.recv(100) == b"still here"
 
 
-async def test_without_files_it_pauses_and_listens_again(
+async def test_without_descriptors_the_listener_pauses_and_listens_again(
     worker: Worker, caller: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An offer that cannot be accepted stays readable: a loop that tried on and on would do nothing else."""
+    """A connection that cannot be accepted stays readable, so that the loop would do nothing else."""
     listening, tries = worker.listener._socket, 0
 
     class Short:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Frames of our own: built as RFC 6455 wants them, and close frames read as strictly."""
+"""Frames are built as RFC 6455 requires, and close frames are read as strictly."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.media.disconnect import CONNECTION_LOST, Disconnect, reason_for_agent, reason_for_carrier
 from gateway.websocket import frames
 from tests.harness.frames import BINARY, CLOSE, PONG, TEXT, split
 
@@ -32,8 +31,8 @@ def test_a_frame_reads_as_it_was_built(opcode: int, size: int, masked: bool) -> 
     assert frames.payload(raw, scanner.spans[0]) == data
 
 
-def test_masking_keys_are_new_each_time() -> None:
-    """§5.3: nobody may foresee them."""
+def test_every_frame_has_a_new_masking_key() -> None:
+    """They must not be predictable (RFC 6455 §5.3)."""
     keys = {frames.build(TEXT, b"x", masked=True)[2:6] for _ in range(50)}
     assert len(keys) > 45
 
@@ -50,17 +49,17 @@ def test_a_close_frame_reads_as_it_was_built(code: int, reason: str, masked: boo
     assert len(reason.encode()) > 120 or read_reason == reason
 
 
-def test_a_close_without_a_code() -> None:
+def test_a_close_frame_without_a_code_is_read() -> None:
     assert frames.read_close(b"") == (frames.NO_STATUS, "")
 
 
 @pytest.mark.parametrize("code", LEGAL)
-def test_a_code_that_may_be_sent(code: int) -> None:
+def test_a_legal_close_code_is_read(code: int) -> None:
     assert frames.read_close(code.to_bytes(2, "big") + "grüß".encode()) == (code, "grüß")
 
 
 @pytest.mark.parametrize("code", ILLEGAL)
-def test_a_code_that_may_not(code: int) -> None:
+def test_an_illegal_close_code_is_a_violation(code: int) -> None:
     with pytest.raises(frames.FrameError) as broken:
         frames.read_close(code.to_bytes(2, "big"))
     assert broken.value.close_code == 1002
@@ -69,7 +68,7 @@ def test_a_code_that_may_not(code: int) -> None:
 @pytest.mark.parametrize(
     ("data", "code"), [(b"\x03", 1002), (b"\x03\xe8\xff", 1007), (b"\x03\xe8\xed\xa0\x80", 1007)]
 )
-def test_a_close_frame_that_is_broken(data: bytes, code: int) -> None:
+def test_a_broken_close_payload_is_a_violation(data: bytes, code: int) -> None:
     with pytest.raises(frames.FrameError) as broken:
         frames.read_close(data)
     assert broken.value.close_code == code
@@ -85,38 +84,3 @@ def test_any_close_payload_is_read_or_refused(data: bytes) -> None:
         refused_with = None
         assert code == 1005 or code.to_bytes(2, "big") + reason.encode() == data
     assert refused_with in (None, 1002, 1007)
-
-
-@pytest.mark.parametrize(
-    ("gone", "of_carrier", "of_agent", "detail"),
-    [
-        (Disconnect(1000), "caller_hangup", "agent_ended", "closed with 1000"),
-        (Disconnect(1001, "bye"), "caller_hangup", "agent_ended", "closed with 1001: bye"),
-        (Disconnect(1005), "caller_hangup", "agent_ended", "closed without a code"),
-        (Disconnect(1011, "oh"), "carrier_lost", "agent_failed", "closed with 1011: oh"),
-        (Disconnect(4000), "carrier_lost", "agent_failed", "closed with 4000"),
-        (
-            Disconnect(1006, "bad", violation_code=1002),
-            "carrier_protocol_error",
-            "agent_protocol_error",
-            "bad",
-        ),
-        (
-            Disconnect(1006, "bad", violation_code=1007),
-            "carrier_protocol_error",
-            "agent_protocol_error",
-            "bad",
-        ),
-        (Disconnect(1006, "big", violation_code=1009), "too_large", "agent_protocol_error", "big"),
-    ],
-)
-def test_what_a_leaving_means(gone: Disconnect, of_carrier: str, of_agent: str, detail: str) -> None:
-    assert (reason_for_carrier(gone).reason.code, reason_for_carrier(gone).detail) == (of_carrier, detail)
-    assert (reason_for_agent(gone).reason.code, reason_for_agent(gone).detail) == (of_agent, detail)
-
-
-def test_a_lost_connection_has_the_tables_words() -> None:
-    assert reason_for_carrier(CONNECTION_LOST).detail == "the carrier's socket was lost without a close"
-    assert reason_for_agent(CONNECTION_LOST).detail == "the agent's socket was lost without a close"
-    assert not CONNECTION_LOST.has_code
-    assert Disconnect(4000, "x").has_code

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The walker against every split of a byte stream: what passes, what is counted and what is seen never
-depends on where the network cut the stream (RFC 6455 §5.2, §5.4)."""
+"""The frame scanner against every split of a byte stream: what it returns, counts and reports does not depend
+on where the network cut the stream (RFC 6455 §5.2, §5.4)."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def frames_of_all_kinds(key: bytes | None) -> list[bytes]:
     ]
 
 
-class Heard:
-    """A walker fed piece by piece, and all that came of it. What must hold after each piece is held here."""
+class Scan:
+    """A scanner that is fed piece by piece, with all its results; checks what must hold after each piece."""
 
     def __init__(self, *, masked: bool, inspect_below: int, of: list[bytes]) -> None:
         self.scanner = FrameScanner(masked=masked, max_payload=MAX_PAYLOAD, inspect_below=inspect_below)
@@ -66,35 +66,37 @@ class Heard:
         passing = self.scanner.feed(piece)
         self._fed += len(piece)
         for one in self.scanner.spans:
-            assert 0 <= one.start < one.body <= one.end <= len(passing), "a seen frame lies in one piece"
+            assert 0 <= one.start < one.body <= one.end <= len(passing), (
+                "an inspected frame lies in one piece"
+            )
             self.inspected.append((passing[one.start : one.end], payload(passing, one)))
         self.scanner.spans.clear()
         self.passed += passing
         at = len(self.passed)
-        assert at + self.scanner.pending_bytes == self._fed, "nothing is lost, nothing is invented"
+        assert at + self.scanner.pending_bytes == self._fed, "every byte is passed on or held back"
         assert self.scanner.at_boundary == (at in self._edges)
         assert at in self._edges or any(at in inside for inside in self._insides), "a header was cut"
 
 
-def expected_seen(stream: bytes, inspect_below: int) -> list[tuple[bytes, bytes]]:
+def expected_inspected(stream: bytes, inspect_below: int) -> list[tuple[bytes, bytes]]:
     frames, _ = split(stream)
     return [
         (one.raw, one.payload) for one in frames if one.opcode >= CLOSE or len(one.payload) < inspect_below
     ]
 
 
-def assert_walked(pieces: list[bytes], of: list[bytes], *, masked: bool, inspect_below: int) -> None:
-    heard = Heard(masked=masked, inspect_below=inspect_below, of=of)
+def assert_scanned(pieces: list[bytes], of: list[bytes], *, masked: bool, inspect_below: int) -> None:
+    scan = Scan(masked=masked, inspect_below=inspect_below, of=of)
     for piece in pieces:
-        heard.feed(piece)
+        scan.feed(piece)
     stream = b"".join(pieces)
-    assert heard.passed == stream
-    assert heard.scanner.pending_bytes == 0
-    assert heard.scanner.bytes == len(stream)
+    assert scan.passed == stream
+    assert scan.scanner.pending_bytes == 0
+    assert scan.scanner.bytes == len(stream)
     frames, rest = split(stream)
     assert rest == b""
-    assert heard.scanner.frames == sum(one.opcode < CLOSE for one in frames)
-    assert heard.inspected == expected_seen(stream, inspect_below)
+    assert scan.scanner.frames == sum(one.opcode < CLOSE for one in frames)
+    assert scan.inspected == expected_inspected(stream, inspect_below)
 
 
 @pytest.mark.parametrize("inspect_below", INSPECT_LIMITS)
@@ -104,17 +106,17 @@ def test_every_split_in_two(key: bytes | None, inspect_below: int) -> None:
     stream = b"".join(frames)
     for at in range(len(stream) + 1):
         pieces = [stream[:at], stream[at:]]
-        assert_walked(pieces, frames, masked=key is not None, inspect_below=inspect_below)
+        assert_scanned(pieces, frames, masked=key is not None, inspect_below=inspect_below)
 
 
 @pytest.mark.parametrize("inspect_below", INSPECT_LIMITS)
 @pytest.mark.parametrize("key", [None, KEY], ids=["plain", "masked"])
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 13])
-def test_pieces_of_one_size(key: bytes | None, inspect_below: int, size: int) -> None:
+def test_pieces_of_equal_size(key: bytes | None, inspect_below: int, size: int) -> None:
     frames = frames_of_all_kinds(key)
     stream = b"".join(frames)
     pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
-    assert_walked(pieces, frames, masked=key is not None, inspect_below=inspect_below)
+    assert_scanned(pieces, frames, masked=key is not None, inspect_below=inspect_below)
 
 
 @pytest.mark.parametrize("inspect_below", INSPECT_LIMITS)
@@ -126,12 +128,12 @@ def test_a_frame_that_needs_eight_bytes_of_length(key: bytes | None, inspect_bel
     head = len(frames[0])
     for at in [*range(head + 20), 40_000, *range(head + len(long) - 3, len(stream) + 1)]:
         pieces = [stream[:at], stream[at:]]
-        assert_walked(pieces, frames, masked=key is not None, inspect_below=inspect_below)
+        assert_scanned(pieces, frames, masked=key is not None, inspect_below=inspect_below)
 
 
 @st.composite
 def streams(draw: st.DrawFn) -> tuple[list[bytes], list[int], int]:
-    """Legal frames of one direction, where to cut them, and from which size on they are not looked at."""
+    """Draw legal frames of one direction, where to cut them, and the size below which they are inspected."""
     masked = draw(st.booleans())
     key = st.binary(min_size=4, max_size=4) if masked else st.none()
     controls = st.builds(
@@ -159,21 +161,23 @@ def test_any_stream_in_any_pieces(drawn: tuple[list[bytes], list[int], int]) -> 
     stream = b"".join(frames)
     edges = [0, *cuts, len(stream)]
     pieces = [stream[start:end] for start, end in itertools.pairwise(edges)]
-    assert_walked(pieces, frames, masked=bool(frames[0][1] & 0x80), inspect_below=inspect_below)
+    assert_scanned(pieces, frames, masked=bool(frames[0][1] & 0x80), inspect_below=inspect_below)
 
 
 @given(st.lists(st.binary(max_size=40), max_size=8), st.booleans(), st.sampled_from(INSPECT_LIMITS))
-def test_bytes_of_any_kind_raise_nothing_else(pieces: list[bytes], masked: bool, inspect_below: int) -> None:
-    """Whatever comes: what passes is the front of what came, and a breach is a FrameError, once."""
+def test_arbitrary_bytes_raise_nothing_but_frame_errors(
+    pieces: list[bytes], masked: bool, inspect_below: int
+) -> None:
+    """What passes is a prefix of what came, and there is at most one violation."""
     scanner = FrameScanner(masked=masked, max_payload=1000, inspect_below=inspect_below)
     passed = b""
-    breach = None
+    violation = None
     for piece in pieces:
         try:
             passed += scanner.feed(piece)
         except FrameError as error:
-            breach = error
+            violation = error
             passed += error.passing
             break
-    assert breach is None or (breach.close_code in (1002, 1009) and breach.reason)
+    assert violation is None or (violation.close_code in (1002, 1009) and violation.reason)
     assert b"".join(pieces).startswith(passed)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Every way to break RFC 6455 that a frame's head can tell: its close code, and that nothing of it passes."""
+"""Every violation of RFC 6455 that a frame's header shows: its close code, and that nothing of it passes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROTOCOL_ERROR, TOO_BIG = 1002, 1009
 
 
 def violations(key: bytes | None, wrong: bytes | None) -> dict[str, tuple[bytes, bytes, int]]:
-    """What is legal before it, the frame that is not, its close code (RFC 6455 §7.4.1)."""
+    """Return, by name: legal frames, a frame that is illegal after them, its close code (RFC 6455 §7.4.1)."""
     begun = frame(TEXT, b"begun", key=key, fin=False)
     bad = {
         # §5.1: a client masks, a server does not
@@ -72,7 +72,7 @@ def violations(key: bytes | None, wrong: bytes | None) -> dict[str, tuple[bytes,
 
 
 def _endless(key: bytes | None) -> bytes:
-    """The rest of a head that announces more than anybody can send."""
+    """Return the rest of a header with the largest length that there is."""
     return bytes(((0 if key is None else 0x80) | 127,)) + b"\xff" * 8 + (key or b"")
 
 
@@ -93,21 +93,21 @@ def test_nothing_of_a_bad_frame_passes(
     # Behind the head nothing decides any more; what is cut there is like the rest.
     for at in range(min(len(stream), len(good + before) + 20)):
         scanner = FrameScanner(masked=masked, max_payload=MAX_PAYLOAD, inspect_below=inspect_below)
-        passed, breach = walk(scanner, [stream[:at], stream[at:], good])
-        assert breach.close_code == code
-        assert breach.reason
+        passed, violation = scan(scanner, [stream[:at], stream[at:], good])
+        assert violation.close_code == code
+        assert violation.reason
         assert passed == good + before
         assert scanner.at_boundary, "a close frame of ours may stand here"
 
 
-def walk(scanner: FrameScanner, pieces: list[bytes]) -> tuple[bytes, FrameError]:
-    """What passes until the breach, and the breach."""
+def scan(scanner: FrameScanner, pieces: list[bytes]) -> tuple[bytes, FrameError]:
+    """Return what passes before the violation, and the violation."""
     passed = b""
     for piece in pieces:
         try:
             passed += scanner.feed(piece)
-        except FrameError as breach:
-            return passed + breach.passing, breach
+        except FrameError as violation:
+            return passed + violation.passing, violation
     raise AssertionError("nothing was found")
 
 
@@ -123,7 +123,7 @@ def test_the_largest_message_passes(masked: bool) -> None:
     assert scanner.frames == 7
 
 
-def test_what_was_seen_before_a_bad_frame_is_shown() -> None:
+def test_frames_before_a_bad_one_are_reported() -> None:
     scanner = FrameScanner(masked=True, max_payload=MAX_PAYLOAD)
     ping = frame(PING, b"still there", key=KEY)
     with pytest.raises(FrameError) as broken:
@@ -132,7 +132,7 @@ def test_what_was_seen_before_a_bad_frame_is_shown() -> None:
     assert [payload(broken.value.passing, one) for one in scanner.spans] == [b"still there"]
 
 
-def test_after_a_stop_nothing_is_held() -> None:
+def test_after_a_stop_nothing_is_held_back() -> None:
     scanner = FrameScanner(masked=True, max_payload=MAX_PAYLOAD)
     scanner.feed(frame(TEXT, b"x" * 500, key=KEY)[:100])
     assert not scanner.at_boundary
@@ -141,8 +141,8 @@ def test_after_a_stop_nothing_is_held() -> None:
     assert scanner.pending_bytes == 0
 
 
-def test_a_short_unmasked_frame_of_a_client_is_not_waited_for() -> None:
-    """A close of four bytes is shorter than a masked frame's head; nothing more will come."""
+def test_a_short_unmasked_frame_of_a_client_is_a_violation_at_once() -> None:
+    """A close frame of four bytes is shorter than a masked header, and nothing more may come."""
     scanner = FrameScanner(masked=True, max_payload=1000)
     with pytest.raises(FrameError) as broken:
         scanner.feed(bytes((0x88, 0x02, 0x03, 0xE8)))

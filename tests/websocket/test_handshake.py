@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The opening handshake: the plain case is judged as the package judges it, every other is shown to it."""
+"""The opening handshake: the plain case has the result that the package has, every other is given to it."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def head(first: str, headers: list[tuple[str, str]]) -> bytes:
     return "\r\n".join([first, *(f"{name}: {value}" for name, value in headers), "", ""]).encode("latin-1")
 
 
-def same_verdict(raw: bytes) -> None:
-    """What this module says alone is what the package says."""
+def assert_same_result(raw: bytes) -> None:
+    """Check that this module and the package read the request alike."""
     ours, theirs = read_request(raw), handshake._read_request_by_package(raw)
     assert (ours.accept, ours.fault) == (theirs.accept, theirs.fault)
     assert ours.target == theirs.target
@@ -62,8 +62,8 @@ def same_verdict(raw: bytes) -> None:
 
 @st.composite
 def headers_like(draw: st.DrawFn, plain: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The plain headers with some of them missing, twice, of another value or case, and others between."""
-    found: list[tuple[str, str]] = []
+    """Draw the plain headers with some missing, repeated, or of another value or case, and others between."""
+    headers: list[tuple[str, str]] = []
     for name, value in plain:
         others = VALUES.get(name.lower(), [])
         kind = draw(st.sampled_from(["as it is"] * 6 + ["missing", "twice", "other", "shouted"]))
@@ -71,12 +71,12 @@ def headers_like(draw: st.DrawFn, plain: list[tuple[str, str]]) -> list[tuple[st
             continue
         if kind == "other" and others:
             value = draw(st.sampled_from(others))  # noqa: PLW2901
-        found.append((name.upper() if kind == "shouted" else name, value))
+        headers.append((name.upper() if kind == "shouted" else name, value))
         if kind == "twice":
-            found.append((name, draw(st.sampled_from([value, *others]))))
+            headers.append((name, draw(st.sampled_from([value, *others]))))
         if draw(st.integers(0, 5)) == 0:
-            found.append(draw(st.sampled_from(OTHER_HEADERS)))
-    return found
+            headers.append(draw(st.sampled_from(OTHER_HEADERS)))
+    return headers
 
 
 def test_the_example_of_the_rfc() -> None:
@@ -92,13 +92,13 @@ def test_the_example_of_the_rfc() -> None:
 @given(headers_like(REQUEST), st.sampled_from(["GET /ws/twilio HTTP/1.1"] * 4 + ["POST / HTTP/1.1"]))
 @example([*REQUEST, ("cookie", "a=1"), ("cookie", "b=2")], "GET / HTTP/1.1")
 @example([], "GET / HTTP/1.1")
-def test_any_request_is_judged_as_the_package_does(headers: list[tuple[str, str]], first: str) -> None:
-    same_verdict(head(first, headers))
+def test_any_request_is_read_as_the_package_reads_it(headers: list[tuple[str, str]], first: str) -> None:
+    assert_same_result(head(first, headers))
 
 
 @given(st.binary(max_size=300))
-def test_bytes_that_are_no_request(raw: bytes) -> None:
-    same_verdict(raw + b"\r\n\r\n")
+def test_arbitrary_bytes_are_read_as_the_package_reads_them(raw: bytes) -> None:
+    assert_same_result(raw + b"\r\n\r\n")
 
 
 def test_several_headers_of_one_name_are_joined() -> None:
@@ -117,7 +117,7 @@ def test_plain_handshakes_do_without_the_package(monkeypatch: pytest.MonkeyPatch
     assert client.read_answer(answer(accept_key(client._key))) is None
 
 
-def test_our_own_request_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clients_own_request_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     client = ClientHandshake(INSTANCE, [("x-daily-session-id", "s")], ["chat", "superchat"])
     assert client.request.startswith(b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n")
     request = handshake._read_request_by_package(client.request)
@@ -128,37 +128,37 @@ def test_our_own_request_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(headers_like(ANSWER), st.sampled_from(["HTTP/1.1 101 Switching Protocols"] * 4 + ["HTTP/1.0 101 Up"]))
-def test_any_answer_is_judged_as_the_package_does(headers: list[tuple[str, str]], first: str) -> None:
+def test_any_answer_is_read_as_the_package_reads_it(headers: list[tuple[str, str]], first: str) -> None:
     client = ClientHandshake(INSTANCE, [])
     accept = accept_key(client._key)
     raw = head(first, [(name, value.format(accept=accept)) for name, value in headers])
 
-    def verdict(judge: object) -> object:
+    def result(judge: object) -> object:
         try:
             return judge(raw)  # type: ignore[operator]
         except NotAWebSocketError as error:
             return str(error)
 
-    assert verdict(client.read_answer) == verdict(client._read_answer_by_package)
+    assert result(client.read_answer) == result(client._read_answer_by_package)
 
 
 @pytest.mark.parametrize(
-    ("taken", "offered", "verdict"),
+    ("taken", "offered", "result"),
     [("chat", ["chat"], "chat"), ("other", ["chat"], None), ("chat", [], None)],
 )
-def test_a_subprotocol_is_taken_only_if_it_was_offered(
-    taken: str, offered: list[str], verdict: str | None
+def test_a_subprotocol_is_accepted_only_if_it_was_offered(
+    taken: str, offered: list[str], result: str | None
 ) -> None:
     client = ClientHandshake(INSTANCE, [], offered)
     raw = answer(accept_key(client._key), taken)
-    if verdict is None:
+    if result is None:
         with pytest.raises(NotAWebSocketError):
             client.read_answer(raw)
     else:
-        assert client.read_answer(raw) == verdict
+        assert client.read_answer(raw) == result
 
 
-def test_an_extension_that_nobody_asked_for_is_refused() -> None:
+def test_an_extension_that_was_not_offered_is_refused() -> None:
     client = ClientHandshake(INSTANCE, [])
     raw = answer(accept_key(client._key))[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
     with pytest.raises(NotAWebSocketError):
