@@ -189,7 +189,7 @@ class Pacer:
             self._timer = self._loop.call_at(self._due, self._tick)
 
     def remove(self, player: AudioPlayer) -> None:
-        """Stop to tick `player`. No effect if it was never added."""
+        """Stop ticking `player`. No effect if it was never added."""
         self._players.pop(player, None)
 
     def _tick(self) -> None:

@@ -72,7 +72,7 @@ class TickScheduler:
             self._every_tick[ticking] = None
 
     def remove(self, ticking: Ticking) -> None:
-        """Stop to tick `ticking`. No effect if it was never added."""
+        """Stop ticking `ticking`. No effect if it was never added."""
         if self._removed(ticking):
             self._not_direct -= not ticking.is_direct
 

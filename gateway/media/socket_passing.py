@@ -80,7 +80,7 @@ class SocketListener:
         self._listen()
 
     async def stop(self) -> None:
-        """Stop to listen, and cancel what is being received."""
+        """Stop listening, and cancel what is being received."""
         if self._pause is not None:
             self._pause.cancel()
         if self._socket is not None:
