@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Any message under each carrier's vocabulary: it means an event, or it is a DialectError.
+"""Fuzzes each carrier's dialect: any message is an event, or raises DialectError.
 
-What it means can be written again or is refused in the same way, and what was written means the same event.
+The event can be written again or is refused with DialectError, and what was written is read as the same
+event.
 """
 
 from __future__ import annotations
@@ -22,29 +23,31 @@ Target = Callable[[bytes], None]
 
 
 def target(carrier: str) -> Target:
-    """The fuzz target of one carrier."""
+    """Return the fuzz target of one carrier."""
     dialect = DIALECTS[carrier]
     start = _start_of(dialect)
 
     def read(data: bytes) -> None:
-        said = _read(dialect.read_carrier, data)
-        answered = _read(dialect.read_agent, data)
-        for event in (said, answered):
+        carrier_event = _read(dialect.read_carrier, data)
+        agent_event = _read(dialect.read_agent, data)
+        for event in (carrier_event, agent_event):
             if event is not None:
-                assert isinstance(dialect.event_of(data), str), "an event that nobody sees pass"
-        if said is not None:
-            about = said if isinstance(said, Start) else start
-            _written(said, lambda: dialect.write_carrier(said, about), dialect.read_carrier)
-        if answered is not None:
-            _written(answered, lambda: dialect.write_agent(answered, start), dialect.read_agent)
-        _open(dialect, data)
-        _filter(carrier, data)
+                assert isinstance(dialect.event_of(data), str), "an event without a name"
+        if carrier_event is not None:
+            of_stream = carrier_event if isinstance(carrier_event, Start) else start
+            _check_written(
+                carrier_event, lambda: dialect.write_carrier(carrier_event, of_stream), dialect.read_carrier
+            )
+        if agent_event is not None:
+            _check_written(agent_event, lambda: dialect.write_agent(agent_event, start), dialect.read_agent)
+        _check_opening(dialect, data)
+        _check_transforms(dialect, data)
 
     return read
 
 
 def _read(read: Callable[[str | bytes], Event], data: bytes) -> Event | None:
-    """The event, whether the message came as bytes or as text; None where it is none."""
+    """Return the event, which must be the same from bytes and from text; None if the message is none."""
     try:
         event = read(data)
     except DialectError:
@@ -52,7 +55,7 @@ def _read(read: Callable[[str | bytes], Event], data: bytes) -> Event | None:
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        assert event is None, "no text, and yet a message"
+        assert event is None, "bytes that are not UTF-8 were read as a message"
         return None
     try:
         assert read(text) == event
@@ -61,19 +64,19 @@ def _read(read: Callable[[str | bytes], Event], data: bytes) -> Event | None:
     return event
 
 
-def _written(event: object, write: Callable[[], str], read: Callable[[str], object]) -> None:
+def _check_written(event: object, write: Callable[[], str], read: Callable[[str], object]) -> None:
     try:
         text = write()
     except DialectError:
         return
-    assert not isinstance(event, Unknown), "a word for what the dialect does not know"
+    assert not isinstance(event, Unknown), "an event that the dialect does not know was written"
     again = read(text)
     assert type(again) is type(event), (event, text)
     assert getattr(again, "payload", None) == getattr(event, "payload", None)
 
 
-def _open(dialect: Dialect, data: bytes) -> None:
-    """As the first messages of a stream: one, or two in lines."""
+def _check_opening(dialect: Dialect, data: bytes) -> None:
+    """Feed the data to an opening as the first messages of a stream: one, or two on separate lines."""
     opening = Opening(dialect)
     for line in data.split(b"\n", 1):
         try:
@@ -83,11 +86,11 @@ def _open(dialect: Dialect, data: bytes) -> None:
             return
 
 
-def _filter(carrier: str, data: bytes) -> None:
-    """Under the coupling through messages: passed, changed or dropped, never raised."""
-    for transform in DIALECTS[carrier].transforms():
+def _check_transforms(dialect: Dialect, data: bytes) -> None:
+    """Feed the data to new transforms, which pass, change or drop it and never raise."""
+    for transform in dialect.transforms():
         if transform.feed(data) is UNCHANGED:
-            assert isinstance(json.loads(data.decode())["event"], str), "a bot would die of it"
+            assert isinstance(json.loads(data.decode())["event"], str), "a bot would crash on it"
         transform.flush()
         assert not transform.has_buffered
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The carriers' dialects: pure, no I/O."""
+"""The carriers' media-stream messages, and the codecs for their audio. Pure: no I/O."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What carriers and agents say to each other on a media stream, whatever the dialect.
+"""The events of a media stream, the same for all carriers.
 
-An event is what a message means; a dialect (`serializers.dialect.Dialect`) is how a carrier spells it.
-Everything optional here is something that at least one carrier leaves out (docs/reference/carriers.md §1).
+An event is the meaning of a message. A dialect (`serializers.dialect.Dialect`) is a carrier's JSON for it.
+Every optional field here is left out by at least one carrier (docs/reference/carriers.md §1).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Literal
 
 Encoding = Literal["mulaw", "alaw", "linear16", "g722", "opus", "amr-wb"]
-"""Normalised names; "linear16" is signed 16-bit little-endian PCM."""
+"""Our names, whatever the carrier calls them. "linear16" is signed 16-bit PCM."""
 
 Track = Literal["inbound", "outbound"]
 
@@ -22,10 +22,9 @@ NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class AudioFormat:
-    """How sound is coded on one direction of a call.
+    """The format of the audio in one direction of a call.
 
-    `sample_rate` is in Hz; `big_endian` turns the bytes of "linear16" round (docs/reference/carriers.md
-    §3.3).
+    `sample_rate`: Hz. `big_endian`: the byte order of "linear16" (docs/reference/carriers.md §3.3).
     """
 
     encoding: Encoding = "mulaw"
@@ -36,7 +35,10 @@ class AudioFormat:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The carrier's socket is up; `start` follows. Plivo never says it (docs/reference/carriers.md §4.2)."""
+    """The carrier has opened the socket. `start` follows.
+
+    Plivo does not send it (docs/reference/carriers.md §4.2).
+    """
 
     protocol: str | None = None
     version: str | None = None
@@ -44,9 +46,9 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The call behind the socket: who, to whom, and how its sound is coded.
+    """The call that the socket is for: its ids, its numbers, and the format of its audio.
 
-    `parameters` is the custom data of the carrier's document, always strings.
+    `parameters`: the custom data of the carrier's document.
     """
 
     call_id: str
@@ -62,9 +64,9 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """A piece of sound, coded as the call's AudioFormat says.
+    """A piece of audio in the call's AudioFormat.
 
-    `timestamp_ms` is as the carrier counts: from the stream's start, Plivo's samples from 1970.
+    `timestamp_ms`: since the stream's start; in Plivo's examples since 1970.
     """
 
     payload: bytes
@@ -76,9 +78,10 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Dtmf:
-    """Digits: one from a carrier (`0-9*#A-D`); one or more towards Plivo, the only one that takes them.
+    """Keys of a telephone (`0-9*#A-D`): one from a carrier, one or more to Plivo, the only carrier to accept
+    them.
 
-    `timestamp_ms`: when, since 1970, from Telnyx and Plivo; `duration_ms`: how long, from Exotel.
+    `timestamp_ms`: since 1970, sent by Telnyx and Plivo. `duration_ms`: sent by Exotel.
     """
 
     digits: str
@@ -89,14 +92,14 @@ class Dtmf:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Agent to carrier: tell me (`Played`) when everything before this has been played."""
+    """Agent to carrier: send `Played` when all audio before this has been played."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """Carrier to agent: playback passed the mark, or a clear threw it away (docs/reference/carriers.md
+    """Carrier to agent: playback has passed the mark, or a clear has discarded it (docs/reference/carriers.md
     §2.3).
     """
 
@@ -106,19 +109,22 @@ class Played:
 
 @dataclass(frozen=True, slots=True)
 class Clear:
-    """Agent to carrier: throw away what has not been played."""
+    """Agent to carrier: discard the audio that has not been played."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cleared:
-    """Carrier to agent: it has been thrown away. Only Plivo says so (docs/reference/carriers.md §4.2)."""
+    """Carrier to agent: the audio has been discarded.
+
+    Only Plivo sends it (docs/reference/carriers.md §4.2).
+    """
 
     sequence: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """The carrier's stream is over; the socket closes next. Plivo only closes."""
+    """The carrier's stream has ended, and the socket closes next. Plivo closes the socket without it."""
 
     reason: str | None = None
     sequence: int | None = None
@@ -126,7 +132,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """The carrier did not like what it was sent."""
+    """The carrier reports an error in a message that it received."""
 
     code: int | None = None
     title: str | None = None
@@ -135,7 +141,7 @@ class Error:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A well-formed message whose `event` this dialect does not know; to be passed on, not understood."""
+    """A well-formed message with an `event` that the dialect does not know. It is passed on unread."""
 
     event: str
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Exotel Voicebot and AgentStream (docs/reference/carriers.md §5.2)."""
+"""Exotel's dialect: Voicebot and AgentStream (docs/reference/carriers.md §5.2)."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ MAX_MEDIA_BYTES: Final = 96_000
 
 
 class Exotel(Dialect):
-    """snake_case, with a camelCase variant that is read too; everything, rates included, is text.
+    """Exotel's messages: snake_case, or camelCase when read; all values are texts, even rates.
 
-    Whatever `encoding` says ("audio/x-raw", "raw", "base64"), the sound is linear16: never branch on it.
+    The audio is linear16, whatever `encoding` says ("audio/x-raw", "raw", "base64"): never branch on it.
     """
 
     name = "exotel"
@@ -55,7 +55,7 @@ class Exotel(Dialect):
     def transforms(self) -> tuple[Transform, Transform]:
         return ToAgent(), ChunkAudio()
 
-    def read_carrier(self, message: str | bytes) -> CarrierEvent:  # noqa: PLR0911 - one an event
+    def read_carrier(self, message: str | bytes) -> CarrierEvent:  # noqa: PLR0911 - one per event
         fields = json_fields.read_object(message)
         sequence = json_fields.optional_integer(fields, "sequence_number", "sequenceNumber")
         match event := json_fields.event_name(fields):
@@ -129,7 +129,7 @@ class Exotel(Dialect):
                     "reason": event.reason or "callended",
                 }
             case _:
-                raise DialectError(f"Exotel never says {type(event).__name__}")
+                raise DialectError(f"Exotel never sends {type(event).__name__}")
         sequence = str(json_fields.known_integer(event.sequence, "the sequence number"))
         return json_fields.write_object(
             {"event": name, "sequence_number": sequence, "stream_sid": stream_id, name: body}
@@ -148,7 +148,7 @@ class Exotel(Dialect):
             case Clear():
                 return json_fields.write_object({"event": "clear", "stream_sid": start.stream_id})
             case _:
-                raise DialectError(f"Exotel has no word for {type(event).__name__}")
+                raise DialectError(f"Exotel has no message for {type(event).__name__}")
 
 
 def _read_start(fields: json_fields.Json, sequence: int | None) -> Start:
@@ -165,7 +165,7 @@ def _read_start(fields: json_fields.Json, sequence: int | None) -> Start:
         from_number=json_fields.optional_text(start, "from"),
         to_number=json_fields.optional_text(start, "to"),
         audio=AudioFormat("linear16", json_fields.read_rate(audio, "sample_rate", "sampleRate")),
-        # They come out of the URL's query (§5.1), so as text they can only be one.
+        # They come from the URL's query (§5.1), so a text can only be a query.
         parameters=json_fields.parameters(parameters, separators="&"),
         sequence=sequence,
     )
@@ -181,7 +181,7 @@ def _start(event: Start) -> dict[str, object]:
         "from": json_fields.known_text(event.from_number, "the caller's number"),
         "to": json_fields.known_text(event.to_number, "the called number"),
     }
-    if event.parameters:  # the key is absent when there are none (§1)
+    if event.parameters:  # without parameters there is no such key (§1)
         start["custom_parameters"] = json_fields.known_parameters(event.parameters)
     start["media_format"] = {
         "encoding": "audio/x-raw",

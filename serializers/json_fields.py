@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Reading carriers' JSON loosely and writing ours exactly: what the dialects share.
+"""Lenient reading and exact writing of JSON fields, for all dialects.
 
-Every reader raises DialectError and nothing else, whatever the message holds. Where a reader takes several
-keys, they are spellings of one field; the first that is there and not null counts.
+Every function raises DialectError and no other exception, whatever the message contains. A reader with
+several keys takes different names of one field: the first that is present and not null counts.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from serializers.events import AudioFormat, Encoding, Track
 Json = Mapping[str, object]
 
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")  # 18 digits always fit the 64 bits of a database column
-_LARGEST = 10**18
+_MAX_INTEGER = 10**18
 _DIGITS = re.compile(r"[0-9A-D*#]+")
 
 
 def read_object(message: str | bytes) -> Json:
-    """The message as a JSON object (RFC 8259), refusing what the RFC leaves to chance: a key twice, NaN."""
+    """Parse a message as a JSON object (RFC 8259).
+
+    Duplicate keys and NaN, which the RFC leaves open, are refused.
+    """
     try:
         value = _DECODER.decode(message.decode() if isinstance(message, bytes) else message)
     except DialectError:
@@ -42,63 +45,63 @@ def read_object(message: str | bytes) -> Json:
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
         raise DialectError("the message has a key twice")
-    return found
+    return unique
 
 
-def _no_constant(_: str) -> object:
+def _refuse_constant(_: str) -> object:
     raise DialectError("the message has a number that JSON does not know")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
 
 
 def write_object(message: Json) -> str:
-    """Compact JSON, in ASCII, keys in the order given."""
+    """Return compact JSON in ASCII, with the keys in the given order."""
     return json.dumps(message, separators=(",", ":"))
 
 
-def _value(of: Json, keys: tuple[str, ...]) -> object:
+def _value(message: Json, keys: tuple[str, ...]) -> object:
     for key in keys:
-        if (value := of.get(key)) is not None:
+        if (value := message.get(key)) is not None:
             return value
     return None
 
 
 def event_name(message: Json) -> str:
-    """What the message says it is."""
+    """Return the message's `event`."""
     event = message.get("event")
     if not isinstance(event, str) or not event:
         raise DialectError("`event` is missing")
     return _encodable(event, "event")
 
 
-def child(of: Json, *keys: str) -> Json:
-    """The object under one of the keys."""
-    value = _value(of, keys)
+def child(message: Json, *keys: str) -> Json:
+    """Return the object under one of the keys."""
+    value = _value(message, keys)
     if not isinstance(value, dict):
         raise DialectError(f"`{keys[0]}` is missing or no object")
     return value
 
 
-def optional_child(of: Json, *keys: str) -> Json:
-    """The object under one of the keys; an empty one where there is none."""
-    return {} if _value(of, keys) is None else child(of, *keys)
+def optional_child(message: Json, *keys: str) -> Json:
+    """Return the object under one of the keys, empty if there is none."""
+    return {} if _value(message, keys) is None else child(message, *keys)
 
 
-def text(of: Json, *keys: str) -> str:
-    """A text that must be there and say something."""
-    value = optional_text(of, *keys)
+def text(message: Json, *keys: str) -> str:
+    """Return a text that must be present and not empty."""
+    value = optional_text(message, *keys)
     if not value:
         raise DialectError(f"`{keys[0]}` is missing")
     return value
 
 
-def optional_text(of: Json, *keys: str) -> str | None:
-    """A text or None. A whole number passes for text: ids, digits and phone numbers come as either."""
-    value = _value(of, keys)
+def optional_text(message: Json, *keys: str) -> str | None:
+    """Return a text or None. A whole number is accepted: ids, digits and numbers are sent as either."""
+    value = _value(message, keys)
     if value is None:
         return None
     if isinstance(value, int) and not isinstance(value, bool):
@@ -108,32 +111,33 @@ def optional_text(of: Json, *keys: str) -> str | None:
     return _encodable(value, keys[0])
 
 
-def _encodable(value: str, what: str) -> str:
-    # "\ud800" is legal JSON; as text it would break the log, the database and the next socket it meets.
+def _encodable(value: str, label: str) -> str:
+    # "\ud800" is legal JSON, but the log, the database and sockets cannot encode it.
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise DialectError(f"{what} holds half a character") from None
+        raise DialectError(f"{label} holds half a character") from None
     return value
 
 
-def optional_integer(of: Json, *keys: str) -> int | None:
-    """A whole number or None: 41 or "41" (docs/reference/carriers.md §1, "seq / chunk JSON type"); ""
-    counts as None.
+def optional_integer(message: Json, *keys: str) -> int | None:
+    """Return a whole number or None: 41 or "41" (docs/reference/carriers.md §1, "seq / chunk JSON type").
+
+    An empty text counts as None.
     """
-    value = _value(of, keys)
+    value = _value(message, keys)
     if value is None or value == "":
         return None
     if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):
         return int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST:
+    if isinstance(value, int) and not isinstance(value, bool) and -_MAX_INTEGER < value < _MAX_INTEGER:
         return value
     raise DialectError(f"`{keys[0]}` is no whole number")
 
 
-def payload(of: Json) -> bytes:
-    """The sound of a media message: base64 (RFC 4648 §4) under "payload"; it may be empty."""
-    value = of.get("payload")
+def payload(message: Json) -> bytes:
+    """Return the audio of a media message: base64 (RFC 4648 §4) under "payload", which may be empty."""
+    value = message.get("payload")
     if not isinstance(value, str):
         raise DialectError("the media message has no `payload`")
     try:
@@ -142,14 +146,14 @@ def payload(of: Json) -> bytes:
         raise DialectError("`payload` is not base64") from None
 
 
-def base64_text(sound: bytes) -> str:
-    """Sound as a carrier's payload."""
-    return base64.b64encode(sound).decode("ascii")
+def base64_text(audio: bytes) -> str:
+    """Return audio as the payload of a media message."""
+    return base64.b64encode(audio).decode("ascii")
 
 
-def texts(of: Json, key: str) -> tuple[str, ...]:
-    """A list of texts, or nothing."""
-    value = of.get(key)
+def texts(message: Json, key: str) -> tuple[str, ...]:
+    """Return a list of texts, empty if there is none."""
+    value = message.get(key)
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -158,10 +162,11 @@ def texts(of: Json, key: str) -> tuple[str, ...]:
 
 
 def parameters(value: object, separators: str = ";,") -> dict[str, str]:
-    """Custom data in each form seen (docs/reference/carriers.md §3.2, §4.2).
+    """Return the custom parameters from any form that carriers use (docs/reference/carriers.md §3.2, §4.2).
 
-    The forms: object, list of {name, value}, JSON text, text of pairs `k=v;k2=v2`. Values become texts; null
-    ones are dropped. `separators`: which character parts pairs in text; the first that occurs in it does.
+    The forms are an object, a list of {name, value}, JSON in a text, and pairs in a text (`k=v;k2=v2`).
+    Values become texts, null values are dropped. `separators`: the characters that may separate pairs; the
+    first that occurs in the text does.
     """
     if value is None:
         return {}
@@ -200,55 +205,56 @@ def _parameters_in_text(value: str, separators: str) -> dict[str, str]:
         try:
             return parameters(read_object(value))
         except DialectError:
-            pass  # a brace may also begin a pair; custom data alone is no reason to lose a call
-    separator = next((mark for mark in separators if mark in value), separators[0])
-    found: dict[str, str] = {}
+            pass  # A brace may also begin a pair. Malformed custom data is no reason to lose a call.
+    separator = next((character for character in separators if character in value), separators[0])
+    pairs: dict[str, str] = {}
     name = ""
     for part in value.split(separator):
         key, equals, item = part.partition("=")
         if equals and key.strip():
             name = unquote(key.strip())
-            found[name] = unquote(item.strip())
-        elif name:  # no pair: the separator was part of the value before it
-            found[name] += separator + unquote(part)
+            pairs[name] = unquote(item.strip())
+        elif name:  # not a pair: the separator is part of the value before it
+            pairs[name] += separator + unquote(part)
     return {
         _encodable(key, "custom parameters"): _encodable(item, "custom parameters")
-        for key, item in found.items()
+        for key, item in pairs.items()
     }
 
 
-def known_integer(value: int | None, what: str) -> int:
-    """A number that only the sender can know, for a message that must have it."""
+def known_integer(value: int | None, label: str) -> int:
+    """Return a number that the sender must know. `label` names it in the message."""
     if value is None:
-        raise DialectError(f"{what} is not given")
-    if not -_LARGEST < value < _LARGEST:
-        raise DialectError(f"{what} is out of all proportion")
+        raise DialectError(f"{label} is not given")
+    if not -_MAX_INTEGER < value < _MAX_INTEGER:
+        raise DialectError(f"{label} is out of all proportion")
     return value
 
 
-def known_text(value: str | None, what: str) -> str:
-    """A text that only the sender can know, for a message that must have it."""
+def known_text(value: str | None, label: str) -> str:
+    """Return a text that the sender must know. `label` names it in the message."""
     if not value:
-        raise DialectError(f"{what} is not given")
-    return _encodable(value, what)
+        raise DialectError(f"{label} is not given")
+    return _encodable(value, label)
 
 
-def known_parameters(given: Mapping[str, str]) -> dict[str, str]:
-    """Custom data to be sent as an object."""
+def known_parameters(values: Mapping[str, str]) -> dict[str, str]:
+    """Return custom parameters to be sent as an object."""
     return {
-        _encodable(key, "custom parameters"): _encodable(given[key], "custom parameters") for key in given
+        _encodable(name, "custom parameters"): _encodable(value, "custom parameters")
+        for name, value in values.items()
     }
 
 
-def digits(value: str, longest: int | None = 1) -> str:
-    """Keys of a telephone, to be sent: `0-9*#A-D`, one or (longest None) any number of them."""
-    if not _DIGITS.fullmatch(value) or (longest is not None and len(value) > longest):
+def digits(value: str, max_digits: int | None = 1) -> str:
+    """Return keys of a telephone to be sent: `0-9*#A-D`. `max_digits`: None for any number of keys."""
+    if not _DIGITS.fullmatch(value) or (max_digits is not None and len(value) > max_digits):
         raise DialectError("the digits are not keys of a telephone")
     return value
 
 
-LONGEST_RATE_HZ = 192_000
-MOST_CHANNELS = 8
+MAX_RATE_HZ = 192_000
+MAX_CHANNELS = 8
 
 # docs/reference/carriers.md §2.2, §3.2, §4.3; without parameters (";rate=8000") and in lower case.
 _ENCODINGS: Mapping[str, Encoding] = {
@@ -271,7 +277,7 @@ _ENCODINGS: Mapping[str, Encoding] = {
 
 
 def read_encoding(name: str | None) -> Encoding:
-    """Our name of a carrier's encoding; μ-law, every carrier's default, where none is named."""
+    """Return our name of a carrier's encoding. None stands for μ-law, every carrier's default."""
     if name is None:
         return "mulaw"
     encoding = _ENCODINGS.get(name.partition(";")[0].strip().lower())
@@ -280,45 +286,46 @@ def read_encoding(name: str | None) -> Encoding:
     return encoding
 
 
-def read_rate(of: Json, *keys: str) -> int:
-    """A sample rate in Hz; 8000 where none is given."""
-    rate = optional_integer(of, *keys)
+def read_rate(message: Json, *keys: str) -> int:
+    """Return a sample rate in Hz, 8000 if there is none."""
+    rate = optional_integer(message, *keys)
     if rate is None:
         return 8000
-    if not 0 < rate <= LONGEST_RATE_HZ:
+    if not 0 < rate <= MAX_RATE_HZ:
         raise DialectError("the sample rate is no sample rate")
     return rate
 
 
-def read_channels(of: Json) -> int:
-    """The number of channels; 1 where none is given."""
-    channels = optional_integer(of, "channels")
+def read_channels(message: Json) -> int:
+    """Return the number of channels, 1 if it is not given."""
+    channels = optional_integer(message, "channels")
     if channels is None:
         return 1
-    if not 0 < channels <= MOST_CHANNELS:
+    if not 0 < channels <= MAX_CHANNELS:
         raise DialectError("the number of channels is none")
     return channels
 
 
 def write_encoding(audio: AudioFormat, names: Mapping[Encoding, str]) -> str:
-    """The carrier's name of the encoding, where the carrier has one."""
+    """Return the carrier's name of the encoding. Raises DialectError if the carrier does not have it."""
     if audio.encoding not in names:
         raise DialectError(f"the carrier does not send {audio.encoding}")
     return names[audio.encoding]
 
 
 def mono(audio: AudioFormat) -> AudioFormat:
-    """The format, for carriers whose messages have no word for channels."""
+    """Return the format, for carriers that only have one channel. Raises DialectError if it has more."""
     if audio.channels != 1:
         raise DialectError("the carrier sends one channel")
     return audio
 
 
-def read_track(of: Json) -> Track | None:
-    """Which way the sound goes; Twilio writes `inbound_track` in some messages (docs/reference/carriers.md
-    §2.2).
+def read_track(message: Json) -> Track | None:
+    """Return the direction of the audio.
+
+    Twilio writes `inbound_track` in some messages (docs/reference/carriers.md §2.2).
     """
-    match of.get("track"):
+    match message.get("track"):
         case "inbound" | "inbound_track":
             return "inbound"
         case "outbound" | "outbound_track":
@@ -328,5 +335,5 @@ def read_track(of: Json) -> Track | None:
 
 
 def read_tracks(start: Json) -> tuple[str, ...]:
-    """The tracks that `start` announces; the caller's alone where it announces none."""
+    """Return the tracks that `start` announces, only the caller's if it announces none."""
     return tuple(name.removesuffix("_track") for name in texts(start, "tracks")) or ("inbound",)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""How a media stream opens: `connected`, then `start`, and nothing before them (docs/reference/carriers.md
-§1, §8.1).
+"""The opening of a media stream: `connected`, then `start`, and no other message before
+(docs/reference/carriers.md §1, §8.1).
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from serializers.dialect import Dialect, DialectError
 from serializers.events import Connected, Start, Unknown
 
 SERVICE_HOST_PARAMETERS = ("_pipecatCloudServiceHost", "serviceHost")
-"""Custom parameters that may name the agent a call is for, in the order in which they are asked."""
+"""Custom parameters that may name the call's agent, in order of precedence."""
 
 
 class Opening:
-    """The rules for a stream's first messages. Pure; one object a socket, fed until it returns Start.
+    """Checks the first messages of one stream. Pure: feed it until it returns Start.
 
-    Bots read two messages and then decide (docs/reference/carriers.md §8.1), so a stream has two to say who
-    it is. A
-    `start` without `connected` before it is tolerated; Plivo knows no other.
+    Bots read two messages before they choose a serializer (docs/reference/carriers.md §8.1), so a stream must
+    have opened after two. A `start` without `connected` before it is accepted: Plivo sends no `connected`.
     """
 
     def __init__(self, dialect: Dialect) -> None:
@@ -26,10 +25,10 @@ class Opening:
         self._opened = False
 
     def feed(self, message: str | bytes) -> Start | None:
-        """Takes the next message: str from a text frame, bytes from a binary one.
+        """Process the next message: str from a text frame, bytes from a binary frame.
 
-        Returns Start once the stream is open, None while more must come. Raises DialectError, in words,
-        where the message breaks the rules; the socket should then be refused.
+        Return Start when the stream is open, None if another message must follow. Raises DialectError for any
+        other message; the socket should then be closed.
         """
         if self._opened:
             raise DialectError("the stream is open already")
@@ -44,5 +43,5 @@ class Opening:
             return None
         if isinstance(event, Connected) and self._connected:
             raise DialectError("`connected` came twice, and no `start`")
-        what = "an unknown event" if isinstance(event, Unknown) else f"`{type(event).__name__.lower()}`"
-        raise DialectError(f"{what} came before `start`")
+        name = "an unknown event" if isinstance(event, Unknown) else f"`{type(event).__name__.lower()}`"
+        raise DialectError(f"{name} came before `start`")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Plivo audio streaming (docs/reference/carriers.md §4.2, §4.3)."""
+"""Plivo's dialect: audio streaming (docs/reference/carriers.md §4.2, §4.3)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ _ENCODINGS: dict[Encoding, str] = {"mulaw": "audio/x-mulaw", "linear16": "audio/
 
 
 class Plivo(Dialect):
-    """camelCase but for `extra_headers`; sequence and chunk are numbers, timestamps texts."""
+    """Plivo's messages: camelCase except `extra_headers`; sequence and chunk are numbers, timestamps are
+    texts.
+    """
 
     name = "plivo"
     frame_ms = 20
@@ -38,7 +40,7 @@ class Plivo(Dialect):
     stream_id_field = "streamId"
     agent_media_events = frozenset({"playAudio"})
 
-    def read_carrier(self, message: str | bytes) -> CarrierEvent:  # noqa: PLR0911 - one an event
+    def read_carrier(self, message: str | bytes) -> CarrierEvent:  # noqa: PLR0911 - one per event
         fields = json_fields.read_object(message)
         sequence = json_fields.optional_integer(fields, "sequenceNumber")
         match event := json_fields.event_name(fields):
@@ -61,9 +63,9 @@ class Plivo(Dialect):
                 return Played(json_fields.text(fields, "name"), sequence)
             case "clearedAudio":
                 return Cleared(sequence)
-            case "stop":  # not among the documented events, but Plivo's own pre-flight sends it (§4.2)
+            case "stop":  # not documented, but Plivo's own pre-flight check sends it (§4.2)
                 return Stop(json_fields.optional_text(fields, "reason"), sequence)
-            case "error" | "playFailed":  # undocumented; Plivo's own code reads them (§4.2)
+            case "error" | "playFailed":  # not documented, but Plivo's own code reads them (§4.2)
                 return Error(title=event, detail=json_fields.optional_text(fields, "reason"))
             case _:
                 return Unknown(event)
@@ -120,7 +122,7 @@ class Plivo(Dialect):
             case Cleared():
                 message = {"event": "clearedAudio", "sequenceNumber": _sequence(event), **stream}
             case _:
-                raise DialectError(f"Plivo never says {type(event).__name__}")
+                raise DialectError(f"Plivo never sends {type(event).__name__}")
         return json_fields.write_object(message)
 
     def write_agent(self, event: AgentEvent, start: Start) -> str:
@@ -144,7 +146,7 @@ class Plivo(Dialect):
                     {"event": "sendDTMF", "dtmf": json_fields.digits(event.digits, None)}
                 )
             case _:
-                raise DialectError(f"Plivo has no word for {type(event).__name__}")
+                raise DialectError(f"Plivo has no message for {type(event).__name__}")
 
 
 def _sequence(event: Media | Dtmf | Played | Cleared | Start) -> int:
@@ -152,7 +154,7 @@ def _sequence(event: Media | Dtmf | Played | Cleared | Start) -> int:
 
 
 def _extra_headers(parameters: Mapping[str, str]) -> dict[str, str]:
-    """`k=v;k2=v2` with what the form needs quoted; nothing where there are no parameters."""
+    """Return the field with `k=v;k2=v2`, percent-encoded; no field if there are no parameters."""
     if not parameters:
         return {}
     if "" in parameters:
@@ -166,7 +168,7 @@ def _extra_headers(parameters: Mapping[str, str]) -> dict[str, str]:
 
 def _read_start(fields: json_fields.Json, sequence: int | None) -> Start:
     start = json_fields.child(fields, "start")
-    # Plivo tells neither caller nor callee; the answer document may have put them here.
+    # Plivo sends neither number. The answer document may have put them into the parameters.
     parameters = json_fields.parameters(fields.get("extra_headers"))
     audio = json_fields.optional_child(start, "mediaFormat")
     return Start(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The carriers' dialects by name. A new carrier is its module and one line here."""
+"""All dialects by carrier. A new dialect is its module and one line here."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Telnyx media streaming (docs/reference/carriers.md §3.2, §3.3)."""
+"""Telnyx's dialect: media streaming (docs/reference/carriers.md §3.2, §3.3)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Telnyx(Dialect):
-    """snake_case; sequence, chunk and timestamp are texts; `stream_id` stands at the top only."""
+    """Telnyx's messages: snake_case; sequence, chunk and timestamp are texts; `stream_id` is at the top level
+    only.
+    """
 
     name = "telnyx"
     frame_ms = 20
@@ -46,12 +48,12 @@ class Telnyx(Dialect):
     sends_stop = True
     stream_id_field = "stream_id"
     agent_media_events = frozenset({"media"})
-    needs_audio = True  # within 1.6 s, as was seen (§3.3)
+    needs_audio = True  # within 1.6 s, as observed (§3.3)
 
     def transforms(self) -> tuple[Transform, Transform]:
         return ToAgentInOrder(), ToCarrier()
 
-    def read_carrier(self, message: str | bytes) -> CarrierEvent:  # noqa: PLR0911 - one an event
+    def read_carrier(self, message: str | bytes) -> CarrierEvent:  # noqa: PLR0911 - one per event
         fields = json_fields.read_object(message)
         sequence = json_fields.optional_integer(fields, "sequence_number")
         match event := json_fields.event_name(fields):
@@ -81,12 +83,12 @@ class Telnyx(Dialect):
             case "stop":
                 return Stop(sequence=sequence)
             case "error":
-                # The details stand under "payload", not under "error" (§3.2).
-                what = json_fields.optional_child(fields, "payload")
+                # The details are under "payload", not under "error" (§3.2).
+                error = json_fields.optional_child(fields, "payload")
                 return Error(
-                    json_fields.optional_integer(what, "code"),
-                    json_fields.optional_text(what, "title"),
-                    json_fields.optional_text(what, "detail"),
+                    json_fields.optional_integer(error, "code"),
+                    json_fields.optional_text(error, "title"),
+                    json_fields.optional_text(error, "detail"),
                 )
             case _:
                 return Unknown(event)
@@ -158,7 +160,7 @@ class Telnyx(Dialect):
                     "stream_id": start.stream_id,
                 }
             case _:
-                raise DialectError(f"Telnyx never says {type(event).__name__}")
+                raise DialectError(f"Telnyx never sends {type(event).__name__}")
         return json_fields.write_object(message)
 
     def write_agent(self, event: AgentEvent, start: Start) -> str:
@@ -173,11 +175,11 @@ class Telnyx(Dialect):
             case Clear():
                 return json_fields.write_object({"event": "clear"})
             case _:
-                raise DialectError(f"Telnyx has no word for {type(event).__name__}")
+                raise DialectError(f"Telnyx has no message for {type(event).__name__}")
 
     def agent_audio(self, start: Start) -> AudioFormat:
-        # The two directions are coded apart, and `start` tells of the caller's only (§3.3): a British call
-        # comes as PCMA and is answered in what `bidirectionalCodec` says, PCMU unless somebody chose another.
+        # The directions may have different codecs, and `start` describes the caller's only (§3.3). A British
+        # call arrives as PCMA, but is sent `bidirectionalCodec`, which our documents set to PCMU.
         return AudioFormat()
 
 
@@ -186,7 +188,7 @@ def _sequence(event: Media | Dtmf | Played | Stop | Start) -> str:
 
 
 def _read_time(value: object) -> int | None:
-    """Milliseconds since 1970; None where unreadable: no call hangs on when a key was hit."""
+    """Return milliseconds since 1970, or None if the value cannot be read: no call may fail because of it."""
     if not isinstance(value, str):
         return None
     try:
@@ -220,10 +222,10 @@ def _read_start(start: json_fields.Json, stream_id: str, sequence: int | None) -
             json_fields.read_rate(audio, "sample_rate"),
             json_fields.read_channels(audio),
             # Not verified on a call. Telnyx documents the payload as that of RTP, whose L16 is in network
-            # byte order (RFC 3551 §4.5.11), and those who tried it assume the same (§3.3).
+            # byte order (RFC 3551 §4.5.11), and other implementations assume the same (§3.3).
             big_endian=encoding == "linear16",
         ),
-        # Key and shape are not documented (§3.2): both that were seen are read.
+        # Key and form are not documented (§3.2). Both forms that were observed are read.
         parameters=json_fields.parameters(start.get("custom_parameters")),
         sequence=sequence,
     )
@@ -236,7 +238,7 @@ def _start(event: Start) -> dict[str, object]:
     start: dict[str, object] = {
         "user_id": json_fields.known_text(event.account_id, "the account id"),
         "call_control_id": call_id,
-        # No event holds the session's id: it only has to be one, and the same for the same call.
+        # No event contains the session's id. It must be a UUID, and the same for the same call.
         "call_session_id": str(uuid.uuid5(uuid.NAMESPACE_URL, call_id)),
         "from": json_fields.known_text(event.from_number, "the caller's number"),
         "to": json_fields.known_text(event.to_number, "the called number"),

@@ -81,7 +81,7 @@ class ToAgent:
 
 
 class ToAgentInOrder(ToAgent):
-    """As ToAgent, for a carrier that does not promise to send its media messages in order."""
+    """ToAgent for a carrier that does not promise to send its media messages in order."""
 
     def __init__(self) -> None:
         self._buffer = ReorderBuffer()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Twilio Media Streams (docs/reference/carriers.md §2.2, §2.3)."""
+"""Twilio's dialect: Media Streams (docs/reference/carriers.md §2.2, §2.3)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ _ENCODINGS: dict[Encoding, str] = {"mulaw": "audio/x-mulaw"}
 
 
 class Twilio(Dialect):
-    """camelCase; sequence, chunk and timestamp are texts, rates and channels numbers."""
+    """Twilio's messages, in camelCase.
+
+    Sequence, chunk and timestamp are texts; rates and channels are not.
+    """
 
     name = "twilio"
     frame_ms = 20
@@ -34,7 +37,7 @@ class Twilio(Dialect):
     stream_id_field = "streamSid"
     agent_media_events = frozenset({"media"})
 
-    def read_carrier(self, message: str | bytes) -> CarrierEvent:  # noqa: PLR0911 - one an event
+    def read_carrier(self, message: str | bytes) -> CarrierEvent:  # noqa: PLR0911 - one per event
         fields = json_fields.read_object(message)
         sequence = json_fields.optional_integer(fields, "sequenceNumber")
         match event := json_fields.event_name(fields):
@@ -90,7 +93,7 @@ class Twilio(Dialect):
             case Media():
                 name, body = "media", _media(event)
             case Dtmf():
-                # Alone among the carriers' messages, this one says `inbound_track` and puts the id first.
+                # Unlike Twilio's other messages, this one has `inbound_track`, and the id comes first.
                 return json_fields.write_object(
                     {
                         "event": "dtmf",
@@ -115,7 +118,7 @@ class Twilio(Dialect):
                     "callSid": start.call_id,
                 }
             case _:
-                raise DialectError(f"Twilio never says {type(event).__name__}")
+                raise DialectError(f"Twilio never sends {type(event).__name__}")
         return json_fields.write_object(
             {"event": name, "sequenceNumber": _sequence(event), name: body, "streamSid": start.stream_id}
         )
@@ -133,7 +136,7 @@ class Twilio(Dialect):
             case Clear():
                 return json_fields.write_object({"event": "clear", "streamSid": start.stream_id})
             case _:
-                raise DialectError(f"Twilio has no word for {type(event).__name__}")
+                raise DialectError(f"Twilio has no message for {type(event).__name__}")
 
 
 def _sequence(event: Media | Dtmf | Played | Stop | Start) -> str:
@@ -150,7 +153,7 @@ def _media(event: Media) -> dict[str, str]:
 
 
 def _read_start(start: json_fields.Json, sequence: int | None) -> Start:
-    # Twilio tells neither caller nor callee; pipecat's bots look for them under these names (§8.1).
+    # Twilio sends neither number. Pipecat's bots look for them under these names (§8.1).
     parameters = json_fields.parameters(start.get("customParameters"))
     audio = json_fields.optional_child(start, "mediaFormat")
     return Start(

@@ -36,7 +36,7 @@ MAX_DEPTH = 20
 """Of an operator's elements. No carrier's verbs nest as deep, and the standard library writes recursively."""
 
 QUEUE_TEXT = "Please hold the line."
-"""What a waiting caller hears.
+"""The sentence that a waiting caller hears.
 
 It takes about two seconds, so the silence after it is not mistaken for the end.
 """

@@ -3,7 +3,7 @@
 
 A key is stored as its SHA-256 alone: configured keys are hashed when the settings are read, keys made through
 the API are hashed in the store. A key has so much entropy that a salt would add nothing, and without a salt a
-key is found by its hash in one step, whose time says nothing about the key.
+key is found by its hash in one step, whose duration reveals nothing about the key.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KeyKind = Literal["public", "private"]
 DOCUMENT_KIND: Final = "api_key"
 SECRET_BYTES: Final = 24
 MASKED_CHARACTERS: Final = 4
-"""Characters of a key's end, of 48 random ones, that are shown to tell keys apart."""
+"""Characters of a key's end, of 48 random ones, that are displayed to distinguish keys."""
 MAX_KEY_CHARACTERS: Final = 512
 
 _STORED_MASK: Final = "shown"

@@ -81,7 +81,7 @@ class RedeemedToken:
 
 @dataclass(frozen=True, slots=True)
 class CallGrant:
-    """What a new call token allows.
+    """The content of a new call token.
 
     `call_id`: the carrier's id of the call. None if it is not known yet: then the first call to use the token
     is the one. `session_id`: the session that the call becomes. `admitted`: whether that session was admitted

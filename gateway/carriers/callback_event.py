@@ -19,7 +19,7 @@ from typing import Any, Final
 from gateway.carriers.call_log import CallStatus
 
 MAX_DETAIL: Final = 200
-"""Characters that are kept of the carrier's own explanation."""
+"""Characters of a carrier's explanation that are stored."""
 MAX_ID: Final = 256
 """Characters of the longest call id that is accepted."""
 
@@ -58,7 +58,7 @@ class CallbackRequest:
 
 @dataclass(frozen=True, slots=True)
 class CallbackEvent:
-    """What one callback reports. None means that the callback does not say.
+    """The content of one callback. None means that the callback does not contain it.
 
     `at`: the carrier's time of the event in Unix seconds. `detail`: the carrier's explanation, printable.
     `stream_event`: the carrier's name of an event of the stream. `stream_failed`: whether the stream could

@@ -37,7 +37,8 @@ class RestClass(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CarrierProfile:
-    """How a carrier opens a call's media socket, and what of the socket's URL reaches the gateway.
+    """A carrier's way to open a call's media socket, and the parts of the socket's URL that reach the
+    gateway.
 
     See docs/reference/carriers.md §1. What is sent on the socket is the dialect's business.
     """

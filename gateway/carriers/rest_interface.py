@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What every carrier's REST client can do (`CarrierRest`), and how it reports a failure (`CarrierFailed`).
+"""The interface of a carrier's REST client (`CarrierRest`) and its one exception (`CarrierFailed`).
 
 The clients are in carriers/NAME/rest.py. How one request is sent is in rest_transport.py.
 """

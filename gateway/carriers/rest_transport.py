@@ -53,7 +53,7 @@ class RestApi:
 
 @dataclass(frozen=True, slots=True)
 class RestAccess:
-    """How one account reaches the API.
+    """One account's access to the API.
 
     `base_url`: the account's own URL of the API. `authorization`: the header's value. `secrets`: texts that
     must not appear in any message.
@@ -198,14 +198,14 @@ class RestTransport:
         return min(max(round(at - self._now()), 0), MAX_RETRY_AFTER_S)
 
     def _ordinary_words(self, text: object) -> str:
-        """Return the ordinary words of an error text, "…" in place of the others; "" if none may be shown."""
+        """Return the ordinary words of an error text, "…" in place of the others; "" if there are none."""
         if not isinstance(text, str) or any(secret in text.lower() for secret in self._secrets):
             return ""
         words: list[str] = []
         for word in text[: 2 * MAX_DETAIL].split():
-            shown = word if _ORDINARY_WORD.fullmatch(word) or word in ("a", "A", "I") else "…"
-            if shown != "…" or words[-1:] != ["…"]:
-                words.append(shown)
+            passed = word if _ORDINARY_WORD.fullmatch(word) or word in ("a", "A", "I") else "…"
+            if passed != "…" or words[-1:] != ["…"]:
+                words.append(passed)
         return " ".join(words)[:MAX_DETAIL].rstrip() if any(word != "…" for word in words) else ""
 
 

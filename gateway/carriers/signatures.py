@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl
 from pydantic import SecretStr
 
 REPLAY_WINDOW_S: Final = 300.0
-"""How far a signed timestamp may be from now, in either direction: Telnyx's tolerance
+"""The largest difference between a signed timestamp and now, in either direction: Telnyx's tolerance
 (docs/reference/carriers.md §9.2).
 """
 

@@ -51,8 +51,9 @@ class StreamTarget:
     """The session that a document's stream belongs to.
 
     `token`: a call token for the stream's URL. Without one the agent's `after = "redirect"` is written as a
-    hang-up, because a returning call could not be told from one whose agent has ended. `session_id`: named in
-    the URL of the stream's callbacks; without one no callbacks are requested. `max_body_bytes`: of JSON.
+    hang-up, because a returning call could not be distinguished from one whose agent has ended. `session_id`:
+    named in the URL of the stream's callbacks; without one no callbacks are requested. `max_body_bytes`: of
+    JSON.
     """
 
     token: str | None

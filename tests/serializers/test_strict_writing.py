@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What is built is complete or it is not built; what a carrier has no word for is never said."""
+"""An event is written completely or not at all; an event that the carrier does not have is never written."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_no_carrier_announces_sound_it_does_not_send(carrier, audio, calls):
     ],
 )
 def test_carriers_do_not_say_what_they_have_no_word_for(carrier, event, calls):
-    with pytest.raises(DialectError, match="never says"):
+    with pytest.raises(DialectError, match="never sends"):
         DIALECTS[carrier].write_carrier(event, calls[carrier])
 
 
