@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""CarrierAccounts: which organisations a request is proven for, and the URLs that carriers know."""
+"""CarrierAccounts: for which organisations a request is authenticated, and the URLs that carriers know."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def upgrade(urls: tuple[str, ...], token: str, signed_url: str | None = None) ->
 
 
 def exotel(user: str, token: str) -> SignedRequest:
-    shown = base64.b64encode(f"{user}:{token}".encode()).decode()
-    return SignedRequest("GET", (), {"authorization": f"Basic {shown}"}, b"", "203.0.113.7", 0.0)
+    credentials = base64.b64encode(f"{user}:{token}".encode()).decode()
+    return SignedRequest("GET", (), {"authorization": f"Basic {credentials}"}, b"", "203.0.113.7", 0.0)
 
 
-# Who wants proof
+# Required authentication
 
 
 def test_an_organisation_has_its_own_accounts() -> None:
@@ -57,13 +57,13 @@ def test_an_organisation_has_its_own_accounts() -> None:
         organization("acme", TWILIO, {"carrier": "plivo"}, {**TWILIO, "account": "AC2"}),
         organization("globex", {**TWILIO, "account": "AC3"}),
     )
-    assert [found.account for found in known.of("acme", "twilio")] == ["AC1", "AC2"]
-    assert [found.account for found in known.of("globex", "twilio")] == ["AC3"]
+    assert [account.account for account in known.of("acme", "twilio")] == ["AC1", "AC2"]
+    assert [account.account for account in known.of("globex", "twilio")] == ["AC3"]
     assert known.of("acme", "telnyx") == ()
     assert known.of("nobody", "twilio") == ()
 
 
-def test_an_account_that_can_prove_nothing_wants_no_proof() -> None:
+def test_an_account_without_credentials_requires_no_authentication() -> None:
     known = accounts(
         organization("acme", {"carrier": "telnyx", "api_key": "k"}, {"carrier": "twilio"}, TWILIO)
     )
@@ -72,7 +72,7 @@ def test_an_account_that_can_prove_nothing_wants_no_proof() -> None:
     assert known.requires_authentication("acme", "twilio"), "one of two is enough"
 
 
-def test_everybody_is_every_organisation_that_has_agents() -> None:
+def test_a_carrier_is_always_authenticated_if_every_organisation_with_agents_requires_it() -> None:
     acme, globex, idle = organization("acme", TWILIO), organization("globex", TWILIO), organization("idle")
     both = (agent("acme"), agent("globex"))
     assert accounts(acme, globex, idle, agents=both).always_authenticated("twilio")
@@ -80,22 +80,22 @@ def test_everybody_is_every_organisation_that_has_agents() -> None:
     assert not accounts(acme, globex, idle, agents=(*both, agent("idle"))).always_authenticated("twilio")
 
 
-def test_whoever_may_make_agents_through_the_api_counts_too() -> None:
+def test_an_organisation_that_can_create_agents_through_the_api_counts_too() -> None:
     may = organization("globex", private_keys=["sk_1"])
     assert not accounts(organization("acme", TWILIO), may, agents=(agent("acme"),)).always_authenticated(
         "twilio"
     )
 
 
-def test_nobody_is_not_everybody() -> None:
+def test_without_organisations_no_carrier_is_always_authenticated() -> None:
     assert not accounts().always_authenticated("twilio")
     assert not accounts(agents=(agent("acme"),)).always_authenticated("twilio")
 
 
-# Who has proven
+# Authenticated requests
 
 
-def test_a_request_is_proven_for_the_organisations_whose_account_signed() -> None:
+def test_a_request_is_authenticated_for_the_organisations_whose_account_signed_it() -> None:
     known = accounts(
         organization("acme", TWILIO),
         organization("globex", {**TWILIO, "auth_tokens": ["globexs", "shared"]}),
@@ -112,14 +112,14 @@ def test_a_request_is_proven_for_the_organisations_whose_account_signed() -> Non
     assert known.authenticated_organizations("generic", upgrade(urls, "acmes")) == frozenset()
 
 
-def test_the_account_that_accepts_is_told() -> None:
+def test_the_account_that_accepts_the_request_is_returned() -> None:
     known = accounts(organization("acme", {**TWILIO, "account": "AC2", "auth_tokens": ["old"]}, TWILIO))
     urls = known.urls("/ws/twilio/support.acme", "wss")
     assert known.authenticate("acme", "twilio", upgrade(urls, "acmes")).account == "AC1"
     assert known.authenticate("acme", "twilio", upgrade(urls, "old")).account == "AC2"
 
 
-def test_a_refusal_has_words_without_secrets() -> None:
+def test_a_refusal_has_a_reason_without_secrets() -> None:
     known = accounts(organization("acme", TWILIO), organization("open", {"carrier": "twilio"}))
     signed = upgrade(known.urls("/ws/twilio", "wss"), "forged")
     for name, detail in (("acme", "the signature"), ("open", "no account"), ("nobody", "no account")):
@@ -128,7 +128,7 @@ def test_a_refusal_has_words_without_secrets() -> None:
         assert "acmes" not in caught.value.reason
 
 
-def test_credentials_of_one_organisation_do_not_prove_for_another() -> None:
+def test_credentials_of_one_organisation_are_refused_for_another() -> None:
     known = accounts(
         organization("acme", {"carrier": "exotel", "auth_id": "a", "auth_tokens": ["token"]}),
         organization("globex", {"carrier": "exotel", "auth_id": "b", "auth_tokens": ["token"]}),
@@ -138,7 +138,7 @@ def test_credentials_of_one_organisation_do_not_prove_for_another() -> None:
     assert known.authenticated_organizations("exotel", exotel("c", "token")) == frozenset()
 
 
-def test_a_signature_for_a_region_is_good_and_for_another_host_is_not() -> None:
+def test_a_signature_for_a_region_is_accepted_and_for_another_host_is_not() -> None:
     known = accounts(organization("acme", TWILIO))
     path = "/ws/twilio/support.acme/tok"
     urls = known.urls(path, "wss")
@@ -218,16 +218,16 @@ def test_path_and_query_stay_as_they_came() -> None:
 @pytest.mark.parametrize(
     "public_url", ["https://gw.example.com/x", "https://us-west.gw.example.com", "http://[::1]:1"]
 )
-def test_what_is_handed_out_is_a_candidate(public_url: str, scheme: Any, region: str) -> None:
+def test_a_url_that_is_given_out_is_a_candidate(public_url: str, scheme: Any, region: str) -> None:
     known = accounts(public_url=public_url)
     assert known.url("/ws?a=1", scheme, region) in known.urls("/ws?a=1", scheme)
 
 
-def test_what_is_handed_out_names_another_region_than_the_servers() -> None:
+def test_a_url_that_is_given_out_names_another_region_than_the_servers() -> None:
     assert accounts().url("/ws", "wss", "eu-central") == "wss://eu-central.gw.example.com/ws"
     assert accounts().url("/ws", "wss", "us-west") == "wss://gw.example.com/ws"
 
 
-def test_without_a_public_url_nothing_is_handed_out() -> None:
+def test_without_a_public_url_no_url_is_given_out() -> None:
     with pytest.raises(ValueError, match="public_url"):
         accounts(public_url=None).url("/ws", "wss", "us-west")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What carriers say of a call, in whatever order and however often they say it."""
+"""The call log: statuses that are reported in any order and any number of times."""
 
 from __future__ import annotations
 
@@ -19,70 +19,72 @@ S = CallStatus
 
 
 @pytest.fixture
-async def book(tmp_path: Path) -> AsyncIterator[CallLog]:
+async def call_log(tmp_path: Path) -> AsyncIterator[CallLog]:
     store = SqliteStore(tmp_path / "patchbay.db", WorkerId.of_this_process("worker"))
     await store.open()
     yield CallLog(store, lambda: 1000.0)
     await store.close()
 
 
-async def test_nothing_is_known_of_a_call_that_nobody_noted(book: CallLog) -> None:
-    assert await book.of(SESSION) == CallState(SESSION)
-    assert await book.session_of("twilio", "CA7") is None
+async def test_a_call_without_stored_details_has_an_empty_state(call_log: CallLog) -> None:
+    assert await call_log.of(SESSION) == CallState(SESSION)
+    assert await call_log.session_of("twilio", "CA7") is None
 
 
-async def test_what_is_noted_is_found_by_session_and_by_call_id(book: CallLog) -> None:
-    await book.record_details(SESSION, carrier="twilio", account="AC1")
-    await book.record_details(SESSION, carrier="twilio", call_id="CA7")
-    assert await book.of(SESSION) == CallState(SESSION, "twilio", "AC1", "CA7")
-    assert await book.session_of("twilio", "CA7") == SESSION
-    assert await book.session_of("plivo", "CA7") is None
+async def test_stored_details_are_found_by_session_and_by_call_id(call_log: CallLog) -> None:
+    await call_log.record_details(SESSION, carrier="twilio", account="AC1")
+    await call_log.record_details(SESSION, carrier="twilio", call_id="CA7")
+    assert await call_log.of(SESSION) == CallState(SESSION, "twilio", "AC1", "CA7")
+    assert await call_log.session_of("twilio", "CA7") == SESSION
+    assert await call_log.session_of("plivo", "CA7") is None
 
 
-async def test_a_session_is_not_another_one_with_a_longer_id(book: CallLog) -> None:
-    await book.record_details(f"{SESSION}0", carrier="twilio", call_id="CA8")
-    assert (await book.of(SESSION)).call_id is None
+async def test_a_session_is_not_another_one_with_a_longer_id(call_log: CallLog) -> None:
+    await call_log.record_details(f"{SESSION}0", carrier="twilio", call_id="CA8")
+    assert (await call_log.of(SESSION)).call_id is None
 
 
-async def test_a_call_goes_on_step_by_step(book: CallLog) -> None:
+async def test_a_call_rises_from_status_to_status(call_log: CallLog) -> None:
     for at, status in enumerate((S.DIALING, S.QUEUED, S.RINGING, S.ANSWERED, S.COMPLETED)):
-        assert await book.record_status(SESSION, status, at, 100.0 + at)
-        state = await book.of(SESSION)
+        assert await call_log.record_status(SESSION, status, at, 100.0 + at)
+        state = await call_log.of(SESSION)
         assert (state.status, state.status_at) == (status, 100.0 + at)
-    assert (await book.of(SESSION)).answered_at == 103.0
+    assert (await call_log.of(SESSION)).answered_at == 103.0
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations((S.RINGING, S.ANSWERED, S.COMPLETED))))
-async def test_in_whatever_order_it_is_told_the_last_step_stands(
-    book: CallLog, order: tuple[CallStatus, ...]
+async def test_in_any_order_of_callbacks_the_highest_status_counts(
+    call_log: CallLog, order: tuple[CallStatus, ...]
 ) -> None:
     furthest = -1
     for status in order:
         changes = list(CallStatus).index(status) > furthest
-        assert await book.record_status(SESSION, status, 1, 100.0) is changes
+        assert await call_log.record_status(SESSION, status, 1, 100.0) is changes
         furthest = max(furthest, list(CallStatus).index(status))
-    assert (await book.of(SESSION)).status is S.COMPLETED
+    assert (await call_log.of(SESSION)).status is S.COMPLETED
 
 
-async def test_what_is_told_twice_changes_nothing(book: CallLog) -> None:
-    assert await book.record_status(SESSION, S.RINGING, 1, 100.0)
-    assert not await book.record_status(SESSION, S.RINGING, 1, 105.0)
-    assert (await book.of(SESSION)).status_at == 100.0
+async def test_a_repeated_status_changes_nothing(call_log: CallLog) -> None:
+    assert await call_log.record_status(SESSION, S.RINGING, 1, 100.0)
+    assert not await call_log.record_status(SESSION, S.RINGING, 1, 105.0)
+    assert (await call_log.of(SESSION)).status_at == 100.0
 
 
-async def test_the_first_end_is_believed(book: CallLog) -> None:
-    assert await book.record_status(SESSION, S.BUSY, None, 100.0, detail="USER_BUSY")
-    assert not await book.record_status(SESSION, S.COMPLETED, None, 101.0)
-    state = await book.of(SESSION)
+async def test_the_first_final_status_counts(call_log: CallLog) -> None:
+    assert await call_log.record_status(SESSION, S.BUSY, None, 100.0, detail="USER_BUSY")
+    assert not await call_log.record_status(SESSION, S.COMPLETED, None, 101.0)
+    state = await call_log.of(SESSION)
     assert (state.status, state.detail) == (S.BUSY, "USER_BUSY")
 
 
-async def test_of_many_workers_that_hear_it_one_moves_it(book: CallLog) -> None:
-    answers = await asyncio.gather(*(book.record_status(SESSION, S.COMPLETED, 1, 100.0) for _ in range(20)))
+async def test_of_many_workers_that_record_a_status_one_changes_it(call_log: CallLog) -> None:
+    answers = await asyncio.gather(
+        *(call_log.record_status(SESSION, S.COMPLETED, 1, 100.0) for _ in range(20))
+    )
     assert sum(answers) == 1
 
 
 @pytest.mark.parametrize("status", CallStatus)
-def test_what_is_over_is_over(status: CallStatus) -> None:
+def test_a_final_status_is_final(status: CallStatus) -> None:
     assert status.final is (status in (S.COMPLETED, S.BUSY, S.NO_ANSWER, S.FAILED, S.CANCELED))
     assert status.answered is (status in (S.ANSWERED, S.MACHINE, S.COMPLETED))

@@ -114,7 +114,7 @@ async def failure(line_or_case: Line | Case, work: Any) -> CarrierFailed:
     return caught.value
 
 
-# What it can do
+# Verbs
 
 
 def test_a_verb_is_supported_or_has_a_reason() -> None:
@@ -200,7 +200,7 @@ async def test_a_call_out_is_one_request(line: Line) -> None:
     assert (made.call_id or made.request_id) in line.server.calls
 
 
-# No
+# Refusals
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 422])
@@ -234,7 +234,7 @@ async def test_an_error_that_holds_our_secret_says_nothing_but_its_status(line: 
     assert "may not" not in failed.detail
 
 
-# Not now
+# Rate limits
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ async def test_a_date_that_is_past_or_far_is_cut(line: Line, date: str) -> None:
     assert failed.retry_after_s == (0 if "2000" in date else MAX_RETRY_AFTER_S)
 
 
-# Broken
+# Errors of the carrier
 
 
 @pytest.mark.parametrize("status", [301, 307, 500, 502, 503, 504])
@@ -338,7 +338,7 @@ async def test_an_answer_without_end_is_left(line: Line) -> None:
     assert str(MAX_ANSWER_BYTES) in failed.detail
 
 
-# Silence
+# Lost connections and time-outs
 
 
 @pytest.mark.parametrize("behaviour", [stalls, acts_then_stalls])
@@ -373,7 +373,7 @@ async def test_a_carrier_that_takes_no_connection_was_asked_for_nothing(
     assert (failed.kind, failed.uncertain) == ("unreachable", False)
 
 
-# What goes out
+# Accounts, ids and digits
 
 
 @every_case
@@ -416,7 +416,7 @@ async def test_what_are_no_digits_are_not_sent(line: Line, digits: str) -> None:
     assert line.server.seen == []
 
 
-async def test_what_a_carrier_cannot_do_is_refused_in_its_words(line: Line) -> None:
+async def test_an_unsupported_verb_is_refused_with_its_reason(line: Line) -> None:
     asked = {
         "hangup": lambda: line.rest.hang_up("call"),
         "transfer": lambda: line.rest.transfer("call", TO, document=None, document_url=None, caller_id=None),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Daily's signature on a dial-in webhook."""
+"""Daily's signature of a dial-in webhook."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def daily_signs(stamp: str, body: bytes, secret: str = SECRET) -> str:
     return base64.b64encode(digest).decode()
 
 
-def prove(
+def authenticate(
     *secrets: str,
     stamp: str | None = STAMP,
     signature: str | None = SIGNATURE,
@@ -42,50 +42,50 @@ def prove(
     authenticate_dialin([SecretStr(secret) for secret in secrets or (SECRET,)], stamp, signature, raw, now)
 
 
-def bent(text: str) -> Iterator[str]:
-    for place, character in enumerate(text):
+def changed_texts(text: str) -> Iterator[str]:
+    for index, character in enumerate(text):
         for other in {chr(ord(character) ^ 1), chr(ord(character) ^ 32), *"aZ0/+= ,"} - {character}:
-            yield text[:place] + other + text[place + 1 :]
+            yield text[:index] + other + text[index + 1 :]
 
 
-def test_the_vector_is_proven() -> None:
-    prove()
+def test_the_documented_signature_is_accepted() -> None:
+    authenticate()
     assert daily_signs(STAMP, BODY) == SIGNATURE
 
 
 def test_no_byte_may_change() -> None:
-    for stamp in bent(STAMP):
+    for stamp in changed_texts(STAMP):
         with pytest.raises(AuthenticationFailed):
-            prove(stamp=stamp)
-    for signature in bent(SIGNATURE):
+            authenticate(stamp=stamp)
+    for signature in changed_texts(SIGNATURE):
         with pytest.raises(AuthenticationFailed):
-            prove(signature=signature)
-    for body in bent(BODY.decode()):
+            authenticate(signature=signature)
+    for body in changed_texts(BODY.decode()):
         with pytest.raises(AuthenticationFailed):
-            prove(raw=body.encode())
+            authenticate(raw=body.encode())
 
 
 def test_the_same_json_written_anew_is_another_body() -> None:
     with pytest.raises(AuthenticationFailed):
-        prove(raw=BODY.replace(b",", b", "))
+        authenticate(raw=BODY.replace(b",", b", "))
 
 
 @pytest.mark.parametrize("stamp", ["1756000000", "1756000000000", "01756000000"])
 @pytest.mark.parametrize("drift_s", [-300, 0, 299, 300])
 def test_seconds_and_milliseconds_are_both_read(stamp: str, drift_s: int) -> None:
-    prove(stamp=stamp, signature=daily_signs(stamp, BODY), now=NOW + drift_s)
+    authenticate(stamp=stamp, signature=daily_signs(stamp, BODY), now=NOW + drift_s)
 
 
 @pytest.mark.parametrize("stamp", ["1756000000", "1756000000000"])
 @pytest.mark.parametrize("drift_s", [-301, 301, -1e9, 1e12, float("nan")])
 def test_what_is_not_of_these_five_minutes_is_refused(stamp: str, drift_s: float) -> None:
     with pytest.raises(AuthenticationFailed, match="300 s"):
-        prove(stamp=stamp, signature=daily_signs(stamp, BODY), now=NOW + drift_s)
+        authenticate(stamp=stamp, signature=daily_signs(stamp, BODY), now=NOW + drift_s)
 
 
 def test_one_unit_does_not_pass_as_the_other() -> None:
     with pytest.raises(AuthenticationFailed):
-        prove(stamp="1756000000")
+        authenticate(stamp="1756000000")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_one_unit_does_not_pass_as_the_other() -> None:
 )
 def test_what_is_no_timestamp_is_refused(stamp: str | None) -> None:
     with pytest.raises(AuthenticationFailed, match="x-pinless-timestamp"):
-        prove(stamp=stamp)
+        authenticate(stamp=stamp)
 
 
 @pytest.mark.parametrize(
@@ -102,32 +102,32 @@ def test_what_is_no_timestamp_is_refused(stamp: str | None) -> None:
 )
 def test_what_is_no_signature_is_refused(signature: str | None) -> None:
     with pytest.raises(AuthenticationFailed, match="signature"):
-        prove(signature=signature)
+        authenticate(signature=signature)
 
 
-def test_each_of_several_secrets_proves() -> None:
+def test_any_of_several_secrets_is_accepted() -> None:
     other = base64.b64encode(b"another secret").decode()
-    prove(other, SECRET)
-    prove(SECRET, other)
-    prove(SECRET, other, signature=daily_signs(STAMP, BODY, other))
+    authenticate(other, SECRET)
+    authenticate(SECRET, other)
+    authenticate(SECRET, other, signature=daily_signs(STAMP, BODY, other))
     with pytest.raises(AuthenticationFailed) as caught:
-        prove(other)
+        authenticate(other)
     assert other not in caught.value.reason
 
 
-def test_without_a_secret_nothing_is_proven() -> None:
+def test_without_a_secret_every_request_is_refused() -> None:
     with pytest.raises(AuthenticationFailed, match="no secret"):
         authenticate_dialin([], STAMP, SIGNATURE, BODY, NOW)
 
 
 def test_a_body_that_is_too_long_is_refused() -> None:
     with pytest.raises(AuthenticationFailed, match="bytes"):
-        prove(raw=bytes(MAX_BODY_BYTES + 1))
+        authenticate(raw=bytes(MAX_BODY_BYTES + 1))
 
 
 @given(st.binary(max_size=80))
-def test_any_bytes_that_daily_signs_are_proven(body: bytes) -> None:
-    prove(raw=body, signature=daily_signs(STAMP, body))
+def test_any_bytes_that_daily_signs_are_accepted(body: bytes) -> None:
+    authenticate(raw=body, signature=daily_signs(STAMP, body))
 
 
 @given(
@@ -140,4 +140,4 @@ def test_a_garbled_webhook_is_refused_and_raises_nothing_else(
     stamp: str | None, signature: str | None, raw: bytes, now: float
 ) -> None:
     with pytest.raises(AuthenticationFailed):
-        prove(stamp=stamp, signature=signature, raw=raw, now=now)
+        authenticate(stamp=stamp, signature=signature, raw=raw, now=now)

@@ -75,14 +75,14 @@ async def test_a_room_expires_with_its_session_and_puts_everybody_out(
 ) -> None:
     room = await daily.create_room(None, expires_at=EXPIRES_AT)
 
-    (asked,) = server.requests_of("create_room")
-    assert asked.body == {
+    (request,) = server.requests_of("create_room")
+    assert request.body == {
         "name": room.name,
         "privacy": "public",
         "properties": {"exp": 1_800_000_000, "eject_at_room_exp": True},
     }
-    assert asked.headers["authorization"] == f"Bearer {API_KEY}"
-    assert asked.headers["content-type"] == "application/json"
+    assert request.headers["authorization"] == f"Bearer {API_KEY}"
+    assert request.headers["content-type"] == "application/json"
     assert room == Room(room.name, server.rooms[room.name]["url"], None)
 
 
@@ -355,7 +355,7 @@ async def test_a_token_that_does_not_come_is_a_504(hasty: Daily, server: DailySe
     assert (await failure(hasty.create_token("room", None, expires_at=EXPIRES_AT))).status == 504
 
 
-async def test_a_room_that_cannot_be_undone_is_told_to_the_log_without_secrets(
+async def test_a_room_that_cannot_be_deleted_is_logged_without_secrets(
     hasty: Daily, server: DailyServer
 ) -> None:
     server.next("create_room", acts_then_stalls)

@@ -32,10 +32,10 @@ def exotel(http: aiohttp.ClientSession, server: ExotelServer) -> ExotelRest:
 async def test_who_is_called_is_from(exotel: ExotelRest, server: ExotelServer) -> None:
     made = await exotel.dial(dial_request(to=INDIAN, from_number=EXOPHONE))
 
-    (asked,) = server.requests_of("dial")
+    (request,) = server.requests_of("dial")
     assert made == DialedCall(next(iter(server.calls)))
-    assert asked.path == f"/v1/Accounts/{ACCOUNT}/Calls/connect.json"
-    assert asked.form == [
+    assert request.path == f"/v1/Accounts/{ACCOUNT}/Calls/connect.json"
+    assert request.form == [
         ("From", INDIAN),
         ("CallerId", EXOPHONE),
         ("StreamUrl", dial_request().stream_url),
@@ -55,9 +55,9 @@ async def test_a_long_session_id_is_cut_where_it_is_a_name_alone(
     exotel: ExotelRest, server: ExotelServer
 ) -> None:
     await exotel.dial(dial_request(session_id="0f9d1f0e-5f0b-4a8c-9a51-0d6d2c6a7c11"))
-    asked = server.requests_of("dial")[0]
-    assert asked.one("StreamName") == "0f9d1f0e-5f0b-4a8c-9a51-0d6d2c6a"
-    assert asked.one("CustomField") == "0f9d1f0e-5f0b-4a8c-9a51-0d6d2c6a7c11"
+    request = server.requests_of("dial")[0]
+    assert request.one("StreamName") == "0f9d1f0e-5f0b-4a8c-9a51-0d6d2c6a"
+    assert request.one("CustomField") == "0f9d1f0e-5f0b-4a8c-9a51-0d6d2c6a7c11"
 
 
 @pytest.mark.parametrize(

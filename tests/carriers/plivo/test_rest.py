@@ -45,10 +45,10 @@ async def call(plivo: PlivoRest, server: PlivoServer, state: str = "in-progress"
 async def test_a_call_out_names_where_its_document_is(plivo: PlivoRest, server: PlivoServer) -> None:
     made = await plivo.dial(dial_request(document="<Response/>"))
 
-    (asked,), (one,) = server.requests_of("dial"), server.calls.values()
-    assert made == DialedCall(None, one.request_uuid)
-    assert asked.path == f"/v1/Account/{AUTH_ID}/Call/"
-    assert asked.body == {
+    (request,), (call,) = server.requests_of("dial"), server.calls.values()
+    assert made == DialedCall(None, call.request_uuid)
+    assert request.path == f"/v1/Account/{AUTH_ID}/Call/"
+    assert request.body == {
         "from": FROM,
         "to": TO,
         "answer_url": "https://gw.test/xml/answer?session=s-1",
@@ -62,7 +62,7 @@ async def test_a_call_out_names_where_its_document_is(plivo: PlivoRest, server: 
     }
 
 
-async def test_a_machine_is_told_of_while_the_call_goes_on(plivo: PlivoRest, server: PlivoServer) -> None:
+async def test_a_machine_is_reported_while_the_call_goes_on(plivo: PlivoRest, server: PlivoServer) -> None:
     await plivo.dial(dial_request(machine_detection="detect"))
     asked = server.requests_of("dial")[0].body
     assert asked["machine_detection"] == "true"

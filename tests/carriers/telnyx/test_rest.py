@@ -45,10 +45,10 @@ async def call(telnyx: TelnyxRest, server: TelnyxServer, state: str = "answered"
 async def test_the_stream_is_a_part_of_the_request(telnyx: TelnyxRest, server: TelnyxServer) -> None:
     made = await telnyx.dial(dial_request(document="<Response/>"))
 
-    (asked,) = server.requests_of("dial")
+    (request,) = server.requests_of("dial")
     assert made == DialedCall(next(iter(server.calls)))
-    assert (asked.path, asked.headers["authorization"]) == ("/v2/calls", f"Bearer {API_KEY}")
-    assert asked.body == {
+    assert (request.path, request.headers["authorization"]) == ("/v2/calls", f"Bearer {API_KEY}")
+    assert request.body == {
         "connection_id": CONNECTION,
         "to": TO,
         "from": FROM,
@@ -117,7 +117,7 @@ async def test_without_an_application_nobody_is_called(
     assert server.seen == []
 
 
-async def test_a_refused_number_is_told_by_its_code(telnyx: TelnyxRest) -> None:
+async def test_a_refused_number_is_reported_by_its_error_code(telnyx: TelnyxRest) -> None:
     failed = await failure(telnyx.dial(dial_request(to="5550142")))
     assert (failed.kind, failed.status, failed.code) == ("refused", 422, "10016")
     assert "5550142" not in failed.detail

@@ -50,7 +50,7 @@ def account(*tokens: str, shared: tuple[str, ...] = ()) -> CarrierAccount:
     return CarrierAccount(**values)
 
 
-def asked(
+def request_with(
     url: str | tuple[str, ...],
     signature: str | None,
     *,
@@ -75,17 +75,17 @@ def asked(
 
 
 def upgrade(url: str, signature: str | None) -> SignedRequest:
-    return asked(url, signature, method="GET", content_type=None)
+    return request_with(url, signature, method="GET", content_type=None)
 
 
 def voice(signature: str | None = WEBHOOK_SHA1, **changes: Any) -> SignedRequest:
-    said: dict[str, Any] = {"url": WEBHOOK, "body": urlencode(FIELDS).encode(), **changes}
-    return asked(said.pop("url"), signature, **said)
+    values: dict[str, Any] = {"url": WEBHOOK, "body": urlencode(FIELDS).encode(), **changes}
+    return request_with(values.pop("url"), signature, **values)
 
 
 def document(signature: str = JSON_SHA1, **changes: Any) -> SignedRequest:
-    said: dict[str, Any] = {"body": b'{"a":1}', "content_type": "application/json", **changes}
-    return asked(said.pop("url", JSON_URL), signature, **said)
+    values: dict[str, Any] = {"body": b'{"a":1}', "content_type": "application/json", **changes}
+    return request_with(values.pop("url", JSON_URL), signature, **values)
 
 
 def assert_authenticated(signed: SignedRequest, of: CarrierAccount | None = None) -> None:
@@ -98,21 +98,21 @@ def reason_of(signed: SignedRequest, of: CarrierAccount | None = None) -> str:
     return caught.value.reason
 
 
-def bent(text: str) -> Iterator[str]:
+def changed_texts(text: str) -> Iterator[str]:
     """The text with each of its characters changed, in several ways."""
-    for place, character in enumerate(text):
+    for index, character in enumerate(text):
         for other in {chr(ord(character) ^ 1), chr(ord(character) ^ 32), *"aZ0%&=+#/?:. "} - {character}:
-            yield text[:place] + other + text[place + 1 :]
+            yield text[:index] + other + text[index + 1 :]
 
 
-def test_the_vectors_are_proven() -> None:
+def test_the_documented_signatures_are_accepted() -> None:
     assert_authenticated(voice())
     assert_authenticated(voice(WEBHOOK_SHA256, settings=SHARED), account(shared=(TOKEN,)))
     assert_authenticated(upgrade(SOCKET, SOCKET_SHA1))
     assert_authenticated(document())
 
 
-def test_the_vectors_are_what_twilio_signs() -> None:
+def test_the_documented_signatures_are_those_of_twilios_package() -> None:
     signer = RequestValidator(TOKEN)
     assert signer.compute_signature(WEBHOOK, dict(FIELDS)) == WEBHOOK_SHA1
     assert signer.compute_signature(WEBHOOK, dict(FIELDS), HMAC_SHA256) == WEBHOOK_SHA256
@@ -121,33 +121,33 @@ def test_the_vectors_are_what_twilio_signs() -> None:
 
 
 def test_no_byte_of_a_url_may_change() -> None:
-    for url in bent(WEBHOOK):
+    for url in changed_texts(WEBHOOK):
         reason_of(voice(url=url))
-    for url in bent(SOCKET):
+    for url in changed_texts(SOCKET):
         reason_of(upgrade(url, SOCKET_SHA1))
-    for url in bent(JSON_URL):
+    for url in changed_texts(JSON_URL):
         reason_of(document(url=url))
 
 
 def test_no_byte_of_a_signature_may_change() -> None:
-    for signature in bent(WEBHOOK_SHA1):
+    for signature in changed_texts(WEBHOOK_SHA1):
         reason_of(voice(signature))
-    for signature in bent(WEBHOOK_SHA256):
+    for signature in changed_texts(WEBHOOK_SHA256):
         reason_of(voice(signature, settings=SHARED), account(shared=(TOKEN,)))
-    for signature in bent(SOCKET_SHA1):
+    for signature in changed_texts(SOCKET_SHA1):
         reason_of(upgrade(SOCKET, signature))
 
 
 def test_no_byte_of_a_body_may_change() -> None:
     whole = urlencode(FIELDS)
-    for text in bent(whole):
+    for text in changed_texts(whole):
         try:
             means_the_same = read_form(FORM, text.encode()) == FIELDS  # %2B and %2b
         except AuthenticationFailed:
             means_the_same = False
         if not means_the_same:
             reason_of(voice(body=text.encode()))
-    for text in bent('{"a":1}'):
+    for text in changed_texts('{"a":1}'):
         assert "bodySHA256" in reason_of(document(body=text.encode()))
 
 
@@ -179,7 +179,7 @@ def test_a_hash_given_twice_is_refused() -> None:
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "HEAD", "get", ""])
 def test_other_methods_are_refused(method: str) -> None:
-    reason_of(asked(SOCKET, SOCKET_SHA1, method=method))
+    reason_of(request_with(SOCKET, SOCKET_SHA1, method=method))
 
 
 @pytest.mark.parametrize(
@@ -221,14 +221,14 @@ def test_any_of_the_public_urls_will_do() -> None:
     urls = ("wss://gw.example.com/ws/twilio/x", "wss://eu-central.gw.example.com/ws/twilio/x")
     for url in urls:
         signature = RequestValidator(TOKEN).compute_signature(url, {})
-        assert_authenticated(asked(urls, signature, method="GET"))
+        assert_authenticated(request_with(urls, signature, method="GET"))
 
 
-def test_without_a_public_url_nothing_is_proven() -> None:
-    assert "public_url" in reason_of(asked((), SOCKET_SHA1, method="GET"))
+def test_without_a_public_url_every_request_is_refused() -> None:
+    assert "public_url" in reason_of(request_with((), SOCKET_SHA1, method="GET"))
 
 
-def test_each_of_several_tokens_proves() -> None:
+def test_any_of_several_tokens_is_accepted() -> None:
     for token in ("old", "new"):
         signature = RequestValidator(token).compute_signature(WEBHOOK, dict(FIELDS))
         assert_authenticated(voice(signature), account("old", "new"))
@@ -277,7 +277,7 @@ def test_what_is_no_signature_is_refused(signature: str | None) -> None:
     assert WEBHOOK_SHA1 not in reason_of(voice(signature))
 
 
-def test_no_secret_and_no_signature_is_in_the_words() -> None:
+def test_no_secret_and_no_signature_is_in_the_reason() -> None:
     detail = reason_of(voice("AAAA" + WEBHOOK_SHA1[4:]), account("a-secret-token"))
     assert "a-secret-token" not in detail
     assert "AAAA" not in detail
@@ -310,14 +310,14 @@ def test_forms_as_twilio_signs_them(fields: list[tuple[str, str]]) -> None:
 
 @given(st.lists(st.tuples(TEXT, TEXT), max_size=6), st.sampled_from(["HMAC_SHA1", "HMAC_SHA256"]))
 @example([("a", "b"), ("a", "b")], "HMAC_SHA1")
-def test_any_form_that_twilio_signs_is_proven(fields: list[tuple[str, str]], algorithm: str) -> None:
+def test_any_form_that_twilio_signs_is_accepted(fields: list[tuple[str, str]], algorithm: str) -> None:
     signature = RequestValidator(TOKEN).compute_signature(WEBHOOK, ImmutableMultiDict(fields), algorithm)
     signed = voice(signature, body=urlencode(fields).encode(), settings=f"key=k,algorithm={algorithm}")
     assert_authenticated(signed, account(TOKEN, shared=(TOKEN,)))
 
 
 @given(st.binary(max_size=60))
-def test_any_json_that_twilio_signs_is_proven(body: bytes) -> None:
+def test_any_json_that_twilio_signs_is_accepted(body: bytes) -> None:
     url = f"https://gw.example.com/j?bodySHA256={hashlib.sha256(body).hexdigest()}"
     signature = RequestValidator(TOKEN).compute_signature(url, {})
     assert_authenticated(document(signature, url=url, body=body))

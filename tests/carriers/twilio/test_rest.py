@@ -57,11 +57,11 @@ async def call(twilio: TwilioRest, server: TwilioServer, status: str = "in-progr
 async def test_a_short_document_goes_with_the_request(twilio: TwilioRest, server: TwilioServer) -> None:
     made = await twilio.dial(dial_request(document=TWIML))
 
-    (asked,) = server.requests_of("dial")
+    (request,) = server.requests_of("dial")
     assert made == DialedCall(next(iter(server.calls)))
-    assert asked.path == f"/2010-04-01/Accounts/{ACCOUNT}/Calls.json"
-    assert asked.headers["content-type"].startswith("application/x-www-form-urlencoded")
-    assert asked.form == [
+    assert request.path == f"/2010-04-01/Accounts/{ACCOUNT}/Calls.json"
+    assert request.headers["content-type"].startswith("application/x-www-form-urlencoded")
+    assert request.form == [
         ("To", TO),
         ("From", FROM),
         ("Twiml", TWIML),
@@ -77,13 +77,13 @@ async def test_a_short_document_goes_with_the_request(twilio: TwilioRest, server
 
 
 @pytest.mark.parametrize("document", [None, "x" * (INLINE_LIMIT + 1)])
-async def test_a_long_document_is_asked_for(
+async def test_a_long_document_is_fetched(
     twilio: TwilioRest, server: TwilioServer, document: str | None
 ) -> None:
     await twilio.dial(dial_request(document=document))
-    (asked,) = server.requests_of("dial")
-    assert (asked.one("Url"), asked.one("Method")) == ("https://gw.test/xml/answer?session=s-1", "POST")
-    assert asked.one("Twiml") is None
+    (request,) = server.requests_of("dial")
+    assert (request.one("Url"), request.one("Method")) == ("https://gw.test/xml/answer?session=s-1", "POST")
+    assert request.one("Twiml") is None
 
 
 async def test_the_longest_document_that_goes_with_the_request(
@@ -93,19 +93,19 @@ async def test_the_longest_document_that_goes_with_the_request(
     assert server.requests_of("dial")[0].one("Url") is None
 
 
-async def test_a_machine_is_told_of_while_the_stream_runs(twilio: TwilioRest, server: TwilioServer) -> None:
+async def test_a_machine_is_reported_while_the_stream_runs(twilio: TwilioRest, server: TwilioServer) -> None:
     await twilio.dial(dial_request(machine_detection="detect"))
-    (asked,) = server.requests_of("dial")
-    assert (asked.one("MachineDetection"), asked.one("AsyncAmd")) == ("Enable", "true")
-    assert asked.one("AsyncAmdStatusCallback") == "https://gw.test/callbacks/carrier/s-1/machine"
+    (request,) = server.requests_of("dial")
+    assert (request.one("MachineDetection"), request.one("AsyncAmd")) == ("Enable", "true")
+    assert request.one("AsyncAmdStatusCallback") == "https://gw.test/callbacks/carrier/s-1/machine"
 
 
 async def test_the_document_waits_for_the_end_of_a_machines_greeting(
     twilio: TwilioRest, server: TwilioServer
 ) -> None:
     await twilio.dial(dial_request(machine_detection="wait_for_end"))
-    (asked,) = server.requests_of("dial")
-    assert (asked.one("MachineDetection"), asked.one("AsyncAmd")) == ("DetectMessageEnd", None)
+    (request,) = server.requests_of("dial")
+    assert (request.one("MachineDetection"), request.one("AsyncAmd")) == ("DetectMessageEnd", None)
 
 
 @pytest.mark.parametrize(("asked", "sent"), [(1, "5"), (600, "600"), (10_000, "600")])
@@ -127,7 +127,7 @@ async def test_an_api_key_may_call_for_the_account(http: aiohttp.ClientSession) 
     assert len(server.calls) == 1
 
 
-async def test_a_refused_number_is_told_by_its_code(twilio: TwilioRest) -> None:
+async def test_a_refused_number_is_reported_by_its_error_code(twilio: TwilioRest) -> None:
     failed = await failure(twilio.dial(dial_request(to="5550142")))
     assert (failed.kind, failed.code, failed.uncertain) == ("refused", "21211", False)
     assert "5550142" not in failed.detail

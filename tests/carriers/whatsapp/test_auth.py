@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Meta's signature on a WhatsApp event."""
+"""Meta's signature of a WhatsApp event."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ def meta_signs(body: bytes, secret: str = SECRET) -> str:
     return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
-def prove(*secrets: str, signature: str | None = SIGNATURE, raw: bytes = BODY) -> None:
+def authenticate(*secrets: str, signature: str | None = SIGNATURE, raw: bytes = BODY) -> None:
     authenticate_event([SecretStr(secret) for secret in secrets or (SECRET,)], signature, raw)
 
 
-def bent(text: str) -> Iterator[str]:
-    for place, character in enumerate(text):
+def changed_texts(text: str) -> Iterator[str]:
+    for index, character in enumerate(text):
         for other in {chr(ord(character) ^ 1), chr(ord(character) ^ 32), *"aZ0= ,"} - {character}:
-            yield text[:place] + other + text[place + 1 :]
+            yield text[:index] + other + text[index + 1 :]
 
 
-def test_the_vector_is_proven() -> None:
-    prove()
+def test_the_documented_signature_is_accepted() -> None:
+    authenticate()
     assert meta_signs(BODY) == SIGNATURE
 
 
 def test_no_byte_may_change() -> None:
-    for signature in bent(SIGNATURE):
+    for signature in changed_texts(SIGNATURE):
         with pytest.raises(AuthenticationFailed):
-            prove(signature=signature)
-    for body in bent(BODY.decode()):
+            authenticate(signature=signature)
+    for body in changed_texts(BODY.decode()):
         with pytest.raises(AuthenticationFailed):
-            prove(raw=body.encode())
+            authenticate(raw=body.encode())
     with pytest.raises(AuthenticationFailed):
-        prove(raw=b"")
+        authenticate(raw=b"")
 
 
 @pytest.mark.parametrize(
@@ -68,34 +68,34 @@ def test_no_byte_may_change() -> None:
 )
 def test_what_is_no_signature_is_refused(signature: str | None) -> None:
     with pytest.raises(AuthenticationFailed, match="signature"):
-        prove(signature=signature)
+        authenticate(signature=signature)
 
 
-def test_each_of_several_secrets_proves() -> None:
-    prove("other", SECRET)
-    prove(SECRET, "other")
-    prove(SECRET, "other", signature=meta_signs(BODY, "other"))
+def test_any_of_several_secrets_is_accepted() -> None:
+    authenticate("other", SECRET)
+    authenticate(SECRET, "other")
+    authenticate(SECRET, "other", signature=meta_signs(BODY, "other"))
     with pytest.raises(AuthenticationFailed) as caught:
-        prove("other-secret")
+        authenticate("other-secret")
     assert "other-secret" not in caught.value.reason
 
 
-def test_without_a_secret_nothing_is_proven() -> None:
+def test_without_a_secret_every_request_is_refused() -> None:
     with pytest.raises(AuthenticationFailed, match="no secret"):
         authenticate_event([], SIGNATURE, BODY)
 
 
 def test_a_body_that_is_too_long_is_refused() -> None:
     with pytest.raises(AuthenticationFailed, match="bytes"):
-        prove(raw=bytes(MAX_BODY_BYTES + 1))
+        authenticate(raw=bytes(MAX_BODY_BYTES + 1))
 
 
 @given(st.binary(max_size=80))
-def test_any_bytes_that_meta_signs_are_proven(body: bytes) -> None:
-    prove(raw=body, signature=meta_signs(body))
+def test_any_bytes_that_meta_signs_are_accepted(body: bytes) -> None:
+    authenticate(raw=body, signature=meta_signs(body))
 
 
 @given(st.text(st.characters(), max_size=90) | st.none(), st.binary(max_size=60))
 def test_a_garbled_event_is_refused_and_raises_nothing_else(signature: str | None, raw: bytes) -> None:
     with pytest.raises(AuthenticationFailed):
-        prove(signature=signature if signature is None else f"sha256={signature}", raw=raw)
+        authenticate(signature=signature if signature is None else f"sha256={signature}", raw=raw)
