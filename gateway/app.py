@@ -232,7 +232,7 @@ def _application(services: Services, batcher: LoopBatcher) -> Starlette:
         exception_handlers={HTTPException: http_exception},
         lifespan=lifespan,
     )
-    # A redirect would send the client to whatever host its Host header names.
+    # A redirect would send the client to the host that its Host header names.
     application.router.redirect_slashes = False
     return application
 
@@ -244,7 +244,7 @@ async def _refuse_plain_request(_: Request) -> JSONResponse:
 
 
 def _tune_garbage_collector() -> None:
-    # Whatever exists by now lives as long as the worker: no collection need look at it again.
+    # All objects that exist by now live as long as the worker: no collection need look at them again.
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)

@@ -86,7 +86,9 @@ app.add_typer(daily, name="daily")
 def daily_setup(
     agent_name: Annotated[str, typer.Argument(metavar="AGENT.ORG", help="The agent that takes the calls.")],
     number: Annotated[str, typer.Option(help="The number at Daily, as in +15559876543.")],
-    write: Annotated[bool, typer.Option("--write", help="Change it at Daily; without, it is shown.")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="Change it at Daily; without, it is printed.")
+    ] = False,
     config: ConfigFile = None,
 ) -> None:
     """Show what Daily does with calls to a number, and with --write have it ask this gateway."""

@@ -290,7 +290,9 @@ class HttpProtocol(HttpToolsProtocol):
         )
 
     def _reject(self, answer: bytes) -> None:
-        """Send a whole HTTP answer and close the connection; whatever else the client sends is ignored."""
+        """Send a whole HTTP answer and close the connection; everything that the client still sends is
+        ignored.
+        """
         self._is_rejected = True
         self._stop_head_timer()
         if not self.transport.is_closing():

@@ -12,18 +12,19 @@ from enum import StrEnum
 from itertools import groupby
 from typing import Final
 
-# A worker serves until it is told to go. There are three ways to tell it:
+# A worker serves until a signal ends its life. There are three kinds:
 #
 #   drain       SIGTERM, a first Ctrl-C, or the death of the parent process. Running calls go on, new ones are
 #               refused with 503, and the process ends with its last call or after `drain_timeout`.
 #   stop        SIGQUIT, or a Ctrl-C while the worker drains. Running calls are ended now.
 #   hand over   SIGUSR2: another gateway listens on the port and gets every new connection (takeover.py).
-#               This worker is the one that must not refuse anybody, because its clients cannot know that they
-#               came to the old gateway. So it takes its leave in two grace periods of the same length:
+#               A client cannot know that it was connected to the old gateway, so this worker must not refuse
+#               the clients that are still on their way. It leaves in two grace periods of the same length:
 #
-#                 LEAVING_PORT   the port stays open: a TCP handshake that began with this worker completes
+#                 LEAVING_PORT   The port stays open: a TCP handshake that began with this worker completes
 #                                here. At the end the backlog is accepted and the port closed.
-#                 PORT_LEFT      whoever was accepted last sends the request, and becomes a running call.
+#                 PORT_LEFT      The clients that were accepted last send their requests, and become running
+#                                calls.
 #
 #               Only then does it drain.
 #
