@@ -34,8 +34,9 @@ from benchmarks import (
 )
 from benchmarks.bench import Bench, Plan
 from benchmarks.load import Generator, Load, build
-from benchmarks.processes import DidNotStartError, free_ports, raise_file_limit
+from benchmarks.processes import free_ports, raise_file_limit
 from benchmarks.results import Result
+from gateway.simulator.server_process import StartError
 
 HERE = Path(__file__).resolve().parent
 PICTURE = HERE.parent / "docs" / "performance.png"
@@ -99,7 +100,7 @@ def api_told(result: api.ApiResult) -> str:
 
 
 def execute_api(plan: api.ApiPlan, out: Path, scenarios: list[api.Scenario]) -> str:
-    """Measures the public API; its part of the report. Raises DidNotStartError."""
+    """Measures the public API; its part of the report. Raises StartError."""
     results: list[api.ApiResult] = []
     began = time.monotonic()
     with (
@@ -130,7 +131,7 @@ def execute_api(plan: api.ApiPlan, out: Path, scenarios: list[api.Scenario]) -> 
 
 
 def execute_seams(plan: seams_houses.SeamsPlan, out: Path, parts: list[str]) -> str:
-    """Measures the seams; their part of the report. Raises DidNotStartError."""
+    """Measures the seams; their part of the report. Raises StartError."""
     results: list[seams_results.SeamResult] = []
     began = time.monotonic()
     with ExitStack() as stack:
@@ -164,7 +165,7 @@ def execute_seams(plan: seams_houses.SeamsPlan, out: Path, parts: list[str]) -> 
 
 
 def execute(plan: Plan, out: Path, picture_file: Path | None, selected: str) -> str:
-    """Measures the relay; its report. Raises DidNotStartError when nginx or the load does not run."""
+    """Measures the relay; its report. Raises StartError when nginx or the load does not run."""
     results: list[Result] = []
     began = time.monotonic()
     ports = free_ports(FIRST_PORT, len(contenders.VARIANTS) + 4)
@@ -202,7 +203,7 @@ def execute(plan: Plan, out: Path, picture_file: Path | None, selected: str) -> 
 def run(which: str, out: Path, picture_file: Path | None, selected: str) -> None:
     """Measures what is selected and writes RESULTS.md; what is not measured stays there as it was.
 
-    Raises DidNotStartError when nginx or a load does not run.
+    Raises StartError when nginx or a load does not run.
     """
     relay_plan, api_plan, seams_plan = (
         (measurements.FULL, api.FULL, seams_houses.FULL)
@@ -256,7 +257,7 @@ def main() -> int:
         arguments.out.mkdir(parents=True, exist_ok=True)
         picture_file = arguments.picture or (PICTURE if arguments.plan == "full" else None)
         run(arguments.plan, arguments.out, picture_file, arguments.only)
-    except (machine.MissingToolsError, DidNotStartError) as error:
+    except (machine.MissingToolsError, StartError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:

@@ -20,7 +20,8 @@ from typing import Any
 
 from benchmarks.contenders import Contender, template, toml
 from benchmarks.load import Generator
-from benchmarks.processes import DidNotStartError, process_tree
+from benchmarks.processes import process_tree
+from gateway.simulator.server_process import StartError
 
 PUBLIC_KEY = "pk_bench_4f9c1c0e7d0b4f3c8a2d5e6f"
 AGENT = "echo"
@@ -207,7 +208,7 @@ class ApiBench:
     record: Callable[[ApiResult], None]
 
     def measure(self) -> bool:
-        """Everything the plan asks for; whether its time sufficed. Raises DidNotStartError."""
+        """Everything the plan asks for; whether its time sufficed. Raises StartError."""
         began = time.monotonic()
         yardstick = nginx(self.ports[0], self.load.agent_port)
         gateway = patchbay(self.ports[1], self.load.agent_port)
@@ -264,7 +265,7 @@ def report_of(values: dict[str, Any]) -> ApiReport:
 
 
 def lasting_session(gateway: Contender) -> str:
-    """Starts a session that lasts, and gives its id. Raises DidNotStartError."""
+    """Starts a session that lasts, and gives its id. Raises StartError."""
     request = urllib.request.Request(
         gateway.url + START,
         data=b'{"body": {"do": "hold"}}',
@@ -274,5 +275,5 @@ def lasting_session(gateway: Contender) -> str:
         with urllib.request.urlopen(request, timeout=5) as answer:
             session_id: str = json.load(answer)["sessionId"]
     except (OSError, urllib.error.URLError, ValueError, KeyError) as error:
-        raise DidNotStartError(f"no session starts: {error}") from error
+        raise StartError(f"no session starts: {error}") from error
     return session_id

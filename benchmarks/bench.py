@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from benchmarks.contenders import LOAD_CORE, PROXY_CORE, Contender, accelerator_runs, status
 from benchmarks.load import Load, Report
 from benchmarks.machine import CORES
-from benchmarks.processes import DidNotStartError, ahead_of_all, process_tree
+from benchmarks.processes import ahead_of_all, process_tree
 from benchmarks.results import Kind, Result
+from gateway.simulator.server_process import StartError
 
 TURN_WARM_UP_S = 0.25
 """Before each window: long enough for a gateway to see that it is busy."""
@@ -92,18 +93,18 @@ class Bench:
     def running(self, contender: Contender) -> Iterator[list[int]]:
         """Starts a contender and gives its processes.
 
-        Raises OutOfTimeError, and DidNotStartError for one that did not start, now or earlier.
+        Raises OutOfTimeError, and StartError for one that did not start, now or earlier.
         """
         if time.monotonic() - self.began > self.plan.budget_s:
             raise OutOfTimeError
         if contender.name in self.unavailable:
-            raise DidNotStartError(self.unavailable[contender.name])
+            raise StartError(self.unavailable[contender.name])
         try:
             with contender.running() as pids:
                 if contender.accelerated and not accelerator_runs(status(contender.port)):
-                    raise DidNotStartError("no accelerator: /status names none")
+                    raise StartError("no accelerator: /status names none")
                 yield pids
-        except DidNotStartError as error:
+        except StartError as error:
             self.unavailable[contender.name] = str(error)
             raise
 

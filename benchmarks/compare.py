@@ -21,8 +21,9 @@ from benchmarks import contenders, machine, measurements
 from benchmarks.bench import Bench, Plan
 from benchmarks.contenders import ACCELERATED, BATCHING, COUPLING, PYTHON, Contender
 from benchmarks.load import Load, Report, build
-from benchmarks.processes import DidNotStartError, free_ports, raise_file_limit
+from benchmarks.processes import free_ports, raise_file_limit
 from benchmarks.results import Kind, Result
+from gateway.simulator.server_process import StartError
 
 FIRST_PORT = 18600
 FILES_WANTED = 8192
@@ -120,7 +121,7 @@ def table(results: Sequence[Result], variants: Iterable[str]) -> str:
 
 
 def compare(checkout: Path, rounds: int, selected: str) -> str:
-    """Measure everything; return the table. Raises DidNotStartError if a gateway or the load does not
+    """Measure everything; return the table. Raises StartError if a gateway or the load does not
     start.
     """
     variants = [
@@ -160,7 +161,7 @@ def main() -> int:
         if len(machine.CORES) < 2 or raise_file_limit() < FILES_WANTED:
             raise machine.MissingToolsError("two cores and many open files are needed")
         print(compare(arguments.checkout.resolve(), arguments.rounds, arguments.only))
-    except (machine.MissingToolsError, DidNotStartError) as error:
+    except (machine.MissingToolsError, StartError) as error:
         print(f"compare: {error}", file=sys.stderr)
         return 1
     return 0

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.machine import CORES
-from benchmarks.processes import DidNotStartError, listening
+from benchmarks.processes import listening
+from gateway.simulator.server_process import StartError
 
 HERE = Path(__file__).resolve().parent
 PROXY_CORE, LOAD_CORE = CORES[0], CORES[1 % len(CORES)]  # of a second the command line makes sure
@@ -214,12 +215,12 @@ def toml(tables: Iterable[tuple[str, Mapping[str, Setting]]]) -> str:
 
 
 def status(port: int) -> dict[str, object]:
-    """What a running gateway says of itself under /status. Raises DidNotStartError when it says nothing."""
+    """What a running gateway says of itself under /status. Raises StartError when it says nothing."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=3) as answer:
             said: dict[str, object] = json.load(answer)
     except (OSError, urllib.error.URLError, ValueError) as error:
-        raise DidNotStartError(f"no /status on port {port}: {error}") from error
+        raise StartError(f"no /status on port {port}: {error}") from error
     return said
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.processes import DidNotStartError, answers, end, on_cores, pin
+from benchmarks.processes import answers, end, on_cores, pin
+from gateway.simulator.server_process import StartError
 
 RUN_LIMIT_S = 45.0  # a set-up that stalls is given up by wsload itself after 30 s
 AGENT_LIMIT_S = 5.0
@@ -130,7 +131,7 @@ class Generator:
         while not answers(self.agent_port):
             if process.poll() is not None or time.monotonic() > give_up:
                 end(process)
-                raise DidNotStartError(f"the echo agent does not listen on port {self.agent_port}")
+                raise StartError(f"the echo agent does not listen on port {self.agent_port}")
             time.sleep(0.02)
         return process
 

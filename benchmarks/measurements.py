@@ -10,9 +10,9 @@ from contextlib import suppress
 from benchmarks.bench import Bench, OutOfTimeError, Plan, Standing
 from benchmarks.contenders import COUPLING, Contender
 from benchmarks.load import Report
-from benchmarks.processes import DidNotStartError
 from benchmarks.results import Kind, Result
 from benchmarks.search import ladder, largest
+from gateway.simulator.server_process import StartError
 
 FULL = Plan(
     rounds=3,
@@ -81,7 +81,7 @@ def levels(bench: Bench, round_: int) -> None:
             for contender in bench.others:
                 if calls != FEW and contender.name.endswith(COUPLING):
                     continue  # asked for at one level only
-                with suppress(DidNotStartError):
+                with suppress(StartError):
                     before = turns(bench, round_, contender, yardstick, before)
             guess_most_calls(bench, bench.nginx.name, before)
 
@@ -126,7 +126,7 @@ def gateways_and_nginx(bench: Bench) -> Sequence[Contender]:
 def set_up_cpu(bench: Bench, round_: int) -> None:
     """CPU per call from its TCP connection to its first message back, with the work done behind the call."""
     for contender in gateways_and_nginx(bench):
-        with suppress(DidNotStartError), bench.running(contender) as pids:
+        with suppress(StartError), bench.running(contender) as pids:
             # What only the first call of a process pays is not the price of a call.
             bench.run(contender, 20, pids, "--rate", "100", "--hold", "0.1", window_s=0)
             options = ("--rate", str(SET_UP_PACE), "--settle", str(SETTLE_S))
@@ -138,7 +138,7 @@ def many_calls(bench: Bench, round_: int) -> None:
     """The cost of a message among five times as many calls, with as many messages and with five times."""
     slow = ("--interval-ms", str(FRAME_MS * MANY // FEW), "--keep")
     for contender in gateways_and_nginx(bench):
-        with suppress(DidNotStartError), bench.running(contender) as pids:
+        with suppress(StartError), bench.running(contender) as pids:
             bench.keep(Kind.FEW, round_, contender, FEW, bench.run(contender, FEW, pids))
             bench.keep(Kind.MANY_SLOW, round_, contender, MANY, bench.run(contender, MANY, pids, *slow))
             bench.keep(Kind.MANY, round_, contender, MANY, bench.run(contender, MANY, pids))
@@ -148,7 +148,7 @@ def workers(bench: Bench, round_: int) -> None:
     """The cost of a message with one worker and with two that have twice the calls."""
     for one, two in bench.pairs:
         for contender, calls in ((one, FEW), (two, 2 * FEW)):
-            with suppress(DidNotStartError), bench.running(contender) as pids:
+            with suppress(StartError), bench.running(contender) as pids:
                 report = bench.run_sharing(contender, calls, pids)
                 bench.keep(Kind.WORKERS, round_, contender, calls, report)
 
@@ -198,7 +198,7 @@ def judged(report: Report | None) -> tuple[Report | None, bool, bool]:
 def most_calls(bench: Bench, round_: int) -> None:
     """The most calls one core carries with the round trip's p99 within 20 ms."""
     for contender in (bench.nginx, *bench.gateways):
-        with suppress(DidNotStartError):
+        with suppress(StartError):
             guess = bench.guesses.get((Kind.MOST_CALLS, contender.name), MOST_CALLS_GUESS)
             at = max(0, bisect_left(CALL_SIZES, guess) - BELOW_THE_GUESS)
             found = climbed(bench, contender, at)
@@ -243,7 +243,7 @@ def workers_most(bench: Bench) -> None:
 
     for one, two in bench.pairs[-1:]:
         first = 1.3 * bench.guesses.get((Kind.MOST_CALLS, one.name), MOST_CALLS_GUESS)
-        with suppress(DidNotStartError):
+        with suppress(StartError):
             find_limit(bench, Kind.WORKERS_MOST, 0, two, CALL_SIZES, attempt(two), first=first)
 
 
@@ -260,7 +260,7 @@ def set_up_rate(bench: Bench, round_: int) -> None:
         return at
 
     for contender in bench.gateways:
-        with suppress(DidNotStartError):
+        with suppress(StartError):
             find_limit(
                 bench,
                 Kind.SET_UP_RATE,
@@ -277,7 +277,7 @@ def sweep(bench: Bench) -> None:
     sizes = sorted({*bench.plan.sweep, *bench.plan.levels})
     relays = [c for c in bench.others if not c.name.endswith(COUPLING)]
     for contender in (bench.nginx, *relays, bench.naive):
-        with suppress(DidNotStartError), bench.running(contender) as pids:
+        with suppress(StartError), bench.running(contender) as pids:
             for calls in sizes:
                 report = bench.run(contender, calls, pids, window_s=SWEEP_WINDOW_S)
                 bench.keep(Kind.SWEEP, 0, contender, calls, report)

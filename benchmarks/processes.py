@@ -15,14 +15,13 @@ import urllib.request
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from gateway.simulator.server_process import ServerProcess, StartError
+
 START_LIMIT_S = 15.0
+SETTLE_LIMIT_S = 15.0
 STOP_LIMIT_S = 2.0
 QUIET_S = 0.3  # a server is up when its processes have done nothing for so long
 POLL_S = 0.03
-
-
-class DidNotStartError(Exception):
-    """A process ended or stayed silent when it should have begun to listen; the text says what it printed."""
 
 
 def raise_file_limit() -> int:
@@ -103,7 +102,7 @@ def free_ports(first: int, count: int) -> list[int]:
         found.append(port)
         if len(found) == count:
             return found
-    raise DidNotStartError(f"no {count} free ports from {first} on")
+    raise StartError(f"no {count} free ports from {first} on")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -167,25 +166,20 @@ def listening(
     log: Path,
     ready_path: str | None = None,
 ) -> Iterator[list[int]]:
-    """Runs a server on `cores` and gives its process ids once it answers on `port`.
+    """Run a server on `cores`; give its process ids once it answers on `port`.
 
-    Raises DidNotStartError with the last line it printed when it does not within START_LIMIT_S.
+    Raises StartError with the end of its output if it ends before or takes too long.
     """
-    with log.open("wb") as output, on_cores(cores):
-        process = subprocess.Popen(
+    with on_cores(cores):
+        server = ServerProcess(
+            Path(command[0]).name,
             command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env={**os.environ, **environment},
+            log,
+            environment={**os.environ, **environment},
+            start_timeout=START_LIMIT_S,
         )
     try:
-        give_up = time.monotonic() + START_LIMIT_S
-        while not answers(port, ready_path):
-            if process.poll() is not None or time.monotonic() > give_up:
-                said = log.read_text(errors="replace").strip().rpartition("\n")[2]
-                raise DidNotStartError(f"{Path(command[0]).name} did not begin to serve: {said or 'no word'}")
-            time.sleep(POLL_S)
-        yield settled(process.pid, give_up)
+        server.wait_until_ready(lambda: answers(port, ready_path))
+        yield settled(server.pid, time.monotonic() + SETTLE_LIMIT_S)
     finally:
-        end(process)
+        end(server.process)

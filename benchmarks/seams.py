@@ -73,7 +73,7 @@ class SeamsBench:
     _standing: dict[int, int] = field(default_factory=dict)  # how many calls of each set there are
 
     def measure(self) -> bool:
-        """Everything the plan asks for; whether its time sufficed. Raises DidNotStartError."""
+        """Everything the plan asks for; whether its time sufficed. Raises StartError."""
         with ExitStack() as stack:
             nginx = nginx_refusing(self.site.ports.pop())
             nginx_pids = stack.enter_context(nginx.running()) if REFUSALS in self.site.parts else []

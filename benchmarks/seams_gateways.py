@@ -13,7 +13,8 @@ from pathlib import Path
 
 from benchmarks.contenders import LOAD_CORE, VARIANTS, Contender, Setting, Variant, patchbay
 from benchmarks.load import AGENT_LIMIT_S
-from benchmarks.processes import DidNotStartError, answers, end, on_cores
+from benchmarks.processes import answers, end, on_cores
+from gateway.simulator.server_process import StartError
 
 Table = tuple[str, Mapping[str, Setting]]
 
@@ -116,7 +117,7 @@ def cold_agent(port: int) -> Iterator[None]:
 def instance(binary: Path, port: int) -> Iterator[int]:
     """An echo agent that greets, and signs what it says with its port's number; gives its process.
 
-    Raises DidNotStartError.
+    Raises StartError.
     """
     with on_cores({LOAD_CORE}):
         process = subprocess.Popen([str(binary), "--agent", str(port), "--name", str(port)])
@@ -124,7 +125,7 @@ def instance(binary: Path, port: int) -> Iterator[int]:
         give_up = time.monotonic() + AGENT_LIMIT_S
         while not answers(port):
             if process.poll() is not None or time.monotonic() > give_up:
-                raise DidNotStartError(f"an instance does not listen on port {port}")
+                raise StartError(f"an instance does not listen on port {port}")
             time.sleep(0.02)
         yield process.pid
     finally:

@@ -101,7 +101,7 @@ class Site:
 
 
 def opened(site: Site, stack: ExitStack) -> tuple[list[House], list[str]]:
-    """All gateways that the parts need; and, in words, what there is not. Raises DidNotStartError."""
+    """All gateways that the parts need; and, in words, what there is not. Raises StartError."""
     houses = [House(name) for name in site.plan.variants]
     wanted = [(house, *one) for house in houses for one in _wanted(site, house, stack)]
     running = started(stack, [contender for _, _, contender in wanted])

@@ -88,31 +88,18 @@ def words_of(name: str) -> list[str]:
 
 STILL_USED: frozenset[str] = frozenset(
     {
-        "abandon",
-        "abandoned",
-        "adopt",
         "alarm",
-        "asked",
-        "heard",
-        "kernel",
         "lane",
-        "owe",
         "owed",
-        "prove",
-        "proven",
         "refusal",
-        "refusals",
-        "said",
         "shown",
-        "strangers",
         "told",
         "wanted",
-        "wish",
     }
 )
 """Words whose last uses are being replaced. Take a word out once it is gone; add none."""
 
-NOT_YET_REWRITTEN = 114
+NOT_YET_REWRITTEN = 49
 """How many docstrings may still begin otherwise: lower it with each that is rewritten."""
 
 

@@ -57,6 +57,7 @@ class ServerProcess:
         *,
         cwd: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        start_timeout: float = START_TIMEOUT_S,
     ) -> None:
         """Start `command`. `name`: of the server in error messages. `environment`: None inherits ours."""
         self.name = name
@@ -70,7 +71,8 @@ class ServerProcess:
                 cwd=cwd,
                 env=None if environment is None else dict(environment),
             )
-        self._deadline = time.monotonic() + START_TIMEOUT_S
+        self._start_timeout = start_timeout
+        self._deadline = time.monotonic() + start_timeout
 
     @property
     def pid(self) -> int:
@@ -85,7 +87,7 @@ class ServerProcess:
     def wait_until_ready(self, is_ready: Callable[[], bool]) -> None:
         """Block until `is_ready` returns True.
 
-        Raises StartError if the process ends, or is not ready START_TIMEOUT_S after it was started.
+        Raises StartError if the process ends, or is not ready `start_timeout` seconds after it was started.
         """
         while not self._ready(is_ready):
             time.sleep(READY_POLL_S)
@@ -101,7 +103,7 @@ class ServerProcess:
         if is_ready():
             return True
         if time.monotonic() > self._deadline:
-            raise StartError(f"{self.name} was not ready within {START_TIMEOUT_S:g} s{self._log_tail()}")
+            raise StartError(f"{self.name} was not ready within {self._start_timeout:g} s{self._log_tail()}")
         return False
 
     def stop(self) -> int:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.processes import DidNotStartError, ahead_of_all, end, listening, pin, process_tree
+from benchmarks.processes import ahead_of_all, end, listening, pin, process_tree
+from gateway.simulator.server_process import StartError
 
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -75,7 +76,7 @@ def test_a_tree_has_its_children() -> None:
 def test_who_does_not_begin_to_serve_is_quoted(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "raise SystemExit('no port for me')"]
     with (
-        pytest.raises(DidNotStartError, match="no port for me"),
+        pytest.raises(StartError, match="no port for me"),
         listening(command, 1, cores=os.sched_getaffinity(0), environment={}, log=tmp_path / "log"),
     ):
         pass

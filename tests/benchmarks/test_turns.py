@@ -14,8 +14,8 @@ from benchmarks import bench as bench_module
 from benchmarks.bench import Bench, Plan
 from benchmarks.load import Report
 from benchmarks.measurements import levels
-from benchmarks.processes import DidNotStartError
 from benchmarks.results import Result
+from gateway.simulator.server_process import StartError
 from tests.benchmarks.results import report
 
 PLAN = Plan(rounds=1, window_s=1.0, turns=2, turn_s=0.25, levels=(200, 500), budget_s=60, limits=False)
@@ -35,7 +35,7 @@ class Somebody:
     @contextmanager
     def running(self) -> Iterator[list[int]]:
         if self.fails:
-            raise DidNotStartError(self.fails)
+            raise StartError(self.fails)
         yield []
 
 
