@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the relay costs, measured against nginx and haproxy in the same run. README.md tells the method."""
+"""The relay's costs beside nginx and haproxy in the same run. README.md describes the method."""

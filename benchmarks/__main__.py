@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Runs the bench: `python -m benchmarks full` (under 15 minutes) or `quick` (under two).
+"""Run the bench: `python -m benchmarks full` (under 15 minutes) or `quick` (under two).
 
 Writes RESULTS.md, what is behind it as results*.jsonl, and a picture. README.md tells what is measured.
 """
@@ -71,7 +71,7 @@ def bench_of(
     )
 
 
-def told(result: Result) -> str:
+def progress_line(result: Result) -> str:
     """One line of progress."""
     if result.value is not None:
         return f"{result.kind} {result.name}: {result.value:g}"
@@ -100,7 +100,7 @@ def api_told(result: api.ApiResult) -> str:
 
 
 def execute_api(plan: api.ApiPlan, out: Path, scenarios: list[api.Scenario]) -> str:
-    """Measures the public API; its part of the report. Raises StartError."""
+    """Measure the public API; its part of the report. Raises StartError."""
     results: list[api.ApiResult] = []
     began = time.monotonic()
     with (
@@ -131,7 +131,7 @@ def execute_api(plan: api.ApiPlan, out: Path, scenarios: list[api.Scenario]) -> 
 
 
 def execute_seams(plan: seams_houses.SeamsPlan, out: Path, parts: list[str]) -> str:
-    """Measures the seams; their part of the report. Raises StartError."""
+    """Measure the seams; their part of the report. Raises StartError."""
     results: list[seams_results.SeamResult] = []
     began = time.monotonic()
     with ExitStack() as stack:
@@ -147,7 +147,10 @@ def execute_seams(plan: seams_houses.SeamsPlan, out: Path, parts: list[str]) -> 
             results.append(result)
             print(seams_results.line(result), file=raw, flush=True)
             seconds = time.monotonic() - began
-            print(f"{seconds:4.0f} s  round {result.round + 1}  {seams_report.told(result)}", file=sys.stderr)
+            print(
+                f"{seconds:4.0f} s  round {result.round + 1}  {seams_report.progress_line(result)}",
+                file=sys.stderr,
+            )
 
         site = seams_houses.Site(plan, parts, ports, load.agent_port, wsload)
         bench = seams.SeamsBench(site, load, requests, directory, record, began)
@@ -165,7 +168,7 @@ def execute_seams(plan: seams_houses.SeamsPlan, out: Path, parts: list[str]) -> 
 
 
 def execute(plan: Plan, out: Path, picture_file: Path | None, selected: str) -> str:
-    """Measures the relay; its report. Raises StartError when nginx or the load does not run."""
+    """Measure the relay; its report. Raises StartError when nginx or the load does not run."""
     results: list[Result] = []
     began = time.monotonic()
     ports = free_ports(FIRST_PORT, len(contenders.VARIANTS) + 4)
@@ -179,7 +182,7 @@ def execute(plan: Plan, out: Path, picture_file: Path | None, selected: str) -> 
             results.append(result)
             print(result.line(), file=raw, flush=True)
             seconds = time.monotonic() - began
-            print(f"{seconds:4.0f} s  round {result.round + 1}  {told(result)}", file=sys.stderr)
+            print(f"{seconds:4.0f} s  round {result.round + 1}  {progress_line(result)}", file=sys.stderr)
 
         bench = bench_of(plan, load, ports, selected, record)
         try:
@@ -201,7 +204,7 @@ def execute(plan: Plan, out: Path, picture_file: Path | None, selected: str) -> 
 
 
 def run(which: str, out: Path, picture_file: Path | None, selected: str) -> None:
-    """Measures what is selected and writes RESULTS.md; what is not measured stays there as it was.
+    """Measure what is selected and writes RESULTS.md; what is not measured stays there as it was.
 
     Raises StartError when nginx or a load does not run.
     """
@@ -229,7 +232,7 @@ def run(which: str, out: Path, picture_file: Path | None, selected: str) -> None
 
 
 def stop(_number: int, _frame: FrameType | None) -> None:
-    """Ends on SIGTERM as on Ctrl-C: every process the bench started is ended on the way out."""
+    """End on SIGTERM as on Ctrl-C: every process the bench started is ended on the way out."""
     raise KeyboardInterrupt
 
 

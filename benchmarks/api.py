@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the public API costs, beside nginx passing the same request on to the same agent.
+"""The public API's costs beside nginx, which passes the same requests to the same agent.
 
 Requests to a session that runs (the Session API), and starts. Each is measured at a pace that everybody keeps
 up with, for its CPU and its delay, and as fast as one core goes.
@@ -31,7 +31,7 @@ LARGE_BYTES = 65536
 
 @dataclass(frozen=True, slots=True)
 class ApiPlan:
-    """How much is measured; all times in seconds.
+    """The plan of a measurement; all times in seconds.
 
     `paced_s`, `full_s`: the windows at the pace, and as fast as it goes; each after `warm_up_s`. After
     `budget_s` nothing is begun; what was begun may take 8 s more.
@@ -63,7 +63,7 @@ class Scenario:
     echo: bool = False
 
     def request(self, session_id: str) -> bytes:
-        """The request as it is sent, to whomever."""
+        """Return the request as it is sent to each contender."""
         lines = [
             f"{self.method} {self.path.replace('{session}', session_id)} HTTP/1.1",
             "Host: gateway.bench",
@@ -95,7 +95,7 @@ SCENARIOS = (
 
 @dataclass(frozen=True, slots=True)
 class ApiReport:
-    """What httpload says of one run. `waiting`: requests that were unanswered as the window ended."""
+    """httpload's report of one run. `waiting`: requests without an answer when the window ended."""
 
     window: float
     answered: int
@@ -143,12 +143,12 @@ class ApiResult:
     error: str = ""
 
     def line(self) -> str:
-        """As one line of JSON."""
+        """Return the result as one line of JSON."""
         return json.dumps(asdict(self))
 
     @property
     def neighbours(self) -> list[Pair]:
-        """nginx before and after, where both are there."""
+        """Return nginx's runs before and after, if both exist."""
         found = [pair for pair in self.nginx if pair]
         return found if len(found) == len(self.nginx) else []
 
@@ -198,7 +198,7 @@ def patchbay(port: int, agent_port: int) -> Contender:
 
 @dataclass(slots=True)
 class ApiBench:
-    """One execution. `record` is told of each result as it comes; `directory` is for requests."""
+    """One execution. `record`: called with each result. `directory`: for request files."""
 
     plan: ApiPlan
     load: Generator
@@ -208,7 +208,7 @@ class ApiBench:
     record: Callable[[ApiResult], None]
 
     def measure(self) -> bool:
-        """Everything the plan asks for; whether its time sufficed. Raises StartError."""
+        """Measure everything of the plan; return True if its time sufficed. Raises StartError."""
         began = time.monotonic()
         yardstick = nginx(self.ports[0], self.load.agent_port)
         gateway = patchbay(self.ports[1], self.load.agent_port)
@@ -243,10 +243,10 @@ class ApiBench:
         seconds: float,
         rate: int,
     ) -> ApiReport | None:
-        detail = ["--port", str(contender.port), "--request", str(file), "--connections", str(CONNECTIONS)]
-        detail += ["--seconds", str(seconds), "--warm-up", str(self.plan.warm_up_s), "--rate", str(rate)]
-        detail += ["--spin", "--watch", ",".join(map(str, pids)), *(["--echo"] if scenario.echo else [])]
-        values = self.load.told(detail)
+        arguments = ["--port", str(contender.port), "--request", str(file), "--connections", str(CONNECTIONS)]
+        arguments += ["--seconds", str(seconds), "--warm-up", str(self.plan.warm_up_s), "--rate", str(rate)]
+        arguments += ["--spin", "--watch", ",".join(map(str, pids)), *(["--echo"] if scenario.echo else [])]
+        values = self.load.run_once(arguments)
         if values is None:
             return None
         report = report_of(values)
@@ -260,12 +260,12 @@ class ApiBench:
 
 
 def report_of(values: dict[str, Any]) -> ApiReport:
-    """A report from httpload's line."""
+    """Return the report in httpload's line."""
     return ApiReport(**{field.name: values[field.name] for field in fields(ApiReport)})
 
 
 def lasting_session(gateway: Contender) -> str:
-    """Starts a session that lasts, and gives its id. Raises StartError."""
+    """Start a session that lasts; return its id. Raises StartError."""
     request = urllib.request.Request(
         gateway.url + START,
         data=b'{"body": {"do": "hold"}}',

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The part of RESULTS.md that is about the public API."""
+"""The part of RESULTS.md about the public API."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.report import FULL_CORE, table
 
 @dataclass(frozen=True, slots=True)
 class ApiHead:
-    """What the part says of its making: `seconds` it took, `machine` as in the report's head."""
+    """The circumstances of a measurement. `seconds`: its duration. `machine`: as in the report's head."""
 
     command: str
     machine: Mapping[str, str]
@@ -23,7 +23,7 @@ class ApiHead:
 
 
 def written(head: ApiHead, results: Sequence[ApiResult]) -> str:
-    """The part as Markdown."""
+    """Return the part as Markdown."""
     parts = [
         "## The public API",
         "One worker beside nginx, which passes the same request on to the same agent; a start goes to the"
@@ -44,7 +44,7 @@ def written(head: ApiHead, results: Sequence[ApiResult]) -> str:
 
 
 def by_scenario(results: Iterable[ApiResult]) -> dict[str, list[ApiResult]]:
-    """What was measured in full, by scenario."""
+    """Return the complete measurements by scenario."""
     found: dict[str, list[ApiResult]] = {}
     for result in results:
         if result.ours and result.neighbours:
@@ -53,7 +53,7 @@ def by_scenario(results: Iterable[ApiResult]) -> dict[str, list[ApiResult]]:
 
 
 def middle(rounds: Iterable[ApiResult], of: Callable[[Pair], float]) -> tuple[float, float]:
-    """The median of a quantity: nginx's, ours."""
+    """Return the medians of a quantity: nginx's and ours."""
     nginx, ours = [], []
     for result in rounds:
         nginx += [of(pair) for pair in result.neighbours]
@@ -72,7 +72,7 @@ def ratio(rounds: Iterable[ApiResult], of: Callable[[Pair], float]) -> str:
 
 
 def paced(results: Iterable[ApiResult]) -> str:
-    """CPU and delay at a pace that everybody keeps up with."""
+    """Return the table of CPU and delay at a pace that every contender keeps up with."""
     rows = []
     rates = {scenario.name: scenario.rate for scenario in SCENARIOS}
     for name, rounds in by_scenario(results).items():
@@ -103,7 +103,7 @@ def paced(results: Iterable[ApiResult]) -> str:
 
 
 def full(results: Iterable[ApiResult]) -> str:
-    """Requests a second."""
+    """Return the table of requests a second."""
     rows = []
     for name, rounds in by_scenario(results).items():
         rate, cpu, p99 = (middle(rounds, of) for of in (_full_rate, _full_cpu, _full_p99))
@@ -127,7 +127,7 @@ def full(results: Iterable[ApiResult]) -> str:
 
 
 def bottleneck(results: Sequence[ApiResult]) -> str:
-    """Sentences: whose core was full as it went as fast as it could."""
+    """Return sentences about the contenders whose core was full at full speed."""
     lines = []
     for name, rounds in by_scenario(results).items():
         for who, used, busy in zip(
@@ -156,7 +156,7 @@ def bottleneck(results: Sequence[ApiResult]) -> str:
 
 
 def absences(head: ApiHead, results: Sequence[ApiResult]) -> list[str]:
-    """Sentences on what could not be measured."""
+    """Return sentences about missing measurements."""
     found = [
         f"`{result.scenario}` failed in round {result.round + 1}: {result.error or 'nginx did'}"
         for result in results

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What every measurement needs at hand: the plan, the contenders, the load, and where results go."""
+"""The services of a measurement: the plan, the contenders, the load and the results."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TURN_WARM_UP_S = 0.25
 
 
 class OutOfTimeError(Exception):
-    """The plan's time is used up; what was measured so far stands."""
+    """The plan's time is used up; the results so far are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured: `window_s` per run, `budget_s` for all, both in seconds.
+    """The plan of a measurement. `window_s`: of a run. `budget_s`: of everything. Both in seconds.
 
     `turns`: how often a contender and nginx take turns in a round, in windows of `turn_s`. `levels`: numbers
     of calls for everybody. `limits`: whether the most calls and the highest set-up rate are searched.
@@ -44,7 +44,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Standing:
-    """Calls of one contender that stand, silent but for their windows. `calls`: how many; more may come."""
+    """Open calls of one contender, silent outside of their windows. `calls`: how many; more may follow."""
 
     bench: Bench
     contender: Contender
@@ -54,9 +54,9 @@ class Standing:
     _idle_kb: int | None = None
 
     def window(self, seconds: float) -> Report | None:
-        """One window; it opens what is missing of the calls. Memory is above that before the first of all."""
-        detail = ("--set", str(self.number), "--keep", "--warm-up", str(TURN_WARM_UP_S))
-        report = self.bench.run(self.contender, self.calls, self.pids, *detail, window_s=seconds)
+        """Measure one window, opening missing calls first. Memory counts from before the first call."""
+        arguments = ("--set", str(self.number), "--keep", "--warm-up", str(TURN_WARM_UP_S))
+        report = self.bench.run(self.contender, self.calls, self.pids, *arguments, window_s=seconds)
         if report is None:
             return None
         if self._idle_kb is None:
@@ -64,10 +64,10 @@ class Standing:
         return replace(report, rss_idle_kb=self._idle_kb)
 
     def hang_up(self) -> None:
-        """Ends them, as far as there are any."""
+        """Hang up the open calls."""
         if self._idle_kb is not None:
-            detail = ("--set", str(self.number))
-            self.bench.run(self.contender, self.calls, self.pids, *detail, window_s=0)
+            arguments = ("--set", str(self.number))
+            self.bench.run(self.contender, self.calls, self.pids, *arguments, window_s=0)
 
 
 @dataclass(slots=True)
@@ -91,7 +91,7 @@ class Bench:
 
     @contextmanager
     def running(self, contender: Contender) -> Iterator[list[int]]:
-        """Starts a contender and gives its processes.
+        """Start a contender; give its process ids.
 
         Raises OutOfTimeError, and StartError for one that did not start, now or earlier.
         """
@@ -116,7 +116,7 @@ class Bench:
         *options: str,
         window_s: float | None = None,
     ) -> Report | None:
-        """One run against a contender that runs, with a load that polls on a core of its own."""
+        """Run once against a running contender, with a load that polls on a core of its own."""
         seconds = self.plan.window_s if window_s is None else window_s
         report = self.load.run(
             contender.url, calls, pids, seconds=seconds, options=(*contender.load_options, *options)
@@ -125,7 +125,7 @@ class Bench:
 
     @contextmanager
     def running_undisturbed(self, contender: Contender) -> Iterator[list[int]]:
-        """The same, at real-time priority where the system allows it: never with a core that is full."""
+        """Run once at real-time priority if the system allows it; never with a full core."""
         with self.running(contender) as pids:
             self.undisturbed = ahead_of_all(pids) and self.undisturbed
             yield pids
@@ -134,7 +134,7 @@ class Bench:
     def standing(
         self, contender: Contender, calls: int, pids: Sequence[int], number: int
     ) -> Iterator[Standing]:
-        """Calls that are opened by their first window and hung up in the end."""
+        """Give calls that are opened by their first window, and hang them up at the end."""
         standing = Standing(self, contender, calls, pids, number)
         try:
             yield standing
@@ -142,7 +142,7 @@ class Bench:
             standing.hang_up()
 
     def run_sharing(self, contender: Contender, calls: int, pids: Sequence[int]) -> Report | None:
-        """One run with a load that sleeps when it has nothing to do.
+        """Run once with a load that sleeps when it has nothing to do.
 
         Polling, it would take one of two workers' cores on a machine that has no third.
         """
@@ -164,13 +164,13 @@ class Bench:
         return self._complete(report, pids)
 
     def _complete(self, report: Report | None, pids: Sequence[int]) -> Report | None:
-        """The report, unless a process came or went meanwhile: its CPU would be missing."""
+        """Return the report, or None if a process started or ended meanwhile: its CPU would be missing."""
         if report and pids and process_tree(pids[0]) != list(pids):
             self.load.last_error = "a process of the contender was started or lost during the run"
             return None
         return report
 
     def keep(self, kind: Kind, round_: int, contender: Contender, calls: int, report: Report | None) -> None:
-        """Records a run that has no neighbours."""
+        """Record a run without runs of nginx before and after it."""
         error = "" if report else self.load.last_error
         self.record(Result(kind, round_, contender.name, calls, report, error=error))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Compares this checkout with another one: `python -m benchmarks.compare CHECKOUT`.
+"""Compare this checkout with another one: `python -m benchmarks.compare CHECKOUT`.
 
 Both run at the same time on one core and take turns in short windows, so that the drift of a noisy machine
 cancels: every ratio is of a window of this checkout to the mean of the other's windows before and after it.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Who is measured: nginx, haproxy, nobody in between, a naive relay, and Patchbay in its variants.
+"""The contenders: nginx, haproxy, a direct connection, a naive relay, and Patchbay's variants.
 
 A new variant of Patchbay is one entry in VARIANTS.
 """
@@ -69,12 +69,12 @@ VARIANTS = (
 
 DIRECT, HAPROXY = "direct", "haproxy"
 NAMES = (DIRECT, HAPROXY, *(variant.name for variant in VARIANTS))
-"""Who can be selected; nginx and the naive relay come along."""
+"""The names that can be selected; nginx and the naive relay always take part."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """Somebody the same load is put through. Without a command: nobody, the load talks to its own agent."""
+    """A contender. Without a command the load talks to its own agent directly."""
 
     name: str
     url: str
@@ -88,12 +88,12 @@ class Contender:
     accelerated: bool = False
 
     def on(self, cores: Collection[int]) -> Contender:
-        """The same on other cores."""
+        """Return this contender on other cores."""
         return replace(self, cores=tuple(cores))
 
     @contextlib.contextmanager
     def running(self) -> Iterator[list[int]]:
-        """Starts it in an empty directory of its own; gives the ids of its processes."""
+        """Start the contender in an empty directory; give the ids of its processes."""
         if not self.command:
             yield []
             return
@@ -120,12 +120,12 @@ def template(name: str, port: int, agent_port: int) -> dict[str, str]:
 
 
 def direct(agent_port: int) -> Contender:
-    """Nobody in between."""
+    """Return the direct connection between the load and its agent."""
     return Contender(DIRECT, f"ws://127.0.0.1:{agent_port}/ws")
 
 
 def nginx(port: int, agent_port: int) -> Contender:
-    """The yardstick."""
+    """Return nginx, which everything is compared with."""
     return Contender(
         "nginx",
         f"ws://127.0.0.1:{port}/ws",
@@ -136,7 +136,7 @@ def nginx(port: int, agent_port: int) -> Contender:
 
 
 def haproxy(port: int, agent_port: int) -> Contender:
-    """The other yardstick."""
+    """Return haproxy."""
     return Contender(
         HAPROXY,
         f"ws://127.0.0.1:{port}/ws",
@@ -147,7 +147,7 @@ def haproxy(port: int, agent_port: int) -> Contender:
 
 
 def nginx_refusing(port: int) -> Contender:
-    """nginx that answers every request with 503 itself."""
+    """Return an nginx that answers every request with 503 itself."""
     return Contender(
         "nginx",
         f"http://127.0.0.1:{port}",
@@ -158,7 +158,7 @@ def nginx_refusing(port: int) -> Contender:
 
 
 def naive(port: int, agent_port: int) -> Contender:
-    """naive_relay.py."""
+    """Return naive_relay.py."""
     return Contender(
         "naive relay",
         f"ws://127.0.0.1:{port}/ws",
@@ -168,7 +168,7 @@ def naive(port: int, agent_port: int) -> Contender:
 
 
 def patchbay(variant: Variant, port: int, agent_port: int) -> Contender:
-    """The gateway as it is served anywhere: sessions, records, metrics and logs on, store in a file."""
+    """Return a gateway as an operator runs it: sessions, records, metrics and logs on, store in a file."""
     return Contender(
         variant.name,
         f"ws://127.0.0.1:{port}{variant.path}",
@@ -183,7 +183,7 @@ def patchbay(variant: Variant, port: int, agent_port: int) -> Contender:
 
 
 def configuration(variant: Variant, port: int, agent_port: int) -> str:
-    """A patchbay.toml with one agent, the echo behind `agent_port`, and room for every call of the bench."""
+    """Return a patchbay.toml with one agent, the echo on `agent_port`, and slots for every call."""
     server = {"host": "127.0.0.1", "port": port, "workers": 1, **variant.server}
     agent = {
         "name": "echo",
@@ -206,7 +206,7 @@ def configuration(variant: Variant, port: int, agent_port: int) -> str:
 
 
 def toml(tables: Iterable[tuple[str, Mapping[str, Setting]]]) -> str:
-    """A configuration file of these tables, each under its head."""
+    """Return a configuration file with these tables."""
     lines: list[str] = []
     for head, settings in tables:
         # JSON's strings, numbers, booleans and lists of them are TOML's too.
@@ -215,15 +215,15 @@ def toml(tables: Iterable[tuple[str, Mapping[str, Setting]]]) -> str:
 
 
 def status(port: int) -> dict[str, object]:
-    """What a running gateway says of itself under /status. Raises StartError when it says nothing."""
+    """Return a running gateway's /status. Raises StartError if it does not answer."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=3) as answer:
-            said: dict[str, object] = json.load(answer)
+            status: dict[str, object] = json.load(answer)
     except (OSError, urllib.error.URLError, ValueError) as error:
         raise StartError(f"no /status on port {port}: {error}") from error
-    return said
+    return status
 
 
-def accelerator_runs(said: Mapping[str, object]) -> bool:
-    """Whether a gateway's /status names an accelerator (`"accelerator": true`, or what it is called)."""
-    return said.get("accelerator") not in (None, False, "", "off", "none", "python")
+def accelerator_runs(status: Mapping[str, object]) -> bool:
+    """Return True if a gateway's /status names an accelerator."""
+    return status.get("accelerator") not in (None, False, "", "off", "none", "python")

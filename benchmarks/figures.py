@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The figures that are asked of the relay, computed from the results: their medians."""
+"""The relay's figures: medians of the results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Figure:
     digits: int = 2
 
     def measured(self, variant: str) -> str:
-        """The median with its range and how many there are."""
+        """Return the median, the range, and the number of values."""
         values = self.of(variant)
         if not values:
             return "not measured"
@@ -39,13 +39,13 @@ class Figure:
 
 
 class Figures:
-    """The results of one execution, asked by figure."""
+    """The results of one execution, by figure."""
 
     def __init__(self, results: Iterable[Result]) -> None:
         self._results = list(results)
 
     def reports(self, kind: Kind, name: str, calls: int | None = None) -> dict[int, Report]:
-        """The runs that came about, by round."""
+        """Return the successful runs by round."""
         return {
             r.round: r.report
             for r in self._results
@@ -53,7 +53,7 @@ class Figures:
         }
 
     def limits(self, kind: Kind, name: str) -> dict[int, float]:
-        """The limits that were found, by round."""
+        """Return the limits by round."""
         return {
             r.round: r.value
             for r in self._results
@@ -63,7 +63,7 @@ class Figures:
     def against_nginx(
         self, name: str, calls: int, quantity: Callable[[Report], float]
     ) -> dict[tuple[int, int], float]:
-        """A quantity over the mean of nginx's right before and after it, by round and turn."""
+        """Return a quantity over the mean of nginx's before and after it, by round and turn."""
         found: dict[tuple[int, int], float] = {}
         for r in self._results:
             if r.kind is Kind.LOAD and r.name == name and r.calls == calls and r.report:
@@ -73,11 +73,11 @@ class Figures:
         return found
 
     def cpu(self, variant: str, calls: int, suffix: str = "") -> Values:
-        """CPU per message over nginx's."""
+        """Return the CPU per message over nginx's."""
         return list(self.against_nginx(variant + suffix, calls, cpu_per_message).values())
 
     def cpu_against_haproxy(self, variant: str, calls: int) -> Values:
-        """CPU per message over haproxy's, both taken through nginx."""
+        """Return the CPU per message over haproxy's, both by way of nginx's."""
         ours = self.against_nginx(variant, calls, cpu_per_message)
         theirs = self.against_nginx("haproxy", calls, cpu_per_message)
         return ratios(ours, theirs)
@@ -144,7 +144,7 @@ class Figures:
         return ratios({n: r.cpu_per_million for n, r in self.reports(kind, variant).items()}, few)
 
     def table(self) -> list[Figure]:
-        """Every figure in the order of the document that asks for them."""
+        """Return every figure, in the order of the targets' document."""
         found = []
         for calls in (200, 500):
             name = f"CPU per message against nginx, {calls} calls, nothing held back"
@@ -207,7 +207,7 @@ class Figures:
         ]
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The table's cells."""
+        """Return the cells of the table."""
         return [
             (f.name, f.targets[0], f.measured(PYTHON), f.targets[1], f.measured(ACCELERATED))
             for f in self.table()
@@ -216,10 +216,10 @@ class Figures:
 
 
 def cpu_per_message(report: Report) -> float:
-    """Microseconds."""
+    """Return a time in microseconds."""
     return report.cpu_per_million
 
 
 def ratios(above: Mapping[Any, float], below: Mapping[Any, float]) -> Values:
-    """Quotients round by round, or turn by turn, where there are both."""
+    """Return quotients by round or turn, for those that have both values."""
     return [above[n] / below[n] for n in sorted(above.keys() & below.keys()) if below[n]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The load generator, wsload.c: builds it, keeps it as the echo agent, asks it for one run after another."""
+"""The load generator wsload.c, which is the echo agent too: build it, start it, order its runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What wsload says of one run. Times have their unit in their names, CPU times are of the watched.
+    """wsload's report of one run. Names of times end in their unit; CPU times are of the watched processes.
 
     `window`: seconds that were measured. `cpu_per_million`: CPU seconds per million relayed messages, which
     is also microseconds per message. `cpu_each`: CPU seconds of each watched process. `generator_load`: share
@@ -72,7 +72,7 @@ class Report:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Report:
-        """A report from wsload's line or from results.jsonl."""
+        """Return the report in wsload's line or in a line of results.jsonl."""
         known = {field.name for field in fields(cls)}
         spreads = {name: Spread(**values[name]) for name in known if name.endswith("_us") and name in values}
         own = {name: value for name, value in values.items() if name in known}
@@ -99,7 +99,7 @@ class Report:
 
 
 def build(directory: Path, name: str = "wsload") -> Path:
-    """Compiles `name`.c into `directory`. Raises CalledProcessError when the compiler refuses."""
+    """Compile `name`.c into `directory`. Raises CalledProcessError when the compiler refuses."""
     binary = directory / name
     source = Path(__file__).with_name(f"{name}.c")
     command = ["cc", "-O2", "-Wall", "-Wextra", "-o", str(binary), str(source)]
@@ -108,7 +108,7 @@ def build(directory: Path, name: str = "wsload") -> Path:
 
 
 class Generator:
-    """A load generator that is the echo agent as well, and makes one run for every line it is given."""
+    """A load generator that is the echo agent too, and makes one run per line of its input."""
 
     def __init__(self, binary: Path, agent_port: int, core: int) -> None:
         self.agent_port = agent_port
@@ -135,14 +135,16 @@ class Generator:
             time.sleep(0.02)
         return process
 
-    def told(self, detail: Sequence[str], cores: Collection[int] | None = None) -> dict[str, Any] | None:
+    def run_once(
+        self, arguments: Sequence[str], cores: Collection[int] | None = None
+    ) -> dict[str, Any] | None:
         """What the generator says of a run with these options, or None where it failed; `last_error` then
         says why, and the generator and its agent were started afresh.
 
         `cores`: where it runs this time, its own core by default.
         """
         pin([self._process.pid], cores or {self.core})
-        line = self._ask(" ".join(detail))
+        line = self._ask(" ".join(arguments))
         if line:
             values: dict[str, Any] = json.loads(line)
             return values
@@ -154,13 +156,13 @@ class Generator:
         self._process = self._start()
         return None
 
-    def _ask(self, detail: str) -> bytes:
-        """The answer to one line; empty when the generator gave up or took longer than RUN_LIMIT_S."""
+    def _ask(self, arguments: str) -> bytes:
+        """Return the answer to one line; empty if the generator failed or took longer than RUN_LIMIT_S."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
         try:
-            stdin.write(detail.encode() + b"\n")
+            stdin.write(arguments.encode() + b"\n")
         except BrokenPipeError:
             return b""
         line = b""
@@ -174,7 +176,7 @@ class Generator:
         return line if line.endswith(b"\n") else b""
 
     def close(self) -> None:
-        """Ends the generator, and with it the echo agent."""
+        """End the generator, and with it the echo agent."""
         self._end()
         self._complaints.close()
 
@@ -200,16 +202,16 @@ class Load(Generator):
         cores: Collection[int] | None = None,
         options: Sequence[str] = (),
     ) -> Report | None:
-        """The report of one run, or None where it failed; `last_error` then says why.
+        """Run once; return the report, or None if the run failed and `last_error` says why.
 
         `seconds`: the measuring window; 0 measures the set-up alone. `spin`: poll without sleeping, which
         wants a core of its own. `cores`: where the generator runs this time, its own core by default.
         """
-        detail = ["--url", url, "--calls", str(calls), "--seconds", str(seconds)]
-        detail += ["--warm-up", str(WARM_UP_S if seconds else 0), *options]
+        arguments = ["--url", url, "--calls", str(calls), "--seconds", str(seconds)]
+        arguments += ["--warm-up", str(WARM_UP_S if seconds else 0), *options]
         if spin:
-            detail.append("--spin")
+            arguments.append("--spin")
         if watch:
-            detail += ["--watch", ",".join(map(str, watch))]
-        values = self.told(detail, cores)
+            arguments += ["--watch", ",".join(map(str, watch))]
+        values = self.run_once(arguments, cores)
         return None if values is None else Report.from_json(values)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What this machine is, and whether it has the tools that the bench needs."""
+"""The machine's hardware and software, and the tools that the bench needs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ INSTALL_LIMIT_S = 300.0
 
 
 class MissingToolsError(Exception):
-    """The machine lacks a tool; the text says which, and the command that installs it."""
+    """A missing tool; the message names it, and the command that installs it."""
 
 
 def find_tools(*, install: bool) -> None:
-    """Puts nginx, haproxy and a C compiler on PATH.
+    """Put nginx, haproxy and a C compiler on PATH.
 
     With `install`, and as root, missing ones are installed from Debian's archive. Raises MissingToolsError.
     """
@@ -45,17 +45,17 @@ def find_tools(*, install: bool) -> None:
 
 
 def missing() -> list[str]:
-    """The tools that are not there."""
+    """Return the missing tools."""
     return [tool for tool in PACKAGES if shutil.which(tool) is None]
 
 
 def install_command() -> str:
-    """What installs the tools that are not there."""
+    """Return the command that installs the missing tools."""
     return "apt-get install --yes --no-install-recommends " + " ".join(PACKAGES[tool] for tool in missing())
 
 
 def _said(*command: str) -> str:
-    """The first line a command prints, on either stream; empty when it cannot be run."""
+    """Return the first line that a command prints; empty if it cannot be run."""
     try:
         done = subprocess.run(
             command,
@@ -71,13 +71,13 @@ def _said(*command: str) -> str:
 
 
 def _field(file: str, name: str) -> str:
-    """The first value of a field in a file of /proc."""
+    """Return the first value of a field in a file of /proc."""
     found = re.search(rf"^{name}\s*:\s*(.+)$", Path(file).read_text(), re.MULTILINE)
     return found.group(1) if found else "unknown"
 
 
 def _build() -> str:
-    """Whose build of Python this is: one that was not optimised by a profile is a tenth slower."""
+    """Return the build of Python: one without profile-guided optimisation is a tenth slower."""
     if sys.base_prefix == "/usr":
         return "the distribution's"
     optimised = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
@@ -85,7 +85,7 @@ def _build() -> str:
 
 
 def description() -> dict[str, str]:
-    """Hardware, kernel and versions, for the head of the report."""
+    """Return hardware, kernel and versions for the head of the report."""
     memory_gib = int(_field("/proc/meminfo", "MemTotal").split()[0]) / 2**20
     commit = _said("git", "rev-parse", "--short", "HEAD")
     changed = _said("git", "status", "--porcelain", "--untracked-files=no")

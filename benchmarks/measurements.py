@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What is measured, and in which order."""
+"""The measurements, in their order."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Attempt = Callable[[int, Sequence[int]], tuple[Report | None, bool, bool]]
 
 
 def measure(bench: Bench) -> bool:
-    """Everything the plan asks for; whether its time sufficed. Figures come first, the picture last."""
+    """Measure everything of the plan, figures first, the picture last; return True if its time sufficed."""
     try:
         for round_ in range(bench.plan.rounds):
             levels(bench, round_)
@@ -68,7 +68,7 @@ def measure(bench: Bench) -> bool:
 
 
 def levels(bench: Bench, round_: int) -> None:
-    """Everybody at every level of calls, each in turns with nginx.
+    """Measure every contender at every level of calls, in turns with nginx.
 
     The neighbours make the drift of a noisy machine cancel: a ratio is to the mean of the two.
     """
@@ -89,7 +89,7 @@ def levels(bench: Bench, round_: int) -> None:
 def turns(
     bench: Bench, round_: int, contender: Contender, yardstick: Standing, before: Report | None
 ) -> Report | None:
-    """One contender and nginx, whose calls all stand, so that a turn costs no set-up.
+    """Measure one contender and nginx in turns; all calls stay open, so that a turn costs no set-up.
 
     `before`: nginx's latest window, from before the contender was started. Returns nginx's last.
     """
@@ -163,7 +163,7 @@ def find_limit(
     *,
     first: float,
 ) -> None:
-    """Searches the largest good size and records it with its run.
+    """Search the largest good size and records it with its run.
 
     It begins where the round before ended, or with `first`. The contender is started afresh for each attempt,
     since an overload may leave traces.
@@ -196,7 +196,7 @@ def judged(report: Report | None) -> tuple[Report | None, bool, bool]:
 
 
 def most_calls(bench: Bench, round_: int) -> None:
-    """The most calls one core carries with the round trip's p99 within 20 ms."""
+    """Measure how many calls one core carries with the round trip's p99 within 20 ms."""
     for contender in (bench.nginx, *bench.gateways):
         with suppress(StartError):
             guess = bench.guesses.get((Kind.MOST_CALLS, contender.name), MOST_CALLS_GUESS)

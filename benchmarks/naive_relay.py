@@ -21,13 +21,13 @@ from websockets.asyncio.client import ClientConnection, connect
 
 
 async def to_agent(carrier: WebSocket, agent: ClientConnection) -> None:
-    """Copies the carrier's messages until it hangs up."""
+    """Copy the carrier's messages until it hangs up."""
     while True:
         await agent.send(await carrier.receive_text())
 
 
 async def to_carrier(agent: ClientConnection, carrier: WebSocket) -> None:
-    """Copies the agent's messages until it closes."""
+    """Copy the agent's messages until it closes."""
     async for message in agent:
         assert isinstance(message, str)
         await carrier.send_text(message)
@@ -55,7 +55,7 @@ def relay_to(agent_url: str) -> Starlette:
 
 
 def main() -> None:
-    """Serves until it is told to stop."""
+    """Serve until it is told to stop."""
     port, agent_port = map(int, sys.argv[1:])
     uvicorn.run(
         relay_to(f"ws://127.0.0.1:{agent_port}/ws"),

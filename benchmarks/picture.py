@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The picture of cost and delay against the number of calls."""
+"""The picture of cost and delay by the number of calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOST_MS = 20  # a round trip beyond this is a call nobody wants to hear
 
 
 def draw(results: Sequence[Result], file: Path) -> None:
-    """Draws the sweep; where a plan has none, the levels."""
+    """Draw the sweep; where a plan has none, the levels."""
     kind = Kind.SWEEP if any(r.kind is Kind.SWEEP for r in results) else Kind.LOAD
     points = [(r.name, r.calls, r.report) for r in results if r.kind is kind and r.report]
     if kind is Kind.LOAD:  # there nginx is measured around the others, not as one of them

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Starts, pins and ends the processes that a measurement needs; every wait has a limit."""
+"""Start, pin and end the processes of a measurement; every wait has a limit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POLL_S = 0.03
 
 
 def raise_file_limit() -> int:
-    """Allows this process and its children as many open files as the system lets it; returns that number."""
+    """Raise the limit of open files of this process and its children to the system's; return it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
@@ -43,7 +43,7 @@ def on_cores(cores: Collection[int]) -> Iterator[None]:
 
 
 def each_thread(pids: Collection[int], do: Callable[[int], None]) -> None:
-    """Does something to every thread of running processes, by its number; what has ended is passed over."""
+    """Call `do` with the id of every thread of these processes; skip processes that have ended."""
     for pid in pids:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             for thread in Path(f"/proc/{pid}/task").iterdir():
@@ -52,12 +52,12 @@ def each_thread(pids: Collection[int], do: Callable[[int], None]) -> None:
 
 
 def pin(pids: Collection[int], cores: Collection[int]) -> None:
-    """Moves every thread of running processes to these cores."""
+    """Move every thread of these processes to these cores."""
     each_thread(pids, lambda thread: os.sched_setaffinity(thread, cores))
 
 
 def ahead_of_all(pids: Collection[int]) -> bool:
-    """Gives every thread of running processes real-time priority; whether the system allows it.
+    """Give every thread of these processes real-time priority. Return False if the system forbids it.
 
     Nothing else that the machine runs then takes their core from them, but for the twentieth of each second
     that the kernel keeps from such processes (sched(7)): they must not need all of it.
@@ -70,7 +70,7 @@ def ahead_of_all(pids: Collection[int]) -> bool:
 
 
 def process_tree(root: int) -> list[int]:
-    """`root` and all its descendants that live, eldest first."""
+    """Return `root` and all its running descendants, eldest first."""
     parents: dict[int, int] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -86,7 +86,7 @@ def process_tree(root: int) -> list[int]:
 
 
 def free_ports(first: int, count: int) -> list[int]:
-    """Ports nobody listens on, from `first` upwards.
+    """Return `count` free ports, from `first` upwards. Raises StartError if there are too few.
 
     They lie below the range the kernel gives to outgoing connections: thousands of these come and go here,
     and one of them could hold the port that a restarted process wants back.
@@ -106,7 +106,7 @@ def free_ports(first: int, count: int) -> list[int]:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Asks a process to stop, and after STOP_LIMIT_S ends it and its children, each by its own id."""
+    """Send SIGTERM to a process, and after STOP_LIMIT_S SIGKILL to it and its children."""
     if process.poll() is not None:
         return
     pids = process_tree(process.pid)
@@ -121,7 +121,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def answers(port: int, path: str | None = None) -> bool:
-    """Whether something listens on the port and, where a path is given, answers it with 200."""
+    """Return True if a server listens on the port and answers `path`, if given, with 200."""
     try:
         if path is None:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -133,7 +133,7 @@ def answers(port: int, path: str | None = None) -> bool:
 
 
 def cpu_ticks(pids: Sequence[int]) -> int:
-    """CPU time of processes so far, in the kernel's ticks (10 ms)."""
+    """Return the CPU time of processes so far, in the kernel's ticks (10 ms)."""
     ticks = 0
     for pid in pids:
         with contextlib.suppress(OSError):  # it has ended meanwhile
@@ -143,7 +143,7 @@ def cpu_ticks(pids: Sequence[int]) -> int:
 
 
 def settled(root: int, give_up: float) -> list[int]:
-    """The processes of a server once they do nothing and become no more, or at the time `give_up`.
+    """Wait until a server's processes are idle and complete, or until `give_up`; return their ids.
 
     The first answer may come from one worker while another still starts, and would be missing in the figures.
     """

@@ -29,7 +29,7 @@ DOES_NOT_SHOW = """\
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What the report says of its making: `seconds` it took, `unavailable` contenders with their reasons.
+    """The circumstances of a report. `seconds`: its duration. `unavailable`: contenders with their reasons.
 
     `undisturbed`: whether those who took turns had real-time priority.
     """
@@ -106,7 +106,7 @@ def details(head: Head) -> str:
 
 
 def absences(head: Head) -> list[str]:
-    """Sentences on what could not be measured."""
+    """Return sentences about missing measurements."""
     found = [f"`{name}` was not measured: {' '.join(why.split())}" for name, why in head.unavailable.items()]
     if not head.finished:
         found.append(f"The time of {head.plan.budget_s:.0f} s ran out before everything was measured.")

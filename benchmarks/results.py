@@ -46,7 +46,7 @@ class Result:
     turn: int = 0
 
     def line(self) -> str:
-        """As one line of JSON."""
+        """Return the result as one line of JSON."""
         return json.dumps(asdict(self))
 
     @classmethod

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the seams cost: keep-alives, holding sound, refusals, and an agent that dies.
+"""The costs beside the relay: keep-alives, hold audio, refused calls, and a lost agent.
 
 What is compared is measured in turns, A B B A, in windows so short that the machine's drift is in both. Calls
 stand between their windows, so that a turn costs no set-up.
@@ -37,7 +37,7 @@ from benchmarks.seams_houses import (
     Site,
     opened,
 )
-from benchmarks.seams_results import ApiError, HoldingTurn, Recovery, SeamResult, Turn
+from benchmarks.seams_results import HoldingTurn, Recovery, RefusedCalls, SeamResult, Turn
 
 HOLDING = 50  # further callers
 LISTENED_S = 0.3  # to holding callers alone: three pieces of their sound each
@@ -58,7 +58,7 @@ class FailedError(Exception):
 class SeamsBench:
     """One execution. `load`, `requests`: wsload and httpload. `directory` is for requests.
 
-    `record` is told of each result as it comes. `failures`: what could not be measured, and why.
+    `record`: called with each result. `failures`: missing measurements with their reasons.
     """
 
     site: Site
@@ -73,7 +73,7 @@ class SeamsBench:
     _standing: dict[int, int] = field(default_factory=dict)  # how many calls of each set there are
 
     def measure(self) -> bool:
-        """Everything the plan asks for; whether its time sufficed. Raises StartError."""
+        """Measure everything of the plan; return True if its time sufficed. Raises StartError."""
         with ExitStack() as stack:
             nginx = nginx_refusing(self.site.ports.pop())
             nginx_pids = stack.enter_context(nginx.running()) if REFUSALS in self.site.parts else []
@@ -176,7 +176,7 @@ class SeamsBench:
             found = [(n, what, self._refused(*ours, *kind)) for n in rounds for what, kind in kinds.items()]
             after = self._refused(*yardstick)
             for round_, what, report in found:
-                self.record(ApiError(what, house.name, round_, report, (before, after)))
+                self.record(RefusedCalls(what, house.name, round_, report, (before, after)))
 
         with self._closing(everybody):
             self._open(everybody)
@@ -189,11 +189,11 @@ class SeamsBench:
         for round_, (pid, port) in enumerate(house.mortal):
             self._check_time()
             service_host = f"{gateways.pair_name(round_)}.bench"
-            detail = ["--url", house.seams.contender.url, "--calls", str(PAIR_CALLS), "--listen"]
-            detail += ["--set", str(house.seams.set + KILLED_SET)]
-            detail += ["--parameter", f"_pipecatCloudServiceHost={service_host}"]
-            detail += ["--warm-up", str(SPOKEN_S), "--seconds", str(RECOVERY_LIMIT_S)]
-            values = self.load.told([*detail, "--kill", str(pid), "--victim", str(port)])
+            arguments = ["--url", house.seams.contender.url, "--calls", str(PAIR_CALLS), "--listen"]
+            arguments += ["--set", str(house.seams.set + KILLED_SET)]
+            arguments += ["--parameter", f"_pipecatCloudServiceHost={service_host}"]
+            arguments += ["--warm-up", str(SPOKEN_S), "--seconds", str(RECOVERY_LIMIT_S)]
+            values = self.load.run_once([*arguments, "--kill", str(pid), "--victim", str(port)])
             if values is None:
                 raise FailedError(self.load.last_error)
             times_ms = tuple(values["recovered_ms"])
@@ -244,13 +244,13 @@ class SeamsBench:
         return report
 
     def _run(self, arm: Arm, warm_up_s: float, seconds: float, *options: str) -> Report:
-        detail = ("--warm-up", str(warm_up_s), "--set", str(arm.set), *arm.options, *options)
+        arguments = ("--warm-up", str(warm_up_s), "--set", str(arm.set), *arm.options, *options)
         report = self.load.run(
             arm.contender.url,
             arm.calls,
             arm.pids,
             seconds=seconds,
-            options=(*arm.contender.load_options, *detail),
+            options=(*arm.contender.load_options, *arguments),
         )
         if report is None:  # the generator was started anew, and all calls are gone
             self._standing.clear()
@@ -268,10 +268,18 @@ class SeamsBench:
         self._grow()
         file = self.directory / "request"
         file.write_bytes(request)
-        detail = ["--port", str(contender.port), "--request", str(file), "--answer", str(answer), "--fresh"]
-        detail += ["--connections", str(OPEN_AT_A_TIME), "--rate", str(REFUSALS_PER_S), "--spin"]
-        detail += ["--warm-up", str(self.site.plan.warm_up_s), "--seconds", str(self.site.plan.refusal_s)]
-        values = self.requests.told([*detail, "--watch", ",".join(map(str, pids))])
+        arguments = [
+            "--port",
+            str(contender.port),
+            "--request",
+            str(file),
+            "--answer",
+            str(answer),
+            "--fresh",
+        ]
+        arguments += ["--connections", str(OPEN_AT_A_TIME), "--rate", str(REFUSALS_PER_S), "--spin"]
+        arguments += ["--warm-up", str(self.site.plan.warm_up_s), "--seconds", str(self.site.plan.refusal_s)]
+        values = self.requests.run_once([*arguments, "--watch", ",".join(map(str, pids))])
         if values is None:
             raise FailedError(self.requests.last_error)
         report = report_of(values)

@@ -10,7 +10,7 @@ from functools import partial
 from benchmarks.contenders import ACCELERATED, PYTHON
 from benchmarks.seams import FORGED, HOLDING, NO_PLACE, PAIR_CALLS, UNKNOWN
 from benchmarks.seams_houses import CALLS, OFTEN, SAME, USUAL
-from benchmarks.seams_results import ApiError, HoldingTurn, Recovery, SeamResult, Turn
+from benchmarks.seams_results import HoldingTurn, Recovery, RefusedCalls, SeamResult, Turn
 
 NO_MORE = "no more than the noise"
 Of = Callable[[str], str]  # from a variant to its cell
@@ -43,7 +43,7 @@ class Seams:
         found = list(results)
         self.turns = [r for r in found if isinstance(r, Turn)]
         self.holding = [r for r in found if isinstance(r, HoldingTurn)]
-        self.refusals = [r for r in found if isinstance(r, ApiError)]
+        self.refusals = [r for r in found if isinstance(r, RefusedCalls)]
         self.recoveries = [r for r in found if isinstance(r, Recovery)]
 
     def pinged(self, variant: str, what: str, of: Callable[[Turn], float] = cpu_of) -> list[float]:
@@ -119,7 +119,7 @@ def figure(values: Sequence[float], unit: str, digits: int = 2) -> str:
 
 
 def ratios(values: Sequence[float]) -> str:
-    """The same of a ratio; a hundredth is much here."""
+    """Return the text of a ratio, with hundredths."""
     return figure(values, "x", 3)
 
 
@@ -132,7 +132,7 @@ def recovered(ascending: Sequence[float]) -> str:
 
 
 def verdict(values: Sequence[float], noise: Sequence[float]) -> str:
-    """Whether the median is above 1 by more than the noise is off 1 at most."""
+    """Return True if the median exceeds 1 by more than the noise's largest deviation from 1."""
     above, widest = statistics.median(values) - 1, max(abs(value - 1) for value in noise)
     which = "within the noise" if abs(above) <= widest else "**beyond the noise**"
     if above < -widest:

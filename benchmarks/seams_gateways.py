@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Who takes part where the seams are measured: gateways, and agents that die or never come."""
+"""The gateways of the seams' measurements, and agents that are lost or never answer."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ KEEP_ALIVES, HOLD, REFUSALS, RECOVERY = NAMES = (
     "seams, refusals",
     "seams, recovery",
 )
-"""What can be selected."""
+"""The names that can be selected."""
 
 PLAIN, SAME = "none", "none, in another process"
 OFTEN, USUAL = "every second", "every 20 s, the default"
@@ -40,7 +40,7 @@ HOLDING_SET, FULL_SET, KILLED_SET = 1, 2, 3  # further ones at the gateway of SE
 
 @dataclass(frozen=True, slots=True)
 class SeamsPlan:
-    """How much is measured; all times in seconds.
+    """The plan of a measurement; all times in seconds.
 
     `variants`: of the bench's, by name. `rounds`: turns A B B A, and as many of everything else. `usual`:
     whether the default `ping_interval` is measured too, for which calls must get 20 s old. After `budget_s`
@@ -91,7 +91,7 @@ class House:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What gateways are made of. `ports`: free ones, which are taken from it. `wsload`: the binary."""
+    """The parts of gateways. `ports`: free ones, which are removed when used. `wsload`: the binary."""
 
     plan: SeamsPlan
     parts: Sequence[str]
@@ -103,10 +103,10 @@ class Site:
 def opened(site: Site, stack: ExitStack) -> tuple[list[House], list[str]]:
     """All gateways that the parts need; and, in words, what there is not. Raises StartError."""
     houses = [House(name) for name in site.plan.variants]
-    wanted = [(house, *one) for house in houses for one in _wanted(site, house, stack)]
-    running = started(stack, [contender for _, _, contender in wanted])
+    selected = [(house, *one) for house in houses for one in _contenders_of(site, house, stack)]
+    running = started(stack, [contender for _, _, contender in selected])
     absent = []
-    for (house, what, contender), pids in zip(wanted, running, strict=True):
+    for (house, what, contender), pids in zip(selected, running, strict=True):
         if contender.accelerated and not accelerator_runs(status(contender.port)):
             absent.append(f"`{house.name}` was not measured: no accelerator: /status names none")
             continue
@@ -118,7 +118,7 @@ def opened(site: Site, stack: ExitStack) -> tuple[list[House], list[str]]:
     return houses, sorted(set(absent))
 
 
-def _wanted(site: Site, house: House, stack: ExitStack) -> list[tuple[str, Contender]]:
+def _contenders_of(site: Site, house: House, stack: ExitStack) -> list[tuple[str, Contender]]:
     """One variant's gateways, not started; the agents of theirs that need to be there before are."""
     found = []
     if KEEP_ALIVES in site.parts:
@@ -141,7 +141,7 @@ def _wanted(site: Site, house: House, stack: ExitStack) -> list[tuple[str, Conte
 
 
 def started(stack: ExitStack, contenders: Sequence[Contender]) -> list[list[int]]:
-    """Starts them, some at a time on both cores, and pins them once they run; their processes."""
+    """Start them, some at a time on both cores, and pins them once they run; their processes."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         starts = [
             pool.submit(stack.enter_context, contender.on(CORES[:2]).running()) for contender in contenders
@@ -154,7 +154,7 @@ def started(stack: ExitStack, contenders: Sequence[Contender]) -> list[list[int]
 
 
 def asked_to_stop(pids: Sequence[int]) -> None:
-    """Asks all at once, so that they need not be waited for one after another."""
+    """Ask all at once, so that they need not be waited for one after another."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)

@@ -12,9 +12,9 @@ from benchmarks.seams import HOLDING, REFUSALS_PER_S
 from benchmarks.seams_figures import Seams, figure, quantile, ratios
 from benchmarks.seams_houses import KEEP_ALIVES, SeamsPlan
 from benchmarks.seams_results import (
-    ApiError,
     HoldingTurn,
     Recovery,
+    RefusedCalls,
     SeamResult,
     Turn,
     cpu_per_message,
@@ -24,7 +24,7 @@ from benchmarks.seams_results import (
 
 @dataclass(frozen=True, slots=True)
 class SeamsHead:
-    """What the part says of its making: `seconds` it took, `machine` as in the report's head.
+    """The circumstances of a measurement. `seconds`: its duration. `machine`: as in the report's head.
 
     `parts`: what was to be measured. `failures`: what could not be, in sentences.
     """
@@ -38,7 +38,7 @@ class SeamsHead:
     failures: Sequence[str]
 
 
-def told(result: SeamResult) -> str:
+def progress_line(result: SeamResult) -> str:
     """One line of progress."""
     match result:
         case Turn():
@@ -48,7 +48,7 @@ def told(result: SeamResult) -> str:
                 f"{result.variant}: {HOLDING} hold: {result.cpu_ratio:.3f} x CPU a message of the others,"
                 f" {result.caller_ms:.2f} ms/s each"
             )
-        case ApiError():
+        case RefusedCalls():
             return f"{result.variant}: {result.what}: {result.ours.cpu_us:.0f} us CPU"
         case Recovery():
             times = sorted(result.times_ms)
@@ -57,7 +57,7 @@ def told(result: SeamResult) -> str:
 
 
 def written(head: SeamsHead, results: Sequence[SeamResult]) -> str:
-    """The part as Markdown."""
+    """Return the part as Markdown."""
     seams = Seams(results)
     parts = [
         "## The seams",
@@ -116,7 +116,7 @@ def keep_alives(seams: Seams) -> str:
 
 
 def pings_a_second(turns: Iterable[Turn]) -> float:
-    """That the callers got; their agents get as many."""
+    """Return the pings per second to callers; their agents get as many."""
     runs = [run for turn in turns for run in turn.other]
     return sum(run.pings for run in runs) / sum(run.window for run in runs)
 
@@ -154,8 +154,8 @@ def holding(seams: Seams) -> str:
 
 
 def refusals(seams: Seams) -> str:
-    """What a refused call costs beside nginx's own 503."""
-    found: dict[tuple[str, str], list[ApiError]] = {}
+    """Return the cost of a refused call beside nginx's own 503."""
+    found: dict[tuple[str, str], list[RefusedCalls]] = {}
     for one in seams.refusals:
         found.setdefault((one.variant, one.what), []).append(one)
     lines = [
@@ -175,7 +175,7 @@ def refusals(seams: Seams) -> str:
     )
 
 
-def against_nginx(refusal: ApiError) -> float:
+def against_nginx(refusal: RefusedCalls) -> float:
     """CPU over the mean of nginx's two."""
     return refusal.ours.cpu_us / statistics.mean(run.cpu_us for run in refusal.nginx)
 
@@ -197,7 +197,7 @@ def middle(values: Iterable[float], digits: int = 2) -> str:
 
 
 def absences(head: SeamsHead) -> list[str]:
-    """Sentences on what could not be measured."""
+    """Return sentences about missing measurements."""
     found = list(head.failures)
     if KEEP_ALIVES in head.parts and not head.plan.usual:
         found.append(

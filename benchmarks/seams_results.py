@@ -54,14 +54,14 @@ class HoldingTurn:
 
     @property
     def cpu_ratio(self) -> float:
-        """CPU per message of the running calls, that of the holding sound taken off, B over A."""
+        """CPU per message of the running calls without that of the hold audio, B over A."""
         own = self.piece_s * sum(run.heard for run in self.other)
         cpu = sum(run.cpu_seconds for run in self.other) - own
         return cpu / messages(self.other) * 1e6 / cpu_per_message(self.plain)
 
     @property
     def whole_ratio(self) -> float:
-        """The same with nothing taken off."""
+        """CPU per message of the running calls with that of the hold audio, B over A."""
         return cpu_per_message(self.other) / cpu_per_message(self.plain)
 
     @property
@@ -71,25 +71,25 @@ class HoldingTurn:
 
     @property
     def piece_s(self) -> float:
-        """CPU of one piece of holding sound to one caller, in seconds."""
+        """CPU of one piece of hold audio to one caller, in seconds."""
         return (self.alone.cpu_seconds - self.idle.cores_used * self.alone.window) / self.alone.heard
 
     @property
     def caller_ms(self) -> float:
-        """CPU of one caller who hears holding sound, in milliseconds a second."""
+        """CPU of one caller that hears hold audio, in milliseconds a second."""
         return self.piece_s * PIECES_PER_S * 1000
 
     @property
     def speaking_ms(self) -> float:
-        """The same where what it says is kept for its agent."""
+        """CPU of one caller with hold audio whose own audio is buffered, in milliseconds a second."""
         run = self.speaking
-        detail = run.cpu_seconds - self.idle.cores_used * run.window - self.piece_s * run.heard
-        return detail / run.sent * WORDS_PER_S * 1000 + self.caller_ms
+        cpu = run.cpu_seconds - self.idle.cores_used * run.window - self.piece_s * run.heard
+        return cpu / run.sent * WORDS_PER_S * 1000 + self.caller_ms
 
 
 @dataclass(frozen=True, slots=True)
-class ApiError:
-    """One kind of refusal in one round. `nginx`: its own 503, before all rounds and after."""
+class RefusedCalls:
+    """One kind of refused calls in one round. `nginx`: its own 503, before all rounds and after."""
 
     what: str
     variant: str
@@ -108,11 +108,11 @@ class Recovery:
     times_ms: tuple[float, ...]
 
 
-SeamResult = Turn | HoldingTurn | ApiError | Recovery
+SeamResult = Turn | HoldingTurn | RefusedCalls | Recovery
 
 
 def line(result: SeamResult) -> str:
-    """As one line of JSON."""
+    """Return the result as one line of JSON."""
     return json.dumps({"kind": type(result).__name__, **asdict(result)})
 
 

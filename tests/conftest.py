@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What every test may use: gateway processes, agents that do as they are told, ports for them."""
+"""Fixtures of all tests: gateway processes, agents under a test's control, ports for them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ settings.load_profile("unhurried")
 
 @pytest.fixture(scope="module")
 def agent_port() -> Iterator[Callable[[], AgentPort]]:
-    """Keeps ports for agents, for as long as the module's gateway knows them."""
+    """Reserve ports for agents while the module's gateway knows them."""
     kept: list[AgentPort] = []
 
     def keep() -> AgentPort:
@@ -36,13 +36,13 @@ def agent_port() -> Iterator[Callable[[], AgentPort]]:
 
 @pytest.fixture(scope="module")
 def support_port(agent_port: Callable[[], AgentPort]) -> AgentPort:
-    """Where the module's agent `support` is."""
+    """The reserved port of the module's agent `support`."""
     return agent_port()
 
 
 @pytest.fixture(scope="module")
 def gateways() -> Iterator[list[Gateway]]:
-    """Those that the module has started; each must end well."""
+    """The gateways of the module. Each must end well, also if another did not."""
     running: list[Gateway] = []
     yield running
     with ExitStack() as ends:  # each, also where another did not end well
@@ -54,7 +54,7 @@ def gateways() -> Iterator[list[Gateway]]:
 def start_gateway(
     tmp_path_factory: pytest.TempPathFactory, gateways: list[Gateway]
 ) -> Callable[..., Gateway]:
-    """Starts a gateway with the settings given as tables."""
+    """Start a gateway with these tables of settings; it runs until the module ends."""
 
     def start(*, accelerator: str = "on", command: Sequence[str | Path] = PATCHBAY, **tables: Any) -> Gateway:
         directory = tmp_path_factory.mktemp("gateway")
@@ -66,7 +66,7 @@ def start_gateway(
 
 @pytest.fixture
 async def agent_at() -> AsyncIterator[Callable[..., Any]]:
-    """Starts an agent on a port; it is gone after the test."""
+    """Start an agent on a port; stop it after the test."""
     agents: list[Agent] = []
 
     async def start(port: AgentPort, *script: Any, ready: int = 200, **buffers: int) -> Agent:
@@ -80,6 +80,6 @@ async def agent_at() -> AsyncIterator[Callable[..., Any]]:
 
 @pytest.fixture
 async def support(agent_at: Callable[..., Any], support_port: AgentPort) -> Agent:
-    """The agent `support`, at work."""
+    """The agent `support`, listening."""
     agent: Agent = await agent_at(support_port)
     return agent

@@ -35,7 +35,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Writes the page if every case was run, and none failed."""
+    """Write the page if every case was run, and none failed."""
     config = session.config
     chosen = config.option.keyword or config.option.markexpr or any(".py" in one for one in config.args)
     if exitstatus == 0 and not chosen and not config.option.collectonly:
@@ -80,7 +80,7 @@ async def base(gateway: Gateway, bases: dict[int, int], support_port: AgentPort)
 
 @pytest.fixture
 def case(request: pytest.FixtureRequest, gateway: Gateway, base: int) -> Any:
-    """Makes the case of this test. Its group is its file's: that of test_gateway_….py is Gateway."""
+    """Make the case of this test. Its group is its file's: that of test_gateway_….py is Gateway."""
     made: list[Case] = []
 
     def make(fault: str, *, of: Gateway = gateway, before: int = base) -> Case:
@@ -94,5 +94,5 @@ def case(request: pytest.FixtureRequest, gateway: Gateway, base: int) -> Any:
 
 @pytest.fixture
 def launcher(start_gateway: Callable[..., Gateway], tmp_path: Path) -> Launcher:
-    """Starts gateways in surroundings that can be made to fail."""
+    """Start gateways in surroundings that can be made to fail."""
     return Launcher(start_gateway, tmp_path)

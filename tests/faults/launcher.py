@@ -57,7 +57,7 @@ def rows_in_mounts_of(process: int, store: Path) -> Callable[..., list[dict[str,
 
 
 class Launcher:
-    """Starts gateways through a shell script. `start`: the fixture `start_gateway`."""
+    """Start gateways through a shell script. `start`: the fixture `start_gateway`."""
 
     def __init__(self, start: Callable[..., Gateway], directory: Path) -> None:
         self._start = start

@@ -38,7 +38,7 @@ TURN_FRAMES = 10
 
 @pytest.fixture
 def process_at(support_port: AgentPort) -> Iterator[Callable[..., Any]]:
-    """Starts an agent in a process of its own, and ends it after the test."""
+    """Start an agent in a process of its own, and ends it after the test."""
     running = []
 
     def start(frame: int, sig: int) -> Any:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Daily for tests, with numbers and callers: what a number does when it rings, and who is on hold.
+"""A fake Daily with numbers and callers: the configuration of numbers, and the callers on hold.
 
 As docs/reference/carriers.md §6.1 to §6.4 describe it. Webhooks are tried as they are set, if they are on
 this machine.
@@ -44,11 +44,11 @@ class DailyWithNumbers(DailyServer):
         """`/domain-dialin-config`, by id."""
         self.shows_hmac = True
         self.probed: list[tuple[str, int]] = []
-        """The webhooks that were tried as they were set, each with the status it answered; 0 for none."""
+        """The probed webhooks, each with the status of its answer; 0 for none."""
         self.held: dict[str, str] = {}
         """The callers on hold: `callId`, and the domain's id on the SIP network."""
         self.patched: dict[str, str] = {}
-        """Those that were taken off hold: `callId`, and the SIP address they went to."""
+        """The callers taken off hold: `callId`, and the SIP address of their room."""
 
     def add_routes(self, app: web.Application) -> None:
         super().add_routes(app)
@@ -81,7 +81,7 @@ class DailyWithNumbers(DailyServer):
         return self._get_domain(request, body)
 
     def _list_configs(self, request: web.Request, _: Any) -> web.Response:
-        """In short, as the documentation has it; `starting_after` an id."""
+        """Return the list as documented. `starting_after`: an id."""
         ids = list(self.configs)
         after = request.query.get("starting_after")
         first = ids.index(after) + 1 if after else 0
@@ -122,7 +122,7 @@ class DailyWithNumbers(DailyServer):
     def _probing(
         self, operation: str, act: Callable[[web.Request, Any], web.Response]
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        """As `_handler`; then the webhooks are tried, whose answers change nothing."""
+        """Handle a request as `_handler` does, then probe its webhooks, whose answers change nothing."""
         handle = self.handler(operation, act)
 
         async def handle_and_probe(request: web.Request) -> web.StreamResponse:
@@ -139,7 +139,7 @@ class DailyWithNumbers(DailyServer):
     # Calls (docs/reference/carriers.md §6.1, §6.3)
 
     def caller(self, **more: Any) -> dict[str, Any]:
-        """Somebody calls, and is on hold: what the webhook says of it."""
+        """Put a new caller on hold; return the content of its webhook."""
         call_id = str(uuid.uuid4())
         self.held[call_id] = DOMAIN_ID
         return {
@@ -165,7 +165,7 @@ class DailyWithNumbers(DailyServer):
 
 
 def signed(secret: str, raw: bytes, *, at: float | None = None, unit: str = "ms") -> dict[str, str]:
-    """The headers of a webhook that Daily signed with this `hmac`; `at`: Unix seconds."""
+    """Return the headers of a webhook that Daily signed with this `hmac`. `at`: Unix seconds."""
     now = time.time() if at is None else at
     timestamp = str(int(now * 1000) if unit == "ms" else int(now))
     digest = hmac.digest(base64.b64decode(secret), timestamp.encode() + b"." + raw, hashlib.sha256)
@@ -187,7 +187,7 @@ def _wrong_dialin(fields: Any) -> str:
 
 
 async def _probe(url: str) -> int:
-    """Daily tries a webhook that is being set."""
+    """Send Daily's probe to a webhook that is being configured."""
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WAIT_S)) as http,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Daily for tests: rooms and meeting tokens as docs.daily.co describes them, and every way to fail at it.
+"""A fake Daily: rooms and meeting tokens as docs.daily.co describes them, and every failure.
 
 It keeps the rooms that exist and the tokens it gave out, refuses what Daily would refuse, and fails on
 request: `daily.next("create_room", stalls)`.
@@ -56,7 +56,7 @@ TOKEN_PROPERTIES: dict[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One request as it came. `operation`: as in `start`, create_room say."""
+    """A recorded request. `operation`: for example create_room."""
 
     operation: str
     path: str
@@ -83,7 +83,7 @@ class DailyServer(FailingServer[Seen]):
     def error(
         self, status: int, code: int | str | None = None, text: str = "", **headers: str
     ) -> web.Response:
-        """As docs.daily.co has it ("Errors")."""
+        """Return an error as documented (docs.daily.co, "Errors")."""
         kind = "server-error" if code is None else code
         body = {"error": kind, "info": text} if text else {"error": kind}
         return web.json_response(body, status=status, headers=headers)
@@ -96,7 +96,7 @@ class DailyServer(FailingServer[Seen]):
     def handler(
         self, operation: str, act: Callable[[web.Request, Any], web.Response]
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        """Serves one kind of request: keeps it, and answers as the test wants, or as `act` does."""
+        """Serve one kind of request: record it, and answer with the test's behaviour or with `act`."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             text = await request.text()

@@ -73,7 +73,7 @@ def dial_request(**changed: Any) -> DialRequest:
 
 
 async def failure(work: Any) -> CarrierFailed:
-    """How the work fails, which it must."""
+    """Run the work, which must fail; return the failure."""
     with pytest.raises(CarrierFailed) as caught:
         await work
     return caught.value

@@ -35,7 +35,7 @@ API_TOKEN = "exotel-api-token"
 
 @dataclass(slots=True)
 class ExotelCall:
-    """A call that was made by REST. `form`: its request."""
+    """An outbound call. `form`: its request."""
 
     sid: str
     form: Seen
@@ -47,7 +47,7 @@ class ExotelCall:
 
 
 class ExotelServer(RestServer):
-    """An account at Exotel. `calls`: what was made, by Sid. It signs nothing (§9.5)."""
+    """An account at Exotel. `calls`: outbound calls by Sid. It signs nothing (§9.5)."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class ExotelServer(RestServer):
     # As the carrier
 
     def upgrade_headers(self, url: str) -> dict[str, str]:
-        """Basic, where the stream's URL has user and password (§5.1)."""
+        """Return Basic authentication if the stream's URL has user and password (§5.1)."""
         parts = urlsplit(url)
         if parts.username is None:
             return {}
@@ -135,7 +135,7 @@ class ExotelServer(RestServer):
         return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
 
     async def callback(self, call: ExotelCall, event: str, status: str, **more: str) -> Answered | None:
-        """`event`: ringing, answered or terminal, told where that was asked for."""
+        """Send a callback, if the call's request asked for it. `event`: ringing, answered or terminal."""
         call.status = status
         url = call.form.one("StatusCallback")
         if url is None or event not in (call.form.all("StatusCallbackEvents[]") or ["terminal"]):
@@ -168,7 +168,7 @@ class ExotelServer(RestServer):
         method: str = "GET",
         **more: str,
     ) -> Placed:
-        """Somebody calls an ExoPhone whose Voicebot applet has this https URL."""
+        """Place an inbound call to an ExoPhone whose Voicebot applet has this https URL."""
         fields = {
             "CallSid": uuid.uuid4().hex,
             "CallFrom": sender,
@@ -199,5 +199,5 @@ def _now() -> str:
 
 
 def _national(number: str) -> str:
-    """As Exotel prints Indian numbers (§5.2)."""
+    """Return a number as Exotel prints Indian ones (§5.2)."""
     return f"0{number.removeprefix('+91')}" if number.startswith("+91") else number

@@ -36,7 +36,7 @@ AUTH_TOKEN = "plivo-auth-token"
 
 @dataclass(slots=True)
 class PlivoCall:
-    """A call that was made by REST. `uuid`: CallUUID. `state`: queued, ringing, in-progress or over."""
+    """An outbound call. `uuid`: CallUUID. `state`: queued, ringing, in-progress or over."""
 
     uuid: str
     request_uuid: str
@@ -48,7 +48,7 @@ class PlivoCall:
 
 
 class PlivoServer(RestServer):
-    """An account at Plivo. `calls`: what was made, by CallUUID. `queueing`: new calls wait in line.
+    """An account at Plivo. `calls`: outbound calls by CallUUID. `queueing`: whether new calls are queued.
 
     `own_request_ids`: a request's id is not its call's, as documented; else they are one, as observed.
     """
@@ -183,7 +183,7 @@ class PlivoServer(RestServer):
     # As the carrier
 
     def sign(self, method: str, url: str, fields: dict[str, str] | None = None) -> dict[str, str]:
-        """With Plivo's own package; §9.3 has what it does to query-less URLs."""
+        """Sign with Plivo's own package, which adds to URLs without a query (§9.3)."""
         once = nonce()
         if method == "POST":
             base = construct_post_url(url, dict(fields or {}))
@@ -193,7 +193,7 @@ class PlivoServer(RestServer):
         return _headers(signature, once)
 
     def upgrade_headers(self, url: str) -> dict[str, str]:
-        """What the upgrade to a stream's wss URL carries: the GET rule on that URL, as documented (§4.1)."""
+        """Return the headers of an upgrade to a stream's wss URL, signed by the rule for GET (§4.1)."""
         once = nonce()
         base, _, query = url.partition("?")
         if query:
@@ -210,7 +210,7 @@ class PlivoServer(RestServer):
         return await self.send("GET", url, self.sign("GET", url) if signed else {})
 
     def fields(self, call: PlivoCall, event: str, status: str, **more: str) -> dict[str, str]:
-        """What each webhook of a call that was made by REST carries; numbers without +."""
+        """Return the fields of every webhook of an outbound call; numbers have no +."""
         return {
             "CallUUID": call.uuid,
             "RequestUUID": call.request_uuid,
@@ -229,12 +229,12 @@ class PlivoServer(RestServer):
         return await self.post(call.body["ring_url"], self.fields(call, "Ring", "ringing"), signed=signed)
 
     async def answer(self, call: PlivoCall) -> Placed:
-        """The called party answers, and Plivo asks for its document."""
+        """Answer the call as the called party; Plivo fetches the document."""
         call.state = "in-progress"
         return await self._ask(call.body["answer_url"], self.fields(call, "StartApp", "in-progress"))
 
     async def transferred(self, call: PlivoCall) -> Placed:
-        """Plivo asks for the document that the last transfer named."""
+        """Fetch the document that the last transfer named."""
         return await self._ask(call.transfers[-1]["aleg_url"], self.fields(call, "Redirect", "in-progress"))
 
     async def machine(self, call: PlivoCall, *, machine: bool = True) -> Answered:
@@ -250,7 +250,7 @@ class PlivoServer(RestServer):
         code: str = "4000",
         signed: bool = True,
     ) -> Answered:
-        """`status`: completed, busy, failed, timeout, no-answer or cancel; `code`: of the hang-up (§4.5)."""
+        """Report the end. `status`: completed, busy, failed, timeout, no-answer, cancel. `code`: see §4.5."""
         call.state = "over"
         more = {"HangupCauseName": cause, "HangupCauseCode": code, "HangupSource": "Callee", "Duration": "5"}
         more |= {"HangupCause": "NORMAL_CLEARING", "BillDuration": "60", "TotalCost": "0.01"}
@@ -266,7 +266,7 @@ class PlivoServer(RestServer):
         signed: bool = True,
         **more: str,
     ) -> Placed:
-        """Somebody calls one of the account's numbers, whose application has this answer URL."""
+        """Place an inbound call to a number whose application has this answer URL."""
         fields = {
             "CallUUID": str(uuid.uuid4()),
             "From": sender,

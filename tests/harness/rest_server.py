@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the carriers' servers for tests have in common: a REST on a port of its own, and webhooks from it.
+"""The base of the carriers' fake REST servers: an API on a port of its own, and webhooks to the gateway.
 
 Webhooks are signed for the URL that they are for; `via` says where that URL is in the test.
 """
@@ -27,7 +27,7 @@ Pairs = list[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One request as it came. `form`: pairs of a form's body, `body`: a JSON body."""
+    """A recorded request. `form`: pairs of a form's body. `body`: a JSON body."""
 
     operation: str
     method: str
@@ -38,7 +38,7 @@ class Seen:
     body: Any
 
     def one(self, name: str) -> str | None:
-        """A field that may come once."""
+        """Return the value of a field that may occur once."""
         values = self.all(name)
         assert len(values) <= 1, f"{name} came {len(values)} times"
         return values[0] if values else None
@@ -49,7 +49,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """How a webhook was answered."""
+    """The answer to a webhook."""
 
     status: int
     content_type: str
@@ -63,7 +63,7 @@ class Answered:
 
 @dataclass(slots=True)
 class Document:
-    """What a carrier reads in an XML document of ours.
+    """A document as a carrier reads it.
 
     `stream_url`, `stream` (attributes), `parameters`: of the first stream. `verbs`: what stands in the
     response, in order; `after`: what follows the stream's verb.
@@ -78,7 +78,7 @@ class Document:
 
 
 def read_document(text: str) -> Document:
-    """TwiML, TeXML and Plivo's XML; an AssertionError for what no carrier would take."""
+    """Read TwiML, TeXML or Plivo's XML. Raises AssertionError for a document that no carrier accepts."""
     assert text == text.lstrip(), "nothing may stand before the document"
     root = ElementTree.fromstring(text)
     assert root.tag == "Response"
@@ -98,7 +98,7 @@ def read_document(text: str) -> Document:
 
 @dataclass(slots=True)
 class Placed:
-    """A call that was placed to us: its id, how its webhook was answered, and the document in that."""
+    """An inbound call: its id, the answer to its webhook, and the document in that answer."""
 
     call_id: str
     answered: Answered
@@ -113,7 +113,7 @@ class Placed:
 
 
 def placed(call_id: str, answered: Answered, fields: dict[str, str]) -> Placed:
-    """A call whose webhook was answered with XML, or refused."""
+    """Return a call whose webhook was answered with XML, or refused."""
     document = read_document(answered.text) if answered.status == 200 else None
     return Placed(call_id, answered, document, fields)
 
@@ -123,7 +123,7 @@ Route = tuple[str, str, str, Act]
 
 
 class RestServer(FailingServer[Seen]):
-    """A carrier on a port of its own. `via`: `http://HOST:PORT` that all webhooks really go to."""
+    """A carrier on a port of its own. `via`: `http://HOST:PORT` to which all webhooks really go."""
 
     def __init__(self, port: AgentPort | None = None, *, via: str | None = None) -> None:
         super().__init__(port)
@@ -132,11 +132,11 @@ class RestServer(FailingServer[Seen]):
 
     @property
     def api_url(self) -> str:
-        """What an account's `api_url` is to be."""
+        """The `api_url` of accounts."""
         raise NotImplementedError
 
     def routes(self) -> Sequence[Route]:
-        """Method, path, operation, and what is done."""
+        """Return the routes: method, path, operation, action."""
         raise NotImplementedError
 
     def unauthorized(self, request: web.Request) -> web.Response | None:
@@ -161,7 +161,7 @@ class RestServer(FailingServer[Seen]):
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
     ) -> Answered:
-        """One request to us, as it is. With `via` the URL's host goes into `Host` alone."""
+        """Send one request to the gateway. With `via` the URL's host is only in the `Host` header."""
         assert self._http is not None
         parts, more = urlsplit(url), dict(headers)
         host = parts.netloc.rpartition("@")[2]
@@ -207,7 +207,7 @@ def form_body(fields: Mapping[str, str]) -> bytes:
 
 
 def login(request: web.Request) -> tuple[str, str] | None:
-    """User and password of a request with Basic authentication."""
+    """Return user and password of a request with Basic authentication, or None."""
     scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
     if scheme != "Basic":
         return None

@@ -43,7 +43,7 @@ TITLES = {
 
 @dataclass(slots=True)
 class TelnyxCall:
-    """A call that was made by REST. `body`: its request. `commands`: name and body, as they came."""
+    """An outbound call. `body`: its request. `commands`: names and bodies, in order."""
 
     id: str
     body: dict[str, Any]
@@ -54,7 +54,7 @@ class TelnyxCall:
 
 
 class TelnyxServer(RestServer):
-    """An account at Telnyx with a signing key of its own. `calls`: what was made, by call_control_id."""
+    """An account at Telnyx with its own signing key. `calls`: outbound calls by call_control_id."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class TelnyxServer(RestServer):
 
     @property
     def public_key(self) -> str:
-        """As the portal shows it."""
+        """The public key as the portal shows it."""
         return base64.b64encode(self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)).decode()
 
     def routes(self) -> Sequence[Route]:
@@ -163,7 +163,7 @@ class TelnyxServer(RestServer):
         }
 
     def upgrade_headers(self, url: str) -> dict[str, str]:
-        """Nothing: Telnyx signs no upgrade (§3.1)."""
+        """Return no headers: Telnyx signs no upgrade (§3.1)."""
         return {}
 
     async def event(
@@ -175,7 +175,7 @@ class TelnyxServer(RestServer):
         signed: bool = True,
         **payload: Any,
     ) -> Answered:
-        """One Call Control webhook, as in `call.answered`; the call's state follows it."""
+        """Send a Call Control webhook, such as `call.answered`; the call's state follows it."""
         call.state = {"call.answered": "answered", "call.hangup": "ended"}.get(event_type, call.state)
         told = {
             "call_control_id": call.id,
@@ -214,7 +214,7 @@ class TelnyxServer(RestServer):
         return await self.send("POST", url, headers | (self.sign(raw) if signed else {}), raw)
 
     async def post(self, url: str, fields: dict[str, str], *, signed: bool = True) -> Answered:
-        """A TeXML callback, as in a stream's status."""
+        """Send a TeXML callback, such as a stream's status."""
         raw = form_body(fields)
         headers = {"Content-Type": FORM, "User-Agent": "telnyx-webhooks"}
         return await self.send("POST", url, headers | (self.sign(raw) if signed else {}), raw)
@@ -229,7 +229,7 @@ class TelnyxServer(RestServer):
         signed: bool = True,
         **more: str,
     ) -> Placed:
-        """Somebody calls one of the account's numbers, whose TeXML application has this URL."""
+        """Place an inbound call to a number whose TeXML application has this URL."""
         call_id = f"v3:{base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip('=')}"
         fields = {
             "AccountSid": USER,

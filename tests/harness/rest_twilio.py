@@ -40,7 +40,7 @@ EVENT_OF = {"initiated": "initiated", "ringing": "ringing", "in-progress": "answ
 
 @dataclass(slots=True)
 class TwilioCall:
-    """A call that was created by REST. `resource`: as Twilio shows it. `updates`: forms, as they came."""
+    """An outbound call. `resource`: as Twilio shows it. `updates`: forms, in order."""
 
     resource: dict[str, Any]
     form: Seen
@@ -53,7 +53,7 @@ class TwilioCall:
 
 
 class TwilioServer(RestServer):
-    """An account at Twilio. `calls`: what was created, by sid, in order."""
+    """An account at Twilio. `calls`: outbound calls by sid, in order."""
 
     def __init__(
         self,
@@ -205,7 +205,7 @@ class TwilioServer(RestServer):
         return {"X-Twilio-Signature": signature}
 
     def upgrade_headers(self, url: str) -> dict[str, str]:
-        """What the upgrade to a stream's wss URL carries."""
+        """Return the headers of an upgrade to a stream's wss URL."""
         return self.sign(url)
 
     async def post(self, url: str, fields: dict[str, str], *, signed: bool = True) -> Answered:
@@ -218,7 +218,7 @@ class TwilioServer(RestServer):
         return await self.send("GET", url, headers)
 
     def fields(self, call: TwilioCall, **more: str) -> dict[str, str]:
-        """What each webhook of a call that was created by REST carries."""
+        """Return the fields of every webhook of an outbound call."""
         resource = call.resource
         return {
             "CallSid": call.sid,
@@ -236,7 +236,7 @@ class TwilioServer(RestServer):
     async def progress(
         self, call: TwilioCall, status: str, *, signed: bool = True, **more: str
     ) -> Answered | None:
-        """The call goes on to a status, which is told where that was asked for."""
+        """Move the call to a status, and report it if the call's request asked for it."""
         call.resource["status"] = status
         url = call.form.one("StatusCallback")
         if url is None or EVENT_OF[status] not in (call.form.all("StatusCallbackEvent") or ["completed"]):
@@ -253,14 +253,14 @@ class TwilioServer(RestServer):
         return await self.post(url, fields, signed=signed)
 
     async def machine(self, call: TwilioCall, answered_by: str = "machine_start") -> Answered:
-        """Tells what answered, where the document runs meanwhile."""
+        """Report who answered, while the document is executed."""
         url = call.form.one("AsyncAmdStatusCallback")
         assert url is not None
         fields = {"CallSid": call.sid, "AccountSid": self.account, "AnsweredBy": answered_by}
         return await self.post(url, {**fields, "MachineDetectionDuration": "2140"})
 
     async def answer(self, call: TwilioCall) -> Placed:
-        """The called party answers: Twilio reads its document, asking for it where only the URL is known."""
+        """Answer the call as the called party; Twilio reads its document, or fetches it."""
         call.resource["status"] = "in-progress"
         fields = self.fields(call)
         if text := call.form.one("Twiml"):
@@ -276,7 +276,7 @@ class TwilioServer(RestServer):
         signed: bool = True,
         **more: str,
     ) -> Placed:
-        """Somebody calls one of the account's numbers, whose voice webhook this is."""
+        """Place an inbound call to a number with this voice webhook."""
         fields = {
             "CallSid": f"CA{uuid.uuid4().hex}",
             "AccountSid": self.account,
@@ -296,6 +296,6 @@ class TwilioServer(RestServer):
         return placed(fields["CallSid"], answered, fields)
 
     def made_at(self, call: TwilioCall, seconds_ago: float) -> None:
-        """Has the call be older."""
+        """Make the call older."""
         at = datetime.fromtimestamp(time.time() - seconds_ago, UTC)
         call.resource["date_created"] = format_datetime(at)

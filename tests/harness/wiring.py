@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Connects the parts that carry calls, as gateway/app.py does, for tests that run them in their own loop."""
+"""Connect the parts that carry calls, as gateway/app.py does, for tests that run them in their own loop."""
 
 from __future__ import annotations
 

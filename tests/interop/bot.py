@@ -36,7 +36,7 @@ from pipecat.workers.runner import WorkerRunner
 SAMPLE_RATE_HZ = 8000
 
 HELD_MS = 400
-"""How much of the caller's sound is held back at first: a carrier that has it plays without gaps."""
+"""Milliseconds of the caller's audio that are buffered at first, so that the carrier plays without gaps."""
 
 EXOTEL_CHUNK_10MS = 20
 """200 ms, 3200 bytes: the least that Exotel plays without gaps (docs/reference/carriers.md §5.2). Pipecat's
@@ -93,7 +93,7 @@ TRANSPORTS = {
 
 
 async def bot(runner_args: RunnerArguments) -> None:
-    """One call; the runner awaits it for every socket on /ws."""
+    """Carry one call; the runner awaits this for every socket on /ws."""
     transport = await create_transport(runner_args, TRANSPORTS)
     call = {
         "carrier": runner_args.transport_type,

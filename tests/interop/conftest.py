@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A bot made with other people's software, and a gateway before it, each a process of its own."""
+"""Fixtures: a bot made with other people's software, and a gateway in front of it, as processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BOT_PYTHON = ROOT / ".venv-interop" / "bin" / "python"
 
 @pytest.fixture(scope="session")
 def run_bot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
-    """Runs a bot's file of this folder under Pipecat's development runner, to the end of the tests; its URL.
+    """Run a bot of this folder under Pipecat's development runner until the tests end; return its URL.
 
     Its environment holds no carrier's credentials.
     """
@@ -47,7 +47,7 @@ def run_bot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
 
 @pytest.fixture(scope="session")
 def bot_url(run_bot: Callable[[str], str]) -> str:
-    """The bot of the carriers' calls."""
+    """The URL of the bot for carriers' calls."""
     return run_bot("bot.py")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Starts a session with Pipecat Cloud's own SDK, and prints what it returned or raised as JSON.
+"""Start a session with Pipecat Cloud's own SDK, and prints what it returned or raised as JSON.
 
 Its argument is JSON: `agent`, `api_key`, and `params`, the keywords of SessionParams.
 """

@@ -28,11 +28,11 @@ from pipecat.workers.runner import WorkerRunner
 SESSION = "x-daily-session-id"
 
 running: dict[str, tuple[PipelineWorker, Listener]] = {}
-"""The calls of now, by the session's id."""
+"""The running calls by session id."""
 
 
 class Listener(FrameProcessor):
-    """Counts what the client says."""
+    """Count the client's audio."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def _sound() -> FastAPIWebsocketParams:
 
 
 async def bot(runner_args: RunnerArguments) -> None:
-    """One call; the runner awaits it for every socket on /ws."""
+    """Carry one call; the runner awaits this for every socket on /ws."""
     # On /ws the runner leaves it to the bot to find out who calls: this one is called by web clients only.
     runner_args.transport_type = "websocket"
     transport = await create_transport(runner_args, {"websocket": _sound})
@@ -96,14 +96,14 @@ def _call_of(request: Request) -> tuple[PipelineWorker, Listener]:
 
 @app.get("/heard")
 async def heard(request: Request) -> dict[str, Any]:
-    """How much the client has said so far."""
+    """Return how much audio the client has sent."""
     _, listener = _call_of(request)
     return {"session": request.headers[SESSION], "heard_bytes": listener.heard_bytes}
 
 
 @app.post("/tell")
 async def tell(request: Request) -> dict[str, Any]:
-    """Sends the body, which is JSON, to the client, within its call."""
+    """Send the body, which is JSON, to the client in its call."""
     worker, _ = _call_of(request)
     message = await request.json()
     await worker.queue_frame(OutputTransportMessageUrgentFrame(message=message))

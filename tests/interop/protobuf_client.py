@@ -36,7 +36,7 @@ def tell(event: str, **more: Any) -> None:
 
 
 async def say(socket: ClientConnection, sound: bytes) -> None:
-    """A frame every FRAME_MS, as a microphone gives them."""
+    """Send a frame every FRAME_MS, as a microphone does."""
     serializer = ProtobufFrameSerializer()
     loop = asyncio.get_running_loop()
     due = loop.time()
@@ -48,7 +48,7 @@ async def say(socket: ClientConnection, sound: bytes) -> None:
 
 
 async def hear(socket: ClientConnection, wanted_bytes: int) -> None:
-    """Until the far side closes the socket, which is raised as ConnectionClosed."""
+    """Receive until the far side closes the socket. Raises ConnectionClosed then."""
     serializer = ProtobufFrameSerializer()
     pcm = b""
     while True:

@@ -26,7 +26,7 @@ ALIKE = 0.8
 UNLIKE = 0.3
 
 LAST_WORDS_S = 1.0
-"""What the carrier has not played yet when the bot's close cuts it off: more than the bot holds back."""
+"""Seconds of audio that the carrier has not played when the bot's close ends the call."""
 
 RATE_HZ = 8000
 
@@ -77,7 +77,7 @@ async def test_bot_that_ends_closes_the_carriers_socket(
 
 
 async def call(carrier: str, gateway_url: str, said: np.ndarray, digits: str = "") -> CallReport:
-    """A call to the bot by a caller who does not wait to be greeted."""
+    """Call the bot as a caller that does not wait for a greeting."""
     speech = said.astype("<i2").tobytes()
     return await place_call(
         CallPlan(gateway_url, carrier, speech, RATE_HZ, AGENT, digits, answer_wait=0.1, quiet=2.5)
@@ -96,7 +96,7 @@ def samples(recording: Recording) -> np.ndarray:
 
 
 def likeness(said: np.ndarray, report: CallReport) -> float:
-    """The largest normalised cross-correlation, over all lags, of what was said with what the caller heard.
+    """Return the largest normalised cross-correlation, over all lags, of the caller's and the played audio.
 
     1 for the same sound at any loudness, near 0 for another; a place where nothing was heard counts as 0.
     """

@@ -30,12 +30,12 @@ PYTHON = HERE.parents[1] / ".venv-interop" / "bin" / "python"
 CLI = "from pipecatcloud.cli.entry_point import entrypoint_cli_typer as cli; cli()"
 SEES_POLL_S = 0.1  # fewer requests than a key may make
 RUN_S = 60.0
-"""How long a run of theirs may take: their libraries are large, and at first in no cache."""
+"""Seconds that a run may take: the libraries are large, and not cached at first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run of theirs: how it exited, and what it said."""
+    """A finished run: its exit status and its output."""
 
     status: int
     out: str
@@ -115,7 +115,7 @@ def daily_port(agent_port: Callable[[], AgentPort]) -> AgentPort:
 
 @pytest.fixture(scope="module")
 def gateway(start_gateway: Callable[..., Gateway], bot_port: AgentPort, daily_port: AgentPort) -> Gateway:
-    """support.acme has one place; night.acme is in another region; globex is somebody else."""
+    """A gateway in which support.acme has one slot and night.acme is in another region."""
     if not PYTHON.exists():
         pytest.fail("there is no .venv-interop: `make interop` makes it and runs these tests")
     support = {"name": "support", "organization": "acme", "instances": [bot_port.url], "max_agents": 1}
@@ -132,7 +132,7 @@ def gateway(start_gateway: Callable[..., Gateway], bot_port: AgentPort, daily_po
 
 
 async def sees(gateway: Gateway, *, ready: bool) -> None:
-    """Waits until the gateway has seen support.acme so."""
+    """Wait until the gateway has this health of support.acme."""
     url = f"http://127.0.0.1:{gateway.port}/v1/agents/support"
     async with asyncio.timeout(RUN_S), aiohttp.ClientSession() as client:
         while True:
@@ -144,7 +144,7 @@ async def sees(gateway: Gateway, *, ready: bool) -> None:
 
 @pytest.fixture
 async def bot(agent_at: Callable[..., Any], bot_port: AgentPort, gateway: Gateway) -> AsyncIterator[Agent]:
-    """support.acme, which holds its sessions until the test ends them; afterwards no place is taken."""
+    """The agent support.acme, which keeps its sessions until the test ends them; then no slot is taken."""
     agent: Agent = await agent_at(bot_port, holds)
     await eventually(lambda: agent.health, "it is asked whether it is ready")  # not the one before it
     await sees(gateway, ready=True)

@@ -24,13 +24,13 @@ from tests.harness.gateway import Gateway
 
 SCHEMATHESIS = Path(__file__).parents[2] / ".venv-interop" / "bin" / "schemathesis"
 RUN_S = 180.0
-"""How long the run may take on a busy machine; it takes under a third of that."""
+"""Seconds that the run may take on a busy machine; it takes under a third of that."""
 
 EXAMPLES = 8
-"""Made at random for each operation, besides those that its document's limits ask for."""
+"""Random requests per operation, besides those at the limits of the document."""
 
 LEAST_CASES = 1000
-"""Fewer requests than this, and the run has looked at next to nothing (it makes more than two thousand)."""
+"""A run with fewer requests has tested next to nothing; it makes more than two thousand."""
 
 STAY = {"stay": True}
 """The `body` of a session whose bot does not end by itself."""

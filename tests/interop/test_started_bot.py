@@ -27,13 +27,13 @@ from tests.harness.gateway import Gateway
 HERE = Path(__file__).parent
 PYTHON = HERE.parents[1] / ".venv-interop" / "bin" / "python"
 EVENT_TIMEOUT_S = 20.0
-"""How long anything of the client may take: its libraries are large, and at first in no cache."""
+"""Seconds that any step of the client may take: its libraries are large, and not cached at first."""
 
 BOT_FRAME_BYTES = 640
-"""What Pipecat sends at a time: 40 ms of 16 bits at 8000 Hz. It keeps less than that until there is more."""
+"""Bytes that Pipecat sends at a time, 40 ms of 16 bits at 8000 Hz; it buffers less than that."""
 
 SAID = read_speech("caller").pcm[: 38 * BOT_FRAME_BYTES]
-"""One and a half seconds."""
+"""Frames of one and a half seconds."""
 
 BODY = {"customer": 4711}
 
@@ -45,7 +45,7 @@ class Client:
         self._process = process
 
     async def event(self, name: str) -> dict[str, Any]:
-        """The next thing that it tells, which must be this."""
+        """Wait for the client's next event, which must be this one."""
         assert self._process.stdout is not None
         async with asyncio.timeout(EVENT_TIMEOUT_S):
             line = await self._process.stdout.readline()
@@ -76,7 +76,7 @@ def bot(run_bot: Callable[[str], str]) -> str:
 
 @pytest.fixture(scope="module")
 def gateway(start_gateway: Callable[..., Gateway], bot: str) -> Gateway:
-    """talk.acme has one place, and wants a token."""
+    """A gateway: talk.acme has one slot, and requires a token."""
     return start_gateway(
         organizations=[{"name": "acme", "public_keys": ["pk_acme"], "private_keys": ["sk_acme"]}],
         agents=[
@@ -100,7 +100,7 @@ async def api(gateway: Gateway) -> AsyncIterator[Api]:
 
 @pytest.fixture
 async def client(gateway: Gateway, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    """Runs clients: of the socket's URL, and the token where the URL has none."""
+    """Run clients: of the socket's URL, and the token where the URL has none."""
     sound = tmp_path / "said"
     sound.write_bytes(SAID)
     async with AsyncExitStack() as running:
@@ -184,14 +184,14 @@ async def test_place_is_free_for_the_next_client(api: Api, client: Callable[...,
 
 
 async def calls_of(bot: str) -> list[dict[str, Any]]:
-    """Every call the bot was given."""
+    """Return every call that the bot was given."""
     async with aiohttp.ClientSession() as http, http.get(f"{bot}/calls") as answer:
         calls: list[dict[str, Any]] = await answer.json()
     return calls
 
 
 async def over(bot: str) -> None:
-    """Waits until the bot is done with all its calls."""
+    """Wait until the bot is done with all its calls."""
     async with asyncio.timeout(EVENT_TIMEOUT_S):
         while not all(call["over"] for call in await calls_of(bot)):
             await asyncio.sleep(POLL_S)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Soaks a gateway: `python -m tests.soak`, for SOAK_SECONDS (600), 200 calls at a time.
+"""Soak a gateway: `python -m tests.soak`, for SOAK_SECONDS (600), 200 calls at a time.
 
 Exit status 1 where something grew that should not, or was left behind.
 """
@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from gateway.simulator.waiting import eventually
+from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.gateway import Gateway
 from tests.soak.load import Agents, Callers
 from tests.soak.samples import MEASURES, MIB, Sample, descriptors, take, thirds
@@ -21,19 +21,19 @@ from tests.soak.samples import MEASURES, MIB, Sample, descriptors, take, thirds
 SECONDS = 600.0
 AT_A_TIME = 200
 SAMPLES = 120
-"""At least a quarter of a second apart."""
+"""How many samples are taken, at least a quarter of a second apart."""
 
 PLACES = 80
-"""Of each instance: together more than there are calls at a time."""
+"""Slots of an instance: all together more than the calls at a time."""
 
 FIRST_CALLS = 8
-"""Before anything is measured: what the gateway opens once is open then."""
+"""How many calls are placed before the first sample, so that files opened once are open."""
 
 SEED = 20
 
 
 async def soak(gateway: Gateway, agents: Agents, seconds: float) -> tuple[list[Sample], int, Callers]:
-    """The samples, the descriptors of the gateway before, and the callers that were."""
+    """Run the load; return the samples, the gateway's open files before, and the callers."""
     first = Callers(gateway.port, FIRST_CALLS, SEED)
     await asyncio.gather(*(first.call("hangs up", 0.5) for _ in range(FIRST_CALLS)))
     await _idle(gateway)
@@ -52,7 +52,7 @@ async def soak(gateway: Gateway, agents: Agents, seconds: float) -> tuple[list[S
 
 
 async def _idle(gateway: Gateway) -> None:
-    """Until no call runs and no place is taken: fails in words where that never comes."""
+    """Wait until no call runs and no slot is taken. Raises AssertionError if that never happens."""
 
     def idle() -> bool:
         status = gateway.status()
@@ -62,7 +62,7 @@ async def _idle(gateway: Gateway) -> None:
 
 
 def table(samples: list[Sample]) -> bool:
-    """Prints what was seen and the judgement; whether all stood."""
+    """Print the samples and the verdict; return True if nothing grew."""
     print("    at     memory   fds threads calls places   ended      store")
     for one in samples[:: max(1, len(samples) // 12)]:
         print(
@@ -110,8 +110,8 @@ async def main() -> int:
 
 
 def _left(gateway: Gateway, base: int) -> int:
-    """Open files once the last sockets are closed; they have a moment for it."""
-    deadline = time.monotonic() + 15
+    """Return the open files once the last sockets are closed, or after WAIT_S."""
+    deadline = time.monotonic() + WAIT_S
     while (left := descriptors(gateway)) > base and time.monotonic() < deadline:
         time.sleep(0.05)
     return left

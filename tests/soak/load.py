@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Callers who come and go, and the agents they talk to: most calls end well, some do not."""
+"""The load: callers that come and go, and agents; most calls end well, some do not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.harness.socket_servers import SocketServer
 from tests.harness.transcripts import opening_messages, replies, stop, talk
 
 TALK_EVERY_S = 0.2
-"""A frame in ten of a carrier's: what leaks does so by the call and not by the frame."""
+"""Seconds between frames, a tenth of a carrier's rate: leaks depend on calls, not on frames."""
 
 SHORTEST_S, LONGEST_S = 0.5, 15.0
 INSTANCES = 4
@@ -26,10 +26,10 @@ CALLERS = {"hangs up": 55, "stops, then hangs up": 20, "resets": 8, "half-closes
 CALLERS |= {"asks for nobody": 3, "opens badly": 3, "gives up opening": 3}
 AGENTS = {"talks": 80, "ends": 10, "resets": 5, "refuses": 3, "garbage": 2}
 AGENT_WORDS = (2, 12)
-"""After how many frames an agent ends that ends."""
+"""The range of frames after which an agent ends a call."""
 
 GARBAGE = b"\xff" * 32
-"""A whole frame's head of nonsense: with less the gateway would wait for the rest."""
+"""Enough invalid bytes for a frame's header: the gateway would wait for the rest of fewer."""
 
 SOUND = next(message for message in talk("twilio") if json.loads(message)["event"] == "media")
 REPLY = next(message for message in replies("twilio") if json.loads(message)["event"] == "media")
@@ -40,7 +40,7 @@ def _choose(chance: random.Random, among: dict[str, int]) -> str:
 
 
 class Agents:
-    """Instances that answer as agents do, good and bad."""
+    """Instances that answer well or badly, by chance."""
 
     def __init__(self, seed: int) -> None:
         self.ports = [AgentPort() for _ in range(INSTANCES)]
@@ -97,7 +97,7 @@ class Agents:
 
 
 class Callers:
-    """So many callers at a time; each that leaves makes room for the next."""
+    """A constant number of callers: each that leaves is replaced."""
 
     def __init__(self, port: int, at_a_time: int, seed: int) -> None:
         self.did: Counter[str] = Counter()
@@ -109,12 +109,12 @@ class Callers:
 
     @property
     def made(self) -> int:
-        """Calls so far."""
+        """How many calls were placed."""
         return self.did.total()
 
     @contextlib.asynccontextmanager
     async def coming_and_going(self) -> AsyncIterator[None]:
-        """While the block runs; the last calls end as they would have."""
+        """Place calls while the block runs; the last ones end as they would have."""
         async with asyncio.TaskGroup() as lines:
             for number in range(self._at_a_time):
                 self._lines.append(lines.create_task(self._line(number)))
@@ -129,7 +129,7 @@ class Callers:
             await self.call(_choose(self._chance, CALLERS), self._chance.uniform(SHORTEST_S, LONGEST_S))
 
     async def call(self, how: str, seconds: float) -> None:
-        """One call from its first byte to the end of its socket."""
+        """Place one call, and carry it to the end of its socket."""
         self.did[how] += 1
         nobody = how == "asks for nobody"
         caller = await dial(self._port, f"/ws/twilio/{'nobody' if nobody else 'support'}.acme")

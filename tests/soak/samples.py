@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a gateway holds at a moment, and whether it came to hold more."""
+"""Samples of a gateway's resources, and whether they grew."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from statistics import median
 from tests.harness.gateway import Gateway
 
 WARM_UP = 0.2
-"""The part of the samples that is left out: what is made once is made by then."""
+"""The share of the samples that is left out, while the gateway still allocates what it keeps."""
 
 MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look. `at`: seconds since the load began. Memory and files in bytes."""
+    """One sample. `at`: seconds since the load began. Memory and files in bytes."""
 
     at: float
     memory: int
@@ -33,17 +33,17 @@ class Sample:
 
     @property
     def store_per_session(self) -> float:
-        """Bytes of the store for each session in it."""
+        """Bytes of the store per session."""
         return self.store / max(1, self.ended + self.places)
 
 
 def descriptors(gateway: Gateway) -> int:
-    """Open files of the gateway's process."""
+    """Return how many files the gateway's process has open."""
     return len(list(Path(f"/proc/{gateway.process.pid}/fd").iterdir()))
 
 
 def take(gateway: Gateway, began: float) -> Sample:
-    """Looks at a gateway of one worker; `began` on the monotonic clock. Blocks for a request."""
+    """Take a sample of a gateway with one worker. `began`: monotonic clock. Blocks for a request."""
     status = gateway.status()
     states = status["sessions"]["by_state"]
     wal = gateway.store.with_name(gateway.store.name + "-wal")
@@ -62,7 +62,7 @@ def take(gateway: Gateway, began: float) -> Sample:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One thing that must not grow: the last third may exceed the first by a share and by a fixed amount."""
+    """A quantity that must not grow: its last third may exceed the first by a share and a fixed amount."""
 
     name: str
     of: Callable[[Sample], float]
@@ -72,7 +72,7 @@ class Measure:
     in_words: str = ""
 
     def judge(self, first: Sequence[Sample], last: Sequence[Sample]) -> tuple[float, float, bool]:
-        """Both medians, and whether the second is within the tolerance."""
+        """Return both medians, and whether the second is within the tolerance."""
         before, after = median(map(self.of, first)), median(map(self.of, last))
         return before, after, after <= before * (1 + self.share) + self.fixed
 
@@ -89,7 +89,7 @@ MEASURES = (
 
 
 def thirds(samples: Sequence[Sample]) -> tuple[Sequence[Sample], Sequence[Sample]]:
-    """The first and the last third behind the warm-up."""
+    """Return the first and the last third of the samples behind the warm-up."""
     warm = samples[int(len(samples) * WARM_UP) :]
     third = len(warm) // 3
     assert third, f"{len(samples)} samples are too few to compare: soak for longer"
