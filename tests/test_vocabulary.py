@@ -88,10 +88,7 @@ def words_of(name: str) -> list[str]:
 
 STILL_USED: frozenset[str] = frozenset(
     {
-        "alarm",
-        "lane",
         "owed",
-        "refusal",
         "shown",
         "told",
         "wanted",
@@ -99,7 +96,7 @@ STILL_USED: frozenset[str] = frozenset(
 )
 """Words whose last uses are being replaced. Take a word out once it is gone; add none."""
 
-NOT_YET_REWRITTEN = 49
+NOT_YET_REWRITTEN = 35
 """How many docstrings may still begin otherwise: lower it with each that is rewritten."""
 
 
