@@ -89,14 +89,11 @@ def words_of(name: str) -> list[str]:
 STILL_USED: frozenset[str] = frozenset(
     {
         "owed",
-        "shown",
-        "told",
-        "wanted",
     }
 )
 """Words whose last uses are being replaced. Take a word out once it is gone; add none."""
 
-NOT_YET_REWRITTEN = 35
+NOT_YET_REWRITTEN = 24
 """How many docstrings may still begin otherwise: lower it with each that is rewritten."""
 
 
