@@ -31,7 +31,10 @@ _ACKNOWLEDGED: Final = "call_wish_heard"
 
 
 class CallCommand(StrEnum):
-    """What is about to be done with a call. The values are stored, so they must not change."""
+    """A request to a carrier that is about to be sent, or its outcome.
+
+    The values are stored and read by workers of other releases, so they must not change.
+    """
 
     REVOKED = "nothing"
     """The earlier command has failed at the carrier: nothing is done."""

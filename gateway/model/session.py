@@ -86,9 +86,7 @@ class SlotLimits:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Numbers of WebSocket data frames and of their bytes, headers included: "in" from the carrier, "out" to
-    it.
-    """
+    """Numbers of WebSocket data frames and of bytes, headers included: "in" from the carrier, "out" to it."""
 
     frames_in: int = 0
     bytes_in: int = 0

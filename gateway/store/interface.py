@@ -44,9 +44,10 @@ class StoreFailed(Exception):  # noqa: N818 - named after the reason `store_fail
 
 
 class NotPending(StoreFailed):
-    """The session is not in the state that the operation needs.
+    """The session is not in the state that an operation requires, and was not changed.
 
-    It does not exist, is active or over, was asked to stop, has expired, or belongs to another agent.
+    For `admit`: it is not pending (it runs, was stopped, expired), or belongs to another agent. For
+    `attach_stream` and `move`: see there.
     """
 
 
@@ -221,7 +222,7 @@ class Store(Protocol):
         """
 
     def end_if_unattached(self, session_id: str, result: SessionResult) -> asyncio.Future[bool]:
-        """End a session as `end` does unless its stream was attached. The future says whether it ended.
+        """End a session as `end` does unless its stream was attached. The future is True if it ended.
 
         For the worker that dialled: once a stream is attached, the worker that attached it ends the session.
         """
@@ -297,7 +298,7 @@ class Store(Protocol):
 
 
 class DurableKeyValueStore(KeyValueStore, Protocol):
-    """A key-value store that accepts a write while it cannot be reached."""
+    """A key-value store that can accept a write while its server or file is out of reach."""
 
     def put_if_absent_later(
         self, kind: str, key: str, value: str, *, now: float, expires_at: float | None

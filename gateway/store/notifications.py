@@ -36,24 +36,22 @@ RETRY_S: Final = 0.1
 
 
 class Topic(Enum):
-    """The kinds of events, each with what its key is."""
+    """The kinds of events. Each event has a key, so that a subscriber can choose one session or command."""
 
     SESSION_CHANGED = "session_changed"
-    """A session was admitted, runs, got its stream, or ended; or its carrier reported on the call. Session
-    id.
-    """
+    """A session or the state of its call in the call log has changed. Key: the session id."""
     SESSION_ENDED = "session_ended"
-    """Session id."""
+    """A session is over. Key: its id."""
     SLOT_FREED = "slot_freed"
-    """A slot became free, or a call left a queue. Session id."""
+    """A slot became free, or a call left a queue. Key: the id of the session that had it."""
     STOP_REQUESTED = "stop_requested"
-    """Session id."""
+    """A session shall be stopped by its owner. Key: its id."""
     COMMAND_SENT = "command_sent"
-    """Session id."""
+    """A command for a session's call was sent to its owner. Key: the session id."""
     COMMAND_ACKNOWLEDGED = "command_acknowledged"
-    """The command's id."""
+    """A command was delivered. Key: the command's id."""
     AGENTS_CHANGED = "agents_changed"
-    """An agent was stored, changed or deleted through the API. "ORGANIZATION/NAME"."""
+    """An agent was created, changed or deleted through the API. Key: "ORGANIZATION/NAME"."""
 
 
 class Transport(Protocol):
@@ -64,7 +62,10 @@ class Transport(Protocol):
     """
 
     def listen(self, *, urgent: bool) -> None:
-        """Start to report. Called again when `urgent` changes: some subscriber cannot wait long."""
+        """Start to report what other workers do. Called again when `urgent` changes.
+
+        `urgent`: a caller waits for the answer, so a transport that polls shall poll faster.
+        """
 
     def pause(self) -> None:
         """Report no more: there are no subscribers."""
@@ -147,7 +148,7 @@ class Notifications:
     def subscribe(self, *topics: Topic, key: str | None = None, urgent: bool = False) -> Subscription:
         """Subscribe to `topics`, of `key` only if given. Use the subscription in a `with` statement.
 
-        `urgent`: for a short wait whose delay somebody notices; a transport that polls then polls faster.
+        `urgent`: for a short wait that delays a caller; a transport that polls then polls faster.
         """
         subscription = Subscription(self, topics, key, urgent=urgent)
         for address in subscription.addresses:
