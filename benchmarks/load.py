@@ -138,8 +138,9 @@ class Generator:
     def run_once(
         self, arguments: Sequence[str], cores: Collection[int] | None = None
     ) -> dict[str, Any] | None:
-        """What the generator says of a run with these options, or None where it failed; `last_error` then
-        says why, and the generator and its agent were started afresh.
+        """Run once with these options; return the generator's report, or None if the run failed.
+
+        After a failure `last_error` says why, and the generator and its agent are restarted.
 
         `cores`: where it runs this time, its own core by default.
         """

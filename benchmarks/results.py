@@ -12,7 +12,7 @@ from benchmarks.load import Report
 
 
 class Kind(StrEnum):
-    """What was measured."""
+    """The results of measurements."""
 
     LOAD = "load"  # a window of paced calls, between two windows of nginx
     SET_UP = "set_up"  # the CPU of setting calls up, paced, none ended
@@ -51,7 +51,7 @@ class Result:
 
     @classmethod
     def from_line(cls, line: str) -> Result:
-        """What line() wrote."""
+        """Return the result in a line that line() wrote."""
         values: dict[str, Any] = json.loads(line)
         reports = [r and Report.from_json(r) for r in (values["report"], *values["nginx"])]
         return cls(

@@ -105,7 +105,7 @@ WRONG_SIGNATURE = "X-Twilio-Signature: AAAAAAAAAAAAAAAAAAAAAAAAAAA="
 
 @contextlib.contextmanager
 def cold_agent(port: int) -> Iterator[None]:
-    """An agent that starts and starts: the kernel takes its connections, and nobody ever answers."""
+    """An agent that never answers: the kernel accepts its connections."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))

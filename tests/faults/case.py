@@ -51,7 +51,7 @@ class Case:
         self.heard = ""
         self.ended = ""
         self.deficit = ""
-        """What is not as it should be yet, for the page."""
+        """A sentence for the page about a result that should become better."""
         self.memory = "back"
         self.next_call = "works"
         self.gap_ms: float | None = None

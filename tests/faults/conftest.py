@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the cases share: a gateway that waits for nothing long, the table, and the page that is made of it."""
+"""Fixtures of the cases: a gateway with short limits, the rows, and the page made of them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.fixture(scope="module")
 def gateways() -> Iterator[list[Gateway]]:
-    """Those that the module has started; each must end well, and none is left because another did not."""
+    """The gateways of the module. Each must end well, also if another did not."""
     with contextlib.ExitStack() as ends:
         running: list[Gateway] = []
         yield running
@@ -68,13 +68,13 @@ def gateway(start_gateway: Callable[..., Gateway], support_port: AgentPort) -> G
 
 @pytest.fixture(scope="module")
 def bases() -> dict[int, int]:
-    """The memory of each gateway before its first fault, by process id."""
+    """The resident memory of each gateway before its first fault, by process id."""
     return {}
 
 
 @pytest.fixture
 async def base(gateway: Gateway, bases: dict[int, int], support_port: AgentPort) -> int:
-    """The gateway's resident memory once it has served a few calls, in bytes."""
+    """The gateway's resident memory, in bytes, after its first calls."""
     return await warmed(gateway, bases, support_port)
 
 

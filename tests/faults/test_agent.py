@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The agent breaks: the caller is told or goes on, and nothing is left behind."""
+"""Faults of the agent: the call ends with a reason or continues, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_refuses(case: Cases, agent_at: Any, support_port: AgentPort) -> N
 
 @contextlib.contextmanager
 def full_queue(port: AgentPort) -> Iterator[None]:
-    """Who connects to this port waits: the queue of those that nobody accepts is full (listen(2))."""
+    """Let connections to this port wait: fill its accept queue (listen(2))."""
     with contextlib.ExitStack() as sockets:
         listening = sockets.enter_context(port.listen())
         listening.listen(0)
@@ -133,7 +133,7 @@ async def test_readyz_says_no_for_ever(
 
 
 def readiness(gateway: Gateway, port: AgentPort) -> str:
-    """What the instance at this port was last seen as."""
+    """Return the latest health of the instance at this port."""
     told = [line for line in gateway.log_lines() if line["event"] == "instance"]
     said: list[str] = [line["readiness"] for line in told if line["instance"] == port.url]
     return said[-1] if said else ""

@@ -138,7 +138,7 @@ async def test_sends_text_that_is_no_message(case: Cases, support: Agent) -> Non
 
 
 async def test_sends_text_that_is_no_message_as_bytes(case: Cases, support: Agent) -> None:
-    """What passes as bytes is not looked at: an agent that cannot bear it asks for messages."""
+    """A relay in bytes passes messages unread; an agent that needs valid messages sets `media`."""
     async with case("sends text that is no message") as fault:
         talk = await fault.talk(support)
         fault.strike()

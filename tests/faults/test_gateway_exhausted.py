@@ -25,7 +25,7 @@ ROOM = 12
 """Files that are left when strangers begin to take them."""
 
 MORE = 6
-"""So many more are taken: some that were counted may have been closed just then."""
+"""How many more calls are placed: some of the counted files may have been closed meanwhile."""
 
 
 async def test_out_of_files(case: Cases, gateway: Gateway, support: Agent) -> None:
@@ -82,7 +82,7 @@ def others(gateway: Gateway, session: str) -> list[dict[str, Any]]:
 
 
 def readiness(gateway: Gateway) -> list[str]:
-    """What its one instance was seen as, the latest last."""
+    """Return the health changes of its one instance, in order."""
     return [line["readiness"] for line in gateway.log_lines() if line["event"] == "instance"]
 
 

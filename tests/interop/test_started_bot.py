@@ -100,7 +100,7 @@ async def api(gateway: Gateway) -> AsyncIterator[Api]:
 
 @pytest.fixture
 async def client(gateway: Gateway, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    """Run clients: of the socket's URL, and the token where the URL has none."""
+    """Run clients. Each gets the socket's URL, and the token if the URL has none."""
     sound = tmp_path / "said"
     sound.write_bytes(SAID)
     async with AsyncExitStack() as running:
