@@ -6,15 +6,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from starlette.datastructures import Headers
 
 from gateway.api.framework.handler_services import Services
 from gateway.store.interface import StoreFailed
+from gateway.store.notifications import Subscription, Topic
 
 log = structlog.get_logger(__name__)
+
+MIN_INTERVAL_S: Final = 0.05
+"""Least time between two reads of a record by a webhook that waits for another one's."""
 
 
 def joined(headers: Headers, name: str) -> str | None:
@@ -31,6 +35,7 @@ class SharedCall:
         `identity`: the names of the call, the agent's service host first.
         """
         self._key_values = services.calls.store.key_values
+        self._notifications = services.calls.store.notifications
         self._now = services.calls.now
         self._kind = kind
         self._key = hashlib.sha256("\0".join(identity).encode()).hexdigest()
@@ -50,6 +55,10 @@ class SharedCall:
         stored = await self._key_values.get(self._kind, self._key, self._now())
         return None if stored is None else json.loads(stored.value)
 
+    def subscribe(self) -> Subscription:
+        """Subscribe to changes of the record, for a webhook that waits for the one before it."""
+        return self._notifications.subscribe(Topic.WEBHOOK_CALL_CHANGED, key=self._key, urgent=True)
+
     async def save(self, value: Mapping[str, Any], lifetime_s: float) -> None:
         """Replace the record for `lifetime_s` seconds. A failure of the store is logged, not raised."""
         now = self._now()
@@ -59,6 +68,7 @@ class SharedCall:
             )
         except StoreFailed as error:
             log.warning("store", error=str(error))  # the session runs, and the webhook must get its answer
+        self._notifications.publish(Topic.WEBHOOK_CALL_CHANGED, self._key)
 
     async def forget(self) -> None:
         """Delete the record after a failed start, so that the next webhook counts as the first."""
@@ -66,3 +76,4 @@ class SharedCall:
             await self._key_values.delete(self._kind, self._key)
         except StoreFailed as error:
             log.warning("store", error=str(error))  # the record expires with its lease
+        self._notifications.publish(Topic.WEBHOOK_CALL_CHANGED, self._key)

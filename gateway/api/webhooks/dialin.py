@@ -25,7 +25,7 @@ from gateway.api.framework.errors import bad_json, invalid
 from gateway.api.framework.handler_services import Services
 from gateway.api.framework.operation import Access, Answer, Context, Operation, Style
 from gateway.api.framework.strict_json import JsonError, parse
-from gateway.api.webhooks.deduplication import SharedCall, joined
+from gateway.api.webhooks.deduplication import MIN_INTERVAL_S, SharedCall, joined
 from gateway.calls.bot_session import NotReady
 from gateway.calls.session_start import RoomFailed, SessionRequest, Telephone, start_session
 from gateway.carriers.daily.auth import SIGNATURE, TIMESTAMP, authenticate_dialin
@@ -127,8 +127,6 @@ LEASE_S: Final = 2 * START_TIMEOUT_S
 """Seconds for which a call that is being started is on record; its start has ended by then."""
 RECORD_LIFETIME_S: Final = 86_400.0
 """Seconds for which a started call is on record, so that a repeated webhook starts nothing."""
-POLL_S: Final = 0.05
-"""Seconds between a repeated webhook's checks for the answer of the first one."""
 
 
 class DialinAnswer(BaseModel):
@@ -207,10 +205,11 @@ class _DialinHandler:
         deadline = loop.time() + ANSWER_S
         session_id = self._services.calls.new_id()
         while not await self._shared_call.claim({"sessionId": session_id}, LEASE_S):
-            while (answer := await self._shared_call.get()) is not None:
-                if "dailyRoom" in answer or loop.time() >= deadline:
-                    return Answer(200, answer)
-                await asyncio.sleep(POLL_S)
+            with self._shared_call.subscribe() as changes:
+                while (answer := await self._shared_call.get()) is not None:
+                    if "dailyRoom" in answer or loop.time() >= deadline:
+                        return Answer(200, answer)
+                    await changes.wait(deadline - loop.time(), min_interval_s=MIN_INTERVAL_S)
         return await self._answer_first(session_id, deadline - loop.time())
 
     async def _answer_first(self, session_id: str, wait_s: float) -> Answer | Response:

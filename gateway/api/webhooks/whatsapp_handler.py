@@ -15,7 +15,7 @@ import structlog
 from starlette.responses import Response
 
 from gateway.api.framework.operation import Context
-from gateway.api.webhooks.deduplication import SharedCall
+from gateway.api.webhooks.deduplication import MIN_INTERVAL_S, SharedCall
 from gateway.api.webhooks.whatsapp_events import CallEvent
 from gateway.api.webhooks.whatsapp_forward import JSON, ForwardResult, post, post_within
 from gateway.calls.whatsapp_call import WhatsAppCall, WhatsAppSession, end_session
@@ -30,8 +30,6 @@ LEASE_S: Final = 60.0
 """Seconds, beyond the agent's time to connect, for which a call that is being started is on record."""
 RECORD_LIFETIME_S: Final = 86_400.0
 """Seconds for which a call is on record: longer than any call, so that a repeated event starts nothing."""
-POLL_S: Final = 0.05
-"""Seconds between checks whether a call that another event is starting has its instance."""
 
 _INSTANCE: Final = "instance"
 _SESSION: Final = "session"
@@ -141,18 +139,20 @@ class CallEventHandler:
         """Return the call's session, once it has started; None if the call has none or is over."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_s
-        while (record := await self._shared_call.get()) is not None and not record.get(_OVER):
-            if _INSTANCE in record:
-                return WhatsAppSession(
-                    record[_SESSION],
-                    self._agent.service_host,
-                    self._agent.organization,
-                    record[_INSTANCE],
-                    record[_BEGAN_AT],
-                )
-            if loop.time() >= deadline:
-                raise CallEnded(Reasons.agent_start_timeout, "the call's session is still being started")
-            await asyncio.sleep(POLL_S)
+        with self._shared_call.subscribe() as changes:
+            while (record := await self._shared_call.get()) is not None and not record.get(_OVER):
+                if _INSTANCE in record:
+                    return WhatsAppSession(
+                        record[_SESSION],
+                        self._agent.service_host,
+                        self._agent.organization,
+                        record[_INSTANCE],
+                        record[_BEGAN_AT],
+                    )
+                if loop.time() >= deadline:
+                    detail = "the call's session is still being started"
+                    raise CallEnded(Reasons.agent_start_timeout, detail)
+                await changes.wait(deadline - loop.time(), min_interval_s=MIN_INTERVAL_S)
         return None
 
     async def _forward(self, session: WhatsAppSession) -> Response:
