@@ -64,8 +64,8 @@ class Verbs:
 class XmlWriter:
     """A Writer (texml/document.py) for Twilio, Telnyx or Plivo.
 
-    `stream`: makes the element that connects the call to the stream; the carrier leaves it when the gateway
-    closes the stream. `max_bytes`: of a document that the carrier fetches.
+    `stream`: makes the element that connects the call to the stream. When the gateway closes the stream, the
+    carrier goes on with the verb after it. `max_bytes`: the longest document that the carrier fetches, in UTF-8.
     """
 
     name: str

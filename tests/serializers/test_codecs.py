@@ -54,7 +54,7 @@ def test_known_values(audio, byte, sample):
 
 
 @pytest.mark.parametrize("audio", [MULAW, ALAW])
-def test_every_code_comes_back(audio):
+def test_every_code_survives_decoding_and_encoding(audio):
     every = bytes(range(256))
     again = encode(decode(every, audio), audio)
     differing = {code for code, came in zip(every, again, strict=True) if code != came}
@@ -71,14 +71,14 @@ def test_companding_keeps_speech_recognisable(values):
 
 
 @given(st.lists(st.integers(-32768, 32767), max_size=200))
-def test_linear_sound_stays_as_it_is(values):
+def test_linear_audio_is_unchanged(values):
     assert decode(pcm(*values), LINEAR) == encode(pcm(*values), LINEAR) == pcm(*values)
     assert decode(struct.pack(f">{len(values)}h", *values), NETWORK) == pcm(*values)
     assert encode(pcm(*values), NETWORK) == struct.pack(f">{len(values)}h", *values)
 
 
 @pytest.mark.parametrize("encoding", ["g722", "opus", "amr-wb"])
-def test_codecs_that_are_not_spoken_here(encoding):
+def test_unsupported_codecs_are_refused(encoding):
     with pytest.raises(DialectError, match=encoding):
         decode(b"\0\0", AudioFormat(encoding))
     with pytest.raises(DialectError, match=encoding):
@@ -97,7 +97,7 @@ def test_half_a_sample_is_refused():
 
 
 @given(st.binary(), st.sampled_from([MULAW, ALAW, LINEAR, NETWORK, AudioFormat("opus")]))
-def test_no_sound_raises_anything_else(sound, audio):
+def test_no_audio_raises_another_exception(sound, audio):
     for code in (decode, encode):
         with contextlib.suppress(DialectError):
             code(sound, audio)
@@ -121,7 +121,7 @@ def test_a_second_stays_a_second_and_a_tone_its_pitch(from_hz, to_hz):
     st.sampled_from([*RATES, 22050]),
     st.lists(st.integers(0, 400), max_size=8),
 )
-def test_pieces_sound_like_the_whole(from_hz, to_hz, cuts):
+def test_audio_in_pieces_is_converted_like_the_whole(from_hz, to_hz, cuts):
     whole = tone(300, from_hz, 400)
     edges = [0, *sorted(cuts), 400]
     resampler = Resampler(from_hz, to_hz)
@@ -130,7 +130,7 @@ def test_pieces_sound_like_the_whole(from_hz, to_hz, cuts):
 
 
 @pytest.mark.parametrize(("from_hz", "to_hz"), [(0, 8000), (8000, -1), (8000, 7999)])
-def test_rates_that_are_none(from_hz, to_hz):
+def test_unsupported_sample_rates_are_refused(from_hz, to_hz):
     with pytest.raises(DialectError, match="rate"):
         Resampler(from_hz, to_hz)
 

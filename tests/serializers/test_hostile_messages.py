@@ -92,7 +92,7 @@ def test_any_json(dialect, message):
 
 @dialects
 @given(message=messages)
-def test_anything_under_the_keys_that_are_read(dialect, message):
+def test_any_value_of_the_fields_that_are_read(dialect, message):
     put_to_the_test(dialect, json.dumps(message))
     put_to_the_test(dialect, json.dumps(message).encode())
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What carriers are known to vary (docs/reference/carriers.md §1, §2.2, §3.2, §4.2, §5.2) is read all the
-same.
+"""The variants of messages that carriers are known to send are read alike.
+
+docs/reference/carriers.md §1, §2.2, §3.2, §4.2, §5.2.
 """
 
 from __future__ import annotations
@@ -108,19 +109,19 @@ def test_telnyx_encodings(encoding, ours):
     assert telnyx.read_carrier(said).audio == ours
 
 
-def test_an_encoding_nobody_knows_is_refused():
+def test_an_unknown_encoding_is_refused():
     with pytest.raises(DialectError, match="encoding"):
         telnyx.read_carrier(telnyx_start(media_format={"encoding": "MP3"}))
 
 
 @pytest.mark.parametrize("rate", [0, -8000, 192_001, "fast", [8000], 8000.5, True])
-def test_a_rate_that_is_none_is_refused(rate):
+def test_an_invalid_sample_rate_is_refused(rate):
     with pytest.raises(DialectError, match=r"rate|Rate"):
         twilio.read_carrier(twilio_start(mediaFormat={"sampleRate": rate}))
 
 
 @pytest.mark.parametrize("channels", [0, 9])
-def test_channels_that_are_none_are_refused(channels):
+def test_an_invalid_number_of_channels_is_refused(channels):
     with pytest.raises(DialectError, match="channels"):
         twilio.read_carrier(twilio_start(mediaFormat={"channels": channels}))
 
@@ -144,12 +145,12 @@ def test_parameters_of_no_known_form_are_refused(given):
         (None, Error()),
     ],
 )
-def test_telnyx_errors_tell_what_they_can(payload, error):
+def test_telnyx_errors_may_lack_any_detail(payload, error):
     assert telnyx.read_carrier(json.dumps({"event": "error", "payload": payload})) == error
 
 
 @pytest.mark.parametrize("when", ["soon", 5, None, "0001-01-01T00:00:00+23:59"])
-def test_telnyx_digits_do_not_hang_on_their_time(when):
+def test_telnyx_digits_are_read_whatever_their_time(when):
     said = json.dumps({"event": "dtmf", "occurred_at": when, "dtmf": {"digit": "1"}})
     assert telnyx.read_carrier(said).digits == "1"
 
@@ -195,12 +196,12 @@ def test_plivo_numbers_come_from_extra_headers():
         ({"event": "connected"}, Unknown("connected")),
     ],
 )
-def test_plivo_says_what_it_does_not_document(said, meaning):
+def test_undocumented_plivo_events_are_read(said, meaning):
     assert plivo.read_carrier(json.dumps(said)) == meaning
 
 
 @pytest.mark.parametrize("encoding", ["audio/x-raw", "raw", "base64", "audio/x-mulaw", "pcmu", 5, None])
-def test_exotel_sound_is_linear16_whatever_it_is_called(encoding):
+def test_exotel_audio_is_linear16_whatever_its_encoding_is_called(encoding):
     said = exotel_start(media_format={"encoding": encoding, "sample_rate": "16000", "bit_rate": "128kbps"})
     assert exotel.read_carrier(said).audio == AudioFormat("linear16", 16000)
 
@@ -298,11 +299,11 @@ def test_the_refusal_does_not_repeat_the_message():
 
 
 @pytest.mark.parametrize("payload", [b"", b"\xff", b"[]", b'{"event":5}', b"{}", b"[" * 100_000, b"\x88\x02"])
-def test_the_quick_look_never_raises(payload):
+def test_event_of_never_raises(payload):
     assert all(dialect.event_of(payload) is None for dialect in DIALECTS.values())
 
 
-def test_the_quick_look_knows_the_agents_sound():
+def test_event_of_recognises_the_agents_audio():
     start = Start("c", "s")
     for dialect in (twilio, telnyx, plivo):
         sound = dialect.write_agent(Media(b"\xff"), start).encode()

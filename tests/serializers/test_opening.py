@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""How a stream opens, and how it must not."""
+"""The opening of a stream: accepted and refused first messages."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_nothing_comes_before_start(carrier, event, because, calls):
 
 
 @pytest.mark.parametrize("carrier", WITH_CONNECTED)
-def test_a_stream_has_two_messages_to_say_who_it_is(carrier, calls):
+def test_a_stream_has_opened_after_two_messages(carrier, calls):
     opening = Opening(DIALECTS[carrier])
     opening.feed(said(carrier, Connected(), calls))
     assert_refused(opening, said(carrier, Connected(), calls), "twice")
@@ -82,7 +82,7 @@ def test_a_stream_has_two_messages_to_say_who_it_is(carrier, calls):
         (b"", "binary"),
     ],
 )
-def test_what_is_no_opening(carrier, message, because):
+def test_a_message_that_cannot_open_a_stream_is_refused(carrier, message, because):
     assert_refused(Opening(DIALECTS[carrier]), message, because)
 
 
@@ -105,7 +105,7 @@ def test_a_start_without_its_ids(carrier, where, key, value, calls):
     assert_refused(Opening(DIALECTS[carrier]), json.dumps(message), f"`{key}` is")
 
 
-def test_exotel_says_its_stream_at_the_top_or_within(calls):
+def test_exotels_stream_id_is_at_the_top_level_or_in_start(calls):
     message = json.loads(said("exotel", calls["exotel"], calls))
     del message["stream_sid"]
     assert Opening(DIALECTS["exotel"]).feed(json.dumps(message)) == calls["exotel"]

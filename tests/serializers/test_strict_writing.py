@@ -48,14 +48,14 @@ CARRIERS = sorted(DIALECTS)
         Error(code=100004),
     ],
 )
-def test_incomplete_events_are_not_built(carrier, event, calls):
+def test_incomplete_events_are_not_written(carrier, event, calls):
     with pytest.raises(DialectError):
         DIALECTS[carrier].write_carrier(event, calls[carrier])
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("field", ["call_id", "stream_id", "account_id", "sequence"])
-def test_a_start_is_not_built_without_its_ids(carrier, field, calls):
+def test_a_start_without_its_ids_is_not_written(carrier, field, calls):
     start = replace(calls[carrier], **{field: None})
     with pytest.raises(DialectError, match="not given"):
         DIALECTS[carrier].write_carrier(start, start)
@@ -63,7 +63,7 @@ def test_a_start_is_not_built_without_its_ids(carrier, field, calls):
 
 @pytest.mark.parametrize("carrier", ["telnyx", "exotel"])
 @pytest.mark.parametrize("field", ["from_number", "to_number"])
-def test_carriers_that_tell_the_numbers_always_do(carrier, field, calls):
+def test_a_carrier_that_sends_numbers_always_sends_them(carrier, field, calls):
     start = replace(calls[carrier], **{field: None})
     with pytest.raises(DialectError, match="number is not given"):
         DIALECTS[carrier].write_carrier(start, start)
@@ -83,7 +83,7 @@ def test_carriers_that_tell_the_numbers_always_do(carrier, field, calls):
         ("exotel", AudioFormat("linear16", channels=2)),
     ],
 )
-def test_no_carrier_announces_sound_it_does_not_send(carrier, audio, calls):
+def test_no_carrier_announces_audio_that_it_does_not_send(carrier, audio, calls):
     start = replace(calls[carrier], audio=audio)
     with pytest.raises(DialectError, match=r"send"):
         DIALECTS[carrier].write_carrier(start, start)
@@ -102,42 +102,42 @@ def test_no_carrier_announces_sound_it_does_not_send(carrier, audio, calls):
         ("exotel", Error(1, "a", "b")),
     ],
 )
-def test_carriers_do_not_say_what_they_have_no_word_for(carrier, event, calls):
+def test_an_event_that_the_carrier_does_not_have_is_refused(carrier, event, calls):
     with pytest.raises(DialectError, match="never sends"):
         DIALECTS[carrier].write_carrier(event, calls[carrier])
 
 
 @pytest.mark.parametrize("carrier", ["twilio", "telnyx", "exotel"])
-def test_only_plivo_takes_digits(carrier, calls):
+def test_only_plivo_accepts_digits_from_an_agent(carrier, calls):
     with pytest.raises(DialectError, match="Dtmf"):
         DIALECTS[carrier].write_agent(Dtmf("1"), calls[carrier])
 
 
 @pytest.mark.parametrize("digits", ["", "w1", "1 2", "1234#\n"])
-def test_plivo_takes_keys_of_a_telephone(digits, calls):
+def test_plivo_accepts_only_keys_of_a_telephone(digits, calls):
     with pytest.raises(DialectError, match="keys"):
         DIALECTS["plivo"].write_agent(Dtmf(digits), calls["plivo"])
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-def test_a_mark_without_a_name_is_not_built(carrier, calls):
+def test_a_mark_without_a_name_is_not_written(carrier, calls):
     with pytest.raises(DialectError, match="name"):
         DIALECTS[carrier].write_agent(Mark(""), calls[carrier])
 
 
 @pytest.mark.parametrize("parameters", [{"": "v"}, {"k": "\ud800"}, {"\ud800": "v"}])
-def test_plivo_parameters_that_its_form_cannot_say(parameters, calls):
+def test_parameters_that_plivos_form_cannot_express_are_refused(parameters, calls):
     start = replace(calls["plivo"], parameters=parameters)
     with pytest.raises(DialectError, match="parameter"):
         DIALECTS["plivo"].write_carrier(start, start)
 
 
-def test_a_time_that_is_no_date_is_not_built(calls):
+def test_a_timestamp_that_is_no_date_is_not_written(calls):
     with pytest.raises(DialectError, match="date"):
         DIALECTS["telnyx"].write_carrier(Dtmf("1", 1, timestamp_ms=10**17), calls["telnyx"])
 
 
-def test_what_is_left_open_is_said_as_usual(calls):
+def test_optional_values_are_written_as_the_carrier_usually_sends_them(calls):
     """Connected's version, the track and the reason are the carrier's habit, not the caller's to know."""
     sound = Media(b"\xff", chunk=1, timestamp_ms=20, sequence=2)
 
@@ -177,7 +177,7 @@ def test_plivo_play_audio_has_the_streams_format(calls):
     }
 
 
-def test_telnyx_sessions_have_one_id_a_call(calls):
+def test_telnyx_messages_of_one_call_have_one_session_id(calls):
     def session(start: Start) -> str:
         return json.loads(DIALECTS["telnyx"].write_carrier(start, start))["start"]["call_session_id"]
 

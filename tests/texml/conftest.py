@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Calls that every carrier's document can be asked about."""
+"""Writers and parsers for the tests of the documents."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from texml.document import Writer
 from texml.registry import WRITERS
 
-BACK = "https://voice.example.com/xml/back?agent=support&org=acme"
+NEXT_URL = "https://voice.example.com/xml/next?agent=support&org=acme"
 DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>'
 
 
 @pytest.fixture
-def back() -> str:
+def next_url() -> str:
     """A URL with what XML must escape."""
-    return BACK
+    return NEXT_URL
 
 
 @pytest.fixture(params=["twilio", "telnyx", "plivo"])

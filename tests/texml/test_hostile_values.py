@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Whatever a parameter holds reaches the agent as it was, or is refused in words; never a broken document."""
+"""Any value reaches the agent unchanged or is refused: no value makes a malformed document."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ parameters = st.dictionaries(names, values, max_size=4)
 
 @given(parameters=parameters, name=names)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-def test_every_parameter_comes_back_as_it_went(
+def test_every_parameter_is_delivered_unchanged(
     texml_writer: Writer, response: Parse, parameters: dict[str, str], name: str
 ) -> None:
     ((stream,), _) = response(texml_writer.connect(Stream(URL, parameters, name=name), HangUp(), None))
@@ -52,7 +52,7 @@ def test_every_parameter_comes_back_as_it_went(
 
 @given(parameters=parameters)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-def test_plivos_start_has_every_parameter_as_it_went(
+def test_plivos_start_has_every_parameter_unchanged(
     plivo: Writer, response: Parse, parameters: dict[str, str]
 ) -> None:
     """The headers go into Plivo's `start` as they are (docs/reference/carriers.md §4.2)."""
@@ -76,7 +76,7 @@ def test_plivos_start_has_every_parameter_as_it_went(
 
 @given(text=st.text(possible | awkward, min_size=1, max_size=200).filter(lambda text: text.strip() != ""))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-def test_a_sentence_is_said_as_it_was_written(xml_writer: Writer, response: Parse, text: str) -> None:
+def test_a_sentence_is_spoken_as_it_was_written(xml_writer: Writer, response: Parse, text: str) -> None:
     say, _ = response(xml_writer.busy(Say(text), None))
     assert say.text == text
 
@@ -92,7 +92,7 @@ def test_no_own_xml_breaks_a_document(xml_writer: Writer, response: Parse, text:
 
 
 @pytest.mark.parametrize("code", IMPOSSIBLE, ids=hex)
-def test_a_character_that_xml_cannot_hold_is_refused_in_every_place(xml_writer: Writer, code: int) -> None:
+def test_a_character_that_xml_cannot_express_is_refused_everywhere(xml_writer: Writer, code: int) -> None:
     bad = f"a{chr(code)}b"
     with pytest.raises(DocumentError, match="cannot hold"):
         xml_writer.connect(Stream(URL, {"name": bad}), HangUp(), None)
@@ -102,7 +102,7 @@ def test_a_character_that_xml_cannot_hold_is_refused_in_every_place(xml_writer: 
         xml_writer.busy(Say(bad), None)
 
 
-def test_a_stream_name_that_xml_cannot_hold_is_refused(texml_writer: Writer) -> None:
+def test_a_stream_name_that_xml_cannot_express_is_refused(texml_writer: Writer) -> None:
     with pytest.raises(DocumentError, match="cannot hold"):
         texml_writer.connect(Stream(URL, name="a\x00"), HangUp(), None)
 
@@ -169,7 +169,7 @@ def test_exotels_url_stays_within_600_characters_rate_included(exotel: Writer) -
         Stream(f"{URL}?sample_rate=16000"),
     ],
 )
-def test_what_exotel_would_not_deliver_is_refused(exotel: Writer, stream: Stream) -> None:
+def test_parameters_that_exotel_would_not_deliver_are_refused(exotel: Writer, stream: Stream) -> None:
     """Three parameters, 256 characters, one rate (docs/reference/carriers.md §5.1)."""
     with pytest.raises(DocumentError):
         exotel.connect(stream, HangUp(), None)
@@ -199,7 +199,7 @@ def test_exotel_delivers_three_parameters_of_256_characters(exotel: Writer) -> N
     ],
 )
 @pytest.mark.parametrize("carrier", WRITERS)
-def test_a_url_that_is_no_socket_is_refused(carrier: str, url: str) -> None:
+def test_a_url_that_is_not_a_websocket_url_is_refused(carrier: str, url: str) -> None:
     with pytest.raises(DocumentError, match="URL"):
         WRITERS[carrier].connect(Stream(url), HangUp(), None)
 
@@ -289,7 +289,7 @@ def test_a_caller_id_is_a_number(xml_writer: Writer, caller_id: str) -> None:
 @pytest.mark.parametrize(
     ("carrier", "shortest", "longest"), [("twilio", 1, 600), ("telnyx", 5, 120), ("plivo", 1, 600)]
 )
-def test_a_call_rings_as_long_as_the_carrier_lets_it(carrier: str, shortest: int, longest: int) -> None:
+def test_a_call_rings_within_the_carriers_limits(carrier: str, shortest: int, longest: int) -> None:
     writer = WRITERS[carrier]
     for timeout_s in (shortest, longest):
         document = writer.transfer("+15559876543", caller_id=None, action=None, timeout_s=timeout_s)
@@ -299,19 +299,19 @@ def test_a_call_rings_as_long_as_the_carrier_lets_it(carrier: str, shortest: int
             writer.transfer("+15559876543", caller_id=None, action=None, timeout_s=timeout_s)
 
 
-def test_a_sentence_has_an_end(xml_writer: Writer) -> None:
+def test_a_sentence_that_is_too_long_is_refused(xml_writer: Writer) -> None:
     for text in ("", " ", "a" * 1001):
         with pytest.raises(DocumentError, match="1 to 1000 characters"):
             xml_writer.busy(Say(text), None)
 
 
-def test_a_document_has_an_end(xml_writer: Writer) -> None:
+def test_a_document_that_is_too_long_is_refused(xml_writer: Writer) -> None:
     """Plivo: 100 KB (docs/reference/carriers.md §4.4)."""
     with pytest.raises(DocumentError, match="bytes"):
         xml_writer.connect(Stream(URL), OwnXml(f"<Say>{'ä' * 60_000}</Say>"), None)
 
 
-def test_a_prefix_that_nothing_declares_is_told_where_it_is_configured() -> None:
+def test_an_undeclared_prefix_is_refused_in_the_configuration() -> None:
     with pytest.raises(ValueError, match="well-formed"):
         parse_after_stream("<a:b/>")
     assert parse_after_stream('<Say xml:lang="de-DE">Tschüß</Say>') == OwnXml(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""One carrier, one gateway, one agent with one place: calls from the carrier's webhook to the record.
+"""One carrier, one gateway, one agent with one slot: calls from the carrier's webhook to the record.
 
 A module says which carrier it is (`carrier`), and how its REST knows a call that came in (`known`).
 """

@@ -45,7 +45,7 @@ async def test_a_call_comes_in_and_goes_on_with_its_flow(way: Any) -> None:
     assert way.server.seen == [], "its REST was asked for nothing"
 
 
-async def test_a_call_that_finds_every_place_taken_goes_on_with_its_flow(way: Any) -> None:
+async def test_a_call_for_which_no_slot_is_free_goes_on_with_its_flow(way: Any) -> None:
     late = await way.rings()
     call = await way.connects(await way.rings())
     placed = await way.line.place()

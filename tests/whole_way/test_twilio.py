@@ -76,7 +76,7 @@ async def test_a_call_comes_in_and_is_transferred(way: Any) -> None:
     assert (record["from_number"], record["to_number"]) == (placed.fields["From"], placed.fields["To"])
 
 
-async def test_a_call_that_finds_every_place_taken_hears_busy(way: Any) -> None:
+async def test_a_caller_for_whom_no_slot_is_free_hears_busy(way: Any) -> None:
     late = await way.rings()
     first = await way.rings()
     call = await way.connects(first)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a message coupling lets through (docs/reference/carriers.md §5.2, §8.2)."""
+"""The transforms: messages that pass, are changed, or are dropped (docs/reference/carriers.md §5.2, §8.2)."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ NO_MESSAGES = {
 
 
 @pytest.mark.parametrize("text", NO_MESSAGES.values(), ids=NO_MESSAGES)
-def test_what_is_no_message_reaches_nobody(text: bytes) -> None:
+def test_what_is_no_message_is_dropped(text: bytes) -> None:
     assert ToAgent().feed(text) == NOTHING
     assert ToCarrier().feed(text) == NOTHING
     assert ChunkAudio().feed(text) == NOTHING
 
 
-def test_the_callers_sound_is_left_alone_and_the_outbound_track_dropped() -> None:
+def test_the_callers_audio_passes_and_the_outbound_track_is_dropped() -> None:
     assert ToAgent().feed(media(160, track="inbound")) is UNCHANGED
     assert ToAgent().feed(media(160)) is UNCHANGED
     assert ToAgent().feed(media(160, track="outbound")) == NOTHING
 
 
-def test_media_without_sound_never_reaches_an_agent() -> None:
+def test_media_without_audio_never_reaches_an_agent() -> None:
     assert ToAgent().feed(b'{"event":"media","media":{}}') == NOTHING
     assert ToAgent().feed(b'{"event":"media"}') == NOTHING
 
@@ -67,7 +67,7 @@ def test_every_other_event_passes(event: str) -> None:
     assert ToCarrier().feed(text) is UNCHANGED
 
 
-def test_exotel_is_sent_whole_pieces() -> None:
+def test_exotel_gets_audio_in_sizes_that_it_plays() -> None:
     to_exotel = ChunkAudio()
     passed: list[bytes] = []
     for n in range(12):  # 40 ms at a time, as Pipecat sends it
@@ -77,12 +77,12 @@ def test_exotel_is_sent_whole_pieces() -> None:
     assert to_exotel.has_buffered
 
 
-def test_exotel_pieces_of_the_right_size_are_left_alone() -> None:
+def test_audio_of_a_size_that_exotel_plays_is_unchanged() -> None:
     assert ChunkAudio().feed(media(3200)) is UNCHANGED
     assert ChunkAudio().feed(media(32_000)) is UNCHANGED
 
 
-def test_a_mark_comes_after_all_the_sound_before_it() -> None:
+def test_a_mark_follows_all_audio_that_was_sent_before_it() -> None:
     to_exotel = ChunkAudio()
     assert to_exotel.feed(media(640)) == []
     mark = b'{"event":"mark","stream_sid":"S1","mark":{"name":"m"}}'
@@ -93,14 +93,14 @@ def test_a_mark_comes_after_all_the_sound_before_it() -> None:
     assert not to_exotel.has_buffered
 
 
-def test_a_clear_throws_away_what_is_kept() -> None:
+def test_a_clear_discards_the_buffered_audio() -> None:
     to_exotel = ChunkAudio()
     to_exotel.feed(media(640))
     assert to_exotel.feed(b'{"event":"clear","stream_sid":"S1"}') is UNCHANGED
     assert to_exotel.flush() == NOTHING
 
 
-def test_after_a_pause_the_rest_is_filled_up_with_silence() -> None:
+def test_after_a_pause_the_remainder_is_padded_with_silence() -> None:
     to_exotel = ChunkAudio()
     to_exotel.feed(media(4000))
     assert [len(sound) for sound in sound_of(to_exotel.flush())] == [3200]
@@ -108,7 +108,7 @@ def test_after_a_pause_the_rest_is_filled_up_with_silence() -> None:
 
 
 @given(st.lists(st.integers(0, 120_000), max_size=12))
-def test_exotel_hears_every_byte_once_in_pieces_it_plays(sizes: list[int]) -> None:
+def test_exotel_gets_every_byte_once_in_sizes_that_it_plays(sizes: list[int]) -> None:
     to_exotel = ChunkAudio()
     heard: list[bytes] = []
     said = b""
@@ -124,7 +124,7 @@ def test_exotel_hears_every_byte_once_in_pieces_it_plays(sizes: list[int]) -> No
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
-def test_no_bytes_raise_anything(text: bytes) -> None:
+def test_no_bytes_raise_an_exception(text: bytes) -> None:
     for carrier in DIALECTS:
         for transform in DIALECTS[carrier].transforms():
             transform.feed(text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A stream under another id: each side is told the one that it knows, and everything else as it was."""
+"""A stream with two ids: each side gets the id that it knows, and everything else unchanged."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ names = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
 def others(carrier: str) -> st.SearchStrategy[dict[str, object]]:
-    """Fields of a message beside those that the filters read."""
+    """Fields of a message that the transforms do not read."""
     read = {"event", "media", FIELDS[carrier]}
     return st.dictionaries(names.filter(lambda name: name not in read), values, max_size=6)
 
@@ -43,9 +43,9 @@ def transforms(carrier: str) -> tuple[Transform, Transform]:
     return DIALECTS[carrier].renaming_transforms(KNOWN, LATEST)
 
 
-def passed(one: Transform, message: bytes) -> bytes:
-    """The one message that comes of one, as it came or changed."""
-    passing = one.feed(message)
+def passed(transform: Transform, message: bytes) -> bytes:
+    """The one message that a message becomes."""
+    passing = transform.feed(message)
     if passing is UNCHANGED:
         return message
     (changed,) = passing
@@ -59,20 +59,20 @@ def test_only_the_streams_id_changes(
     carrier = data.draw(st.sampled_from(sorted(FIELDS)))
     field = FIELDS[carrier]
     kept = {name: value for name, value in (before | after).items() if name not in FIELDS.values()}
-    place = data.draw(st.integers(0, len(kept)))
+    index = data.draw(st.integers(0, len(kept)))
     pairs = [("event", "dtmf"), *kept.items()]
     text = data.draw(st.booleans())
-    for one, own, told in zip(transforms(carrier), (LATEST, KNOWN), (KNOWN, LATEST), strict=True):
-        pairs.insert(place + 1, (field, own))
+    for transform, old, new in zip(transforms(carrier), (LATEST, KNOWN), (KNOWN, LATEST), strict=True):
+        pairs.insert(index + 1, (field, old))
         message = json.dumps(dict(pairs), ensure_ascii=text).encode()
-        pairs[place + 1] = (field, told)
-        heard = json.loads(passed(one, message))
-        assert list(heard.items()) == list(json.loads(json.dumps(dict(pairs))).items())
-        del pairs[place + 1]
+        pairs[index + 1] = (field, new)
+        renamed = json.loads(passed(transform, message))
+        assert list(renamed.items()) == list(json.loads(json.dumps(dict(pairs))).items())
+        del pairs[index + 1]
 
 
 @given(st.data())
-def test_what_does_not_name_the_stream_is_left_alone(data: st.DataObject) -> None:
+def test_a_message_that_does_not_name_the_stream_is_unchanged(data: st.DataObject) -> None:
     carrier = data.draw(st.sampled_from(sorted(FIELDS)))
     field = FIELDS[carrier]
     message = {"event": "mark", **data.draw(others(carrier))}
@@ -84,7 +84,7 @@ def test_what_does_not_name_the_stream_is_left_alone(data: st.DataObject) -> Non
 
 
 @given(st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
-def test_what_is_no_message_is_treated_as_the_dialects_filters_do(text: bytes) -> None:
+def test_what_is_no_message_is_treated_as_by_the_dialects_transforms(text: bytes) -> None:
     for carrier in FIELDS:
         for mine, own in zip(transforms(carrier), DIALECTS[carrier].transforms(), strict=True):
             assert mine.feed(text) == own.feed(text)
@@ -93,13 +93,13 @@ def test_what_is_no_message_is_treated_as_the_dialects_filters_do(text: bytes) -
 @pytest.mark.parametrize(
     "text", [b"", b"hello", b"[]", b"{}", b'{"event":"\xff"}', b'{"event":"mark","mark":' + b"[" * 100_000]
 )
-def test_it_reaches_nobody(carrier: str, text: bytes) -> None:
-    for one in transforms(carrier):
-        assert one.feed(text) == NOTHING
+def test_it_is_dropped(carrier: str, text: bytes) -> None:
+    for transform in transforms(carrier):
+        assert transform.feed(text) == NOTHING
 
 
-def test_a_value_is_not_written_anew(carrier: str) -> None:
-    """What a number or a text looks like is the sender's affair."""
+def test_other_values_stay_byte_for_byte(carrier: str) -> None:
+    """A number or a text may be written in several ways, and stays as the sender wrote it."""
     value = b'[1.50, 1e400, "\\u0041\\/", -0, {"a" : null}]'
     message = b'{"event": "mark", "x": ' + value + b', "%s": "%s"}'
     to_agent, _ = transforms(carrier)
@@ -108,8 +108,8 @@ def test_a_value_is_not_written_anew(carrier: str) -> None:
     assert KNOWN.encode() in heard
 
 
-def test_the_dialects_own_filters_still_do_their_part() -> None:
-    """Telnyx's sound in its order, Exotel's in its sizes, both under the other id."""
+def test_the_dialects_own_transforms_are_applied_too() -> None:
+    """Telnyx's audio is put in order and Exotel's cut into sizes, both with the other id."""
 
     def telnyx(number: int, stream: str) -> bytes:
         sound = {"chunk": str(number), "payload": "AAAA"}
@@ -129,6 +129,6 @@ def test_the_dialects_own_filters_still_do_their_part() -> None:
     assert not to_carrier.has_buffered
 
 
-def _all(one: Transform, message: bytes) -> list[bytes]:
-    passing = one.feed(message)
+def _all(transform: Transform, message: bytes) -> list[bytes]:
+    passing = transform.feed(message)
     return [message] if passing is UNCHANGED else list(passing)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What comes after a stream, what stands in its place, and where else a call can go."""
+"""The verbs after a stream and in place of one, and transfers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def outline(elements: list[Element]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("tail", "verbs"),
+    ("after_stream", "verbs"),
     [
         (HangUp(), ["Hangup"]),
         (Redirect(), ["Redirect"]),
@@ -51,28 +51,28 @@ def outline(elements: list[Element]) -> list[str]:
         (OwnXml("<A/><B><C/></B>"), ["A", "B"]),
     ],
 )
-def test_a_call_goes_on_as_its_tail_says_and_never_waits(
+def test_the_verbs_after_the_stream_follow_at_once(
     xml_writer: Writer,
     response: Parse,
-    back: str,
-    tail: HangUp | Redirect | Dial | OwnXml,
+    next_url: str,
+    after_stream: HangUp | Redirect | Dial | OwnXml,
     verbs: list[str],
 ) -> None:
-    after = list(response(xml_writer.connect(Stream(URL), tail, back)))[1:]
+    after = list(response(xml_writer.connect(Stream(URL), after_stream, next_url)))[1:]
     assert outline(after) == verbs
 
 
-def test_a_redirect_asks_the_given_url_with_post(xml_writer: Writer, response: Parse, back: str) -> None:
-    _, redirect = response(xml_writer.connect(Stream(URL), Redirect(), back))
-    assert (redirect.text, redirect.attrib) == (back, {"method": "POST"})
+def test_a_redirect_asks_the_given_url_with_post(xml_writer: Writer, response: Parse, next_url: str) -> None:
+    _, redirect = response(xml_writer.connect(Stream(URL), Redirect(), next_url))
+    assert (redirect.text, redirect.attrib) == (next_url, {"method": "POST"})
 
 
-def test_own_xml_comes_through_as_it_is(texml_writer: Writer, canonical: Canonical, back: str) -> None:
+def test_own_xml_comes_through_as_it_is(texml_writer: Writer, canonical: Canonical, next_url: str) -> None:
     own = (
         '<Say xml:lang="de-DE">Auf <break time="1s"/>Wiederhören &amp; <![CDATA[<tschüß>]]></Say>\n<Hangup/>'
     )
     said = canonical(f"<Response>{own}</Response>")
-    document = texml_writer.connect(Stream(URL), OwnXml(own), back)
+    document = texml_writer.connect(Stream(URL), OwnXml(own), next_url)
     assert canonical(document).endswith(said.removeprefix("<Response>"))
 
 
@@ -98,7 +98,7 @@ def test_own_xml_that_would_break_the_document_is_refused(xml_writer: Writer, ow
         xml_writer.connect(Stream(URL), OwnXml(own), None)
 
 
-def twilio_busy(busy: Busy, back: str) -> str:
+def twilio_busy(busy: Busy, next_url: str) -> str:
     theirs = VoiceResponse()
     match busy:
         case Reject():
@@ -112,14 +112,14 @@ def twilio_busy(busy: Busy, back: str) -> str:
         case Queue():
             theirs.say("Please hold the line.")
             theirs.pause(length=3)
-            theirs.redirect(back, method="POST")
+            theirs.redirect(next_url, method="POST")
         case Dial(number):
             theirs.dial().number(number)
             theirs.hangup()
     return str(theirs)
 
 
-def plivo_busy(busy: Busy, back: str) -> str:
+def plivo_busy(busy: Busy, next_url: str) -> str:
     theirs = plivoxml.ResponseElement()
     match busy:
         case Reject():
@@ -130,7 +130,7 @@ def plivo_busy(busy: Busy, back: str) -> str:
             theirs.add(plivoxml.PlayElement(url)).add(plivoxml.HangupElement())
         case Queue():
             theirs.add(plivoxml.SpeakElement("Please hold the line."))
-            theirs.add(plivoxml.WaitElement(length=3)).add(plivoxml.RedirectElement(back, method="POST"))
+            theirs.add(plivoxml.WaitElement(length=3)).add(plivoxml.RedirectElement(next_url, method="POST"))
         case Dial(number):
             theirs.add(plivoxml.DialElement().add(plivoxml.NumberElement(number)))
             theirs.add(plivoxml.HangupElement())
@@ -143,19 +143,19 @@ BUSY: list[Busy] = [Reject(), Say(WORDS), Play(SOUND), Queue(), Dial(NUMBER)]
 
 @pytest.mark.parametrize("busy", BUSY)
 def test_a_busy_answer_is_what_the_carriers_own_packages_build(
-    xml_writer: Writer, canonical: Canonical, back: str, busy: Busy
+    xml_writer: Writer, canonical: Canonical, next_url: str, busy: Busy
 ) -> None:
-    theirs = plivo_busy(busy, back) if xml_writer.name == "plivo" else twilio_busy(busy, back)
-    assert canonical(xml_writer.busy(busy, back)) == canonical(theirs)
+    theirs = plivo_busy(busy, next_url) if xml_writer.name == "plivo" else twilio_busy(busy, next_url)
+    assert canonical(xml_writer.busy(busy, next_url)) == canonical(theirs)
 
 
 @pytest.mark.parametrize("busy", BUSY)
-def test_exotel_can_only_be_given_a_socket(exotel: Writer, back: str, busy: Busy) -> None:
+def test_exotel_can_only_be_given_a_socket(exotel: Writer, next_url: str, busy: Busy) -> None:
     with pytest.raises(DocumentError, match="the flow's"):
-        exotel.busy(busy, back)
+        exotel.busy(busy, next_url)
 
 
-def test_nobody_is_asked_again_without_a_url(xml_writer: Writer) -> None:
+def test_a_redirect_without_a_url_is_refused(xml_writer: Writer) -> None:
     with pytest.raises(DocumentError, match="no URL to ask again"):
         xml_writer.busy(Queue(), None)
     with pytest.raises(DocumentError, match="no URL to ask again"):
@@ -205,20 +205,20 @@ def test_exotels_connect_applet_gets_a_number(exotel: Writer) -> None:
         (NUMBER, None, None, 601),
     ],
 )
-def test_what_exotels_connect_applet_cannot_do_is_said(
+def test_transfers_that_exotels_connect_applet_lacks_are_refused(
     exotel: Writer, to: str, caller_id: str | None, action: str | None, timeout_s: int | None
 ) -> None:
     with pytest.raises(DocumentError):
         exotel.transfer(to, caller_id=caller_id, action=action, timeout_s=timeout_s)
 
 
-def test_a_goodbye_hangs_up(xml_writer: Writer, exotel: Writer, response: Parse) -> None:
+def test_a_hangup_ends_the_call(xml_writer: Writer, exotel: Writer, response: Parse) -> None:
     assert outline(list(response(xml_writer.hangup()))) == ["Hangup"]
     with pytest.raises(DocumentError, match="close the socket"):
         exotel.hangup()
 
 
-def test_a_document_stands_in_a_request_as_far_as_the_carrier_lets_it(texml_writer: Writer) -> None:
+def test_a_document_in_a_request_has_at_most_4000_characters(texml_writer: Writer) -> None:
     """docs/reference/carriers.md §2.6: 4000 characters."""
     short = texml_writer.hangup()
     assert texml_writer.inline(short) == short
@@ -230,7 +230,7 @@ def test_a_document_stands_in_a_request_as_far_as_the_carrier_lets_it(texml_writ
         texml_writer.inline(long)
 
 
-def test_plivo_and_exotel_take_no_document_in_a_request(plivo: Writer, exotel: Writer) -> None:
+def test_plivo_and_exotel_accept_no_document_in_a_request(plivo: Writer, exotel: Writer) -> None:
     """docs/reference/carriers.md §4.5, §5.4."""
     for writer in (plivo, exotel):
         assert writer.inline_limit == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Telnyx's sound in its order, within a bounded window (docs/reference/carriers.md §3.2)."""
+"""Telnyx's media messages are put in order within a bounded window (docs/reference/carriers.md §3.2)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def passed(order: ReorderBuffer, chunks: Iterable[int]) -> list[int]:
         ([900, 902, 1, 2], [900, 902, 1, 2]),
     ],
 )
-def test_what_comes_and_what_passes(came: list[int], passes: list[int]) -> None:
+def test_messages_are_passed_on_in_order(came: list[int], passes: list[int]) -> None:
     assert passed(ReorderBuffer(), came) == passes
 
 
@@ -56,7 +56,7 @@ def test_a_gap_is_waited_for_only_until_the_carrier_pauses() -> None:
     assert passed(order, [2, 5]) == [5]
 
 
-def test_stop_comes_behind_all_sound_and_digits_do_not_wait() -> None:
+def test_stop_follows_all_audio_and_digits_do_not_wait() -> None:
     order = ReorderBuffer()
     assert passed(order, [1, 3]) == [1]
     digit, stop = b'{"event":"dtmf","dtmf":{"digit":"5"}}', b'{"event":"stop"}'
@@ -65,7 +65,7 @@ def test_stop_comes_behind_all_sound_and_digits_do_not_wait() -> None:
 
 
 @pytest.mark.parametrize("chunk", ["", "one", None, 1.5, True, [], "9" * 5000])
-def test_a_number_that_is_none_changes_nothing(chunk: object) -> None:
+def test_an_invalid_chunk_number_changes_nothing(chunk: object) -> None:
     order = ReorderBuffer()
     passed(order, [1])
     odd = media(chunk)  # type: ignore[arg-type]
@@ -74,7 +74,7 @@ def test_a_number_that_is_none_changes_nothing(chunk: object) -> None:
 
 
 @given(st.permutations(range(1, 40)))
-def test_it_is_always_in_order_and_never_keeps_more_than_the_window(chunks: list[int]) -> None:
+def test_messages_are_always_in_order_and_never_more_than_the_window_are_buffered(chunks: list[int]) -> None:
     order = ReorderBuffer()
     out = []
     for chunk in chunks:
@@ -85,7 +85,7 @@ def test_it_is_always_in_order_and_never_keeps_more_than_the_window(chunks: list
 
 
 @given(st.integers(1, 10**6), st.lists(st.integers(0, WINDOW - 1), max_size=60))
-def test_nothing_is_lost_that_is_late_by_less_than_the_window(first: int, delays: list[int]) -> None:
+def test_a_message_that_is_late_by_less_than_the_window_is_not_lost(first: int, delays: list[int]) -> None:
     numbers = range(first, first + len(delays))
     came = sorted(numbers, key=lambda number: number - first + delays[number - first])
     if not came or came[0] != first:
@@ -97,14 +97,14 @@ def test_nothing_is_lost_that_is_late_by_less_than_the_window(first: int, delays
     assert len(delays) < RESTART
 
 
-def test_only_telnyx_is_put_in_order() -> None:
+def test_only_telnyx_messages_are_reordered() -> None:
     assert {
         carrier: isinstance(DIALECTS[carrier].transforms()[0], ToAgentInOrder)
         for carrier in ("twilio", "telnyx", "plivo", "exotel")
     } == {"twilio": False, "telnyx": True, "plivo": False, "exotel": False}
 
 
-def test_what_is_none_of_the_agents_business_never_reaches_it() -> None:
+def test_malformed_messages_and_outbound_audio_never_reach_the_agent() -> None:
     to_agent, _ = DIALECTS["telnyx"].transforms()
     assert to_agent.feed(b"no message") == ()
     assert to_agent.feed(media("1", "outbound")) == ()

@@ -29,26 +29,26 @@ PARAMETERS = {
 }
 
 
-def test_there_is_a_writer_for_every_carrier_the_gateway_speaks_with() -> None:
+def test_every_carrier_with_a_dialect_has_a_writer() -> None:
     assert set(WRITERS) == set(DIALECTS)
     assert {name: writer.name for name, writer in WRITERS.items()} == {name: name for name in WRITERS}
 
 
-def test_the_answers_say_what_they_are(xml_writer: Writer, exotel: Writer) -> None:
+def test_documents_have_a_content_type(xml_writer: Writer, exotel: Writer) -> None:
     # Plivo takes it too, docs/reference/carriers.md §4.4
     assert xml_writer.content_type == "text/xml; charset=utf-8"
     assert exotel.content_type == "application/json"
 
 
-def test_twilio_gets_what_its_own_package_builds(twilio: Writer, canonical: Canonical, back: str) -> None:
+def test_twilio_gets_what_its_own_package_builds(twilio: Writer, canonical: Canonical, next_url: str) -> None:
     stream = Stream(URL, PARAMETERS, name="s-1", status_callback=STATUS_URL)
     theirs = VoiceResponse()
     connect = theirs.connect()
     element = connect.stream(url=URL, name="s-1", status_callback=STATUS_URL, status_callback_method="POST")
     for name, value in PARAMETERS.items():
         element.parameter(name=name, value=value)
-    theirs.redirect(back, method="POST")
-    assert canonical(twilio.connect(stream, Redirect(), back)) == canonical(str(theirs))
+    theirs.redirect(next_url, method="POST")
+    assert canonical(twilio.connect(stream, Redirect(), next_url)) == canonical(str(theirs))
 
 
 def test_twilio_gets_the_shortest_document(twilio: Writer, canonical: Canonical) -> None:
@@ -77,7 +77,7 @@ def test_twilio_gets_no_attribute_but_documented_ones(twilio: Writer, response: 
     assert all(set(parameter.attrib) == {"name", "value"} for parameter in element)
 
 
-def test_telnyx_gets_its_table_with_the_values_that_work(telnyx: Writer, response: Parse) -> None:
+def test_telnyx_gets_the_attributes_with_the_values_that_work(telnyx: Writer, response: Parse) -> None:
     """Every attribute of docs/reference/carriers.md §3.4, but the sampling rate, which PCMU does not
     choose.
     """
@@ -101,7 +101,7 @@ def test_telnyx_gets_its_table_with_the_values_that_work(telnyx: Writer, respons
     assert {child.attrib["name"]: child.attrib["value"] for child in element} == PARAMETERS
 
 
-def test_telnyx_is_told_what_it_would_do_wrong_by_default(telnyx: Writer, response: Parse) -> None:
+def test_telnyx_gets_the_attributes_whose_defaults_do_not_work(telnyx: Writer, response: Parse) -> None:
     """mp3 is silence for the caller; a reconnect may undo the close that ends the stream (§3.1, §10)."""
     ((element,), _) = response(telnyx.connect(Stream(QUERY_URL), HangUp(), None))
     assert element.attrib == {
@@ -114,7 +114,7 @@ def test_telnyx_is_told_what_it_would_do_wrong_by_default(telnyx: Writer, respon
 
 
 def test_telnyx_gets_the_twiml_that_it_shares_with_twilio(
-    telnyx: Writer, canonical: Canonical, back: str
+    telnyx: Writer, canonical: Canonical, next_url: str
 ) -> None:
     theirs = VoiceResponse()
     theirs.connect().stream(
@@ -124,15 +124,15 @@ def test_telnyx_gets_the_twiml_that_it_shares_with_twilio(
         bidirectional_codec="PCMU",
         enable_reconnect=False,
     )
-    theirs.redirect(back, method="POST")
-    assert canonical(telnyx.connect(Stream(QUERY_URL), Redirect(), back)) == canonical(str(theirs))
+    theirs.redirect(next_url, method="POST")
+    assert canonical(telnyx.connect(Stream(QUERY_URL), Redirect(), next_url)) == canonical(str(theirs))
 
 
 @pytest.mark.parametrize(
     ("sample_rate", "content_type"), [(8000, "audio/x-mulaw;rate=8000"), (16000, "audio/x-l16;rate=16000")]
 )
 def test_plivo_gets_what_its_own_package_builds(
-    plivo: Writer, canonical: Canonical, back: str, sample_rate: int, content_type: str
+    plivo: Writer, canonical: Canonical, next_url: str, sample_rate: int, content_type: str
 ) -> None:
     stream = Stream(
         QUERY_URL, {"from_number": "1415", "to_number": "+1"}, None, STATUS_URL, sample_rate=sample_rate
@@ -149,12 +149,12 @@ def test_plivo_gets_what_its_own_package_builds(
             statusCallbackMethod="POST",
         )
     )
-    theirs.add(plivoxml.RedirectElement(back, method="POST"))
-    ours = plivo.connect(stream, Redirect(), back)
+    theirs.add(plivoxml.RedirectElement(next_url, method="POST"))
+    ours = plivo.connect(stream, Redirect(), next_url)
     assert canonical(ours) == canonical(theirs.to_string(pretty=False))
 
 
-def test_plivo_is_told_what_it_would_do_wrong_by_default(plivo: Writer, response: Parse) -> None:
+def test_plivo_gets_the_attributes_whose_defaults_do_not_work(plivo: Writer, response: Parse) -> None:
     """One way only, the call ended, and a sound that its own pages disagree about
     (docs/reference/carriers.md §4.4, §10).
     """
@@ -184,6 +184,10 @@ def test_exotel_gets_json_and_a_rate_only_where_it_is_not_the_default(exotel: Wr
         assert json.loads(exotel.connect(said, HangUp(), None)) == {"url": said.url}
 
 
-@pytest.mark.parametrize("tail", [HangUp(), Redirect(), Dial("+15559876543"), OwnXml("<Say>Bye</Say>")])
-def test_exotel_leaves_the_tail_to_its_flow(exotel: Writer, tail: HangUp | Redirect | Dial | OwnXml) -> None:
-    assert json.loads(exotel.connect(Stream(URL), tail, None)) == {"url": URL}
+@pytest.mark.parametrize(
+    "after_stream", [HangUp(), Redirect(), Dial("+15559876543"), OwnXml("<Say>Bye</Say>")]
+)
+def test_what_follows_an_exotel_stream_is_left_to_its_flow(
+    exotel: Writer, after_stream: HangUp | Redirect | Dial | OwnXml
+) -> None:
+    assert json.loads(exotel.connect(Stream(URL), after_stream, None)) == {"url": URL}
