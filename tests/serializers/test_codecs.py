@@ -64,10 +64,12 @@ def test_every_code_survives_decoding_and_encoding(audio):
 @given(st.lists(st.integers(-32768, 32767), max_size=200))
 def test_companding_keeps_speech_recognisable(values):
     for audio in (MULAW, ALAW):
-        heard = samples(decode(encode(pcm(*values), audio), audio))
-        assert len(heard) == len(values)
-        for meant, got in zip(values, heard, strict=True):
-            assert abs(meant - got) <= max(abs(meant) / 16, 16) + 644  # steps of G.711; 644 where it clips
+        decoded = samples(decode(encode(pcm(*values), audio), audio))
+        assert len(decoded) == len(values)
+        for expected, actual in zip(values, decoded, strict=True):
+            assert (
+                abs(expected - actual) <= max(abs(expected) / 16, 16) + 644
+            )  # steps of G.711; 644 where it clips
 
 
 @given(st.lists(st.integers(-32768, 32767), max_size=200))
@@ -109,11 +111,11 @@ RATES = [8000, 16000, 24000]
 @pytest.mark.parametrize("from_hz", RATES)
 @pytest.mark.parametrize("to_hz", RATES)
 def test_a_second_stays_a_second_and_a_tone_its_pitch(from_hz, to_hz):
-    heard = samples(Resampler(from_hz, to_hz).feed(tone(440, from_hz, from_hz)))
-    assert abs(len(heard) - to_hz) <= to_hz // from_hz + 1
-    rising = sum(1 for before, now in itertools.pairwise(heard) if before < 0 <= now)
+    decoded = samples(Resampler(from_hz, to_hz).feed(tone(440, from_hz, from_hz)))
+    assert abs(len(decoded) - to_hz) <= to_hz // from_hz + 1
+    rising = sum(1 for before, now in itertools.pairwise(decoded) if before < 0 <= now)
     assert 438 <= rising <= 441
-    assert 7700 <= max(heard) <= 8001
+    assert 7700 <= max(decoded) <= 8001
 
 
 @given(

@@ -47,14 +47,14 @@ def exotel_start(**start: Any) -> str:
     return json.dumps({"event": "start", "start": {"stream_sid": "s", "call_sid": "c", **start}})
 
 
-@pytest.mark.parametrize("given", [{}, {"customParameters": None}, {"customParameters": {}}])
-def test_twilio_without_parameters(given):
-    assert twilio.read_carrier(twilio_start(**given)) == Start("CA1", "MZ1")
+@pytest.mark.parametrize("value", [{}, {"customParameters": None}, {"customParameters": {}}])
+def test_twilio_without_parameters(value):
+    assert twilio.read_carrier(twilio_start(**value)) == Start("CA1", "MZ1")
 
 
 def test_parameters_become_texts():
-    given = {"age": 7, "vip": True, "none": None, "list": [1, "a"], "name": "Jane"}
-    start = twilio.read_carrier(twilio_start(customParameters=given))
+    value = {"age": 7, "vip": True, "none": None, "list": [1, "a"], "name": "Jane"}
+    start = twilio.read_carrier(twilio_start(customParameters=value))
     assert start.parameters == {"age": "7", "vip": "true", "list": '[1,"a"]', "name": "Jane"}
 
 
@@ -67,12 +67,12 @@ def test_numbers_come_as_numbers_or_texts(carrier, number):
         "sequence_number": number,
         "media": {"track": "inbound", "chunk": number, "timestamp": number, "payload": "/w=="},
     }
-    heard = DIALECTS[carrier].read_carrier(json.dumps(message))
-    assert heard == Media(b"\xff", "inbound", chunk=4, timestamp_ms=4, sequence=4)
+    event = DIALECTS[carrier].read_carrier(json.dumps(message))
+    assert event == Media(b"\xff", "inbound", chunk=4, timestamp_ms=4, sequence=4)
 
 
 @pytest.mark.parametrize(
-    ("said", "track"),
+    ("written", "track"),
     [
         ("inbound", "inbound"),
         ("inbound_track", "inbound"),
@@ -81,8 +81,8 @@ def test_numbers_come_as_numbers_or_texts(carrier, number):
         (5, None),
     ],
 )
-def test_tracks_have_one_name(said, track):
-    message = json.dumps({"event": "media", "media": {"track": said, "payload": ""}})
+def test_tracks_have_one_name(written, track):
+    message = json.dumps({"event": "media", "media": {"track": written, "payload": ""}})
     assert twilio.read_carrier(message) == Media(b"", track)
 
 
@@ -105,8 +105,8 @@ def test_digits_come_as_numbers_or_texts(digit):
     ],
 )
 def test_telnyx_encodings(encoding, ours):
-    said = telnyx_start(media_format={"encoding": encoding, "sample_rate": "8000"})
-    assert telnyx.read_carrier(said).audio == ours
+    message = telnyx_start(media_format={"encoding": encoding, "sample_rate": "8000"})
+    assert telnyx.read_carrier(message).audio == ours
 
 
 def test_an_unknown_encoding_is_refused():
@@ -126,16 +126,16 @@ def test_an_invalid_number_of_channels_is_refused(channels):
         twilio.read_carrier(twilio_start(mediaFormat={"channels": channels}))
 
 
-@pytest.mark.parametrize("given", [{"k": "v"}, [{"name": "k", "value": "v"}], '{"k":"v"}', "k=v"])
-def test_telnyx_parameters_as_object_or_list(given):
-    said = telnyx_start(custom_parameters=given, client_state="aGk=", tags=["T"])
-    assert telnyx.read_carrier(said).parameters == {"k": "v"}
+@pytest.mark.parametrize("value", [{"k": "v"}, [{"name": "k", "value": "v"}], '{"k":"v"}', "k=v"])
+def test_telnyx_parameters_as_object_or_list(value):
+    message = telnyx_start(custom_parameters=value, client_state="aGk=", tags=["T"])
+    assert telnyx.read_carrier(message).parameters == {"k": "v"}
 
 
-@pytest.mark.parametrize("given", [["k"], [{"value": "v"}], 5, True])
-def test_parameters_of_no_known_form_are_refused(given):
+@pytest.mark.parametrize("value", [["k"], [{"value": "v"}], 5, True])
+def test_parameters_of_no_known_form_are_refused(value):
     with pytest.raises(DialectError, match=r"parameters|name"):
-        telnyx.read_carrier(telnyx_start(custom_parameters=given))
+        telnyx.read_carrier(telnyx_start(custom_parameters=value))
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,8 @@ def test_telnyx_errors_may_lack_any_detail(payload, error):
 
 @pytest.mark.parametrize("when", ["soon", 5, None, "0001-01-01T00:00:00+23:59"])
 def test_telnyx_digits_are_read_whatever_their_time(when):
-    said = json.dumps({"event": "dtmf", "occurred_at": when, "dtmf": {"digit": "1"}})
-    assert telnyx.read_carrier(said).digits == "1"
+    message = json.dumps({"event": "dtmf", "occurred_at": when, "dtmf": {"digit": "1"}})
+    assert telnyx.read_carrier(message).digits == "1"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_plivo_numbers_come_from_extra_headers():
 
 
 @pytest.mark.parametrize(
-    ("said", "meaning"),
+    ("message", "meaning"),
     [
         ({"event": "playedStream", "name": "a"}, Played("a")),
         ({"event": "playedStream", "sequenceNumber": 0, "name": "a"}, Played("a", 0)),
@@ -196,26 +196,26 @@ def test_plivo_numbers_come_from_extra_headers():
         ({"event": "connected"}, Unknown("connected")),
     ],
 )
-def test_undocumented_plivo_events_are_read(said, meaning):
-    assert plivo.read_carrier(json.dumps(said)) == meaning
+def test_undocumented_plivo_events_are_read(message, meaning):
+    assert plivo.read_carrier(json.dumps(message)) == meaning
 
 
 @pytest.mark.parametrize("encoding", ["audio/x-raw", "raw", "base64", "audio/x-mulaw", "pcmu", 5, None])
 def test_exotel_audio_is_linear16_whatever_its_encoding_is_called(encoding):
-    said = exotel_start(media_format={"encoding": encoding, "sample_rate": "16000", "bit_rate": "128kbps"})
-    assert exotel.read_carrier(said).audio == AudioFormat("linear16", 16000)
+    message = exotel_start(media_format={"encoding": encoding, "sample_rate": "16000", "bit_rate": "128kbps"})
+    assert exotel.read_carrier(message).audio == AudioFormat("linear16", 16000)
 
 
-@pytest.mark.parametrize("given", [{"tenant": "acme", "n": 1}, '{"tenant":"acme","n":1}', "tenant=acme&n=1"])
-def test_exotel_parameters_as_object_or_text(given):
-    assert exotel.read_carrier(exotel_start(custom_parameters=given)).parameters == {
+@pytest.mark.parametrize("value", [{"tenant": "acme", "n": 1}, '{"tenant":"acme","n":1}', "tenant=acme&n=1"])
+def test_exotel_parameters_as_object_or_text(value):
+    assert exotel.read_carrier(exotel_start(custom_parameters=value)).parameters == {
         "tenant": "acme",
         "n": "1",
     }
 
 
 def test_exotel_in_camel_case():
-    said = {
+    message = {
         "event": "start",
         "sequenceNumber": 1,
         "streamSid": "s",
@@ -228,7 +228,7 @@ def test_exotel_in_camel_case():
             "mediaFormat": {"encoding": "raw", "sampleRate": 24000},
         },
     }
-    assert exotel.read_carrier(json.dumps(said)) == Start(
+    assert exotel.read_carrier(json.dumps(message)) == Start(
         "c",
         "s",
         "a",

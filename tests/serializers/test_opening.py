@@ -16,25 +16,25 @@ CARRIERS = sorted(DIALECTS)
 WITH_CONNECTED = [name for name in CARRIERS if DIALECTS[name].sends_connected]
 
 
-def said(carrier, event, calls):
+def written(carrier, event, calls):
     return DIALECTS[carrier].write_carrier(event, calls[carrier])
 
 
-def assert_refused(opening, message, because):
-    with pytest.raises(DialectError, match=because):
+def assert_refused(opening, message, reason):
+    with pytest.raises(DialectError, match=reason):
         opening.feed(message)
 
 
 @pytest.mark.parametrize("carrier", WITH_CONNECTED)
 def test_connected_then_start(carrier, calls):
     opening = Opening(DIALECTS[carrier])
-    assert opening.feed(said(carrier, Connected(), calls)) is None
-    assert opening.feed(said(carrier, calls[carrier], calls)) == calls[carrier]
+    assert opening.feed(written(carrier, Connected(), calls)) is None
+    assert opening.feed(written(carrier, calls[carrier], calls)) == calls[carrier]
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 def test_start_alone(carrier, calls):
-    assert Opening(DIALECTS[carrier]).feed(said(carrier, calls[carrier], calls)) == calls[carrier]
+    assert Opening(DIALECTS[carrier]).feed(written(carrier, calls[carrier], calls)) == calls[carrier]
 
 
 def test_plivo_begins_with_start_or_not_at_all():
@@ -43,33 +43,33 @@ def test_plivo_begins_with_start_or_not_at_all():
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize(
-    ("event", "because"),
+    ("event", "reason"),
     [
         (Media(b"\xff", chunk=1, timestamp_ms=20, sequence=2), "`media` came before `start`"),
         (Played("a", 2), "`played` came before `start`"),
     ],
 )
-def test_nothing_comes_before_start(carrier, event, because, calls):
-    assert_refused(Opening(DIALECTS[carrier]), said(carrier, event, calls), because)
+def test_nothing_comes_before_start(carrier, event, reason, calls):
+    assert_refused(Opening(DIALECTS[carrier]), written(carrier, event, calls), reason)
     opening = Opening(DIALECTS[carrier])
     if DIALECTS[carrier].sends_connected:
-        opening.feed(said(carrier, Connected(), calls))
-    assert_refused(opening, said(carrier, event, calls), because)
+        opening.feed(written(carrier, Connected(), calls))
+    assert_refused(opening, written(carrier, event, calls), reason)
 
 
 @pytest.mark.parametrize("carrier", WITH_CONNECTED)
 def test_a_stream_has_opened_after_two_messages(carrier, calls):
     opening = Opening(DIALECTS[carrier])
-    opening.feed(said(carrier, Connected(), calls))
-    assert_refused(opening, said(carrier, Connected(), calls), "twice")
+    opening.feed(written(carrier, Connected(), calls))
+    assert_refused(opening, written(carrier, Connected(), calls), "twice")
     opening = Opening(DIALECTS[carrier])
-    opening.feed(said(carrier, Connected(), calls))
+    opening.feed(written(carrier, Connected(), calls))
     assert_refused(opening, '{"event":"hello"}', "unknown event came before `start`")
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize(
-    ("message", "because"),
+    ("message", "reason"),
     [
         ("hello", "not JSON"),
         ("", "not JSON"),
@@ -82,8 +82,8 @@ def test_a_stream_has_opened_after_two_messages(carrier, calls):
         (b"", "binary"),
     ],
 )
-def test_a_message_that_cannot_open_a_stream_is_refused(carrier, message, because):
-    assert_refused(Opening(DIALECTS[carrier]), message, because)
+def test_a_message_that_cannot_open_a_stream_is_refused(carrier, message, reason):
+    assert_refused(Opening(DIALECTS[carrier]), message, reason)
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,13 @@ def test_a_message_that_cannot_open_a_stream_is_refused(carrier, message, becaus
 )
 @pytest.mark.parametrize("value", [None, "", [], {}, True])
 def test_a_start_without_its_ids(carrier, where, key, value, calls):
-    message = json.loads(said(carrier, calls[carrier], calls))
+    message = json.loads(written(carrier, calls[carrier], calls))
     (message if where == "top" else message["start"])[key] = value
     assert_refused(Opening(DIALECTS[carrier]), json.dumps(message), f"`{key}` is")
 
 
 def test_exotels_stream_id_is_at_the_top_level_or_in_start(calls):
-    message = json.loads(said("exotel", calls["exotel"], calls))
+    message = json.loads(written("exotel", calls["exotel"], calls))
     del message["stream_sid"]
     assert Opening(DIALECTS["exotel"]).feed(json.dumps(message)) == calls["exotel"]
     message["start"].pop("stream_sid")
@@ -120,13 +120,13 @@ def test_a_stream_of_another_carrier(carrier, calls):
             continue  # Exotel is known to speak camelCase, and then tells what Twilio tells
         if carrier != other:
             with pytest.raises(DialectError):
-                Opening(DIALECTS[carrier]).feed(said(other, calls[other], calls))
+                Opening(DIALECTS[carrier]).feed(written(other, calls[other], calls))
 
 
 def test_a_stream_opens_once(calls):
     opening = Opening(DIALECTS["twilio"])
-    opening.feed(said("twilio", calls["twilio"], calls))
-    assert_refused(opening, said("twilio", calls["twilio"], calls), "open already")
+    opening.feed(written("twilio", calls["twilio"], calls))
+    assert_refused(opening, written("twilio", calls["twilio"], calls), "open already")
 
 
 def test_parameters_that_name_the_agent(calls):

@@ -58,9 +58,9 @@ def test_only_the_streams_id_changes(
 ) -> None:
     carrier = data.draw(st.sampled_from(sorted(FIELDS)))
     field = FIELDS[carrier]
-    kept = {name: value for name, value in (before | after).items() if name not in FIELDS.values()}
-    index = data.draw(st.integers(0, len(kept)))
-    pairs = [("event", "dtmf"), *kept.items()]
+    fields = {name: value for name, value in (before | after).items() if name not in FIELDS.values()}
+    index = data.draw(st.integers(0, len(fields)))
+    pairs = [("event", "dtmf"), *fields.items()]
     text = data.draw(st.booleans())
     for transform, old, new in zip(transforms(carrier), (LATEST, KNOWN), (KNOWN, LATEST), strict=True):
         pairs.insert(index + 1, (field, old))
@@ -79,15 +79,15 @@ def test_a_message_that_does_not_name_the_stream_is_unchanged(data: st.DataObjec
     if data.draw(st.booleans()):
         message[field] = data.draw(values.filter(lambda value: value not in (KNOWN, LATEST)))
     text = json.dumps(message).encode()
-    for mine, own in zip(transforms(carrier), DIALECTS[carrier].transforms(), strict=True):
-        assert _all(mine, text) == _all(own, text)
+    for renaming, plain in zip(transforms(carrier), DIALECTS[carrier].transforms(), strict=True):
+        assert _all(renaming, text) == _all(plain, text)
 
 
 @given(st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_what_is_no_message_is_treated_as_by_the_dialects_transforms(text: bytes) -> None:
     for carrier in FIELDS:
-        for mine, own in zip(transforms(carrier), DIALECTS[carrier].transforms(), strict=True):
-            assert mine.feed(text) == own.feed(text)
+        for renaming, plain in zip(transforms(carrier), DIALECTS[carrier].transforms(), strict=True):
+            assert renaming.feed(text) == plain.feed(text)
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ def test_other_values_stay_byte_for_byte(carrier: str) -> None:
     value = b'[1.50, 1e400, "\\u0041\\/", -0, {"a" : null}]'
     message = b'{"event": "mark", "x": ' + value + b', "%s": "%s"}'
     to_agent, _ = transforms(carrier)
-    heard = passed(to_agent, message % (FIELDS[carrier].encode(), LATEST.encode()))
-    assert value in heard
-    assert KNOWN.encode() in heard
+    renamed = passed(to_agent, message % (FIELDS[carrier].encode(), LATEST.encode()))
+    assert value in renamed
+    assert KNOWN.encode() in renamed
 
 
 def test_the_dialects_own_transforms_are_applied_too() -> None:
@@ -116,8 +116,8 @@ def test_the_dialects_own_transforms_are_applied_too() -> None:
         return json.dumps({"event": "media", "media": sound, "stream_id": stream}).encode()
 
     to_agent, _ = transforms("telnyx")
-    heard = [one for number in (1, 3, 2) for one in _all(to_agent, telnyx(number, LATEST))]
-    assert [json.loads(one) for one in heard] == [json.loads(telnyx(number, KNOWN)) for number in (1, 2, 3)]
+    renamed = [one for number in (1, 3, 2) for one in _all(to_agent, telnyx(number, LATEST))]
+    assert [json.loads(one) for one in renamed] == [json.loads(telnyx(number, KNOWN)) for number in (1, 2, 3)]
 
     _, to_carrier = transforms("exotel")
     sound = {"payload": "AAAA" * 400}

@@ -141,15 +141,15 @@ def test_optional_values_are_written_as_the_carrier_usually_sends_them(calls):
     """Connected's version, the track and the reason are the carrier's habit, not the caller's to know."""
     sound = Media(b"\xff", chunk=1, timestamp_ms=20, sequence=2)
 
-    def said(carrier, event):
+    def written(carrier, event):
         return json.loads(DIALECTS[carrier].write_carrier(event, calls[carrier]))
 
-    assert said("twilio", Connected()) == {"event": "connected", "protocol": "Call", "version": "1.0.0"}
-    assert said("telnyx", Connected()) == {"event": "connected", "version": "1.0.0"}
-    assert said("exotel", Connected("Call", "1.0.0")) == {"event": "connected"}
-    assert said("exotel", Stop(sequence=3))["stop"]["reason"] == "callended"
+    assert written("twilio", Connected()) == {"event": "connected", "protocol": "Call", "version": "1.0.0"}
+    assert written("telnyx", Connected()) == {"event": "connected", "version": "1.0.0"}
+    assert written("exotel", Connected("Call", "1.0.0")) == {"event": "connected"}
+    assert written("exotel", Stop(sequence=3))["stop"]["reason"] == "callended"
     assert [
-        said(carrier, sound)["media"].get("track") for carrier in ("twilio", "telnyx", "plivo", "exotel")
+        written(carrier, sound)["media"].get("track") for carrier in ("twilio", "telnyx", "plivo", "exotel")
     ] == [
         "inbound",
         "inbound",
@@ -161,8 +161,8 @@ def test_optional_values_are_written_as_the_carrier_usually_sends_them(calls):
 def test_plivo_repeats_its_extra_headers_on_every_media_message(calls):
     start = replace(calls["plivo"], parameters={"name": "Jane Doe; & co", "k": "v"})
     for event in (start, Media(b"\xff", chunk=1, timestamp_ms=20, sequence=2), Dtmf("5", 3)):
-        said = json.loads(DIALECTS["plivo"].write_carrier(event, start))
-        assert said["extra_headers"] == "name=Jane%20Doe%3B%20%26%20co;k=v"
+        written = json.loads(DIALECTS["plivo"].write_carrier(event, start))
+        assert written["extra_headers"] == "name=Jane%20Doe%3B%20%26%20co;k=v"
     assert "extra_headers" not in json.loads(
         DIALECTS["plivo"].write_carrier(replace(start, parameters={}), start)
     )
@@ -170,8 +170,8 @@ def test_plivo_repeats_its_extra_headers_on_every_media_message(calls):
 
 def test_plivo_play_audio_has_the_streams_format(calls):
     start = replace(calls["plivo"], audio=AudioFormat("linear16", 16000))
-    said = json.loads(DIALECTS["plivo"].write_agent(Media(b"\0\0"), start))
-    assert said == {
+    written = json.loads(DIALECTS["plivo"].write_agent(Media(b"\0\0"), start))
+    assert written == {
         "event": "playAudio",
         "media": {"contentType": "audio/x-l16", "sampleRate": 16000, "payload": "AAA="},
     }

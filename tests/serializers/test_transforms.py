@@ -110,17 +110,17 @@ def test_after_a_pause_the_remainder_is_padded_with_silence() -> None:
 @given(st.lists(st.integers(0, 120_000), max_size=12))
 def test_exotel_gets_every_byte_once_in_sizes_that_it_plays(sizes: list[int]) -> None:
     to_exotel = ChunkAudio()
-    heard: list[bytes] = []
-    said = b""
+    received: list[bytes] = []
+    sent = b""
     for n, size in enumerate(sizes):
         message = media(size, fill=n + 1)
-        said += bytes([n + 1]) * size
+        sent += bytes([n + 1]) * size
         passed = to_exotel.feed(message)
-        heard += sound_of([message] if passed is UNCHANGED else list(passed))
-    heard += sound_of(list(to_exotel.flush()))
-    assert all(MIN_MEDIA_BYTES <= len(sound) <= MAX_MEDIA_BYTES for sound in heard)
-    assert all(len(sound) % MEDIA_STEP_BYTES == 0 for sound in heard)
-    assert b"".join(heard).rstrip(b"\0") == said
+        received += sound_of([message] if passed is UNCHANGED else list(passed))
+    received += sound_of(list(to_exotel.flush()))
+    assert all(MIN_MEDIA_BYTES <= len(sound) <= MAX_MEDIA_BYTES for sound in received)
+    assert all(len(sound) % MEDIA_STEP_BYTES == 0 for sound in received)
+    assert b"".join(received).rstrip(b"\0") == sent
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))

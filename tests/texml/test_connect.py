@@ -177,11 +177,11 @@ def test_exotel_gets_json_and_a_rate_only_where_it_is_not_the_default(exotel: Wr
         assert json.loads(exotel.connect(faster, HangUp(), None)) == {
             "url": f"{url}?sample-rate={sample_rate}"
         }
-    asked = Stream(f"{url}?serviceHost=support.acme", sample_rate=16000)
-    assert json.loads(exotel.connect(asked, HangUp(), None)) == {"url": f"{asked.url}&sample-rate=16000"}
+    stream = Stream(f"{url}?serviceHost=support.acme", sample_rate=16000)
+    assert json.loads(exotel.connect(stream, HangUp(), None)) == {"url": f"{stream.url}&sample-rate=16000"}
     for spelling in ("sample-rate", "sample_rate"):
-        said = Stream(f"{url}?{spelling}=16000", sample_rate=16000)
-        assert json.loads(exotel.connect(said, HangUp(), None)) == {"url": said.url}
+        stream = Stream(f"{url}?{spelling}=16000", sample_rate=16000)
+        assert json.loads(exotel.connect(stream, HangUp(), None)) == {"url": stream.url}
 
 
 @pytest.mark.parametrize(

@@ -66,8 +66,8 @@ def test_plivos_start_has_every_parameter_unchanged(
     document = plivo.connect(Stream(URL, parameters), HangUp(), None)
     headers = response(document)[0].attrib.get("extraHeaders")
     assert (headers is None) == (not parameters)
-    said = {"start": {"callId": "c", "streamId": "s"}, "event": "start", "extra_headers": headers}
-    start = DIALECTS["plivo"].read_carrier(json.dumps(said))
+    message = {"start": {"callId": "c", "streamId": "s"}, "event": "start", "extra_headers": headers}
+    start = DIALECTS["plivo"].read_carrier(json.dumps(message))
     assert getattr(start, "parameters") == parameters  # noqa: B009 - of Start, among many events
     if headers is not None:
         assert headers.isascii()

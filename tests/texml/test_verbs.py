@@ -71,9 +71,9 @@ def test_own_xml_comes_through_as_it_is(texml_writer: Writer, canonical: Canonic
     own = (
         '<Say xml:lang="de-DE">Auf <break time="1s"/>Wiederhören &amp; <![CDATA[<tschüß>]]></Say>\n<Hangup/>'
     )
-    said = canonical(f"<Response>{own}</Response>")
+    expected = canonical(f"<Response>{own}</Response>")
     document = texml_writer.connect(Stream(URL), OwnXml(own), next_url)
-    assert canonical(document).endswith(said.removeprefix("<Response>"))
+    assert canonical(document).endswith(expected.removeprefix("<Response>"))
 
 
 @pytest.mark.parametrize(

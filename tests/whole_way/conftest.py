@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""One carrier, one gateway, one agent with one slot: calls from the carrier's webhook to the record.
+"""One carrier, one gateway, one agent with one slot: calls from the carrier's webhook to the session's record.
 
-A module says which carrier it is (`carrier`), and how its REST knows a call that came in (`known`).
+Each module has the fixture `carrier`, and a function that adds an incoming call to the carrier's REST server.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FROM, TO = "+14155550199", "+14155550142"
 
 @dataclass
 class Way:
-    """The way of a carrier's calls through the gateway to support.acme and back."""
+    """One carrier's calls through the gateway to the agent support.acme, and back."""
 
     line: DocumentCalls
     agent: Agent
@@ -59,16 +59,16 @@ class Way:
     def gateway(self) -> Gateway:
         return self.line.gateway
 
-    # In
+    # Incoming calls
 
     async def rings(self) -> Placed:
-        """A caller dials the number; the carrier asks its signed webhook, and reads what it is answered."""
+        """A caller dials the number: the carrier requests the webhook, signed, and reads the document."""
         unsigned = await self.line.place(proven=False)
-        assert unsigned.answered.status == 403, "whoever is not the carrier gets no document"
+        assert unsigned.answered.status == 403, "without a signature there is no document"
         return await self.line.place()
 
     async def connects(self, placed: Placed) -> Call:
-        """The carrier opens the document's stream, and the agent hears the opening of this very call."""
+        """The carrier opens the document's stream, and the agent receives the opening of this call."""
         assert placed.stream_url.startswith(f"wss://{STREAM_HOST}/ws/{self.line.carrier}")
         assert token_of(placed.stream_url)
         document = placed.document
@@ -80,13 +80,13 @@ class Way:
         return call
 
     async def talk(self, call: Call) -> None:
-        """The agent hears the caller and answers, and the caller hears that."""
+        """The agent hears the caller, and the caller hears the agent's answer."""
         carrier = self.line.carrier
         await assert_agent_heard(call.agent, [call.caller.say(talk(carrier)[0])])
         await assert_caller_heard(call.caller, [call.agent.say(replies(carrier)[0])])
 
     def streams_while(self, operation: str, call: Call, *, then: Any = None) -> None:
-        """The next such request finds the call's stream alive; `then` the carrier does more, having acted."""
+        """The next such request finds the call's stream alive. `then`: what the carrier does after it has acted."""
 
         async def answer(_: Any, request: Any, act: Callable[[], Any]) -> Any:
             await self.talk(call)
@@ -97,39 +97,39 @@ class Way:
 
         self.server.next(operation, answer)
 
-    async def kept(self, call: Call) -> None:
-        """The agent of a call that went elsewhere: its socket lives, so it hangs nothing up."""
+    async def assert_agent_kept(self, call: Call) -> None:
+        """The agent of a transferred call keeps its socket: if it lost it, it would hang up the call."""
         call.agent.send(call.agent.frame(PING, b"there?"))
-        while (heard := await call.agent.hear()).opcode != PONG:
-            assert json.loads(heard.payload)["event"] == "stop"
-        assert heard.payload == b"there?"
+        while (message := await call.agent.hear()).opcode != PONG:
+            assert json.loads(message.payload)["event"] == "stop"
+        assert message.payload == b"there?"
 
     async def refused_socket(self, placed: Placed) -> int:
-        """The carrier opens the document's stream, and is turned away there; the close code."""
+        """The carrier opens the document's stream, which the gateway closes. Return the close code."""
         before = len(self.gateway.ends())
         caller = await self.line.dial(placed.stream_url)
         assert caller.status == 101
         for message in opening_of_call(self.line.carrier, placed.call_id):
             caller.say(message)
         code, _ = await caller.closed()
-        await eventually(lambda: self.gateway.ends()[before:], "it is told")
+        await eventually(lambda: self.gateway.ends()[before:], "its end is logged")
         assert self.gateway.ends()[before]["reason"] == "at_capacity"
         return code
 
-    # Out
+    # Outbound calls
 
     async def dials(self, **more: Any) -> tuple[str, Callee]:
-        """The API is asked for a call out, and the carrier makes it: the session, and whose phone rings."""
+        """Request a call through the API, which the carrier makes. Return the session and the phone that rings."""
         before = len(self.server.calls)
-        wanted = {"carrier": self.line.carrier, "to": TO, "from": FROM, **more}
-        status, answer = await self.post("/v1/public/support/dialout", wanted, "pk_acme")
+        body = {"carrier": self.line.carrier, "to": TO, "from": FROM, **more}
+        status, answer = await self.post("/v1/public/support/dialout", body, "pk_acme")
         assert status == 200, answer
         phone = await next_callee(self.line.carrier, self.server, before)
         await phone.rings()
         return answer["sessionId"], phone
 
     async def picks_up(self, session: str, phone: Callee) -> Call:
-        """The called party answers; the carrier opens the stream."""
+        """The callee answers, and the carrier opens the stream."""
         url = await phone.answered()
         caller = await self.line.dial(url)
         assert caller.status == 101, caller.body
@@ -138,22 +138,22 @@ class Way:
         await self._running(session)
         return Call(caller, agent, [])
 
-    # What is asked, and what is seen
+    # The API, callbacks, and the end of a call
 
-    async def post(self, path: str, wanted: Any, key: str) -> tuple[int, Any]:
+    async def post(self, path: str, body: Any, key: str) -> tuple[int, Any]:
         async with self.http.post(
             f"http://127.0.0.1:{self.gateway.port}{path}",
-            data=io.BytesIO(json.dumps(wanted).encode()),
+            data=io.BytesIO(json.dumps(body).encode()),
             headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
         ) as answer:
             return answer.status, await answer.json()
 
-    async def control(self, call: Call, what: str, **wanted: Any) -> tuple[int, Any]:
-        status, answer = await self.post(f"/v1/sessions/{call.session}/call/{what}", wanted, "sk_acme")
+    async def control(self, call: Call, what: str, **body: Any) -> tuple[int, Any]:
+        status, answer = await self.post(f"/v1/sessions/{call.session}/call/{what}", body, "sk_acme")
         return status, answer.get("error", answer)
 
-    async def told(self, url: str, fields: dict[str, str]) -> Answered:
-        """The carrier's signed callback; nobody else can tell this."""
+    async def report(self, url: str, fields: dict[str, str]) -> Answered:
+        """The carrier's signed callback is accepted, the same without a signature is not."""
         unsigned = await self.server.post(url, fields, signed=False)
         assert unsigned.status == 403, unsigned
         answered: Answered = await self.server.post(url, fields)
@@ -161,9 +161,9 @@ class Way:
         return answered
 
     async def over(self, session: str, reason: str, side: str) -> dict[str, Any]:
-        """One record and one line say this end, and the place is free."""
+        """The record and exactly one log line have this end, and the slot is free."""
         record = await assert_ended(self.gateway, session, reason, side)
-        (line,) = [one for one in self.gateway.ends() if one["session"] == session]
+        (line,) = [each for each in self.gateway.ends() if each["session"] == session]
         assert (line["agent"], line["carrier"]) == ("support.acme", self.line.carrier)
         assert (line["call_id"], record["state"]) == (record["call_id"], "ended")
         await self.gateway.callers_leave()
@@ -172,10 +172,10 @@ class Way:
         return record
 
     async def _running(self, session: str) -> dict[str, Any]:
-        def found() -> list[dict[str, Any]]:
-            return [one for one in self.gateway.sessions(session) if one["state"] == "running"]
+        def running() -> list[dict[str, Any]]:
+            return [each for each in self.gateway.sessions(session) if each["state"] == "running"]
 
-        return dict((await eventually(found, f"{session} runs"))[0])
+        return dict((await eventually(running, f"{session} runs"))[0])
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def server(agent_port: Callable[[], AgentPort], carrier: str) -> Any:
 
 @pytest.fixture(scope="module")
 def workers() -> int:
-    """Of the gateway; two where a test kills one."""
+    """The number of the gateway's workers: two in a module that kills one."""
     return 1
 
 
@@ -198,10 +198,10 @@ def gateway(
     carrier: str,
     workers: int,
 ) -> Gateway:
-    """acme has an account with the carrier: what proves its calls, and what its REST takes."""
-    mine = {**servers(agent_port), carrier: server}
-    (proof,) = [one for one in accounts(mine) if one["carrier"] == carrier]
-    account = {**CREDENTIALS[carrier], **proof, "api_url": server.api_url, "calls_per_second": 1000.0}
+    """acme has an account with the carrier, with credentials for its requests and for its REST API."""
+    own_servers = {**servers(agent_port), carrier: server}
+    (credentials,) = [each for each in accounts(own_servers) if each["carrier"] == carrier]
+    account = {**CREDENTIALS[carrier], **credentials, "api_url": server.api_url, "calls_per_second": 1000.0}
     return start_gateway(
         server={"public_url": "https://voice.example.com", "workers": workers},
         organizations=[

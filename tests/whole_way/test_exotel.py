@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Exotel's calls, the whole way (docs/reference/carriers.md §5). It signs nothing: its URLs carry
+"""Exotel's calls from the webhook to the record (docs/reference/carriers.md §5). It signs nothing: its URLs carry
 credentials.
 """
 
@@ -29,8 +29,8 @@ async def test_a_call_comes_in_and_goes_on_with_its_flow(way: Any) -> None:
 
     call = await way.connects(placed)
     await way.talk(call)
-    for what, wanted in (("transfer", {"to": "+14155550177"}), ("dtmf", {"digits": "1"}), ("hangup", {})):
-        status, error = await way.control(call, what, **wanted)
+    for what, body in (("transfer", {"to": "+14155550177"}), ("dtmf", {"digits": "1"}), ("hangup", {})):
+        status, error = await way.control(call, what, **body)
         assert (status, error["code"]) == (422, "carrier_cannot"), what
         assert "Exotel" in error["message"]
     await way.talk(call)
@@ -42,7 +42,7 @@ async def test_a_call_comes_in_and_goes_on_with_its_flow(way: Any) -> None:
     assert (await call.caller.closed())[0] == 1000
     record = await way.over(call.session, "agent_ended", "agent")
     assert record["call_id"] == placed.call_id
-    assert way.server.seen == [], "its REST was asked for nothing"
+    assert way.server.seen == [], "no REST request was sent"
 
 
 async def test_a_call_for_which_no_slot_is_free_goes_on_with_its_flow(way: Any) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Plivo's calls, the whole way (docs/reference/carriers.md §4)."""
+"""Plivo's calls from the webhook to the record (docs/reference/carriers.md §4)."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def known(way: Any, placed: Placed) -> PlivoCall:
     return call
 
 
-def stream_told(placed: Placed, event: str) -> dict[str, str]:
-    """A stream status callback's fields (§4.4)."""
+def stream_fields(placed: Placed, event: str) -> dict[str, str]:
+    """The fields of a callback for a stream (§4.4)."""
     fields = {"CallUUID": placed.call_id, "StreamID": "S1", "Event": event, "Direction": "inbound"}
     return {**fields, "From": placed.fields["From"], "To": placed.fields["To"]}
 
@@ -49,7 +49,7 @@ async def test_a_call_comes_in_and_is_transferred(way: Any) -> None:
     await way.talk(call)
     status_url = document.stream["statusCallbackUrl"]
     assert f"/callbacks/plivo/{call.session}/stream" in status_url
-    await way.told(status_url, stream_told(placed, "StartStream"))
+    await way.report(status_url, stream_fields(placed, "StartStream"))
 
     at_plivo = known(way, placed)
     way.streams_while("transfer", call)  # §4.5: the REST first, the socket second
@@ -60,12 +60,12 @@ async def test_a_call_comes_in_and_is_transferred(way: Any) -> None:
     assert transfer["legs"] == "aleg"
     (dial,) = (await way.server.transferred(at_plivo)).document.verbs
     assert (dial.tag, dial[0].tag, dial[0].text) == ("Dial", "Number", DESK)
-    await way.kept(call)
+    await way.assert_agent_kept(call)
     assert at_plivo.state == "in-progress", "nobody hung it up"
 
-    await way.told(status_url, stream_told(placed, "StopStream"))
+    await way.report(status_url, stream_fields(placed, "StopStream"))
     over = way.server.fields(at_plivo, "Redirect", "completed", DialStatus="completed")
-    answered = await way.told(dial.get("action"), over)
+    answered = await way.report(dial.get("action"), over)
     assert [verb.tag for verb in read_document(answered.text).verbs] == ["Hangup"]
     assert (await call.agent.closed())[0] == 1000
     await way.over(call.session, "transferred", "gateway")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Telnyx's calls, the whole way (docs/reference/carriers.md §3)."""
+"""Telnyx's calls from the webhook to the record (docs/reference/carriers.md §3)."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def known(way: Any, placed: Placed) -> TelnyxCall:
     return call
 
 
-def stream_told(placed: Placed, event: str) -> dict[str, str]:
-    """A stream status callback's fields (§3.4)."""
+def stream_fields(placed: Placed, event: str) -> dict[str, str]:
+    """The fields of a callback for a stream (§3.4)."""
     fields = {"AccountSid": placed.fields["AccountSid"], "CallSid": placed.call_id, "StreamSid": "S1"}
     return {**fields, "StreamEvent": event, "Timestamp": "2026-01-01T00:00:00.000Z"}
 
@@ -55,7 +55,7 @@ async def test_a_call_comes_in_and_is_transferred(way: Any) -> None:
     await way.talk(call)
     status_url = document.stream["statusCallback"]
     assert f"/callbacks/telnyx/{call.session}/stream" in status_url
-    await way.told(status_url, stream_told(placed, "stream-started"))
+    await way.report(status_url, stream_fields(placed, "stream-started"))
 
     at_telnyx = known(way, placed)
     way.streams_while("command", call)
@@ -64,8 +64,8 @@ async def test_a_call_comes_in_and_is_transferred(way: Any) -> None:
     (command,) = at_telnyx.commands
     assert (command[0], command[1]["to"]) == ("transfer", DESK)
     assert (await call.caller.closed())[0] == 1000, "the stream ends once Telnyx has the transfer"
-    await way.kept(call)
-    await way.told(status_url, stream_told(placed, "stream-stopped"))
+    await way.assert_agent_kept(call)
+    await way.report(status_url, stream_fields(placed, "stream-stopped"))
     assert at_telnyx.state == "answered", "nobody hung it up"
 
     assert (await call.agent.hang_up())[0] == 1000
@@ -118,9 +118,11 @@ async def test_a_call_out_whose_gateway_dies_is_hung_up(way: Any, dies: str) -> 
     session, phone = await way.dials()
     call = await way.picks_up(session, phone) if dies == "while they talk" else None
     (record,) = way.gateway.sessions(session)
-    (pid,) = [one["pid"] for one in way.gateway.workers() if one["id"] == record["owner"]]
+    (pid,) = [each["pid"] for each in way.gateway.workers() if each["id"] == record["owner"]]
     os.kill(pid, signal.SIGKILL)
-    await eventually(lambda: way.gateway.sessions(session)[0]["reason"] == "gateway_lost", "it is found dead")
+    await eventually(
+        lambda: way.gateway.sessions(session)[0]["reason"] == "gateway_lost", "its worker is known to be dead"
+    )
     if call is None:
         await phone.answered()
     else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Twilio's calls, the whole way (docs/reference/carriers.md §2)."""
+"""Twilio's calls from the webhook to the record (docs/reference/carriers.md §2)."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def known(way: Any, placed: Placed) -> TwilioCall:
     return call
 
 
-def stream_told(placed: Placed, event: str) -> dict[str, str]:
-    """A stream status callback's fields (§2.4)."""
+def stream_fields(placed: Placed, event: str) -> dict[str, str]:
+    """The fields of a callback for a stream (§2.4)."""
     sid = "MZ00000000000000000000000000000001"
     fields = {"AccountSid": placed.fields["AccountSid"], "CallSid": placed.call_id, "StreamSid": sid}
     return {**fields, "StreamEvent": event, "StreamName": sid, "Timestamp": "2026-01-01T00:00:00.000Z"}
@@ -48,7 +48,7 @@ async def test_a_call_comes_in_and_is_transferred(way: Any) -> None:
     await way.talk(call)
     status_url = document.stream["statusCallback"]
     assert f"/callbacks/twilio/{call.session}/stream" in status_url
-    await way.told(status_url, stream_told(placed, "stream-started"))
+    await way.report(status_url, stream_fields(placed, "stream-started"))
 
     at_twilio = known(way, placed)
 
@@ -63,13 +63,13 @@ async def test_a_call_comes_in_and_is_transferred(way: Any) -> None:
     (update,) = at_twilio.updates
     (dial,) = read_document(update.one("Twiml")).verbs
     assert (dial.tag, dial[0].tag, dial[0].text) == ("Dial", "Number", DESK)
-    await way.kept(call)
+    await way.assert_agent_kept(call)
     assert at_twilio.resource["status"] == "in-progress", "nobody hung it up"
 
-    await way.told(status_url, stream_told(placed, "stream-stopped"))
+    await way.report(status_url, stream_fields(placed, "stream-stopped"))
     at_twilio.resource["status"] = "completed"
     dialled = {"DialCallStatus": "completed", "DialCallSid": "CA1", "DialCallDuration": "7"}
-    answered = await way.told(dial.get("action"), way.server.fields(at_twilio, **dialled))
+    answered = await way.report(dial.get("action"), way.server.fields(at_twilio, **dialled))
     assert [verb.tag for verb in read_document(answered.text).verbs] == ["Hangup"]
     assert (await call.agent.closed())[0] == 1000
     record = await way.over(call.session, "transferred", "gateway")

@@ -417,14 +417,14 @@ async def test_what_are_no_digits_are_not_sent(line: Line, digits: str) -> None:
 
 
 async def test_an_unsupported_verb_is_refused_with_its_reason(line: Line) -> None:
-    asked = {
+    verbs = {
         "hangup": lambda: line.rest.hang_up("call"),
         "transfer": lambda: line.rest.transfer("call", TO, document=None, document_url=None, caller_id=None),
         "dtmf": lambda: line.rest.send_dtmf("call", "1"),
         "machine_detection": lambda: line.rest.dial(dial_request(machine_detection="detect")),
         "wait_for_end": lambda: line.rest.dial(dial_request(machine_detection="wait_for_end")),
     }
-    for wanted, detail in line.rest.unsupported.items():
-        failed = await failure(line, asked[wanted]())
+    for verb, detail in line.rest.unsupported.items():
+        failed = await failure(line, verbs[verb]())
         assert (failed.kind, failed.detail, failed.uncertain) == ("refused", detail, False)
     assert line.server.seen == []

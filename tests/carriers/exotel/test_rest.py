@@ -112,14 +112,14 @@ async def test_its_callbacks_say_which_call_it_was(exotel: ExotelRest, server: E
     try:
         made = await exotel.dial(dial_request(to=INDIAN, from_number=EXOPHONE))
         server.via = hooks.root
-        one = server.calls[str(made.call_id)]
-        await server.callback(one, "answered", "in-progress")
-        await server.callback(one, "terminal", "completed")
+        dialed = server.calls[str(made.call_id)]
+        await server.callback(dialed, "answered", "in-progress")
+        await server.callback(dialed, "terminal", "completed")
     finally:
         await hooks.stop()
     assert [seen.one("EventType") for seen in hooks.seen] == ["answered", "terminal"]
     for seen in hooks.seen:
-        assert (seen.one("CallSid"), seen.one("CustomField")) == (one.sid, "s-1")
+        assert (seen.one("CallSid"), seen.one("CustomField")) == (dialed.sid, "s-1")
         assert seen.one("From") == "09876543210"
 
 

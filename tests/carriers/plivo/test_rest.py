@@ -34,9 +34,9 @@ def plivo(http: aiohttp.ClientSession, server: PlivoServer) -> PlivoRest:
 async def call(plivo: PlivoRest, server: PlivoServer, state: str = "in-progress") -> PlivoCall:
     """A call that was made, and where it stands."""
     made = await plivo.dial(dial_request())
-    one = next(one for one in server.calls.values() if one.request_uuid == made.request_id)
-    one.state = state
-    return one
+    dialed = next(dialed for dialed in server.calls.values() if dialed.request_uuid == made.request_id)
+    dialed.state = state
+    return dialed
 
 
 # Calls out
@@ -64,16 +64,16 @@ async def test_a_call_out_names_where_its_document_is(plivo: PlivoRest, server: 
 
 async def test_a_machine_is_reported_while_the_call_goes_on(plivo: PlivoRest, server: PlivoServer) -> None:
     await plivo.dial(dial_request(machine_detection="detect"))
-    asked = server.requests_of("dial")[0].body
-    assert asked["machine_detection"] == "true"
-    assert asked["machine_detection_url"] == "https://gw.test/callbacks/carrier/s-1/machine"
+    body = server.requests_of("dial")[0].body
+    assert body["machine_detection"] == "true"
+    assert body["machine_detection_url"] == "https://gw.test/callbacks/carrier/s-1/machine"
 
 
 async def test_the_account_may_stand_for_the_auth_id(
     http: aiohttp.ClientSession, server: PlivoServer
 ) -> None:
-    mine = PlivoRest(account("plivo", server.api_url, auth_id=None, account=AUTH_ID), http)
-    await mine.dial(dial_request())
+    client = PlivoRest(account("plivo", server.api_url, auth_id=None, account=AUTH_ID), http)
+    await client.dial(dial_request())
     assert len(server.calls) == 1
 
 
@@ -93,8 +93,8 @@ async def lost(request: pytest.FixtureRequest, plivo: PlivoRest, server: PlivoSe
     server.next("dial", acts_then_resets)
     assert (await failure(plivo.dial(dial_request()))).uncertain
     assert not plivo.repeats_safely
-    (one,) = server.calls.values()
-    return one
+    (dialed,) = server.calls.values()
+    return dialed
 
 
 async def test_a_lost_call_is_found(plivo: PlivoRest, lost: PlivoCall) -> None:
@@ -138,71 +138,73 @@ async def test_looking_may_fail_too(plivo: PlivoRest, server: PlivoServer) -> No
 
 
 async def test_a_list_of_anything_is_looked_through(plivo: PlivoRest, server: PlivoServer) -> None:
-    one = await call(plivo, server)
-    server.next("list", says({"calls": [None, "..", {}, "unknown"]}), says({"calls": [one.uuid, one.uuid]}))
-    assert await plivo.find(dial_request(), since=time.time()) == DialedCall(one.uuid)
+    dialed = await call(plivo, server)
+    server.next(
+        "list", says({"calls": [None, "..", {}, "unknown"]}), says({"calls": [dialed.uuid, dialed.uuid]})
+    )
+    assert await plivo.find(dial_request(), since=time.time()) == DialedCall(dialed.uuid)
 
 
 # Hanging up
 
 
 async def test_a_call_that_runs_is_deleted(plivo: PlivoRest, server: PlivoServer) -> None:
-    one = await call(plivo, server)
-    assert await plivo.hang_up(one.uuid)
-    assert one.state == "over"
+    dialed = await call(plivo, server)
+    assert await plivo.hang_up(dialed.uuid)
+    assert dialed.state == "over"
     assert [seen.operation for seen in server.seen] == ["dial", "hangup"]
-    assert not await plivo.hang_up(one.uuid)
+    assert not await plivo.hang_up(dialed.uuid)
 
 
 async def test_a_call_that_waits_is_a_request(plivo: PlivoRest, server: PlivoServer) -> None:
     server.own_request_ids = True
-    one = await call(plivo, server, "queued")
-    assert await plivo.hang_up(one.request_uuid, answered=False)
-    assert one.state == "over"
+    dialed = await call(plivo, server, "queued")
+    assert await plivo.hang_up(dialed.request_uuid, answered=False)
+    assert dialed.state == "over"
 
 
 async def test_a_call_that_rings_is_no_request_any_more(plivo: PlivoRest, server: PlivoServer) -> None:
-    one = await call(plivo, server, "ringing")
-    assert await plivo.hang_up(one.uuid, answered=False)
+    dialed = await call(plivo, server, "ringing")
+    assert await plivo.hang_up(dialed.uuid, answered=False)
     assert [seen.operation for seen in server.seen] == ["dial", "cancel", "hangup"]
-    assert not await plivo.hang_up(one.uuid, answered=False)
+    assert not await plivo.hang_up(dialed.uuid, answered=False)
 
 
 @pytest.mark.parametrize(("status", "kind"), [(401, "refused"), (429, "rate_limited"), (500, "broken")])
 async def test_hanging_up_may_fail(plivo: PlivoRest, server: PlivoServer, status: int, kind: str) -> None:
-    one = await call(plivo, server)
+    dialed = await call(plivo, server)
     server.next("hangup", fails(status))
-    assert (await failure(plivo.hang_up(one.uuid))).kind == kind
+    assert (await failure(plivo.hang_up(dialed.uuid))).kind == kind
 
 
 # Transfers and digits
 
 
 async def test_a_transfer_names_its_document(plivo: PlivoRest, server: PlivoServer) -> None:
-    one = await call(plivo, server)
+    dialed = await call(plivo, server)
     url = "https://gw.test/xml/transfer"
-    await plivo.transfer(one.uuid, "+1", document="<Response/>", document_url=url, caller_id=None)
-    assert one.transfers == [{"legs": "aleg", "aleg_url": url, "aleg_method": "POST"}]
+    await plivo.transfer(dialed.uuid, "+1", document="<Response/>", document_url=url, caller_id=None)
+    assert dialed.transfers == [{"legs": "aleg", "aleg_url": url, "aleg_method": "POST"}]
 
 
 async def test_a_transfer_without_a_url_is_refused(plivo: PlivoRest, server: PlivoServer) -> None:
-    one = await call(plivo, server)
-    work = plivo.transfer(one.uuid, "+1", document="<Response/>", document_url=None, caller_id=None)
+    dialed = await call(plivo, server)
+    work = plivo.transfer(dialed.uuid, "+1", document="<Response/>", document_url=None, caller_id=None)
     assert (await failure(work)).kind == "refused"
-    assert one.transfers == []
+    assert dialed.transfers == []
 
 
 async def test_digits_are_sent(plivo: PlivoRest, server: PlivoServer) -> None:
-    one = await call(plivo, server)
-    await plivo.send_dtmf(one.uuid, "1234#")
-    assert one.digits == [{"digits": "1234#", "leg": "aleg"}]
+    dialed = await call(plivo, server)
+    await plivo.send_dtmf(dialed.uuid, "1234#")
+    assert dialed.digits == [{"digits": "1234#", "leg": "aleg"}]
 
 
 async def test_a_call_that_is_over_takes_nothing_more(plivo: PlivoRest, server: PlivoServer) -> None:
-    one = await call(plivo, server, "over")
+    dialed = await call(plivo, server, "over")
     for work in (
-        plivo.send_dtmf(one.uuid, "1"),
-        plivo.transfer(one.uuid, "+1", document=None, document_url="https://gw.test/x", caller_id=None),
+        plivo.send_dtmf(dialed.uuid, "1"),
+        plivo.transfer(dialed.uuid, "+1", document=None, document_url="https://gw.test/x", caller_id=None),
     ):
         failed = await failure(work)
         assert (failed.kind, failed.status, failed.gone) == ("refused", 404, True)
@@ -215,14 +217,14 @@ async def test_its_callbacks_are_signed_as_plivo_signs(plivo: PlivoRest, server:
     hooks = await PlivoServer().start()  # whoever listens: it keeps what comes
     try:
         server.via = hooks.root
-        one = await call(plivo, server, "ringing")
-        await server.ring(one)
-        await server.post(one.body["answer_url"], server.fields(one, "StartApp", "in-progress"))
-        await server.hung_up(one, "busy", code="3010")
+        dialed = await call(plivo, server, "ringing")
+        await server.ring(dialed)
+        await server.post(dialed.body["answer_url"], server.fields(dialed, "StartApp", "in-progress"))
+        await server.hung_up(dialed, "busy", code="3010")
     finally:
         await hooks.stop()
 
-    urls = [one.body[name] for name in ("ring_url", "answer_url", "hangup_url")]
+    urls = [dialed.body[name] for name in ("ring_url", "answer_url", "hangup_url")]
     assert [seen.one("Event") for seen in hooks.seen] == ["Ring", "StartApp", "Hangup"]
     for seen, url in zip(hooks.seen, urls, strict=True):
         nonce, signature = (seen.headers[f"x-plivo-signature-v3{end}"] for end in ("-nonce", ""))
@@ -247,15 +249,15 @@ async def test_it_asks_for_documents_as_plivo_does(plivo: PlivoRest, server: Pli
     hooks = await PlivoServer().start()
     try:
         server.via = hooks.root
-        one = await call(plivo, server, "ringing")
+        dialed = await call(plivo, server, "ringing")
         await plivo.transfer(
-            one.uuid, "+1", document=None, document_url="https://gw.test/moved", caller_id=None
+            dialed.uuid, "+1", document=None, document_url="https://gw.test/moved", caller_id=None
         )
         hooks.next(
             "unknown", says(f"<Response>{stream}<Hangup/></Response>"), says("<Response><Dial/></Response>")
         )
-        answered = await server.answer(one)
-        moved = await server.transferred(one)
+        answered = await server.answer(dialed)
+        moved = await server.transferred(dialed)
     finally:
         await hooks.stop()
     assert answered.stream_url == "wss://gw.test/ws/plivo?token=t&a=b"

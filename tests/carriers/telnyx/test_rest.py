@@ -34,9 +34,9 @@ def telnyx(http: aiohttp.ClientSession, server: TelnyxServer) -> TelnyxRest:
 async def call(telnyx: TelnyxRest, server: TelnyxServer, state: str = "answered") -> TelnyxCall:
     """A call that was made, and where it stands."""
     made = await telnyx.dial(dial_request())
-    one = server.calls[str(made.call_id)]
-    one.state = state
-    return one
+    dialed = server.calls[str(made.call_id)]
+    dialed.state = state
+    return dialed
 
 
 # Calls out
@@ -66,11 +66,11 @@ async def test_the_stream_is_a_part_of_the_request(telnyx: TelnyxRest, server: T
     }
 
 
-@pytest.mark.parametrize(("wanted", "sent"), [("detect", "detect"), ("wait_for_end", "greeting_end")])
+@pytest.mark.parametrize(("detection", "sent"), [("detect", "detect"), ("wait_for_end", "greeting_end")])
 async def test_a_machine_is_listened_for(
-    telnyx: TelnyxRest, server: TelnyxServer, wanted: str, sent: str
+    telnyx: TelnyxRest, server: TelnyxServer, detection: str, sent: str
 ) -> None:
-    await telnyx.dial(dial_request(machine_detection=wanted))
+    await telnyx.dial(dial_request(machine_detection=detection))
     assert server.requests_of("dial")[0].body["answering_machine_detection"] == sent
 
 
@@ -110,8 +110,8 @@ async def test_a_repeat_that_was_ignored_without_an_id_is_a_call(
 async def test_without_an_application_nobody_is_called(
     http: aiohttp.ClientSession, server: TelnyxServer
 ) -> None:
-    mine = TelnyxRest(account("telnyx", server.api_url, connection_id=None), http)
-    failed = await failure(mine.dial(dial_request()))
+    client = TelnyxRest(account("telnyx", server.api_url, connection_id=None), http)
+    failed = await failure(client.dial(dial_request()))
     assert (failed.kind, failed.uncertain) == ("refused", False)
     assert "connection_id" in failed.detail
     assert server.seen == []
@@ -135,11 +135,11 @@ async def test_too_many_requests(telnyx: TelnyxRest, server: TelnyxServer) -> No
 
 @pytest.mark.parametrize("answered", [True, False])
 async def test_a_call_is_hung_up_once(telnyx: TelnyxRest, server: TelnyxServer, answered: bool) -> None:
-    one = await call(telnyx, server, "answered" if answered else "bridging")
-    assert await telnyx.hang_up(one.id, answered=answered)
-    assert one.state == "ended"
-    assert server.requests_of("command")[0].path == f"/v2/calls/{one.id}/actions/hangup"
-    assert not await telnyx.hang_up(one.id, answered=answered)  # 90018
+    dialed = await call(telnyx, server, "answered" if answered else "bridging")
+    assert await telnyx.hang_up(dialed.id, answered=answered)
+    assert dialed.state == "ended"
+    assert server.requests_of("command")[0].path == f"/v2/calls/{dialed.id}/actions/hangup"
+    assert not await telnyx.hang_up(dialed.id, answered=answered)  # 90018
 
 
 async def test_a_call_that_is_not_known_any_more_is_gone(telnyx: TelnyxRest, server: TelnyxServer) -> None:
@@ -154,17 +154,17 @@ async def test_a_call_that_is_not_known_any_more_is_gone(telnyx: TelnyxRest, ser
 async def test_hanging_up_may_fail(
     telnyx: TelnyxRest, server: TelnyxServer, status: int, code: int, kind: str
 ) -> None:
-    one = await call(telnyx, server)
+    dialed = await call(telnyx, server)
     server.next("command", fails(status, code))
-    failed = await failure(telnyx.hang_up(one.id))
+    failed = await failure(telnyx.hang_up(dialed.id))
     assert (failed.kind, failed.code) == (kind, str(code))
 
 
 async def test_a_number_is_transferred_to(telnyx: TelnyxRest, server: TelnyxServer) -> None:
-    one = await call(telnyx, server)
-    await telnyx.transfer(one.id, "+14155550111", document=None, document_url=None, caller_id=None)
-    await telnyx.transfer(one.id, "+14155550111", document=None, document_url=None, caller_id=FROM)
-    assert one.commands == [
+    dialed = await call(telnyx, server)
+    await telnyx.transfer(dialed.id, "+14155550111", document=None, document_url=None, caller_id=None)
+    await telnyx.transfer(dialed.id, "+14155550111", document=None, document_url=None, caller_id=FROM)
+    assert dialed.commands == [
         ("transfer", {"to": "+14155550111"}),
         ("transfer", {"to": "+14155550111", "from": FROM}),
     ]
@@ -172,23 +172,23 @@ async def test_a_number_is_transferred_to(telnyx: TelnyxRest, server: TelnyxServ
 
 @pytest.mark.parametrize("address", ["sip:desk@acme.test", "SIPS:desk@acme.test"])
 async def test_a_sip_address_is_referred_to(telnyx: TelnyxRest, server: TelnyxServer, address: str) -> None:
-    one = await call(telnyx, server)
-    await telnyx.transfer(one.id, address, document=None, document_url=None, caller_id=FROM)
-    assert one.commands == [("refer", {"sip_address": address})]
+    dialed = await call(telnyx, server)
+    await telnyx.transfer(dialed.id, address, document=None, document_url=None, caller_id=FROM)
+    assert dialed.commands == [("refer", {"sip_address": address})]
 
 
 async def test_digits_are_sent(telnyx: TelnyxRest, server: TelnyxServer) -> None:
-    one = await call(telnyx, server)
-    await telnyx.send_dtmf(one.id, "1w2A*#")
-    assert one.commands == [("send_dtmf", {"digits": "1w2A*#", "duration_millis": 250})]
+    dialed = await call(telnyx, server)
+    await telnyx.send_dtmf(dialed.id, "1w2A*#")
+    assert dialed.commands == [("send_dtmf", {"digits": "1w2A*#", "duration_millis": 250})]
 
 
 async def test_a_call_that_is_over_takes_nothing_more(telnyx: TelnyxRest, server: TelnyxServer) -> None:
-    one = await call(telnyx, server, "ended")
+    dialed = await call(telnyx, server, "ended")
     for work in (
-        telnyx.send_dtmf(one.id, "1"),
-        telnyx.transfer(one.id, "+1", document=None, document_url=None, caller_id=None),
-        telnyx.transfer(one.id, "sip:a@b.test", document=None, document_url=None, caller_id=None),
+        telnyx.send_dtmf(dialed.id, "1"),
+        telnyx.transfer(dialed.id, "+1", document=None, document_url=None, caller_id=None),
+        telnyx.transfer(dialed.id, "sip:a@b.test", document=None, document_url=None, caller_id=None),
     ):
         failed = await failure(work)
         assert (failed.kind, failed.code, failed.gone) == ("refused", "90018", True)
@@ -197,8 +197,8 @@ async def test_a_call_that_is_over_takes_nothing_more(telnyx: TelnyxRest, server
 async def test_a_call_that_is_not_answered_cannot_be_transferred(
     telnyx: TelnyxRest, server: TelnyxServer
 ) -> None:
-    one = await call(telnyx, server, "bridging")
-    work = telnyx.transfer(one.id, "+1", document=None, document_url=None, caller_id=None)
+    dialed = await call(telnyx, server, "bridging")
+    work = telnyx.transfer(dialed.id, "+1", document=None, document_url=None, caller_id=None)
     failed = await failure(work)
     assert (failed.kind, failed.code, failed.gone) == ("refused", "90034", False)
 
@@ -210,21 +210,21 @@ async def test_its_events_are_signed_as_telnyx_signs(telnyx: TelnyxRest, server:
     hooks = await TelnyxServer().start()  # whoever listens: it keeps what comes
     try:
         server.via = hooks.root
-        one = await call(telnyx, server, "bridging")
-        await server.event(one, "call.answered")
-        await server.event(one, "call.hangup", hangup_cause="normal_clearing", hangup_source="callee")
+        dialed = await call(telnyx, server, "bridging")
+        await server.event(dialed, "call.answered")
+        await server.event(dialed, "call.hangup", hangup_cause="normal_clearing", hangup_source="callee")
     finally:
         await hooks.stop()
 
     key = Ed25519PublicKey.from_public_bytes(base64.b64decode(server.public_key))
-    assert one.state == "ended"
+    assert dialed.state == "ended"
     for seen, event_type in zip(hooks.seen, ("call.answered", "call.hangup"), strict=True):
         raw = json.dumps(seen.body, separators=(",", ":")).encode()
         signature = base64.b64decode(seen.headers["telnyx-signature-ed25519"])
         key.verify(signature, seen.headers["telnyx-timestamp"].encode() + b"|" + raw)
         assert seen.path == "/callbacks/carrier/s-1/status"
         assert seen.body["data"]["event_type"] == event_type
-        assert seen.body["data"]["payload"]["call_control_id"] == one.id
+        assert seen.body["data"]["payload"]["call_control_id"] == dialed.id
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

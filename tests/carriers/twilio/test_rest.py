@@ -46,9 +46,9 @@ def twilio(http: aiohttp.ClientSession, server: TwilioServer) -> TwilioRest:
 async def call(twilio: TwilioRest, server: TwilioServer, status: str = "in-progress") -> TwilioCall:
     """A call that was made, and where it stands."""
     made = await twilio.dial(dial_request())
-    one = server.calls[str(made.call_id)]
-    one.resource["status"] = status
-    return one
+    dialed = server.calls[str(made.call_id)]
+    dialed.resource["status"] = status
+    return dialed
 
 
 # Calls out
@@ -108,11 +108,11 @@ async def test_the_document_waits_for_the_end_of_a_machines_greeting(
     assert (request.one("MachineDetection"), request.one("AsyncAmd")) == ("DetectMessageEnd", None)
 
 
-@pytest.mark.parametrize(("asked", "sent"), [(1, "5"), (600, "600"), (10_000, "600")])
+@pytest.mark.parametrize(("requested_s", "sent"), [(1, "5"), (600, "600"), (10_000, "600")])
 async def test_times_are_kept_within_what_twilio_takes(
-    twilio: TwilioRest, server: TwilioServer, asked: int, sent: str
+    twilio: TwilioRest, server: TwilioServer, requested_s: int, sent: str
 ) -> None:
-    await twilio.dial(dial_request(ring_timeout_s=asked, time_limit_s=1_000_000))
+    await twilio.dial(dial_request(ring_timeout_s=requested_s, time_limit_s=1_000_000))
     assert server.requests_of("dial")[0].one("Timeout") == sent
     assert server.requests_of("dial")[0].one("TimeLimit") == "14400"
 
@@ -120,8 +120,8 @@ async def test_times_are_kept_within_what_twilio_takes(
 async def test_an_api_key_may_call_for_the_account(http: aiohttp.ClientSession) -> None:
     server = await TwilioServer(user="SK0001").start()
     try:
-        mine = TwilioRest(account("twilio", server.api_url, auth_id="SK0001"), http)
-        await mine.dial(dial_request())
+        client = TwilioRest(account("twilio", server.api_url, auth_id="SK0001"), http)
+        await client.dial(dial_request())
     finally:
         await server.stop()
     assert len(server.calls) == 1
@@ -155,7 +155,7 @@ async def test_a_lost_call_is_found(twilio: TwilioRest, server: TwilioServer, lo
 async def test_a_call_that_waits_in_twilios_queue_is_found(
     twilio: TwilioRest, server: TwilioServer, lost: float
 ) -> None:
-    assert [one.resource["start_time"] for one in server.calls.values()] == [None]
+    assert [dialed.resource["start_time"] for dialed in server.calls.values()] == [None]
     assert await twilio.find(dial_request(), since=lost) is not None
 
 
@@ -192,68 +192,68 @@ async def test_looking_may_fail_too(twilio: TwilioRest, server: TwilioServer) ->
 
 
 async def test_a_call_that_runs_is_completed(twilio: TwilioRest, server: TwilioServer) -> None:
-    one = await call(twilio, server)
-    assert await twilio.hang_up(one.sid)
-    assert one.resource["status"] == "completed"
-    assert [update.form for update in one.updates] == [[("Status", "completed")]]
+    dialed = await call(twilio, server)
+    assert await twilio.hang_up(dialed.sid)
+    assert dialed.resource["status"] == "completed"
+    assert [update.form for update in dialed.updates] == [[("Status", "completed")]]
 
 
 @pytest.mark.parametrize("status", ["queued", "ringing"])
 async def test_a_call_that_rings_is_canceled(twilio: TwilioRest, server: TwilioServer, status: str) -> None:
-    one = await call(twilio, server, status)
-    assert await twilio.hang_up(one.sid, answered=False)
-    assert one.resource["status"] == "canceled"
+    dialed = await call(twilio, server, status)
+    assert await twilio.hang_up(dialed.sid, answered=False)
+    assert dialed.resource["status"] == "canceled"
 
 
 async def test_a_call_that_was_answered_just_now_is_completed(
     twilio: TwilioRest, server: TwilioServer
 ) -> None:
-    one = await call(twilio, server)
-    assert await twilio.hang_up(one.sid, answered=False)
-    assert one.resource["status"] == "completed"
-    assert [update.one("Status") for update in one.updates] == ["canceled", "completed"]
+    dialed = await call(twilio, server)
+    assert await twilio.hang_up(dialed.sid, answered=False)
+    assert dialed.resource["status"] == "completed"
+    assert [update.one("Status") for update in dialed.updates] == ["canceled", "completed"]
 
 
 @pytest.mark.parametrize("answered", [True, False])
 async def test_a_call_that_is_over_is_gone(twilio: TwilioRest, server: TwilioServer, answered: bool) -> None:
-    one = await call(twilio, server, "completed")
-    assert not await twilio.hang_up(one.sid, answered=answered)
+    dialed = await call(twilio, server, "completed")
+    assert not await twilio.hang_up(dialed.sid, answered=answered)
     assert not await twilio.hang_up("CA" + "f" * 32, answered=answered)
     server.next("update", fails(400, 21220, "Invalid call state"))
-    assert not await twilio.hang_up(one.sid, answered=answered)
+    assert not await twilio.hang_up(dialed.sid, answered=answered)
 
 
 @pytest.mark.parametrize(("status", "kind"), [(401, "refused"), (429, "rate_limited"), (500, "broken")])
 async def test_hanging_up_may_fail(twilio: TwilioRest, server: TwilioServer, status: int, kind: str) -> None:
-    one = await call(twilio, server)
+    dialed = await call(twilio, server)
     server.next("update", fails(status))
-    assert (await failure(twilio.hang_up(one.sid))).kind == kind
+    assert (await failure(twilio.hang_up(dialed.sid))).kind == kind
 
 
 # Transfers and digits
 
 
 async def test_a_transfer_replaces_the_document(twilio: TwilioRest, server: TwilioServer) -> None:
-    one = await call(twilio, server)
+    dialed = await call(twilio, server)
     dial = "<Response><Dial>+14155550111</Dial></Response>"
-    await twilio.transfer(one.sid, "+14155550111", document=dial, document_url=None, caller_id=None)
-    assert one.updates[-1].form == [("Twiml", dial)]
+    await twilio.transfer(dialed.sid, "+14155550111", document=dial, document_url=None, caller_id=None)
+    assert dialed.updates[-1].form == [("Twiml", dial)]
     url = "https://gw.test/xml/transfer"
-    await twilio.transfer(one.sid, "+1", document="x" * 4001, document_url=url, caller_id=None)
-    assert one.updates[-1].form == [("Url", url), ("Method", "POST")]
+    await twilio.transfer(dialed.sid, "+1", document="x" * 4001, document_url=url, caller_id=None)
+    assert dialed.updates[-1].form == [("Url", url), ("Method", "POST")]
 
 
 async def test_a_transfer_without_a_document_is_refused(twilio: TwilioRest, server: TwilioServer) -> None:
-    one = await call(twilio, server)
+    dialed = await call(twilio, server)
     for document in (None, "x" * 4001):
-        work = twilio.transfer(one.sid, "+1", document=document, document_url=None, caller_id=None)
+        work = twilio.transfer(dialed.sid, "+1", document=document, document_url=None, caller_id=None)
         assert (await failure(work)).kind == "refused"
-    assert one.updates == []
+    assert dialed.updates == []
 
 
 async def test_a_call_that_is_over_cannot_be_transferred(twilio: TwilioRest, server: TwilioServer) -> None:
-    one = await call(twilio, server, "completed")
-    work = twilio.transfer(one.sid, "+1", document="<Response/>", document_url=None, caller_id=None)
+    dialed = await call(twilio, server, "completed")
+    work = twilio.transfer(dialed.sid, "+1", document="<Response/>", document_url=None, caller_id=None)
     failed = await failure(work)
     assert (failed.kind, failed.code, failed.gone) == ("refused", "21220", True)
 
@@ -306,7 +306,7 @@ async def test_twilios_client_creates_fetches_updates_and_lists(client: Client, 
     assert ended.status == "completed"
 
     listed = await asyncio.to_thread(client.calls.list, to=TO, from_=FROM)
-    assert [one.sid for one in listed] == [made.sid]
+    assert [dialed.sid for dialed in listed] == [made.sid]
     assert await asyncio.to_thread(client.calls.list, to="+14155550000") == []
 
 
@@ -356,9 +356,9 @@ async def test_its_callbacks_are_signed_as_twilio_signs(twilio: TwilioRest, serv
     try:
         server.via = hooks.root
         made = await twilio.dial(dial_request(document=TWIML))
-        one = server.calls[str(made.call_id)]
+        dialed = server.calls[str(made.call_id)]
         for status in ("initiated", "ringing", "in-progress", "completed"):
-            await server.progress(one, status)
+            await server.progress(dialed, status)
     finally:
         await hooks.stop()
 
