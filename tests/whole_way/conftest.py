@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""One carrier, one gateway, one agent with one slot: calls from the carrier's webhook to the session's record.
+"""One carrier, one gateway, one agent with one slot: calls from the carrier's webhook to the session's
+record.
 
 Each module has the fixture `carrier`, and a function that adds an incoming call to the carrier's REST server.
 """
@@ -86,7 +87,10 @@ class Way:
         await assert_caller_heard(call.caller, [call.agent.say(replies(carrier)[0])])
 
     def streams_while(self, operation: str, call: Call, *, then: Any = None) -> None:
-        """The next such request finds the call's stream alive. `then`: what the carrier does after it has acted."""
+        """The next such request finds the call's stream alive.
+
+        `then`: what the carrier does after it has acted.
+        """
 
         async def answer(_: Any, request: Any, act: Callable[[], Any]) -> Any:
             await self.talk(call)
@@ -119,7 +123,10 @@ class Way:
     # Outbound calls
 
     async def dials(self, **more: Any) -> tuple[str, Callee]:
-        """Request a call through the API, which the carrier makes. Return the session and the phone that rings."""
+        """Request a call through the API, which the carrier makes.
+
+        Return the session and the phone that rings.
+        """
         before = len(self.server.calls)
         body = {"carrier": self.line.carrier, "to": TO, "from": FROM, **more}
         status, answer = await self.post("/v1/public/support/dialout", body, "pk_acme")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Exotel's calls from the webhook to the record (docs/reference/carriers.md §5). It signs nothing: its URLs carry
-credentials.
+"""Exotel's calls from the webhook to the record (docs/reference/carriers.md §5).
+
+It signs nothing: its URLs carry credentials.
 """
 
 from __future__ import annotations
