@@ -65,7 +65,8 @@ class XmlWriter:
     """A Writer (texml/document.py) for Twilio, Telnyx or Plivo.
 
     `stream`: makes the element that connects the call to the stream. When the gateway closes the stream, the
-    carrier goes on with the verb after it. `max_bytes`: the longest document that the carrier fetches, in UTF-8.
+    carrier goes on with the verb after it. `max_bytes`: the longest document that the carrier fetches, in
+    UTF-8.
     """
 
     name: str
