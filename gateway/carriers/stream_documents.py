@@ -95,8 +95,7 @@ def busy_document(accounts: CarrierAccounts, agent: AgentSettings, call: Incomin
 
 
 def next_url(accounts: CarrierAccounts, agent: AgentSettings, call: IncomingCall) -> str:
-    """Return the URL of the call's next document: the query of this request with `return` counted up by one.
-    """
+    """Return the URL of the call's next document. It repeats this request's query with `return` increased."""
     rate = {} if call.sample_rate == USUAL_RATE else {"sample_rate": str(call.sample_rate)}
     query = {
         **call.parameters,
