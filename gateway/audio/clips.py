@@ -19,7 +19,7 @@ MAX_PIECE_MS: Final = 200
 """The longest piece: a carrier must have no more unplayed audio, so that a clear takes effect at once."""
 
 AudioSource = Prompt | ToneName | None
-"""What a clip is made of: a recording, the name of a ringback tone, or None for silence."""
+"""The source of a clip: a recording, the name of a ringback tone, or None for silence."""
 
 
 @dataclass(frozen=True, slots=True)

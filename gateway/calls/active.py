@@ -23,7 +23,7 @@ class ActiveCall(Protocol):
 
     @property
     def state(self) -> CallState:
-        """What the call does now."""
+        """The state of the call."""
 
     @property
     def termination(self) -> Termination:

@@ -44,7 +44,7 @@ def may_fail_over(agent: AgentSettings) -> bool:
 
 
 class AgentFailover:
-    """What a bridged call keeps in order to connect another agent.
+    """The data of a bridged call by which another agent can be connected.
 
     `opening`: the opening frames that the agent was sent; the next agent gets them too. `instance`: the URL
     of the present agent. `times`: how often the agent was replaced. `leg`: of the next agent, once it is

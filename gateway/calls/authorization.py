@@ -80,7 +80,7 @@ class PendingSession:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What an upgrade has proved before it is answered.
+    """The credentials of an upgrade, verified before it is answered.
 
     `session`: of a media token, which is used up. `claims`: of a call token, which is not used up yet,
     because that takes the carrier's call id. `organizations`: those for which the carrier's signature is

@@ -238,7 +238,7 @@ class BotSession:
 
 
 def _cause(error: aiohttp.ClientConnectorError) -> str:
-    """Return why the connection failed, without an address: the words reach whoever started the session."""
+    """Return why the connection failed, without an address: the client that started the session reads it."""
     if isinstance(error, aiohttp.ClientSSLError):
         return "no TLS with a good certificate"
     if isinstance(error, aiohttp.ClientConnectorDNSError):

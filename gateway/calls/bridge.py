@@ -118,7 +118,7 @@ class Bridge:
 
     @property
     def traffic(self) -> Traffic:
-        """What all relays of the call have passed."""
+        """The traffic of all relays of the call."""
         return Traffic(*self._relay.traffic)
 
     def handle(self, command: CallCommand) -> bool:

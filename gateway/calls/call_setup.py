@@ -58,7 +58,7 @@ class CallSetup:
 
     @property
     def traffic(self) -> Traffic:
-        """What arrived on the carrier's leg."""
+        """The traffic on the carrier's leg."""
         scanner = self.carrier_leg.scanner if self.carrier_leg is not None else None
         return Traffic(frames_in=scanner.frames, bytes_in=scanner.bytes) if scanner else Traffic()
 
@@ -100,10 +100,11 @@ def agent_close_code(end: CallEnded) -> int:
 
 @dataclass(frozen=True, slots=True)
 class BridgeSettings:
-    """What a bridge is given once the agent is connected; none of it changes afterwards.
+    """The settings of a bridge, given once the agent is connected and never changed.
 
-    `requested_agent`: whom the call was for; `agent`: who has it, another one after an overflow. `instance`:
-    the agent's URL. `body`: for the agent, base64 of JSON. `dialect`, `start`: None for a generic client.
+    `requested_agent`: the agent that the call was for; `agent`: the agent that has it, another one after an
+    overflow. `instance`: the agent's URL. `body`: for the agent, base64 of JSON. `dialect`, `start`: None
+    for a generic client.
     `max_duration_s`, `idle_timeout_s`: None for the agent's own.
     """
 

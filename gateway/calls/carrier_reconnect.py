@@ -27,7 +27,7 @@ POLL_S: Final = 0.1
 
 
 class CarrierReconnect:
-    """What a bridged call keeps in order to continue on another stream of its carrier.
+    """The data of a bridged call by which it can continue on another stream of its carrier.
 
     `agent_stream_id`: the stream's id as the agent knows it. `times`: how often a stream was attached.
     `carrier_has_ended`: the carrier has reported the end of the call, so no stream will come.

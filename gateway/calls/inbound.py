@@ -138,7 +138,7 @@ class InboundCall:
 
     @property
     def state(self) -> CallState:
-        """What the call does now."""
+        """The state of the call."""
         return self._progress.state
 
     @property

@@ -26,7 +26,7 @@ from gateway.store.interface import Store
 
 @dataclass(frozen=True, slots=True)
 class CallServices:
-    """What a step of a call may use. This module imports no step."""
+    """The services that a step of a call may use. This module imports no step."""
 
     settings: Settings
     store: Store

@@ -41,7 +41,7 @@ from gateway.media.disconnect import Disconnect, reason_for_agent, reason_for_ca
 
 
 class CallState(StrEnum):
-    """What a call does now."""
+    """The state of a call."""
 
     AUTHENTICATING = "authenticating"
     OPENING = "opening"

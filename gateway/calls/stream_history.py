@@ -27,7 +27,7 @@ CALL_NONCES: Final = "call_nonce"
 CALLS_LOST: Final = "call_lost"
 
 CallKey = tuple[str, str, str]
-"""What identifies a call for all workers: organisation, carrier, the carrier's call id."""
+"""The identity of a call for all workers: organisation, carrier, the carrier's call id."""
 
 ChooseSession = Callable[[Sequence["CallStream"]], Awaitable[str | None]]
 """Given the earlier streams of a call, oldest first, return the session that the new one continues.

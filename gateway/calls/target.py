@@ -20,7 +20,7 @@ _MAX_SEGMENTS = 4  # ws, carrier, agent, token
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the URL of a media socket says about its call.
+    """The statements of a media socket's URL about its call.
 
     `named`: every agent that the URL names, as AGENT.ORG. `body`: base64 of the JSON for the agent, or None.
     `token`: the query's, else the path's last segment, or None.

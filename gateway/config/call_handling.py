@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What an agent's callers get while it is not there: the settings `after`, `busy`, `hold`, `overflow`,
+"""The treatment of callers without a connected agent: the settings `after`, `busy`, `hold`, `overflow`,
 `fallback`.
 
 Each is one text in the configuration and one value in the settings, parsed once, here. `text_of` gives the

@@ -53,7 +53,7 @@ class Upgrade:
         self.address = address
         self.request: UpgradeRequest | None = read_request(head)
         self.fault = self.request.fault
-        """What is wrong with the request, for its sender; empty if it can be accepted."""
+        """The fault of the request, in words for its sender; empty if it can be accepted."""
         self.url = _NO_URL
         """The request target, split."""
         try:

@@ -31,7 +31,7 @@ class Disconnect:
 
     @property
     def detail(self) -> str:
-        """What the far end sent, for the operator; empty for a lost connection."""
+        """The far end's close code and reason, in words for the operator; empty for a lost connection."""
         if self.violation_code is not None:
             return self.reason
         if self.code == frames.ABNORMAL:

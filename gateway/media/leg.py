@@ -95,7 +95,7 @@ class Leg(asyncio.Protocol):
             await self._waiter
 
     def buffer_messages(self, max_message_bytes: int) -> None:
-        """Only buffer messages from now on, until a relay takes them."""
+        """Buffer messages from now on, until a relay takes them."""
         self._messages = None
         self.scanner.max_payload = max_message_bytes
 

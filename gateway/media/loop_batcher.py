@@ -8,7 +8,7 @@ ways:
 - **Polling.** The EpollSet waits for its sockets itself and passes media on without the event loop
   (gateway/fastpath/pump.py, _accelerator.c). Everything else waits for up to four milliseconds.
 - **Coalescing**, if frames may be delayed (`relay_batch_ms`). Whatever sleeps for a millisecond or two first
-  finds the frames of many calls waiting, and reads and writes them together. Nobody hears a delay of 2 ms,
+  finds the frames of many calls waiting, and reads and writes them together. A delay of 2 ms cannot be heard,
   and it saves a quarter of the CPU time. The sleep is counted from the end of the sleep before, so that no
   frame waits longer than configured. The frames wait in the kernel's buffers, in their order. If the event
   loop reads some sockets itself (over TLS), the event loop sleeps, else the EpollSet while it polls.

@@ -94,7 +94,7 @@ class MessageSide(RelaySide):
         return True
 
     def complete_message(self) -> bool:
-        """As `flush`: an incomplete message has not been passed on at all."""
+        """Do nothing but `flush`: an incomplete message has not been passed on at all."""
         return self.flush()
 
     def _transform_frame(self, data: bytes, span: FrameSpan, passing: list[bytes]) -> None:

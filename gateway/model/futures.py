@@ -10,7 +10,7 @@ from typing import Any
 def ignore_exception(future: asyncio.Future[Any]) -> None:
     """Retrieve the exception of a done future, so that asyncio does not log it as "never retrieved".
 
-    For `future.add_done_callback`, where whoever waits for the result may be gone when it comes.
+    For `future.add_done_callback`, if the task that waits for the result may be gone when it comes.
     """
     if not future.cancelled():
         future.exception()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What operators see of a running gateway."""
+"""The view of a running gateway for its operators: the log."""

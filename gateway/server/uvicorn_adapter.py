@@ -169,7 +169,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._fd_reserve = server.fd_reserve
         self._is_proxy = False
         self._counted_site = ""
-        """What `ConnectionLimits.add_connection` returned; "" if this connection is not counted."""
+        """The result of `ConnectionLimits.add_connection`; "" if this connection is not counted."""
         self._head_timer: asyncio.TimerHandle | None = None
         self._unparsed_bytes = 0  # fed to the parser since it last completed a head, a body part or a message
         self._head_bytes = 0

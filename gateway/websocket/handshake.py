@@ -59,7 +59,7 @@ class UpgradeRequest:
     accept: str | None
     """The value of `Sec-WebSocket-Accept` in the answer; None if there is a `fault`."""
     fault: str = ""
-    """What is wrong with the request, for its sender; empty if it can be accepted."""
+    """The fault of the request, in words for its sender; empty if it can be accepted."""
 
     def header(self, name: str) -> str:
         """Return a header; several of one name joined with commas, "" for a missing one."""

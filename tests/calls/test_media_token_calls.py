@@ -55,7 +55,7 @@ def gateway(start_gateway: Callable[..., Gateway], ports: dict[str, AgentPort]) 
 
 def start(gateway: Gateway, agent: str) -> dict[str, Any]:
     """A start with the transport `websocket`."""
-    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
     connection.request(
         "POST",
         f"/v1/public/{agent}/start",

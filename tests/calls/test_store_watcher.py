@@ -19,7 +19,7 @@ from gateway.store.sqlite.sqlite_store import SqliteStore
 from gateway.store.worker_id import WorkerId
 
 SLOTS = SlotLimits((("http://127.0.0.1:8080", 0),), per_instance=100, max_instances=1)
-WAIT_S = 20.0
+WAIT_S = 60.0
 STOPPED = SessionResult(
     state=SessionState.ENDED,
     ended_at=1010.0,

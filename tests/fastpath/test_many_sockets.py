@@ -77,7 +77,7 @@ class OneWay:
         """What the agent is sent, until it is so much."""
         received = b""
         while len(received) < count:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 received += await asyncio.get_running_loop().sock_recv(self.agent, 65536)
         return received
 

@@ -26,7 +26,7 @@ from tests.harness.gateway import Gateway
 
 HERE = Path(__file__).parent
 PYTHON = HERE.parents[1] / ".venv-interop" / "bin" / "python"
-EVENT_TIMEOUT_S = 20.0
+EVENT_TIMEOUT_S = 60.0
 """Seconds that any step of the client may take: its libraries are large, and not cached at first."""
 
 BOT_FRAME_BYTES = 640

@@ -44,7 +44,7 @@ class Call:
         """Return opcode and payload of the next frames that reach a far end."""
         received: list[tuple[int, bytes]] = []
         scanner = self._scanners[far_end]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(received) < count:
                 data = await asyncio.get_running_loop().sock_recv(self.ends[far_end], 65536)
                 assert data, f"the {far_end}'s socket was closed after {received}"

@@ -19,7 +19,7 @@ from serializers.registry import DIALECTS
 from tests.media.relays import close_relay, ignore_disconnect, open_leg
 
 MEDIA = b'{"event": "media", "media": {"payload": "AAAA"}}'.ljust(400)
-WAIT_S = 15.0
+WAIT_S = 60.0
 
 
 class Call:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What holds for every API request: authentication, limits, validation, errors, OpenAPI."""
+"""The rules of every API request: authentication, limits, validation, errors, OpenAPI."""

@@ -6,7 +6,7 @@ be used to try again. While the first request runs, it holds the key for a limit
 that dies does not block the key.
 
 Answers contain tokens. Each is encrypted with a key derived from the request's `Idempotency-Key`, which
-itself is not stored: whoever reads the store cannot read the answers.
+itself is not stored: a reader of the store cannot read the answers.
 """
 
 from __future__ import annotations

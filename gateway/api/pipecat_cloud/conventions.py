@@ -35,7 +35,7 @@ class ResponseModel(BaseModel):
 
 
 class RequestModel(ResponseModel):
-    """A request's body. Unknown fields are refused, so that nobody takes them to have an effect."""
+    """A request's body. Unknown fields are refused: a client would expect them to have an effect."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What carriers, Daily and Meta call: documents, callbacks, dial-in, WhatsApp."""
+"""The routes that carriers, Daily and Meta call: documents, callbacks, dial-in, WhatsApp."""

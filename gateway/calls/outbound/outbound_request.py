@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What an outbound call asks of its carrier: the number, and the stream that the answered call opens.
+"""The request of an outbound call to its carrier: the number, and the stream that the answered call opens.
 
 The stream's URL carries a token for the admitted session alone, in the path, which every carrier delivers
 (docs/reference/carriers.md §2.1). Carriers that take a document in the request get it there; Plivo fetches

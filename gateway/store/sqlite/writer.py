@@ -64,7 +64,7 @@ Answer = tuple[asyncio.Future[Any], object, Exception | None]
 
 
 class Kind(Enum):
-    """What happens to an operation when the file fails; see above."""
+    """The treatment of an operation when the file fails; see above."""
 
     REQUEST = auto()
     DURABLE = auto()

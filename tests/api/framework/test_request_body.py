@@ -14,7 +14,7 @@ MAX_BYTES = 10_000  # of the small API's start
 
 HEAD = b"POST /v1/public/support/start HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer pk_acme\r\n"
 ENVELOPE_HEAD = b"POST /v1/things HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer sk_acme\r\nX-Request-Id: r\r\n"
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 TOO_LARGE = {"error": "The request's body is larger than 10000 bytes", "code": "413"}
 

@@ -22,7 +22,7 @@ from gateway.store.sqlite.sqlite_store import SqliteStore
 from gateway.store.worker_id import WorkerId
 
 SHORT_S = 0.05
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 NewCall = Callable[..., CallDetails]
 

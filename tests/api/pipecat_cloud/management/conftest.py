@@ -33,7 +33,7 @@ from gateway.store.sqlite.sqlite_store import SqliteStore
 from gateway.store.worker_id import WorkerId
 from tests.harness.wiring import wire
 
-ANSWER_S = 20.0
+ANSWER_S = 60.0
 HERE = "http://127.0.0.1:8080"
 THERE = "http://127.0.0.1:8081"
 
