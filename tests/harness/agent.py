@@ -25,8 +25,9 @@ class AgentPort:
 
     def __init__(self, number: int | None = None, host: str = "127.0.0.1") -> None:
         self._host = host
-        self._reserved = socket.socket()
+        self._reserved: socket.socket | None = None
         if number is None:
+            self._reserved = socket.socket()
             self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             self._reserved.bind(("127.0.0.1", 0))
             number = int(self._reserved.getsockname()[1])
@@ -48,8 +49,9 @@ class AgentPort:
         return listening
 
     def free(self) -> None:
-        """Give the port back."""
-        self._reserved.close()
+        """Give the port back, if this has reserved it."""
+        if self._reserved is not None:
+            self._reserved.close()
 
 
 class AgentCall(WebSocketPeer):
