@@ -80,22 +80,23 @@ class AgentDirectory:
             raise CallEnded(
                 Reasons.bad_request, "no agent is named: neither path, query nor parameter has AGENT.ORG"
             )
-        service_host = self._numbers.get(addresses.digits_of(number)) or self._by_national_number(number)
+        digits = addresses.digits_of(number)
+        service_host = self._numbers.get(digits) or self._by_national_number(digits)
         if service_host is None:
             raise CallEnded(
                 Reasons.unknown_agent, "no agent is named, and none is configured for the called number"
             )
         return self.agent(service_host, region)
 
-    def _by_national_number(self, number: str) -> str | None:
+    def _by_national_number(self, digits: str) -> str | None:
         """Return the service host of the one configured number that ends with these digits, or None.
 
         Exotel writes 0… for +91… (docs/reference/carriers.md §5.2).
         """
-        if not number.startswith("0"):
+        if not digits.startswith("0"):
             return None
-        national = addresses.digits_of(number).lstrip("0")
+        national = digits.lstrip("0")
         if len(national) < _MIN_NATIONAL_DIGITS:
             return None
-        service_hosts = {host for digits, host in self._numbers.items() if digits.endswith(national)}
+        service_hosts = {host for called, host in self._numbers.items() if called.endswith(national)}
         return service_hosts.pop() if len(service_hosts) == 1 else None

@@ -12,6 +12,7 @@ import ipaddress
 import re
 from collections.abc import Collection
 from typing import Final
+from urllib.parse import unquote
 
 LABEL: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 """A DNS label (RFC 1035 §2.3.1), as a regular expression: the name of an organisation, region or agent."""
@@ -23,7 +24,10 @@ _LABEL: Final = re.compile(LABEL)
 _PHONE_NUMBER: Final = re.compile(PHONE_NUMBER)
 _SERVICE_HOST: Final = re.compile(rf"{LABEL}\.{LABEL}")
 _MIN_AGENT_NAME_CHARACTERS: Final = 2
-_NOT_A_DIGIT: Final = re.compile(r"\D")
+_ADDRESS_IN_BRACKETS: Final = re.compile(r"[^<]*<([^<>]*)>.*", re.DOTALL)
+_SCHEME: Final = re.compile(r"\s*(?:sips?|tel):", re.IGNORECASE)
+_WRITTEN_NUMBER: Final = re.compile(r"\+?[0-9\s().\-/]*")
+_NOT_A_DIGIT: Final = re.compile(r"[^0-9]")
 
 
 def is_label(text: str) -> bool:
@@ -58,12 +62,27 @@ def is_phone_number(text: str) -> bool:
 
 
 def digits_of(number: str) -> str:
-    """Return a telephone number's digits, without plus sign and punctuation.
+    """Return a telephone number's digits, without plus sign and punctuation; "" if it is no such number.
 
     Numbers are compared by their digits, because Plivo leaves the plus sign out (docs/reference/carriers.md
-    §4.4).
+    §4.4). Carriers also send a number as a URI, with or without a name in front of it: then its digits are
+    those of the user of a `sip:` URI (RFC 3261 §19.1.1, §19.1.6) or of the subscriber of a `tel:` URI
+    (RFC 3966 §3). Host, port, password and parameters such as `;ext=` and `;phone-context=` are not part of
+    the number.
     """
-    return _NOT_A_DIGIT.sub("", number)
+    in_brackets = _ADDRESS_IN_BRACKETS.fullmatch(number)
+    address = in_brackets[1] if in_brackets is not None else number
+    scheme = _SCHEME.match(address)
+    rest = address[scheme.end() :] if scheme is not None else address
+    user, at, _ = rest.rpartition("@")
+    if at:
+        user = user.partition(":")[0]  # a password may follow the user
+    elif scheme is not None and "sip" in scheme[0].lower():
+        return ""  # a host without a user
+    else:
+        user = rest
+    written = unquote(user.partition(";")[0]).strip()
+    return _NOT_A_DIGIT.sub("", written) if _WRITTEN_NUMBER.fullmatch(written) else ""
 
 
 def region_of_host(host: str, regions: Collection[str]) -> str | None:

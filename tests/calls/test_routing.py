@@ -100,6 +100,20 @@ async def test_a_called_number_matches_however_it_is_written(
     await reaches(gateway, sales, "/ws/plivo", to_number=number)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"sip:{SALES_NUMBER}@acme.sip.us1.twilio.com",
+        f"sip:{SALES_NUMBER};ext=7@203.0.113.7:5060;user=phone",
+        f"tel:{SALES_NUMBER};phone-context=+44",
+    ],
+)
+async def test_a_called_sip_or_tel_address_reaches_the_agent_of_its_number(
+    gateway: Gateway, sales: Agent, address: str
+) -> None:
+    await reaches(gateway, sales, "/ws/telnyx", to_number=address)
+
+
 async def test_a_national_number_matches(gateway: Gateway, sales: Agent) -> None:
     """Exotel writes 0… for +91… (docs/reference/carriers.md §5.2)."""
     await reaches(gateway, sales, "/ws/exotel", to_number="0" + INDIAN_NUMBER.removeprefix("+91"))

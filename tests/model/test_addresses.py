@@ -60,6 +60,45 @@ def test_numbers_are_compared_by_their_digits() -> None:
 
 
 @pytest.mark.parametrize(
+    "address",
+    [
+        "sip:+15559876543@acme.sip.us1.twilio.com",
+        "SIP:15559876543@203.0.113.7:5060",
+        "sips:+1-555-987-6543@[2001:db8::1]:5061;transport=tls?subject=1",
+        "sip:+15559876543;ext=22;phone-context=+44@example.com;user=phone",
+        "sip:%2B15559876543:4711@example.com",
+        '"Support 24" <sip:+15559876543@s1.example.com>;tag=99',
+        "+15559876543@acme.sip.us1.twilio.com",
+        "tel:+1-555-987-6543;ext=22",
+        "tel:15559876543;phone-context=+44",
+        "TEL:+1(555)987.6543",
+        "+15559876543;ext=22",
+    ],
+)
+def test_the_number_of_an_address_is_its_user_alone(address: str) -> None:
+    assert addresses.digits_of(address) == "15559876543"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "sip:15559876543.example.com",
+        "sip:203.0.113.7:5060",
+        "sip:agent15559876543@example.com",
+        "client:15559876543",
+        "agent15559876543",
+        "anonymous@15559876543",
+        "tel:*15559876543#",
+        "+١٥٥٥٩٨٧٦٥٤٣",
+        "<<sip:+15559876543@example.com>",
+    ],
+)
+def test_an_address_that_names_no_number_has_no_digits(address: str) -> None:
+    assert addresses.digits_of(address) == ""
+
+
+@pytest.mark.parametrize(
     ("host", "region"),
     [
         ("eu-central.api.example.com", "eu-central"),
