@@ -25,7 +25,14 @@ from gateway.auth.api_keys import Principal
 from gateway.calls.services import CallServices
 from gateway.calls.session_end import log_end, traffic_of
 from gateway.calls.session_events import session_events
-from gateway.calls.session_url import PREFIX, SessionUrl, forwarded, read_session_url, running_session
+from gateway.calls.session_url import (
+    PREFIX,
+    SessionUrl,
+    folded_name,
+    forwarded,
+    read_session_url,
+    running_session,
+)
 from gateway.calls.termination import Termination
 from gateway.media.accept import Upgrade
 from gateway.media.disconnect import Disconnect, reason_for_agent, reason_for_carrier
@@ -131,7 +138,7 @@ class SessionSocket:
             for name, value in self._upgrade.request.headers
         ]
         headers = forwarded(
-            [(name, value) for name, value in received if not name.startswith(_HANDSHAKE)],
+            [(name, value) for name, value in received if not folded_name(name).startswith(_HANDSHAKE)],
             session.session_id,
             None,
         )

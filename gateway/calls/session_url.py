@@ -52,11 +52,25 @@ NOT_FORWARDED: Final = HOP_BY_HOP | {
     SESSION_ID,  # set by Patchbay, never by the client
 }
 
+RESERVED: Final = frozenset({"bot", "ws", "whatsapp", "readyz", "livez"})
+"""Routes of an instance that only Patchbay calls (docs/reference/agent-container.md).
+
+Through one of them a client could run bots that take no slot.
+"""
+
+_MAX_DECODINGS: Final = 5
+"""A path that is percent-encoded more often counts as reserved: some servers decode more than once."""
+
 _PATH: Final = re.compile(r"/(?:[!\"$&->@-\[\]-~]|%[0-9A-Fa-f]{2})*")
 """Printable characters without broken escapes and backslashes: some servers read a backslash as a slash."""
 _QUERY: Final = re.compile(r"[!-~]*")
 _VALUE: Final = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FOLDED: Final = re.compile(rb"[^a-z0-9]")
+"""Characters of a header's name that a CGI-like server does not tell apart (RFC 3875 §4.1.18)."""
+_SEPARATOR: Final = re.compile(r"[/\\]")
+_PATH_END: Final = re.compile(r"[?#\x00]")
+_BLANKS: Final = "".join(map(chr, range(0x21)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +91,8 @@ class SessionUrl:
 def read_session_url(path: str, query: str) -> SessionUrl:
     """Parse a path and a query, both still escaped.
 
-    Raises CallEnded: not_found for another path; bad_request if it cannot be forwarded unchanged, or if a
+    Raises CallEnded: not_found for another path, or if the instance could read the rest as a reserved path
+    (RESERVED); bad_request if it cannot be forwarded unchanged, or if a
     segment is `.` or `..` in any spelling, because the instance's server would resolve it to another path.
     """
     segments = path.split("/", _OWN_SEGMENTS)
@@ -87,10 +102,40 @@ def read_session_url(path: str, query: str) -> SessionUrl:
     rest = f"/{segments[_OWN_SEGMENTS]}"
     if not _PATH.fullmatch(rest) or not _QUERY.fullmatch(query):
         raise CallEnded(Reasons.bad_request, "the path or the query has characters that no URL has")
-    for segment in re.split(r"[/\\]", unquote(rest, "latin-1")):
+    if _may_be_reserved(rest):
+        raise CallEnded(Reasons.not_found, "the path is one of those that only the gateway calls")
+    for segment in _SEPARATOR.split(unquote(rest, "latin-1")):
         if segment.partition(";")[0] in (".", ".."):  # some servers cut parameters off first
             raise CallEnded(Reasons.bad_request, "the path has segments that climb: . or ..")
     return SessionUrl(own[3], own[5], rest, query)
+
+
+def _may_be_reserved(path: str) -> bool:
+    """Return True if any server could read this escaped path as one of RESERVED, or as one under `/ws`.
+
+    Servers differ in how often they decode a path, in which order they decode and split it, and in what they
+    remove from it. So every number of decodings is tried.
+    """
+    for _ in range(_MAX_DECODINGS):
+        if _is_reserved(path) or _is_reserved(_PATH_END.split(path, maxsplit=1)[0]):
+            return True
+        decoded = unquote(path, "latin-1")
+        if decoded == path:
+            return False
+        path = decoded
+    return True
+
+
+def _is_reserved(path: str) -> bool:
+    """Return True if the decoded path is reserved once its parameters, `.`, `..` and blanks are removed."""
+    names: list[str] = []
+    for segment in _SEPARATOR.split(path.lower()):
+        name = segment.partition(";")[0].strip(_BLANKS)
+        if name == "..":
+            del names[-1:]
+        elif name not in ("", "."):
+            names.append(name)
+    return bool(names) and names[0] in RESERVED and (len(names) == 1 or names[0] == "ws")
 
 
 async def running_session(
@@ -136,11 +181,14 @@ def end_to_end(headers: Iterable[Header], dropped: frozenset[bytes]) -> list[Hea
 def forwarded(headers: Iterable[Header], session_id: str, request_id: str | None) -> list[tuple[str, str]]:
     """Return the headers for the instance: the client's end-to-end ones, the session's and the request's id.
 
+    A client's header whose name differs only in punctuation from one in NOT_FORWARDED is dropped too: many
+    servers do not tell `x_daily_session_id` from `x-daily-session-id`.
     `request_id`: None for a WebSocket. Raises CallEnded(bad_request) if a header is malformed.
     """
     sent = []
     for name, value in end_to_end(headers, NOT_FORWARDED):
-        if request_id is not None and name == b"x-request-id":
+        folded = folded_name(name)
+        if folded in NOT_FORWARDED or (request_id is not None and folded == b"x-request-id"):
             continue
         try:
             sent.append((name.decode("ascii"), value.decode()))
@@ -152,6 +200,14 @@ def forwarded(headers: Iterable[Header], session_id: str, request_id: str | None
     if request_id is not None:
         sent.append(("X-Request-Id", request_id))
     return sent
+
+
+def folded_name(name: bytes) -> bytes:
+    """Return a header's name, given in lower case, with a dash for each punctuation character.
+
+    Two names that are then equal are one name to servers that hand headers over as CGI does.
+    """
+    return _FOLDED.sub(b"-", name)
 
 
 def is_header(header: Header) -> bool:

@@ -66,7 +66,8 @@ def _operation(method: str) -> Operation:
         path_notes={
             "agent": "The agent's name.",
             "session_id": "The session's id, as the start gave it.",
-            "path": "A path of the instance, passed on as it is; no segment may be `.` or `..`.",
+            "path": "A path of the instance, passed on as it is; no segment may be `.` or `..`. `bot`, "
+            "`ws`, `whatsapp`, `readyz` and `livez` are 404.",
         },
     )
 

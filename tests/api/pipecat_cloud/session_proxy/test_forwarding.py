@@ -81,6 +81,28 @@ async def test_the_instance_gets_the_session_and_request_id(door: Any) -> None:
     assert reply.header("x-request-id") == "the-callers"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x_daily_session_id",
+        "X-Daily_Session-Id",
+        "X_DAILY_SESSION_ID",
+        "x.daily.session.id",
+        "x_request_id",
+        "content_length",
+        "transfer_encoding",
+    ],
+)
+async def test_a_header_that_a_server_could_take_for_a_dropped_one_is_dropped(door: Any, name: str) -> None:
+    session = await door.session()
+    reply = await door.ask("GET", door.path(session), f"{name}: 1", "x_daily_other: 2")
+    assert reply.status == 200
+    heard = await door.instance.next()
+    assert heard.header(name) is None
+    assert heard.header("x-daily-session-id") == session
+    assert heard.header("x_daily_other") == "2"
+
+
 async def test_nothing_is_added_to_a_bare_request(door: Any) -> None:
     session = await door.session()
     reply = await door.ask("GET", door.path(session, "/"))

@@ -24,7 +24,14 @@ PASSED = [
     "/%C3%A4%ff",
     "/x?",
     "/x?a=%2e%2e/..&b=//evil&c=+&c=%zz&&=&d?",
-    "/ws",
+    "/api/offer",
+    "/api/bot",
+    "/api/ws",
+    "/bots",
+    "/bot/settings",
+    "/wsx",
+    "/%252e%252e/robot",
+    "/?path=/bot",
     "/|\"<>^`{}~!$&'()*+,:@=",
 ]
 
@@ -76,6 +83,64 @@ async def test_refused(door: Any, path: str) -> None:
     target = door.path(session, path) if path.startswith("/") else door.path(session, "/" + path)
     reply = await door.ask("GET", target)
     assert reply.refusal == (400, "400")
+    assert door.instance.connections == 0
+
+
+RESERVED_PATHS = [
+    "/bot",
+    "/ws",
+    "/ws/token",
+    "/whatsapp",
+    "/readyz",
+    "/livez",
+    "/BOT",
+    "/Ws",
+    "/bot/",
+    "/bot//",
+    "//bot",
+    "/./bot",
+    "/bot/.",
+    "/x/../bot",
+    "/bot;x",
+    "/bot;x=1/",
+    "/;x/bot",
+    "/bot?x=1",
+    "/b%6ft",
+    "/%62%6F%74",
+    "/%2fbot",
+    "/bot%2f",
+    "/%5cbot",
+    "/bot%5c",
+    "/bot%3bx",
+    "/bot%3fx",
+    "/bot%23x",
+    "/bot%00",
+    "/bot%20",
+    "/%09bot",
+    "/%2562ot",
+    "/%25252562ot",
+    "/%252fbot",
+    "/%252e/bot",
+    "/x/%252e%252e/bot",
+    "/x%2f%252e%252e%2fbot",
+    "/bot%253f/%252e%252e/x",
+    "/ws%2Ftoken",
+    "/%2525252525252562ot",
+]
+
+
+@pytest.mark.parametrize("path", RESERVED_PATHS)
+async def test_a_reserved_path_of_the_agent_is_not_found(door: Any, path: str) -> None:
+    session = await door.session()
+    reply = await door.ask("POST", door.path(session, path))
+    assert reply.refusal == (404, "404")
+    assert door.instance.connections == 0
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"])
+async def test_no_method_reaches_a_reserved_path(door: Any, method: str) -> None:
+    session = await door.session()
+    assert (await door.ask(method, door.path(session, "/bot"))).status == 404
     assert door.instance.connections == 0
 
 

@@ -94,6 +94,23 @@ async def test_both_ways_untouched(door: Any, agent: Agent, knock: Any) -> None:
     assert await caller.hear_bytes(len(answer)) == answer
 
 
+@pytest.mark.parametrize(
+    "path", ["/ws", "/WS/", "/ws/token", "//ws", "/./ws", "/%77s", "/%2577s", "/%252e/ws", "/ws;x", "/bot"]
+)
+async def test_a_reserved_path_of_the_agent_is_not_found(agent: Agent, knock: Any, path: str) -> None:
+    assert (await knock(path)).status == 404
+    assert agent.calls.empty()
+
+
+async def test_only_the_gateway_names_the_session(door: Any, agent: Agent, knock: Any) -> None:
+    session = await door.session(instance=agent.port.url)
+    spellings = {"x_daily_session_id": "another", "x-daily-session-id": "another", "sec_websocket_key": "k"}
+    assert (await knock(session=session, headers=spellings)).status == 101
+    call = await agent.call()
+    assert call.session == session
+    assert not {"x_daily_session_id", "sec_websocket_key"} & set(call.headers)
+
+
 @pytest.mark.parametrize("offered", ["chat.v2, chat.v1", "chat.v1"])
 async def test_the_instance_chooses_the_subprotocol(agent: Agent, knock: Any, offered: str) -> None:
     async def chooses(agent: Agent, call: AgentCall) -> None:
