@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import pytest
 from hypothesis import example, given
@@ -15,7 +15,7 @@ from starlette.datastructures import ImmutableMultiDict
 from twilio.request_validator import HMAC_SHA256, RequestValidator
 
 from gateway.carriers.signatures import MAX_BODY_BYTES, AuthenticationFailed, SignedRequest, read_form
-from gateway.carriers.twilio.auth import authenticate
+from gateway.carriers.twilio.auth import authenticate, respelled_queries
 from gateway.config import CarrierAccount
 
 TOKEN = "12345"
@@ -198,6 +198,74 @@ def test_other_methods_are_refused(method: str) -> None:
 )
 def test_the_port_may_be_signed_or_not(configured: str, signed: str) -> None:
     assert_authenticated(upgrade(configured, RequestValidator(TOKEN).compute_signature(signed, {})))
+
+
+SPELLINGS = {
+    "apostrophe": ["Caller=Sull'Adda", "Caller=Sull%27Adda"],
+    "apostrophe beside a space": ["To=D'Arcy+O'Hara", "To=D%27Arcy+O%27Hara", "To=D%27Arcy%20O%27Hara"],
+    "marks": ["a=(!*~)", "a=%28%21%2A%7E%29", "a=%28%21*%7E%29", "a=%28%21%2A~%29", "a=%28%21%2a%7e%29"],
+    "space": ["a=b+c", "a=b%20c"],
+    "plus sign": ["From=%2B14155550100", "From=%2b14155550100"],
+    "SIP address": [
+        "Caller=sip%3A15559876543%40example.com",
+        "Caller=sip:15559876543@example.com",
+        "Caller=sip%3a15559876543%40example.com",
+    ],
+    "another alphabet": ["a=Gr%C3%BC%C3%9Fe+%E6%97%A5", "a=Gr%c3%bc%c3%9fe%20%e6%97%a5"],
+    "no value": ["a=&b&c=%27", "a=&b&c='"],
+}
+
+
+@pytest.mark.parametrize("port", ["", ":443"])
+@pytest.mark.parametrize(
+    ("received", "signed"),
+    [(received, signed) for group in SPELLINGS.values() for received in group for signed in group],
+)
+def test_a_query_may_be_signed_in_another_spelling(received: str, signed: str, port: str) -> None:
+    twilio = RequestValidator(TOKEN)
+    url = f"https://gw.example.com{port}/twilio/voice?{signed}"
+    signature = twilio.compute_signature(url, dict(FIELDS))
+    assert twilio.validate(f"https://gw.example.com/twilio/voice?{signed}", dict(FIELDS), signature)
+    assert_authenticated(voice(signature, url=f"https://gw.example.com/twilio/voice?{received}"))
+
+
+@pytest.mark.parametrize(
+    ("received", "signed"),
+    [
+        ("a=%26b=c", "a=&b=c"),
+        ("a%3Db=c", "a=b=c"),
+        ("a=%2B", "a=+"),
+        ("a=%252B", "a=%2B"),
+        ("a=%23b", "a=#b"),
+        ("a=b&c=d", "c=d&a=b"),
+        ("a=A", "a=a"),
+        ("a='", "a=`"),
+    ],
+)
+def test_a_query_that_decodes_to_something_else_is_refused(received: str, signed: str) -> None:
+    for one, other in ((received, signed), (signed, received)):
+        signature = RequestValidator(TOKEN).compute_signature(
+            f"https://gw.example.com/x?{other}", dict(FIELDS)
+        )
+        reason_of(voice(signature, url=f"https://gw.example.com/x?{one}"))
+
+
+@given(st.text(st.sampled_from("ab&=+% '~@:;/?%27%2B%3d%zé()*!"), max_size=40))
+def test_every_spelling_decodes_to_the_query_that_was_received(query: str) -> None:
+    def decoded(text: str) -> list[tuple[str, str]]:
+        return parse_qsl(text, keep_blank_values=True, errors="surrogateescape")
+
+    spellings = respelled_queries(f"https://gw.example.com/x?{query}")
+    assert len(spellings) <= 18
+    for url in spellings:
+        address, _, spelling = url.partition("?")
+        assert address == "https://gw.example.com/x"
+        assert decoded(spelling) == decoded(query)
+
+
+def test_a_query_that_is_too_long_is_not_spelt_in_other_ways() -> None:
+    assert respelled_queries("https://gw.example.com/x?a='" + 4090 * "b")
+    assert not respelled_queries("https://gw.example.com/x?a='" + 4094 * "b")
 
 
 @pytest.mark.parametrize(
