@@ -33,6 +33,7 @@ from gateway.server.connection_limits import ConnectionLimits
 from gateway.server.fd_reserve import SHORTAGE_HEAD_TIMEOUT_S, FdReserve
 from gateway.server.port import drain_backlog
 from gateway.server.tls import Certificate
+from gateway.websocket.handshake import list_elements
 
 log = structlog.get_logger(__name__)
 
@@ -174,6 +175,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._unparsed_bytes = 0  # fed to the parser since it last completed a head, a body part or a message
         self._head_bytes = 0
         self._is_rejected = False
+        self._is_upgrade = False  # of the request whose head came last
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -223,6 +225,8 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._unparsed_bytes = 0
         self._stop_head_timer()
+        # The parser has read `Connection`: all its lines, in any spelling.
+        self._is_upgrade = self.parser.should_upgrade() and self._names_websocket()
         if self._is_proxy and self.client is not None:
             self.scope["client"] = self._client_address(), self.client[1]
         super().on_headers_complete()
@@ -242,6 +246,18 @@ class HttpProtocol(HttpToolsProtocol):
             super().send_400_response(msg)
 
     # The hand-over of a media socket
+
+    def _should_upgrade(self) -> bool:
+        """Replace uvicorn's test, which reads the last line of `Connection` and of `Upgrade` alone.
+
+        It is called several times for each request.
+        """
+        return self._is_upgrade
+
+    def _names_websocket(self) -> bool:
+        """Return True if one of the protocols in `Upgrade` is WebSocket (RFC 9110 §7.8)."""
+        lines = [value.decode("latin-1") for name, value in self.headers if name == b"upgrade"]
+        return "websocket" in list_elements(lines)
 
     def handle_websocket_upgrade(self) -> None:
         address = self._client_address()

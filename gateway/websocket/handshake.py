@@ -32,6 +32,8 @@ _LINE: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~]*\r\n"
 _PLAIN_REQUEST: Final = re.compile(rb"GET [!-~]{1,4000} HTTP/1\.1\r\n(?:" + _LINE + rb"){4,100}\r\n")
 _PLAIN_ANSWER: Final = re.compile(rb"HTTP/1\.1 101 [\t -~]*\r\n(?:" + _LINE + rb"){3,100}\r\n")
 _KEY: Final = re.compile(r"[A-Za-z0-9+/]{22}==")
+_ELEMENT: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+(?:/[!#$%&'*+\-.^_`|~0-9a-z]+)?")
+"""An element of `Connection` or `Upgrade`, in lower case (RFC 9110 §7.6.1, §7.8)."""
 _MAX_PLAIN_BYTES: Final = 8000
 """The largest head that counts as plain: no line in it can exceed a limit of the package's."""
 
@@ -92,6 +94,12 @@ def _read_request_by_package(head: bytes) -> UpgradeRequest:
         return UpgradeRequest("/", (), None, str(protocol.handshake_exc))
     request = cast(Request, events[0])
     headers = list(request.headers.raw_items())
+    # The package refuses other protocols beside `websocket`, and lines without an element.
+    for name, token in (("Connection", "upgrade"), ("Upgrade", "websocket")):
+        elements = list_elements(request.headers.get_all(name))
+        if token in elements and all(map(_ELEMENT.fullmatch, elements)):
+            del request.headers[name]
+            request.headers[name] = token
     response = protocol.accept(request)
     if response.status_code == 101:
         return UpgradeRequest(request.path, headers, response.headers["Sec-WebSocket-Accept"])
@@ -181,6 +189,15 @@ def accept_key(key: str) -> str:
     """Return the `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455 §4.2.2)."""
     digest = hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()
     return base64.b64encode(digest).decode()
+
+
+def list_elements(lines: Iterable[str]) -> list[str]:
+    """Return the elements, in lower case, of a header that is a comma-separated list and came as `lines`.
+
+    Lines of one header are one list (RFC 9110 §5.3), and empty elements do not count (§5.6.1.2).
+    """
+    elements = [element.strip(" \t") for element in ",".join(lines).lower().split(",")]
+    return [element for element in elements if element]
 
 
 def _split_head(head: bytes) -> tuple[str, list[tuple[str, str]]]:

@@ -96,6 +96,45 @@ def test_any_request_is_read_as_the_package_reads_it(headers: list[tuple[str, st
     assert_same_result(head(first, headers))
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [("connection", "Upgrade"), ("connection", "keep-alive")],
+        [("connection", "keep-alive"), ("connection", "Upgrade")],
+        [("connection", "Upgrade"), ("connection", "")],
+        [("connection", ",\tUPGRADE ,, x")],
+        [("connection", "upgrade"), ("upgrade", "")],
+        [("connection", "upgrade"), ("upgrade", "h2c")],
+    ],
+)
+@pytest.mark.parametrize("upgrade", ["websocket", "WebSocket, h2c/1", "h2c\t,\twebsocket", ", websocket"])
+def test_lines_of_one_header_are_one_list(lines: list[tuple[str, str]], upgrade: str) -> None:
+    others = [(name, value) for name, value in REQUEST if name not in ("connection", "upgrade")]
+    request = read_request(head("GET / HTTP/1.1", [*others, ("upgrade", upgrade), *lines]))
+    assert (request.accept, request.fault) == (ACCEPT, "")
+    assert ("upgrade", upgrade.strip()) in request.headers, "the lines themselves stay as they came"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("connection", "keep-alive"),
+        ("connection", "upgrades"),
+        ("connection", "keep-alive upgrade"),
+        ("connection", "upgrade, a b"),
+        ("upgrade", "h2c"),
+        ("upgrade", "websocket/13"),
+        ("upgrade", "websocket, @"),
+        ("upgrade", '"websocket"'),
+        ("upgrade", ","),
+    ],
+)
+def test_what_is_no_list_with_the_token_is_no_upgrade(name: str, value: str) -> None:
+    request = read_request(head("GET / HTTP/1.1", [*dict(REQUEST, **{name: value}).items()]))
+    assert request.accept is None
+    assert request.fault
+
+
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_are_read_as_the_package_reads_them(raw: bytes) -> None:
     assert_same_result(raw + b"\r\n\r\n")
