@@ -20,7 +20,7 @@ _MAX_SEGMENTS = 4  # ws, carrier, agent, token
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The statements of a media socket's URL about its call.
+    """The statements of a media socket's URL about its call. An empty parameter counts as absent.
 
     `named`: every agent that the URL names, as AGENT.ORG. `body`: base64 of the JSON for the agent, or None.
     `token`: the query's, else the path's last segment, or None.
@@ -62,7 +62,7 @@ def read_target(
     if len(rest) > 1 or len(segments) > _MAX_SEGMENTS + 1:
         raise CallEnded(Reasons.not_found, "a media socket's path is /ws/{carrier}/{AGENT.ORG}/{token}")
     query = parse_qs(url.query, keep_blank_values=True)
-    for service_host in query.get("serviceHost", []):
+    for service_host in filter(None, query.get("serviceHost", [])):  # an empty one names no agent
         if not is_service_host(service_host):
             raise CallEnded(Reasons.bad_request, "serviceHost is not of the form AGENT.ORG")
         named.append(service_host)

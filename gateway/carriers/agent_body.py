@@ -24,15 +24,21 @@ PART_CHARACTERS: Final = 400
 
 
 def read_body(value: str | None, max_bytes: int) -> str | None:
-    """Return a validated body in the base64 alphabet that agents decode, or None for None.
+    """Return a validated body as agents decode it: padded base64 in the standard alphabet (RFC 4648 §4).
 
+    `value`: base64 in the standard or the URL alphabet, padded or not. None and "" are no body: None.
     Raises CallEnded: bad_request, or too_large for more than `max_bytes` of JSON.
     """
-    if value is None:
+    if not value:
         return None
+    # A plus sign that was not percent-encoded has been decoded as a space.
+    standard = value.replace(" ", "+").replace("-", "+").replace("_", "/")
+    unpadded = standard.rstrip("=")
+    padded = unpadded + "=" * (-len(unpadded) % 4)
     try:
-        # A plus sign that was not percent-encoded has been decoded as a space.
-        text = base64.b64decode(value.replace(" ", "+").replace("-", "+").replace("_", "/"), validate=True)
+        if standard not in (unpadded, padded):  # which versions of Python do not judge alike
+            raise ValueError
+        text = base64.b64decode(padded, validate=True)
     except (binascii.Error, ValueError):
         raise CallEnded(Reasons.bad_request, "body is not base64") from None
     if len(text) > max_bytes:
