@@ -113,6 +113,32 @@ def form_fields(request: CallbackRequest) -> Mapping[str, str]:
     return request.fields
 
 
+def form_or_json_fields(request: CallbackRequest) -> Mapping[str, str]:
+    """Return the fields of a callback that may be JSON in place of a form.
+
+    Raises ValueError if the JSON is no object with fields.
+    """
+    return request.fields if request.document is None else json_fields(request.document)
+
+
+def json_fields(document: object) -> dict[str, str]:
+    """Return the texts, numbers and booleans of a JSON object as the fields of a form have them.
+
+    Objects and arrays inside it are left out, as is null. Raises ValueError if none is left, or if the
+    document is no object.
+    """
+    if not isinstance(document, dict):
+        raise ValueError("the JSON is not an object")
+    fields = {
+        name: value if isinstance(value, str) else str(value).lower()
+        for name, value in document.items()
+        if isinstance(value, str | int | float)
+    }
+    if not fields:
+        raise ValueError("the JSON has no fields")
+    return fields
+
+
 def first_of(fields: Mapping[str, str], *names: str) -> str | None:
     """Return the value of the first of the named fields that is present and not empty, else None."""
     return next((fields[name] for name in names if fields.get(name)), None)

@@ -14,7 +14,7 @@ import aiohttp
 from gateway.carriers.callback_event import CallbackEvent, CallbackRequest
 from gateway.carriers.rest_interface import CarrierRest
 from gateway.carriers.rest_transport import TIMEOUT_S
-from gateway.carriers.signatures import SignedRequest
+from gateway.carriers.signatures import FORM, SignedRequest
 from gateway.config import CarrierAccount
 from serializers.dialect import Dialect
 from texml.document import DocumentError, Writer
@@ -68,7 +68,8 @@ class Carrier:
 
     `name`: as in the paths `/ws/{name}` and `/xml/{name}` and in the configuration. `writer`: writes the
     documents that the carrier fetches. `document_paths`: further paths at which the carrier's documents are
-    served, besides `/xml/{name}`.
+    served, besides `/xml/{name}`. `form_types`: the media types in which the carrier sends the fields of a
+    POST; a JSON object has them by name.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Carrier:
     rest_class: RestClass | None = None
     read_callback: CallbackReader | None = None
     document_paths: tuple[str, ...] = ()
+    form_types: frozenset[str] = frozenset({FORM})
 
     @property
     def documents(self) -> Writer:

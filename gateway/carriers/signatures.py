@@ -30,6 +30,8 @@ MAX_BODY_BYTES: Final = 1_048_576
 MAX_FIELDS: Final = 1000
 
 FORM: Final = "application/x-www-form-urlencoded"
+MULTIPART_FORM: Final = "multipart/form-data"
+JSON: Final = "application/json"
 
 _PRINTABLE: Final = re.compile(r"[ -~]+")
 _BROKEN_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -176,9 +178,14 @@ def url_bytes(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+def media_type(content_type: str) -> str:
+    """Return the media type in a Content-Type header, in small letters and without parameters."""
+    return content_type.partition(";")[0].strip().lower()
+
+
 def is_form(content_type: str) -> bool:
     """Return True if a Content-Type header names a form."""
-    return content_type.partition(";")[0].strip().lower() == FORM
+    return media_type(content_type) == FORM
 
 
 def read_form(content_type: str, body: bytes) -> list[tuple[str, str]]:

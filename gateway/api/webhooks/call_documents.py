@@ -82,7 +82,7 @@ async def _call(context: Context) -> tuple[SessionRecord, str | None]:
         authenticate_any(context, carrier)
     else:
         authenticate_request(context, carrier, record.organization)
-    fields = read_fields(context) if context.request.method == "POST" else read_query(context)
+    fields = await read_fields(context, carrier) if context.request.method == "POST" else read_query(context)
     call_ids = {value for name, value in fields if name in _CALL_IDS and value}
     if len(call_ids) > 1:
         raise CallEnded(Reasons.bad_request, "a field is given twice, and says two things")

@@ -3,7 +3,8 @@
 
 A carrier's fields are the form of a POST, or in the query of a GET beside those that the operator put into
 the URL (docs/reference/carriers.md §2.4, §3.4, §4.4, §5.3). Forms are read by `read_form`, as signatures
-are checked over the same fields.
+are checked over the same fields. A carrier that signs no fields may send them in other ways too
+(`Carrier.form_types`).
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 from gateway.api.framework.operation import Context
+from gateway.api.framework.strict_json import parse
+from gateway.api.webhooks.multipart_form import read_multipart
 from gateway.calls.authorization import signed_request
 from gateway.carriers.agent_body import read_body
-from gateway.carriers.signatures import AuthenticationFailed, read_form
+from gateway.carriers.callback_event import json_fields
+from gateway.carriers.registry import CARRIERS
+from gateway.carriers.signatures import JSON, MULTIPART_FORM, AuthenticationFailed, media_type, read_form
 from gateway.carriers.stream_documents import RETURNS, USUAL_RATE, IncomingCall
 from gateway.model.addresses import is_service_host, service_host, split_service_host
 from gateway.model.reasons import CallEnded, Reasons
@@ -87,11 +92,11 @@ class DocumentRequest:
     region: str | None
 
 
-def read_document_request(context: Context, carrier: str, max_body_bytes: int) -> DocumentRequest:
+async def read_document_request(context: Context, carrier: str, max_body_bytes: int) -> DocumentRequest:
     """Return the request for a document. Raises CallEnded: bad_request, too_large."""
     query = read_query(context)
     is_post = context.request.method == "POST"
-    fields = read_fields(context) if is_post else query
+    fields = await read_fields(context, carrier) if is_post else query
     agents = _agents(query)
     returns = _value(query, RETURNS) or "0"
     rate = _value(query, "sample_rate", "sample-rate") or str(USUAL_RATE)
@@ -124,14 +129,27 @@ def read_query(context: Context) -> Pairs:
         raise CallEnded(Reasons.bad_request, f"the query has more than {MAX_FIELDS} fields") from None
 
 
-def read_fields(context: Context) -> Pairs:
-    """Return the fields of a form; none for an empty body. Raises CallEnded (bad_request)."""
+async def read_fields(context: Context, carrier: str) -> Pairs:
+    """Return the fields of a POST in a form in which the carrier sends them; none for an empty body.
+
+    Raises CallEnded (bad_request).
+    """
     if not context.raw_body:
         return []
+    content_type = context.request.headers.get("Content-Type", "")
     try:
-        return read_form(context.request.headers.get("Content-Type", ""), context.raw_body)
+        kind = media_type(content_type)
+        if kind not in CARRIERS[carrier].form_types:
+            raise CallEnded(Reasons.bad_request, "the body is not a form in which this carrier sends fields")
+        if kind == MULTIPART_FORM:
+            return await read_multipart(content_type, context.raw_body, MAX_FIELDS)
+        if kind == JSON:
+            return list(json_fields(parse(context.raw_body)).items())
+        return read_form(content_type, context.raw_body)
     except AuthenticationFailed as error:
         raise CallEnded(Reasons.bad_request, error.reason) from None
+    except ValueError as error:
+        raise CallEnded(Reasons.bad_request, str(error)) from None
 
 
 def _value(pairs: Pairs, *names: str) -> str | None:

@@ -87,7 +87,7 @@ async def _answer(context: Context, carrier: str, line: structlog.stdlib.BoundLo
     settings = context.services.calls.settings
     if settings.server.public_url is None:
         raise CallEnded(Reasons.not_found, "there are no documents without [server] public_url")
-    request = read_document_request(context, carrier, settings.limits.max_body_bytes)
+    request = await read_document_request(context, carrier, settings.limits.max_body_bytes)
     line = line.bind(call_id=request.call.call_id, returns=request.call.returns)
     agent = None
     try:

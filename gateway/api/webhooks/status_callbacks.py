@@ -28,6 +28,7 @@ from gateway.carriers.callback_event import CallbackEvent, CallbackRequest
 from gateway.carriers.carrier import CallbackReader
 from gateway.carriers.registry import CARRIERS
 from gateway.carriers.rest_interface import CarrierFailed
+from gateway.carriers.signatures import JSON, media_type
 from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import SessionRecord
@@ -59,7 +60,7 @@ async def callback(context: Context) -> Response:
             authenticate_request(context, carrier, organization)
         else:
             authenticate_any(context, carrier)
-        event = _read(context, read_callback, is_for_stream=kind == _STREAM)
+        event = await _read(context, carrier, read_callback, is_for_stream=kind == _STREAM)
     except CallEnded as end:
         line.info("callback refused", reason=end.reason.code, words=end.detail)
         raise
@@ -167,16 +168,18 @@ def _organization(context: Context) -> str | None:
     return given[0] if len(given) == 1 and given[0] in known else None
 
 
-def _read(context: Context, read_callback: CallbackReader, *, is_for_stream: bool) -> CallbackEvent:
+async def _read(
+    context: Context, carrier: str, read_callback: CallbackReader, *, is_for_stream: bool
+) -> CallbackEvent:
     """Return the event in a callback. Raises CallEnded (bad_request)."""
     content_type = context.request.headers.get("Content-Type", "")
-    if context.raw_body and content_type.partition(";")[0].strip().lower() == "application/json":
+    if context.raw_body and media_type(content_type) == JSON:
         try:
             request = CallbackRequest(document=parse(context.raw_body), is_for_stream=is_for_stream)
             return read_callback(request)
         except (JsonError, ValueError) as error:
             raise CallEnded(Reasons.bad_request, str(error)) from None
-    pairs = read_fields(context) if context.request.method == "POST" else read_query(context)
+    pairs = await read_fields(context, carrier) if context.request.method == "POST" else read_query(context)
     fields: dict[str, str] = {}
     for name, value in pairs:
         if fields.setdefault(name, value) != value:

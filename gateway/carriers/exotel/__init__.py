@@ -5,6 +5,7 @@ from gateway.carriers.carrier import Carrier, CarrierProfile
 from gateway.carriers.exotel.auth import authenticate
 from gateway.carriers.exotel.callbacks import read_callback
 from gateway.carriers.exotel.rest import ExotelRest
+from gateway.carriers.signatures import FORM, JSON, MULTIPART_FORM
 from serializers.exotel import DIALECT
 from texml.exotel import WRITER
 
@@ -25,4 +26,5 @@ CARRIER = Carrier(
     authenticate=authenticate,
     rest_class=ExotelRest,
     read_callback=read_callback,
+    form_types=frozenset({FORM, MULTIPART_FORM, JSON}),
 )

@@ -11,7 +11,7 @@ from gateway.carriers.callback_event import (
     CallbackEvent,
     CallbackRequest,
     first_of,
-    form_fields,
+    form_or_json_fields,
     read_call_id,
     read_detail,
     read_time,
@@ -19,8 +19,8 @@ from gateway.carriers.callback_event import (
 
 
 def read_callback(request: CallbackRequest) -> CallbackEvent:
-    """Read a callback. Raises ValueError if its body is JSON."""
-    fields = form_fields(request)
+    """Read a callback, whose body may be JSON. Raises ValueError if that is no object with fields."""
+    fields = form_or_json_fields(request)
     return CallbackEvent(
         call_id=read_call_id(fields.get("CallSid")),
         status=None if request.is_for_stream else _status(fields),

@@ -18,7 +18,7 @@ from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentCall, AgentPort
 from tests.harness.call_assertions import assert_ended
 from tests.harness.caller import Caller
-from tests.harness.document_calls import DocumentCalls
+from tests.harness.document_calls import PUBLIC, DocumentCalls
 from tests.harness.gateway import Gateway
 
 REGIONAL = "voice.example.com"
@@ -84,6 +84,27 @@ async def test_a_region_that_is_named_must_be_the_agents(line: DocumentCalls) ->
 async def test_both_methods(line: DocumentCalls, method: str) -> None:
     how = {"method": method} if line.carrier in ("telnyx", "exotel") else {}
     assert (await line.place(**how)).stream_url
+
+
+@pytest.mark.parametrize("carrier", ["exotel"], indirect=True)
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/json", b'{"CallSid": "exotel-json", "CallTo": "08047491899", "Legs": []}'),
+        (
+            "multipart/form-data; boundary=b",
+            b'--b\r\nContent-Disposition: form-data; name="CallSid"\r\n\r\nexotel-multipart\r\n'
+            b'--b\r\nContent-Disposition: form-data; name="CallTo"\r\n\r\n08047491899\r\n--b--\r\n',
+        ),
+    ],
+)
+async def test_exotel_may_send_the_called_number_as_json_or_multipart(
+    line: DocumentCalls, kind: str, body: bytes
+) -> None:
+    headers = {"Content-Type": kind, **line.server.upgrade_headers(line.url())}
+    answered = await line.server.send("POST", f"{PUBLIC}/xml/exotel", headers, body)
+    assert answered.status == 200, answered
+    assert urlsplit(answered.json["url"]).netloc == REGIONAL
 
 
 @pytest.mark.parametrize(

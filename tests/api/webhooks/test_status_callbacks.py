@@ -214,6 +214,12 @@ async def test_the_document_requests_callbacks_of_its_stream(line: DocumentCalls
     [
         (b"CallStatus=completed&CallStatus=busy", "application/x-www-form-urlencoded", 400),
         (b"CallStatus=%ff", "application/x-www-form-urlencoded", 400),
+        (b"CallStatus=completed", "multipart/form-data; boundary=b", 400),
+        (
+            201 * b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\nx\r\n' + b"--b--\r\n",
+            "multipart/form-data; boundary=b",
+            400,
+        ),
         (b"{", "application/json", 400),
         (b"[]", "application/json", 400),
         (b'{"data":{"event_type":7,"payload":{}}}', "application/json", 400),
@@ -248,6 +254,51 @@ async def test_a_malformed_callback_is_400(
         await gateway.callers_leave()
         await server.stop()
         await assert_no_slots_taken(gateway)
+
+
+def multipart(fields: dict[str, str]) -> tuple[str, bytes]:
+    parts = [
+        f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+    ]
+    return "multipart/form-data; boundary=b", ("".join(parts) + "--b--\r\n").encode()
+
+
+def json_text(fields: dict[str, str]) -> tuple[str, bytes]:
+    legs = [{"OnCallDuration": 41, "Status": "failed"}]
+    return "application/json", json.dumps(
+        {**fields, "ConversationDuration": 41, "RecordingUrl": None, "Legs": legs}
+    ).encode()
+
+
+@pytest.mark.parametrize("carrier", ["exotel"], indirect=True)
+@pytest.mark.parametrize("write", [multipart, json_text])
+async def test_exotels_callback_is_read_as_multipart_form_and_as_json(
+    line: DocumentCalls, support: Agent, write: Callable[[dict[str, str]], tuple[str, bytes]]
+) -> None:
+    session, call_id = await running(line, support)
+    kind, body = write(naming(line, call_id) | OVER["exotel"])
+    headers = {"Content-Type": kind}
+    url = f"{PUBLIC}/callbacks/exotel/{session}/status"
+    assert (await line.server.send("POST", url, headers, body)).status == 403
+    headers |= line.server.upgrade_headers(line.url())
+    answered = await line.server.send("POST", url, headers, body)
+    assert answered.status == 200, answered
+    (moved,) = await logged(line, "call moved", session)
+    assert moved["status"] == "completed"
+
+
+@pytest.mark.parametrize("carrier", ["twilio", "plivo"], indirect=True)
+@pytest.mark.parametrize("write", [multipart, json_text])
+async def test_a_signature_over_fields_covers_no_other_body(
+    line: DocumentCalls, support: Agent, write: Callable[[dict[str, str]], tuple[str, bytes]]
+) -> None:
+    session, call_id = await running(line, support)
+    kind, body = write(naming(line, call_id) | OVER[line.carrier])
+    url = f"{PUBLIC}/callbacks/{line.carrier}/{session}/status"
+    headers = line.server.upgrade_headers(url)  # a genuine signature of the same URL without a body
+    answered = await line.server.send("POST", url, {**headers, "Content-Type": kind}, body)
+    assert answered.status == 403, answered
 
 
 @pytest.mark.parametrize("carrier", ["telnyx"], indirect=True)

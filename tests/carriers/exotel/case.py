@@ -137,6 +137,7 @@ CASE = Case(
             (callback(EventType="terminal", Status="busy"), CallStatus.BUSY),
             (callback(EventType="terminal", Status="no-answer"), CallStatus.NO_ANSWER),
             (callback(EventType="terminal", Status="failed"), CallStatus.FAILED),
+            (CallbackRequest(document={"CallSid": CALL_ID, "Status": "busy", "Legs": []}), CallStatus.BUSY),
         ],
         unknown=callback(EventType="terminal", Status="dancing"),
         malformed=[CallbackRequest(document={"data": {}})],
