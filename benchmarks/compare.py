@@ -77,11 +77,11 @@ def set_up(bench: Bench, contender: Contender, pids: Sequence[int]) -> Report | 
 
 def set_ups(bench: Bench, pair: Pair, round_: int) -> None:
     """Measure set-ups of both in turns; the first of each process is not counted."""
-    with bench.running(pair.before) as old, bench.running(pair.now) as new:
+    with bench.running_undisturbed(pair.before) as old, bench.running_undisturbed(pair.now) as new:
         set_up(bench, pair.before, old)
         set_up(bench, pair.now, new)
         before = set_up(bench, pair.before, old)
-        for turn in range(bench.plan.turns // 2):
+        for turn in range(bench.plan.turns):
             report = set_up(bench, pair.now, new)
             after = set_up(bench, pair.before, old)
             bench.record(
@@ -114,7 +114,13 @@ def table(results: Sequence[Result], variants: Iterable[str]) -> str:
             if windows:
                 label = f"{variant}, {calls} calls"
                 add(f"{label}: CPU a message", windows, lambda report: report.cpu_per_million, "µs")
-                add(f"{label}: memory a call", windows, lambda report: report.kb_per_call, "KiB")
+            if windows and calls == LEVELS[-1]:  # among fewer calls the allocator's blocks decide
+                add(
+                    f"{label}: memory a call",
+                    windows[:: PLAN.turns],
+                    lambda report: report.kb_per_call,
+                    "KiB",
+                )
         openings = [r for r in own if r.kind is Kind.SET_UP]
         add(f"{variant}: CPU a set-up", openings, lambda report: report.open_cpu_us_per_call, "µs")
     return "\n".join(lines)
@@ -143,7 +149,7 @@ def compare(checkout: Path, rounds: int, selected: str) -> str:
         )
         for round_ in range(rounds):
             for pair in pairs:
-                for calls in LEVELS if COUPLING not in pair.now.name else LEVELS[:1]:
+                for calls in LEVELS:
                     relay(bench, pair, calls, round_)
                 set_ups(bench, pair, round_)
     return table(results, [variant.name for variant in variants])
