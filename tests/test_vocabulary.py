@@ -71,6 +71,15 @@ RETIRED = {
     "reconnection": "carrier reconnect",
     "resumption": "agent failover",
     "happening": "handler",
+    "board": "call services",
+    "kept": "stored, buffered",
+    "mine": "a noun",
+    "begun": "started",
+    "lend": "detach",
+    "mend": "complete, repair",
+    "hear": "receive",
+    "tell": "send",
+    "owes": "pending writes",
 }
 
 BEGINNINGS = re.compile(r"(What|Who|Whoever|Nobody|So many|Whether that|That)\b(?!ever)")
