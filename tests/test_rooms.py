@@ -7,6 +7,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,3 +109,13 @@ def test_imports_upward_and_sideways_are_found() -> None:
 def test_imports_count_wherever_they_stand() -> None:
     source = "if TYPE_CHECKING:\n    from p import a\ndef f():\n    import p.b\nfrom p.c import name\n"
     assert rooms.imports_of(source, dict.fromkeys(("p", "p.a", "p.b", "p.c"))) == {"p.a", "p.b", "p.c"}
+
+
+def test_no_file_name_stands_twice() -> None:
+    """A carrier's folder has the same modules as the others'; every other name says which file is meant."""
+    names = Counter(
+        path.name
+        for path in (ROOT / "gateway").rglob("*.py")
+        if path.name != "__init__.py" and path.parent.parent.name != "carriers"
+    )
+    assert [name for name, count in names.items() if count > 1] == []

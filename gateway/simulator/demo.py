@@ -14,9 +14,9 @@ from rich.console import Console
 
 from gateway.simulator.call_plan import CallPlan, CallReport
 from gateway.simulator.carrier_profiles import PROFILES
+from gateway.simulator.free_ports import LOOPBACK, free_port
 from gateway.simulator.gateway_process import GatewayProcess
 from gateway.simulator.place_calls import place_calls
-from gateway.simulator.ports import LOOPBACK, free_port
 from gateway.simulator.report_table import calls_table, problems
 from gateway.simulator.server_process import PATCHBAY, ServerProcess, StartError, answers
 from gateway.simulator.wav import WavError, read_speech, write_wav

@@ -22,7 +22,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from gateway.simulator.agent_call import AgentBehaviour, AgentCall
-from gateway.simulator.ports import LOOPBACK
+from gateway.simulator.free_ports import LOOPBACK
 
 SESSION_HEADER = "x-daily-session-id"
 MAX_MESSAGE_BYTES = 1 << 20

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from gateway.simulator.ports import LOOPBACK
+from gateway.simulator.free_ports import LOOPBACK
 from gateway.simulator.server_process import (
     PATCHBAY,
     STOP_TIMEOUT_S,

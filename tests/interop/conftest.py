@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.free_ports import LOOPBACK, free_port
 from gateway.simulator.gateway_process import GatewayProcess
-from gateway.simulator.ports import LOOPBACK, free_port
 from gateway.simulator.server_process import ServerProcess, answers
 from gateway.simulator.waiting import WAIT_S, wait_until
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.simulator.fake_carrier import place_call
-from gateway.simulator.ports import free_port
+from gateway.simulator.free_ports import free_port
 from gateway.simulator.server_process import PATCHBAY, ServerProcess, StartError, answers
 from gateway.simulator.waiting import WAIT_S
 from gateway.simulator.wav import Recording, read_wav, write_wav

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gateway.simulator.ports import LOOPBACK, free_port
+from gateway.simulator.free_ports import LOOPBACK, free_port
 from gateway.simulator.server_process import PATCHBAY, ServerProcess, answers
 from gateway.simulator.waiting import WAIT_S
 
