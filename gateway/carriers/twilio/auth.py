@@ -7,6 +7,7 @@ docs/proofs.md says what follows from that.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import re
@@ -140,6 +141,7 @@ def _spellings(url: str) -> tuple[str, ...]:
     return tuple(f"{scheme}://{place}{end}" for place in places for end in ends)
 
 
+@functools.lru_cache(maxsize=8)  # a request whose account is not known is checked against every account
 def respelled_queries(url: str) -> frozenset[str]:
     """Return the URL with its query percent-encoded in other ways, at most 18; every one decodes to the same.
 
