@@ -31,7 +31,9 @@ VARIANTS = (PYTHON, PYTHON + COUPLING, ACCELERATED, ACCELERATED + BATCHING)
 LEVELS = (200, 500)
 SET_UPS = 300
 SET_UP_RATE = 150
-PLAN = Plan(rounds=3, window_s=0.5, turns=6, turn_s=0.35, levels=LEVELS, budget_s=1200, limits=False)
+MEMORY_CALLS = 200
+MEMORY_STARTS = 4  # in a round: a process has one such figure, and among few calls it scatters
+PLAN = Plan(rounds=3, window_s=0.5, turns=6, turn_s=0.35, levels=LEVELS, budget_s=3600, limits=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,26 @@ def set_ups(bench: Bench, pair: Pair, round_: int) -> None:
             before = after
 
 
+def memory(bench: Bench, pair: Pair, round_: int) -> None:
+    """Measure the memory of few calls, in a process of its own each time, both in turns."""
+
+    def once(contender: Contender) -> Report | None:
+        with (
+            bench.running(contender) as pids,
+            bench.standing(contender, MEMORY_CALLS, pids, 0) as standing,
+        ):
+            return standing.window(bench.plan.turn_s)
+
+    before = once(pair.before)
+    for turn in range(MEMORY_STARTS):
+        report = once(pair.now)
+        after = once(pair.before)
+        bench.record(
+            Result(Kind.FEW, round_, pair.now.name, MEMORY_CALLS, report, (before, after), turn=turn)
+        )
+        before = after
+
+
 def row(name: str, values: Sequence[float], absolute: Sequence[float], unit: str) -> str:
     """Make one row of the table."""
     if not values:
@@ -114,13 +136,20 @@ def table(results: Sequence[Result], variants: Iterable[str]) -> str:
             if windows:
                 label = f"{variant}, {calls} calls"
                 add(f"{label}: CPU a message", windows, lambda report: report.cpu_per_million, "µs")
-            if windows and calls == LEVELS[-1]:  # among fewer calls the allocator's blocks decide
+            if windows and calls == LEVELS[-1]:
                 add(
                     f"{label}: memory a call",
                     windows[:: PLAN.turns],
                     lambda report: report.kb_per_call,
                     "KiB",
                 )
+        starts = [r for r in own if r.kind is Kind.FEW]
+        add(
+            f"{variant}, {MEMORY_CALLS} calls: memory a call",
+            starts,
+            lambda report: report.kb_per_call,
+            "KiB",
+        )
         openings = [r for r in own if r.kind is Kind.SET_UP]
         add(f"{variant}: CPU a set-up", openings, lambda report: report.open_cpu_us_per_call, "µs")
     return "\n".join(lines)
@@ -152,6 +181,7 @@ def compare(checkout: Path, rounds: int, selected: str) -> str:
                 for calls in LEVELS:
                     relay(bench, pair, calls, round_)
                 set_ups(bench, pair, round_)
+                memory(bench, pair, round_)
     return table(results, [variant.name for variant in variants])
 
 

@@ -81,7 +81,7 @@ class InboundCall:
         except CallEnded as raised:
             end = raised
             raised.__traceback__ = raised.__context__ = None  # they refer to the frames of the steps
-        except Exception:
+        except Exception:  # the edge of the call's task: it ends this call and no other
             self._progress.log.exception("internal error")
             end = CallEnded(Reasons.internal_error)
         try:
