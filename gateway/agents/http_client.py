@@ -9,6 +9,8 @@ from typing import Final
 
 import aiohttp
 
+from gateway.dns.http_connector import open_connector
+
 UNREAD_MARGIN_S: Final = 15
 """Seconds that the kernel waits beyond `stall_s` for an instance that does not read."""
 
@@ -25,7 +27,7 @@ def open_client(stall_s: float) -> aiohttp.ClientSession:
     """
     unread_ms = int((stall_s + UNREAD_MARGIN_S) * 1000)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=partial(_socket, unread_ms)),
+        connector=open_connector(limit=0, force_close=True, socket_factory=partial(_socket, unread_ms)),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None),
         auto_decompress=False,

@@ -21,6 +21,7 @@ import aiohttp
 import structlog
 
 from gateway.agents.circuit_breaker import CircuitBreaker, CircuitState
+from gateway.dns.http_connector import open_connector
 from gateway.model.os_limits import is_out_of_resources
 from gateway.model.reasons import CallEnded, Reasons
 
@@ -66,7 +67,10 @@ class InstanceHealth:
     async def start(self) -> None:
         """Begin to probe all instances."""
         timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)
-        self._http = aiohttp.ClientSession(timeout=timeout, auto_decompress=False)
+        # No limit of connections: instances that do not answer would keep the others from being probed.
+        self._http = aiohttp.ClientSession(
+            connector=open_connector(limit=0), timeout=timeout, auto_decompress=False
+        )
         self._probing = asyncio.create_task(self._probe_all())
 
     async def stop(self) -> None:

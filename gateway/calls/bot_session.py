@@ -24,6 +24,7 @@ from gateway.calls.capacity import Capacity
 from gateway.calls.session_end import HTTP_COMPLETED, HTTP_ERROR, SessionEnd, log_end, save
 from gateway.calls.termination import Termination
 from gateway.config import AgentSettings
+from gateway.dns.http_connector import open_connector
 from gateway.model.futures import ignore_exception
 from gateway.model.os_limits import is_out_of_resources
 from gateway.model.reasons import CallEnded, Reasons
@@ -54,7 +55,7 @@ def bot_http_client() -> aiohttp.ClientSession:
     Requests are open for hours, so connections are not limited. None is used twice, because an idle
     connection may be closed by the agent just when it is used again. No cookie passes between sessions.
     """
-    connector = aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=_keepalive_socket)
+    connector = open_connector(limit=0, force_close=True, socket_factory=_keepalive_socket)
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),

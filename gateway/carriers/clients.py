@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 import aiohttp
 
 from gateway.carriers.registry import CARRIERS
 from gateway.carriers.rest_interface import CarrierRest, CredentialsMissing
 from gateway.config import CarrierAccount
+from gateway.dns.http_connector import open_connector
+
+MAX_CONNECTIONS_PER_CARRIER: Final = 100
+"""Connections to one host and port; more requests wait, and fail after their own time-out."""
 
 
 class CarrierClients:
@@ -28,7 +33,11 @@ class CarrierClients:
             if rest_class is None:
                 raise CredentialsMissing(f"{account.carrier} has no REST API")
             if self._http is None:
-                self._http = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+                # A carrier that does not answer uses up its own connections, and no other's.
+                self._http = aiohttp.ClientSession(
+                    connector=open_connector(limit=0, limit_per_host=MAX_CONNECTIONS_PER_CARRIER),
+                    cookie_jar=aiohttp.DummyCookieJar(),
+                )
             known = self._clients[id(account)] = account, rest_class(account, self._http)
         return known[1]
 

@@ -12,7 +12,7 @@ import email.utils
 import json
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from gateway.media.disconnect import CONNECTION_LOST, Disconnect
 from gateway.media.leg import Leg
@@ -57,7 +57,7 @@ class Upgrade:
         self.url = _NO_URL
         """The request target, split."""
         try:
-            self.url = urlsplit(self.request.target)
+            self.url = split_target(self.request.target)
         except ValueError as error:
             self.fault = f"the request target is no URL: {error}"
         self.is_answered = False
@@ -140,6 +140,18 @@ class Upgrade:
 
 ServeCall = Callable[[Upgrade], Coroutine[Any, Any, None]]
 """Serves one call from its upgrade to its end. Must answer every upgrade and raise nothing."""
+
+
+def split_target(target: str) -> SplitResult:
+    """Split a request target (RFC 9112 §3.2). Raises ValueError.
+
+    Where it begins with a slash it is a path, also with two slashes: `//ws/v1` is no host `ws`. A proxy that
+    merges slashes has passed it on as a path below `/ws/`.
+    """
+    if not target.startswith("/"):
+        return urlsplit(target)
+    path, _, query = target.partition("#")[0].partition("?")
+    return SplitResult("", "", path, query, "")
 
 
 def error_response(end: CallEnded) -> bytes:

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from websockets.uri import WebSocketURI, parse_uri
 
+from gateway.dns.resolver import resolver_of
 from gateway.media.disconnect import Disconnect
 from gateway.media.leg import Leg
 from gateway.model.os_limits import is_out_of_resources
@@ -62,14 +63,8 @@ async def connect_leg_with(
     `uri`: its path and query go into the request line unchanged. `headers`: several of one name are allowed,
     those of the handshake itself are not. `subprotocols`: what is offered, the preferred one first.
     """
-    loop = asyncio.get_running_loop()
     try:
-        transport, handshake = await loop.create_connection(
-            lambda: _Handshake(uri, headers, subprotocols),
-            uri.host,
-            uri.port,
-            ssl=ssl.create_default_context() if uri.secure else None,
-        )
+        transport, handshake = await _connect(uri, lambda: _Handshake(uri, headers, subprotocols))
     except OSError as error:
         reason = Reasons.overloaded if is_out_of_resources(error) else Reasons.agent_unreachable
         raise CallEnded(reason, f"connecting to {_where(uri)} failed: {_detail(error)}") from None
@@ -90,6 +85,29 @@ async def connect_leg_with(
     if early:
         leg.data_received(early)
     return leg, handshake.subprotocol
+
+
+async def _connect(
+    uri: WebSocketURI, protocol: Callable[[], _Handshake]
+) -> tuple[asyncio.Transport, _Handshake]:
+    """Connect to the first address of the host that takes a connection. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    failure: OSError | None = None
+    for address in await resolver_of(loop).resolve(uri.host):
+        try:
+            return await loop.create_connection(
+                protocol,
+                address,
+                uri.port,
+                ssl=ssl.create_default_context() if uri.secure else None,
+                server_hostname=uri.host if uri.secure else None,
+            )
+        except OSError as error:
+            failure = error
+            if is_out_of_resources(error):
+                break
+    assert failure is not None
+    raise failure
 
 
 class _Handshake(asyncio.Protocol):

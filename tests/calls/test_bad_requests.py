@@ -50,6 +50,10 @@ REFUSALS = [
     ("/ws/%00", 404, "not_found"),
     ("/ws/%ff%fe", 404, "not_found"),
     ("//ws/twilio", 404, "not_found"),
+    # A proxy that merges slashes takes these for paths below /ws/; nothing before /ws/ is passed over.
+    ("//ws/ws/twilio/support.acme", 404, "not_found"),
+    ("//elsewhere/ws/generic/support.acme", 404, "not_found"),
+    ("//ws/v1/public/support/sessions/0/ws", 404, "not_found"),
     # Agents
     ("/ws/generic", 400, "bad_request"),
     ("/ws/generic/notaservicehost", 400, "bad_request"),

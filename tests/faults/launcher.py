@@ -20,6 +20,7 @@ from gateway.simulator.server_process import PATCHBAY
 from tests.harness.gateway import Gateway
 
 CLOCK_SOURCE = Path(__file__).with_name("moved_clock.c")
+NAMES_SOURCE = Path(__file__).with_name("silent_names.c")
 DISK_KIB = 1024
 NAMESPACES = (["unshare", "--mount"], ["unshare", "--map-root-user", "--mount"])
 """Commands that give a process its own mounts: as root, or as any user if the kernel allows it."""
@@ -94,13 +95,23 @@ class Launcher:
         vars(gateway)["rows"] = rows_in_mounts_of(gateway.process.pid, disk / "patchbay.db")
         return gateway, Path(f"/proc/{gateway.process.pid}/root{disk}")
 
-    def with_a_clock(self, **tables: Any) -> tuple[Gateway, Callable[[float], None]]:
-        """Start a gateway; return it with a function that moves its wall clock by seconds."""
+    def with_silent_names(self, **tables: Any) -> Gateway:
+        """Start a gateway to which names silent… are never answered, and ….here.test are this machine."""
+        library = self._built(NAMES_SOURCE)
+        return self._through(f'export LD_PRELOAD={shlex.quote(str(library))}\nexec "$@"', **tables)
+
+    def _built(self, source: Path) -> Path:
+        """Compile a library to preload; skip the test if that cannot be done here."""
         compiler = shutil.which("cc")
         if compiler is None:
-            pytest.skip("the clock cannot be moved here: there is no C compiler")
-        library, offset = self._directory / "moved_clock.so", self._directory / "offset"
-        subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-o", library, CLOCK_SOURCE], check=True)
+            pytest.skip(f"{source.stem.replace('_', ' ')} cannot be had here: there is no C compiler")
+        library = self._directory / f"{source.stem}.so"
+        subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-o", library, source], check=True)
+        return library
+
+    def with_a_clock(self, **tables: Any) -> tuple[Gateway, Callable[[float], None]]:
+        """Start a gateway; return it with a function that moves its wall clock by seconds."""
+        library, offset = self._built(CLOCK_SOURCE), self._directory / "offset"
         offset.write_bytes(struct.pack("d", 0.0))
 
         def move(seconds: float) -> None:
