@@ -71,14 +71,17 @@ HEARTBEAT_S: Final = STALE_S / 4
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[tuple[Starlette, Services]]:
+async def running(
+    settings: Settings, *, may_create_store: bool = True
+) -> AsyncIterator[tuple[Starlette, Services]]:
     """Run one worker's background tasks, and yield its application and services.
 
+    `may_create_store`: if not, a missing store is a failure.
     Raises StoreFailed if the store cannot be opened, and PromptError if a recording cannot be played.
     """
     async with AsyncExitStack() as stack:
         worker_id = WorkerId.of_this_process(uuid.uuid4().hex)
-        store = await _open_store(settings, worker_id, stack)
+        store = await _open_store(settings, worker_id, stack, may_create=may_create_store)
         agents = await _start_agents(settings, store, stack)
         services = await _start_calls(settings, store, agents, stack)
         _start_store_watcher(services, agents, stack)
@@ -90,13 +93,16 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Starlette, Services
         yield application, services
 
 
-async def _open_store(settings: Settings, worker_id: WorkerId, stack: AsyncExitStack) -> Store:
+async def _open_store(
+    settings: Settings, worker_id: WorkerId, stack: AsyncExitStack, *, may_create: bool
+) -> Store:
     store = open_store(
         settings.store.url,
         worker_id,
         admits_on_failure=settings.store.on_failure == "admit",
         single_use_kinds=SINGLE_USE_KINDS,
         calls_per_organization=settings.limits.calls_per_organization,
+        may_create=may_create,
     )
     await store.open()
     stack.push_async_callback(store.close)

@@ -44,17 +44,22 @@ SIGNALS: Final[Mapping[int, WorkerEvent]] = {
 
 
 def serve(
-    settings: Settings, port: socket.socket, *, is_child: bool = False, takeover: Takeover | None = None
+    settings: Settings,
+    port: socket.socket,
+    *,
+    is_child: bool = False,
+    takeover: Takeover | None = None,
+    may_create_store: bool = True,
 ) -> int:
     """Run one worker on a bound socket until it has stopped, and return its exit status.
 
     `is_child`: the worker is one of several (worker_processes.py). `takeover`: this worker takes the port
-    over from another gateway once it listens. The status is STARTUP_FAILED if the store or the certificate
-    cannot be used, else 0.
+    over from another gateway once it listens. `may_create_store`: if not, the store must exist. The status
+    is STARTUP_FAILED if the store or the certificate cannot be used, else 0.
     """
 
     async def run() -> None:
-        async with running(settings) as (app, services):
+        async with running(settings, may_create_store=may_create_store) as (app, services):
             worker = Worker(app, services, limits, fd_reserve, certificate)
             await worker.run(port, is_child=is_child, takeover=takeover)
 

@@ -59,7 +59,11 @@ class WorkerProcesses:
 
     def _start(self) -> BaseProcess:
         takeover, self._takeover = self._takeover, None
-        child = _spawn.Process(target=_run_child, args=(self._settings, self._port_number, takeover))
+        # A worker that is started again beside others must not make a store of its own.
+        may_create_store = not self._has_restarted
+        child = _spawn.Process(
+            target=_run_child, args=(self._settings, self._port_number, takeover, may_create_store)
+        )
         child.start()
         return child
 
@@ -96,11 +100,13 @@ class WorkerProcesses:
                 os.kill(child.pid, sig)
 
 
-def _run_child(settings: Settings, port_number: int, takeover: Takeover | None) -> None:
+def _run_child(
+    settings: Settings, port_number: int, takeover: Takeover | None, may_create_store: bool
+) -> None:
     """Run one worker in a child process, on a socket of its own. Raises SystemExit with its status."""
     with (
         logging_as(settings.server.log_format, settings.server.log_level),
         bind(settings.server.host, port_number, reuse_port=True) as port,
     ):
-        status = serve(settings, port, is_child=True, takeover=takeover)
+        status = serve(settings, port, is_child=True, takeover=takeover, may_create_store=may_create_store)
     raise SystemExit(status)

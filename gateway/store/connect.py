@@ -20,6 +20,7 @@ def open_store(
     admits_on_failure: bool = False,
     single_use_kinds: frozenset[str] = frozenset(),
     calls_per_organization: int = 0,
+    may_create: bool = True,
 ) -> Store:
     """Return the store of `url` as `worker` has it; it is not open yet (`await store.open()`).
 
@@ -28,6 +29,7 @@ def open_store(
 
     `admits_on_failure`: calls are admitted while the store fails; see FailoverStore, also for
     `single_use_kinds`. `calls_per_organization`: active sessions of an organization; 0 sets no limit.
+    `may_create`: if not, it must exist.
     """
     if not url.startswith(SQLITE):
         scheme = url.partition(":")[0]  # and no more of it: the rest may contain a password
@@ -39,7 +41,12 @@ def open_store(
         raise ValueError("the store's URL holds a character that no file name has")
     if path == ":memory:":
         raise ValueError("the store must be a file: workers share it, and it outlives them")
-    store = SqliteStore(Path(path).absolute(), worker, calls_per_organization=calls_per_organization)
+    store = SqliteStore(
+        Path(path).absolute(),
+        worker,
+        calls_per_organization=calls_per_organization,
+        may_create=may_create,
+    )
     if not admits_on_failure:
         return store
     return FailoverStore(

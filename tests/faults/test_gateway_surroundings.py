@@ -6,10 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from gateway.simulator.waiting import eventually
 from tests.faults.case import Case
 from tests.faults.launcher import Launcher
+from tests.faults.many_calls import CROWD, WELL, go_on, hang_up_all
 from tests.faults.suite_settings import LIMITS, agents_at, warmed
-from tests.harness.agent import AgentPort
+from tests.harness.agent import Agent, AgentPort
+from tests.harness.gateway import Gateway
+from tests.harness.transcripts import opening
 
 Cases = Callable[..., Case]
 
@@ -41,3 +45,29 @@ async def test_the_names_of_other_agents_are_not_answered(
         fault.note_received(talk.recorder, with_close=False)
         await talk.hang_up()
         await fault.over("caller_hangup", "caller")
+
+
+async def test_the_stores_file_is_taken_away(case: Cases, gateway: Gateway, support: Agent) -> None:
+    """No second store is made: new calls are refused until the file is back, and the running one goes on."""
+    elsewhere = gateway.store.with_name("elsewhere.db")
+    async with case("the store's file is taken away while it is open, and put back") as fault:
+        talk = await fault.talk(support, CROWD)
+        gateway.store.rename(elsewhere)
+        fault.strike()
+        # Each worker looks at a heartbeat, every few seconds, and before a call.
+        await eventually(lambda: "session_store_failed" in events(gateway), "it is noticed")
+        caller = await gateway.dial(CROWD)
+        assert caller.status == 101
+        for message in opening("twilio"):
+            caller.say(message)
+        assert (await caller.closed())[0] == 1013
+        assert not gateway.store.exists()
+        elsewhere.rename(gateway.store)
+        await eventually(lambda: "session_store_recovered" in events(gateway), "it is used again")
+        await go_on([talk])
+        await hang_up_all(fault, gateway, [talk], "sound; a new caller 1013 meanwhile")
+        fault.ended = WELL
+
+
+def events(gateway: Gateway) -> list[str]:
+    return [line["event"] for line in gateway.log_lines()]

@@ -96,6 +96,24 @@ async def test_a_killed_worker_loses_only_its_own_calls_and_is_restarted(
         await assert_ended(gateway, call.session, "caller_hangup", "caller")
 
 
+async def test_a_worker_that_is_restarted_makes_no_store_beside_that_of_the_others(gateway: Gateway) -> None:
+    pids = [worker["pid"] for worker in gateway.workers()]
+    files = [gateway.store.with_name(f"{gateway.store.name}{suffix}") for suffix in ("", "-wal", "-shm")]
+    away = [file.rename(file.with_name(f"away{file.name}")) for file in files]
+    os.kill(pids[0], signal.SIGKILL)
+
+    def refused() -> bool:
+        errors = [line["error"] for line in gateway.log_lines() if line["event"] == "cannot start"]
+        return any("is missing, and other workers may have it open" in error for error in errors)
+
+    await eventually(refused, "the restarted worker refuses to start")
+    assert not any(file.exists() for file in files)
+    for file, moved in zip(files, away, strict=True):
+        moved.rename(file)
+    await eventually(lambda: gateway.listening() == 2, "it starts once the store is back")
+    await eventually(lambda: pids[0] not in {worker["pid"] for worker in gateway.workers()}, "as a new one")
+
+
 async def test_status_counts_the_calls_of_all_workers(gateway: Gateway, support: Agent) -> None:
     first, second = await one_call_on_each(gateway, support)
     await eventually(lambda: gateway.status()["sessions"]["by_state"]["running"] == 2, "both run")

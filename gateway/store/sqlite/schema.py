@@ -15,6 +15,7 @@ from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import Party
 from gateway.model.session import SessionRecord
 from gateway.store.interface import StoreFailed
+from gateway.store.sqlite.page_check import check_pages
 
 _NAMES: Final = ["id" if field.name == "session_id" else field.name for field in fields(SessionRecord)]
 _STATE: Final = _NAMES.index("state")
@@ -179,16 +180,19 @@ VERSION: Final = len(_STEPS)
 """`PRAGMA user_version` of the tables above."""
 
 
-def connect(path: Path, busy_s: float) -> sqlite3.Connection:
-    """Open the file; create it and its tables if needed. Several processes may do so at once.
+def connect(path: Path, busy_s: float, *, may_create: bool = True) -> sqlite3.Connection:
+    """Open the file; if needed, create it and its tables. Several processes may do so at once.
 
-    A file of an earlier version is migrated in one transaction. A new file is readable by its user only: it
-    contains phone numbers and secrets. An existing file keeps its mode.
+    `may_create`: if not, the file must exist. One of an earlier version is migrated in one transaction. A new
+    file is readable by its user only: it contains phone numbers and secrets.
     `busy_s`: how long a statement waits for another process's write, in seconds. Raises StoreFailed if the
     file is not a session store, is broken or cannot be written; such a file is left unchanged.
     """
-    if not path.parent.is_dir():
-        raise StoreFailed(f"the directory {path.parent} of the session store does not exist")
+    check_directory(path)
+    if not path.exists():
+        if not may_create:
+            raise StoreFailed(f"the session store {path} is missing, and other workers may have it open")
+        check_no_rest(path)
     deadline = time.monotonic() + OPEN_TIMEOUT_S
     while True:
         try:
@@ -200,6 +204,21 @@ def connect(path: Path, busy_s: float) -> sqlite3.Connection:
             time.sleep(0.01)
         except sqlite3.DatabaseError as error:
             raise StoreFailed(f"the session store {path} cannot be used: {error}") from error
+
+
+def check_directory(path: Path) -> None:
+    """Raise StoreFailed if there is no directory for the store's file."""
+    if not path.parent.is_dir():
+        raise StoreFailed(f"the directory {path.parent} of the session store does not exist")
+
+
+def check_no_rest(path: Path) -> None:
+    """Raise StoreFailed if a store without its file has left its log: other workers may have both open."""
+    if Path(f"{path}-wal").exists():
+        raise StoreFailed(
+            f"the session store {path} is missing, and {path.name}-wal is there: put the file back, or stop "
+            "every Patchbay that uses it and remove the rest"
+        )
 
 
 def _open(path: Path, busy_s: float) -> sqlite3.Connection:
@@ -218,7 +237,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     # Read before anything is written, because the file may be another program's; in one transaction, because
     # another worker may be creating the tables just now.
     connection.execute("BEGIN")
-    version = _version(connection, path)
+    version = version_of(connection, path)
     connection.execute("COMMIT")
     # SQLite opens a read-only file without an error, and reports it at the first write.
     if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
@@ -229,17 +248,19 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     # A power failure may lose the last commits, though never the file's consistency; the calls of those
     # commits end with the same failure.
     connection.execute("PRAGMA synchronous = NORMAL")
+    if version:
+        check_pages(connection, path)
     if version == VERSION:
         return
     connection.execute("BEGIN IMMEDIATE")
-    for step in _STEPS[_version(connection, path) :]:  # again: another process may have migrated it
+    for step in _STEPS[version_of(connection, path) :]:  # again: another process may have migrated it
         for statement in step:
             connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
 
 
-def _version(connection: sqlite3.Connection, path: Path) -> int:
+def version_of(connection: sqlite3.Connection, path: Path) -> int:
     """Return the version of our tables, 0 for an empty file. Raises StoreFailed for any other file."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()

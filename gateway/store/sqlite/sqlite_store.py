@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -22,6 +23,7 @@ from gateway.store.interface import ALL_SESSIONS, Counts, SessionFilter
 from gateway.store.notifications import Notifications, Topic
 from gateway.store.sqlite import session_reads, session_writes, worker_rows
 from gateway.store.sqlite.change_poll import ChangePoll, data_version
+from gateway.store.sqlite.file_guard import FileGuard
 from gateway.store.sqlite.key_values import SqliteKeyValueStore
 from gateway.store.sqlite.schema import connect, text
 from gateway.store.sqlite.writer import Kind, Writer
@@ -49,15 +51,24 @@ class SqliteStore:
         busy_s: float = BUSY_S,
         close_s: float = CLOSE_S,
         calls_per_organization: int = 0,
+        may_create: bool = True,
     ) -> None:
         """`worker`: the worker that uses this object.
 
         `busy_s`: how long one commit waits for another process's. `close_s`: how long `close` tries to write.
         `calls_per_organization`: active sessions of all agents of an organization; 0 sets no limit.
+        `may_create`: whether a missing file is made.
         """
         self._calls_per_organization = calls_per_organization
         self._worker = worker
-        self._writer = writer = Writer(str(path), partial(connect, path, busy_s), close_s)
+        guard = FileGuard(path)
+
+        def open_file() -> sqlite3.Connection:
+            connection = connect(path, busy_s, may_create=may_create)
+            guard.opened()
+            return connection
+
+        self._writer = writer = Writer(str(path), open_file, close_s, guard.check)
         self._key_values = SqliteKeyValueStore(writer)
         self._change_poll = ChangePoll(lambda: writer.submit(Kind.READ, data_version))
 

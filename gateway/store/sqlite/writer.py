@@ -89,13 +89,21 @@ class Operation:
 class Writer:
     """Runs operations on a connection in a thread of its own. Its public methods belong to one event loop."""
 
-    def __init__(self, name: str, connect: Callable[[], sqlite3.Connection], close_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        connect: Callable[[], sqlite3.Connection],
+        close_s: float,
+        check: Callable[[], str] = lambda: "",
+    ) -> None:
         """`name`: the file, for error messages. `connect`: runs in the thread; may raise StoreFailed.
 
-        `close_s`: how long `close` tries to write pending writes, in seconds.
+        `close_s`: how long `close` tries to write pending writes, in seconds. `check`: called before each
+        transaction; raises StoreFailed if it would not reach the file, and returns an event to log, or "".
         """
         self._name = name
         self._connect = connect
+        self._check = check
         self._close_s = close_s
         self._queue: queue.SimpleQueue[Sequence[Operation] | None] = queue.SimpleQueue()  # None: close
         self._deferred: list[Operation] = []
@@ -248,6 +256,8 @@ class Writer:
     def _commit(self, connection: sqlite3.Connection, writes: list[Operation]) -> StoreFailed | None:
         """Run a group as one transaction and answer it. After a failure, file and futures are unchanged."""
         try:
+            if event := self._check():
+                self._log(log.warning, event, file=self._name)
             connection.execute("BEGIN IMMEDIATE")
             answers = [
                 self._run(connection, operation)
@@ -255,6 +265,8 @@ class Writer:
                 if operation.is_retried or not operation.future.cancelled()
             ]
             connection.execute("COMMIT")
+        except StoreFailed as failure:  # of `check`: nothing has begun
+            return failure
         except sqlite3.Error as error:
             self._roll_back(connection)
             return StoreFailed(f"the session store {self._name} does not answer: {error}")

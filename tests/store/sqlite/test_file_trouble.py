@@ -157,8 +157,8 @@ async def test_a_full_disk_refuses_calls_and_keeps_those_that_run(
         except StoreFailed as failure:
             return str(failure)
 
-    def small(path: Path, busy_s: float) -> sqlite3.Connection:
-        connection = connect(path, busy_s)
+    def small(path: Path, busy_s: float, **options: bool) -> sqlite3.Connection:
+        connection = connect(path, busy_s, **options)
         connection.execute("PRAGMA max_page_count = 20")
         return connection
 
