@@ -16,7 +16,7 @@ from typing import Final
 
 from gateway.agents.media_socket import connect_agent
 from gateway.calls.call_setup import BridgeSettings
-from gateway.calls.control import CallNotActive, transfer
+from gateway.calls.control import CallNotActive, TransferRequest, transfer
 from gateway.calls.hold_audio import HoldAudio
 from gateway.calls.services import CallServices
 from gateway.calls.state import CallProgress
@@ -182,7 +182,7 @@ async def _transfer(services: CallServices, session_id: str, to: str) -> str:
             record = await services.store.session(session_id)
             if record is None:
                 return "its caller was not transferred: the store does not know the session"
-            await transfer(services, record, to, caller_id=None, timeout_s=None)
+            await transfer(services, record, TransferRequest(to, is_configured=True))
     except TimeoutError:
         return "its caller was not transferred: no answer"
     except CallEnded as refused:

@@ -15,8 +15,8 @@ from typing import Final
 import structlog
 
 from gateway.calls.command_bus import REASON_BY_COMMAND, CallCommand
-from gateway.calls.outbound.dial_limits import CallRateLimiter, check_number
 from gateway.calls.services import CallServices
+from gateway.calls.spending import CallRateLimiter, check_destination
 from gateway.carriers.registry import CARRIERS
 from gateway.carriers.rest_interface import CarrierFailed, CarrierRest
 from gateway.config import AgentSettings
@@ -122,16 +122,28 @@ async def hang_up(services: CallServices, record: SessionRecord) -> None:
     await services.store.request_stop(record.session_id, services.now())
 
 
-async def transfer(
-    services: CallServices, record: SessionRecord, to: str, *, caller_id: str | None, timeout_s: int | None
-) -> None:
-    """Transfer the session's call to a number or a `sip:` address, which ends the session.
+@dataclass(frozen=True, slots=True)
+class TransferRequest:
+    """The destination of a transfer: a number in E.164 form, or a `sip:` address.
+
+    `timeout_s`: seconds it may ring; None for the carrier's own. `is_configured`: whether the operator wrote
+    the number into the configuration.
+    """
+
+    to: str
+    caller_id: str | None = None
+    timeout_s: int | None = None
+    is_configured: bool = False
+
+
+async def transfer(services: CallServices, record: SessionRecord, request: TransferRequest) -> None:
+    """Transfer the session's call, which ends the session.
 
     Raises as `hang_up`, and CallEnded(bad_request, number_refused, rate_limited).
     """
     organization = services.settings.find_organization(record.organization)
-    if to.startswith("+"):
-        check_number(to, organization)  # the organisation pays for the call
+    if not request.is_configured:
+        check_destination(request.to, organization)  # the organisation pays for the call
     call = await _running_call(services, record, "transfer")
     if record.state is not SessionState.RUNNING:
         raise CallNotActive("the session's agent is being started")
@@ -140,18 +152,28 @@ async def transfer(
     try:
         writer = CARRIERS[carrier].documents
         document = writer.transfer(
-            to, caller_id=caller_id, action=f"{callbacks}/transferred", timeout_s=timeout_s
+            request.to,
+            caller_id=request.caller_id,
+            action=f"{callbacks}/transferred",
+            timeout_s=request.timeout_s,
         )
         inline = writer.inline(document) if writer.inline_limit else None
     except DocumentError as error:
         raise CallEnded(Reasons.bad_request, str(error)) from None
-    if organization is not None and to.startswith("+"):
-        await CallRateLimiter(services.store.key_values, services.now).acquire(organization)
+    spending = CallRateLimiter(services.store.key_values, services.now)
+    if request.is_configured:
+        await spending.acquire_forwarding(organization)
+    elif organization is not None:
+        await spending.acquire(organization)
     await services.call_log.save_document(session_id, document)
     await _send(services, record, CallCommand.TRANSFER)
     try:
         await call.client.transfer(
-            call.call_id, to, document=inline, document_url=f"{callbacks}/transfer", caller_id=caller_id
+            call.call_id,
+            request.to,
+            document=inline,
+            document_url=f"{callbacks}/transfer",
+            caller_id=request.caller_id,
         )
     except CarrierFailed as failure:
         await services.commands.send(session_id, CallCommand.REVOKED)

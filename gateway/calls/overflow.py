@@ -17,6 +17,7 @@ import structlog
 from gateway.calls.hold_audio import HoldAudio
 from gateway.calls.services import CallServices
 from gateway.calls.session_end import SessionEnd, save
+from gateway.calls.spending import CallRateLimiter
 from gateway.carriers.registry import CARRIERS
 from gateway.carriers.rest_interface import CarrierFailed
 from gateway.config import AgentSettings
@@ -147,6 +148,8 @@ async def _transfer(services: CallServices, agent: AgentSettings, number: str, r
         log.warning("not transferred: no account that could", session=session_id, carrier=carrier)
         return False
     try:
+        organization = services.settings.find_organization(agent.organization)
+        await CallRateLimiter(services.store.key_values, services.now).acquire_forwarding(organization)
         callbacks = services.accounts.url(f"/callbacks/{carrier}/{session_id}", "https", request.region)
         writer = CARRIERS[carrier].documents
         document = writer.transfer(number, caller_id=None, action=None, timeout_s=None)
@@ -163,6 +166,9 @@ async def _transfer(services: CallServices, agent: AgentSettings, number: str, r
         )
     except CarrierFailed as failure:
         log.warning("not transferred", session=session_id, kind=failure.kind, words=failure.detail)
+        return False
+    except CallEnded as limited:
+        log.warning("not transferred", session=session_id, words=limited.detail)
         return False
     except (DocumentError, StoreFailed, ValueError) as error:
         log.warning("not transferred", session=session_id, words=str(error))

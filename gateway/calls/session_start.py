@@ -11,6 +11,7 @@ A start that fails leaves nothing: no slot, no running session, no room at Daily
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -25,8 +26,16 @@ from gateway.auth.media_tokens import TOKEN_S
 from gateway.calls.active import ActiveCalls
 from gateway.calls.bot_session import BotRequest, BotSessions
 from gateway.calls.services import CallServices
+from gateway.calls.spending import CallRateLimiter, check_destinations, destinations
 from gateway.carriers.daily.rest import Daily, DailyFailed, Room
-from gateway.config import AgentSettings, Settings
+from gateway.carriers.daily.room_properties import (
+    DIALOUT,
+    OWNER,
+    PropertyRefused,
+    check_room_properties,
+    check_token_properties,
+)
+from gateway.config import AgentSettings, DailySettings, Organization, Settings
 from gateway.model.addresses import host_in_region
 from gateway.model.json_text import dump
 from gateway.model.reasons import CallEnded, Reasons
@@ -40,7 +49,7 @@ Transport = Literal["bot", "daily", "webrtc", "websocket"]
 MAX_BODY_BYTES: Final = 1_000_000
 """Limit of the JSON for an agent; for a media socket `[limits] max_body_bytes` applies, as it does there."""
 
-DIALOUT: Final = "dialout_settings"
+DIALOUT_SETTINGS: Final = "dialout_settings"
 """The member of a start's `body` with the numbers that the agent is to call from its room
 (docs/reference/carriers.md §6.5).
 """
@@ -69,9 +78,10 @@ class Telephone:
 class SessionRequest:
     """A request to start one session.
 
-    `body`: any JSON value for the agent, None for none. `room_properties`, `token_properties`: Daily's.
-    `metadata`: JSON text. `idle_timeout`, `max_duration`: seconds, None for the agent's own; a session never
-    lasts longer than its agent allows. `session_id`: None to make one.
+    `body`: any JSON value for the agent, None for none. `room_properties`, `token_properties`: Daily's, as
+    the client wishes them; `own_room_properties`: as the gateway sets them. `metadata`: JSON text.
+    `idle_timeout`, `max_duration`: seconds, None for the agent's own; a session never lasts longer than its
+    agent allows. `session_id`: None to make one.
     """
 
     agent: AgentSettings
@@ -79,6 +89,7 @@ class SessionRequest:
     body: Any = None
     room_properties: Mapping[str, Any] | None = None
     token_properties: Mapping[str, Any] | None = None
+    own_room_properties: Mapping[str, Any] | None = None
     metadata: str | None = None
     idle_timeout: float | None = None
     max_duration: float | None = None
@@ -90,7 +101,8 @@ class SessionRequest:
 class StartedSession:
     """A session that was started. What its transport does not have is None.
 
-    `body`: base64 of the JSON, for the query of the media socket's URL. `expires_at`: Unix seconds, at which
+    `room_token`: the client's, which is no owner's. `body`: base64 of the JSON, for the query of the media
+    socket's URL. `expires_at`: Unix seconds, at which
     the media socket must have been opened, or the room is deleted.
     """
 
@@ -126,8 +138,8 @@ async def start_session(
     `address`: host and port of this gateway as the client reached it, None if unknown; the media socket's
     URL has them if no public URL is configured.
 
-    Raises CallEnded as `BotSessions.start` does, and bad_request, too_large and draining; RoomFailed;
-    StoreFailed.
+    Raises CallEnded as `BotSessions.start` does, and bad_request, too_large and draining, and for a room at
+    Daily property_refused, number_refused and rate_limited; RoomFailed; StoreFailed.
     """
     if services.active.draining:
         raise CallEnded(Reasons.draining)
@@ -158,33 +170,88 @@ async def _start_in_room(
     services: SessionStartServices, request: SessionRequest, body: bytes
 ) -> StartedSession:
     # The agent gets the room with its request, so the room comes first, and the slot is taken after it.
-    daily = _daily(services, request.agent.organization)
+    owner, settings = _daily_owner(services, request.agent.organization)
+    daily = Daily(services.http, settings.api_key.get_secret_value(), settings.api_url)
+    room_properties, called = _checked_room(request, owner, settings)
     await services.bots.check(request.agent)
     expires_at = services.calls.now() + _max_duration_s(request)
     try:
-        room = await daily.create_room(_room_properties(request), expires_at=expires_at)
-        async with _deleted_unless_used(daily, room):
-            token = await daily.create_token(room.name, request.token_properties, expires_at=expires_at)
-            headers = {
-                "x-daily-transport-type": "daily",
-                "x-daily-room-url": room.url,
-                "x-daily-room-token": token,
-            }
-            session_id = await _start_bot(services, request, headers, body)
+        async with _calls_counted(services.calls, owner, called):
+            room = await daily.create_room(room_properties, expires_at=expires_at)
+            async with _deleted_unless_used(daily, room):
+                token, clients_token = await _tokens(daily, room, request, expires_at)
+                headers = {
+                    "x-daily-transport-type": "daily",
+                    "x-daily-room-url": room.url,
+                    "x-daily-room-token": token,
+                }
+                session_id = await _start_bot(services, request, headers, body)
     except DailyFailed as failure:
         raise RoomFailed(failure.status, failure.reason, failure.detail, failure.retry_after) from None
     except ValueError as error:  # the client's properties are not Daily's
         raise CallEnded(Reasons.bad_request, str(error)) from None
-    return StartedSession(session_id, room_url=room.url, room_token=token, expires_at=expires_at)
+    return StartedSession(session_id, room_url=room.url, room_token=clients_token, expires_at=expires_at)
 
 
-def _room_properties(request: SessionRequest) -> Mapping[str, Any] | None:
-    """Return the client's properties. An agent that is to call numbers needs a room that can dial
-    (docs/reference/carriers.md §6.4).
+def _checked_room(
+    request: SessionRequest, owner: Organization, settings: DailySettings
+) -> tuple[Mapping[str, Any], int]:
+    """Return the properties of the room, and how many calls its agent is to make from it.
+
+    An agent that is to call numbers needs a room that can dial (docs/reference/carriers.md §6.4); the numbers
+    are those of `dialout_settings`, and no other start gets such a room, unless the operator allows it.
+
+    Raises CallEnded: property_refused, number_refused, bad_request.
     """
-    if isinstance(request.body, Mapping) and request.body.get(DIALOUT):
-        return {"enable_dialout": True, **(request.room_properties or {})}
-    return request.room_properties
+    body, requested = request.body, request.room_properties or {}
+    called: list[str] = []
+    allowed = settings.room_properties
+    if isinstance(body, Mapping) and body.get(DIALOUT_SETTINGS):
+        called = destinations(body[DIALOUT_SETTINGS])
+        check_destinations(called, owner)
+        requested = {DIALOUT: True, **requested}
+        allowed = [*allowed, DIALOUT]
+    try:
+        check_room_properties(requested, allowed)
+        check_token_properties(request.token_properties, settings.token_properties)
+    except PropertyRefused as refused:
+        raise CallEnded(Reasons.property_refused, str(refused)) from None
+    return {**requested, **(request.own_room_properties or {})}, len(called)
+
+
+@asynccontextmanager
+async def _calls_counted(calls: CallServices, owner: Organization, count: int) -> AsyncIterator[None]:
+    """Count the calls that a room's agent is to make, unless the block fails.
+
+    Raises CallEnded(rate_limited).
+    """
+    limiter = CallRateLimiter(calls.store.key_values, calls.now)
+    tokens = await limiter.acquire_all(owner, count) if count else []
+    try:
+        yield
+    except BaseException:
+        await limiter.release(*tokens)
+        raise
+
+
+async def _tokens(daily: Daily, room: Room, request: SessionRequest, expires_at: float) -> tuple[str, str]:
+    """Return the agent's meeting token and the client's, which Daily makes at the same time.
+
+    The agent owns the room: it calls out, and transfers. The client is a guest. Raises as `create_token`.
+    """
+    clients = {**(request.token_properties or {}), OWNER: False}
+    tasks = [
+        asyncio.ensure_future(daily.create_token(room.name, properties, expires_at=expires_at))
+        for properties in (None, clients)
+    ]
+    try:
+        token, clients_token = await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        raise
+    return token, clients_token
 
 
 @asynccontextmanager
@@ -202,11 +269,11 @@ async def _deleted_unless_used(daily: Daily, room: Room) -> AsyncIterator[None]:
                 log.warning("room left at Daily until it expires", reason=failure.reason)
 
 
-def _daily(services: SessionStartServices, organization: str) -> Daily:
-    """Return a client for the organisation's domain at Daily. Raises CallEnded(bad_request) without one."""
+def _daily_owner(services: SessionStartServices, organization: str) -> tuple[Organization, DailySettings]:
+    """Return the organisation and its domain at Daily. Raises CallEnded(bad_request) without one."""
     owner = services.calls.settings.find_organization(organization)
     if owner is not None and owner.daily is not None:
-        return Daily(services.http, owner.daily.api_key.get_secret_value(), owner.daily.api_url)
+        return owner, owner.daily
     detail = (
         "this organisation has no domain at Daily: the operator sets one as [organizations.daily] api_key"
     )

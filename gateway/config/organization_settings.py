@@ -12,6 +12,7 @@ from gateway.config.values import (
     BaseUrl,
     CarrierId,
     CarrierKey,
+    DailyProperty,
     Ed25519Key,
     Label,
     Network,
@@ -30,6 +31,15 @@ class DailySettings(Table):
     api_key: CarrierKey = Field(description="The domain's API key. Never printed.")
     api_url: BaseUrl = Field(
         default="https://api.daily.co/v1", description="The URL of Daily's REST API; agents get it, too."
+    )
+    room_properties: list[DailyProperty] = Field(
+        default_factory=list,
+        description="Properties of rooms that a start may set besides those that cost nothing and give "
+        "nobody rights, as in `enable_recording` or `sip`. `docs/daily.md` has the list.",
+    )
+    token_properties: list[DailyProperty] = Field(
+        default_factory=list,
+        description="The same for the client's meeting token. It is never an owner's.",
     )
     webhook_secrets: list[Base64Secret] = Field(
         default_factory=list,
@@ -143,5 +153,15 @@ class Organization(Table):
         "none, it makes no outbound calls: a stolen key could otherwise dial at your cost.",
     )
     dial_per_minute: Whole = Field(
-        default=10, ge=1, description="Outbound calls that it may request in a minute, over all workers."
+        default=10,
+        ge=1,
+        description="Outbound calls that it may request in a minute, over all workers: dialled, "
+        "transferred, or from a room at Daily.",
+    )
+    forward_per_minute: Whole = Field(
+        default=60,
+        ge=1,
+        description="Callers that its agents' `overflow`, `fallback` and `busy` may send to a number in a "
+        "minute, over all workers; further ones are treated as if the setting were not there. "
+        "`dial_prefixes` does not apply to these numbers.",
     )

@@ -26,6 +26,7 @@ ED25519_KEY_BYTES: Final = 32
 _PREFIX: Final = re.compile(r"\+([1-9][0-9]{0,14})?")
 _PRINTABLE: Final = re.compile(r"[!-~]+")
 _CARRIER_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_DAILY_PROPERTY: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 
 
@@ -135,6 +136,15 @@ def _decode_base64(value: str) -> bytes:
         raise ValueError("must be base64") from None
 
 
+def check_daily_property(value: str) -> str:
+    """Check the name of a property of rooms or meeting tokens at Daily."""
+    if not _DAILY_PROPERTY.fullmatch(value):
+        raise ValueError("must be the name of a property at Daily: small letters, digits and underscores")
+    if value == "is_owner":
+        raise ValueError("is_owner cannot be allowed: an owner may call, record, and make others owners")
+    return value
+
+
 def check_network(value: str) -> str:
     """Check an IP address, or a network in CIDR notation."""
     try:
@@ -210,6 +220,7 @@ CarrierKey = Annotated[SecretStr, AfterValidator(check_carrier_key)]
 CarrierId = Annotated[str, AfterValidator(check_carrier_id)]
 Ed25519Key = Annotated[str, AfterValidator(check_ed25519_key)]
 Base64Secret = Annotated[SecretStr, AfterValidator(check_base64_secret)]
+DailyProperty = Annotated[str, AfterValidator(check_daily_property)]
 Network = Annotated[str, AfterValidator(check_network)]
 FileName = Annotated[str, AfterValidator(check_file_name)]
 BaseUrl = Annotated[str, AfterValidator(check_base_url)]

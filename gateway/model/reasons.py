@@ -76,6 +76,9 @@ class Reasons:
     number_refused = Reason(
         "number_refused", Party.TENANT, 403, 1008, "this number may not be called from here"
     )
+    property_refused = Reason(
+        "property_refused", Party.TENANT, 403, 1008, "this property may not be set from here"
+    )
 
     # Outbound calls that were not answered.
     busy = Reason("busy", Party.CALLER, None, 1000, "the called number was busy", failed=False)

@@ -90,6 +90,7 @@ def gateway(
     next(agent for agent in agents if agent["name"] == "sorry")["overflow"] = str(recording)
     desk = {"organization": "desks", "instances": [support_port.url], "max_agents": 1, "name": "desk"}
     agents.append(desk | {"overflow": DESK})
+    agents.append(desk | {"overflow": DESK, "organization": "frugal"})
     accounts = [
         {"carrier": carrier, "api_url": server.api_url} | CREDENTIALS[carrier]
         for carrier, server in made.items()
@@ -97,7 +98,11 @@ def gateway(
     return start_gateway(
         server={"workers": 2, "public_url": "https://voice.test"},
         agents=agents,
-        organizations=[{"name": "acme"}, {"name": "desks", "carriers": accounts}],
+        organizations=[
+            {"name": "acme"},
+            {"name": "desks", "carriers": accounts},
+            {"name": "frugal", "carriers": accounts, "forward_per_minute": 1},
+        ],
         limits={"close_timeout": 0.2},
     )
 
@@ -244,8 +249,8 @@ async def test_a_message_is_played_to_its_end_and_then_refused(gateway: Gateway,
     await leaves(caller, call)
 
 
-async def calls_the_desk(gateway: Gateway, phone: Callee) -> Caller:
-    caller, _ = await phone.opens(gateway, f"wss://voice.test/ws/{phone.carrier}/desk.desks")
+async def calls_the_desk(gateway: Gateway, phone: Callee, organization: str = "desks") -> Caller:
+    caller, _ = await phone.opens(gateway, f"wss://voice.test/ws/{phone.carrier}/desk.{organization}")
     assert caller.status == 101
     return caller
 
@@ -278,6 +283,19 @@ async def test_or_refused_where_its_carrier_will_not(gateway: Gateway, support: 
     phone.server.calls.clear()  # it knows no such call
     _, close = await how_it_ends(await calls_the_desk(gateway, phone), phone.carrier)
     assert close == (1013, "1 of 1 places are taken")
+    await leaves(caller, call)
+
+
+@pytest.mark.parametrize("phone", ["telnyx"], indirect=True)
+async def test_or_when_too_many_were_transferred_within_a_minute(
+    gateway: Gateway, support: Agent, phone: Callee
+) -> None:
+    caller = await calls_the_desk(gateway, phone, "frugal")
+    call = await support.call()
+    for expected in [(1000, "no place was free"), (1013, "1 of 1 places are taken")]:
+        _, close = await how_it_ends(await calls_the_desk(gateway, phone, "frugal"), phone.carrier)
+        assert close == expected
+    assert phone.call.commands == [("transfer", {"to": DESK})]
     await leaves(caller, call)
 
 

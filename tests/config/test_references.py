@@ -132,6 +132,8 @@ def test_a_key_is_never_printed(read: Read) -> None:
     assert acme["daily"] == {
         "api_key": "**********",
         "api_url": "https://api.daily.co/v1",
+        "room_properties": [],
+        "token_properties": [],
         "webhook_secrets": [],
     }
     assert "daily" not in globex

@@ -80,6 +80,11 @@ class DailyServer(FailingServer[Seen]):
     def api_url(self) -> str:
         return f"{self.root}/v1"
 
+    def token(self, *, is_owner: bool) -> str:
+        """Return the one meeting token of an owner, or of a guest."""
+        (token,) = [each for each, properties in self.tokens.items() if properties["is_owner"] is is_owner]
+        return token
+
     def error(
         self, status: int, code: int | str | None = None, text: str = "", **headers: str
     ) -> web.Response:

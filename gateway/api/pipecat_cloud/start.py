@@ -33,12 +33,13 @@ class StartRequest(BaseModel):
     daily_room_properties: dict[str, Any] | None = Field(
         default=None,
         alias="dailyRoomProperties",
-        description="Daily's room properties, over the gateway's own.",
+        description="Daily's room properties, over the gateway's own: those that cost nothing, and those "
+        "that the operator allows.",
     )
     daily_meeting_token_properties: dict[str, Any] | None = Field(
         default=None,
         alias="dailyMeetingTokenProperties",
-        description="Daily's meeting token properties, over the gateway's own.",
+        description="Properties of the client's meeting token, likewise.",
     )
     enable_default_ice_servers: bool = Field(
         default=False, alias="enableDefaultIceServers", description="With `webrtc`: answer with ICE servers."
@@ -81,7 +82,7 @@ class StartAnswer(BaseModel):
     daily_token: str | None = Field(
         default=None,
         serialization_alias="dailyToken",
-        description="`daily`: the meeting token for it.",
+        description="`daily`: the client's meeting token for it, which is no owner's.",
     )
     ws_url: str | None = Field(
         default=None,
@@ -169,6 +170,7 @@ START: Final = (
         answers={
             200: StartAnswer,
             400: None,
+            403: None,
             404: None,
             409: None,
             413: None,

@@ -40,7 +40,7 @@ class Transfer(_Request):
     to: str = Field(
         pattern=NUMBER_OR_SIP,
         description="A number in E.164 form, which the organisation's `dial_prefixes` must allow, or a "
-        "`sip:` address.",
+        "`sip:` address, whose user they must allow if it is a number.",
         examples=["+14155550142"],
     )
     caller_id: str | None = Field(
@@ -78,15 +78,8 @@ async def transfer(context: Context) -> Answer:
     """`POST …/call/transfer`: transfer the call."""
     request = context.body_as(Transfer)
     record = await _session(context)
-    await _checked(
-        control.transfer(
-            context.services.calls,
-            record,
-            request.to,
-            caller_id=request.caller_id,
-            timeout_s=request.timeout_seconds,
-        )
-    )
+    requested = control.TransferRequest(request.to, request.caller_id, request.timeout_seconds)
+    await _checked(control.transfer(context.services.calls, record, requested))
     return Answer(200, CallAction(session=record.session_id, action="transferred"))
 
 

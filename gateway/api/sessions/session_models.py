@@ -170,10 +170,12 @@ class DailyTransport(_RequestModel):
 
     type: Literal["daily"]
     room_properties: dict[str, JsonValue] | None = Field(
-        default=None, description="Daily's room properties, over the gateway's own."
+        default=None,
+        description="Daily's room properties, over the gateway's own: those that cost nothing, and those "
+        "that the operator allows.",
     )
     token_properties: dict[str, JsonValue] | None = Field(
-        default=None, description="Daily's meeting token properties, over the gateway's own."
+        default=None, description="Properties of the client's meeting token, likewise."
     )
 
 

@@ -139,7 +139,9 @@ class DialinAnswer(BaseModel):
         description="The room's URL, if it was created in time.",
     )
     daily_token: str | None = Field(
-        default=None, serialization_alias="dailyToken", description="The agent's meeting token for it."
+        default=None,
+        serialization_alias="dailyToken",
+        description="A guest's meeting token for it; the agent gets its own.",
     )
     status: str | None = Field(default=None, description="`OK`, for a probe.")
 
@@ -289,7 +291,7 @@ class _DialinHandler:
             self._agent,
             "daily",
             body=body,
-            room_properties=dialin_properties(call.from_number),
+            own_room_properties=dialin_properties(call.from_number),
             call=Telephone(call.call_id, call.from_number, call.to_number),
             session_id=session_id,
         )

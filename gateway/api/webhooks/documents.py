@@ -28,6 +28,7 @@ from gateway.auth.call_tokens import Audience
 from gateway.auth.media_tokens import TOKEN_S, CallGrant
 from gateway.calls.bot_session import NotReady
 from gateway.calls.session_events import session_events
+from gateway.calls.spending import CallRateLimiter
 from gateway.calls.stream_history import CallStream
 from gateway.carriers.registry import CARRIERS, WITH_DOCUMENTS
 from gateway.carriers.stream_documents import StreamTarget, busy_document, stream_document
@@ -36,7 +37,7 @@ from gateway.config.call_handling import Refuse
 from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import StoreFailed
-from texml.document import DocumentError, Reject
+from texml.document import Dial, DocumentError, Reject
 
 log = structlog.get_logger(__name__)
 
@@ -101,7 +102,7 @@ async def _answer(context: Context, carrier: str, line: structlog.stdlib.BoundLo
     except CallEnded as end:
         if end.reason not in _SPOKEN_REASONS:
             raise
-        text = _refusing_document(context, agent, request, end)
+        text = await _refusing_document(context, agent, request, end)
         line.info("document", what="refusal", reason=end.reason.code, words=end.detail)
     else:
         line.info("document", what="stream", session=session.session_id)
@@ -244,7 +245,7 @@ def _stream(context: Context, agent: AgentSettings, request: DocumentRequest, se
         raise CallEnded(Reasons.carrier_cannot, str(error)) from None
 
 
-def _refusing_document(
+async def _refusing_document(
     context: Context, agent: AgentSettings | None, request: DocumentRequest, end: CallEnded
 ) -> str:
     """Return the document that refuses the call. Raises `end` if the carrier's documents cannot refuse."""
@@ -252,11 +253,27 @@ def _refusing_document(
     if end.reason is Reasons.too_many_returns:
         return _goodbye(call.carrier, end)
     try:
-        if agent is None:
+        if agent is None or not await _may_forward(context, agent):
             return CARRIERS[call.carrier].documents.busy(Reject(), None)
         return busy_document(context.services.calls.accounts, agent, call)
     except DocumentError:
         return _goodbye(call.carrier, end)
+
+
+async def _may_forward(context: Context, agent: AgentSettings) -> bool:
+    """Return False if the agent's `busy` is a number, and too many callers were sent to numbers lately."""
+    if not isinstance(agent.busy, Dial):
+        return True
+    calls = context.services.calls
+    organization = calls.settings.find_organization(agent.organization)
+    try:
+        await CallRateLimiter(calls.store.key_values, calls.now).acquire_forwarding(organization)
+    except StoreFailed:
+        return True  # the store may be the very reason for which the caller is sent to the number
+    except CallEnded as limited:
+        log.warning("not forwarded", agent=agent.service_host, words=limited.detail)
+        return False
+    return True
 
 
 def _goodbye(carrier: str, end: CallEnded) -> str:

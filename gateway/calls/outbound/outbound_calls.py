@@ -13,10 +13,11 @@ from typing import Final
 
 from gateway.calls.active import ActiveCalls
 from gateway.calls.command_bus import REASON_BY_COMMAND, CallCommand
-from gateway.calls.outbound.dial_limits import CallRateLimiter, CpsLimiter, check_number
+from gateway.calls.outbound.dial_limits import CpsLimiter
 from gateway.calls.outbound.outbound_call import OutboundCall, OutboundServices
 from gateway.calls.outbound.outbound_request import OutboundRequest, make_dial_request
 from gateway.calls.services import CallServices
+from gateway.calls.spending import CallRateLimiter, check_number
 from gateway.carriers.rest_interface import CarrierRest, CredentialsMissing
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import CallDetails, SessionOptions

@@ -63,10 +63,10 @@ async def test_the_agent_and_the_caller_meet_in_one_room(
     assert reply.status == 200
     bot = await bot_of(agent)
     (room,) = daily.rooms.values()
-    (token,) = daily.tokens
-    assert reply.body == {"dailyRoom": room["url"], "dailyToken": token, "sessionId": bot.session}
+    guest, owner = daily.token(is_owner=False), daily.token(is_owner=True)
+    assert reply.body == {"dailyRoom": room["url"], "dailyToken": guest, "sessionId": bot.session}
     assert bot.headers["x-daily-room-url"] == room["url"]
-    assert bot.headers["x-daily-room-token"] == token
+    assert bot.headers["x-daily-room-token"] == owner
     assert bot.headers["x-daily-transport-type"] == "daily"
     assert bot.json == {"customer": 4711}
     record = await worker.store.session(bot.session)
@@ -81,9 +81,8 @@ async def test_the_room_expires_with_the_longest_session(
     await worker.start("support", {"createDailyRoom": True})
     after = worker.services.calls.now()
     (room,) = daily.rooms.values()
-    (token,) = daily.tokens.values()
     assert int(before) + LONGEST_S <= room["config"]["exp"] <= after + LONGEST_S
-    assert token["exp"] == room["config"]["exp"]
+    assert [token["exp"] for token in daily.tokens.values()] == [room["config"]["exp"]] * 2
     assert room["config"]["eject_at_room_exp"] is True
 
 
@@ -98,11 +97,85 @@ async def test_the_clients_properties_override_ours(worker: Worker, agent: Agent
     )
     assert reply.status == 200
     (room,) = daily.rooms.values()
-    (token,) = daily.tokens.values()
+    guest = daily.tokens[reply.body["dailyToken"]]
     assert room["config"]["start_video_off"] is True
     assert room["config"]["exp"] <= worker.services.calls.now() + LONGEST_S
-    assert (token["is_owner"], token["user_name"]) == (False, "Ada")
-    assert token["room_name"] == room["name"]
+    assert (guest["is_owner"], guest["user_name"]) == (False, "Ada")
+    assert guest["room_name"] == room["name"]
+    assert "user_name" not in daily.tokens[daily.token(is_owner=True)], "the agent is not called Ada"
+
+
+REFUSED_ROOMS: list[dict[str, Any]] = [
+    {"enable_dialout": True},
+    {"enable_recording": "cloud"},
+    {"enable_recording": "raw-tracks"},
+    {"enable_transcription_storage": True},
+    {"auto_transcription_settings": {}},
+    {"sip": {"display_name": "x", "sip_mode": "dial-in"}},
+    {"dialin": {"display_name": "x"}},
+    {"streaming_endpoints": []},
+    {"recordings_bucket": {}},
+    {"meeting_join_hook": "https://example.com/"},
+    {"permissions": {"canAdmin": True}},
+    {"eject_at_room_exp": False},
+    {"a_property_of_tomorrow": 1},
+]
+REFUSED_TOKENS: list[dict[str, Any]] = [
+    {"is_owner": True},
+    {"is_owner": 1},
+    {"enable_recording": "cloud"},
+    {"start_cloud_recording": True},
+    {"auto_start_transcription": True},
+    {"permissions": {"canAdmin": True}},
+    {"a_property_of_tomorrow": 1},
+]
+REFUSED = [("dailyRoomProperties", each) for each in REFUSED_ROOMS]
+REFUSED += [("dailyMeetingTokenProperties", each) for each in REFUSED_TOKENS]
+
+
+@pytest.mark.parametrize(("where", "properties"), REFUSED, ids=str)
+async def test_a_client_may_not_set_what_costs_money_or_gives_rights(
+    worker: Worker, agent: Agent, daily: DailyServer, where: str, properties: dict[str, Any]
+) -> None:
+    reply = await worker.start("support", {"createDailyRoom": True, where: properties})
+    assert (reply.status, reply.body["code"]) == (403, "403")
+    (name,) = properties
+    assert name in reply.body["error"]
+    assert daily.seen == []
+    await assert_nothing_left(worker, agent, daily)
+
+
+async def test_what_is_switched_off_needs_no_permission(
+    worker: Worker, agent: Agent, daily: DailyServer
+) -> None:
+    properties = {"enable_dialout": False, "eject_at_room_exp": True}
+    reply = await worker.start("support", {"createDailyRoom": True, "dailyRoomProperties": properties})
+    assert reply.status == 200
+    (room,) = daily.rooms.values()
+    assert (room["config"]["enable_dialout"], room["config"]["eject_at_room_exp"]) == (False, True)
+
+
+async def test_the_operator_widens_what_a_client_may_set(
+    agent: Agent, port: AgentPort, daily: DailyServer, tmp_path: Path
+) -> None:
+    domain = {"api_key": API_KEY, "api_url": daily.api_url}
+    domain |= {"room_properties": ["enable_recording"], "token_properties": ["enable_recording"]}
+    async with running_worker(tmp_path / "wide.db", tables(port.url, acme={"daily": domain})) as worker:
+        wanted = {"enable_recording": "cloud"}
+        reply = await worker.start(
+            "support",
+            {
+                "createDailyRoom": True,
+                "dailyRoomProperties": wanted,
+                "dailyMeetingTokenProperties": wanted,
+            },
+        )
+        assert reply.status == 200
+        (room,) = daily.rooms.values()
+        guest = daily.tokens[reply.body["dailyToken"]]
+        assert room["config"]["enable_recording"] == guest["enable_recording"] == "cloud"
+        assert guest["is_owner"] is False
+        (await bot_of(agent)).end()
 
 
 async def test_the_room_stays_when_the_session_ends(worker: Worker, agent: Agent, daily: DailyServer) -> None:

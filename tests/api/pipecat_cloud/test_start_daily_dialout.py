@@ -14,10 +14,12 @@ import pytest
 from tests.harness.agent import AgentPort
 from tests.harness.bot_requests import bot_of, holds
 from tests.harness.daily_server import API_KEY, DailyServer
+from tests.harness.failing_server import fails
 from tests.harness.start_api import running_worker, tables
 
 PSTN = [{"phoneNumber": "+14155550100", "callerId": "33333333-3333-4333-8333-333333333333"}]
 SIP = [{"sipUri": "sip:someone@example.com"}]
+CALLS_A_MINUTE = 3
 
 
 @pytest.fixture
@@ -34,17 +36,21 @@ async def start(
     agent_at: Callable[..., Any],
     daily: DailyServer,
 ) -> AsyncIterator[Callable[..., Any]]:
-    """Starts a session; what the agent is told."""
+    """Starts a session; what the agent is told, or the refusal."""
     port = agent_port()
     agent = await agent_at(port, holds)
-    settings = tables(port.url, acme={"daily": {"api_key": API_KEY, "api_url": daily.api_url}})
+    domain = {"api_key": API_KEY, "api_url": daily.api_url}
+    acme = {"daily": domain, "dial_prefixes": ["+1415"], "dial_per_minute": CALLS_A_MINUTE}
+    settings = tables(port.url, agent={"sessions_per_instance": 10}, acme=acme)
     async with running_worker(tmp_path / "patchbay.db", settings) as worker:
 
         async def begin(**wanted: Any) -> Any:
             reply = await worker.start("support", {"createDailyRoom": True} | wanted)
-            assert reply.status == 200
+            if reply.status != 200:
+                return reply
             bot = await bot_of(agent)
-            assert bot.headers["x-daily-room-token"] == reply.body["dailyToken"]
+            assert bot.headers["x-daily-room-token"] == daily.token(is_owner=True)
+            assert reply.body["dailyToken"] == daily.token(is_owner=False)
             return bot.json
 
         yield begin
@@ -57,9 +63,50 @@ async def test_the_room_may_call_and_the_agent_owns_it(
     body = {"dialout_settings": whom, "customer": 4711}
     assert await start(body=body) == body
     (room,) = daily.rooms.values()
-    (token,) = daily.tokens.values()
     assert room["config"]["enable_dialout"] is True
-    assert token["is_owner"] is True
+
+
+@pytest.mark.parametrize(
+    "whom",
+    [
+        [{"phoneNumber": "+882123456789"}],
+        [*PSTN, {"phoneNumber": "+882123456789"}],
+        {"phone_number": "+882123456789"},
+        {"desk": {"anything": "tel:+882123456789"}},
+        [{"sipUri": "sip:+882123456789@trunk.example.com"}],
+        [{"sipUri": "sip:882123456789@trunk.example.com"}],
+    ],
+)
+async def test_numbers_that_no_prefix_allows(
+    start: Callable[..., Any], daily: DailyServer, whom: Any
+) -> None:
+    reply = await start(body={"dialout_settings": whom}, dailyRoomProperties={"enable_dialout": True})
+    assert (reply.status, reply.body["code"]) == (403, "403")
+    assert daily.seen == []
+
+
+async def test_settings_that_name_nobody_make_no_room(start: Callable[..., Any], daily: DailyServer) -> None:
+    reply = await start(body={"dialout_settings": [{"contact": 7}]})
+    assert reply.status == 400
+    assert daily.seen == []
+
+
+async def test_the_guides_start_is_allowed(start: Callable[..., Any], daily: DailyServer) -> None:
+    """The guide sets the property as well."""
+    body = {"dialout_settings": PSTN}
+    assert await start(body=body, dailyRoomProperties={"enable_dialout": True}) == body
+
+
+async def test_calls_from_rooms_count_with_all_other_calls_out(
+    start: Callable[..., Any], daily: DailyServer
+) -> None:
+    reply = await start(body={"dialout_settings": PSTN * (CALLS_A_MINUTE + 1)})
+    assert (reply.status, daily.seen) == (429, [])
+    daily.next("create_room", fails(500))
+    assert (await start(body={"dialout_settings": PSTN * CALLS_A_MINUTE})).status == 502
+    body = {"dialout_settings": PSTN * CALLS_A_MINUTE}
+    assert await start(body=body) == body, "a room that was not made has cost nothing"
+    assert (await start(body={"dialout_settings": PSTN})).status == 429
 
 
 async def test_the_callers_own_word_counts(start: Callable[..., Any], daily: DailyServer) -> None:

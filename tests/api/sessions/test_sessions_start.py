@@ -174,7 +174,8 @@ async def test_a_room_is_created_and_the_agent_gets_it(
     transport["token_properties"] = {"user_name": "Ada"}
     session = await worker.starts(transport=transport, max_duration_seconds=600)
     (room,) = daily_server.rooms.values()
-    ((token, properties),) = daily_server.tokens.items()
+    token = daily_server.token(is_owner=False)
+    properties = daily_server.tokens[token]
     assert session["transport"]["url"] == room["url"]
     assert session["transport"]["token"] == token
     assert room["config"]["geo"] == "eu-central-1"
@@ -183,10 +184,28 @@ async def test_a_room_is_created_and_the_agent_gets_it(
     assert room["config"]["exp"] == int(clock.now) + 600
     told = await bot_agent.next()
     assert told.headers["x-daily-room-url"] == room["url"]
-    assert told.headers["x-daily-room-token"] == token
+    assert told.headers["x-daily-room-token"] == daily_server.token(is_owner=True)
     assert told.headers["x-daily-transport-type"] == "daily"
     shown = await worker.shows(session["id"])
     assert (shown["transport"]["url"], shown["transport"]["token"]) == ("[redacted]", "[redacted]")
+
+
+@pytest.mark.parametrize(
+    ("transport", "words"),
+    [
+        ({"room_properties": {"enable_dialout": True}}, "enable_dialout"),
+        ({"token_properties": {"is_owner": True}}, "is_owner"),
+    ],
+)
+async def test_a_property_that_the_operator_has_not_allowed(
+    worker: Any, daily_server: Any, transport: dict[str, Any], words: str
+) -> None:
+    """A private key is held to the same list: it is the organisation's, not the operator's."""
+    new = {"agent": "support", "transport": {"type": "daily"} | transport}
+    reply = await worker("POST", "/v1/sessions", new)
+    assert reply.refuses(403, "property_refused", "permission")
+    assert words in reply.json["error"]["message"]
+    assert daily_server.seen == []
 
 
 async def test_the_room_is_deleted_if_the_agent_does_not_start(

@@ -26,9 +26,11 @@ def gateway(start_gateway: Callable[..., Gateway], support_port: AgentPort) -> G
     agent = {"organization": "acme", "instances": [support_port.url], "max_agents": 1}
     return start_gateway(
         server={"public_url": "https://voice.example.com"},
+        organizations=[{"name": "acme", "forward_per_minute": 2}],
         agents=[
             {"name": "support", **agent},
             {"name": "speaking", "busy": "say All our agents are busy.", **agent},
+            {"name": "forwarding", "busy": "+14155550177", **agent},
             {"name": "queueing", "busy": "queue", "max_returns": 2, **agent},
             {"name": "returning", "after": "redirect", "max_returns": 2, "max_resumes": 0, **agent},
             {"name": "locked", "websocket_auth": "token", **agent},
@@ -220,6 +222,17 @@ async def test_at_capacity(line: DocumentCalls, support: Agent) -> None:
     if line.carrier != "exotel":
         (reply,) = await eventually(lines, "it is logged")
         assert (reply["what"], reply["reason"]) == ("refusal", "at_capacity")
+
+
+@twilio
+async def test_callers_are_sent_to_a_number_as_often_as_the_operator_allows(
+    line: DocumentCalls, support: Agent
+) -> None:
+    caller = await line.gateway.dial("/ws/generic/forwarding.acme")
+    await support.call()
+    for expected in (["Dial", "Hangup"], ["Dial", "Hangup"], ["Reject"]):
+        assert verbs(await line.place("/xml/twilio?agent=forwarding&org=acme")) == expected
+    await caller.leave()
 
 
 @pytest.mark.parametrize("carrier", ["twilio", "telnyx", "plivo"], indirect=True)

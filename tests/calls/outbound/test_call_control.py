@@ -229,6 +229,10 @@ async def test_a_transfer_that_the_carrier_refuses_changes_nothing(outbound: Any
         ("", 422, "invalid_parameter"),
         ("sip:", 422, "invalid_parameter"),
         ("sip:a b@pbx.test", 422, "invalid_parameter"),
+        ("sip:+882123456789@trunk.test", 403, "number_refused"),
+        ("sips:%2B88212-345-6789;user=phone@trunk.test:5061", 403, "number_refused"),
+        ("sip:14155550142@trunk.test", 403, "number_refused"),
+        ("sip:desk@pbx.test?Route=x", 400, "bad_request"),
     ],
 )
 async def test_an_invalid_transfer_target_is_refused(

@@ -11,7 +11,8 @@ from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent
 from tests.harness.failing_server import fails
 
-ELSEWHERE = "+14155550177"
+ELSEWHERE = "+4930555012"
+"""No prefix of the organisation's allows it; but the operator wrote it."""
 
 
 @pytest.fixture(scope="module")
