@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from urllib.parse import quote
 
 from gateway.agents.instance_health import InstanceHealth
 from gateway.config import Limits
@@ -22,20 +21,20 @@ async def connect_agent(
     limits: Limits,
     instance: str,
     session_id: str,
-    body: str | None,
+    query: str,
     *,
     resumed: int = 0,
     on_disconnect: Callable[[Disconnect], None],
 ) -> Leg:
     """Connect to the agent on `instance` once that is ready. Bound the wait with `asyncio.timeout`.
 
-    Returns the agent's leg, which keeps what it receives until a relay takes it over. `body`: for the agent,
-    base64 of JSON. `resumed`: the number of agents that the call has lost.
+    Returns the agent's leg, which keeps what it receives until a relay takes it over. `query`: of the
+    agent's URL, without the question mark. `resumed`: the number of agents that the call has lost.
 
     Raises CallEnded: agent_unreachable, overloaded.
     """
     await health.wait_until_started(instance)
-    query = f"?body={quote(body, safe='')}" if body else ""
+    query = f"?{query}" if query else ""
     headers = {SESSION_HEADER: session_id}
     if resumed:
         headers[RESUMED_HEADER] = str(resumed)

@@ -130,7 +130,7 @@ class AgentFailover:
                 services.settings.limits,
                 instance,
                 session_id,
-                self._settings.body,
+                self._settings.query,
                 resumed=self.times + 1,
                 # A lost connection is seen below and is no end: another instance is tried.
                 on_disconnect=lambda gone: None if gone is CONNECTION_LOST else on_disconnect(gone),

@@ -103,15 +103,15 @@ class BridgeSettings:
     """The settings of a bridge, given once the agent is connected and never changed.
 
     `requested_agent`: the agent that the call was for; `agent`: the agent that has it, another one after an
-    overflow. `instance`: the agent's URL. `body`: for the agent, base64 of JSON. `dialect`, `start`: None
-    for a generic client.
+    overflow. `instance`: the agent's URL. `query`: of the agent's `/ws`. `dialect`, `start`: None for a
+    generic client.
     `max_duration_s`, `idle_timeout_s`: None for the agent's own.
     """
 
     requested_agent: AgentSettings
     agent: AgentSettings
     instance: str
-    body: str | None
+    query: str
     dialect: Dialect | None
     start: Start | None
     ownership: StreamOwnership | None

@@ -34,7 +34,8 @@ from gateway.calls.state import CallProgress, CallState
 from gateway.calls.stream_ownership import StreamOpening, final_reason, take_ownership
 from gateway.calls.target import Target, read_target
 from gateway.calls.termination import Termination
-from gateway.carriers.agent_body import from_parameters
+from gateway.carriers.agent_body import agent_query, from_parameters, is_ours, with_custom
+from gateway.carriers.registry import CARRIERS
 from gateway.config import AgentSettings
 from gateway.media.accept import Upgrade
 from gateway.media.leg import Leg
@@ -108,14 +109,14 @@ class InboundCall:
                 agent = self._route(setup, target, start)
                 await self._authenticate_start(setup, agent, target.carrier, start)
             assert agent is not None
-            body = self._body(setup, target, start)
+            query = agent_query(self._body(setup, target, start), target.custom)
             self._start_hold_audio(setup, agent, dialect, start)
             agent_with_slot, instance = await self._acquire_slot(setup, agent, target, start)
             settings = BridgeSettings(
                 requested_agent=agent,
                 agent=agent_with_slot,
                 instance=instance,
-                body=body,
+                query=query,
                 dialect=dialect,
                 start=start,
                 ownership=setup.ownership,
@@ -283,12 +284,25 @@ class InboundCall:
         self._progress.log = self._progress.log.bind(session=session_id)
 
     def _body(self, setup: CallSetup, target: Target, start: Start | None) -> str | None:
-        """Return the body for the agent: the query's, that of an outbound call, or the parameters'."""
-        if target.body is not None or start is None:
+        """Return the body for the agent: the query's, that of an outbound call, or the parameters'.
+
+        Custom data is added where bots find it nowhere else, but not to a body that a token is bound to.
+        """
+        if start is None:
             return target.body
-        if setup.ownership is not None and setup.ownership.body is not None:
-            return setup.ownership.body
-        return from_parameters(start.parameters, self._services.settings.limits.max_body_bytes)
+        max_bytes = self._services.settings.limits.max_body_bytes
+        body = target.body
+        if body is None:
+            owned = setup.ownership.body if setup.ownership is not None else None
+            body = owned if owned is not None else from_parameters(start.parameters, max_bytes)
+        profile = CARRIERS[target.carrier].profile
+        if profile.bots_read_parameters or setup.credentials.session is not None:
+            return body
+        custom: dict[str, str | None] = {**start.parameters, **dict(target.custom)}
+        if not profile.sends_numbers:
+            custom |= {"from": custom.pop("from_number", None), "to": custom.pop("to_number", None)}
+        own = {name: value for name, value in custom.items() if value and not is_ours(name)}
+        return with_custom(body, own, max_bytes) if own else body
 
     def _start_hold_audio(
         self, setup: CallSetup, agent: AgentSettings, dialect: Dialect | None, start: Start | None
@@ -338,7 +352,7 @@ class InboundCall:
                     limits,
                     instance,
                     self._progress.session_id,
-                    settings.body,
+                    settings.query,
                     on_disconnect=self._progress.agent_gone,
                 )
         except TimeoutError:

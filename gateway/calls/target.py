@@ -1,21 +1,26 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The URL of a media socket (docs/reference/public-api.md, "Media sockets").
 
-wss://[{region}.]{host}/ws/{carrier|generic}[/{AGENT.ORG}][/{token}][?serviceHost=AGENT.ORG][&body=…]
+wss://[{region}.]{host}/ws/{carrier|generic}[/{AGENT.ORG}][/{token}][?serviceHost=AGENT.ORG][&body=…][&…]
+
+What else stands in the query is custom data, and goes on to the agent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from urllib.parse import SplitResult, parse_qs, unquote
+from typing import Final
+from urllib.parse import SplitResult, parse_qsl, unquote
 
-from gateway.carriers.agent_body import read_body
+from gateway.carriers.agent_body import MAX_CUSTOM_FIELDS, Pairs, encode_custom, read_body
 from gateway.model.addresses import is_service_host, region_of_host
 from gateway.model.reasons import CallEnded, Reasons
 
 GENERIC = "generic"
 _MAX_SEGMENTS = 4  # ws, carrier, agent, token
+_OURS: Final = frozenset({"serviceHost", "token", "body", "_pipecatCloudServiceHost"})
+"""Parameters that are the gateway's, and never go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +28,7 @@ class Target:
     """The statements of a media socket's URL about its call. An empty parameter counts as absent.
 
     `named`: every agent that the URL names, as AGENT.ORG. `body`: base64 of the JSON for the agent, or None.
-    `token`: the query's, else the path's last segment, or None.
+    `token`: the query's, else the path's last segment, or None. `custom`: all other parameters, in order.
     """
 
     carrier: str
@@ -31,6 +36,7 @@ class Target:
     named: tuple[str, ...]
     token: str | None
     body: str | None
+    custom: Pairs = ()
 
 
 def read_target(
@@ -61,8 +67,8 @@ def read_target(
         named.append(rest.pop(0))
     if len(rest) > 1 or len(segments) > _MAX_SEGMENTS + 1:
         raise CallEnded(Reasons.not_found, "a media socket's path is /ws/{carrier}/{AGENT.ORG}/{token}")
-    query = parse_qs(url.query, keep_blank_values=True)
-    for service_host in filter(None, query.get("serviceHost", [])):  # an empty one names no agent
+    query = _read_query(url.query)
+    for service_host in filter(None, _values(query, "serviceHost")):  # an empty one names no agent
         if not is_service_host(service_host):
             raise CallEnded(Reasons.bad_request, "serviceHost is not of the form AGENT.ORG")
         named.append(service_host)
@@ -72,12 +78,33 @@ def read_target(
         named=tuple(named),
         token=_single(query, "token") or (rest[0] if rest else None),
         body=read_body(_single(query, "body"), max_body_bytes),
+        custom=_custom(query),
     )
 
 
-def _single(query: Mapping[str, list[str]], name: str) -> str | None:
+def _read_query(text: str) -> Pairs:
+    if not text:
+        return ()
+    try:
+        return tuple(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_CUSTOM_FIELDS + len(_OURS)))
+    except ValueError:
+        raise CallEnded(Reasons.too_large, f"the query has more than {MAX_CUSTOM_FIELDS} fields") from None
+
+
+def _custom(query: Pairs) -> Pairs:
+    """Return the parameters that are not the gateway's. Raises CallEnded(too_large)."""
+    custom = tuple((name, value) for name, value in query if name not in _OURS)
+    encode_custom(custom)
+    return custom
+
+
+def _values(query: Pairs, name: str) -> list[str]:
+    return [value for each, value in query if each == name]
+
+
+def _single(query: Pairs, name: str) -> str | None:
     """Return a parameter's value, or None. Raises CallEnded(bad_request) if it is given twice."""
-    values = query.get(name, [])
+    values = _values(query, name)
     if len(values) > 1:
         raise CallEnded(Reasons.bad_request, f"{name} is given twice")
     return values[0] if values else None

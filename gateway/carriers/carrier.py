@@ -58,8 +58,14 @@ class CarrierProfile:
     sends_numbers: bool
     """Whether `start` contains the numbers of caller and callee."""
 
+    bots_read_parameters: bool
+    """Whether Pipecat's bots read the custom parameters of `start` (§8.1). Otherwise `body` has them."""
+
     parameters_in_query: bool = False
     """Whether custom parameters can be sent in the URL's query only."""
+
+    repeats_parameters: bool = False
+    """Whether custom parameters are sent in the URL's query too: how else they arrive is not documented."""
 
 
 @dataclass(frozen=True, slots=True)

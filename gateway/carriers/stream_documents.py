@@ -15,7 +15,12 @@ from typing import Final
 from urllib.parse import quote, urlencode
 
 from gateway.carriers.accounts import CarrierAccounts
-from gateway.carriers.agent_body import to_parameters, with_numbers
+from gateway.carriers.agent_body import (
+    MAX_CUSTOM_CHARACTERS,
+    members_as_parameters,
+    to_parameters,
+    with_custom,
+)
 from gateway.carriers.registry import CARRIERS
 from gateway.config import AgentSettings
 from texml.document import AfterStream, HangUp, Redirect, Stream
@@ -120,13 +125,16 @@ def _stream_url(agent: AgentSettings, call: IncomingCall, target: StreamTarget) 
         # Pipecat's bots do not read the parameters of such a carrier (docs/reference/carriers.md §8.1).
         if not profile.sends_numbers:
             numbers = {"from": call.from_number, "to": call.to_number}
-            body = with_numbers(body, numbers, target.max_body_bytes)
+            body = with_custom(body, numbers, target.max_body_bytes)
         values = {"serviceHost": agent.service_host, "token": target.token, "body": body}
         query = _encode({name: value for name, value in values.items() if value is not None})
+        repeated = _encode(call.parameters) if profile.repeats_parameters else ""
+        if repeated and len(repeated) <= MAX_CUSTOM_CHARACTERS:
+            query = f"{query}&{repeated}"
         return f"/ws/{call.carrier}?{query}", parameters
     path = "/".join(filter(None, (f"/ws/{call.carrier}/{agent.service_host}", target.token)))
     if not profile.parameters_in_query:
-        return path, parameters | to_parameters(call.body)
+        return path, members_as_parameters(call.body) | parameters | to_parameters(call.body)
     query = _encode(parameters | ({"body": call.body} if call.body else {}))
     return f"{path}?{query}" if query else path, {}
 

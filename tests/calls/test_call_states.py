@@ -208,7 +208,7 @@ class Call:
             requested_agent=agent,
             agent=agent,
             instance=agent.instances[0],
-            body=None,
+            query="",
             dialect=DIALECTS["twilio"],
             start=self.start,
             ownership=StreamOwnership(

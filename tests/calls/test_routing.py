@@ -235,9 +235,9 @@ async def test_the_agent_gets_the_body(gateway: Gateway, support: Agent, carrier
     await hang_up(call)
 
 
-async def test_the_agent_gets_nothing_else_of_the_query(gateway: Gateway, support: Agent) -> None:
-    call = await connect(gateway, support, "/ws/telnyx/support.acme?tenant=acme&x=%00")
-    assert call.agent.path == "/ws"
+async def test_the_agent_gets_the_rest_of_the_query(gateway: Gateway, support: Agent) -> None:
+    call = await connect(gateway, support, "/ws/twilio/support.acme?tenant=acme&x=%00")
+    assert call.agent.path == "/ws?tenant=acme&x=%00"
     await hang_up(call)
 
 

@@ -21,7 +21,12 @@ from gateway.api.webhooks.carrier_request import (
     read_query,
 )
 from gateway.auth.media_tokens import TOKEN_S
-from gateway.calls.outbound.outbound_request import StreamTarget, make_stream_document, make_stream_url
+from gateway.calls.outbound.outbound_request import (
+    OutboundStream,
+    StreamTarget,
+    make_stream_document,
+    make_stream_url,
+)
 from gateway.carriers.call_log import CallStatus
 from gateway.carriers.registry import CARRIERS, WITH_DOCUMENTS
 from gateway.model.lifecycle import SessionState
@@ -46,7 +51,8 @@ async def answer(context: Context) -> Response:
     await calls.call_log.record_status(session_id, CallStatus.ANSWERED)
     url = make_stream_url(calls, StreamTarget(agent, carrier, session_id, call_id, TOKEN_S))
     numbers = {"from_number": record.from_number, "to_number": record.to_number}
-    return _document(carrier, make_stream_document(calls, agent, carrier, url, numbers))
+    body = await calls.call_log.body_of(session_id)
+    return _document(carrier, make_stream_document(calls, OutboundStream(agent, carrier, url, numbers, body)))
 
 
 async def transfer(context: Context) -> Response:

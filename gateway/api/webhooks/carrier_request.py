@@ -129,6 +129,13 @@ def read_query(context: Context) -> Pairs:
         raise CallEnded(Reasons.bad_request, f"the query has more than {MAX_FIELDS} fields") from None
 
 
+def read_custom_query(context: Context) -> dict[str, str]:
+    """Return the custom parameters that the operator put into the query of a webhook whose fields stand in
+    its body. Raises CallEnded (bad_request).
+    """
+    return _parameters(read_query(context), is_post=True)
+
+
 async def read_fields(context: Context, carrier: str) -> Pairs:
     """Return the fields of a POST in a form in which the carrier sends them; none for an empty body.
 

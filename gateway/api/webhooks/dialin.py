@@ -12,7 +12,7 @@ import asyncio
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -25,9 +25,10 @@ from gateway.api.framework.errors import bad_json, invalid
 from gateway.api.framework.handler_services import Services
 from gateway.api.framework.operation import Access, Answer, Context, Operation, Style
 from gateway.api.framework.strict_json import JsonError, parse
+from gateway.api.webhooks.carrier_request import read_custom_query
 from gateway.api.webhooks.deduplication import MIN_INTERVAL_S, SharedCall, joined
 from gateway.calls.bot_session import NotReady
-from gateway.calls.session_start import RoomFailed, SessionRequest, Telephone, start_session
+from gateway.calls.session_start import DIALOUT_SETTINGS, RoomFailed, SessionRequest, Telephone, start_session
 from gateway.carriers.daily.auth import SIGNATURE, TIMESTAMP, authenticate_dialin
 from gateway.carriers.daily.rest import dialin_properties
 from gateway.carriers.signatures import AuthenticationFailed
@@ -42,18 +43,28 @@ MAX_FIELD_CHARACTERS: Final = 256
 MAX_SIP_HEADERS: Final = 64
 MAX_SIP_HEADER_CHARACTERS: Final = 1024
 
+_FIELDS: Final = frozenset({"callId", "callDomain", "From", "To", "sipHeaders", "test", "Test"})
+"""The webhook's own fields (docs/reference/carriers.md §6.3)."""
+
+_OURS: Final = frozenset({"dialin_settings", "daily_api_key", "daily_api_url", DIALOUT_SETTINGS})
+"""Members of the agent's body that neither the webhook nor its URL can set."""
+
 _SIP_HEADER_NAME: Final = re.compile(r"[!%'*+\-.`~0-9A-Za-z_]{1,128}")  # RFC 3261 §25.1, `token`
 
 
 @dataclass(frozen=True, slots=True)
 class Dialin:
-    """A caller on hold, from the webhook. `sip_headers`: those that can be passed on to the agent."""
+    """A caller on hold, from the webhook. `sip_headers`: those that can be passed on to the agent.
+
+    `more`: all other fields, which go on as they are.
+    """
 
     call_id: str
     call_domain: str
     from_number: str
     to_number: str
     sip_headers: Mapping[str, str]
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_dialin(raw: bytes) -> Dialin | None:
@@ -73,6 +84,7 @@ def read_dialin(raw: bytes) -> Dialin | None:
         from_number=_text(given, "From"),
         to_number=_text(given, "To"),
         sip_headers=_sip_headers(given.get("sipHeaders")),
+        more={name: value for name, value in given.items() if name not in _FIELDS},
     )
 
 
@@ -157,10 +169,12 @@ async def dialin(context: Context) -> Answer | Response:
     try:
         daily = _daily_of(services, organization)
         _authenticate(context, daily)
+        custom = {**read_custom_query(context), **call.more}
     except CallEnded as failure:
         log.info("dialin refused", agent=agent.service_host, organization=organization, **_reason(failure))
         raise
-    return await _DialinHandler(services, agent, daily, call).answer()
+    custom = {name: value for name, value in custom.items() if name not in _OURS}
+    return await _DialinHandler(services, agent, daily, replace(call, more=custom)).answer()
 
 
 def _daily_of(services: Services, organization: str) -> DailySettings:
@@ -273,6 +287,7 @@ class _DialinHandler:
     def _session_request(self, session_id: str) -> SessionRequest:
         call = self._call
         body = {
+            **call.more,
             "dialin_settings": {
                 "call_id": call.call_id,
                 "call_domain": call.call_domain,

@@ -8,6 +8,7 @@ it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlencode
@@ -15,7 +16,7 @@ from urllib.parse import urlencode
 from gateway.auth.call_tokens import Audience
 from gateway.auth.media_tokens import CallGrant
 from gateway.calls.services import CallServices
-from gateway.carriers.agent_body import with_numbers
+from gateway.carriers.agent_body import members_as_parameters, with_custom
 from gateway.carriers.registry import CARRIERS
 from gateway.carriers.rest_interface import DialRequest, MachineDetection
 from gateway.carriers.stream_documents import IncomingCall, next_url
@@ -73,7 +74,7 @@ def make_dial_request(services: CallServices, request: OutboundRequest, session_
     writer = CARRIERS[carrier].writer
     if writer is not None and writer.inline_limit:
         numbers: dict[str, str | None] = {"from_number": request.from_number, "to_number": request.to}
-        document = make_stream_document(services, agent, carrier, url, numbers)
+        document = make_stream_document(services, OutboundStream(agent, carrier, url, numbers, request.body))
     return DialRequest(
         to=request.to,
         from_number=request.from_number,
@@ -88,29 +89,52 @@ def make_dial_request(services: CallServices, request: OutboundRequest, session_
     )
 
 
-def make_stream_document(
-    services: CallServices,
-    agent: AgentSettings,
-    carrier: str,
-    stream_url: str,
-    numbers: dict[str, str | None],
-) -> str:
-    """Return the document of an answered call: connect it to `stream_url`, then do what `agent.after` says.
+@dataclass(frozen=True, slots=True)
+class OutboundStream:
+    """The stream of an answered call.
 
-    `numbers`: the parameters `from_number` and `to_number`, for carriers whose streams do not have them.
+    `numbers`: `from_number` and `to_number`, for carriers whose streams do not have them. `body`: for the
+    agent, base64 of JSON. The agent gets it in any case (`CallLog.save_body`); bots that read the parameters
+    of `start` get its members there as well.
+    """
+
+    agent: AgentSettings
+    carrier: str
+    url: str
+    numbers: Mapping[str, str | None]
+    body: str | None
+
+
+def make_stream_document(services: CallServices, stream: OutboundStream) -> str:
+    """Return the document of an answered call: connect it to the stream, then do what `agent.after` says.
+
     Raises CallEnded(bad_request) if the document is too long for the carrier.
     """
-    parameters = {}
-    if not CARRIERS[carrier].profile.sends_numbers:
-        parameters = {name: number for name, number in numbers.items() if number}
-    call = IncomingCall(carrier, None, numbers["from_number"], numbers["to_number"])
-    after_call = next_url(services.accounts, agent, call)
+    profile = CARRIERS[stream.carrier].profile
+    numbers, members = {}, {}
+    if not profile.sends_numbers:
+        numbers = {name: number for name, number in stream.numbers.items() if number}
+    if profile.bots_read_parameters:
+        members = members_as_parameters(stream.body)
     try:
-        writer = CARRIERS[carrier].documents
-        document = writer.connect(Stream(stream_url, parameters), agent.after, after_call)
-        return writer.inline(document) if writer.inline_limit else document
+        if members:
+            try:
+                return _stream_document(services, stream, {**members, **numbers})
+            except DocumentError:  # they are in the body as well: the call needs them less than its document
+                pass
+        return _stream_document(services, stream, numbers)
     except DocumentError as error:
         raise CallEnded(Reasons.bad_request, str(error)) from None
+
+
+def _stream_document(services: CallServices, stream: OutboundStream, parameters: Mapping[str, str]) -> str:
+    """Raise DocumentError if the carrier cannot express it."""
+    agent, numbers = stream.agent, stream.numbers
+    call = IncomingCall(stream.carrier, None, numbers["from_number"], numbers["to_number"])
+    after_call = next_url(services.accounts, agent, call)
+    writer = CARRIERS[stream.carrier].documents
+    document = writer.connect(Stream(stream.url, parameters), agent.after, after_call)
+    return writer.inline(document) if writer.inline_limit else document
 
 
 def make_stream_url(services: CallServices, target: StreamTarget) -> str:
@@ -138,4 +162,4 @@ def body_for(body: str | None, carrier: str, from_number: str, to_number: str, m
     profile = CARRIERS[carrier].profile
     if profile.sends_numbers or not profile.keeps_query:
         return body
-    return with_numbers(body, {"from": from_number, "to": to_number}, max_bytes)
+    return with_custom(body, {"from": from_number, "to": to_number}, max_bytes)

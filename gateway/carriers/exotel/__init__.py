@@ -19,6 +19,7 @@ CARRIER = Carrier(
         # The flow may ask again, but its request does not tell a second time from the first.
         requests_next_document=False,
         sends_numbers=True,
+        bots_read_parameters=True,
         parameters_in_query=True,
     ),
     dialect=DIALECT,

@@ -16,6 +16,7 @@ CARRIER = Carrier(
         keeps_query=True,
         requests_next_document=True,
         sends_numbers=False,
+        bots_read_parameters=False,
     ),
     dialect=DIALECT,
     writer=WRITER,

@@ -16,6 +16,8 @@ CARRIER = Carrier(
         keeps_query=True,
         requests_next_document=True,
         sends_numbers=True,
+        bots_read_parameters=False,
+        repeats_parameters=True,  # §3.2
     ),
     dialect=DIALECT,
     writer=WRITER,

@@ -16,6 +16,7 @@ CARRIER = Carrier(
         keeps_query=False,
         requests_next_document=True,
         sends_numbers=False,
+        bots_read_parameters=True,
     ),
     dialect=DIALECT,
     writer=WRITER,

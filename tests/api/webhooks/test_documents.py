@@ -157,6 +157,38 @@ async def test_the_body_reaches_the_agent(line: DocumentCalls, support: Agent) -
     await caller.hang_up()
 
 
+async def test_custom_parameters_reach_the_agent_where_its_bots_read_them(
+    line: DocumentCalls, support: Agent
+) -> None:
+    """docs/reference/carriers.md §8.1: bots read the parameters of Twilio's and Exotel's `start` alone."""
+    path = f"/xml/{line.carrier}?agent=support&org=acme&customer=4711"
+    placed, caller, call = await through(line, support, path)
+    match line.carrier:
+        case "twilio":
+            assert placed.document is not None
+            assert placed.document.parameters["customer"] == "4711"
+        case "exotel":
+            assert call.query["customer"] == ["4711"]
+        case "telnyx":
+            assert (call.query["customer"], body_of(call)) == (["4711"], {"customer": "4711"})
+        case "plivo":
+            assert body_of(call)["customer"] == "4711"
+    await caller.hang_up()
+
+
+@pytest.mark.parametrize("carrier", ["twilio"], indirect=True)
+async def test_the_members_of_a_body_are_parameters_for_twilio(line: DocumentCalls, support: Agent) -> None:
+    said = {"customer": 4711, "plan": "gold", "serviceHost": "other.acme"}
+    path = f"/xml/twilio?agent=support&org=acme&plan=silver&body={quote(encoded(said))}"
+    placed, caller, call = await through(line, support, path)
+    assert placed.document is not None
+    parameters = placed.document.parameters
+    assert (parameters["customer"], parameters["plan"]) == ("4711", "silver")
+    assert "serviceHost" not in parameters
+    assert body_of(call) == said
+    await caller.hang_up()
+
+
 @pytest.mark.parametrize("carrier", ["twilio"], indirect=True)
 @pytest.mark.parametrize("size", [300, 301, 4096])
 async def test_a_long_body_is_split_for_twilio(line: DocumentCalls, support: Agent, size: int) -> None:

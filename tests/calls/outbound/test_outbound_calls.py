@@ -56,6 +56,49 @@ async def test_the_called_party_answers_talks_and_hangs_up(
     assert outbound.dial_count(carrier) == 1
 
 
+async def test_the_body_of_a_call_is_among_the_parameters_that_twilios_bots_read(
+    outbound: Any, support: Agent
+) -> None:
+    """docs/reference/carriers.md §8.1: such a bot reads no `body` in its query, but `customParameters`."""
+    said = {
+        "customer_id": "4711",
+        "campaign": {"name": "spring & <sale>"},
+        "vip": True,
+        "none": None,
+        "to_number": "mine",
+        "serviceHost": "other.acme",
+        "_patchbay_body": "mine",
+        "long": "x" * 500,
+        "bell": "\a",
+    }
+    session, phone = await outbound.dial("twilio", body=said)
+    placed = await phone.server.answer(phone.call)
+    assert placed.document.parameters == {
+        "customer_id": "4711",
+        "campaign": '{"name":"spring & <sale>"}',
+        "vip": "true",
+        "from_number": "+14155550199",
+        "to_number": "+14155550142",
+    }
+    await phone.opens(outbound.gateway, await phone.answered())
+    assert body_of(await support.call()) == said
+    await phone.over("completed")
+    await outbound.ended(session)
+
+
+async def test_a_body_that_is_too_long_for_parameters_is_in_the_query_alone(
+    outbound: Any, support: Agent
+) -> None:
+    said = {f"name{number}": "&" * 90 for number in range(40)}
+    session, phone = await outbound.dial("twilio", body=said)
+    placed = await phone.server.answer(phone.call)
+    assert len(placed.document.parameters) < 40
+    await phone.opens(outbound.gateway, await phone.answered())
+    assert body_of(await support.call()) == said
+    await phone.over("completed")
+    await outbound.ended(session)
+
+
 @pytest.mark.parametrize("carrier", ["twilio", "plivo"])
 async def test_an_agent_gets_the_numbers_if_its_carrier_sends_none(
     outbound: Any, support: Agent, carrier: str

@@ -41,9 +41,9 @@ async def test_a_caller_on_hold_reaches_the_agent(
     (room,) = daily.rooms.values()
     guest, owner = daily.token(is_owner=False), daily.token(is_owner=True)
     assert reply.status == 200
-    assert reply.json == {"dailyRoom": room["url"], "dailyToken": token, "sessionId": bot.session}
+    assert reply.json == {"dailyRoom": room["url"], "dailyToken": guest, "sessionId": bot.session}
     assert bot.headers["x-daily-room-url"] == room["url"]
-    assert bot.headers["x-daily-room-token"] == token
+    assert bot.headers["x-daily-room-token"] == owner
     assert bot.headers["x-daily-transport-type"] == "daily"
     assert bot.json == {
         "dialin_settings": {
@@ -68,6 +68,30 @@ async def test_a_caller_on_hold_reaches_the_agent(
     assert (record.from_number, record.to_number) == ("+14155550100", "+14155550199")
     bot.end()
     assert (await worker.over(bot.session)).completion_status == "HTTP_COMPLETED"
+
+
+@pytest.mark.usefixtures("patient")
+async def test_other_fields_and_the_query_reach_the_agent(
+    url: str, agent: Agent, daily: DailyWithNumbers
+) -> None:
+    """The fields are those of the example servers (docs/reference/carriers.md §6.5)."""
+    more = {"voicemail_detection": {"testInPrebuilt": True}, "plan": "gold", "dialin_settings": {"To": "x"}}
+    call = daily.caller(**more, daily_api_key="theirs", dialout_settings=[{"phoneNumber": "+14155550123"}])
+    query = "campaign=spring%20sale&plan=silver&dialout_settings=x&daily_api_url=https%3A%2F%2Fexample.com"
+    assert (await send_dialin(f"{url}?{query}", call)).status == 200
+    bot = await bot_of(agent)
+    told = dict(bot.json)
+    settings = told.pop("dialin_settings")
+    assert (settings["To"], settings["call_id"]) == ("+14155550199", call["callId"])
+    assert told == {
+        "voicemail_detection": {"testInPrebuilt": True},
+        "plan": "gold",
+        "campaign": "spring sale",
+        "daily_api_key": API_KEY,
+        "daily_api_url": daily.api_url,
+    }
+    (room,) = daily.rooms.values()
+    assert "enable_dialout" not in room["config"]
 
 
 @pytest.mark.usefixtures("patient")
