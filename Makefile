@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INTEROP := .venv-interop
+# A Python that takes this project, and the stamp of the environment that it made: another one makes it anew.
+VERSION := $(shell $(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) and print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
+READY := $(VENV)/.ready-$(VERSION)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check interop faults fuzz soak bench bench-quick lock clean
@@ -10,13 +13,23 @@ INTEROP := .venv-interop
 help:                 ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.ready ## .venv with everything that development and the demonstration need
+setup: $(READY) ## .venv with everything that development and the demonstration need
 
-$(VENV)/.ready: requirements.lock pyproject.toml setup.py gateway/fastpath/_accelerator.c
+# pip would say it too, but only after it has built half of the environment.
+ifeq ($(VERSION),)
+$(READY):
+	@echo "Patchbay needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$(command -v $(PYTHON) >/dev/null && $(PYTHON) --version 2>&1 || echo 'not there')." >&2
+	@echo "Install one, and say which: make setup PYTHON=python3.12" >&2
+	@exit 1
+.PHONY: $(READY)
+else
+$(READY): requirements.lock pyproject.toml setup.py gateway/fastpath/_accelerator.c
+	@test -e $@ || rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
+endif
 
 demo: setup           ## the main job: four carriers call an agent through the gateway
 	$(BIN)/patchbay demo
@@ -30,10 +43,11 @@ check: setup          ## ruff, mypy --strict, the import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-interop: setup $(INTEROP)/.ready ## other people's bots, in an environment of their own, called through the gateway
+interop: setup $(INTEROP)/.ready-$(VERSION) ## other people's bots, in an environment of their own, called through the gateway
 	$(BIN)/python -m pytest tests/interop
 
-$(INTEROP)/.ready: tests/interop/requirements.lock
+$(INTEROP)/.ready-$(VERSION): tests/interop/requirements.lock
+	@test -e $@ || rm -rf $(INTEROP)
 	$(PYTHON) -m venv $(INTEROP)
 	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/interop/requirements.lock
 	@touch $@
@@ -44,7 +58,7 @@ faults: setup         ## everything that can break, broken, two minutes; makes d
 fuzz: setup $(VENV)/.fuzz ## made-up bytes at whatever reads strangers' bytes, for FUZZ_SECONDS (60)
 	$(BIN)/python -m fuzz
 
-$(VENV)/.fuzz: $(VENV)/.ready fuzz/requirements.lock
+$(VENV)/.fuzz: $(READY) fuzz/requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r fuzz/requirements.lock
 	@touch $@
 
