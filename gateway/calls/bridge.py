@@ -85,6 +85,8 @@ class Bridge:
         self.first_sound_at: float | None = None
         self._failover = self._make_failover()
         self._reconnect = self._make_reconnect()
+        if self._reconnect is not None:
+            self._reconnect.carrier_has_ended = setup.carrier_has_ended
         dialect, start = settings.dialect, settings.start
         if dialect is not None and start is not None and settings.agent.hide_call_id:
             hide_call_id(setup.carrier_leg, dialect, start.call_id, progress.session_id)

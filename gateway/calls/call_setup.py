@@ -24,11 +24,13 @@ class CallSetup:
 
     `credentials`: what the upgrade proved. `ownership`: of the carrier's stream, for a call with a call
     token. `max_duration_s`, `idle_timeout_s`: as requested for the session when it was created, None for the
-    agent's. `command`: what is about to be done with the carrier's call.
+    agent's. `command`: what is about to be done with the carrier's call. `carrier_has_ended`: the carrier has
+    reported the end of the call, so no other stream will come.
     """
 
     __slots__ = (
         "agent_leg",
+        "carrier_has_ended",
         "carrier_leg",
         "command",
         "credentials",
@@ -50,6 +52,7 @@ class CallSetup:
         self.max_duration_s: float | None = None
         self.idle_timeout_s: float | None = None
         self.command: CallCommand | None = None
+        self.carrier_has_ended = False
 
     @property
     def is_admitted(self) -> bool:
@@ -64,7 +67,9 @@ class CallSetup:
 
     def handle(self, command: CallCommand) -> bool:
         """Take note of a command: there is no relay yet that it could change. Always True."""
-        if command is not CallCommand.CARRIER_ENDED:
+        if command is CallCommand.CARRIER_ENDED:
+            self.carrier_has_ended = True
+        else:
             self.command = None if command is CallCommand.REVOKED else command
         return True
 

@@ -152,6 +152,11 @@ class InboundCall:
 
         Return False if it cannot be followed in the present state.
         """
+        if command is CallCommand.CARRIER_ENDED:
+            # The carrier closes its socket with the call. A socket that stays open has lost its carrier.
+            end = CallEnded(Reasons.caller_hangup, "the carrier says that the call is over")
+            close_s = self._services.settings.limits.close_timeout
+            asyncio.get_running_loop().call_later(close_s, self._progress.termination.set, end)
         return self._phase.handle(command)
 
     def can_attach(self, agent: str, start: Start) -> bool:

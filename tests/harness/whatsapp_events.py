@@ -25,8 +25,15 @@ def call(event: str, call_id: str = "wacid.1", **more: Any) -> dict[str, Any]:
     """Return one call of an event."""
     content = {"id": call_id, "from": "14155550100", "to": "14155550199", "event": event, **more}
     if event == "connect":
-        content["session"] = {"sdp": "v=0\r\n", "sdp_type": "offer"}
+        content.setdefault("session", {"sdp": "v=0\r\n", "sdp_type": "offer"})
     return content
+
+
+def outbound_call(event: str, call_id: str = "wacid.out", **more: Any) -> dict[str, Any]:
+    """Return one event of a call that the agent placed; `connect` has the called party's answer."""
+    if event == "connect":
+        more.setdefault("session", {"sdp": "v=0\r\n", "sdp_type": "answer"})
+    return call(event, call_id, direction="BUSINESS_INITIATED", **more)
 
 
 def event(*calls: dict[str, Any], **value: Any) -> dict[str, Any]:

@@ -17,17 +17,25 @@ from gateway.api.framework.strict_json import JsonError, parse
 MAX_ID_CHARACTERS: Final = 256
 MAX_CALLS: Final = 16
 """In one event; the event is forwarded once for each."""
+OUTBOUND_DIRECTIONS: Final = ("BUSINESS_INITIATED", "outbound")
+"""The `direction` of a call that the agent placed: Meta's word, and that of Pipecat's models."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallEvent:
-    """One event's news of one call. `connects`, `terminates`: the event begins the call, ends it."""
+    """One event's news of one call.
+
+    `connects`, `terminates`: the event begins the call, ends it. `is_outbound`: the agent placed the call.
+    `callback_data`: what the agent gave Meta with such a call, `biz_opaque_callback_data`.
+    """
 
     call_id: str
     from_number: str | None
     to_number: str | None
     connects: bool
     terminates: bool
+    is_outbound: bool = False
+    callback_data: str | None = None
 
 
 def read_event(raw: bytes) -> list[CallEvent]:
@@ -80,13 +88,28 @@ def _call(call_id: str, entries: list[Mapping[str, Any]]) -> CallEvent:
     events = {each.get("event") for each in entries if isinstance(each.get("event"), str)}
     return CallEvent(
         call_id=call_id,
-        from_number=_number(entries, "from"),
-        to_number=_number(entries, "to"),
+        from_number=_text(entries, "from"),
+        to_number=_text(entries, "to"),
         connects="connect" in events,
         terminates="terminate" in events,
+        is_outbound=_is_outbound(entries),
+        callback_data=_text(entries, "biz_opaque_callback_data"),
     )
 
 
-def _number(entries: list[Mapping[str, Any]], name: str) -> str | None:
-    numbers = (each.get(name) for each in entries)
-    return next((number for number in numbers if isinstance(number, str) and number), None)
+def _is_outbound(entries: list[Mapping[str, Any]]) -> bool:
+    """Return True if the agent placed the call: then Meta sends the answer to its offer, and statuses."""
+    sessions = [session for each in entries if isinstance(session := each.get("session"), dict)]
+    sdp_types = [session.get("sdp_type") for session in sessions]
+    if "offer" in sdp_types:
+        return False
+    return (
+        "answer" in sdp_types
+        or any(each.get("direction") in OUTBOUND_DIRECTIONS for each in entries)
+        or all("event" not in each for each in entries)
+    )
+
+
+def _text(entries: list[Mapping[str, Any]], name: str) -> str | None:
+    values = (each.get(name) for each in entries)
+    return next((value for value in values if isinstance(value, str) and value), None)

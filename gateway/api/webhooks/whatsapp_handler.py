@@ -2,12 +2,15 @@
 """WhatsApp events of one call, which all go to one instance (docs/reference/carriers.md §7).
 
 `connect` starts a session there, which holds its slot until `terminate` (gateway/calls/whatsapp_call.py). Any
-worker may receive either.
+worker may receive either, and `terminate` may come first: then the call is on record as over, and a later
+`connect` starts nothing. A call that the agent placed has a slot already, that of the session in which it was
+placed, so its events only have to reach that instance (whatsapp_outbound.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -18,6 +21,7 @@ from gateway.api.framework.operation import Context
 from gateway.api.webhooks.deduplication import MIN_INTERVAL_S, SharedCall
 from gateway.api.webhooks.whatsapp_events import CallEvent
 from gateway.api.webhooks.whatsapp_forward import JSON, ForwardResult, post, post_within
+from gateway.api.webhooks.whatsapp_outbound import Recipient, offer_to_all, offer_until_accepted
 from gateway.calls.whatsapp_call import WhatsAppCall, WhatsAppSession, end_session
 from gateway.config import AgentSettings
 from gateway.model.reasons import CallEnded, Reasons
@@ -58,16 +62,22 @@ class CallEventHandler:
 
     async def answer(self) -> Response:
         """Start, continue or end the call, and return the answer to Meta. Raises CallEnded, StoreFailed."""
-        if self._call.connects:
+        call = self._call
+        if call.connects:
             session_id = self._services.calls.new_id()
             if await self._shared_call.claim({_SESSION: session_id}, self._timeout_s + LEASE_S):
-                return await self._connect(session_id)
-            if not self._call.terminates:
+                return await (self._connect_outbound() if call.is_outbound else self._connect(session_id))
+            if not call.terminates:
                 return _ignored("connect of a call that is known")
-        session = await self._running_session()
-        if session is None:
-            return _ignored("event of a call that is not known, or is over")
-        return await self._forward(session)
+        while True:
+            known = await self._started_call()
+            if known is not None:
+                return await self._forward(known)
+            if await self._is_over():
+                return _ignored("event of a call that is over")
+            if not call.terminates or await self._shared_call.claim({_OVER: True}, RECORD_LIFETIME_S):
+                return await self._answer_unknown()
+            # Another worker has just begun to start the call.
 
     async def _connect(self, session_id: str) -> Response:
         """Start the session. A failure leaves nothing behind, so Meta may repeat the event."""
@@ -135,45 +145,92 @@ class CallEventHandler:
                 await end_session(services.calls.store, session, end, services.calls.now(), ran=False)
         return result
 
-    async def _running_session(self) -> WhatsAppSession | None:
-        """Return the call's session, once it has started; None if the call has none or is over."""
+    async def _started_call(self) -> WhatsAppSession | Recipient | None:
+        """Return the call, once its agent has it; None if it is not known, or is over.
+
+        Return a Recipient for a call that the agent placed.
+
+        Raises CallEnded(agent_start_timeout) if it is still being started after the agent's time to connect.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_s
         with self._shared_call.subscribe() as changes:
             while (record := await self._shared_call.get()) is not None and not record.get(_OVER):
                 if _INSTANCE in record:
-                    return WhatsAppSession(
-                        record[_SESSION],
-                        self._agent.service_host,
-                        self._agent.organization,
-                        record[_INSTANCE],
-                        record[_BEGAN_AT],
-                    )
+                    return self._known_call(record)
                 if loop.time() >= deadline:
                     detail = "the call's session is still being started"
                     raise CallEnded(Reasons.agent_start_timeout, detail)
                 await changes.wait(deadline - loop.time(), min_interval_s=MIN_INTERVAL_S)
         return None
 
-    async def _forward(self, session: WhatsAppSession) -> Response:
+    def _known_call(self, record: Mapping[str, Any]) -> WhatsAppSession | Recipient:
+        instance, session_id = record[_INSTANCE], record[_SESSION]
+        if _BEGAN_AT not in record:
+            return Recipient(instance, session_id)
+        agent = self._agent
+        return WhatsAppSession(
+            session_id, agent.service_host, agent.organization, instance, record[_BEGAN_AT]
+        )
+
+    async def _is_over(self) -> bool:
+        record = await self._shared_call.get()
+        return record is not None and bool(record.get(_OVER))
+
+    async def _forward(self, known: WhatsAppSession | Recipient) -> Response:
         try:
-            result = await post_within(self._context, self._timeout_s, session.instance, session.session_id)
+            result = await post_within(self._context, self._timeout_s, known.instance, known.session_id)
         except CallEnded as failure:
             if not self._call.terminates:
                 raise
             # The call is over whether or not the agent has received the event.
             reason = failure.reason.code
-            self._log.warning("whatsapp call ended unheard", session=session.session_id, reason=reason)
+            self._log.warning("whatsapp call ended unheard", session=known.session_id, reason=reason)
             result = ForwardResult(HTTPStatus.OK, JSON, b'{"status":"success"}')
         if self._call.terminates:
-            await self._end(session)
+            await self._end(known)
         return result.response()
 
-    async def _end(self, session: WhatsAppSession) -> None:
+    async def _end(self, session: WhatsAppSession | Recipient) -> None:
         services = self._services
+        if isinstance(session, Recipient):  # the session in which the agent placed the call goes on
+            await self._shared_call.save({_OVER: True}, RECORD_LIFETIME_S)
+            return
         await self._shared_call.save(_record(session) | {_OVER: True}, RECORD_LIFETIME_S)
         end = CallEnded(Reasons.caller_hangup)
         await end_session(services.calls.store, session, end, services.calls.now(), ran=True)
+
+    # Calls that the agent placed: no session of theirs, no slot
+
+    async def _connect_outbound(self) -> Response:
+        """Bring the answer of the called party to the instance that placed the call. Raises CallEnded."""
+        accepted = None
+        try:
+            accepted = await offer_until_accepted(self._context, self._agent, self._call.callback_data)
+        finally:
+            if accepted is None:
+                await self._shared_call.forget()
+        recipient, result = accepted
+        record = {_INSTANCE: recipient.instance, _SESSION: recipient.session_id, _OVER: self._call.terminates}
+        await self._shared_call.save(record, RECORD_LIFETIME_S)
+        self._log.info(
+            "whatsapp call out connected", session=recipient.session_id, instance=recipient.instance
+        )
+        return result.response()
+
+    async def _answer_unknown(self) -> Response:
+        """Answer an event of a call that is not known; if it is the end, that is on record by now.
+
+        If the agent placed the call, the event came before `connect`: every instance that may have placed it
+        gets the event.
+        """
+        if self._call.is_outbound:
+            result = await offer_to_all(self._context, self._agent, self._call.callback_data)
+            if result is not None:
+                return result.response()
+        if self._call.terminates:
+            return _ignored("end of a call that has not begun; it will not begin any more")
+        return _ignored("event of a call that is not known")
 
 
 def _record(session: WhatsAppSession) -> dict[str, Any]:
