@@ -175,8 +175,10 @@ async def _read(
     content_type = context.request.headers.get("Content-Type", "")
     if context.raw_body and media_type(content_type) == JSON:
         try:
-            request = CallbackRequest(document=parse(context.raw_body), is_for_stream=is_for_stream)
-            return read_callback(request)
+            document = parse(context.raw_body)
+            if document is None:  # in a CallbackRequest it means that there is none
+                raise ValueError("the JSON is null")
+            return read_callback(CallbackRequest(document=document, is_for_stream=is_for_stream))
         except (JsonError, ValueError) as error:
             raise CallEnded(Reasons.bad_request, str(error)) from None
     pairs = await read_fields(context, carrier) if context.request.method == "POST" else read_query(context)

@@ -2,6 +2,7 @@
 """Telnyx (docs/reference/carriers.md §3)."""
 
 from gateway.carriers.carrier import Carrier, CarrierProfile
+from gateway.carriers.signatures import FORM, JSON
 from gateway.carriers.telnyx.auth import authenticate
 from gateway.carriers.telnyx.callbacks import read_callback
 from gateway.carriers.telnyx.rest import TelnyxRest
@@ -24,4 +25,5 @@ CARRIER = Carrier(
     authenticate=authenticate,
     rest_class=TelnyxRest,
     read_callback=read_callback,
+    form_types=frozenset({FORM, JSON}),  # its pages show the callbacks of TeXML as JSON (§3.4)
 )

@@ -12,6 +12,7 @@ from gateway.carriers.call_log import CallStatus
 from gateway.carriers.callback_event import (
     CallbackEvent,
     CallbackRequest,
+    json_fields,
     read_call_id,
     read_detail,
     read_time,
@@ -39,7 +40,12 @@ STREAM_FAILED: Final = "streaming.failed"
 
 
 def read_callback(request: CallbackRequest) -> CallbackEvent:
-    """Read a callback. Raises ValueError if its body is JSON, but no event of Call Control."""
+    """Read a callback. Its fields may be those of TeXML in a form or in JSON, or an event of Call Control.
+
+    Raises ValueError if its body is JSON, but neither.
+    """
+    if isinstance(request.document, dict) and "CallSid" in request.document:
+        return read_twilio_form(json_fields(request.document), is_for_stream=request.is_for_stream)
     if request.document is None:
         return read_twilio_form(request.fields, is_for_stream=request.is_for_stream)
     return _read_event(request.document)
