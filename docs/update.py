@@ -9,9 +9,13 @@ tables; tests/test_docs.py fails if a part is out of date.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))  # this folder is no installed package
+
+from docs import public_routes
 from gateway.calls import state
 from gateway.calls.outbound import outbound_state
 from gateway.media import relay_states
@@ -43,6 +47,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "teardown": diagram(relay_states.mermaid),
     "worker": diagram(worker_state.mermaid),
     "outbound": diagram(outbound_state.mermaid),
+    "routes": public_routes.table,
 }
 """The generated parts, by the name in their markers."""
 

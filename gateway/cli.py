@@ -71,9 +71,12 @@ def serve(
 def check(config: ConfigFile = None) -> None:
     """Print the resolved configuration with secrets hidden, or everything that is wrong with it."""
     settings = _settings(config)
+    from gateway.config import unauthenticated_access  # noqa: PLC0415
     from gateway.config.toml_text import render  # noqa: PLC0415
 
     typer.echo(render(settings), nl=False)
+    for what, detail in unauthenticated_access(settings):
+        typer.echo(f"Open without authentication: {what}: {detail}.", err=True)
 
 
 daily = typer.Typer(

@@ -67,8 +67,7 @@ def fit(table: Mapping[str, Any], settings: Settings) -> AgentSettings:
                 for each in error.errors()
             )
         ) from None
-    if not agent.region:
-        agent = agent.model_copy(update={"region": settings.server.region})
+    agent = settings.with_defaults(agent)
     problems = _contradictions(agent, settings)
     if problems:
         raise InvalidAgent(problems)

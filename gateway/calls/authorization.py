@@ -111,7 +111,7 @@ async def authenticate_upgrade(
         organizations = _authenticated_organizations(services, upgrade, target, agent, claims)
     if claims is not None:
         return Credentials(None, claims, organizations)
-    session = await _redeem(token, agent, services.agents.agents, services.tokens, target.body)
+    session = await _redeem(services, token, agent, target.body, organizations)
     return Credentials(session, None, organizations) if session or organizations else NO_CREDENTIALS
 
 
@@ -138,7 +138,7 @@ def authenticate_start(
     ):
         raise CallEnded(Reasons.unauthorized, f"the call is of an account that is not {organization}'s")
     if credentials.claims is None:
-        _require_token(agent, credentials.session)
+        _require_token(agent, credentials.session, credentials.organizations)
 
 
 def _read_claims(tokens: MediaTokens, token: str, carrier: str, agent: AgentSettings | None) -> CallClaims:
@@ -186,30 +186,31 @@ def bearer_token(authorization: str) -> str | None:
 
 
 async def _redeem(
+    services: CallServices,
     token: str | None,
     agent: AgentSettings | None,
-    agents: Iterable[AgentSettings],
-    tokens: MediaTokens,
     body: str | None,
+    organizations: frozenset[str],
 ) -> PendingSession | None:
     """Use a media token up and return its session, or None if there is no token to use.
 
     A valid token also counts for an agent that requires none: the session was created for it. `agent`: the
-    one that the URL names; if it names none, the token itself says which of `agents` it is for.
+    one that the URL names; if it names none, the token itself says which agent it is for. `organizations`:
+    those for which the upgrade is authenticated otherwise.
 
     Raises CallEnded: unauthorized if the agent requires a token and this one is not valid, store_failed.
     """
     if agent is not None:
-        _require_token(agent, token)
+        _require_token(agent, token, organizations)
     if token is None:
         return None
-    for candidate in (agent,) if agent is not None else agents:
-        is_required = candidate.websocket_auth == "token"
-        if not is_required and agent is None:
+    for candidate in (agent,) if agent is not None else services.agents.agents:
+        if agent is None and candidate.is_open:
             continue
         try:
-            redeemed = await tokens.redeem(token, candidate.service_host, candidate.organization)
+            redeemed = await services.tokens.redeem(token, candidate.service_host, candidate.organization)
         except TokenRejected as rejected:
+            is_required = _needs_token(candidate, organizations)
             if not is_required or (agent is None and rejected.reason in _OTHER_AGENT):
                 continue  # a path may end in anything if no token is required
             raise CallEnded(Reasons.unauthorized, f"the token is refused: {rejected.reason}") from None
@@ -221,7 +222,14 @@ async def _redeem(
     return None
 
 
-def _require_token(agent: AgentSettings, token: object) -> None:
+def _require_token(agent: AgentSettings, token: object, organizations: frozenset[str]) -> None:
     """Raise CallEnded(unauthorized) if the agent requires a token and there is none."""
-    if agent.websocket_auth == "token" and token is None:
+    if token is None and _needs_token(agent, organizations):
         raise CallEnded(Reasons.unauthorized, f"{agent.service_host} wants a token")
+
+
+def _needs_token(agent: AgentSettings, organizations: frozenset[str]) -> bool:
+    """Return True if the agent's calls need a token, besides the authentication for `organizations`."""
+    if agent.websocket_auth == "required":
+        return agent.organization not in organizations
+    return agent.websocket_auth == "token"

@@ -289,7 +289,7 @@ async def _create_pending(
     """Create a pending session: its agent starts, and its slot is taken, when the media socket is opened."""
     agent, calls = request.agent, services.calls
     body = None if request.body is None else base64.b64encode(json_body).decode("ascii")
-    if body is not None and agent.websocket_auth == "none":
+    if body is not None and agent.is_open:
         detail = "body goes to a media socket only with a token: the agent's websocket_auth is none"
         raise CallEnded(Reasons.bad_request, detail)
     details = _details(services, request)

@@ -25,6 +25,13 @@ def console_document(settings: Settings, carrier: str, service_host: str) -> str
     if agent.websocket_auth == "token":
         raise ValueError(f"{service_host} wants a token with each call: point the carrier at /xml/{carrier}")
     accounts = CarrierAccounts(settings)
+    if agent.websocket_auth == "required" and not accounts.requires_authentication(
+        agent.organization, carrier
+    ):
+        raise ValueError(
+            f"{service_host} wants authenticated calls, and {agent.organization} has no account with "
+            f"{carrier} that could authenticate them"
+        )
     if accounts.requires_authentication(agent.organization, carrier):
         # Without a token a socket is authenticated by its signature or by its address.
         by_address = any(account.allow for account in accounts.of(agent.organization, carrier))

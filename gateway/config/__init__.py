@@ -2,6 +2,7 @@
 """The configuration: the settings model, and reading it from a file and the environment."""
 
 from gateway.config.agent_settings import AgentSettings, NumberRoute
+from gateway.config.exposure import unauthenticated_access
 from gateway.config.loading import load
 from gateway.config.organization_settings import (
     CarrierAccount,
@@ -30,4 +31,5 @@ __all__ = [
     "StoreSettings",
     "WhatsAppSettings",
     "load",
+    "unauthenticated_access",
 ]

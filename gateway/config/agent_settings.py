@@ -26,6 +26,7 @@ from gateway.config.values import (
     Seconds,
     Table,
     Wait,
+    WebsocketAuth,
     Whole,
     empty_for_none,
 )
@@ -74,9 +75,12 @@ class AgentSettings(Table):
         "every message: what is none never reaches the agent, nor does the outbound track, and audio for "
         "Exotel is cut to the sizes that it plays without gaps. It costs about twice as much.",
     )
-    websocket_auth: Literal["none", "token"] = Field(
-        default="none",
-        description="Whether a media socket must have a token that the gateway issued: `token`, or `none`.",
+    websocket_auth: WebsocketAuth | None = Field(
+        default=None,
+        description="How a media socket must authenticate: `token`, with a token that the gateway issued; "
+        "`required`, with such a token or as a carrier, by the organisation's account; `none`, so that "
+        "whoever reaches the port can call the agent. A carrier that the organisation has an account with "
+        "must authenticate in any case. Left out: the server's.",
     )
     idle_timeout: Seconds = Field(
         default=30.0,
@@ -177,6 +181,20 @@ class AgentSettings(Table):
     def service_host(self) -> str:
         """The agent's address `AGENT.ORG`, as in "support.acme"."""
         return service_host(self.name, self.organization)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its media sockets need no authentication, but for those of carriers with an account."""
+        return self.websocket_auth in (None, "none")
+
+    def with_defaults(self, region: str, websocket_auth: WebsocketAuth) -> AgentSettings:
+        """Return the agent with these values in place of those that are not set."""
+        return self.model_copy(
+            update={
+                "region": self.region or region,
+                "websocket_auth": self.websocket_auth or websocket_auth,
+            }
+        )
 
 
 class NumberRoute(Table):

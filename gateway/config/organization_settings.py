@@ -44,8 +44,19 @@ class DailySettings(Table):
     webhook_secrets: list[Base64Secret] = Field(
         default_factory=list,
         description="The `hmac` of the numbers' dial-in configuration, base64; several are valid at once, so "
-        "that one can be replaced. With any, an unsigned dial-in webhook is refused.",
+        "that one can be replaced. Without any, dial-in webhooks are refused.",
     )
+    allow_unsigned: bool = Field(
+        default=False,
+        description="Whether dial-in webhooks need no signature, in place of `webhook_secrets`. Whoever "
+        "knows their URL can then start sessions, and gets a room with the agent and an owner's token.",
+    )
+
+    @model_validator(mode="after")
+    def _is_signed_or_not(self) -> Self:
+        if self.allow_unsigned and self.webhook_secrets:
+            raise ValueError("allow_unsigned goes without webhook_secrets")
+        return self
 
 
 class WhatsAppSettings(Table):
@@ -53,8 +64,19 @@ class WhatsAppSettings(Table):
 
     app_secrets: list[CarrierKey] = Field(
         default_factory=list,
-        description="The app's secrets; several are valid at once. With any, an unsigned event is refused.",
+        description="The app's secrets; several are valid at once. Without any, events are refused.",
     )
+    allow_unsigned: bool = Field(
+        default=False,
+        description="Whether events need no signature, in place of `app_secrets`. Whoever knows their URL "
+        "can then start sessions, and reaches the agent's `POST /whatsapp`.",
+    )
+
+    @model_validator(mode="after")
+    def _is_signed_or_not(self) -> Self:
+        if self.allow_unsigned and self.app_secrets:
+            raise ValueError("allow_unsigned goes without app_secrets")
+        return self
 
 
 CarrierName = Literal["twilio", "telnyx", "plivo", "exotel"]
@@ -141,9 +163,13 @@ class Organization(Table):
         description="Keys (`sk_…`, or personal tokens `pcc_pat_…`) that may do everything. Never printed.",
     )
     daily: DailySettings | None = Field(
-        default=None, description="Its domain at Daily. Without one, a start cannot create a room."
+        default=None,
+        description="Its domain at Daily. Without one, a start cannot create a room, and dial-in webhooks "
+        "are not served.",
     )
-    whatsapp: WhatsAppSettings | None = Field(default=None, description="Its app at Meta.")
+    whatsapp: WhatsAppSettings | None = Field(
+        default=None, description="Its app at Meta. Without one, events of WhatsApp are not served."
+    )
     carriers: list[CarrierAccount] = Field(
         default_factory=list, description="Its accounts with carriers, for authentication and outbound calls."
     )

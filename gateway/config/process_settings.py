@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -19,8 +20,10 @@ from gateway.config.values import (
     StoreUrl,
     Table,
     Wait,
+    WebsocketAuth,
     Whole,
 )
+from gateway.model.addresses import is_loopback
 
 
 class Server(Table):
@@ -58,6 +61,12 @@ class Server(Table):
         default="us-west",
         description="The region of host names and of agents that name none.",
     )
+    websocket_auth: WebsocketAuth | None = Field(
+        default=None,
+        description="How media sockets must authenticate for agents that do not say: see there. Left out: "
+        "`required` if `host` is any address but this machine's loopback address, or if there is a "
+        "`public_url` and the agent's organisation has an account that can authenticate; else `none`.",
+    )
     workers: Whole = Field(default=1, ge=1, le=1024, description="Processes that share the port.")
     relay_batch_ms: float = Field(
         default=2.0,
@@ -85,6 +94,12 @@ class Server(Table):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least severe level that is logged."
     )
+
+    @property
+    def has_public_host(self) -> bool:
+        """Whether `public_url` names another host than this machine's loopback address."""
+        host = urlsplit(self.public_url or "").hostname
+        return host is not None and not is_loopback(host)
 
 
 class StoreSettings(Table):

@@ -18,7 +18,8 @@ from gateway.config.agent_settings import AgentSettings, NumberRoute
 from gateway.config.consistency import CROSS_CHECK, find_contradictions
 from gateway.config.organization_settings import Organization
 from gateway.config.process_settings import Limits, Server, StoreSettings
-from gateway.config.values import Label, Table
+from gateway.config.values import Label, Table, WebsocketAuth
+from gateway.model.addresses import is_loopback
 
 
 class Region(Table):
@@ -57,6 +58,20 @@ class Settings(Table):
         """Return the configured agent `AGENT.ORG`, or None; the agents in the store are not known here."""
         return next((agent for agent in self.agents if agent.service_host == service_host), None)
 
+    def with_defaults(self, agent: AgentSettings) -> AgentSettings:
+        """Return an agent with what it leaves to the server: its region, and how its sockets authenticate."""
+        return agent.with_defaults(self.server.region, self._websocket_auth(agent.organization))
+
+    def _websocket_auth(self, organization: str) -> WebsocketAuth:
+        server, owner = self.server, self.find_organization(organization)
+        if server.websocket_auth is not None:
+            return server.websocket_auth
+        # Calls that come through a proxy come from a loopback address, too. An organisation with accounts
+        # there has said how they authenticate.
+        is_authenticated = owner is not None and any(account.can_authenticate for account in owner.carriers)
+        is_closed = not is_loopback(server.host) or (server.has_public_host and is_authenticated)
+        return "required" if is_closed else "none"
+
     @field_validator("regions")
     @classmethod
     def _default_for_none(cls, regions: list[Region]) -> list[Region]:
@@ -64,8 +79,7 @@ class Settings(Table):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        region = {"region": self.server.region}
-        agents = [agent if agent.region else agent.model_copy(update=region) for agent in self.agents]
+        agents = [self.with_defaults(agent) for agent in self.agents]
         object.__setattr__(self, "agents", agents)  # the model is frozen from here on
         errors = [
             InitErrorDetails(

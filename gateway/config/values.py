@@ -11,7 +11,7 @@ import base64
 import binascii
 import ipaddress
 import re
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
@@ -226,3 +226,4 @@ FileName = Annotated[str, AfterValidator(check_file_name)]
 BaseUrl = Annotated[str, AfterValidator(check_base_url)]
 InstanceUrl = Annotated[str, AfterValidator(check_instance_url)]
 StoreUrl = Annotated[str, AfterValidator(check_store_url)]
+WebsocketAuth = Literal["none", "token", "required"]

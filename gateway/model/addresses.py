@@ -85,6 +85,17 @@ def digits_of(number: str) -> str:
     return _NOT_A_DIGIT.sub("", written) if _WRITTEN_NUMBER.fullmatch(written) else ""
 
 
+def is_loopback(host: str) -> bool:
+    """Return True if a host, a name or an IP address, can be reached from this machine alone.
+
+    Of names only `localhost` (RFC 6761 §6.3) is one: another name is not looked up.
+    """
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+
+
 def region_of_host(host: str, regions: Collection[str]) -> str | None:
     """Return the region that is the first label of a host name; None if that label is none of `regions`."""
     label, dot, _ = host.lower().partition(".")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import structlog
 
-from gateway.config import Settings
+from gateway.config import Settings, unauthenticated_access
 from gateway.fastpath import accelerator
 from gateway.observability.log import logging_as
 from gateway.server import takeover
@@ -55,6 +55,8 @@ def run(settings: Settings, *, replace: int | None = None) -> int:
                 accelerator="c" if accelerator.ACTIVE else "python",
                 tls=settings.server.tls_certificate is not None,
             )
+            for what, detail in unauthenticated_access(settings):
+                log.warning("open without authentication", what=what, words=detail)
             if settings.server.workers == 1:
                 return serve(settings, port, takeover=plan)
             return WorkerProcesses(settings, port.getsockname()[1], plan).run()

@@ -48,7 +48,7 @@ def value_cases() -> list[tuple[str, str, int, str]]:
         (AGENT + "max_agents = 0\n", "agents[0].max_agents", 4, "greater than or equal to 1"),
         (AGENT + "min_agents = 60\n", "agents[0].min_agents", 4, "at most max_agents, which is 50"),
         (AGENT + "max_session_duration = 14401\n", "agents[0].max_session_duration", 4, "14400"),
-        (AGENT + "websocket_auth = 'key'\n", "agents[0].websocket_auth", 4, "'none' or 'token'"),
+        (AGENT + "websocket_auth = 'key'\n", "agents[0].websocket_auth", 4, "'none', 'token' or 'required'"),
         (AGENT + "idle_timeout = 0\n", "agents[0].idle_timeout", 4, "greater than 0"),
         (AGENT + "region = 'mars'\n", "agents[0].region", 4, "there is ap-south, eu-central"),
         (AGENT + "instances = []\n", "agents[0].instances", 4, "at least 1 item"),

@@ -135,5 +135,6 @@ def test_a_key_is_never_printed(read: Read) -> None:
         "room_properties": [],
         "token_properties": [],
         "webhook_secrets": [],
+        "allow_unsigned": False,
     }
     assert "daily" not in globex

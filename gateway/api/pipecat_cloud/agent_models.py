@@ -280,7 +280,7 @@ def agent_view(
         ],
         sessions_per_instance=agent.sessions_per_instance,
         max_session_duration=agent.max_session_duration,
-        websocket_auth=agent.websocket_auth,
+        websocket_auth="none" if agent.is_open else "token",
         media=agent.media,
         idle_timeout=agent.idle_timeout,
         errors=[AgentFault(code="not_served", message=fault)] if fault else [],

@@ -33,6 +33,7 @@ from gateway.carriers.daily.auth import SIGNATURE, TIMESTAMP, authenticate_diali
 from gateway.carriers.daily.rest import dialin_properties
 from gateway.carriers.signatures import AuthenticationFailed
 from gateway.config import AgentSettings, DailySettings
+from gateway.model.addresses import service_host
 from gateway.model.json_text import dump
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import Store, StoreFailed
@@ -162,36 +163,37 @@ async def dialin(context: Context) -> Answer | Response:
     """Start the session of a call, once, or answer a probe. Raises ApiError, CallEnded, StoreFailed."""
     services = context.services
     organization = context.path["org"]
-    agent = services.calls.agents.of_organization(organization, context.path["agent"])
+    owner = services.calls.settings.find_organization(organization)
+    if owner is None:
+        raise CallEnded(Reasons.not_found)
+    if owner.daily is None:
+        detail = "there is no [organizations.daily] of this organisation"  # for the operator alone
+        log.info("dialin refused", organization=organization, reason=Reasons.not_found.code, words=detail)
+        raise CallEnded(Reasons.not_found)
     call = read_dialin(context.raw_body)
     if call is None:
         return Answer(200, {"status": "OK"})
+    name = service_host(context.path["agent"], organization)[:MAX_FIELD_CHARACTERS]
     try:
-        daily = _daily_of(services, organization)
-        _authenticate(context, daily)
+        _authenticate(context, owner.daily)
+        agent = services.calls.agents.of_organization(organization, context.path["agent"])
         custom = {**read_custom_query(context), **call.more}
     except CallEnded as failure:
-        log.info("dialin refused", agent=agent.service_host, organization=organization, **_reason(failure))
+        log.info("dialin refused", agent=name, organization=organization, **_reason(failure))
         raise
     custom = {name: value for name, value in custom.items() if name not in _OURS}
-    return await _DialinHandler(services, agent, daily, replace(call, more=custom)).answer()
-
-
-def _daily_of(services: Services, organization: str) -> DailySettings:
-    owner = services.calls.settings.find_organization(organization)
-    if owner is not None and owner.daily is not None:
-        return owner.daily
-    detail = "this organisation has no domain at Daily: the operator sets [organizations.daily] api_key"
-    raise CallEnded(Reasons.bad_request, detail)
+    return await _DialinHandler(services, agent, owner.daily, replace(call, more=custom)).answer()
 
 
 def _authenticate(context: Context, daily: DailySettings) -> None:
-    """Check the webhook's signature if the organisation has a secret (docs/reference/carriers.md §6.3).
+    """Check the webhook's signature (docs/reference/carriers.md §6.3), unless it need not have one.
 
     Raises CallEnded (unauthorized).
     """
-    if not daily.webhook_secrets:
+    if daily.allow_unsigned:
         return
+    if not daily.webhook_secrets:
+        raise CallEnded(Reasons.unauthorized, "there are no webhook_secrets that could have signed it")
     headers = context.request.headers
     timestamp, signature = joined(headers, TIMESTAMP), joined(headers, SIGNATURE)
     try:
@@ -355,7 +357,7 @@ DIALIN: Final = (
         summary="A caller is on hold at Daily",
         tag="Webhooks",
         description="The URL for a number's `room_creation_api` at Daily. Creates a room for the call and "
-        "starts the agent in it, once for each `callId`. Signed if the organisation has "
+        "starts the agent in it, once for each `callId`. Signed with one of the organisation's "
         "`webhook_secrets`: `X-Pinless-Timestamp` is Unix time, `X-Pinless-Signature` base64 of the "
         "HMAC-SHA256 over it, a dot and the body. A body without `callId` is Daily's probe and starts "
         "nothing. A start that takes longer than a second continues after the answer.",

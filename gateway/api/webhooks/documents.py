@@ -137,9 +137,7 @@ async def _authenticated_agent(context: Context, request: DocumentRequest) -> Ag
     if request.organization is None:
         authenticate_request(context, call.carrier, agent.organization)
     accounts = context.services.calls.accounts
-    if agent.websocket_auth == "token" and not accounts.requires_authentication(
-        agent.organization, call.carrier
-    ):
+    if not agent.is_open and not accounts.requires_authentication(agent.organization, call.carrier):
         detail = f"{agent.service_host} wants a token, and no account proves who asks for one"
         raise CallEnded(Reasons.unauthorized, detail)
     return agent

@@ -24,7 +24,7 @@ from gateway.api.webhooks.whatsapp_handler import CallEventHandler
 from gateway.calls.whatsapp_call import WhatsAppCall, hold_all
 from gateway.carriers.signatures import AuthenticationFailed
 from gateway.carriers.whatsapp.auth import SIGNATURE, authenticate_event
-from gateway.config import AgentSettings
+from gateway.config import AgentSettings, WhatsAppSettings
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import StoreFailed
 
@@ -47,6 +47,7 @@ class Verification(BaseModel):
 
 async def verify(context: Context) -> Response:
     """Answer Meta's challenge if its token is a public key of the organisation. Raises CallEnded."""
+    _settings(context)
     query = context.query_as(Verification)
     key = await context.services.calls.api_keys.identify(query.verify_token)
     is_own_key = key is not None and (key.organization, key.kind) == (context.path["org"], "public")
@@ -59,9 +60,8 @@ async def verify(context: Context) -> Response:
 
 async def event(context: Context) -> Response:
     """Forward an event to the instances of its calls. Raises ApiError, CallEnded, StoreFailed."""
-    services = context.services
-    agent = services.calls.agents.of_organization(context.path["org"], context.path["agent"])
-    _authenticate(context)
+    _authenticate(context, _settings(context))
+    agent = context.services.calls.agents.of_organization(context.path["org"], context.path["agent"])
     calls = read_event(context.raw_body)
     active_calls: list[WhatsAppCall] = []
     try:
@@ -98,19 +98,40 @@ def _log_refused(agent: AgentSettings, failure: CallEnded | StoreFailed) -> None
     )
 
 
-def _authenticate(context: Context) -> None:
-    """Check the event's signature if the organisation has a secret. Raises CallEnded (unauthorized)."""
-    services, organization = context.services, context.path["org"]
-    for owner in services.calls.settings.organizations:
-        if owner.name != organization or owner.whatsapp is None or not owner.whatsapp.app_secrets:
-            continue
-        try:
-            authenticate_event(
-                owner.whatsapp.app_secrets, joined(context.request.headers, SIGNATURE), context.raw_body
-            )
-        except AuthenticationFailed as failure:
-            log.info("whatsapp event refused", reason=Reasons.unauthorized.code, words=str(failure))
-            raise CallEnded(Reasons.unauthorized, str(failure)) from None
+def _settings(context: Context) -> WhatsAppSettings:
+    """Return the organisation's app at Meta. Raises CallEnded (not_found) if it has none."""
+    organization = context.path["org"]
+    owner = context.services.calls.settings.find_organization(organization)
+    if owner is None:
+        raise CallEnded(Reasons.not_found)
+    if owner.whatsapp is None:
+        detail = "there is no [organizations.whatsapp] of this organisation"  # for the operator alone
+        log.info(
+            "whatsapp event refused",
+            organization=organization,
+            reason=Reasons.not_found.code,
+            words=detail,
+        )
+        raise CallEnded(Reasons.not_found)
+    return owner.whatsapp
+
+
+def _authenticate(context: Context, app: WhatsAppSettings) -> None:
+    """Check the event's signature, unless it need not have one. Raises CallEnded (unauthorized)."""
+    if app.allow_unsigned:
+        return
+    try:
+        if not app.app_secrets:
+            raise AuthenticationFailed("there are no app_secrets that could have signed it")
+        authenticate_event(app.app_secrets, joined(context.request.headers, SIGNATURE), context.raw_body)
+    except AuthenticationFailed as failure:
+        log.info(
+            "whatsapp event refused",
+            organization=context.path["org"],
+            reason=Reasons.unauthorized.code,
+            words=str(failure),
+        )
+        raise CallEnded(Reasons.unauthorized, str(failure)) from None
 
 
 def _operation(method: str, handler: Handler, **more: Any) -> Operation:
@@ -142,7 +163,7 @@ WHATSAPP: Final = (
         summary="Something happened on WhatsApp",
         description="Forwarded unchanged to the agent's `POST /whatsapp`. All events of one call go to one "
         "instance: `connect` starts a session, `terminate` ends it. An event without a call goes to any "
-        "instance that is ready. Signed if the organisation has `app_secrets`: "
+        "instance that is ready. Signed with one of the organisation's `app_secrets`: "
         "`X-Hub-Signature-256` is `sha256=` and the HMAC-SHA256 of the body in hex.",
         reads_raw=True,
         max_body_bytes=MAX_EVENT_BYTES,

@@ -12,6 +12,7 @@ import structlog
 
 from gateway.api.webhooks import dialin
 from gateway.config import Organization
+from gateway.model.reasons import Reasons
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot_requests import answers_with as answers
 from tests.harness.bot_requests import bot_of
@@ -36,11 +37,8 @@ async def refused(reply: HttpAnswer, status: int, worker: Worker, daily: DailyWi
 
 
 @pytest.mark.parametrize("path", ["acme/other", "globex/support", "nobody/support"])
-@pytest.mark.parametrize("body", [{"Test": "test"}, {"callId": "1"}])
-async def test_an_unknown_agent_is_404(
-    worker: Worker, url: str, daily: DailyWithNumbers, path: str, body: Any
-) -> None:
-    reply = await send(url.replace("acme/support", path), body)
+async def test_an_unknown_agent_is_404(worker: Worker, url: str, daily: DailyWithNumbers, path: str) -> None:
+    reply = await send_dialin(url.replace("acme/support", path), daily.caller())
     assert (await refused(reply, 404, worker, daily))["code"] == "404"
 
 
@@ -79,11 +77,31 @@ async def test_either_secret_and_either_unit_of_time(
 
 
 @pytest.mark.usefixtures("patient")
-async def test_without_secrets_no_signature_is_required(
+async def test_without_secrets_every_webhook_is_refused(
     worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
 ) -> None:
     _without(worker, "webhook_secrets", [])
+    for reply in (await send(url, daily.caller()), await send_dialin(url, daily.caller())):
+        assert "webhook_secrets" in (await refused(reply, 403, worker, daily))["error"]
+    assert agent.upgrades == 0
+
+
+async def test_a_webhook_need_not_be_signed_where_the_operator_says_so(
+    worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
+) -> None:
+    _without(worker, "webhook_secrets", [])
+    _without(worker, "allow_unsigned", True)
     assert (await send(url, daily.caller())).status == 200
+
+
+async def test_an_unsigned_webhook_does_not_reveal_which_agents_exist(
+    worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
+) -> None:
+    other = url.replace("/support/", "/other/")
+    for address in (url, other):
+        assert (await refused(await send(address, daily.caller()), 403, worker, daily))["code"] == "403"
+        assert (await send(address, {"Test": "test"})).status == 200
+    assert (await refused(await send_dialin(other, daily.caller()), 404, worker, daily))["code"] == "404"
 
 
 def _without(worker: Worker, name: str, value: Any) -> None:
@@ -99,10 +117,15 @@ async def test_an_organisation_without_a_domain(
     worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
 ) -> None:
     _without(worker, "daily", None)
-    with structlog.testing.capture_logs() as lines:
-        reply = await send(url, daily.caller())
-    assert "[organizations.daily]" in (await refused(reply, 400, worker, daily))["error"]
-    assert [line["reason"] for line in dialin_log_lines(lines)] == ["bad_request"]
+    for body in (daily.caller(), {"Test": "test"}):
+        with structlog.testing.capture_logs() as lines:
+            reply = await send(url, body)
+        assert (await refused(reply, 404, worker, daily))["error"] == Reasons.not_found.sentence
+        (line,) = dialin_log_lines(lines)
+        assert line["reason"] == "not_found"
+        assert "[organizations.daily]" in line["words"], "for the operator, not for whoever asks"
+    unknown = url.replace("/acme/", "/nobody/")
+    assert (await send(unknown, daily.caller())).status == 404
 
 
 @pytest.mark.parametrize("name", ["From", "To", "callId", "callDomain"])

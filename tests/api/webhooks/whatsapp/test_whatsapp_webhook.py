@@ -151,12 +151,32 @@ async def test_either_secret(url: str, agents: list[Agent], secret: str) -> None
     assert (await send(url, raw=raw, **signed(raw, secret))).status == 200
 
 
-async def test_without_a_secret_no_signature_is_needed(
-    tmp_path: Path, settings: dict[str, Any], agents: list[Agent]
+@pytest.mark.parametrize(
+    ("app", "status"),
+    [(None, 404), ({}, 403), ({"allow_unsigned": False}, 403), ({"allow_unsigned": True}, 200)],
+)
+async def test_an_unsigned_event_is_refused_unless_the_operator_says_otherwise(
+    tmp_path: Path, settings: dict[str, Any], agents: list[Agent], app: Any, status: int
 ) -> None:
-    del settings["organizations"][0]["whatsapp"]
+    if app is None:
+        del settings["organizations"][0]["whatsapp"]
+    else:
+        settings["organizations"][0]["whatsapp"] = app
     async with running_worker(tmp_path / "open.db", settings) as worker, serving(worker, WHATSAPP) as address:
-        assert (await send(f"{address}/v1/public/webhooks/acme/support/whatsapp", event())).status == 200
+        url = f"{address}/v1/public/webhooks/acme/support/whatsapp"
+        assert (await send(url, event())).status == status
+        assert (await send(url, event(call("connect")))).status == status
+        assert len(await worker.records()) == (1 if status == 200 else 0)
+        verified = await send(verification_url(url), method="GET")
+        assert verified.status == (404 if app is None else 200)
+
+
+async def test_an_unsigned_event_does_not_reveal_which_agents_exist(url: str, agents: list[Agent]) -> None:
+    for address in (url, url.replace("/support/", "/other/")):
+        assert (await send(address, event())).status == 403
+    for organization in ("globex", "nobody"):
+        answer = await send_event(url.replace("/acme/", f"/{organization}/"), event())
+        assert answer.status == 404
 
 
 @pytest.mark.parametrize(
