@@ -286,6 +286,17 @@ async def test_a_command_for_a_call_in_every_state(
     assert made.call.state is state, "a command alone changes no state"
 
 
+@pytest.mark.parametrize("reported", [True, False])
+async def test_an_end_that_the_carrier_reports_before_the_call_is_bridged_is_remembered(
+    services: CallServices, agent: AgentSettings, reported: bool
+) -> None:
+    made = Call(services, agent, CallState.CONNECTING)
+    if reported:
+        assert made.call.handle(CallCommand.CARRIER_ENDED)
+    made._bridge(services, agent)
+    assert made.relay_.lose_carrier() is not reported, "no other stream of a call that is over is waited for"
+
+
 @pytest.mark.parametrize("state", [*SET_UP, *WITH_BRIDGE, *OVER])
 async def test_another_stream_is_attached_only_to_a_call_that_has_an_agent(
     services: CallServices, agent: AgentSettings, state: CallState

@@ -15,10 +15,13 @@ from tests.faults.conversation import REPLY, SOUND, speak
 from tests.faults.stream_token import url_with_token
 from tests.harness.agent import Agent, hangs
 from tests.harness.frames import BINARY, PING, TEXT
+from tests.harness.http_requests import send
 from tests.harness.transcripts import IDS, opening
 from tests.harness.transcripts import talk as says
 
 Cases = Callable[..., Case]
+
+FORM = "application/x-www-form-urlencoded"
 
 FLOOD_FRAMES = 20_000
 BOUND = 16 << 20
@@ -73,6 +76,17 @@ async def test_falls_silent(case: Cases, support: Agent) -> None:
         talk.silence()
         fault.strike()
         await fault.ends(talk.recorder, 1000, "idle_timeout", "gateway")
+
+
+async def test_keeps_the_socket_of_a_call_that_is_over(case: Cases, support: Agent) -> None:
+    async with case("reports the end of the call and keeps its socket open") as fault:
+        talk = await fault.talk(support)
+        talk.silence()
+        fault.strike()
+        callback = f"{fault.gateway.url}/callbacks/twilio/{talk.agent.session}/status"
+        answer = await send(callback, raw=b"CallStatus=completed", **{"Content-Type": FORM})
+        assert answer.status == 200, answer
+        await fault.ends(talk.recorder, 1000, "caller_hangup", "caller")
 
 
 # It sends what it should not

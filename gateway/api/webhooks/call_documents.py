@@ -45,9 +45,7 @@ async def answer(context: Context) -> Response:
     record, call_id = await _call(context)
     calls, carrier, session_id = context.services.calls, record.carrier, record.session_id
     agent = calls.agents.find(record.agent)
-    status = (await calls.call_log.of(session_id)).status
-    is_over = status is not None and status.final  # reported before this request, which came late
-    if is_over or agent is None or record.state is not SessionState.STARTING or record.stream_id is not None:
+    if agent is None or record.state is not SessionState.STARTING or record.stream_id is not None:
         return _document(carrier, CARRIERS[carrier].documents.hangup())
     await calls.call_log.record_details(session_id, carrier=carrier, call_id=call_id)
     await calls.call_log.record_status(session_id, CallStatus.ANSWERED)
