@@ -56,6 +56,24 @@ def test_the_default_of_websocket_auth_goes_by_the_port(
     assert resolved.websocket_auth == expected
 
 
+@pytest.mark.parametrize(
+    ("public_url", "account", "expected"),
+    [
+        ("https://voice.example.com", TWILIO, "required"),
+        ("https://voice.example.com", {"carrier": "telnyx", "api_key": "a-key"}, "none"),
+        ("http://127.0.0.1:7860", TWILIO, "none"),
+        (None, TWILIO, "none"),
+    ],
+)
+def test_an_account_that_authenticates_leaves_no_way_round_it_behind_a_proxy(
+    public_url: str | None, account: dict[str, Any], expected: str
+) -> None:
+    server = {"public_url": public_url} if public_url else {}
+    acme = {"name": "acme", "carriers": [account]}
+    (resolved,) = settings(server=server, organizations=[acme], agents=[AGENT]).agents
+    assert resolved.websocket_auth == expected
+
+
 def access(**tables: Any) -> list[str]:
     return [what for what, _ in unauthenticated_access(settings(**tables))]
 
