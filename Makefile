@@ -35,7 +35,7 @@ demo: setup           ## the main job: four carriers call an agent through the g
 	$(BIN)/patchbay demo
 
 test: setup           ## every test of our own, four files at a time: most of them wait
-	$(BIN)/python -m pytest -n 4 --dist loadfile
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 check: setup          ## ruff, mypy --strict, the import rules
 	$(BIN)/ruff check .
