@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Logging: one structured line for each event, on standard error, written outside the event loop.
 
-A blocked pipe on standard error must not stop a call. So lines go through a bounded queue to a thread; if the
-queue is full they are dropped, and their number is logged once there is room again.
+A blocked pipe on standard error must not stop a call, nor the end of the process. So lines go through a
+bounded queue to a thread; if the queue is full they are dropped, and their number is logged once there is
+room again. At the end the thread has STOP_S to write what is queued; it never waits inside a write, because a
+thread that does cannot be ended, and Python would wait for the lock that it holds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import queue
+import select
 import sys
 import time
 from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
 from logging.handlers import QueueHandler, QueueListener
-from typing import Any
+from typing import Any, Final, TextIO
 
 import structlog
 
@@ -22,6 +26,14 @@ MAX_QUEUED_LINES = 10_000
 
 BATCH_S = 0.02
 """How long the thread waits for more lines after it has written all there were."""
+
+STOP_S: Final = 3.0
+"""How long the end of the process waits for the queued lines to be written."""
+
+POLL_S: Final = 0.2
+
+PIECE_BYTES: Final = select.PIPE_BUF
+"""A pipe that poll(2) calls writable takes so many bytes without blocking (pipe(7))."""
 
 _QUIET = ("websockets", "uvicorn.error", "uvicorn.access", "asyncio")
 
@@ -47,8 +59,53 @@ class _DroppingHandler(QueueHandler):
             )
 
 
+class _StandardError:
+    """Writes to standard error without ever blocking in a write, so that it can give up. For one thread."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._descriptor = stream.fileno()
+        self._poll = select.poll()
+        self._poll.register(self._descriptor, select.POLLOUT)
+        self.gives_up_at: float | None = None
+        """When to drop what cannot be written, in seconds of the monotonic clock; set by another thread."""
+
+    def write(self, text: str) -> None:
+        """Write the whole text, or drop what is left of it. Waits as long as nobody reads."""
+        data = text.encode(errors="backslashreplace")
+        while data and self._has_room():
+            try:
+                data = data[os.write(self._descriptor, data[:PIECE_BYTES]) :]
+            except OSError:  # the reader has gone
+                return
+
+    def flush(self) -> None:
+        """Do nothing: nothing is buffered."""
+
+    def _has_room(self) -> bool:
+        while True:
+            gives_up = self.gives_up_at is not None and time.monotonic() >= self.gives_up_at
+            if self._poll.poll(0 if gives_up else POLL_S * 1000):
+                return True
+            if gives_up:
+                return False
+
+
 class _BatchingListener(QueueListener):
     """Writes lines in batches: waking the thread costs more than writing a line."""
+
+    def stop(self) -> None:
+        """Wait until the queued lines are written, but no longer than a thread that gives up may take.
+
+        Another process that fills the same pipe between poll and write can still block the thread in a write.
+        It holds no lock there, and ends with the process.
+        """
+        thread = self._thread
+        lines = self.queue
+        assert isinstance(lines, queue.Queue)
+        with contextlib.suppress(queue.Full):
+            lines.put(self._sentinel, timeout=STOP_S)  # type: ignore[attr-defined]
+        if thread is not None:
+            thread.join(STOP_S + 2 * POLL_S)
 
     def dequeue(self, block: bool) -> logging.LogRecord:
         lines = self.queue
@@ -68,7 +125,7 @@ def _capture_exception(
     return event
 
 
-@contextmanager
+@contextlib.contextmanager
 def logging_as(log_format: str, level: str) -> Iterator[None]:
     """Configure structlog and the standard library's logging; write all queued lines at the end.
 
@@ -95,7 +152,8 @@ def logging_as(log_format: str, level: str) -> Iterator[None]:
     final: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if not console:
         final.append(structlog.processors.format_exc_info)
-    writer = logging.StreamHandler(sys.stderr)
+    standard_error = _StandardError(sys.stderr)
+    writer = logging.StreamHandler(standard_error)
     writer.setFormatter(
         structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[*final, renderer])
     )
@@ -113,4 +171,5 @@ def logging_as(log_format: str, level: str) -> Iterator[None]:
     try:
         yield
     finally:
+        standard_error.gives_up_at = time.monotonic() + STOP_S
         listener.stop()
