@@ -9,9 +9,7 @@ accepted on either side. Abstract names exist on Linux only; elsewhere no socket
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import struct
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -19,6 +17,8 @@ from enum import Enum, auto
 from typing import Final
 
 import structlog
+
+from gateway.model.unix_peer import peer_of
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +36,6 @@ PAUSE_S: Final = 1.0
 _BACKLOG: Final = 16
 _YES: Final = b"\1"
 _NO: Final = b"\0"
-_CREDENTIALS: Final = struct.Struct("iII")  # pid, user, group: unix(7), SO_PEERCRED
 
 TakeSocket = Callable[[socket.socket, bytes], Awaitable[bool]]
 """Receives a socket and its message. Returns True if it takes the socket, which it must not read before;
@@ -113,7 +112,7 @@ class SocketListener:
 
     async def _serve(self, sender: socket.socket) -> None:
         with sender:
-            if not _is_ours(sender):
+            if not peer_of(sender).is_same_user:
                 log.warning("a socket of another user's process was not taken")
                 return
             try:
@@ -155,7 +154,7 @@ async def send_socket(name: str, descriptor: int, message: bytes) -> PassResult:
     with _socket() as receiver:
         try:
             receiver.connect(_address(name))  # never blocks: it succeeds or fails at once
-            if not _is_ours(receiver):
+            if not peer_of(receiver).is_same_user:
                 return PassResult.NOT_TAKEN
             socket.send_fds(receiver, [message], [descriptor])
         except OSError:
@@ -176,13 +175,6 @@ def _socket() -> socket.socket:
 
 def _address(name: str) -> str:
     return f"\0patchbay/{name}"
-
-
-def _is_ours(peer: socket.socket) -> bool:
-    """Return True if the process at the other end runs as the same user."""
-    raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, user, _ = _CREDENTIALS.unpack(raw)
-    return bool(user == os.geteuid())
 
 
 def _set_done(done: asyncio.Future[None]) -> None:

@@ -10,53 +10,77 @@ running calls finish and ends. SIGHUP reloads the certificate (tls.py).
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import structlog
 
 from gateway.config import Settings, unauthenticated_access
 from gateway.fastpath import accelerator
 from gateway.observability.log import logging_as
-from gateway.server import takeover
-from gateway.server.port import bind_port
+from gateway.server.control_socket import ReplaceRefusedError
+from gateway.server.port import address_of, bind_port, start_lock
+from gateway.server.port_ownership import PortOwnership
+from gateway.server.stray_signals import ignore_while_starting
+from gateway.server.takeover import plan_takeover, reserve
 from gateway.server.tls import CertificateUnusable, load_certificate
 from gateway.server.worker import serve
+from gateway.server.worker_link import SoleProcess
 from gateway.server.worker_processes import WorkerProcesses
 
 log = structlog.get_logger(__name__)
+
+CANNOT_START = 1
+"""Exit status if the certificate or the port cannot be used, or the gateway to replace is none."""
 
 
 def run(settings: Settings, *, replace: int | None = None) -> int:
     """Serve until a signal stops the gateway, and return the exit status of the process.
 
-    `replace`: the process id of the gateway whose port is to be taken over. The status is 0 after a drain, 1
-    if the certificate or the port cannot be used, and `worker.STARTUP_FAILED` if the store cannot be opened.
+    `replace`: the process id of the gateway whose port is to be taken over. The status is 0 after a drain,
+    CANNOT_START, or `worker.STARTUP_FAILED` if the store cannot be opened.
     """
+    ignore_while_starting()
     with logging_as(settings.server.log_format, settings.server.log_level):
-        plan = None
+        configured = f"{settings.server.host}:{settings.server.port}"
         try:
             # Each worker loads it again; here so that an error is reported before any process starts.
             load_certificate(settings.server)
+            return _run(settings, replace, configured)
         except CertificateUnusable as error:
             log.error("cannot start", error=str(error))
-            return 1
-        try:
-            port = bind_port(settings, shared=replace is not None)
-            if replace is not None:
-                plan = takeover.plan_takeover(replace, port, settings.server.workers)
+        except ReplaceRefusedError as error:
+            log.error("cannot replace", pid=replace, error=str(error))
         except OSError as error:
-            address = f"{settings.server.host}:{settings.server.port}"
-            log.error("cannot listen", address=address, error=error.strerror or str(error))
-            return 1
-        with port:
-            log.info(
-                "patchbay",
-                address="{}:{}".format(*port.getsockname()[:2]),
-                workers=settings.server.workers,
-                agents=len(settings.agents),
-                accelerator="c" if accelerator.ACTIVE else "python",
-                tls=settings.server.tls_certificate is not None,
-            )
-            for what, detail in unauthenticated_access(settings):
-                log.warning("open without authentication", what=what, words=detail)
-            if settings.server.workers == 1:
-                return serve(settings, port, takeover=plan)
-            return WorkerProcesses(settings, port.getsockname()[1], plan).run()
+            log.error("cannot listen", address=configured, error=error.strerror or str(error))
+        return CANNOT_START
+
+
+def _run(settings: Settings, replace: int | None, configured: str) -> int:
+    """Do the same. Raises ReplaceRefusedError, and OSError if the port cannot be bound."""
+    with ExitStack() as held:
+        old = None if replace is None else reserve(replace, configured)
+        if old is not None:
+            held.callback(old.close)
+        lock = start_lock(settings) if old is None else None
+        if lock is not None:
+            held.enter_context(lock)
+        ports = bind_port(settings, shared=old is not None)
+        for port in ports:
+            held.enter_context(port)
+        takeover = None if old is None else plan_takeover(old, ports[0], settings.server.workers)
+        address = address_of(ports[0])
+        ownership = PortOwnership(address, lock, is_takeover=takeover is not None)
+        held.callback(ownership.close)
+        log.info(
+            "patchbay",
+            address=address,
+            workers=settings.server.workers,
+            agents=len(settings.agents),
+            accelerator="c" if accelerator.ACTIVE else "python",
+            tls=settings.server.tls_certificate is not None,
+        )
+        for what, detail in unauthenticated_access(settings):
+            log.warning("open without authentication", what=what, words=detail)
+        if settings.server.workers == 1:
+            return serve(settings, ports[0], SoleProcess(ownership), takeover)
+        return WorkerProcesses(settings, ports, ownership, takeover).run()

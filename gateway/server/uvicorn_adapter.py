@@ -52,6 +52,7 @@ MAX_HEAD_BYTES: Final = 65536
 """Limit of a request's head: request line and all headers, trailers too. It also bounds chunk extensions."""
 
 _FORWARDED_FOR: Final = b"x-forwarded-for"
+_CLOSE: Final = (b"connection", b"close")
 
 
 class UvicornServer(uvicorn.Server):
@@ -83,8 +84,10 @@ class UvicornServer(uvicorn.Server):
                 timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
             )
         )
+        self.config.load()
         self.limits = limits
         self.fd_reserve = fd_reserve
+        self.servers = []
         self._on_tick = on_tick
         self._tls: dict[str, Any] = {}
         if certificate is not None:
@@ -110,15 +113,31 @@ class UvicornServer(uvicorn.Server):
         if self._port is None:
             return
         port, self._port = self._port, None
-        loop = asyncio.get_running_loop()
         for connection in drain_backlog(port, BACKLOG):
-            task = loop.create_task(
-                loop.connect_accepted_socket(self._new_connection, connection, **self._tls)
-            )
-            self._stragglers.add(task)
-            task.add_done_callback(self._straggler_connected)
+            self.connect_accepted(connection)
         for server in self.servers:
             server.close()
+
+    def connect_accepted(self, connection: socket.socket) -> None:
+        """Serve a connection that was accepted elsewhere: from the backlog, or by the parent process."""
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(loop.connect_accepted_socket(self._new_connection, connection, **self._tls))
+        self._stragglers.add(task)
+        task.add_done_callback(self._straggler_connected)
+
+    def end_keep_alive(self, *, close_idle: bool) -> None:
+        """Answer with `Connection: close` from now on, so that a client's next request reaches another
+        gateway.
+
+        `close_idle`: also close the connections that have had an answer and wait for another request. RFC
+        9112 §9.6: a client is prepared for that at any time.
+        """
+        if _CLOSE not in self.config.encoded_headers:
+            self.config.encoded_headers.append(_CLOSE)
+            self.server_state.default_headers.append(_CLOSE)  # in place: requests in progress have this list
+        if close_idle:
+            for connection in [one for one in self.server_state.connections if isinstance(one, HttpProtocol)]:
+                connection.close_if_idle()
 
     def _straggler_connected(self, task: asyncio.Task[Any]) -> None:
         self._stragglers.discard(task)
@@ -149,6 +168,9 @@ class UvicornServer(uvicorn.Server):
             await loop.create_server(self._new_connection, sock=port, backlog=BACKLOG, **self._tls)
             for port in sockets or ()
         ]
+        if self._port is None:  # the parent process died meanwhile
+            for server in self.servers:
+                server.close()
         self.started = True
 
     async def on_tick(self, counter: int) -> bool:
@@ -206,6 +228,12 @@ class HttpProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._unparsed_bytes > MAX_HEAD_BYTES and not self._is_rejected:
             self._reject_large_head()
+
+    def close_if_idle(self) -> None:
+        """Close a connection whose last request was answered, unless another one has begun."""
+        is_idle = self.cycle is not None and self.cycle.response_complete and not self._unparsed_bytes
+        if is_idle and self._head_timer is None and not self.transport.is_closing():
+            self.transport.close()
 
     # Callbacks of the parser. One that raises makes the parser fail, and uvicorn call `send_400_response`.
 

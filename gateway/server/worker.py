@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import multiprocessing
+import os
 import signal
 import socket
 import time
 from collections.abc import Mapping
+from functools import partial
 from types import FrameType
 from typing import Final
 
@@ -25,9 +26,11 @@ from gateway.app import running
 from gateway.config import Settings
 from gateway.server.connection_limits import ConnectionLimits
 from gateway.server.fd_reserve import FdReserve, raise_fd_limit
-from gateway.server.takeover import GRACE_S, HAND_OVER, Takeover, take_port
+from gateway.server.stray_signals import StraySignals
+from gateway.server.takeover import GRACE_S, Takeover, take_port
 from gateway.server.tls import RELOAD_CHECK_S, Certificate, CertificateUnusable, load_certificate
 from gateway.server.uvicorn_adapter import STARTUP_FAILED, TICKS_PER_SECOND, UvicornServer
+from gateway.server.worker_link import WorkerCallbacks, WorkerParent
 from gateway.server.worker_state import WorkerEvent, WorkerLife, WorkerState
 from gateway.store.interface import StoreFailed
 
@@ -35,33 +38,40 @@ log = structlog.get_logger(__name__)
 
 DRAIN_LOG_INTERVAL_S: Final = 10.0
 
+ALIVE_TICKS: Final = TICKS_PER_SECOND // 2
+"""How many ticks pass between two reports to the parent process."""
+
+NOT_TAKEN_OVER: Final = 1
+"""Exit status of a gateway that could not take the port over, and has left it again."""
+
 SIGNALS: Final[Mapping[int, WorkerEvent]] = {
     signal.SIGTERM: WorkerEvent.SIGTERM,
     signal.SIGINT: WorkerEvent.SIGINT,
     signal.SIGQUIT: WorkerEvent.SIGQUIT,
-    HAND_OVER: WorkerEvent.PORT_HANDED_OVER,
 }
 
 
 def serve(
     settings: Settings,
     port: socket.socket,
+    parent: WorkerParent,
+    takeover: Takeover | None,
     *,
-    is_child: bool = False,
-    takeover: Takeover | None = None,
     may_create_store: bool = True,
 ) -> int:
     """Run one worker on a bound socket until it has stopped, and return its exit status.
 
-    `is_child`: the worker is one of several (worker_processes.py). `takeover`: this worker takes the port
-    over from another gateway once it listens. `may_create_store`: if not, the store must exist. The status
-    is STARTUP_FAILED if the store or the certificate cannot be used, else 0.
+    `takeover`: this worker takes the port over from another gateway once it listens. `may_create_store`: if
+    not, the store must exist. The status is STARTUP_FAILED if the store or the certificate cannot be used,
+    NOT_TAKEN_OVER, or 0.
     """
+    status = 0
 
     async def run() -> None:
+        nonlocal status
         async with running(settings, may_create_store=may_create_store) as (app, services):
             worker = Worker(app, services, limits, fd_reserve, certificate)
-            await worker.run(port, is_child=is_child, takeover=takeover)
+            status = await worker.run(port, parent, takeover)
 
     fd_limit = raise_fd_limit()
     fd_reserve = FdReserve()
@@ -74,7 +84,7 @@ def serve(
     except (StoreFailed, CertificateUnusable) as error:
         log.error("cannot start", error=str(error))
         return STARTUP_FAILED
-    return 0
+    return status
 
 
 class Worker:
@@ -97,20 +107,39 @@ class Worker:
         self._fd_reserve = fd_reserve
         self._certificate = certificate
         self._next_drain_log = 0.0
+        self._stray_signals = StraySignals()
+        self._parent: WorkerParent | None = None
+        self._status = 0
 
-    async def run(self, port: socket.socket, *, is_child: bool, takeover: Takeover | None) -> None:
-        """Serve on `port` until the worker is STOPPING and its connections are closed."""
-        self._install_signal_handlers()
-        if is_child:
-            self._watch_parent()
-        taking = asyncio.create_task(take_port(takeover, port)) if takeover is not None else None
+    async def run(self, port: socket.socket, parent: WorkerParent, takeover: Takeover | None) -> int:
+        """Serve on `port` until the worker is STOPPING and its connections are closed. Return the status."""
+        self._parent = parent
+        self._install_signal_handlers(parent)
+        parent.start(
+            WorkerCallbacks(
+                leave_port=partial(self._handle, WorkerEvent.PORT_HANDED_OVER),
+                take_connection=self._server.connect_accepted,
+                parent_lost=self._parent_lost,
+            )
+        )
+        taking = asyncio.create_task(self._take_port(takeover, port)) if takeover is not None else None
         try:
             await self._server.run_until_stopped(port)
         finally:
             if taking is not None:
                 taking.cancel()
+            parent.stop()
+        return self._status
 
-    def _install_signal_handlers(self) -> None:
+    async def _take_port(self, takeover: Takeover, port: socket.socket) -> None:
+        succeeded = await take_port(takeover, port)
+        assert self._parent is not None
+        self._parent.report_takeover(succeeded=succeeded)
+        if not succeeded:  # the port is the old gateway's, which goes on: leave it as one that was replaced
+            self._status = NOT_TAKEN_OVER
+            self._handle(WorkerEvent.PORT_HANDED_OVER)
+
+    def _install_signal_handlers(self, parent: WorkerParent) -> None:
         """Turn signals into events on the loop.
 
         A Python signal handler may interrupt any line of this class, so it only schedules a callback. The
@@ -128,22 +157,14 @@ class Worker:
 
         for sig in SIGNALS:
             signal.signal(sig, on_signal)
+        if parent.passes_interrupts:  # a Ctrl-C reaches the whole process group
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, on_hangup)
+        self._stray_signals.install()
 
-    def _watch_parent(self) -> None:
-        # A Ctrl-C reaches the whole process group; the parent passes on what it means (worker_processes.py).
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        loop = asyncio.get_running_loop()
-        sentinel = parent.sentinel
-
-        def on_death() -> None:
-            loop.remove_reader(sentinel)
-            log.warning("the parent process died: draining")
-            self._handle(WorkerEvent.PARENT_DIED)
-
-        loop.add_reader(sentinel, on_death)
+    def _parent_lost(self) -> None:
+        log.warning("the parent process died: draining", pid=os.getpid(), calls=self._running_calls)
+        self._handle(WorkerEvent.PARENT_DIED)
 
     def _handle(self, event: WorkerEvent) -> None:
         step = self._life.handle(event, time.monotonic())
@@ -151,13 +172,18 @@ class Worker:
             self._services.active.draining = True
         if step.closes_port:
             self._server.close_port()
+        if self._life.state is not WorkerState.SERVING:
+            self._server.end_keep_alive(close_idle=self._life.state is not WorkerState.LEAVING_PORT)
 
     def _tick(self, counter: int) -> bool:
         """Do the periodic work of tick number `counter`. Return True once the server is to stop."""
         self._fd_reserve.release_if_needed()
+        if counter % ALIVE_TICKS == 0 and self._parent is not None:
+            self._parent.report_alive()
         if counter % TICKS_PER_SECOND == 0:
             self._limits.log_rejected()
             self._fd_reserve.restore_if_possible()
+            self._stray_signals.report()
         if self._certificate is not None and counter % (int(RELOAD_CHECK_S) * TICKS_PER_SECOND) == 0:
             self._certificate.reload_if_changed()
         now = time.monotonic()
@@ -167,7 +193,11 @@ class Worker:
         if self._life.refuses_calls and running_calls and now >= self._next_drain_log:
             log.info("draining", calls=running_calls, seconds_left=round(self._life.seconds_left(now)))
             self._next_drain_log = now + DRAIN_LOG_INTERVAL_S
-        return self._life.state is WorkerState.STOPPING
+        if self._life.state is not WorkerState.STOPPING:
+            return False
+        if self._parent is not None:
+            self._parent.report_ending()
+        return True
 
     @property
     def _running_calls(self) -> int:

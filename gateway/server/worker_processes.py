@@ -1,112 +1,389 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The parent process of several workers, each a child process with a socket of its own on the one port."""
+"""The parent process of several workers, each a child process with a socket of its own on the one port.
+
+The parent starts a worker again that died, passes signals on, and stands in for a worker that does not
+answer: it has a copy of each worker's socket, accepts what comes there, and gives it to a worker that does
+answer. So a worker that stands still, dies or starts again takes no new caller with it. No call passes
+through here otherwise.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
+import socket
 import time
+from collections import deque
+from contextlib import suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import FrameType
+from typing import Any, Final
 
 import structlog
 
 from gateway.config import Settings
 from gateway.observability.log import logging_as
-from gateway.server.port import bind
-from gateway.server.takeover import HAND_OVER, Takeover
+from gateway.server.port import drain_backlog
+from gateway.server.port_ownership import PortOwnership
+from gateway.server.stray_signals import StraySignals
+from gateway.server.takeover import Takeover
 from gateway.server.uvicorn_adapter import STARTUP_FAILED
-from gateway.server.worker import serve
+from gateway.server.worker import NOT_TAKEN_OVER, serve
+from gateway.server.worker_link import (
+    ALIVE,
+    ENDING,
+    TAKEN_OVER,
+    TAKEOVER_FAILED,
+    ParentProcess,
+    WorkerChannel,
+)
 
 log = structlog.get_logger(__name__)
 
-RESTART_DELAY_S = 1.0
+RESTART_DELAY_S: Final = 1.0
+"""A worker that dies at once must not keep the machine busy."""
+
+LOOK_S: Final = 0.5
+"""How often the parent looks after its workers."""
+
+SILENT_S: Final = 3.0
+"""A worker that has not reported for so long gets no new connections until it does."""
+
+KILL_S: Final = 15.0
+"""A worker that has not reported for so long is killed and started again: its calls are silent anyway."""
+
+END_S: Final = 60.0
+"""A worker that ends for longer is killed."""
+
+MAX_ACCEPTS: Final = 64
+"""Connections that are accepted for a worker at a time."""
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 _spawn = multiprocessing.get_context("spawn")
 
 
-class WorkerProcesses:
-    """The children of this process: starts them, restarts those that die, and passes signals on to them."""
+class WorkerProcess:
+    """One worker: its socket on the port, and the child process that serves it now. For the main thread."""
 
-    def __init__(self, settings: Settings, port_number: int, takeover: Takeover | None) -> None:
-        """`takeover`: carried out by the first child."""
+    def __init__(self, port: socket.socket) -> None:
+        """`port`: bound. The worker makes it listen."""
+        self.port: socket.socket | None = port
+        """None once this gateway leaves its port."""
+        self.process: BaseProcess | None = None
+        self.channel: WorkerChannel | None = None
+        self.restart_at: float | None = None
+        """When to start a process again, in seconds of the monotonic clock."""
+        self.reported_at: float | None = None
+        """When the process reported last; None if it has not served yet."""
+        self.ends_since: float | None = None
+        """Since when the process closes its connections and ends."""
+        self.is_silent = False
+        self.is_killed = False
+        self.is_listening = False
+        """Whether some process has made the socket listen."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether the worker serves new connections."""
+        return self.reported_at is not None and self.ends_since is None and not self.is_silent
+
+    def start(
+        self, settings: Settings, takeover: Takeover | None = None, *, may_create_store: bool = True
+    ) -> None:
+        """Start a child process. `may_create_store`: if not, the store must exist."""
+        assert self.port is not None
+        self.restart_at = None
+        self.channel = WorkerChannel()
+        arguments = (settings, self.port, self.channel.worker_end, takeover, may_create_store)
+        self.process = _spawn.Process(target=_run_child, args=arguments)
+        self.process.start()
+        self.channel.worker_end.close()
+
+    def forget_process(self) -> None:
+        """Note that the process has ended."""
+        if self.channel is not None:
+            self.channel.close()
+        self.process = self.channel = self.reported_at = self.ends_since = None
+        self.is_silent = self.is_killed = False
+
+    def close_port(self) -> None:
+        """Close the copy of the worker's socket: nothing is accepted for it any more."""
+        if self.port is not None:
+            self.port.close()
+            self.port = None
+
+
+class WorkerProcesses:
+    """The children of this process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ports: list[socket.socket],
+        ownership: PortOwnership,
+        takeover: Takeover | None,
+    ) -> None:
+        """`ports`: one socket for each worker, bound. `takeover`: carried out by the first worker."""
         self._settings = settings
-        self._port_number = port_number
+        self._workers = [WorkerProcess(port) for port in ports]
+        self._ownership = ownership
         self._takeover = takeover
-        self._children: list[BaseProcess] = []
-        self._is_stopping = False
+        self._awaits_takeover = takeover is not None
+        self._is_ending = False
+        """Whether no worker is started again."""
+        self._is_draining = False
         self._has_restarted = False
         """From the first restart on a child that cannot start ends no others: the store may come back."""
         self._status = 0
+        self._looked_at = time.monotonic()
+        self._stray_signals = StraySignals()
+        self._signals: deque[int] = deque()
+        self._leaves_port = False
+        """Set by the thread of the control socket."""
+        self._waker, self._woken = socket.socketpair()
+        for end in (self._waker, self._woken):
+            end.setblocking(False)
 
     def run(self) -> int:
         """Start the children, wait until all have ended, and return the exit status.
 
-        The status is 0, or STARTUP_FAILED if a child could not start before any was restarted.
+        The status is 0, STARTUP_FAILED if a child could not start before any was restarted, or
+        NOT_TAKEN_OVER.
         """
-        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, HAND_OVER):
-            signal.signal(sig, self._stop_on_signal)
-        signal.signal(signal.SIGHUP, self._reload_on_signal)
-        self._children = [self._start() for _ in range(self._settings.server.workers)]
-        while self._children:
-            wait([child.sentinel for child in self._children], timeout=RESTART_DELAY_S)
-            for child in [child for child in self._children if not child.is_alive()]:
-                self._children.remove(child)
-                self._child_ended(child)
+        self._install_signal_handlers()
+        self._ownership.start(self._leave_soon)
+        for worker in self._workers:
+            worker.start(self._settings, self._takeover)
+            if self._takeover is not None:
+                self._takeover.old.close()  # the first worker has it now
+                self._takeover = None
+        while any(worker.process or worker.restart_at for worker in self._workers):
+            self._wait()
+            self._handle_signals()
+            for worker in self._workers:
+                self._receive(worker)
+                self._note_end(worker)
+            self._look_after_workers(time.monotonic())
+            self._stand_in()
+        signal.set_wakeup_fd(-1)
+        self.close()
         return self._status
 
-    def _start(self) -> BaseProcess:
-        takeover, self._takeover = self._takeover, None
-        # A worker that is started again beside others must not make a store of its own.
-        may_create_store = not self._has_restarted
-        child = _spawn.Process(
-            target=_run_child, args=(self._settings, self._port_number, takeover, may_create_store)
-        )
-        child.start()
-        return child
+    def close(self) -> None:
+        """Close the sockets of this object; `run` has done so."""
+        self._waker.close()
+        self._woken.close()
+        for worker in self._workers:
+            worker.close_port()
 
-    def _child_ended(self, child: BaseProcess) -> None:
+    # Events
+
+    def _install_signal_handlers(self) -> None:
+        """Queue signals for `run`: a handler may interrupt any of its lines."""
+
+        def queue(number: int, _frame: FrameType | None) -> None:
+            self._signals.append(number)
+
+        for number in (*STOP_SIGNALS, signal.SIGHUP):
+            signal.signal(number, queue)
+        self._stray_signals.install()
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+
+    def _leave_soon(self) -> None:
+        """Leave the port in `run`. For the thread of the control socket."""
+        self._leaves_port = True
+        with suppress(BlockingIOError):  # it is awake
+            self._waker.send(b"\0")
+
+    def _wait(self) -> None:
+        """Wait for a signal, a message, the end of a child, or a connection that nobody else accepts."""
+        waited: list[Any] = [self._woken]
+        for worker in self._workers:
+            if worker.process is not None:
+                waited.append(worker.process.sentinel)
+            if worker.channel is not None and worker.channel.is_open:
+                waited.append(worker.channel)
+        if self._who_answers():
+            waited += [worker.port for worker in self._unattended()]
+        wait(waited, timeout=LOOK_S)
+        with suppress(BlockingIOError):
+            while self._woken.recv(4096):
+                pass
+
+    def _handle_signals(self) -> None:
+        if self._leaves_port:
+            self._leaves_port = False
+            self._leave_port()
+        while self._signals:
+            number = self._signals.popleft()
+            if number == signal.SIGHUP:
+                self._signal_children(number)
+                continue
+            if number == signal.SIGINT:
+                # Children ignore it: the first one is a SIGTERM to them, the second a SIGQUIT.
+                number = signal.SIGQUIT if self._is_draining else signal.SIGTERM
+            self._is_draining = True
+            self._stop(number)
+
+    def _receive(self, worker: WorkerProcess) -> None:
+        if worker.channel is None or not worker.channel.is_open:
+            return
+        messages = worker.channel.receive()
+        if ALIVE in messages:
+            worker.reported_at = time.monotonic()
+            worker.is_listening = True
+            if all(each.reported_at is not None for each in self._workers):
+                self._ownership.all_listen()
+        if ENDING in messages:
+            worker.ends_since = time.monotonic()
+        if TAKEN_OVER in messages:
+            self._awaits_takeover = False
+            self._ownership.taken_over()
+        if TAKEOVER_FAILED in messages:
+            self._not_taken_over()
+
+    def _note_end(self, worker: WorkerProcess) -> None:
+        child = worker.process
+        if child is None or child.is_alive():
+            return
+        worker.forget_process()
         if child.exitcode == STARTUP_FAILED and not self._has_restarted:
             self._status = STARTUP_FAILED
             self._stop(signal.SIGTERM)
-        elif not self._is_stopping:
+        elif self._awaits_takeover and worker is self._workers[0] and not self._is_ending:
+            log.error("the port was not taken over", error="the worker that was to take it has died")
+            self._not_taken_over()
+        elif not self._is_ending:
             log.error("a worker died and is started again", pid=child.pid, exit_status=child.exitcode)
-            time.sleep(RESTART_DELAY_S)  # a worker that dies at once must not keep the machine busy
-            if not self._is_stopping:
-                self._has_restarted = True
-                self._children.append(self._start())
+            worker.restart_at = time.monotonic() + RESTART_DELAY_S
 
-    def _stop_on_signal(self, sig: int, _frame: FrameType | None) -> None:
-        """Pass a signal on.
+    # Workers that do not answer
 
-        Children ignore SIGINT: the first one is a SIGTERM to them, the second a SIGQUIT.
-        """
-        if sig == signal.SIGINT:
-            sig = signal.SIGQUIT if self._is_stopping else signal.SIGTERM
-        self._stop(signal.Signals(sig))
+    def _look_after_workers(self, now: float) -> None:
+        """Start workers again that died; note, and in the end kill, those that do not report."""
+        self._stray_signals.report()
+        stood_still = now - self._looked_at > SILENT_S
+        self._looked_at = now
+        for worker in self._workers:
+            if worker.restart_at is not None and now >= worker.restart_at:
+                self._restart(worker, now)
+            if worker.process is None or worker.reported_at is None:
+                continue
+            if stood_still:  # this process, and the workers perhaps as well: nobody is to blame
+                worker.reported_at = now
+            if worker.ends_since is None:
+                self._judge(worker, worker.process, round(now - worker.reported_at, 1))
+            elif now - worker.ends_since >= END_S:
+                self._kill(worker, worker.process, round(now - worker.ends_since, 1))
 
-    def _reload_on_signal(self, _sig: int, _frame: FrameType | None) -> None:
-        self._signal_children(signal.SIGHUP)
+    def _restart(self, worker: WorkerProcess, now: float) -> None:
+        self._has_restarted = True
+        try:
+            # A worker that is started again beside others must not make a store of its own.
+            worker.start(self._settings, may_create_store=False)
+        except OSError as error:  # no process or descriptor is free
+            log.error("a worker cannot be started", error=str(error))
+            worker.forget_process()
+            worker.restart_at = now + RESTART_DELAY_S
 
-    def _stop(self, sig: signal.Signals) -> None:
-        self._is_stopping = True
-        self._signal_children(sig)
+    def _judge(self, worker: WorkerProcess, child: BaseProcess, silent_s: float) -> None:
+        if silent_s < SILENT_S:
+            if worker.is_silent:
+                worker.is_silent = False
+                log.warning("a worker answers again", pid=child.pid)
+            return
+        if not worker.is_silent:
+            worker.is_silent = True
+            log.error(
+                "a worker does not answer: the others get its new connections",
+                pid=child.pid,
+                seconds=silent_s,
+                process=_state_of(child.pid),
+            )
+        if silent_s >= KILL_S:
+            self._kill(worker, child, silent_s)
 
-    def _signal_children(self, sig: signal.Signals) -> None:
-        for child in self._children:
-            if child.pid is not None and child.is_alive():
-                os.kill(child.pid, sig)
+    def _kill(self, worker: WorkerProcess, child: BaseProcess, seconds: float) -> None:
+        if not worker.is_killed:
+            worker.is_killed = True
+            log.error("a worker that does not answer is killed", pid=child.pid, seconds=seconds)
+            child.kill()
+
+    def _who_answers(self) -> list[WorkerProcess]:
+        return [worker for worker in self._workers if worker.answers]
+
+    def _unattended(self) -> list[WorkerProcess]:
+        """Return the workers that do not answer, and whose sockets listen nevertheless."""
+        return [w for w in self._workers if not w.answers and w.is_listening and w.port is not None]
+
+    def _stand_in(self) -> None:
+        """Accept connections for workers that do not answer, and give them to the others in turn."""
+        answering = deque(self._who_answers())
+        for worker in self._unattended() if answering else ():
+            assert worker.port is not None
+            for connection in drain_backlog(worker.port, MAX_ACCEPTS):
+                with connection:  # the worker has its own copy
+                    for other in answering:
+                        assert other.channel is not None
+                        if other.channel.pass_connection(connection):
+                            break
+                answering.rotate()
+
+    # Ends
+
+    def _not_taken_over(self) -> None:
+        """Leave the port to the old gateway, which goes on."""
+        self._awaits_takeover = False
+        self._status = NOT_TAKEN_OVER
+        self._leave_port()
+
+    def _leave_port(self) -> None:
+        """Let the workers leave the port, which another gateway has, and end."""
+        self._end()
+        for worker in self._workers:
+            if worker.channel is not None:
+                worker.channel.leave_port()
+
+    def _stop(self, number: int) -> None:
+        self._end()
+        self._signal_children(number)
+
+    def _end(self) -> None:
+        """Start no worker again, and accept nothing for any: only their own sockets are left."""
+        self._is_ending = True
+        for worker in self._workers:
+            worker.restart_at = None
+            worker.close_port()
+
+    def _signal_children(self, number: int) -> None:
+        for worker in self._workers:
+            child = worker.process
+            if child is not None and child.pid is not None and child.is_alive():
+                os.kill(child.pid, number)
+
+
+def _state_of(pid: int | None) -> str:
+    """Return what a process does, as in "T (stopped)" (proc_pid_status(5)); "" if that cannot be read."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return ""
+    return next((line.partition("\t")[2] for line in status.splitlines() if line.startswith("State:")), "")
 
 
 def _run_child(
-    settings: Settings, port_number: int, takeover: Takeover | None, may_create_store: bool
+    settings: Settings,
+    port: socket.socket,
+    channel: socket.socket,
+    takeover: Takeover | None,
+    may_create_store: bool,
 ) -> None:
     """Run one worker in a child process, on a socket of its own. Raises SystemExit with its status."""
-    with (
-        logging_as(settings.server.log_format, settings.server.log_level),
-        bind(settings.server.host, port_number, reuse_port=True) as port,
-    ):
-        status = serve(settings, port, is_child=True, takeover=takeover, may_create_store=may_create_store)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole process group
+    with logging_as(settings.server.log_format, settings.server.log_level), port:
+        status = serve(settings, port, ParentProcess(channel), takeover, may_create_store=may_create_store)
     raise SystemExit(status)

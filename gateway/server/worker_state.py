@@ -15,9 +15,11 @@ from typing import Final
 # A worker serves until a signal ends its life. There are three kinds:
 #
 #   drain       SIGTERM, a first Ctrl-C, or the death of the parent process. Running calls go on, new ones are
-#               refused with 503, and the process ends with its last call or after `drain_timeout`.
+#               refused with 503, and the process ends with its last call or after `drain_timeout`. After the
+#               death of the parent the port is closed at once: nobody would know whom to ask for it, and the
+#               gateway is likely to be started again.
 #   stop        SIGQUIT, or a Ctrl-C while the worker drains. Running calls are ended now.
-#   hand over   SIGUSR2: another gateway listens on the port and gets every new connection (takeover.py).
+#   hand over   Another gateway listens on the port and gets every new connection (takeover.py).
 #               A client cannot know that it was connected to the old gateway, so this worker must not refuse
 #               the clients that are still on their way. It leaves in two grace periods of the same length:
 #
@@ -32,7 +34,7 @@ from typing import Final
 # sockets are gone (takeover.take_port). So DRAINING takes the hand-over, too, and a grace period goes on when
 # a drain interrupts it. The port is then closed without a change of state; closing it twice has no effect.
 #
-# Three of the events are no signals but conditions, a deadline that has passed or no running call, which
+# Three of the events are no commands but conditions, a deadline that has passed or no running call, which
 # `WorkerLife.due_events` reports as long as they hold. A pair that the table does not have changes nothing.
 # A state without events is terminal.
 
@@ -76,7 +78,7 @@ class Step:
 _LEAVING: Final = {
     WorkerEvent.SIGTERM: Step(WorkerState.DRAINING),
     WorkerEvent.SIGINT: Step(WorkerState.DRAINING),
-    WorkerEvent.PARENT_DIED: Step(WorkerState.DRAINING),
+    WorkerEvent.PARENT_DIED: Step(WorkerState.DRAINING, closes_port=True),
     WorkerEvent.SIGQUIT: Step(WorkerState.STOPPING),
 }
 """The ways out of every state in which calls are still taken."""
@@ -99,6 +101,7 @@ TRANSITIONS: Final[Mapping[WorkerState, Mapping[WorkerEvent, Step]]] = {
         WorkerEvent.SIGQUIT: Step(WorkerState.STOPPING),
         WorkerEvent.DRAIN_TIMEOUT: Step(WorkerState.STOPPING),
         WorkerEvent.NO_CALLS: Step(WorkerState.STOPPING),
+        WorkerEvent.PARENT_DIED: Step(WorkerState.DRAINING, closes_port=True),
         WorkerEvent.PORT_HANDED_OVER: Step(WorkerState.DRAINING, starts_grace=True),
         WorkerEvent.GRACE_OVER: Step(WorkerState.DRAINING, closes_port=True),
     },

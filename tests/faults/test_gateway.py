@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -69,6 +70,76 @@ async def test_a_worker_is_killed(
         await go_on(lucky)
         await hang_up_all(others, gateway, lucky, "sound")
         await eventually(lambda: len(gateway.workers()) == 2, "a worker is started again")
+
+
+FROZEN_SOON = """
+import gateway.server.worker_processes as processes
+processes.SILENT_S = {silent_s}
+from gateway.cli import main
+main()
+"""
+SILENT_S = 1.5
+
+
+async def test_a_worker_freezes(
+    case: Cases,
+    start_gateway: Callable[..., Gateway],
+    bases: Bases,
+    support: Agent,
+    support_port: AgentPort,
+) -> None:
+    """The others get its new callers; its own calls go on when it wakes."""
+    command = [sys.executable, "-c", FROZEN_SOON.format(silent_s=SILENT_S)]
+    gateway = start_gateway(
+        server={"workers": 2}, agents=agents_at(support_port.url), limits=LIMITS, command=command
+    )
+    before = await warm_with(support, gateway, bases, support_port)
+    own = case("a worker stands still for 2 s (SIGSTOP): its calls", of=gateway, before=before)
+    others = case("a worker stands still for 2 s (SIGSTOP): new callers", of=gateway, before=before)
+    async with own, others:
+        (talk,) = await crowd(own, support, 1)
+        pids = {worker["id"]: worker["pid"] for worker in gateway.workers()}
+        frozen = pids[owner_of(gateway, talk.session)]
+        own.strike()
+        os.kill(frozen, signal.SIGSTOP)
+        try:
+            new = await crowd(others, support, 6)  # the kernel gives it some of so many
+            assert frozen not in {pids[owner_of(gateway, one.session)] for one in new}
+            others.strike()
+            await go_on(new)
+        finally:
+            os.kill(frozen, signal.SIGCONT)
+        await go_on([talk])
+        await hang_up_all(own, gateway, [talk], "sound, after the gap")
+        await hang_up_all(others, gateway, new, "sound")
+        own.ended = others.ended = WELL
+
+
+async def test_the_parent_process_is_killed(
+    case: Cases,
+    start_gateway: Callable[..., Gateway],
+    bases: Bases,
+    support: Agent,
+    support_port: AgentPort,
+) -> None:
+    """Its workers carry their calls to the end, and leave the port to the gateway that is started next."""
+    tables: dict[str, Any] = {"agents": agents_at(support_port.url), "limits": LIMITS}
+    gateway = start_gateway(server={"workers": 2}, **tables)
+    before = await warm_with(support, gateway, bases, support_port)
+    async with case("the parent of the workers is killed", of=gateway, before=before) as fault:
+        talks = await crowd(fault, support)
+        fault.strike()
+        gateway.process.kill()
+        await eventually(lambda: gateway.process.poll() is not None, "it is dead")
+        store = {"url": f"sqlite:///{gateway.store}"}
+        after = await asyncio.to_thread(start_gateway, server={"port": gateway.port}, store=store, **tables)
+        after.store = gateway.store
+        await go_on(talks)
+        await hang_up_all(fault, gateway, talks, "sound, to the end of the call")
+        fault.ended = WELL
+        await assert_next_call_works(after, support)
+        await after.callers_leave()
+        fault.next_call = "works on the next gateway, on the same port"
 
 
 # It is told to go
@@ -137,7 +208,7 @@ async def test_replacement_under_load(
             new = await asyncio.to_thread(Gateway, tmp_path, settings, replace=old)
             gateways.append(new)
             await eventually(lambda: taken_over(new), "the new one has the port")
-            await eventually(lambda: count_listeners(old.port) == 1, "the old one has left it")
+            await eventually(lambda: count_listeners(("127.0.0.1", old.port)) == 1, "the old one has left it")
             await go_on(talks)
             enough.set()
         assert set(answers) == {101}

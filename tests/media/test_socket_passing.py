@@ -108,7 +108,7 @@ async def test_a_listener_of_another_user_is_sent_nothing(
     worker: Worker, caller: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own_user = os.geteuid()
-    monkeypatch.setattr(socket_passing.os, "geteuid", lambda: own_user + 1)
+    monkeypatch.setattr(os, "geteuid", lambda: own_user + 1)
     assert await send_socket(worker.name, caller[1].fileno(), b"") is PassResult.NOT_TAKEN
     assert worker.messages == []
 
@@ -121,7 +121,7 @@ async def test_a_sender_of_another_user_is_not_served(
     with stranger:
         stranger.connect(socket_passing._address(worker.name))
         stranger.setblocking(False)
-        monkeypatch.setattr(socket_passing.os, "geteuid", lambda: own_user + 1)
+        monkeypatch.setattr(os, "geteuid", lambda: own_user + 1)
         assert await asyncio.get_running_loop().sock_recv(stranger, 1) == b""
     assert worker.messages == []
 

@@ -56,6 +56,7 @@ def test_every_event_in_every_state(state: WorkerState, event: WorkerEvent) -> N
     assert life.refuses_calls == (life.state in (DRAINING, STOPPING))
     assert step.closes_port == (
         (state, event) in {(LEAVING_PORT, "grace period over"), (DRAINING, "grace period over")}
+        or (event == "parent died" and state is not STOPPING)
     )
 
 
