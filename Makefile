@@ -43,7 +43,7 @@ check: setup          ## ruff, mypy --strict, the import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-interop: setup $(INTEROP)/.ready-$(VERSION) ## other people's bots, in an environment of their own, called through the gateway
+interop: setup $(INTEROP)/.ready-$(VERSION) ## other people's bots and proxies (nginx and haproxy must be installed), with a gateway between
 	$(BIN)/python -m pytest tests/interop
 
 $(INTEROP)/.ready-$(VERSION): tests/interop/requirements.lock

@@ -40,6 +40,11 @@ def diagram(mermaid: Callable[[], str]) -> Callable[[], str]:
     return lambda: f"```mermaid\n{mermaid()}\n```"
 
 
+def example(name: str, language: str) -> Callable[[], str]:
+    """Return a part that shows a file of docs/proxies. `language`: for the colours of its block."""
+    return lambda: f"```{language}\n{(DOCS / 'proxies' / name).read_text(encoding='utf-8')}```"
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
     "reasons": reasons,
     "calls": diagram(state.mermaid),
@@ -48,6 +53,9 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "worker": diagram(worker_state.mermaid),
     "outbound": diagram(outbound_state.mermaid),
     "routes": public_routes.table,
+    "nginx": example("nginx.conf", "nginx"),
+    "caddy": example("Caddyfile", "text"),
+    "haproxy": example("haproxy.cfg", "text"),
 }
 """The generated parts, by the name in their markers."""
 

@@ -13,10 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def issue_certificate(directory: Path, serial: int, *, passphrase: bytes | None = None) -> tuple[Path, Path]:
+def issue_certificate(
+    directory: Path, serial: int, *, passphrase: bytes | None = None, host: str = "localhost"
+) -> tuple[Path, Path]:
     """Write a certificate with this serial number and its key, over those before; return the two paths."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -26,7 +28,7 @@ def issue_certificate(directory: Path, serial: int, *, passphrase: bytes | None 
         .serial_number(serial)
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         .sign(key, hashes.SHA256())
     )
     lock: serialization.KeySerializationEncryption = serialization.NoEncryption()
