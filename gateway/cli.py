@@ -7,8 +7,9 @@ A command imports what it needs itself, because pydantic and asyncio are slow to
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -17,6 +18,8 @@ from gateway.simulator.commands import Carrier, agent, call, demo
 
 if TYPE_CHECKING:
     from gateway.config import Settings
+    from gateway.config.loading import Loaded
+    from gateway.config.problems import Problem
 
 app = typer.Typer(
     name="patchbay",
@@ -61,7 +64,12 @@ def serve(
     ] = None,
 ) -> None:
     """Run the gateway until SIGTERM, then let running calls finish."""
-    settings = _settings(config)
+    loaded = _load(config)
+    settings = loaded.settings
+    from gateway.server import preflight  # noqa: PLC0415
+
+    if status := preflight.report(preflight.find_all_concerns(loaded, config), loaded):
+        raise typer.Exit(status)
     from gateway.server.serve import run  # noqa: PLC0415
 
     raise typer.Exit(run(settings, replace=replace))
@@ -70,12 +78,23 @@ def serve(
 @app.command()
 def check(config: ConfigFile = None) -> None:
     """Print the resolved configuration with secrets hidden, or everything that is wrong with it."""
-    settings = _settings(config)
+    loaded = _load(config)
     from gateway.config import unauthenticated_access  # noqa: PLC0415
     from gateway.config.toml_text import render  # noqa: PLC0415
+    from gateway.config.workability import Severity  # noqa: PLC0415
+    from gateway.server.preflight import find_all_concerns  # noqa: PLC0415
 
-    typer.echo(render(settings), nl=False)
-    for what, detail in unauthenticated_access(settings):
+    faults: list[Problem] = []
+    doubts: list[Problem] = []
+    for concern in find_all_concerns(loaded, config):
+        problem = loaded.locate(concern.location, concern.message)
+        (doubts if concern.severity is Severity.DOUBTFUL else faults).append(problem)
+    for problem in doubts:
+        typer.echo(f"Doubtful: {problem}", err=True)
+    if faults:
+        _refuse(faults)
+    typer.echo(render(loaded.settings), nl=False)
+    for what, detail in unauthenticated_access(loaded.settings):
         typer.echo(f"Open without authentication: {what}: {detail}.", err=True)
 
 
@@ -128,18 +147,28 @@ def xml(
 
 
 def _settings(config: Path | None) -> Settings:
+    """Load the settings as `_load` does."""
+    return _load(config).settings
+
+
+def _load(config: Path | None) -> Loaded:
     """Load the settings. If they cannot be used, print every problem to stderr and exit with 1."""
     from gateway.audio.prompt import read_prompt  # noqa: PLC0415
-    from gateway.config import ConfigError, load  # noqa: PLC0415 - pydantic is slow to import
+    from gateway.config import ConfigError  # noqa: PLC0415 - pydantic is slow to import
+    from gateway.config.loading import load_with_places  # noqa: PLC0415
 
     try:
-        return load(config, os.environ, check_recording=read_prompt)
+        return load_with_places(config, os.environ, check_recording=read_prompt)
     except ConfigError as error:
-        count = len(error.problems)
-        typer.echo(f"The configuration has {count} problem{'s' if count > 1 else ''}:", err=True)
-        for problem in error.problems:
-            typer.echo(f"  {problem}", err=True)
-        raise typer.Exit(1) from None
+        _refuse(error.problems)
+
+
+def _refuse(problems: Sequence[Problem]) -> NoReturn:
+    """Print every problem to stderr and exit with 1."""
+    typer.echo(f"The configuration has {len(problems)} problem{'s' if len(problems) > 1 else ''}:", err=True)
+    for problem in problems:
+        typer.echo(f"  {problem}", err=True)
+    raise typer.Exit(1)
 
 
 app.command()(call)

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from gateway.config.call_handling import CHECK_RECORDING, RecordingCheck
 from gateway.config.consistency import CROSS_CHECK, Location, find_contradictions, format_path
@@ -25,6 +26,19 @@ _HEADER: Final = re.compile(rf"\s*(\[\[?)\s*({_PATH})\s*\]\]?\s*(?:#.*)?")
 _ENTRY: Final = re.compile(rf"\s*({_PATH})\s*=")
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, and where they are from.
+
+    `locate`: returns a problem with the value at a location, given words for it, with the value's place.
+    `has_secrets`: a secret stands in the file itself, not in the environment.
+    """
+
+    settings: Settings
+    locate: Callable[[Location, str], Problem]
+    has_secrets: bool
+
+
 def load(
     path: Path | None, environ: Mapping[str, str], check_recording: RecordingCheck | None = None
 ) -> Settings:
@@ -33,6 +47,13 @@ def load(
     `path`: None for no file; the defaults then stand. `check_recording`: called for every recording that is
     named; it raises ValueError if the file cannot be played. Raises ConfigError with every problem there is.
     """
+    return load_with_places(path, environ, check_recording).settings
+
+
+def load_with_places(
+    path: Path | None, environ: Mapping[str, str], check_recording: RecordingCheck | None = None
+) -> Loaded:
+    """Load the settings as `load` does, and return with them where each value is from."""
     text = "" if path is None else _read(path)
     overrides = Overrides(_parse(text, path), environ)
     tables, unresolved = resolve_references(overrides.tables, environ)
@@ -52,7 +73,17 @@ def load(
     problems = overrides.problems + [places.problem(location, message) for location, message in unresolved]
     if problems:
         raise ConfigError(problems)
-    return settings
+    secrets = _secrets(settings.model_dump())
+    return Loaded(settings, places.problem, any(secret in text for secret in secrets))
+
+
+def _secrets(value: Any) -> Iterator[str]:
+    """Yield the secrets in a table, or in a list of them."""
+    if isinstance(value, SecretStr):
+        yield value.get_secret_value()
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _secrets(each)
 
 
 def _with_defaults(tables: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +104,12 @@ class _Places:
         self._path, self._lines, self._origins = path, lines, origins
 
     def problem(self, location: Location, message: str) -> Problem:
-        """Return a problem with the value at a location. It names the variable that set it, if one did."""
+        """Return a problem with the value at a location. It names the variable that set it, if one did.
+
+        The empty location is the file.
+        """
+        if not location:
+            return Problem(str(self._path), message)
         for length in range(len(location), 0, -1):
             if name := self._origins.get(location[:length]):
                 inner = format_path(location) if length < len(location) else ""

@@ -14,6 +14,7 @@ from gateway.config.values import (
     BaseUrl,
     FileName,
     Label,
+    ListenHost,
     Network,
     Rate,
     Seconds,
@@ -29,7 +30,12 @@ from gateway.model.addresses import is_loopback
 class Server(Table):
     """`[server]`: the port, and the process behind it."""
 
-    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
+    host: ListenHost = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address to listen on, or a name of one, without a port. `0.0.0.0` is all of IPv4, `::` "
+        "all of IPv6 and IPv4.",
+    )
     port: Whole = Field(
         default=7860,
         ge=0,

@@ -28,7 +28,8 @@ INTRODUCTION = """\
 
 `patchbay serve --config patchbay.toml` reads one TOML file; `PATCHBAY_CONFIG` names it as well. Without a
 file, the defaults stand. `patchbay check --config patchbay.toml` prints the resolved configuration with
-secrets hidden, or every error with its place, and then exits with 1.
+secrets hidden, or every error with its place, and then exits with 1. It looks at the certificate, the store
+and the address as well, and tells what is doubtful without failing for it.
 
 Environment variables go over the file. A variable is `PATCHBAY_` and the path of the value in capitals,
 joined by two underscores. `N` below is the number of an item in its list, from 0; the number after the last

@@ -27,6 +27,7 @@ _PREFIX: Final = re.compile(r"\+([1-9][0-9]{0,14})?")
 _PRINTABLE: Final = re.compile(r"[!-~]+")
 _CARRIER_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _DAILY_PROPERTY: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_LISTEN_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9.])?")
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 
 
@@ -153,6 +154,27 @@ def check_network(value: str) -> str:
         raise ValueError("must be an address, or a network as in 203.0.113.0/24") from None
 
 
+def check_listen_host(value: str) -> str:
+    """Check an address to listen on, or a name of one. The port is a setting of its own."""
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        pass
+    else:
+        return value
+    if "/" in value:
+        raise ValueError("must be an address or a name, not a URL")
+    if value == "*":
+        raise ValueError("must be an address: 0.0.0.0 stands for all of IPv4, :: for all of IPv6 and IPv4")
+    if value.startswith("["):
+        raise ValueError("must stand without brackets, as in ::1, and without a port: that is server.port")
+    if ":" in value:
+        raise ValueError("must be an address or a name without a port: that is server.port")
+    if not _LISTEN_HOST.fullmatch(value) or value.replace(".", "").isdecimal():
+        raise ValueError("must be an address of this machine, or a name of one")
+    return value
+
+
 def check_file_name(value: str) -> str:
     """Check the name of a file, which need not exist yet."""
     if not value or value.endswith("/") or "\0" in value:
@@ -222,6 +244,7 @@ Ed25519Key = Annotated[str, AfterValidator(check_ed25519_key)]
 Base64Secret = Annotated[SecretStr, AfterValidator(check_base64_secret)]
 DailyProperty = Annotated[str, AfterValidator(check_daily_property)]
 Network = Annotated[str, AfterValidator(check_network)]
+ListenHost = Annotated[str, AfterValidator(check_listen_host)]
 FileName = Annotated[str, AfterValidator(check_file_name)]
 BaseUrl = Annotated[str, AfterValidator(check_base_url)]
 InstanceUrl = Annotated[str, AfterValidator(check_instance_url)]

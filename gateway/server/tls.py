@@ -71,37 +71,46 @@ class Certificate:
         return tuple(_stamp_of(name) for name in (self._certificate, self._key) if name)
 
     def _load(self) -> ssl.SSLContext:
-        until = self._valid_until()
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # TLS 1.2 and newer
-        context.set_alpn_protocols(["http/1.1"])
-        try:
-            context.load_cert_chain(self._certificate, self._key, password=self._no_passphrase)
-        except ssl.SSLError as error:
-            detail = (error.reason or "unreadable").lower().replace("_", " ")
-            raise CertificateUnusable(f"{self._key or self._certificate}: {detail}") from None
-        except OSError as error:
-            raise CertificateUnusable(f"{self._key or self._certificate}: {error.strerror}") from None
+        until = read_chain(self._certificate)[0].not_valid_after_utc
+        context = load_context(self._certificate, self._key)
         log.info("certificate", valid_until=until.isoformat())
         if until <= datetime.now(UTC):
             log.warning("the certificate has expired", valid_until=until.isoformat())
         return context
 
-    def _valid_until(self) -> datetime:
-        try:
-            chain = x509.load_pem_x509_certificates(Path(self._certificate).read_bytes())
-        except OSError as error:
-            raise CertificateUnusable(f"{self._certificate}: {error.strerror}") from None
-        except ValueError:
-            raise CertificateUnusable(f"{self._certificate}: holds no certificate in PEM form") from None
-        return chain[0].not_valid_after_utc
-
-    def _no_passphrase(self) -> str:
-        raise CertificateUnusable(f"{self._key or self._certificate}: the key has a passphrase")
-
     def _use_newest(
         self, connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _context: ssl.SSLContext
     ) -> None:
         connection.context = self._newest
+
+
+def read_chain(certificate: str) -> list[x509.Certificate]:
+    """Return the certificates of a PEM file, the server's own first. Raises CertificateUnusable."""
+    try:
+        return x509.load_pem_x509_certificates(Path(certificate).read_bytes())
+    except OSError as error:
+        raise CertificateUnusable(f"{certificate}: {error.strerror}") from None
+    except ValueError:
+        raise CertificateUnusable(f"{certificate}: holds no certificate in PEM form") from None
+
+
+def load_context(certificate: str, key: str | None) -> ssl.SSLContext:
+    """Return the TLS context of a server with this certificate and key. Raises CertificateUnusable."""
+    key_file = key or certificate
+
+    def no_passphrase() -> str:
+        raise CertificateUnusable(f"{key_file}: the key has a passphrase")
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # TLS 1.2 and newer
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(certificate, key, password=no_passphrase)
+    except ssl.SSLError as error:
+        detail = (error.reason or "unreadable").lower().replace("_", " ")
+        raise CertificateUnusable(f"{key_file}: {detail}") from None
+    except OSError as error:
+        raise CertificateUnusable(f"{key_file}: {error.strerror}") from None
+    return context
 
 
 def _stamp_of(name: str) -> Stamp | None:

@@ -15,6 +15,7 @@ FULL = """\
 host = "0.0.0.0"
 port = 8000
 public_url = "https://voice.example.com/"
+trusted_proxies = ["10.0.0.0/8"]
 region = "eu-central"
 workers = 2
 
@@ -59,6 +60,7 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
 
     def file(text: str) -> Path:
         path = tmp_path / "patchbay.toml"
+        path.touch(mode=0o600)
         path.write_text(text, encoding="utf-8")
         return path
 

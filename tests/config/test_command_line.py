@@ -68,8 +68,9 @@ def test_check_takes_the_file_and_values_from_the_environment(
     assert tomllib.loads(result.stdout)["agents"][1]["max_agents"] == 5
 
 
-def test_check_without_file_and_variables_prints_the_defaults(runner: CliRunner) -> None:
-    result = runner.invoke(app, ["check"])
+def test_check_without_a_file_prints_the_defaults(runner: CliRunner) -> None:
+    agents = {"PATCHBAY_AGENTS": '[{"name": "support", "organization": "acme"}]'}
+    result = runner.invoke(app, ["check"], env=agents)
     assert result.exit_code == 0
     assert "# public_url is not set" in result.stdout
 

@@ -53,4 +53,11 @@ def count_values(path: Path, kind: str) -> int:
 
 
 def _read_only(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=_BUSY_S)
+    """Open the file so that none is made beside it: it would belong to whoever looks.
+
+    SQLite makes -wal and -shm also to read. Where nobody has the store open, it is read without them
+    (https://sqlite.org/uri.html, "immutable").
+    """
+    is_open = all(Path(f"{path}{suffix}").exists() for suffix in ("-wal", "-shm"))
+    mode = "mode=ro" if is_open else "immutable=1"
+    return sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, timeout=_BUSY_S)

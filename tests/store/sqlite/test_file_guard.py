@@ -166,6 +166,7 @@ async def test_a_store_with_a_damaged_page_is_refused_at_the_start_and_unchanged
     before = damaged(name)
     with pytest.raises(StoreFailed, match=r"malformed|damaged"):
         inspect_file(file)
+    assert [each.name for each in file.parent.iterdir()] == [file.name], "nothing is made beside it"
     store = SqliteStore(file, WorkerId.of_this_process("me"))
     with pytest.raises(StoreFailed, match=r"malformed|damaged"):
         await store.open()

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Settings that are valid one by one, and with which callers are refused all the same.
+
+These checks need the settings alone; those that look at files and sockets are in gateway/server/preflight.py.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+from gateway.config.consistency import Location
+from gateway.config.organization_settings import CarrierAccount, Organization
+from gateway.config.settings import Settings
+from gateway.model.addresses import host_in_region, region_of_host
+
+HTTPS_PORT: Final = 443
+
+PUBLIC_URL: Final = ("server", "public_url")
+TRUSTED_PROXIES: Final = ("server", "trusted_proxies")
+
+_LOCAL_NAME: Final = "localhost"
+
+
+class Severity(Enum):
+    """Severity of a concern: the treatment of a configuration that has it.
+
+    REFUSED: `patchbay check` fails and `patchbay serve` does not start. REPAIRABLE: `check` fails, and
+    `serve` starts with a warning, because the fault may be repaired, or go, while it runs. DOUBTFUL: both
+    warn.
+    """
+
+    REFUSED = auto()
+    REPAIRABLE = auto()
+    DOUBTFUL = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Concern:
+    """A setting that does not work, or may not. `message`: words that complete "LOCATION: …", no secrets."""
+
+    location: Location
+    message: str
+    severity: Severity = Severity.REFUSED
+
+
+def find_concerns(settings: Settings) -> Iterator[Concern]:
+    """Yield what the settings alone tell."""
+    if settings.server.public_url is None:
+        yield from _without_public_url(settings)
+    else:
+        public = urlsplit(settings.server.public_url)
+        yield from _plain_public_url(settings, public)
+        yield from _unreachable_public_url(settings, public)
+        yield from _regions_of_public_url(settings, public)
+        yield from _unknown_proxies(settings, public)
+    yield from _exotel_behind_a_proxy(settings)
+    yield from _instances_that_are_the_gateway(settings)
+
+
+def _accounts(settings: Settings) -> Iterator[tuple[Location, Organization, CarrierAccount]]:
+    for index, organization in enumerate(settings.organizations):
+        for position, account in enumerate(organization.carriers):
+            yield ("organizations", index, "carriers", position), organization, account
+
+
+def _carriers(settings: Settings, *, authenticating: bool = False) -> list[str]:
+    """Return the carriers that have accounts. `authenticating`: those alone whose requests authenticate."""
+    return sorted(
+        {
+            account.carrier
+            for _, _, account in _accounts(settings)
+            if account.can_authenticate or not authenticating
+        }
+    )
+
+
+def _without_public_url(settings: Settings) -> Iterator[Concern]:
+    # Exotel signs nothing, and its sockets need no document.
+    signing = [carrier for carrier in _carriers(settings, authenticating=True) if carrier != "exotel"]
+    if signing:
+        yield Concern(
+            PUBLIC_URL,
+            f"is not set, and no request of {_join(signing)} authenticates without it: signatures are over "
+            "it, and the documents with the tokens of media sockets are made from it",
+        )
+    elif _carriers(settings):
+        message = "is not set: there are no documents and no callbacks for carriers, and no outbound calls"
+        yield Concern(PUBLIC_URL, message, Severity.DOUBTFUL)
+
+
+def _plain_public_url(settings: Settings, public: SplitResult) -> Iterator[Concern]:
+    if public.scheme == "https":
+        return
+    carriers = _carriers(settings)
+    if settings.server.tls_certificate is not None:
+        yield Concern(PUBLIC_URL, "begins with http://, and the port speaks TLS: tls_certificate is set")
+    elif _is_local(public):
+        return
+    elif "twilio" in carriers:
+        message = "begins with http://: documents would lead to ws://, and Twilio opens wss:// alone"
+        yield Concern(PUBLIC_URL, message)
+    else:
+        message = "begins with http://: documents lead carriers to ws://, where anyone between can listen"
+        yield Concern(PUBLIC_URL, message, Severity.DOUBTFUL)
+
+
+def _unreachable_public_url(settings: Settings, public: SplitResult) -> Iterator[Concern]:
+    carriers = _carriers(settings)
+    if not carriers:
+        return
+    if _is_local(public):
+        message = f"is an address that {_join(carriers)} cannot reach"
+        yield Concern(PUBLIC_URL, message, Severity.DOUBTFUL)
+    elif "twilio" in carriers and public.port not in (None, HTTPS_PORT):
+        message = f"has the port {public.port}: Twilio documents 443 alone for media streams"
+        yield Concern(PUBLIC_URL, message, Severity.DOUBTFUL)
+
+
+def _regions_of_public_url(settings: Settings, public: SplitResult) -> Iterator[Concern]:
+    """Find agents that the host names made from the public URL do not lead to (carriers/accounts.py)."""
+    home, codes = settings.server.region, {region.code for region in settings.regions}
+    named = region_of_host(public.hostname or "", codes)
+    if named not in (None, home) and any(agent.region == home for agent in settings.agents):
+        yield Concern(
+            PUBLIC_URL,
+            f"names the region {named}, and the server's is {home}: calls to the agents of {home} would "
+            f"come to {named} and be refused",
+        )
+    for index, agent in enumerate(settings.agents):
+        if agent.region != home and host_in_region(public.netloc, agent.region, codes) == public.netloc:
+            message = f"has no host name to be reached by: no label {agent.region} fits before an IP address"
+            yield Concern(("agents", index, "region"), message)
+
+
+def _unknown_proxies(settings: Settings, public: SplitResult) -> Iterator[Concern]:
+    server = settings.server
+    if public.scheme != "https" or server.tls_certificate is not None or server.trusted_proxies:
+        return
+    message = "is empty, and public_url is https:// where the port speaks no TLS: to the gateway all clients "
+    message += "have the address of the proxy between"
+    if settings.limits.connections_per_address:
+        message += ", and connections_per_address is for all of them together"
+    yield Concern(TRUSTED_PROXIES, message, Severity.DOUBTFUL)
+
+
+def _exotel_behind_a_proxy(settings: Settings) -> Iterator[Concern]:
+    """Find accounts that know Exotel by its address alone, where no request has that address."""
+    server = settings.server
+    if server.trusted_proxies or not _is_loopback(server.host):
+        return
+    peer = ipaddress.ip_address("127.0.0.1" if server.host == _LOCAL_NAME else server.host)
+    for location, _, account in _accounts(settings):
+        allowed = [ipaddress.ip_network(network) for network in account.allow]
+        if allowed and not account.auth_tokens and not any(peer in network for network in allowed):
+            message = f"allows no request: all come from {peer} while server.trusted_proxies is empty"
+            yield Concern((*location, "allow"), message)
+
+
+def _instances_that_are_the_gateway(settings: Settings) -> Iterator[Concern]:
+    server = settings.server
+    public = None if server.public_url is None else urlsplit(server.public_url)
+    for index, agent in enumerate(settings.agents):
+        for position, instance in enumerate(agent.instances):
+            url = urlsplit(instance)
+            host = url.hostname or ""
+            is_own_port = server.port != 0 and _port(url) == server.port
+            is_here = _is_loopback(host) or host == server.host
+            is_public = public is not None and (url.hostname, _port(url)) == (public.hostname, _port(public))
+            if (is_own_port and is_here) or is_public:
+                message = "is this gateway itself, which is no agent"
+                yield Concern(("agents", index, "instances", position), message)
+
+
+def _port(url: SplitResult) -> int:
+    return url.port or (HTTPS_PORT if url.scheme == "https" else 80)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == _LOCAL_NAME
+
+
+def _is_local(url: SplitResult) -> bool:
+    """Return True if no carrier reaches this host: an address of this machine or of a private network."""
+    host = url.hostname or ""
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return host == _LOCAL_NAME or host.endswith(f".{_LOCAL_NAME}")
+
+
+def _join(names: list[str]) -> str:
+    return " and ".join(name.capitalize() for name in names)
