@@ -134,7 +134,9 @@ class AgentChange(RequestModel):
         default=None, ge=1, le=14400, description="Seconds after which a session is ended; 7200 by default."
     )
     websocket_auth: Literal["none", "token"] | None = Field(
-        default=None, description="Whether a media socket needs a token of the gateway; `none` by default."
+        default=None,
+        description="Whether a media socket needs a token of the gateway; by default as the operator's "
+        "settings say. Shown as `token` also where a carrier's own authentication does instead.",
     )
     media: Literal["bytes", "messages"] | None = Field(
         default=None, description="How the legs of a call are relayed; `bytes` by default."
