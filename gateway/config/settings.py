@@ -62,6 +62,10 @@ class Settings(Table):
         """Return an agent with what it leaves to the server: its region, and how its sockets authenticate."""
         return agent.with_defaults(self.server.region, self._websocket_auth(agent.organization))
 
+    def is_closed_by_default(self, organization: str) -> bool:
+        """Return True if the organisation's agents require authentication unless they say otherwise."""
+        return self._websocket_auth(organization) != "none"
+
     def _websocket_auth(self, organization: str) -> WebsocketAuth:
         server, owner = self.server, self.find_organization(organization)
         if server.websocket_auth is not None:

@@ -37,6 +37,7 @@ def gateway(
             {"name": "support", "organization": "globex", **agent},
             {"name": "lobby", "organization": "globex", "websocket_auth": "none", **agent},
         ],
+        numbers=[{"number": "+15559876543", "agent": "support.globex"}],
     )
 
 
@@ -109,6 +110,26 @@ async def test_no_document_is_given_for_an_organisation_without_an_account(line:
     assert placed.answered.status == 403
     placed = await line.place("/xml/twilio?agent=lobby&org=globex")
     assert placed.answered.status == 200, "its agent is open to everybody"
+
+
+@pytest.mark.parametrize("carrier", ["twilio"], indirect=True)
+async def test_no_document_reveals_which_agents_exist(line: DocumentCalls) -> None:
+    """Neither by name nor by number, and in no other words."""
+    texts = set()
+    for path in (
+        "/xml/twilio?agent=support&org=globex",
+        "/xml/twilio?agent=nobody&org=globex",
+        "/xml/twilio?agent=nobody&org=nobodys",
+        "/xml/twilio?agent=support&org=globex&region=eu-central",
+        "/xml/twilio",
+    ):
+        for to in ("+15559876543", "+15550000000"):
+            placed = await line.place(path, to=to, proven=False)
+            assert placed.answered.status == 403, path
+            texts.add(placed.answered.json["error"])
+    assert len(texts) == 1
+    placed = await line.place("/xml/twilio", to="+15550000000")
+    assert placed.answered.status == 200, "the carrier of another organisation's call, whose number is none"
 
 
 async def test_an_agent_that_is_open_in_so_many_words(gateway: Gateway, support: Agent) -> None:

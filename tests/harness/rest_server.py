@@ -149,7 +149,10 @@ class RestServer(FailingServer[Seen]):
 
     async def start(self) -> Self:
         await super().start()
-        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WAIT_S))
+        # A gateway that drains closes connections that wait for another request (RFC 9112 §9.6).
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(force_close=True), timeout=aiohttp.ClientTimeout(total=WAIT_S)
+        )
         return self
 
     async def stop(self) -> None:

@@ -48,11 +48,17 @@ def authenticate_any(context: Context, carrier: str) -> None:
 
     It is rejected only if every organisation requires authentication and no account accepts the signature.
     """
+    if context.services.calls.accounts.always_authenticated(carrier) and not is_authenticated(
+        context, carrier
+    ):
+        raise CallEnded(Reasons.unauthorized, "the request is not proven to be anybody's")
+
+
+def is_authenticated(context: Context, carrier: str) -> bool:
+    """Return True if an account of any organisation accepts the request's signature."""
     accounts = context.services.calls.accounts
-    if accounts.always_authenticated(carrier):
-        signed = signed_request(accounts, context.request, context.raw_body, context.services.calls.now())
-        if not accounts.authenticated_organizations(carrier, signed):
-            raise CallEnded(Reasons.unauthorized, "the request is not proven to be anybody's")
+    signed = signed_request(accounts, context.request, context.raw_body, context.services.calls.now())
+    return bool(accounts.authenticated_organizations(carrier, signed))
 
 
 MAX_FIELDS: Final = 200

@@ -22,6 +22,7 @@ from gateway.api.webhooks.carrier_request import (
     DocumentRequest,
     authenticate_any,
     authenticate_request,
+    is_authenticated,
     read_document_request,
 )
 from gateway.auth.call_tokens import Audience
@@ -133,14 +134,36 @@ async def _authenticated_agent(context: Context, request: DocumentRequest) -> Ag
     except CallEnded as end:
         if request.organization is None and end.reason is Reasons.unknown_agent:
             authenticate_any(context, call.carrier)
+        if end.reason in (Reasons.unknown_agent, Reasons.wrong_region):
+            _check_unserved(context, request)
         raise
     if request.organization is None:
         authenticate_request(context, call.carrier, agent.organization)
     accounts = context.services.calls.accounts
     if not agent.is_open and not accounts.requires_authentication(agent.organization, call.carrier):
-        detail = f"{agent.service_host} wants a token, and no account proves who asks for one"
-        raise CallEnded(Reasons.unauthorized, detail)
+        raise CallEnded(Reasons.unauthorized, _NO_ACCOUNT)
     return agent
+
+
+_NO_ACCOUNT: Final = "the agent wants a token, and no account proves who asks for one"
+"""The same for every agent, also one that does not exist: nobody finds out their names by asking."""
+
+
+def _check_unserved(context: Context, request: DocumentRequest) -> None:
+    """Refuse a request for an agent that is not served here as one for an agent that is.
+
+    Raises CallEnded(unauthorized) if the request is not authenticated and agents require that by default.
+    """
+    calls, carrier = context.services.calls, request.call.carrier
+    organizations = (
+        [request.organization]
+        if request.organization is not None
+        else [organization.name for organization in calls.settings.organizations]
+    )
+    if any(map(calls.settings.is_closed_by_default, organizations)) and not is_authenticated(
+        context, carrier
+    ):
+        raise CallEnded(Reasons.unauthorized, _NO_ACCOUNT)
 
 
 async def _next_session(context: Context, agent: AgentSettings, request: DocumentRequest) -> NextSession:
