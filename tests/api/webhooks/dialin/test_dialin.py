@@ -203,6 +203,21 @@ async def test_a_repeated_webhook_starts_nothing_and_gets_the_same_answer(
     assert len(await worker.records()) == 1
 
 
+@pytest.mark.usefixtures("patient")
+async def test_a_webhook_that_is_repeated_after_the_call_starts_nothing(
+    worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
+) -> None:
+    call = daily.caller()
+    first = await send_dialin(url, call)
+    bot = await bot_of(agent)
+    bot.end()
+    await worker.over(bot.session)
+    late = await send_dialin(url, call)
+    assert (late.status, late.json) == (200, first.json)
+    assert len(await worker.records()) == 1
+    assert agent.calls.empty()
+
+
 @pytest.mark.usefixtures("hasty")
 async def test_a_repeated_webhook_does_not_wait_for_the_first(
     worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers
