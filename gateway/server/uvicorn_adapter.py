@@ -103,9 +103,10 @@ class UvicornServer(uvicorn.Server):
         self._port = port
         await self.serve(sockets=[port])
 
-    def close_port(self) -> None:
+    def close_port(self, *, takes_backlog: bool = True) -> None:
         """Accept the connections in the backlog, which closing would reset, and close the port.
 
+        `takes_backlog`: False if another process has the same socket, and serves what waits there.
         Closing it again has no effect. If several workers leave the port, the kernel still sends connections
         to those that have not left yet: the first one that closes its socket shifts the indexes by which the
         kernel is steered (takeover.py).
@@ -113,7 +114,7 @@ class UvicornServer(uvicorn.Server):
         if self._port is None:
             return
         port, self._port = self._port, None
-        for connection in drain_backlog(port, BACKLOG):
+        for connection in drain_backlog(port, BACKLOG) if takes_backlog else ():
             self.connect_accepted(connection)
         for server in self.servers:
             server.close()

@@ -118,6 +118,7 @@ class Worker:
         parent.start(
             WorkerCallbacks(
                 leave_port=partial(self._handle, WorkerEvent.PORT_HANDED_OVER),
+                close_port=partial(self._server.close_port, takes_backlog=False),
                 take_connection=self._server.connect_accepted,
                 parent_lost=self._parent_lost,
             )
@@ -167,7 +168,10 @@ class Worker:
         self._handle(WorkerEvent.PARENT_DIED)
 
     def _handle(self, event: WorkerEvent) -> None:
+        before = self._life.state
         step = self._life.handle(event, time.monotonic())
+        if step.state is WorkerState.DRAINING and before is not WorkerState.DRAINING and self._parent:
+            self._parent.report_draining()
         if self._life.refuses_calls:
             self._services.active.draining = True
         if step.closes_port:

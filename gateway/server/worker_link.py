@@ -20,10 +20,12 @@ from gateway.server.port_ownership import PortOwnership
 
 # From the parent.
 LEAVE_PORT: Final = b"L"
+CLOSE_PORT: Final = b"P"
 CONNECTION: Final = b"C"
 
 # From the worker.
 ALIVE: Final = b"A"
+DRAINING: Final = b"D"
 ENDING: Final = b"E"
 TAKEN_OVER: Final = b"T"
 TAKEOVER_FAILED: Final = b"F"
@@ -36,10 +38,12 @@ MAX_MESSAGES: Final = 4096
 class WorkerCallbacks:
     """The functions of a worker that its parent calls, in the event loop of the worker.
 
+    `leave_port`: another gateway has it. `close_port`: another worker of this gateway serves the same socket.
     `take_connection` gets a connection that was accepted for it.
     """
 
     leave_port: Callable[[], None]
+    close_port: Callable[[], None]
     take_connection: Callable[[socket.socket], None]
     parent_lost: Callable[[], None]
 
@@ -57,6 +61,9 @@ class WorkerParent(Protocol):
 
     def report_alive(self) -> None:
         """Report that the worker listens, and that its loop turns. Call it about twice a second."""
+
+    def report_draining(self) -> None:
+        """Report that the worker refuses new calls from now on."""
 
     def report_ending(self) -> None:
         """Report that the worker closes its connections and ends, and will not report any more."""
@@ -88,6 +95,9 @@ class SoleProcess:
     def report_alive(self) -> None:
         self._ownership.all_listen()
 
+    def report_draining(self) -> None:
+        pass
+
     def report_ending(self) -> None:
         pass
 
@@ -117,6 +127,9 @@ class ParentProcess:
     def report_alive(self) -> None:
         self._send(ALIVE)
 
+    def report_draining(self) -> None:
+        self._send(DRAINING)
+
     def report_ending(self) -> None:
         self._send(ENDING)
 
@@ -145,6 +158,8 @@ class ParentProcess:
             callbacks.take_connection(socket.socket(fileno=files[0]))
         elif message == LEAVE_PORT:
             callbacks.leave_port()
+        elif message == CLOSE_PORT:
+            callbacks.close_port()
         elif not message:
             self.stop()
             callbacks.parent_lost()
@@ -177,9 +192,14 @@ class WorkerChannel:
         return messages
 
     def leave_port(self) -> None:
-        """Tell the worker to leave the port."""
+        """Tell the worker to leave the port, which another gateway has."""
         with suppress(OSError):  # it has died
             self._channel.send(LEAVE_PORT)
+
+    def close_port(self) -> None:
+        """Tell the worker to close its socket, which another worker serves."""
+        with suppress(OSError):
+            self._channel.send(CLOSE_PORT)
 
     def pass_connection(self, connection: socket.socket) -> bool:
         """Give a copy of an accepted connection to the worker. Return False if it does not take it."""

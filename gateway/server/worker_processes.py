@@ -9,6 +9,7 @@ through here otherwise.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -34,6 +35,7 @@ from gateway.server.uvicorn_adapter import STARTUP_FAILED
 from gateway.server.worker import NOT_TAKEN_OVER, serve
 from gateway.server.worker_link import (
     ALIVE,
+    DRAINING,
     ENDING,
     TAKEN_OVER,
     TAKEOVER_FAILED,
@@ -55,6 +57,9 @@ SILENT_S: Final = 3.0
 KILL_S: Final = 15.0
 """A worker that has not reported for so long is killed and started again: its calls are silent anyway."""
 
+START_S: Final = 60.0
+"""A worker that does not serve so long after its start is worth a line."""
+
 END_S: Final = 60.0
 """A worker that ends for longer is killed."""
 
@@ -72,13 +77,17 @@ class WorkerProcess:
     def __init__(self, port: socket.socket) -> None:
         """`port`: bound. The worker makes it listen."""
         self.port: socket.socket | None = port
-        """None once this gateway leaves its port."""
+        """None once this gateway leaves its port, or another worker has the socket."""
         self.process: BaseProcess | None = None
         self.channel: WorkerChannel | None = None
         self.restart_at: float | None = None
         """When to start a process again, in seconds of the monotonic clock."""
         self.reported_at: float | None = None
         """When the process reported last; None if it has not served yet."""
+        self.started_at = 0.0
+        """When the process was started, until a line says that it takes too long; then infinite."""
+        self.drains_since: float | None = None
+        """Since when the process refuses new calls."""
         self.ends_since: float | None = None
         """Since when the process closes its connections and ends."""
         self.is_silent = False
@@ -89,7 +98,8 @@ class WorkerProcess:
     @property
     def answers(self) -> bool:
         """Whether the worker serves new connections."""
-        return self.reported_at is not None and self.ends_since is None and not self.is_silent
+        serves = self.reported_at is not None and self.drains_since is None and self.ends_since is None
+        return serves and not self.is_silent
 
     def start(
         self, settings: Settings, takeover: Takeover | None = None, *, may_create_store: bool = True
@@ -101,13 +111,24 @@ class WorkerProcess:
         arguments = (settings, self.port, self.channel.worker_end, takeover, may_create_store)
         self.process = _spawn.Process(target=_run_child, args=arguments)
         self.process.start()
+        self.started_at = time.monotonic()
         self.channel.worker_end.close()
+
+    def hand_socket_on(self) -> WorkerProcess:
+        """Return a worker without a process that has the socket from now on; this one keeps its calls."""
+        assert self.port is not None
+        successor = WorkerProcess(self.port)
+        successor.is_listening = self.is_listening
+        self.port = None
+        if self.channel is not None:
+            self.channel.close_port()
+        return successor
 
     def forget_process(self) -> None:
         """Note that the process has ended."""
         if self.channel is not None:
             self.channel.close()
-        self.process = self.channel = self.reported_at = self.ends_since = None
+        self.process = self.channel = self.reported_at = self.drains_since = self.ends_since = None
         self.is_silent = self.is_killed = False
 
     def close_port(self) -> None:
@@ -164,7 +185,7 @@ class WorkerProcesses:
         while any(worker.process or worker.restart_at for worker in self._workers):
             self._wait()
             self._handle_signals()
-            for worker in self._workers:
+            for worker in list(self._workers):
                 self._receive(worker)
                 self._note_end(worker)
             self._look_after_workers(time.monotonic())
@@ -238,6 +259,8 @@ class WorkerProcesses:
             worker.is_listening = True
             if all(each.reported_at is not None for each in self._workers):
                 self._ownership.all_listen()
+        if DRAINING in messages:
+            worker.drains_since = time.monotonic()
         if ENDING in messages:
             worker.ends_since = time.monotonic()
         if TAKEN_OVER in messages:
@@ -251,7 +274,9 @@ class WorkerProcesses:
         if child is None or child.is_alive():
             return
         worker.forget_process()
-        if child.exitcode == STARTUP_FAILED and not self._has_restarted:
+        if worker.port is None and not self._is_ending:  # another worker has taken its place
+            self._workers.remove(worker)
+        elif child.exitcode == STARTUP_FAILED and not self._has_restarted:
             self._status = STARTUP_FAILED
             self._stop(signal.SIGTERM)
         elif self._awaits_takeover and worker is self._workers[0] and not self._is_ending:
@@ -268,17 +293,37 @@ class WorkerProcesses:
         self._stray_signals.report()
         stood_still = now - self._looked_at > SILENT_S
         self._looked_at = now
-        for worker in self._workers:
+        for worker in list(self._workers):
             if worker.restart_at is not None and now >= worker.restart_at:
                 self._restart(worker, now)
+            if (
+                worker.process is not None
+                and worker.reported_at is None
+                and now - worker.started_at > START_S
+            ):
+                worker.started_at = math.inf
+                log.warning("a worker takes long to start", pid=worker.process.pid, seconds=START_S)
             if worker.process is None or worker.reported_at is None:
                 continue
+            if self._drains_by_itself(worker, now):
+                log.warning("a worker drains by itself, and another is started", pid=worker.process.pid)
+                self._workers.append(successor := worker.hand_socket_on())
+                self._restart(successor, now)
             if stood_still:  # this process, and the workers perhaps as well: nobody is to blame
                 worker.reported_at = now
             if worker.ends_since is None:
                 self._judge(worker, worker.process, round(now - worker.reported_at, 1))
             elif now - worker.ends_since >= END_S:
                 self._kill(worker, worker.process, round(now - worker.ends_since, 1))
+
+    def _drains_by_itself(self, worker: WorkerProcess, now: float) -> bool:
+        """Return True if somebody has told one worker to drain, and not this process, since a moment ago.
+
+        A service manager may tell all processes at once, and this one last.
+        """
+        if worker.drains_since is None or worker.port is None or self._is_ending:
+            return False
+        return now - worker.drains_since >= RESTART_DELAY_S
 
     def _restart(self, worker: WorkerProcess, now: float) -> None:
         self._has_restarted = True

@@ -15,7 +15,14 @@ from structlog.testing import capture_logs
 
 from gateway.config import Settings
 from gateway.server.port_ownership import PortOwnership
-from gateway.server.worker_processes import END_S, KILL_S, SILENT_S, WorkerProcess, WorkerProcesses
+from gateway.server.worker_processes import (
+    END_S,
+    KILL_S,
+    SILENT_S,
+    START_S,
+    WorkerProcess,
+    WorkerProcesses,
+)
 from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.call_assertions import (
@@ -241,6 +248,31 @@ async def test_callers_that_come_while_a_worker_starts_again_are_served_by_the_o
     await eventually(lambda: logged(gateway, "a worker died and is started again"), "its death is logged")
 
 
+async def test_a_worker_that_alone_is_told_to_drain_takes_no_caller_with_it(
+    start_gateway: Callable[..., Gateway], support_port: AgentPort, support: Agent
+) -> None:
+    """Somebody's tool has sent it SIGTERM: it finishes its calls, and another worker takes its place."""
+    agent = {"name": "support", "organization": "acme", "instances": [support_port.url]}
+    agent["sessions_per_instance"] = 100
+    gateway = start_gateway(server={"workers": 2}, agents=[agent])
+    call = await connect(gateway, support)
+    pids = {worker["id"]: worker["pid"] for worker in gateway.workers()}
+    drained = pids[owner_of(gateway, call)]
+    os.kill(drained, signal.SIGTERM)
+    await eventually(lambda: len(gateway.workers()) == 3, "another worker is started")
+    (line,) = logged(gateway, "a worker drains by itself, and another is started")
+    assert line["pid"] == drained
+    calls = [await connect(gateway, support) for _ in range(8)]
+    pids |= {worker["id"]: worker["pid"] for worker in gateway.workers()}
+    assert drained not in {pids[owner_of(gateway, one)] for one in calls}
+    await assert_both_hear(call)
+    for one in (call, *calls):
+        await hang_up(one)
+        await assert_ended(gateway, one.session, "caller_hangup", "caller")
+    await eventually(lambda: len(gateway.workers()) == 2, "the drained worker has ended")
+    assert logged(gateway, "a worker died and is started again") == []
+
+
 class Child:
     """A child process as the parent sees it; it does nothing."""
 
@@ -302,6 +334,11 @@ def test_a_parent_that_stood_still_itself_blames_no_worker(parent: Parent) -> No
     """As when the machine sleeps, or the whole group is stopped."""
     assert parent.look(1000.0, 1000.0 + SILENT_S - 0.1) == []
     assert parent.worker.answers
+
+
+def test_a_worker_that_takes_long_to_start_is_noticed_once(parent: Parent) -> None:
+    parent.worker.reported_at = None
+    assert parent.look(START_S, START_S + 1, START_S + 2) == ["a worker takes long to start"]
 
 
 def test_a_worker_that_ends_need_not_report_but_has_to_end(parent: Parent) -> None:
