@@ -39,7 +39,9 @@ def test_a_gateway_whose_log_nobody_reads_stops_when_told(tmp_path: Path, worker
     port = free_port()
     config = tmp_path / "patchbay.toml"
     server = {"port": port, "workers": workers, "log_format": "json"}
-    config.write_text(to_toml({"server": server, "store": {"url": f"sqlite:///{tmp_path}/patchbay.db"}}))
+    store = {"url": f"sqlite:///{tmp_path}/patchbay.db"}
+    agents = [{"name": "support", "organization": "acme"}]
+    config.write_text(to_toml({"server": server, "store": store, "agents": agents}))
     unread, pipe = os.pipe()
     try:
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)

@@ -143,9 +143,11 @@ def run_serve(directory: Path, settings: dict[str, Any]) -> subprocess.Completed
 def test_a_port_in_use_is_reported(tmp_path: Path, workers: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        failed = run_serve(tmp_path, {"server": {"port": port, "workers": workers, "log_format": "json"}})
+        server = {"port": port, "workers": workers, "log_format": "json"}
+        agent = {"name": "support", "organization": "acme"}
+        failed = run_serve(tmp_path, {"server": server, "agents": [agent]})
     assert failed.returncode == 1
-    (line,) = [json.loads(line) for line in failed.stderr.splitlines()]
+    *_, line = [json.loads(line) for line in failed.stderr.splitlines()]
     assert (line["event"], line["address"]) == ("cannot listen", f"127.0.0.1:{port}")
     assert "in use" in line["error"]
 

@@ -40,6 +40,7 @@ PID_NAMESPACE = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--k
 
 ADDRESS = "127.0.0.1:7860"
 NO_PROCESS = 4_190_000
+AGENTS = [{"name": "support", "organization": "acme"}]
 
 REPLACE_EACH = """
 import json, os, subprocess, sys
@@ -65,7 +66,8 @@ def lines_of(text: str, event: str) -> list[dict[str, Any]]:
 def write_config(directory: Path, port: int) -> Path:
     path = directory / "patchbay.toml"
     server = {"port": port, "log_format": "json"}
-    path.write_text(to_toml({"server": server, "store": {"url": f"sqlite:///{directory}/patchbay.db"}}))
+    store = {"url": f"sqlite:///{directory}/patchbay.db"}
+    path.write_text(to_toml({"server": server, "store": store, "agents": AGENTS}))
     return path
 
 
@@ -115,7 +117,7 @@ def test_a_number_that_is_no_gateway_is_refused_and_no_process_is_touched(tmp_pa
 
 @pytest.fixture(scope="module")
 def gateway(start_gateway: Callable[..., Gateway]) -> Gateway:
-    return start_gateway(server={"workers": 2})
+    return start_gateway(server={"workers": 2}, agents=AGENTS)
 
 
 def test_a_gateway_on_another_port_goes_on(gateway: Gateway, tmp_path: Path) -> None:
@@ -160,7 +162,7 @@ async def test_of_two_that_replace_one_gateway_the_second_is_refused(
 
     await eventually(is_free, "the old gateway is free again")
     assert gateway.get("/readyz")[0] == 200
-    third = Gateway(tmp_path, {}, replace=gateway)
+    third = Gateway(tmp_path, {"agents": AGENTS}, replace=gateway)
     gateways.append(third)
     assert await gateway.ended() == 0
     await eventually(lambda: "the port is taken over" in third.log_text(), "the third has the port")
@@ -308,7 +310,7 @@ def test_a_gateway_that_cannot_take_the_port_leaves_it_to_the_old_one(tmp_path: 
         number = port.getsockname()[1]
         new = GatewayProcess(
             tmp_path,
-            {"server": {"port": number, "workers": workers}},
+            {"server": {"port": number, "workers": workers}, "agents": AGENTS},
             command=[sys.executable, "-c", patched],
             arguments=["--replace", str(own)],
         )
