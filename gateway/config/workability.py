@@ -59,6 +59,8 @@ def find_concerns(settings: Settings) -> Iterator[Concern]:
         yield from _regions_of_public_url(settings, public)
         yield from _unknown_proxies(settings, public)
     yield from _exotel_behind_a_proxy(settings)
+    yield from _closed_to_carriers(settings)
+    yield from _closed_to_whatsapp(settings)
     yield from _instances_that_are_the_gateway(settings)
 
 
@@ -159,6 +161,32 @@ def _exotel_behind_a_proxy(settings: Settings) -> Iterator[Concern]:
         if allowed and not account.auth_tokens and not any(peer in network for network in allowed):
             message = f"allows no request: all come from {peer} while server.trusted_proxies is empty"
             yield Concern((*location, "allow"), message)
+
+
+def _closed_to_carriers(settings: Settings) -> Iterator[Concern]:
+    """Find agents that carriers should reach, of organisations without an account that authenticates."""
+    called = {route.agent for route in settings.numbers}
+    for index, agent in enumerate(settings.agents):
+        owner = settings.find_organization(agent.organization)
+        authenticates = owner is not None and any(account.can_authenticate for account in owner.carriers)
+        has_keys = owner is not None and bool(owner.public_keys or owner.private_keys)
+        # With a key, calls may come with the tokens of the start API alone.
+        if (
+            agent.websocket_auth == "required"
+            and not authenticates
+            and (agent.service_host in called or not has_keys)
+        ):
+            message = f"is required, and {agent.organization} has no account that authenticates a carrier's "
+            message += 'calls: they are refused. "none" lets in whoever reaches the port'
+            yield Concern(("agents", index, "websocket_auth"), message, Severity.DOUBTFUL)
+
+
+def _closed_to_whatsapp(settings: Settings) -> Iterator[Concern]:
+    for index, organization in enumerate(settings.organizations):
+        app = organization.whatsapp
+        if app is not None and not app.app_secrets and not app.allow_unsigned:
+            message = "is empty: every event is refused, unless allow_unsigned is true"
+            yield Concern(("organizations", index, "whatsapp", "app_secrets"), message, Severity.DOUBTFUL)
 
 
 def _instances_that_are_the_gateway(settings: Settings) -> Iterator[Concern]:

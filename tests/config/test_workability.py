@@ -67,6 +67,8 @@ def test_a_configuration_that_works_says_nothing(check: Check) -> None:
     for text in (AGENT, AGENT + TWILIO.replace(ACME, ACME, 1)):
         server = f"[server]\n{PUBLIC}" if "twilio" in text else ""
         assert doubts(check(server + text)) == []
+    closed = f'[server]\nhost = "0.0.0.0"\n{ACME}public_keys = ["pk_acme"]\n{AGENT}'
+    assert doubts(check(closed)) == [], "calls may come with the tokens of the start API"
 
 
 @pytest.mark.parametrize(
@@ -166,6 +168,22 @@ def test_a_setting_with_which_no_call_gets_through_is_refused_by_its_name(
             "all clients have the address of the proxy between",
         ),
         (ACME + 'private_keys = ["env:KEY"]\n', "agents", "every call is refused until one is made"),
+        (
+            f'[server]\nhost = "0.0.0.0"\n{AGENT}',
+            "agents[0].websocket_auth",
+            "has no account that authenticates a carrier's calls",
+        ),
+        (
+            f'[server]\nhost = "0.0.0.0"\n{ACME}public_keys = ["pk_acme"]\n{AGENT}'
+            '[[numbers]]\nnumber = "+15559876543"\nagent = "support.acme"\n',
+            "agents[0].websocket_auth",
+            "they are refused",
+        ),
+        (
+            f"{ACME}[organizations.whatsapp]\n{AGENT}",
+            "organizations[0].whatsapp.app_secrets",
+            "every event is refused",
+        ),
     ],
 )
 def test_a_setting_that_may_not_work_is_named(
