@@ -78,14 +78,20 @@ async def base(gateway: Gateway, bases: dict[int, int], support_port: AgentPort)
     return await warmed(gateway, bases, support_port)
 
 
+@pytest.fixture(scope="module")
+def on_the_way() -> str:
+    """What the rows of the module say of the way to the gateway."""
+    return ""
+
+
 @pytest.fixture
-def case(request: pytest.FixtureRequest, gateway: Gateway, base: int) -> Any:
+def case(request: pytest.FixtureRequest, gateway: Gateway, base: int, on_the_way: str) -> Any:
     """Make the case of this test. Its group is its file's: that of test_gateway_….py is Gateway."""
     made: list[Case] = []
 
     def make(fault: str, *, of: Gateway = gateway, before: int = base) -> Case:
         group = request.path.stem.removeprefix("test_").partition("_")[0].capitalize()
-        made.append(Case(group, fault, of, before))
+        made.append(Case(group, fault + on_the_way, of, before))
         return made[-1]
 
     yield make

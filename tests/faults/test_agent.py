@@ -20,7 +20,7 @@ from tests.faults.conversation import FRAME_S, REPLY, Recorder, speak
 from tests.faults.launcher import Launcher
 from tests.faults.suite_settings import LIMITS, agents_at, warmed
 from tests.harness.agent import Agent, AgentCall, AgentPort, Answer, accepts, answers, hangs, resets
-from tests.harness.frames import CLOSE, TEXT
+from tests.harness.frames import CLOSE, CONTINUATION, PING, TEXT
 from tests.harness.gateway import Gateway
 
 Cases = Callable[..., Case]
@@ -92,6 +92,24 @@ BAD_ANSWERS: dict[str, tuple[Answer, str]] = {
     ),
     "takes the connection and resets it": (resets, "agent_unreachable"),
     "sends garbage instead of HTTP": (answers(bytes(range(256)) + b"\r\n\r\n"), "agent_unreachable"),
+}
+
+
+ACCEPT = b"Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n"
+SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+BAD_ANSWERS |= {
+    "answers 101 with another's key": (answers(SWITCHING + ACCEPT + b"\r\n"), "agent_unreachable"),
+    "answers 101 without a key": (answers(SWITCHING + b"\r\n"), "agent_unreachable"),
+    "answers 302, to another host": (
+        answers(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/ws\r\nContent-Length: 0\r\n\r\n"),
+        "agent_unreachable",
+    ),
+    "answers with a head of 100,000 bytes": (
+        answers(b"HTTP/1.1 101 Switching Protocols\r\nX: " + b"x" * 100_000),
+        "agent_unreachable",
+    ),
+    "answers half a head, and no more": (answers(SWITCHING), "agent_start_timeout"),
+    "answers half a head, and closes": (answers(SWITCHING, then="close"), "agent_unreachable"),
 }
 
 
@@ -293,6 +311,52 @@ async def test_sends_garbage(case: Cases, support: Agent) -> None:
         fault.strike()
         talk.agent.send(b"\xff\xfe\xfd garbage")
         await fault.ends(talk.recorder, 1011, "agent_protocol_error", "agent")
+
+
+WRONG_FRAMES: dict[str, Callable[[AgentCall], bytes]] = {
+    "a frame that is masked": lambda peer: peer.frame(TEXT, b"{}", key=b"1234"),
+    "a frame with a reserved opcode": lambda peer: peer.frame(0x3, b"x"),
+    "a frame with a reserved bit": lambda peer: peer.frame(TEXT, b"{}", reserved=0x40),
+    "a ping of 126 bytes": lambda peer: peer.frame(PING, bytes(126)),
+    "a ping in two parts": lambda peer: peer.frame(PING, b"x", fin=False),
+    "a continuation of nothing": lambda peer: peer.frame(CONTINUATION, b"x"),
+    "a message within a message": lambda peer: peer.frame(TEXT, b"x", fin=False) + peer.frame(TEXT, b"x"),
+    "a length of 2⁶³": lambda peer: b"\x81\x7f\x80" + bytes(7),
+    "a close frame of one byte": lambda peer: peer.frame(CLOSE, b"x"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_FRAMES)
+async def test_sends_wrong_frames(case: Cases, support: Agent, name: str) -> None:
+    async with case(f"sends {name}") as fault:
+        talk = await fault.talk(support)
+        talk.silence()
+        fault.strike()
+        talk.agent.send(WRONG_FRAMES[name](talk.agent))
+        await fault.ends(talk.recorder, 1011, "agent_protocol_error", "agent")
+
+
+async def test_floods_with_pings(case: Cases, support: Agent) -> None:
+    async with case("floods with 2,000 pings") as fault:
+        talk = await fault.talk(support)
+        fault.strike()
+        await talk.agent.pour(talk.agent.frame(PING, b"there?") * 2000)
+        await talk.recorder.until(talk.recorder.audio_frames + TURN_FRAMES)
+        fault.note_received(talk.recorder, with_close=False)
+        fault.heard = "sound"
+        await talk.hang_up()
+        await fault.over("caller_hangup", "caller")
+
+
+async def test_is_lost_within_a_message(case: Cases, support: Agent) -> None:
+    async with case("is lost within a message, and takes no other call") as fault:
+        talk = await fault.talk(support)
+        talk.silence()
+        support.answer = resets
+        fault.strike()
+        talk.agent.send(talk.agent.frame(TEXT, REPLY.encode()[:10], fin=False))
+        talk.agent.reset()
+        await fault.ends(talk.recorder, 1011, "agent_lost", "agent")
 
 
 async def test_sends_text_that_is_no_message(case: Cases, support: Agent) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,10 +22,14 @@ class AgentPort:
     """A reserved port. While no agent listens on it, connections to it are refused.
 
     `number`: a port that something else reserves; None reserves a new one. `host`: where agents listen on it.
+    `tls`: the certificate that agents on it have, for localhost; None for plain connections.
     """
 
-    def __init__(self, number: int | None = None, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, number: int | None = None, host: str = "127.0.0.1", *, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._host = host
+        self.tls = tls
         self._reserved: socket.socket | None = None
         if number is None:
             self._reserved = socket.socket()
@@ -36,7 +41,7 @@ class AgentPort:
     @property
     def url(self) -> str:
         """The base URL of an instance on this port."""
-        return f"http://127.0.0.1:{self.number}"
+        return f"http://127.0.0.1:{self.number}" if self.tls is None else f"https://localhost:{self.number}"
 
     def listen(self, receive_buffer: int | None = None) -> socket.socket:
         """Return a socket bound to the port. `receive_buffer`: of its connections, in bytes."""
@@ -144,7 +149,7 @@ class Agent:
 
     async def start(self, *, receive_buffer: int | None = None, read_ahead: int = 1 << 16) -> Agent:
         """Listen. `receive_buffer`, `read_ahead`: bytes that the kernel and this end buffer unread."""
-        await self._listener.start(self.port.listen(receive_buffer), limit=read_ahead)
+        await self._listener.start(self.port.listen(receive_buffer), limit=read_ahead, tls=self.port.tls)
         return self
 
     async def call(self) -> AgentCall:

@@ -14,9 +14,17 @@ from cryptography.x509.oid import NameOID
 
 
 def issue_certificate(
-    directory: Path, serial: int, *, passphrase: bytes | None = None, host: str = "localhost"
+    directory: Path,
+    serial: int,
+    *,
+    passphrase: bytes | None = None,
+    host: str = "localhost",
+    days: int = 1,
 ) -> tuple[Path, Path]:
-    """Write a certificate with this serial number and its key, over those before; return the two paths."""
+    """Write a certificate with this serial number and its key, over those before; return the two paths.
+
+    `host`: whose it is. `days`: from now until it expires, less than 0 for one that has expired.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.datetime.now(datetime.UTC)
@@ -26,8 +34,8 @@ def issue_certificate(
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(serial)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - datetime.timedelta(days=7))
+        .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         .sign(key, hashes.SHA256())
     )

@@ -12,6 +12,7 @@ from gateway.simulator.gateway_process import GatewayProcess
 from gateway.simulator.server_process import PATCHBAY
 from gateway.simulator.waiting import eventually
 from tests.harness.caller import Caller, dial
+from tests.harness.certificates import trust_anything
 
 LOG_TAIL_CHARACTERS = 4000
 
@@ -81,8 +82,10 @@ class Gateway(GatewayProcess):
         return dict(body)
 
     async def dial(self, target: str, **options: Any) -> Caller:
-        """Request a media socket. `options`: see `caller.dial`."""
+        """Request a media socket, over TLS if the gateway has a certificate. `options`: see `caller.dial`."""
         self.upgrades += 1
+        if self.tls and "over" not in options:
+            options.setdefault("tls", trust_anything())
         return await dial(self.port, target, on_open=self.callers, **options)
 
     async def callers_leave(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterable
 
 from aiohttp import web
@@ -34,9 +35,13 @@ def abort_connection(writer: asyncio.StreamWriter) -> None:
     asyncio's own `abort()` raises AttributeError on a transport that was closed while its buffer held data,
     and has sent that data since.
     """
-    raw = writer.get_extra_info("socket")
-    if raw is not None and raw.fileno() != -1:
+    if _is_open(writer):
         writer.transport.abort()
+
+
+def _is_open(writer: asyncio.StreamWriter) -> bool:
+    raw = writer.get_extra_info("socket")  # a TLS connection that is closed has none
+    return raw is not None and raw.fileno() != -1
 
 
 async def _turns() -> None:
@@ -77,9 +82,18 @@ class SocketServer:
         self._open: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server | None = None
 
-    async def start(self, sock: socket.socket, *, limit: int = 1 << 16, backlog: int = 1024) -> None:
+    async def start(
+        self,
+        sock: socket.socket,
+        *,
+        limit: int = 1 << 16,
+        backlog: int = 1024,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         """Listen on a bound socket. `limit`: bytes that are read ahead."""
-        self._server = await asyncio.start_server(self._connected, sock=sock, limit=limit, backlog=backlog)
+        self._server = await asyncio.start_server(
+            self._connected, sock=sock, limit=limit, backlog=backlog, ssl=tls
+        )
 
     async def pause(self) -> None:
         """Stop listening; keep the connections."""
@@ -101,7 +115,7 @@ class SocketServer:
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # Keep the writer: from Python 3.13 on, one that is collected while it is open closes with a warning.
-        self._open = [one for one in self._open if one.get_extra_info("socket").fileno() != -1]
+        self._open = [one for one in self._open if _is_open(one)]
         self._open.append(writer)
         task = asyncio.get_running_loop().create_task(self._handle(reader, writer))
         self._serving.add(task)

@@ -153,9 +153,12 @@ class WebSocketPeer:
         abort_connection(self._writer)
 
     def half_close(self) -> None:
-        """Close this direction of the TCP connection without a close frame."""
+        """Close this direction of the TCP connection without a close frame, and without TLS's alert."""
         with contextlib.suppress(OSError):  # the far end may have reset it just now
-            self._writer.write_eof()
+            if self._writer.can_write_eof():
+                self._writer.write_eof()
+            else:
+                self._writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
 
     async def leave(self) -> None:
         """Close the socket at once."""
