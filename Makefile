@@ -52,7 +52,7 @@ $(INTEROP)/.ready-$(VERSION): tests/interop/requirements.lock
 	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/interop/requirements.lock
 	@touch $@
 
-faults: setup         ## everything that can break, broken, two minutes; makes docs/faults.md
+faults: setup         ## everything that can break, broken, three minutes; makes docs/faults.md
 	$(BIN)/python -m pytest tests/faults
 
 fuzz: setup $(VENV)/.fuzz ## made-up bytes at whatever reads strangers' bytes, for FUZZ_SECONDS (60)
