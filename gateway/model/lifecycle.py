@@ -20,10 +20,13 @@ from typing import Final
 #   2. the agent runs                      starting -> running
 #   3. there is a reason to end            running  -> ending
 #
+# The third may come before the second: a start that is given up after its request was sent.
+#
 # `created` is a pending session: it occupies no slot and no worker owns it. When its socket comes it gets a
 # slot, or is refused. A session that begins with a carrier's stream is `starting` from the first. `ending` is
-# the time between the reason to end and the close of both legs. It is over within seconds, so the store does
-# not record it; the next state that the store learns is the end.
+# the time between the reason to end and the moment in which the instance is free. Mostly it is too short to
+# be recorded: the agent has ended by itself, or has answered the close of its socket. It is recorded where
+# the instance cannot be known to be free (gateway/calls/slot_release.py); the session keeps its slot then.
 #
 # Every session ends in exactly one of three ways:
 #
@@ -59,6 +62,7 @@ TRANSITIONS: Final[Mapping[SessionState, Mapping[SessionState, str]]] = {
     },
     SessionState.STARTING: {
         SessionState.RUNNING: "the agent is connected",
+        SessionState.ENDING: "over, but the agent may have been asked",
         SessionState.CANCELED: "over before the agent was connected",
         SessionState.FAILED: "the agent did not start",
     },
@@ -67,8 +71,9 @@ TRANSITIONS: Final[Mapping[SessionState, Mapping[SessionState, str]]] = {
         SessionState.FAILED: "the gateway was lost",
     },
     SessionState.ENDING: {
-        SessionState.ENDED: "both legs closed, as calls go",
-        SessionState.FAILED: "both legs closed, after a fault",
+        SessionState.ENDED: "the instance is free, as calls go",
+        SessionState.FAILED: "the instance is free, after a fault",
+        SessionState.CANCELED: "the instance is free, and the agent never ran",
     },
     SessionState.ENDED: {},
     SessionState.FAILED: {},

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from gateway.model.lifecycle import ACTIVE, TERMINAL, LifecycleError, SessionState
@@ -48,6 +49,22 @@ class SessionOptions:
 
 TELEPHONY_OPTIONS: Final = SessionOptions()
 """The options of a carrier's call without any more properties."""
+
+MEDIA_SOCKETS: Final = ("telephony", "websocket")
+"""The transports whose agents have a media socket, and end when it does."""
+
+
+class ReleasedBy(StrEnum):
+    """How the instance of a session that was `ending` was seen to be free."""
+
+    ANSWERED = "answered"
+    """It answered the session's request, or was told of the end and agreed."""
+    READY = "ready"
+    """Its `/readyz` says 200, and said 503 while the session ran."""
+    GONE = "gone"
+    """It refuses connections: its process has ended."""
+    TIMEOUT = "timeout"
+    """It was not seen to be free within the agent's `stop_timeout`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +149,8 @@ class SessionRecord:
     `completed_at`: when the agent reported on the session, with `reported_seconds`, the duration by its own
     account, and `transcript` and `results`, JSON text, each None if not reported.
     `resumed`: how often the agent was lost and another one took over.
+    `ending_at`: when there was a reason to end, if the instance was not known to be free then; `ended_at` is
+    the same once it is. `released_at`, `released_by`: when and how it was seen to be free (`ReleasedBy`).
     """
 
     session_id: str
@@ -172,6 +191,9 @@ class SessionRecord:
     transcript: str | None
     results: str | None
     resumed: int = 0
+    ending_at: float | None = None
+    released_at: float | None = None
+    released_by: str | None = None
 
     @property
     def active(self) -> bool:

@@ -20,6 +20,7 @@ import structlog
 from gateway.model.session import (
     TELEPHONY_OPTIONS,
     CallDetails,
+    ReleasedBy,
     SessionOptions,
     SessionRecord,
     SessionResult,
@@ -118,6 +119,16 @@ class FailoverStore:
     def end(self, session_id: str, result: SessionResult) -> asyncio.Future[None]:
         self._discount(session_id)
         return self._store.end(session_id, result)
+
+    def begin_end(self, session_id: str, result: SessionResult) -> asyncio.Future[None]:
+        return self._store.begin_end(session_id, result)  # its slot stays taken
+
+    def release(self, session_id: str, at: float, by: ReleasedBy | None) -> asyncio.Future[None]:
+        self._discount(session_id)
+        return self._store.release(session_id, at, by)
+
+    async def ending(self) -> list[SessionRecord]:
+        return await self._store.ending()
 
     async def attach_stream(self, details: CallDetails, now: float) -> str:
         instance = await self._store.attach_stream(details, now)

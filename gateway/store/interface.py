@@ -15,6 +15,7 @@ from gateway.model.lifecycle import ACTIVE, TERMINAL, SessionState
 from gateway.model.session import (
     TELEPHONY_OPTIONS,
     CallDetails,
+    ReleasedBy,
     SessionOptions,
     SessionRecord,
     SessionResult,
@@ -212,6 +213,23 @@ class Store(Protocol):
         `canceled` or `failed`.
         """
 
+    def begin_end(self, session_id: str, result: SessionResult) -> asyncio.Future[None]:
+        """Record why a session ends, while its instance may still be busy with it.
+
+        The session becomes `ending` and keeps its slot until `release`, whatever happens to this worker. The
+        first end wins, as for `end`; a pending or unknown session is not changed.
+        """
+
+    def release(self, session_id: str, at: float, by: ReleasedBy | None) -> asyncio.Future[None]:
+        """Record that the instance of a session that is `ending` is free, and free its slot.
+
+        The session is over then, as `begin_end` recorded; any other session is not changed. `end` does the
+        same to a session that is `ending`, with `by` None.
+        """
+
+    async def ending(self) -> list[SessionRecord]:
+        """Return this worker's sessions that are `ending`, also those of dead workers, oldest first."""
+
     async def attach_stream(self, details: CallDetails, now: float) -> str:
         """Take over an outbound call whose stream came to this worker. Return the URL of its instance.
 
@@ -246,7 +264,10 @@ class Store(Protocol):
         """
 
     async def stop_requests(self) -> list[str]:
-        """Return the ids of this worker's sessions that shall stop and are not over, in order of arrival."""
+        """Return the ids of this worker's sessions that shall stop and do not, in order of arrival.
+
+        Those that are `ending` or over are left out.
+        """
 
     async def complete(
         self,
@@ -288,6 +309,9 @@ class Store(Protocol):
 
     async def reap(self, now: float) -> list[SessionRecord]:
         """End the sessions of dead workers as `gateway_lost` and return them, oldest first.
+
+        Those without a media socket become `ending`, because their agents may run on, and belong to this
+        worker, which must `release` them; so do those that were `ending` already, which are not returned.
 
         A worker is dead if its process is gone, or, where its process cannot be looked up from here (another
         machine or container), if it was silent for STALE_S while this worker's own heartbeats had no gap.

@@ -26,12 +26,14 @@ STEPS = {
     ("created", "canceled"),
     ("created", "failed"),
     ("starting", "running"),
+    ("starting", "ending"),
     ("starting", "canceled"),
     ("starting", "failed"),
     ("running", "ending"),
     ("running", "failed"),
     ("ending", "ended"),
     ("ending", "failed"),
+    ("ending", "canceled"),
 }
 
 

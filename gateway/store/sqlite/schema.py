@@ -174,7 +174,14 @@ _VERSION_3: Final = (
 
 _VERSION_4: Final = ("ALTER TABLE session ADD COLUMN resumed INTEGER NOT NULL DEFAULT 0",)
 
-_STEPS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
+# The end of a session whose instance may still be busy with it.
+_VERSION_5: Final = (
+    "ALTER TABLE session ADD COLUMN ending_at REAL",
+    "ALTER TABLE session ADD COLUMN released_at REAL",
+    "ALTER TABLE session ADD COLUMN released_by TEXT",
+)
+
+_STEPS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
 
 VERSION: Final = len(_STEPS)
 """`PRAGMA user_version` of the tables above."""

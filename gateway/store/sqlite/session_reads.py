@@ -23,6 +23,16 @@ def session(session_id: str, connection: sqlite3.Connection) -> SessionRecord | 
     return record(row) if row else None
 
 
+def ending(worker_id: str, connection: sqlite3.Connection) -> list[SessionRecord]:
+    """Return a worker's sessions that are ending, oldest first."""
+    rows = connection.execute(
+        f"SELECT {BRIEF_COLUMNS} FROM session INDEXED BY session_active "  # noqa: S608 - constants
+        "WHERE ended_at IS NULL AND state = ? AND owner = ? ORDER BY number",
+        (SessionState.ENDING, worker_id),
+    ).fetchall()
+    return [record(row) for row in rows]
+
+
 def sessions(
     matching: SessionFilter, limit: int, offset: int, with_reports: bool, connection: sqlite3.Connection
 ) -> tuple[list[SessionRecord], int]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The steps of a session's life in the SQLite file, from the queue to the end.
+"""The steps of a session's life in the SQLite file, from the queue to the reason to end (session_ends.py).
 
 All functions run in the writer's thread; those that write run in a transaction.
 """
@@ -12,14 +12,13 @@ from typing import Final
 
 import structlog
 
-from gateway.model.lifecycle import SessionState, terminal_state
+from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import Reasons
 from gateway.model.session import (
     TELEPHONY_OPTIONS,
     CallDetails,
     QueueLimit,
     SessionOptions,
-    SessionResult,
     SlotLimits,
 )
 from gateway.store.admission import AtCapacity, Queued, choose_instance
@@ -211,7 +210,7 @@ class Admission:
         if known is None:
             heartbeat(self._worker, self._now, connection)
         if not self._write(instance, connection):
-            _log_unchanged("session_late_ignored", self._details.session_id, connection)
+            log_unchanged("session_late_ignored", self._details.session_id, connection)
         leave_queue(self._details.session_id, connection)
 
     def _write(self, instance: str, connection: sqlite3.Connection) -> bool:
@@ -356,7 +355,7 @@ def move(worker: WorkerId, session_id: str, limits: SlotLimits, connection: sqli
 def mark_running(session_id: str, at: float, connection: sqlite3.Connection) -> None:
     """Make a starting session `running`."""
     if not connection.execute(_MARK_RUNNING, (at, text(session_id))).rowcount:
-        _log_unchanged("session_start_ignored", session_id, connection)
+        log_unchanged("session_start_ignored", session_id, connection)
 
 
 def mark_resumed(session_id: str, times: int, connection: sqlite3.Connection) -> None:
@@ -384,10 +383,12 @@ _CANCEL_PENDING: Final = f"""
     WHERE id = ? AND state = '{SessionState.CREATED}'
 """  # noqa: S608 - constants
 
-_STOP_REQUESTS: Final = """
+_STOP_REQUESTS: Final = f"""
     SELECT id FROM session INDEXED BY session_stop
-    WHERE owner = ? AND stop_requested_at IS NOT NULL AND ended_at IS NULL ORDER BY number
-"""
+    WHERE owner = ? AND stop_requested_at IS NOT NULL AND ended_at IS NULL
+        AND state <> '{SessionState.ENDING}'
+    ORDER BY number
+"""  # noqa: S608 - constants
 
 
 def request_stop(session_id: str, at: float, connection: sqlite3.Connection) -> bool:
@@ -401,53 +402,8 @@ def request_stop(session_id: str, at: float, connection: sqlite3.Connection) -> 
 
 
 def stop_requests(worker_id: str, connection: sqlite3.Connection) -> list[str]:
-    """Return the ids of a worker's sessions that are to stop and are not over, in order of arrival."""
+    """Return the ids of a worker's sessions that are to stop and do not, in order of arrival."""
     return [session_id for (session_id,) in connection.execute(_STOP_REQUESTS, (worker_id,)).fetchall()]
-
-
-# The end
-
-# `started_at` tells whether the session ran: lifecycle.terminal_state().
-_END: Final = """
-    UPDATE session
-    SET state = CASE WHEN started_at IS NULL THEN ? ELSE ? END,
-        ended_at = ?, reason = ?, side = ?, detail = ?, close_code = ?, completion_status = ?,
-        frames_in = ?, bytes_in = ?, frames_out = ?, bytes_out = ?, first_agent_sound_at = ?
-    WHERE id = ? AND ended_at IS NULL
-"""
-
-_END_IF_UNATTACHED: Final = f"{_END} AND stream_id IS NULL"
-
-
-def end(session_id: str, result: SessionResult, connection: sqlite3.Connection) -> None:
-    """End a session that is not over."""
-    if not connection.execute(_END, _end_values(session_id, result)).rowcount:
-        _log_unchanged("session_end_ignored", session_id, connection)
-
-
-def end_if_unattached(session_id: str, result: SessionResult, connection: sqlite3.Connection) -> bool:
-    """End a session that is not over and has no stream. Return True if it ended."""
-    return connection.execute(_END_IF_UNATTACHED, _end_values(session_id, result)).rowcount > 0
-
-
-def _end_values(session_id: str, result: SessionResult) -> tuple[str | int | float | None, ...]:
-    traffic = result.traffic
-    return (
-        terminal_state(False, result.state),
-        terminal_state(True, result.state),
-        result.ended_at,
-        text(result.reason),
-        result.side,
-        text(result.detail),
-        result.close_code,
-        text(result.completion_status),
-        traffic.frames_in,
-        traffic.bytes_in,
-        traffic.frames_out,
-        traffic.bytes_out,
-        result.first_agent_sound_at,
-        text(session_id),
-    )
 
 
 def _option_values(options: SessionOptions) -> tuple[str | float | None, ...]:
@@ -463,6 +419,7 @@ def _option_values(options: SessionOptions) -> tuple[str | float | None, ...]:
 _TELEPHONY: Final = _option_values(TELEPHONY_OPTIONS)  # computed once: most calls have these options
 
 
-def _log_unchanged(event: str, session_id: str, connection: sqlite3.Connection) -> None:
+def log_unchanged(event: str, session_id: str, connection: sqlite3.Connection) -> None:
+    """Log that an operation had no effect, with the state that the session is in."""
     row = connection.execute("SELECT state FROM session WHERE id = ?", (text(session_id),)).fetchone()
     log.info(event, session=session_id, state=row[0] if row else "unknown")

@@ -14,6 +14,7 @@ import structlog
 from gateway.model.session import (
     TELEPHONY_OPTIONS,
     CallDetails,
+    ReleasedBy,
     SessionOptions,
     SessionRecord,
     SessionResult,
@@ -21,7 +22,7 @@ from gateway.model.session import (
 )
 from gateway.store.interface import ALL_SESSIONS, Counts, SessionFilter
 from gateway.store.notifications import Notifications, Topic
-from gateway.store.sqlite import session_reads, session_writes, worker_rows
+from gateway.store.sqlite import session_ends, session_reads, session_writes, worker_rows
 from gateway.store.sqlite.change_poll import ChangePoll, data_version
 from gateway.store.sqlite.file_guard import FileGuard
 from gateway.store.sqlite.key_values import SqliteKeyValueStore
@@ -157,11 +158,22 @@ class SqliteStore:
         return self._notify_after(marked, session_id, Topic.SESSION_CHANGED)
 
     def end(self, session_id: str, result: SessionResult) -> asyncio.Future[None]:
-        ended = self._writer.submit(Kind.DURABLE, partial(session_writes.end, session_id, result))
+        ended = self._writer.submit(Kind.DURABLE, partial(session_ends.end, session_id, result))
         return self._notify_after(ended, session_id, *_END_TOPICS)
 
+    def begin_end(self, session_id: str, result: SessionResult) -> asyncio.Future[None]:
+        written = self._writer.submit(Kind.DURABLE, partial(session_ends.begin_end, session_id, result))
+        return self._notify_after(written, session_id, Topic.SESSION_ENDED, Topic.SESSION_CHANGED)
+
+    def release(self, session_id: str, at: float, by: ReleasedBy | None) -> asyncio.Future[None]:
+        released = self._writer.submit(Kind.DURABLE, partial(session_ends.release, session_id, at, by))
+        return self._notify_after(released, session_id, *_END_TOPICS)
+
+    async def ending(self) -> list[SessionRecord]:
+        return await self._writer.submit(Kind.READ, partial(session_reads.ending, self._worker.id))
+
     def end_if_unattached(self, session_id: str, result: SessionResult) -> asyncio.Future[bool]:
-        end = partial(session_writes.end_if_unattached, session_id, result)
+        end = partial(session_ends.end_if_unattached, session_id, result)
         return self._notify_after(self._writer.submit(Kind.DURABLE, end), session_id, *_END_TOPICS)
 
     async def request_stop(self, session_id: str, at: float) -> bool:

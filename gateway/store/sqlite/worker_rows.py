@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import Reasons
-from gateway.model.session import SessionRecord
+from gateway.model.session import MEDIA_SOCKETS, SessionRecord
 from gateway.store.sqlite.key_values import purge
 from gateway.store.sqlite.schema import COLUMNS, record
 from gateway.store.worker_id import STALE_S, WorkerId
@@ -28,11 +28,26 @@ _WAS_ALIVE_THROUGHOUT: Final = """
                    WHERE id = ?1 AND ?2 - heard_since >= ?3 AND ?2 - beat_at BETWEEN 0 AND ?3)
 """
 
+_MEDIA_SOCKETS: Final = ", ".join(f"'{transport}'" for transport in MEDIA_SOCKETS)
+
 _END_LOST: Final = f"""
     UPDATE session
     SET state = '{SessionState.FAILED}', ended_at = ?, reason = ?, side = ?, detail = ?, close_code = ?
     WHERE owner = ? AND ended_at IS NULL
     RETURNING number, {COLUMNS}
+"""  # noqa: S608 - constants
+
+# A session that ran without a media socket: what its agent does is not known, and somebody has to see to it.
+_BEGIN_END_LOST: Final = f"""
+    UPDATE session
+    SET state = '{SessionState.ENDING}', ending_at = ?, reason = ?, side = ?, detail = ?, close_code = ?,
+        owner = ?
+    WHERE owner = ? AND ended_at IS NULL AND transport NOT IN ({_MEDIA_SOCKETS})
+    RETURNING number, {COLUMNS}
+"""  # noqa: S608 - constants
+
+_TAKE_OVER_ENDING: Final = f"""
+    UPDATE session SET owner = ?2 WHERE owner = ?1 AND state = '{SessionState.ENDING}'
 """  # noqa: S608 - constants
 
 _CANCEL_EXPIRED: Final = f"""
@@ -58,7 +73,7 @@ def leave(worker: WorkerId, connection: sqlite3.Connection) -> None:
 
 
 def reap(worker: WorkerId, now: float, connection: sqlite3.Connection) -> list[SessionRecord]:
-    """End the sessions of dead workers and return them, oldest first; remove what has expired.
+    """End the sessions of dead workers, or begin to; return them, oldest first. Remove what has expired.
 
     `worker`: the worker that judges the others.
     """
@@ -80,7 +95,7 @@ def reap(worker: WorkerId, now: float, connection: sqlite3.Connection) -> list[S
             dead = may_judge and abs(now - beat_at) > STALE_S
             detail = f"nothing heard for {abs(now - beat_at):.0f} s"
         if dead:
-            lost += _remove_dead(other_id, detail, now, connection)
+            lost += _remove_dead(other_id, worker, detail, now, connection)
     lost.sort()  # by number, which is unique
     return [record(row[1:]) for row in lost]
 
@@ -95,12 +110,13 @@ def _remove_expired(now: float, connection: sqlite3.Connection) -> None:
 
 
 def _remove_dead(
-    worker_id: str, detail: str, now: float, connection: sqlite3.Connection
+    worker_id: str, heir: WorkerId, detail: str, now: float, connection: sqlite3.Connection
 ) -> list[tuple[Any, ...]]:
     reason = Reasons.gateway_lost
-    lost = connection.execute(
-        _END_LOST, (now, reason.code, reason.party, detail, reason.close_code, worker_id)
-    ).fetchall()
+    connection.execute(_TAKE_OVER_ENDING, (worker_id, heir.id))
+    end = (now, reason.code, reason.party, detail, reason.close_code)
+    lost = connection.execute(_BEGIN_END_LOST, (*end, heir.id, worker_id)).fetchall()
+    lost += connection.execute(_END_LOST, (*end, worker_id)).fetchall()
     connection.execute("DELETE FROM waiting WHERE owner = ?", (worker_id,))
     connection.execute("DELETE FROM owner WHERE id = ?", (worker_id,))
     return lost
