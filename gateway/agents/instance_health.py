@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
-from enum import IntEnum
+from enum import Enum, IntEnum, auto
 from http import HTTPStatus
 
 import aiohttp
@@ -31,6 +31,9 @@ PROBE_INTERVAL_S = 2.0
 PROBE_TIMEOUT_S = 2.0
 STARTING_PROBE_INTERVAL_S = 0.25
 
+GATEWAY_ERRORS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})
+"""Answers of a proxy before an instance that does not answer itself (RFC 9110 §15.6.3, §15.6.5)."""
+
 
 class Health(IntEnum):
     """The health of an instance, as a rank: the instance with the smallest value gets the next session."""
@@ -39,6 +42,25 @@ class Health(IntEnum):
     UNKNOWN = 1
     STARTING = 2
     UNREACHABLE = 3
+
+
+class ProbeResult(Enum):
+    """The result of one probe of an instance."""
+
+    READY = auto()
+    """An answer that does not say that it is starting or busy."""
+    NOT_READY = auto()
+    """A 503: it starts, or is busy."""
+    NOT_HTTP = auto()
+    """A server that gave no HTTP answer, or a proxy that got none."""
+    SILENT = auto()
+    """No answer within PROBE_TIMEOUT_S."""
+    REFUSED = auto()
+    """Nothing listens there: no process runs."""
+    UNREACHABLE = auto()
+    """Any other failure to connect: no route, no such name."""
+    NOT_PROBED = auto()
+    """This process could not probe, for want of its own resources."""
 
 
 class InstanceHealth:
@@ -59,6 +81,7 @@ class InstanceHealth:
         self._max_failures = max_failures
         self._health = dict.fromkeys(instances, Health.UNKNOWN)
         self._breakers: dict[str, CircuitBreaker] = {}  # of the instances that have failed at least once
+        self._not_ready_at: dict[str, float] = {}  # when each instance last said 503, by `now`
         self._now = now
         self._http: aiohttp.ClientSession | None = None
         self._probing: asyncio.Task[None] | None = None
@@ -86,12 +109,17 @@ class InstanceHealth:
         before = self._health
         self._health = {instance: before.get(instance, Health.UNKNOWN) for instance in instances}
         self._breakers = {url: breaker for url, breaker in self._breakers.items() if url in self._health}
+        self._not_ready_at = {url: at for url, at in self._not_ready_at.items() if url in self._health}
         if self._health.keys() - before.keys():
             self._probe_now.set()
 
     def of(self, instance: str) -> Health:
         """Return the instance's health as last seen; UNKNOWN for an instance that is not watched."""
         return self._health.get(instance, Health.UNKNOWN)
+
+    def is_watched(self, instance: str) -> bool:
+        """Return True if the instance is probed: an agent has it."""
+        return instance in self._health
 
     def ranks(self, instances: Sequence[str]) -> tuple[tuple[str, Health], ...]:
         """Return the instances that may get the next session, in the given order, each with its rank.
@@ -130,8 +158,31 @@ class InstanceHealth:
         """
         while self.of(instance) is Health.STARTING:
             await asyncio.sleep(STARTING_PROBE_INTERVAL_S)
-            if not await self._probe(instance):
+            if await self.probe(instance) is ProbeResult.NOT_PROBED:
                 raise CallEnded(Reasons.overloaded, "there is nothing left to ask the agent with")
+
+    async def wait_until_answering(self, instance: str) -> None:
+        """Wait while the instance is starting or unreachable. Bound the wait with `asyncio.timeout`.
+
+        For what can wait for an agent that is cold. Raises CallEnded(overloaded) as `wait_until_started`.
+        """
+        while self.of(instance) in (Health.STARTING, Health.UNREACHABLE):
+            await asyncio.sleep(STARTING_PROBE_INTERVAL_S)
+            if await self.probe(instance) is ProbeResult.NOT_PROBED:
+                raise CallEnded(Reasons.overloaded, "there is nothing left to ask the agent with")
+
+    def was_not_ready_within(self, instance: str, seconds: float) -> bool:
+        """Return True if the instance has said within this time that it is not ready (503)."""
+        at = self._not_ready_at.get(instance)
+        return at is not None and self._now() - at <= seconds
+
+    async def answers(self, instance: str) -> bool:
+        """Probe the instance now. Return True if it answers, ready or not; PROBE_TIMEOUT_S bounds it.
+
+        Also True if this process could not ask: an agent that may still be there is not run a second time.
+        """
+        result = await self.probe(instance)
+        return result in (ProbeResult.READY, ProbeResult.NOT_READY, ProbeResult.NOT_PROBED)
 
     def _admits(self, instance: str) -> bool:
         return instance not in self._breakers or self._breakers[instance].admits(self._now())
@@ -149,31 +200,37 @@ class InstanceHealth:
     async def _probe_all(self) -> None:
         while True:
             self._probe_now.clear()
-            await asyncio.gather(*map(self._probe, self._health))
+            await asyncio.gather(*map(self.probe, self._health))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._probe_now.wait(), PROBE_INTERVAL_S)
 
-    async def _probe(self, instance: str) -> bool:
-        """Probe one instance. Return False if this process could not, for want of its own resources."""
+    async def probe(self, instance: str) -> ProbeResult:
+        """Probe one instance, and take note of its health if it is watched. Raises nothing."""
         assert self._http is not None
         try:
             async with self._http.get(f"{instance}/readyz", allow_redirects=False) as answer:
-                is_starting = answer.status == HTTPStatus.SERVICE_UNAVAILABLE
-                self._set(instance, Health.STARTING if is_starting else Health.READY)
-                if is_starting:
-                    return True
+                status = answer.status
         except aiohttp.ClientConnectorError as error:
             if is_out_of_resources(error.os_error):
-                return False
+                return ProbeResult.NOT_PROBED
             self._set(instance, Health.UNREACHABLE)
-            return True
+            refused = isinstance(error.os_error, ConnectionRefusedError)
+            return ProbeResult.REFUSED if refused else ProbeResult.UNREACHABLE
         except TimeoutError:
             self._set(instance, Health.UNKNOWN)
-            return True
+            return ProbeResult.SILENT
         except aiohttp.ClientError:
             self._set(instance, Health.UNKNOWN)  # a server is there, but its answer is no HTTP
+            self._record_answer(instance)
+            return ProbeResult.NOT_HTTP
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            self._set(instance, Health.STARTING)
+            if instance in self._health:
+                self._not_ready_at[instance] = self._now()
+            return ProbeResult.NOT_READY
+        self._set(instance, Health.READY)
         self._record_answer(instance)
-        return True
+        return ProbeResult.NOT_HTTP if status in GATEWAY_ERRORS else ProbeResult.READY
 
     def _set(self, instance: str, health: Health) -> None:
         if instance not in self._health:

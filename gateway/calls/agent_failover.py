@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from gateway.agents.media_socket import connect_agent
 from gateway.calls.call_setup import BridgeSettings
@@ -22,7 +22,7 @@ from gateway.calls.services import CallServices
 from gateway.calls.state import CallProgress
 from gateway.config import AgentSettings
 from gateway.config.call_handling import Recording
-from gateway.media.disconnect import CONNECTION_LOST, Disconnect
+from gateway.media.disconnect import CONNECTION_ENDED, CONNECTION_LOST, Disconnect, agent_left
 from gateway.media.leg import Leg
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import StoreFailed
@@ -33,6 +33,14 @@ PAUSE_S: Final = 0.25
 
 ATTEMPTS_IN_TIME: Final = 2
 """An instance that does not answer gets this part of `resume_timeout`, so that another one has a chance."""
+
+FIRST_SPACING_S: Final = 0.5
+LONGEST_SPACING_S: Final = 5.0
+"""The least time from the start of one agent to that of the next, and its limit: it doubles with each agent.
+
+So an agent that fails as soon as it begins does not greet its caller again and again. One that was lost later
+is replaced at once. At most half of `resume_timeout`, so that time is left to connect.
+"""
 
 FALL_BACK_S: Final = 15.0
 """How long the carrier's REST API may take to transfer the caller."""
@@ -51,10 +59,13 @@ class AgentFailover:
     connected and until it is bridged.
     """
 
-    __slots__ = ("_settings", "instance", "leg", "opening", "times")
+    __slots__ = ("_began_at", "_lasted_s", "_lost_at", "_settings", "instance", "leg", "opening", "times")
 
     def __init__(self, settings: BridgeSettings) -> None:
         self._settings = settings
+        self._began_at = asyncio.get_running_loop().time()  # when the present agent was connected
+        self._lasted_s: list[float] = []  # how long each lost agent had the call
+        self._lost_at: list[str] = []  # the instance of each
         self.instance = settings.instance
         self.leg: Leg | None = None
         self.opening = b""
@@ -75,18 +86,18 @@ class AgentFailover:
 
         `carrier`: the leg that waits. `on_disconnect`: called if the new agent closes before it is bridged.
 
-        Raises CallEnded(agent_lost) if no agent was connected in time, or too many were lost.
+        Raises CallEnded: agent_lost if no agent was connected in time, or too many were lost; agent_ended if
+        the new one left at once, and its instance answers.
         """
         agent = self.current_agent(services)
-        services.health.record_failure(self.instance)
-        if self.times >= agent.max_resumes:
-            raise CallEnded(Reasons.agent_lost, f"{self.times + 1} agents were lost" if self.times else "")
+        self._note_loss(services, agent)
         failures = Counter({self.instance: 1})
         detail = ""
         try:
             async with asyncio.timeout(agent.resume_timeout):
                 await carrier.wait_message_end()
                 while True:
+                    await self._wait_for_turn(agent)
                     instance = self.instance
                     try:
                         instance = await services.capacity.move(agent, session_id, self.instance, failures)
@@ -95,19 +106,52 @@ class AgentFailover:
                     except StoreFailed as error:
                         detail = str(error)
                     except CallEnded as error:
+                        if error.reason is Reasons.agent_ended:
+                            raise
                         detail = error.detail
                     except TimeoutError:
                         services.health.record_failure(instance)
                         detail = "no answer"
                     else:
+                        self._began_at = asyncio.get_running_loop().time()
                         self.instance = instance
                         self.times += 1
-                        return
+                        if self.leg is not None:
+                            return
+                        self._note_loss(services, agent)
+                        detail = "it was lost at once"
                     failures[instance] += 1
                     await asyncio.sleep(PAUSE_S)
         except TimeoutError:
             summary = f"the agent was lost, and no other took over within {agent.resume_timeout:g} s"
+            if self.times:
+                summary = f"{self._losses()}, and no other took over within {agent.resume_timeout:g} s"
             raise CallEnded(Reasons.agent_lost, f"{summary}: {detail}" if detail else summary) from None
+
+    def _note_loss(self, services: CallServices, agent: AgentSettings) -> None:
+        """Take note that the present agent was lost. Raises CallEnded(agent_lost) if it was one too many."""
+        services.health.record_failure(self.instance)
+        self._lasted_s.append(asyncio.get_running_loop().time() - self._began_at)
+        self._lost_at.append(self.instance)
+        if self.times >= agent.max_resumes:
+            raise CallEnded(Reasons.agent_lost, self._losses() if self.times else "")
+
+    async def _wait_for_turn(self, agent: AgentSettings) -> None:
+        """Wait until another agent may begin."""
+        spacing_s = min(FIRST_SPACING_S * 2**self.times, LONGEST_SPACING_S, agent.resume_timeout / 2)
+        await asyncio.sleep(self._began_at + spacing_s - asyncio.get_running_loop().time())
+
+    def _losses(self) -> str:
+        """Return how often, where and how soon agents were lost. No addresses: the caller's side reads it."""
+        instances = len(set(self._lost_at))
+        where = "one instance" if instances == 1 else f"{instances} instances"
+        times = ", ".join(f"{seconds:.1f}" for seconds in self._lasted_s)
+        return f"{len(self._lasted_s)} agents were lost on {where}, after {times} s"
+
+    @property
+    def loss(self) -> dict[str, Any]:
+        """Where and how soon the last agent was lost, as fields of a log line."""
+        return {"lost_instance": self._lost_at[-1], "lasted": round(self._lasted_s[-1], 3)}
 
     def take_leg(self) -> Leg:
         """Return the next agent's leg, which belongs to the caller of this from now on."""
@@ -121,9 +165,21 @@ class AgentFailover:
         instance: str,
         session_id: str,
         on_disconnect: Callable[[Disconnect], None],
-    ) -> Leg:
-        """Raise CallEnded if the instance cannot be reached, or is lost as soon as it is connected."""
+    ) -> Leg | None:
+        """Return the leg of an agent that has accepted the call, None if it was lost at once.
+
+        Raises CallEnded: if the instance cannot be reached; agent_ended if the agent left at once.
+        """
         health = services.health
+        left: list[Disconnect] = []
+
+        def note_or_report(gone: Disconnect) -> None:
+            # One that ended or lost the connection is seen below, and need not be the end of the call.
+            if gone in (CONNECTION_ENDED, CONNECTION_LOST):
+                left.append(gone)
+            else:
+                on_disconnect(gone)
+
         try:
             leg = await connect_agent(
                 health,
@@ -132,17 +188,17 @@ class AgentFailover:
                 session_id,
                 self._settings.query,
                 resumed=self.times + 1,
-                # A lost connection is seen below and is no end: another instance is tried.
-                on_disconnect=lambda gone: None if gone is CONNECTION_LOST else on_disconnect(gone),
+                on_disconnect=note_or_report,
             )
         except CallEnded as end:
             if end.reason is Reasons.agent_unreachable:
                 health.mark_unreachable(instance)
             raise
         if leg.transport.is_closing():
-            health.record_failure(instance)
-            raise CallEnded(Reasons.agent_lost)
-        return leg
+            await asyncio.sleep(0)  # its protocol learns of it in the next iteration of the loop
+        if CONNECTION_ENDED in left and await health.answers(instance):
+            raise agent_left()
+        return None if left else leg
 
 
 async def fall_back(

@@ -22,6 +22,7 @@ from gateway.calls.hold_audio import HoldAudio
 from gateway.calls.services import CallServices
 from gateway.calls.state import CallProgress, CallState
 from gateway.calls.stream_ownership import StreamOwnership, may_reconnect
+from gateway.media.disconnect import AgentDisconnected, agent_died, agent_left
 from gateway.media.hangup_after_playback import HangupAfterPlayback
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay
@@ -117,6 +118,21 @@ class Bridge:
     def ownership(self) -> StreamOwnership | None:
         """The ownership of the carrier's stream, for a call with a call token."""
         return self._settings.ownership
+
+    @property
+    def instance(self) -> str:
+        """The URL of the instance that has the call, or had it until it was lost."""
+        return self._settings.instance if self._failover is None else self._failover.instance
+
+    @property
+    def agent_answered(self) -> bool:
+        """Whether the agent has left its socket by itself. To be read after `close`."""
+        return self._relay.agent_answered
+
+    @property
+    def stop_timeout_s(self) -> float:
+        """Seconds from which an agent counts as free that has not answered the end of its socket."""
+        return self._agent.stop_timeout
 
     @property
     def traffic(self) -> Traffic:
@@ -225,6 +241,7 @@ class Bridge:
             transforms=self._transforms(),
             hangup=self._hangup_after_playback(),
             keeps_agent=not self._agent.hide_call_id,
+            agent_answers=self._agent_answers,
             on_agent_lost=self._on_agent_lost if self._failover is not None else None,
             on_carrier_lost=self._on_carrier_lost if self._reconnect is not None else None,
         )
@@ -267,6 +284,10 @@ class Bridge:
             return None
         return hangup_after_playback(self._services, self._agent, dialect, start)
 
+    async def _agent_answers(self) -> bool:
+        """Return True if the agent's instance answers."""
+        return await self._services.health.answers(self.instance)
+
     # Replace a lost agent
 
     def _on_agent_lost(self, carrier: RelaySide) -> None:
@@ -293,6 +314,10 @@ class Bridge:
             await self._connect_next_agent(self._failover, lost)
         except CallEnded as failure:
             if failure is self._progress.termination.end or self._hold_audio is None:
+                raise
+            if failure.reason is Reasons.agent_ended:
+                self.stop_hold_audio()
+                await self._hang_up()
                 raise
             end = await fall_back(self._services, self._progress, self._agent, failure, self._hold_audio)
             self.command = None  # the fallback's own transfer, which must not replace the reason
@@ -322,7 +347,10 @@ class Bridge:
         self._start_relay()
         services.store.mark_resumed(progress.session_id, failover.times)
         seconds = round(services.now() - began_at, 3)
-        progress.log.warning("call resumed", times=failover.times, words=lost.detail, seconds=seconds)
+        words = f"{lost.detail}; resumed {failover.times} of {self._agent.max_resumes} times"
+        progress.log.warning(
+            "call resumed", times=failover.times, words=words, seconds=seconds, **failover.loss
+        )
 
     # Replace a lost carrier
 
@@ -359,11 +387,12 @@ class Bridge:
             async with progress.termination.cancel_scope():
                 await reconnect.wait_for_stream(services, self._drain, progress.session_id, self._relay, lost)
                 await wait_message_end(agent_leg, services.settings.limits.stall_timeout)
-        except CallEnded as end:
+        except CallEnded as ended:
+            end = await end_of_agent(services, self.instance, ended)
             if end.reason is Reasons.agent_ended:
                 agent_leg.close(frames.NORMAL_CLOSURE, "")
                 await self._hang_up()
-            raise
+            raise end from None
         progress.change(CallState.BRIDGED)
         carrier_leg, self._waiting_leg = reconnect.take_leg(), None
         self._start = start = reconnect.start
@@ -396,6 +425,13 @@ class Bridge:
             self._hold_audio = None
         if self.first_sound_at is None:
             self.first_sound_at = self._services.now()
+
+
+async def end_of_agent(services: CallServices, instance: str, end: CallEnded) -> CallEnded:
+    """Return `end`, unless the agent has ended its connection: then whether it left or died."""
+    if not isinstance(end, AgentDisconnected):
+        return end
+    return agent_left() if await services.health.answers(instance) else agent_died()
 
 
 def hide_call_id(leg: Leg, dialect: Dialect, call_id: str, session_id: str) -> None:

@@ -23,7 +23,8 @@ class CallSetup:
     """One call in the states before `bridged`: the legs that are open, and what the steps have learned.
 
     `credentials`: what the upgrade proved. `ownership`: of the carrier's stream, for a call with a call
-    token. `max_duration_s`, `idle_timeout_s`: as requested for the session when it was created, None for the
+    token. `instance`: the URL of the instance whose slot was acquired, "" before.
+    `max_duration_s`, `idle_timeout_s`: as requested for the session when it was created, None for the
     agent's. `command`: what is about to be done with the carrier's call. `carrier_has_ended`: the carrier has
     reported the end of the call, so no other stream will come.
     """
@@ -36,6 +37,7 @@ class CallSetup:
         "credentials",
         "hold_audio",
         "idle_timeout_s",
+        "instance",
         "max_duration_s",
         "ownership",
     )
@@ -47,6 +49,7 @@ class CallSetup:
         self.carrier_leg: Leg | None = None
         self.agent_leg: Leg | None = None
         self.hold_audio: HoldAudio | None = None
+        self.instance = ""
         self.credentials: Credentials = NO_CREDENTIALS
         self.ownership: StreamOwnership | None = None
         self.max_duration_s: float | None = None

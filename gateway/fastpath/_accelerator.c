@@ -28,7 +28,7 @@ enum { EVENTS_AT_ONCE = 32, READS_PER_ITERATION = 8, MIN_READY = 8 };
 #define EDGES (EPOLLIN | EPOLLRDHUP | EPOLLET)
 
 /* The version of this module's interface, as in accelerator.py. */
-enum { INTERFACE = 2 };
+enum { INTERFACE = 3 };
 
 /* The chunks of a batch. All pumps share it, as the interpreter's lock is held from recv to send. */
 static unsigned char buffer[2 * CHUNK_BYTES];
@@ -120,6 +120,7 @@ typedef struct {
     int source, sink;    /* descriptors */
     char direct;         /* whether plain frames may go to the sink without Python */
     char reading;        /* whether the source is read */
+    char was_reset;      /* whether the source failed, and did not just end */
 } Pump;
 
 /* Plain chunks that were read and are not sent yet. First all readable sockets are read, then all chunks are
@@ -183,8 +184,11 @@ pump_read(Pump *self, unsigned int events, Batch *batch)
 {
     unsigned char *chunk = buffer + batch->bytes;
     const ssize_t size = recv(self->source, chunk, CHUNK_BYTES, MSG_DONTWAIT);
-    if (size < 0 && (errno == EAGAIN || errno == EINTR))
-        return;
+    if (size < 0) {
+        if (errno == EAGAIN || errno == EINTR)
+            return;
+        self->was_reset = 1;
+    }
     if (size == CHUNK_BYTES || events & ~EPOLLIN) { /* more has come, if only the end: report it again */
         struct epoll_event event = {.events = EDGES, .data.ptr = self};
         if (epoll_ctl(self->epoll_set->epoll, EPOLL_CTL_MOD, self->source, &event)) {
@@ -275,6 +279,7 @@ static PyMethodDef pump_methods[] = {
 static PyMemberDef pump_members[] = {
     {"direct", T_BOOL, offsetof(Pump, direct), 0, "Whether plain frames may go to the sink without on_chunk."},
     {"reading", T_BOOL, offsetof(Pump, reading), READONLY, "Whether the source is read."},
+    {"was_reset", T_BOOL, offsetof(Pump, was_reset), READONLY, "Whether the source failed, and did not just end."},
     {NULL},
 };
 

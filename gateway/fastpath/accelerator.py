@@ -11,7 +11,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
-INTERFACE: Final = 2
+INTERFACE: Final = 3
 """The version of the C module's interface; a change of its names or arguments increases it in both files."""
 
 if TYPE_CHECKING:

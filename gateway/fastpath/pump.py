@@ -161,7 +161,7 @@ class EpollSet:
             except BlockingIOError:
                 continue
             except OSError:
-                chunk = b""
+                pump.was_reset, chunk = True, b""
             size = len(chunk)
             if what != EPOLLIN or size == CHUNK_BYTES:  # more has come: report it again
                 self._epoll.modify(source, _EDGES)
@@ -205,7 +205,7 @@ class Pump:
     that `sink` did not take. `scanner` counts the plain frames. Reading begins with `resume`.
     """
 
-    __slots__ = ("_epoll_set", "_route", "_source", "direct", "on_chunk", "on_unsent", "reading")
+    __slots__ = ("_epoll_set", "_route", "_source", "direct", "on_chunk", "on_unsent", "reading", "was_reset")
 
     def __init__(
         self,
@@ -227,6 +227,8 @@ class Pump:
         """Whether plain frames may go to `sink` without `on_chunk`."""
         self.reading = False
         """Whether `source` is read."""
+        self.was_reset = False
+        """Whether reading `source` failed, so that its stream did not just end."""
 
     def resume(self) -> None:
         """Read from now on."""

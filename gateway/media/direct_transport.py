@@ -62,6 +62,7 @@ class DirectTransport:
         "_pump",
         "_socket",
         "_unsent",
+        "_was_reset",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, own: socket.socket) -> None:
@@ -76,6 +77,7 @@ class DirectTransport:
         self._unsent = bytearray()
         self._paused = False  # the protocol was told to pause writing
         self._closing = False
+        self._was_reset = False  # the socket failed, and did not just end
 
     def pump_to(self, other: DirectTransport, scanner: FrameScanner) -> None:
         """Pass plain frames straight to `other` until `set_protocol`; `scanner` counts them.
@@ -165,6 +167,7 @@ class DirectTransport:
         if data:
             self._protocol.data_received(data)
         else:
+            self._was_reset |= self._pump is not None and self._pump.was_reset
             self.abort()
 
     def _queue(self, data: bytes) -> None:
@@ -184,7 +187,9 @@ class DirectTransport:
             sent = self._socket.send(self._unsent, QUIETLY)
         except (BlockingIOError, InterruptedError):
             return
-        except OSError:
+        except OSError as error:
+            # The far end had closed already where writing says so (EPIPE): its stream has ended.
+            self._was_reset |= not isinstance(error, BrokenPipeError)
             self.abort()
             return
         del self._unsent[:sent]
@@ -211,7 +216,7 @@ class DirectTransport:
         self._pump = None
         self._fed_by = self._feeds = None
         protocol, self._protocol = self._protocol, _NO_PROTOCOL
-        protocol.connection_lost(None)
+        protocol.connection_lost(ConnectionResetError() if self._was_reset else None)
 
 
 def detach_sockets(

@@ -18,6 +18,8 @@ class Disconnect:
     reason: str = ""
     violation_code: int | None = None
     """The close code due to a far end that broke the protocol; None for every other."""
+    has_ended: bool = False
+    """Whether the far end ended its stream in order (a TCP FIN), though it sent no close frame."""
 
     @property
     def is_clean(self) -> bool:
@@ -44,6 +46,38 @@ class Disconnect:
 CONNECTION_LOST = Disconnect(frames.ABNORMAL)
 """The connection was lost without a close frame."""
 
+CONNECTION_ENDED = Disconnect(frames.ABNORMAL, has_ended=True)
+"""The far end ended the connection in order, without a close frame: its process ended, or left this call."""
+
+
+class AgentDisconnected(CallEnded):
+    """The end of a call whose agent ended its connection without a close frame.
+
+    It is the agent's own end if the instance still answers, and a loss if not (docs/resume.md). Until that
+    is known it counts as a loss.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(Reasons.agent_lost)
+
+
+def agent_left() -> CallEnded:
+    """Return the end of a call whose agent ended its connection, while its instance still answers."""
+    return CallEnded(Reasons.agent_ended, "it ended its connection without a close frame")
+
+
+def agent_died() -> CallEnded:
+    """Return the end of a call whose agent ended its connection, and whose instance does not answer."""
+    return CallEnded(Reasons.agent_lost, "its connection ended, and the instance does not answer")
+
+
+def disconnect_of(exc: Exception | None) -> Disconnect:
+    """Return how a far end left, from what a protocol's `connection_lost` was given.
+
+    A write that failed with EPIPE says that the far end had ended its stream before.
+    """
+    return CONNECTION_ENDED if exc is None or isinstance(exc, BrokenPipeError) else CONNECTION_LOST
+
 
 def reason_for_carrier(disconnect: Disconnect) -> CallEnded:
     """Return the call's end if the carrier's side leaves first."""
@@ -62,6 +96,8 @@ def reason_for_agent(disconnect: Disconnect) -> CallEnded:
         reason = Reasons.agent_protocol_error
     elif disconnect.is_clean:
         reason = Reasons.agent_ended
+    elif disconnect.has_ended:
+        return AgentDisconnected()
     elif disconnect.code == frames.ABNORMAL:
         reason = Reasons.agent_lost
     else:

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final
 
+from gateway.media.disconnect import disconnect_of
 from gateway.media.relay_side import RelaySide, feed_scanner
 from gateway.websocket import frames
 from serializers.dialect import Dialect, DialectError
@@ -100,7 +101,7 @@ class PlaybackDrain(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._side.lost = True
         self._finish()
-        self._side.observer.connection_lost(self._side)
+        self._side.observer.connection_lost(self._side, disconnect_of(exc))
 
     def _finish(self) -> None:
         if not self.finished.done():

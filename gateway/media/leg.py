@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 
 from gateway.media.direct_transport import HIGH_WATER_BYTES, DirectTransport
-from gateway.media.disconnect import CONNECTION_LOST, Disconnect
+from gateway.media.disconnect import Disconnect, disconnect_of
 from gateway.websocket import frames
 from gateway.websocket.frames import FrameError, FrameScanner, FrameSpan
 
@@ -238,7 +238,7 @@ class Leg(asyncio.Protocol):
             self.transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._disconnect(CONNECTION_LOST)
+        self._disconnect(disconnect_of(exc))
 
     def pause_writing(self) -> None:
         """End the leg: its far end sends pings and reads no answers, as nothing but pongs is written here."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol, TypeVar
 
+from gateway.media.disconnect import Disconnect
 from gateway.media.relay_states import RelayState
 from gateway.model.reasons import CallEnded
 from gateway.websocket.frames import FrameError, FrameSpan
@@ -49,7 +50,7 @@ class SideObserver(Protocol[SideT_contra]):
     def stalled(self, side: SideT_contra) -> None:
         """End the relay, because `side` has left its bytes unread for `stall_s`."""
 
-    def connection_lost(self, side: SideT_contra) -> None:
+    def connection_lost(self, side: SideT_contra, disconnect: Disconnect) -> None:
         """Note that the socket of `side` is closed; `side.lost` is already set."""
 
 

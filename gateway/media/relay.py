@@ -123,6 +123,11 @@ class Relay:
         return self.teardown.closed
 
     @property
+    def agent_answered(self) -> bool:
+        """Whether the agent closed or ended its socket by itself. To be read when the relay is `closed`."""
+        return self.teardown.agent_answered
+
+    @property
     def end_by(self) -> float:
         """The end of the call's longest duration: the event loop's time, in seconds."""
         return self.timers.end_by
@@ -231,8 +236,8 @@ class Relay:
     def stalled(self, side: RelaySide) -> None:
         self.teardown.stalled(side)
 
-    def connection_lost(self, side: RelaySide) -> None:
-        self.teardown.connection_lost(side)
+    def connection_lost(self, side: RelaySide, disconnect: Disconnect) -> None:
+        self.teardown.connection_lost(side, disconnect)
 
     def _check_for_stop(self, dialect: Dialect, payload: bytes) -> None:
         if dialect.event_of(payload) == "stop":

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,6 +55,9 @@ class RelayOptions:
     """Hangs the call up after the agent has closed cleanly; None closes the carrier's side at once."""
     keeps_agent: bool = True
     """Whether the agent keeps its socket when its call is transferred."""
+    agent_answers: Callable[[], Awaitable[bool]] | None = None
+    """Returns whether the agent's instance answers, when the agent has ended its connection without a close
+    frame: then it has ended the call, else it is lost. Does not raise. None: it is lost either way."""
     on_agent_lost: Callable[[RelaySide], None] | None = None
     """Receives the carrier's side, for another agent, when the agent's socket is lost; None ends the call."""
     on_carrier_lost: Callable[[RelaySide], bool] | None = None

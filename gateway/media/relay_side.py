@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Callable
 
 from gateway.media.direct_transport import HIGH_WATER_BYTES, DirectTransport
+from gateway.media.disconnect import disconnect_of
 from gateway.media.leg import Leg
 from gateway.media.ports import SideObserver
 from gateway.websocket import frames
@@ -91,7 +92,7 @@ class RelaySide(asyncio.Protocol):
         self.lost = True
         if self.stall is not None:
             self.stall.cancel()  # and stays set: a side that did not read is not fit for another relay
-        self.observer.connection_lost(self)
+        self.observer.connection_lost(self, disconnect_of(exc))
 
     def break_cycles(self) -> None:
         """Drop the references to the relay and the other side. Call it once both sockets are closed."""

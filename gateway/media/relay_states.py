@@ -15,6 +15,10 @@ from typing import Final
 # §7.1), then both sockets are closed. That is the way RELAYING -> CLOSING -> CLOSED, open from every state in
 # which no end is fixed yet.
 #
+# An agent's connection that has ended without a close frame is either: a handler that returned without
+# closing, or a process that died. In CHECKING_AGENT its instance is asked, for a moment in which the carrier
+# is not read; the answer arrives as AGENT_ENDED or AGENT_LOST.
+#
 # Three ends concern one side only, and each has a state of its own:
 #
 #   DRAINING_PLAYBACK  the agent has closed and was answered; the end is fixed. The carrier still plays what
@@ -48,6 +52,7 @@ class RelayState(StrEnum):
 
     RELAYING = "relaying"
     TRANSFER_PENDING = "transfer_pending"
+    CHECKING_AGENT = "checking_agent"
     DRAINING_PLAYBACK = "draining_playback"
     AGENT_HELD = "agent_held"
     CLOSING = "closing"
@@ -62,8 +67,12 @@ class RelayEvent(StrEnum):
     """The gateway ends the call: a limit, a stall, a protocol error, a request."""
     AGENT_CLOSED = "agent closed"
     """The agent has sent a close frame."""
+    AGENT_DISCONNECTED = "agent disconnected"
+    """The agent has ended its connection without a close frame."""
+    AGENT_ENDED = "agent ended"
+    """The instance that has ended its connection without a close frame still answers."""
     AGENT_LOST = "agent lost"
-    """The agent's socket is closed, or the agent answers no pings."""
+    """The agent's connection was reset, its instance does not answer, or the agent answers no pings."""
     CARRIER_CLOSED = "carrier closed"
     """The carrier has sent a close frame."""
     CARRIER_LOST = "carrier lost"
@@ -88,6 +97,7 @@ TRANSITIONS: Final[Mapping[RelayState, Mapping[RelayEvent, tuple[RelayState, ...
     _S.RELAYING: {
         _E.END: (_S.CLOSING,),
         _E.AGENT_CLOSED: (_S.DRAINING_PLAYBACK, _S.CLOSING),
+        _E.AGENT_DISCONNECTED: (_S.CHECKING_AGENT, _S.RELEASED, _S.CLOSING),
         _E.AGENT_LOST: (_S.RELEASED, _S.CLOSING),
         _E.CARRIER_CLOSED: (_S.CLOSING,),
         _E.CARRIER_LOST: (_S.RELEASED, _S.CLOSING),
@@ -99,12 +109,22 @@ TRANSITIONS: Final[Mapping[RelayState, Mapping[RelayEvent, tuple[RelayState, ...
     _S.TRANSFER_PENDING: {
         _E.END: (_S.CLOSING,),
         _E.AGENT_CLOSED: (_S.CLOSING,),
+        _E.AGENT_DISCONNECTED: (_S.CLOSING,),
         _E.AGENT_LOST: (_S.CLOSING,),
         _E.CARRIER_CLOSED: (_S.AGENT_HELD, _S.CLOSING),
         _E.CARRIER_LOST: (_S.AGENT_HELD, _S.CLOSING),
         _E.STOP_EXPIRED: (_S.AGENT_HELD, _S.CLOSING),
         _E.TRANSFER_FAILED: (_S.RELAYING,),
         _E.TRANSFERRED: (_S.AGENT_HELD, _S.CLOSING),
+    },
+    _S.CHECKING_AGENT: {
+        _E.END: (_S.CLOSING,),
+        _E.AGENT_ENDED: (_S.DRAINING_PLAYBACK, _S.CLOSING),
+        _E.AGENT_LOST: (_S.RELEASED, _S.CLOSING),
+        _E.CARRIER_CLOSED: (_S.CLOSING,),
+        _E.CARRIER_LOST: (_S.CLOSING,),
+        _E.STOP_EXPIRED: (_S.CLOSING,),
+        _E.TRANSFERRED: (_S.CLOSING,),
     },
     _S.DRAINING_PLAYBACK: {
         # A close of the carrier's ends the wait for its playback; the hang-up follows as PLAYBACK_ENDED.
@@ -115,11 +135,13 @@ TRANSITIONS: Final[Mapping[RelayState, Mapping[RelayEvent, tuple[RelayState, ...
     _S.AGENT_HELD: {
         _E.END: (_S.CLOSING,),
         _E.AGENT_CLOSED: (_S.CLOSING,),
+        _E.AGENT_DISCONNECTED: (_S.CLOSING,),
         _E.AGENT_LOST: (_S.CLOSING,),
         _E.TRANSFER_FAILED: (_S.CLOSING,),
     },
     _S.CLOSING: {
         _E.AGENT_CLOSED: (_S.CLOSING,),
+        _E.AGENT_DISCONNECTED: (_S.CLOSING,),
         _E.AGENT_LOST: (_S.CLOSING,),
         _E.CARRIER_CLOSED: (_S.CLOSING,),
         _E.CARRIER_LOST: (_S.CLOSING,),
@@ -133,6 +155,7 @@ TRANSITIONS: Final[Mapping[RelayState, Mapping[RelayEvent, tuple[RelayState, ...
 CONDITIONS: Final[Mapping[RelayState, str]] = {
     _S.DRAINING_PLAYBACK: "if it closed cleanly and a hang-up follows",
     _S.AGENT_HELD: "if the agent is kept",
+    _S.CHECKING_AGENT: "if its instance can be asked",
     _S.RELEASED: "if the other side can go on",
 }
 """The states that are entered on a condition, each with that condition; all others always can be."""
@@ -142,7 +165,7 @@ INITIAL: Final = RelayState.RELAYING
 TERMINAL: Final = frozenset(state for state, row in TRANSITIONS.items() if not row)
 """The states of a relay that is over: nothing changes it any more."""
 
-OPEN: Final = frozenset((_S.RELAYING, _S.TRANSFER_PENDING, _S.AGENT_HELD))
+OPEN: Final = frozenset((_S.RELAYING, _S.TRANSFER_PENDING, _S.CHECKING_AGENT, _S.AGENT_HELD))
 """The states in which no end is fixed yet."""
 
 

@@ -212,6 +212,8 @@ class RelayTimers:
         self._relay.end(CallEnded(Reasons.max_duration, f"{self.limits.max_duration_s:g} s"))
 
     def _check_keep_alive(self, now: float) -> None:
+        if self._relay.state is RelayState.CHECKING_AGENT:
+            return  # its answer comes soon, and the call may go on
         if self._relay.state not in OPEN or self._keep_alive is None:
             self._check_by = NEVER
             return

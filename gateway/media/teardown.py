@@ -8,8 +8,19 @@ for the two sockets is done where it is entered, by the methods `_start_…` and
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
-from gateway.media.disconnect import CONNECTION_LOST, Disconnect, reason_for_agent, reason_for_carrier
+from gateway.media.disconnect import (
+    CONNECTION_ENDED,
+    CONNECTION_LOST,
+    AgentDisconnected,
+    Disconnect,
+    agent_died,
+    agent_left,
+    disconnect_of,
+    reason_for_agent,
+    reason_for_carrier,
+)
 from gateway.media.hangup_after_playback import HANGUP_TIMEOUT_S, PLAYBACK_TIMEOUT_S
 from gateway.media.relay_options import NEVER, RelayOptions
 from gateway.media.relay_side import RelaySide, feed_scanner
@@ -41,7 +52,7 @@ class AgentHold(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._side.lost = True
-        self._teardown.connection_lost(self._side)
+        self._teardown.connection_lost(self._side, disconnect_of(exc))
 
     def pause_writing(self) -> None:
         """Do nothing: only pongs are written, and an agent that reads none is not waited for."""
@@ -70,7 +81,7 @@ class Closing(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._side.lost = True
-        self._teardown.connection_lost(self._side)
+        self._teardown.connection_lost(self._side, disconnect_of(exc))
 
     def pause_writing(self) -> None:
         """Do nothing: nothing is written any more."""
@@ -86,10 +97,11 @@ class Teardown:
     __slots__ = (
         "__weakref__",
         "_carrier_end",
-        "_hangup_task",
         "_loop",
         "_options",
+        "_task",
         "agent",
+        "agent_answered",
         "agent_has_spoken",
         "carrier",
         "closed",
@@ -111,7 +123,9 @@ class Teardown:
         self.ended: asyncio.Future[CallEnded] = self._loop.create_future()
         self.closed: asyncio.Future[None] = self._loop.create_future()
         self.agent_has_spoken = False
-        self._hangup_task: asyncio.Task[None] | None = None  # in DRAINING_PLAYBACK; a task needs a reference
+        self.agent_answered = True  # False if it neither closed nor ended its socket, though it was told to
+        # In CHECKING_AGENT and DRAINING_PLAYBACK; a task needs a reference.
+        self._task: asyncio.Task[None] | None = None
         self._carrier_end: CallEnded | None = None  # why the carrier's side went before the agent's
 
     # Occurrences
@@ -158,13 +172,28 @@ class Teardown:
         reason = Reasons.agent_stalled if side is self.agent else Reasons.carrier_stalled
         self._report(RelayEvent.END, CallEnded(reason))
 
-    def connection_lost(self, side: RelaySide) -> None:
+    def connection_lost(self, side: RelaySide, disconnect: Disconnect) -> None:
         """Note that the socket of `side` is closed; `side.lost` is already set."""
         if self.state is RelayState.CLOSED or self.state is RelayState.RELEASED:
             self._break_cycles()
             return
-        event = RelayEvent.AGENT_LOST if side is self.agent else RelayEvent.CARRIER_LOST
-        self._report(event, self._end_for(side, CONNECTION_LOST))
+        # No handler leaves in the middle of a message: what ends there is broken off, whoever ended it.
+        if disconnect.has_ended and (side.scanner.pending_bytes or not side.scanner.between_messages):
+            disconnect = CONNECTION_LOST
+        end = self._end_for(side, disconnect)
+        if side is self.carrier:
+            self._report(RelayEvent.CARRIER_LOST, end)
+        elif isinstance(end, AgentDisconnected):
+            self._report(RelayEvent.AGENT_DISCONNECTED, end)
+        else:
+            self._report(RelayEvent.AGENT_LOST, end)
+
+    def agent_checked(self, answers: bool) -> None:
+        """Note whether the instance answers whose agent had ended its connection; for CHECKING_AGENT."""
+        if answers:
+            self._report(RelayEvent.AGENT_ENDED, agent_left())
+        else:
+            self._report(RelayEvent.AGENT_LOST, agent_died())
 
     def agent_silent(self, end: CallEnded) -> None:
         """Treat the agent as lost, although its socket is open: it answers no pings."""
@@ -190,7 +219,7 @@ class Teardown:
 
     def playback_ended(self) -> None:
         """Close the carrier's side: it has played all audio, and the call was hung up."""
-        self._hangup_task = None
+        self._task = None
         if self._apply(RelayEvent.PLAYBACK_ENDED) is RelayState.CLOSING:
             self._close_carrier()
 
@@ -227,6 +256,8 @@ class Teardown:
     def _enter(self, state: RelayState, event: RelayEvent, end: CallEnded | None) -> bool:
         """Enter `state`. Return False, with no effect, if its condition does not hold."""
         match state:
+            case RelayState.CHECKING_AGENT:
+                return self._start_check()
             case RelayState.DRAINING_PLAYBACK:
                 return self._start_draining(end)
             case RelayState.AGENT_HELD:
@@ -255,6 +286,22 @@ class Teardown:
             frames.INTERNAL_ERROR if end.reason.failed else frames.NORMAL_CLOSURE, end.detail
         )
 
+    def _start_check(self) -> bool:
+        """Ask whether the agent's instance answers; the carrier is not read meanwhile."""
+        agent_answers = self._options.agent_answers
+        if agent_answers is None:
+            return False
+        self.state = RelayState.CHECKING_AGENT
+        self.carrier.transport.pause_reading()
+        self._task = self._loop.create_task(self._check_agent(agent_answers))
+        return True
+
+    async def _check_agent(self, agent_answers: Callable[[], Awaitable[bool]]) -> None:
+        answers = await agent_answers()
+        if self.state is RelayState.CHECKING_AGENT:  # nothing else has ended the relay meanwhile
+            self._task = None
+            self.agent_checked(answers)
+
     def _start_draining(self, end: CallEnded | None) -> bool:
         """Answer the agent's close at once; let the carrier play what it has, then hang the call up."""
         hangup = self._options.hangup
@@ -268,7 +315,7 @@ class Teardown:
         self.timers.close_by = (
             self._loop.time() + PLAYBACK_TIMEOUT_S + HANGUP_TIMEOUT_S + self.timers.limits.close_s
         )
-        self._hangup_task = self._loop.create_task(
+        self._task = self._loop.create_task(
             hangup.run(self.carrier, agent_has_spoken=self.agent_has_spoken, on_done=self.playback_ended)
         )
         return True
@@ -291,7 +338,7 @@ class Teardown:
     def _release(self, event: RelayEvent, end: CallEnded | None) -> bool:
         """Give the side that was not lost to the next relay of the call, unclosed."""
         assert end is not None
-        if event is RelayEvent.AGENT_LOST:
+        if event is RelayEvent.AGENT_LOST or event is RelayEvent.AGENT_DISCONNECTED:
             on_agent_lost = self._options.on_agent_lost
             if (
                 on_agent_lost is None
@@ -321,6 +368,7 @@ class Teardown:
     def _leave(self, end: CallEnded, lost: RelaySide, close_code: int) -> None:
         """Enter RELEASED, and close the side that was `lost`, whose socket may still be open."""
         self.state = RelayState.RELEASED
+        self.agent_answered = lost is not self.agent or lost.lost
         self.ended.set_result(end)
         self.closed.set_result(None)
         self.timers.stop()
@@ -333,6 +381,7 @@ class Teardown:
 
     def _close_sockets(self) -> None:
         self.state = RelayState.CLOSED
+        self.agent_answered = self.agent.close_seen or self.agent.lost
         self.closed.set_result(None)
         self.timers.stop()
         for side in (self.carrier, self.agent):
@@ -354,7 +403,7 @@ class Teardown:
         """Return the call's end if the far end of `side` goes first, in this way."""
         if side is self.agent:
             return reason_for_agent(disconnect)
-        if self.timers.stop_was_received and disconnect is CONNECTION_LOST:
+        if self.timers.stop_was_received and disconnect in (CONNECTION_LOST, CONNECTION_ENDED):
             return CallEnded(Reasons.caller_hangup, "the stream was stopped")
         return reason_for_carrier(disconnect)
 

@@ -63,6 +63,7 @@ class FakeRelay:
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.closed.set_result(None)
         self.traffic = (0, 0, 0, 0)
+        self.agent_answered = True
 
     def start(self) -> None:
         """Nothing is relayed."""

@@ -136,7 +136,8 @@ half_closes = answers(b"", then="close")
 class Agent:
     """One instance. `calls`: those that it accepted. `other_calls`: those that it answered otherwise."""
 
-    def __init__(self, port: AgentPort, answer: Answer = accepts, *, ready: int = 200) -> None:
+    def __init__(self, port: AgentPort, answer: Answer = accepts, *, ready: int | None = 200) -> None:
+        """`ready`: the status of `/readyz`; None for no answer."""
         self.port = port
         self.answer = answer
         self.ready = ready
@@ -162,6 +163,10 @@ class Agent:
         async with asyncio.timeout(WAIT_S):
             return await self.other_calls.get()
 
+    async def stop_listening(self) -> None:
+        """Let connections be refused from now on, as when the process has ended; keep those that are open."""
+        await self._listener.pause()
+
     async def stop(self) -> None:
         """Close the instance and its connections."""
         await self._listener.stop()
@@ -177,11 +182,13 @@ class Agent:
         parted = (line.partition(":") for line in lines)
         call.headers = {name.lower(): value.strip() for name, _, value in parted}
         if call.path == "/readyz":
+            self.health += 1
+            if self.ready is None:
+                return
             call.send(
                 f"HTTP/1.1 {self.ready} Health\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
             )
             writer.close()
-            self.health += 1
         else:
             self.upgrades += 1
             await self.answer(self, call)

@@ -83,10 +83,11 @@ async def next_agent_takes_over(agent: Agent, call: Call, times: int = 1) -> Age
     return second
 
 
-async def lose_agent(agent: AgentCall) -> None:
-    """Lose the agent, and wait until the gateway has noticed: it closes the socket too."""
-    agent.half_close()
-    await agent.ended()
+async def lose_agent(call: AgentCall, instance: Agent) -> None:
+    """Lose the agent as if its process had died, and wait until the gateway has noticed."""
+    await instance.stop_listening()
+    call.half_close()
+    await call.ended()  # the gateway closes its socket too
 
 
 async def hang_up_resumed(gateway: Gateway, call: Call, agent: AgentCall, times: int = 1) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.media.disconnect import CONNECTION_LOST, Disconnect
+from gateway.media.disconnect import CONNECTION_ENDED, CONNECTION_LOST, Disconnect
 from gateway.media.leg import Leg
 from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.frames import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, close_frame, frame
@@ -52,7 +52,9 @@ class Connection:
 async def connection(request: pytest.FixtureRequest) -> AsyncIterator[Connection]:
     """A carrier's leg, whose far end masks, or an agent's, whose far end does not."""
     client = request.param == "agent"
-    ours, theirs = socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
     transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
     disconnects: list[Disconnect] = []
     leg = Leg(
@@ -221,11 +223,11 @@ async def test_a_close_is_reported_once(connection: Connection, raw: bytes, disc
     assert connection.disconnects == [disconnect]
 
 
-@pytest.mark.parametrize("how", ["reset", "half_close"])
-async def test_a_lost_connection_is_reported_once(connection: Connection, how: str) -> None:
+@pytest.mark.parametrize(("how", "seen"), [("reset", CONNECTION_LOST), ("half_close", CONNECTION_ENDED)])
+async def test_a_lost_connection_is_reported_once(connection: Connection, how: str, seen: Disconnect) -> None:
     getattr(connection.far, how)()
     await connection.until(lambda: connection.disconnects)
-    assert connection.disconnects == [CONNECTION_LOST]
+    assert connection.disconnects == [seen]
     connection.leg.close(1000, "")
     connection.leg.close(1000, "")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.media.disconnect import Disconnect
+from gateway.media.disconnect import CONNECTION_ENDED, CONNECTION_LOST, Disconnect
 from gateway.media.hangup_after_playback import HangupAfterPlayback
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay
@@ -97,9 +97,11 @@ class Call:
             )
             for client, transport in zip((False, True), self.transports, strict=True)
         ]
+        self.answers = asyncio.get_running_loop().create_future()
         options = RelayOptions(
             limits=LIMITS,
             dialect=DIALECTS["twilio"],
+            agent_answers=self._agent_answers,
             on_first_sound=lambda: None,
             hangup=HangupAfterPlayback(DIALECTS["twilio"], Start("C1", "S1"), self._hang_up),
             keeps_agent=True,
@@ -125,6 +127,9 @@ class Call:
     async def _hang_up(self) -> None:
         await asyncio.Event().wait()
 
+    async def _agent_answers(self) -> bool:
+        return await self.answers
+
     def _take_carrier(self, carrier: RelaySide) -> None:
         self.released.append(carrier)
 
@@ -140,17 +145,19 @@ class Call:
         else:
             self.teardown.close_received(side, AGENT_CLOSE)
 
-    def lose(self, side: RelaySide) -> None:
+    def lose(self, side: RelaySide, how: Disconnect = CONNECTION_LOST) -> None:
         """Close the socket of `side`."""
         side.lost = True
         self.transports[side is self.relay.agent].closing = True
-        self.teardown.connection_lost(side)
+        self.teardown.connection_lost(side, how)
 
 
 EVENTS: dict[RelayEvent, Callable[[Call], object]] = {
     RelayEvent.END: lambda call: call.relay.end(END),
     RelayEvent.AGENT_CLOSED: lambda call: call.close(call.relay.agent),
     RelayEvent.AGENT_LOST: lambda call: call.lose(call.relay.agent),
+    RelayEvent.AGENT_DISCONNECTED: lambda call: call.lose(call.relay.agent, CONNECTION_ENDED),
+    RelayEvent.AGENT_ENDED: lambda call: call.teardown.agent_checked(True),
     RelayEvent.CARRIER_CLOSED: lambda call: call.close(call.relay.carrier),
     RelayEvent.CARRIER_LOST: lambda call: call.lose(call.relay.carrier),
     RelayEvent.CARRIER_REPLACED: lambda call: call.relay.release_agent(END),
@@ -166,6 +173,7 @@ EVENTS: dict[RelayEvent, Callable[[Call], object]] = {
 WAYS: dict[RelayState, list[RelayEvent]] = {
     RelayState.RELAYING: [],
     RelayState.TRANSFER_PENDING: [RelayEvent.TRANSFER_STARTED],
+    RelayState.CHECKING_AGENT: [RelayEvent.AGENT_DISCONNECTED],
     RelayState.DRAINING_PLAYBACK: [RelayEvent.AGENT_CLOSED],
     RelayState.AGENT_HELD: [RelayEvent.TRANSFERRED],
     RelayState.CLOSING: [RelayEvent.END],
@@ -191,8 +199,8 @@ async def call_in() -> AsyncIterator[Callable[..., Call]]:
     yield make
     for call in made:
         call.teardown.timers.stop()
-        if call.teardown._hangup_task is not None:
-            call.teardown._hangup_task.cancel()
+        if call.teardown._task is not None:
+            call.teardown._task.cancel()
     await asyncio.sleep(0)
 
 
@@ -231,11 +239,15 @@ def assert_consistent(call: Call) -> None:
     state = call.teardown.state
     assert call.relay.ended.done() == (state not in OPEN)
     assert call.relay.closed.done() == (state in TERMINAL)
-    if state in (RelayState.RELAYING, RelayState.TRANSFER_PENDING):
+    if state is RelayState.CHECKING_AGENT:
+        assert not call.carrier.reading
+        assert not call.carrier.written
+    elif state in (RelayState.RELAYING, RelayState.TRANSFER_PENDING):
         assert not call.carrier.written
         assert not call.agent.written
     elif state is RelayState.DRAINING_PLAYBACK:
-        assert (call.carrier.close_codes(), call.agent.close_codes()) == ([], [1000])
+        assert call.carrier.close_codes() == []
+        assert call.agent.close_codes() == [1000] or call.relay.agent.lost
         assert call.agent.closing
     elif state is RelayState.AGENT_HELD:
         assert call.agent.close_codes() == []
@@ -365,3 +377,52 @@ def test_every_state_is_reached_and_left_until_the_relay_is_over() -> None:
         for candidates in row.values():
             conditional = [candidate in CONDITIONS for candidate in candidates]
             assert conditional == sorted(conditional, reverse=True), "a sure way is the last candidate"
+
+
+async def until_checked(call: Call) -> None:
+    """Wait for the task that asks the agent's instance."""
+    task = call.teardown._task
+    assert task is not None
+    await task
+
+
+async def test_an_agent_that_left_a_call_is_followed_by_the_hang_up(call_in: Callable[..., Call]) -> None:
+    call = call_in(RelayState.CHECKING_AGENT)
+    call.answers.set_result(True)
+    await until_checked(call)
+    assert call.teardown.state is RelayState.DRAINING_PLAYBACK
+    end = call.relay.ended.result()
+    assert (end.reason, end.detail) == (
+        Reasons.agent_ended,
+        "it ended its connection without a close frame",
+    )
+    assert call.carrier.reading
+
+
+async def test_an_agent_that_died_leaves_its_caller_to_the_next(call_in: Callable[..., Call]) -> None:
+    call = call_in(RelayState.CHECKING_AGENT)
+    call.answers.set_result(False)
+    await until_checked(call)
+    assert call.teardown.state is RelayState.RELEASED
+    assert call.relay.ended.result().reason is Reasons.agent_lost
+    assert call.released == [call.relay.carrier]
+    assert call.carrier.reading
+
+
+async def test_an_end_from_here_does_not_wait_for_the_agents_answer(call_in: Callable[..., Call]) -> None:
+    call = call_in(RelayState.CHECKING_AGENT)
+    call.relay.end(END)
+    assert call.relay.ended.result() is END
+    call.answers.set_result(True)
+    await until_checked(call)
+    assert call.teardown.state is RelayState.CLOSING
+    assert call.relay.ended.result() is END
+
+
+async def test_an_agent_that_breaks_off_inside_a_message_is_lost(call_in: Callable[..., Call]) -> None:
+    call = call_in()
+    half = frames.build(frames.TEXT, b"x" * 1000, masked=False)[:500]
+    call.agent.protocol.data_received(half)
+    call.lose(call.relay.agent, CONNECTION_ENDED)
+    assert call.teardown.state is RelayState.RELEASED
+    assert call.relay.ended.result().reason is Reasons.agent_lost
