@@ -41,7 +41,8 @@ from gateway.calls.bot_session import BotServices, BotSessions, bot_http_client
 from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.outbound.outbound_calls import OutboundCalls
 from gateway.calls.remote_call import StreamHandovers
-from gateway.calls.services import make_call_services
+from gateway.calls.services import CallServices, make_call_services
+from gateway.calls.slot_release import take_over_or_warn
 from gateway.calls.store_watcher import StoreWatcher
 from gateway.calls.stream_history import CALL_NONCES, CALL_SOCKETS
 from gateway.config import Settings
@@ -86,7 +87,7 @@ async def running(
         services = await _start_calls(settings, store, agents, stack)
         _start_store_watcher(services, agents, stack)
         _start_handovers(services, worker_id, stack)
-        _start_heartbeat(store, stack)
+        _start_heartbeat(store, services.calls, stack)
         batcher = _start_batcher(settings, stack)
         application = _application(services, batcher)
         _tune_garbage_collector()
@@ -141,6 +142,7 @@ async def _start_calls(settings: Settings, store: Store, agents: _Agents, stack:
     stopped = CallEnded(Reasons.draining, "the gateway stops")
     tokens = MediaTokens(await load_secret(store, time.time), store, time.time)
     calls = make_call_services(settings, store, agents.directory, agents.health, tokens)
+    stack.push_async_callback(calls.capacity.releases.close)
     active = ActiveCalls()
     http = await stack.enter_async_context(open_client(settings.limits.session_api_timeout))
     bots = BotSessions(
@@ -178,9 +180,12 @@ def _start_handovers(services: Services, worker_id: WorkerId, stack: AsyncExitSt
     stack.push_async_callback(handovers.stop)
 
 
-def _start_heartbeat(store: Store, stack: AsyncExitStack) -> None:
+def _start_heartbeat(store: Store, calls: CallServices, stack: AsyncExitStack) -> None:
+    """Tell the other workers that this one lives, and see to what those that died have left."""
+
     async def beat() -> None:
         while True:
+            await take_over_or_warn(calls.capacity.releases, calls.agents)
             await asyncio.sleep(HEARTBEAT_S)
             await _beat(store)
 

@@ -1,34 +1,42 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A session that runs as one open `POST /bot` request (docs/reference/agent-container.md).
 
-    take a slot → send the request → hold it open → end, with one reason
+    take a slot → wait for a cold instance → send the request → hold it open → end, with one reason
 
-The request is the session: the session ends when its response ends, and to stop the session is to abort the
-request. A task of the session's own holds it, so that the client that started the session may disconnect.
+The request is the session: the session ends when its response ends. A task of the session's own holds it, so
+that the client that started the session may disconnect.
+
+To stop the session is to end the request's sending direction: to the agent that is a client that has left,
+which its server tells the handler. What the handler does then is its own affair (docs/api.md, "A session that
+is stopped"), so the session is `ending` until the request is answered, or the instance is seen to be free in
+another way (slot_release.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import aiohttp
 import structlog
 
-from gateway.agents.instance_health import Health, InstanceHealth
+from gateway.agents.instance_health import STARTING_PROBE_INTERVAL_S, Health, InstanceHealth
 from gateway.calls.capacity import Capacity
 from gateway.calls.session_end import HTTP_COMPLETED, HTTP_ERROR, SessionEnd, log_end, save
+from gateway.calls.slot_release import HeldSlot
 from gateway.calls.termination import Termination
 from gateway.config import AgentSettings
 from gateway.dns.http_connector import open_connector
 from gateway.model.futures import ignore_exception
 from gateway.model.os_limits import is_out_of_resources
 from gateway.model.reasons import CallEnded, Reasons
-from gateway.model.session import CallDetails, SessionOptions
+from gateway.model.session import CallDetails, ReleasedBy, SessionOptions
 from gateway.store.interface import Store
 
 log = structlog.get_logger(__name__)
@@ -64,8 +72,14 @@ def bot_http_client() -> aiohttp.ClientSession:
     )
 
 
+_opened: ContextVar[list[socket.socket]] = ContextVar("_opened")
+"""The sockets that are made for the present session's request."""
+
+
 def _keepalive_socket(address: tuple[Any, ...]) -> socket.socket:
     made = socket.socket(*address[:3])
+    if (opened := _opened.get(None)) is not None:
+        opened.append(made)
     made.setblocking(False)
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -98,15 +112,17 @@ class BotRequest:
 
     `headers`: the `x-daily-…` ones; the session's id and the HTTP headers are added. `body`: JSON.
     `max_duration_s`: seconds that the session may last once the agent has accepted the request.
+    `stop_timeout_s`: seconds after its end from which the instance counts as free, whatever it does.
     """
 
     headers: Mapping[str, str]
     body: bytes
     max_duration_s: float
+    stop_timeout_s: float
 
 
 class NotReady(CallEnded):
-    """The agent has free slots, but every instance reports that it is not ready for a session."""
+    """The agent has free slots, but its instances report that they are not ready for a session."""
 
     def __init__(self) -> None:
         super().__init__(Reasons.agent_start_timeout, "none of the agent's instances is ready")
@@ -130,9 +146,7 @@ class BotSession:
         self._services = services
         self._session_id = details.session_id
         self._instance = instance
-        self._headers = request.headers
-        self._body = request.body
-        self._max_duration_s = request.max_duration_s
+        self._request = request
         self._log = log.bind(
             session=details.session_id,
             agent=details.agent,
@@ -140,6 +154,11 @@ class BotSession:
             instance=instance,
         )
         self._limit: asyncio.Timeout
+        self._duration: asyncio.TimerHandle | None = None  # of the longest duration, once it runs
+        self._sockets: list[socket.socket] = []  # of the request
+        self._requested_at: float | None = None  # Unix seconds at which the request was begun to be sent
+        self._ending_at: float | None = None  # Unix seconds at which the session was asked to end
+        self._is_leaving = False  # the worker stops, and waits for no agent
         self._is_over = False
         self._began_at = services.now()
         self.termination = Termination()
@@ -152,11 +171,18 @@ class BotSession:
         """Done when the store has recorded that the session runs; None until it does run."""
         self.task = asyncio.create_task(self._run())
 
+    def leave(self, end: CallEnded) -> None:
+        """End the session as `termination` does, and do not wait for the agent: this worker stops."""
+        self._is_leaving = True
+        if self._ending_at is None:
+            self.termination.set(end)
+        elif not self._is_over:
+            self._wait_until(asyncio.get_running_loop().time())
+
     async def _run(self) -> None:
         """Run the session and record its end. Raises nothing."""
         try:
-            async with self.termination.cancel_scope():
-                await self._request()
+            await self._hold_request()
             end = CallEnded(Reasons.agent_ended, "/bot answered 200")
         except CallEnded as reason:
             end = reason
@@ -165,44 +191,75 @@ class BotSession:
             end = CallEnded(Reasons.internal_error)
         await self._finish(end)
 
-    async def _request(self) -> None:
+    async def _hold_request(self) -> None:
         """Send the request and wait until its response has ended. Raises CallEnded unless that is a 200."""
         services = self._services
+        refused: CallEnded | None = None  # the last time that the instance was not reached
         try:
-            # One timeout for two phases: `_accept` moves it from the connect timeout to the longest duration.
+            # It changes with the phase: until the agent has accepted, none, from a stop until the answer.
             async with asyncio.timeout(services.connect_timeout_s) as self._limit:
+                self.termination.hand_over(self._stop)
                 await services.health.wait_until_started(self._instance)
-                await self._post()
+                while True:
+                    try:
+                        await self._post()
+                    except aiohttp.ClientConnectorError as error:
+                        refused = self._unreachable(error)
+                    else:
+                        return
+                    await services.health.wait_until_answering(self._instance)
         except TimeoutError:
             if not self._limit.expired():  # the socket's own
-                raise self._broken("the connection timed out") from None
-            if self.accepted.done():
-                detail = f"it ran for {self._max_duration_s:g} s"
-                raise CallEnded(Reasons.max_duration, detail) from None
-            detail = f"it did not take the request within {services.connect_timeout_s:g} s"
-            raise CallEnded(Reasons.agent_start_timeout, detail) from None
-        except aiohttp.ClientConnectorError as error:
-            detail = f"connecting to the agent failed: {_cause(error)}"
-            if is_out_of_resources(error.os_error):
-                raise CallEnded(Reasons.overloaded, detail) from None
-            services.health.mark_unreachable(self._instance)
-            raise CallEnded(Reasons.agent_unreachable, detail) from None
+                raise CallEnded(Reasons.agent_lost, _broken_off("the connection timed out")) from None
+            raise self._timed_out(refused) from None
+        except aiohttp.ClientResponseError as error:
+            raise AnsweredBadly(Reasons.agent_lost, _broken_off(error)) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise self._broken(type(error).__name__) from None
+            raise CallEnded(Reasons.agent_lost, _broken_off(error)) from None
+        finally:
+            self.termination.release()
+            if self._duration is not None:
+                self._duration.cancel()
+
+    def _unreachable(self, error: aiohttp.ClientConnectorError) -> CallEnded:
+        """Note that the instance was not reached; a cold one may be soon. Raises CallEnded if it cannot."""
+        detail = f"connecting to the agent failed: {_cause(error)}"
+        if is_out_of_resources(error.os_error):
+            raise CallEnded(Reasons.overloaded, detail) from None
+        self._services.health.mark_unreachable(self._instance)
+        end = CallEnded(Reasons.agent_unreachable, detail)
+        # An instance that is not the agent's any more is not probed, so nothing tells when it answers.
+        if isinstance(error, aiohttp.ClientSSLError) or not self._services.health.is_watched(self._instance):
+            raise end from None
+        return end
+
+    def _timed_out(self, refused: CallEnded | None) -> CallEnded:
+        """Return the end of the session whose time is over, in whichever phase it is."""
+        if self.termination.end is not None:
+            return self.termination.end
+        services = self._services
+        if self._requested_at is None:
+            if services.health.of(self._instance) is Health.STARTING:
+                return NotReady()
+            if refused is not None:
+                return refused
+        detail = f"it did not take the request within {services.connect_timeout_s:g} s"
+        return CallEnded(Reasons.agent_start_timeout, detail)
 
     async def _post(self) -> None:
+        _opened.set(self._sockets)
         headers = {
-            **self._headers,
+            **self._request.headers,
             "x-daily-session-id": self._session_id,
             "Content-Type": "application/json",
-            "Content-Length": str(len(self._body)),
+            "Content-Length": str(len(self._request.body)),
             "Accept-Encoding": "identity",
         }
         async with self._services.http.post(
             f"{self._instance}/bot", data=self._body_once(), headers=headers, allow_redirects=False
         ) as answer:
             if answer.status != 200:
-                raise CallEnded(Reasons.agent_failed, f"/bot answered {answer.status}")
+                raise AnsweredBadly(Reasons.agent_failed, f"/bot answered {answer.status}")
             self._accept()  # also if it has not read the whole body: an agent need not
             async for _ in answer.content.iter_any():
                 pass
@@ -212,30 +269,94 @@ class BotSession:
 
         From then on the instance counts as having accepted the request, unless it refuses within REJECT_S.
         """
-        body, self._body = self._body, b""  # a session lasts hours, and needs it no more
+        self._requested_at = self._services.now()
+        body = self._request.body
+        self._request = replace(self._request, body=b"")  # a session lasts hours, and needs it no more
         yield body
         del body
         asyncio.get_running_loop().call_later(REJECT_S, self._accept)
 
     def _accept(self) -> None:
-        if not self.accepted.done() and not self._is_over and not self._limit.expired():
-            self._limit.reschedule(asyncio.get_running_loop().time() + self._max_duration_s)
-            self.running_saved = self._services.store.mark_running(self._session_id, self._services.now())
-            self.accepted.set_result(None)
+        if self.accepted.done() or self._is_over or self._limit.expired() or self.termination.end is not None:
+            return
+        self._limit.reschedule(None)
+        longest_s = self._request.max_duration_s
+        self._duration = asyncio.get_running_loop().call_later(
+            longest_s,
+            self.termination.set,
+            CallEnded(Reasons.max_duration, f"it ran for {longest_s:g} s"),
+        )
+        self.running_saved = self._services.store.mark_running(self._session_id, self._services.now())
+        self.accepted.set_result(None)
 
-    def _broken(self, detail: str) -> CallEnded:
-        return CallEnded(Reasons.agent_lost, f"the request to /bot broke off: {detail}")
+    # The end
+
+    def _stop(self, end: CallEnded) -> None:
+        """Tell the agent to stop, and wait for its answer; give a request up that it has not accepted."""
+        wait_s = 0.0
+        if self.accepted.done() and self._request.stop_timeout_s > 0:
+            self._ending_at = self._services.now()
+            self._services.capacity.releases.begin(self._ended(end))
+            self._log_end(end)
+            if self._half_close() and not self._is_leaving:
+                wait_s = self._request.stop_timeout_s
+        self._wait_until(asyncio.get_running_loop().time() + wait_s)
+
+    def _wait_until(self, when: float) -> None:
+        """Hold the request until this time of the event loop's clock at most."""
+        if not self._limit.expired():
+            self._limit.reschedule(when)
+
+    def _half_close(self) -> bool:
+        """End the sending direction of the request's connection. Return False if it is gone already."""
+        closed = False
+        for one in self._sockets:
+            with contextlib.suppress(OSError):  # a closed one of several addresses, or a connection just lost
+                one.shutdown(socket.SHUT_WR)
+                closed = True
+        return closed
+
+    def _ended(self, end: CallEnded) -> SessionEnd:
+        status, ran = _completion_status(end), self.accepted.done()
+        return SessionEnd(self._session_id, end, self._services.now(), ran=ran, completion_status=status)
+
+    def _log_end(self, end: CallEnded) -> None:
+        event = "bot ended" if self.accepted.done() else "bot not begun"
+        log_end(self._log, event, end, seconds=self._services.now() - self._began_at)
 
     async def _finish(self, end: CallEnded) -> None:
-        """Save the end, which frees the slot, and log it."""
+        """Save the end, or what is known of it, and log it. The slot is free once the instance is."""
         self._is_over = True
-        ran, now = self.accepted.done(), self._services.now()
-        ended = SessionEnd(self._session_id, end, now, ran=ran, completion_status=_completion_status(end))
-        await save(self._services.store, ended)
-        seconds = self._services.now() - self._began_at
-        log_end(self._log, "bot ended" if ran else "bot not begun", end, seconds=seconds)
-        if not ran:
+        releases, timeout_s = self._services.capacity.releases, self._request.stop_timeout_s
+        answered = end.reason is Reasons.agent_ended or isinstance(end, AnsweredBadly)
+        if self._ending_at is not None:
+            held = self._held(self._ending_at, timeout_s)
+            if answered:
+                releases.release(held, ReleasedBy.ANSWERED)
+            elif not self._is_leaving:
+                releases.watch(held)  # which knows if the time is over
+            return
+        ended = self._ended(end)
+        if answered or self._requested_at is None:
+            await save(self._services.store, ended)
+        else:
+            await releases.end(ended, self._held(ended.ended_at, timeout_s))
+        self._log_end(end)
+        if not ended.ran:
             self.accepted.set_exception(end)
+
+    def _held(self, ending_at: float, timeout_s: float) -> HeldSlot:
+        requested_at = self._began_at if self._requested_at is None else self._requested_at
+        return HeldSlot(self._session_id, self._instance, requested_at, ending_at, timeout_s)
+
+
+class AnsweredBadly(CallEnded):
+    """The instance has answered the request, with anything but a 200."""
+
+
+def _broken_off(error: Exception | str) -> str:
+    cause = error if isinstance(error, str) else type(error).__name__
+    return f"the request to /bot broke off: {cause}"
 
 
 def _cause(error: aiohttp.ClientConnectorError) -> str:
@@ -281,6 +402,25 @@ class BotSessions:
         if self._is_not_ready(agent):
             raise NotReady
 
+    async def wait_until_ready(self, agent: AgentSettings) -> None:
+        """Return once `start` would find a slot and an instance that answers; it may find either gone.
+
+        Waits for a cold agent as `start` does, for what must not be prepared in vain. Raises CallEnded as
+        `check`, and agent_unreachable.
+        """
+        await self._services.capacity.check(agent)
+        health = self._services.health
+        try:
+            async with asyncio.timeout(self._services.connect_timeout_s):
+                while self._is_cold(agent):
+                    await asyncio.sleep(STARTING_PROBE_INTERVAL_S)
+                    await asyncio.gather(*map(health.probe, agent.instances))
+        except TimeoutError:
+            if self._is_not_ready(agent):
+                raise NotReady from None
+            detail = "connecting to the agent failed: none of its instances accepts connections"
+            raise CallEnded(Reasons.agent_unreachable, detail) from None
+
     async def start(
         self, agent: AgentSettings, details: CallDetails, options: SessionOptions, request: BotRequest
     ) -> StartedBot:
@@ -292,8 +432,6 @@ class BotSessions:
         """
         if self._closing is not None:
             raise CallEnded(self._closing.reason, self._closing.detail)
-        if self._is_not_ready(agent):
-            await self.check(agent)  # which tells at_capacity and NotReady apart
         instance = await self._services.capacity.acquire(agent, details, options)
         bot = BotSession(self._services, details, instance, request)
         self._bots[details.session_id] = bot
@@ -317,15 +455,21 @@ class BotSessions:
         return bot is not None
 
     async def end_all(self, end: CallEnded) -> None:
-        """End every session, refuse new ones, and return when all ends have been passed to the store."""
+        """End every session, refuse new ones, and return when all ends have been passed to the store.
+
+        Agents that do not end are left to other workers: their sessions stay `ending`.
+        """
         self._closing = end
         while self._bots:
-            for bot in self._bots.values():
-                bot.termination.set(end)
+            for bot in list(self._bots.values()):
+                bot.leave(end)
             await asyncio.wait([bot.task for bot in self._bots.values()])
             await asyncio.sleep(0)  # the tasks' done callbacks remove them from `_bots`
 
     def _is_not_ready(self, agent: AgentSettings) -> bool:
         """Return True if at least one instance is starting, and each other one starting or unreachable."""
-        health = {self._services.health.of(instance) for instance in agent.instances}
-        return Health.STARTING in health and health <= {Health.STARTING, Health.UNREACHABLE}
+        return self._is_cold(agent) and Health.STARTING in map(self._services.health.of, agent.instances)
+
+    def _is_cold(self, agent: AgentSettings) -> bool:
+        """Return True if each of its instances is starting or unreachable."""
+        return {*map(self._services.health.of, agent.instances)} <= {Health.STARTING, Health.UNREACHABLE}

@@ -5,7 +5,8 @@ Every session gets its slot here, whatever it is: a carrier's call, an outbound 
 or a running call that moves to another instance. So there is one place that ranks instances by their health
 and circuit, that keeps reserved slots free, and that starts the trial of an instance whose circuit is half
 open.
-The store takes the slot, in one atomic step over all workers.
+The store takes the slot, in one atomic step over all workers. It is free again when the session is over, or,
+if the instance may still be busy then, when that is seen to be free (slot_release.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import structlog
 
 from gateway.agents.instance_health import Health, InstanceHealth
 from gateway.calls.call_queue import CallQueues
+from gateway.calls.slot_release import SlotReleases
 from gateway.config import AgentSettings
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import TELEPHONY_OPTIONS, CallDetails, QueueLimit, SessionOptions, SlotLimits
@@ -46,6 +48,8 @@ class Capacity:
         self._queues = queues
         self._now = now
         self._trial = asyncio.Lock()
+        self.releases = SlotReleases(store, health, now)
+        """The slots of sessions that are over, and whose instances may still be busy."""
 
     def start_type(self, agent: AgentSettings) -> str:
         """Return "warm" if an instance that may get the next session is ready, else "cold"."""

@@ -21,7 +21,7 @@ import structlog
 from gateway.agents.media_socket import connect_agent
 from gateway.calls.active import ActiveCalls
 from gateway.calls.authorization import authenticate_start, authenticate_upgrade
-from gateway.calls.bridge import Bridge
+from gateway.calls.bridge import Bridge, end_of_agent
 from gateway.calls.call_setup import BridgeSettings, CallSetup
 from gateway.calls.command_bus import CallCommand
 from gateway.calls.control import reason_after_command
@@ -30,6 +30,7 @@ from gateway.calls.overflow import SlotRequest, acquire_or_overflow
 from gateway.calls.remote_call import attach_to_call
 from gateway.calls.services import CallServices
 from gateway.calls.session_end import WS_CONNECTION_CLOSED, SessionEnd, log_end, save
+from gateway.calls.slot_release import HeldSlot
 from gateway.calls.state import CallProgress, CallState
 from gateway.calls.stream_ownership import StreamOpening, final_reason, take_ownership
 from gateway.calls.target import Target, read_target
@@ -86,7 +87,7 @@ class InboundCall:
             self._progress.log.exception("internal error")
             end = CallEnded(Reasons.internal_error)
         try:
-            await self._finish(end)
+            await self._finish(await end_of_agent(self._services, self._phase.instance, end))
         finally:
             self._leave()
 
@@ -338,6 +339,7 @@ class InboundCall:
             ),
         )
         self._admitted = True
+        setup.instance = instance
         self._progress.change(CallState.CONNECTING)
         self._progress.log = self._progress.log.bind(agent=agent.service_host, instance=instance)
         return agent, instance
@@ -396,22 +398,45 @@ class InboundCall:
         progress.change(CallState.ENDING)
         phase.stop_hold_audio()
         end = reason_after_command(phase.command, await final_reason(services, phase.ownership, end))
-        if self._admitted:
-            ended = SessionEnd(
-                progress.session_id,
-                end,
-                services.now(),
-                ran=phase.was_bridged,
-                traffic=phase.traffic,
-                first_sound_at=phase.first_sound_at,
-                completion_status=WS_CONNECTION_CLOSED,
-            )
+        ended = SessionEnd(
+            progress.session_id,
+            end,
+            services.now(),
+            ran=phase.was_bridged,
+            traffic=phase.traffic,
+            first_sound_at=phase.first_sound_at,
+            completion_status=WS_CONNECTION_CLOSED,
+        )
+        # An agent that has not left by itself may need a moment for it, and its slot is not free before.
+        waits = isinstance(phase, Bridge) and end.reason not in (Reasons.agent_ended, Reasons.agent_failed)
+        if self._admitted and not waits:
             await save(services.store, ended)
-        await phase.close(end, progress.termination.received_close)
+        try:
+            await phase.close(end, progress.termination.received_close)
+        finally:
+            if self._admitted and waits:
+                await self._save_when_left(ended)
         if end.reason.status is not None:
             self._upgrade.refuse(end)  # no effect if the upgrade was answered
         event = "call ended" if phase.was_bridged else "call not begun" if self._admitted else "call refused"
         log_end(progress.log, event, end, traffic=phase.traffic, seconds=services.now() - self._began_at)
+
+    async def _save_when_left(self, ended: SessionEnd) -> None:
+        """Save the end of a call whose agent was told to leave. The slot is free once it has."""
+        services, bridge = self._services, self._phase
+        assert isinstance(bridge, Bridge)
+        if bridge.agent_answered:
+            await save(services.store, ended)
+            return
+        held = HeldSlot(
+            ended.session_id,
+            bridge.instance,
+            requested_at=self._began_at,
+            ending_at=ended.ended_at,
+            timeout_s=bridge.stop_timeout_s,
+            had_socket=True,
+        )
+        await services.capacity.releases.end(ended, held)
 
     def _leave(self) -> None:
         """Leave the registry, and drop what refers back to this call: garbage is collected seldom."""

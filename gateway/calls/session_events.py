@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Waiting for sessions to end, whichever worker owns them.
 
-All who wait share one look at the store after each notification: the number of sessions that are over. Only
-if that number has changed are the sessions themselves read. While there are no waiters, nothing is read.
+All who wait share one look at the store after each notification: the numbers of sessions that are over and
+that are ending. Only if one of them has changed are the sessions themselves read. While there are no waiters,
+nothing is read.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from weakref import WeakKeyDictionary, proxy
 
 import structlog
 
-from gateway.model.lifecycle import TERMINAL
+from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.store.interface import Store, StoreFailed
 from gateway.store.notifications import Topic
 
@@ -35,7 +36,7 @@ class SessionEvents:
 
     def __init__(self, store: Store) -> None:
         self._store: Store = proxy(store)  # the dictionary below must not keep a store alive
-        self._waiting: dict[str, set[Ended]] = {}
+        self._waiting: dict[str, dict[Ended, bool]] = {}  # True: `ending` is enough
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -44,14 +45,16 @@ class SessionEvents:
         return sum(map(len, self._waiting.values()))
 
     @contextmanager
-    def waiting(self, session_id: str) -> Iterator[Ended]:
+    def waiting(self, session_id: str, *, ending: bool = False) -> Iterator[Ended]:
         """Give a future that is done once the session has ended, or is unknown.
+
+        `ending`: or once it is `ending`, with its instance still busy.
 
         Read the session's record after entering, not before, or an end in between would be missed. Leaving
         cancels the future.
         """
         ended: Ended = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(session_id, set()).add(ended)
+        self._waiting.setdefault(session_id, {})[ended] = ending
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._follow())
         try:
@@ -60,7 +63,7 @@ class SessionEvents:
             ended.cancel()
             waiters = self._waiting.get(session_id)
             if waiters is not None:
-                waiters.discard(ended)
+                waiters.pop(ended, None)
                 if not waiters:
                     del self._waiting[session_id]
             if not self._waiting and self._task is not None:
@@ -77,13 +80,20 @@ class SessionEvents:
             if not ended.done():
                 ended.set_result(None)
 
+    def ending(self, session_id: str) -> None:
+        """Wake all for whom it is enough that this session is `ending`; else as `ended`."""
+        for ended, is_enough in self._waiting.get(session_id, {}).items():
+            if is_enough and not ended.done():
+                ended.set_result(None)
+
     async def _follow(self) -> None:
         over = None  # so that the first look reads every session: one may have ended before it was counted
         with self._store.notifications.subscribe(Topic.SESSION_ENDED) as subscription:
             while True:
                 await subscription.wait(min_interval_s=LOOK_S)
                 try:
-                    over_now = sum((await self._store.counts()).over.values())
+                    counts = await self._store.counts()
+                    over_now = sum(counts.over.values()), counts.active[SessionState.ENDING]
                     if over_now != over:
                         await self._read_each()
                         over = over_now
@@ -96,6 +106,8 @@ class SessionEvents:
             record = await self._store.session(session_id)
             if record is None or record.state in TERMINAL:
                 self.ended(session_id)
+            elif record.state is SessionState.ENDING:
+                self.ending(session_id)
 
 
 _events: WeakKeyDictionary[Store, SessionEvents] = WeakKeyDictionary()

@@ -190,13 +190,13 @@ class SessionSocket:
 
     @contextmanager
     def _ended_with(self, session: SessionRecord) -> Iterator[None]:
-        """End the socket when its session is over: the instance may serve the next caller by then."""
+        """End the socket when its session is over or ending: the instance is the next caller's soon."""
 
         def terminate(over: asyncio.Future[None]) -> None:
             if not over.cancelled():
                 self._termination.set(CallEnded(Reasons.agent_ended, "the session is over"))
 
-        with session_events(self._services.store).waiting(session.session_id) as over:
+        with session_events(self._services.store).waiting(session.session_id, ending=True) as over:
             over.add_done_callback(terminate)
             yield
 

@@ -6,7 +6,8 @@
     daily       create a room at Daily, then POST /bot with the room and a token
     websocket   store a pending session and return the URL and token of its media socket
 
-A start that fails leaves nothing: no slot, no running session, no room at Daily.
+A start waits for a cold agent as a call does, `agent_connect_timeout` at most. One that fails leaves nothing:
+no running session, no room at Daily, and no slot unless the agent had been asked already (slot_release.py).
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ async def _start_bot(
     services: SessionStartServices, request: SessionRequest, headers: Mapping[str, str], body: bytes
 ) -> str:
     details = _details(services, request)
-    bot_request = BotRequest(headers, body, _max_duration_s(request))
+    bot_request = BotRequest(headers, body, _max_duration_s(request), request.agent.stop_timeout)
     await services.bots.start(request.agent, details, _options(request), bot_request)
     return details.session_id
 
@@ -173,7 +174,7 @@ async def _start_in_room(
     owner, settings = _daily_owner(services, request.agent.organization)
     daily = Daily(services.http, settings.api_key.get_secret_value(), settings.api_url)
     room_properties, called = _checked_room(request, owner, settings)
-    await services.bots.check(request.agent)
+    await services.bots.wait_until_ready(request.agent)
     expires_at = services.calls.now() + _max_duration_s(request)
     try:
         async with _calls_counted(services.calls, owner, called):

@@ -143,8 +143,8 @@ async def running_session(
 ) -> SessionRecord:
     """Return the session once it runs. Waits at most `wait_s` seconds for one that is starting.
 
-    Raises CallEnded: not_found if it is over, unknown, or belongs to another organisation or agent, without
-    a difference; agent_start_timeout if it does not start. Raises StoreFailed.
+    Raises CallEnded: not_found if it is over, ending, unknown, or belongs to another organisation or agent,
+    without a difference; agent_start_timeout if it does not start. Raises StoreFailed.
     """
     try:
         with store.notifications.subscribe(Topic.SESSION_CHANGED, key=url.session_id, urgent=True) as changes:
@@ -154,6 +154,7 @@ async def running_session(
                     if (
                         record is None
                         or record.state in TERMINAL
+                        or record.state is SessionState.ENDING
                         or record.organization != organization
                         or record.agent != service_host(url.agent, organization)
                     ):

@@ -19,11 +19,13 @@ from gateway.calls.command_bus import CallCommand
 from gateway.calls.services import CallServices
 from gateway.calls.session_end import HTTP_COMPLETED, HTTP_ERROR, SessionEnd, log_end, save
 from gateway.calls.session_events import session_events
+from gateway.calls.slot_release import HeldSlot
 from gateway.calls.state import CallState
 from gateway.calls.termination import Termination
 from gateway.media.leg import Leg
-from gateway.model.lifecycle import TERMINAL
+from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
+from gateway.model.session import ReleasedBy
 from gateway.store.interface import Store, StoreFailed
 from serializers.events import Start
 
@@ -101,7 +103,7 @@ class WhatsAppCall:
             limit.cancel()
             self._active.remove(self)
         if end is not None:  # without a read of the store before: the store may close next
-            await _save(self._services.store, self._session, end, self._services.now(), ran=True)
+            await end_unreported(self._services, self._session, end, ran=True)
 
     async def _ended_elsewhere(self) -> None:
         """Return when a worker has saved the session's end."""
@@ -135,6 +137,7 @@ async def end_session(
 ) -> None:
     """End a WhatsApp call's session, whichever worker holds it, unless it is over already.
 
+    The agent has been told: one that had been ended without its knowledge is over now.
     `now`: Unix seconds. `ran`: the agent had accepted the call.
     """
     try:
@@ -144,11 +147,34 @@ async def end_session(
     else:
         if record is not None and record.state in TERMINAL:
             return
+        if record is not None and record.state is SessionState.ENDING:
+            store.release(session.session_id, now, ReleasedBy.ANSWERED)
+            return
     await _save(store, session, end, now, ran=ran)
 
 
+async def end_unreported(
+    services: CallServices, session: WhatsAppSession, end: CallEnded, *, ran: bool
+) -> None:
+    """End a session whose agent does not know of it: its slot is free once the instance is."""
+    agent, now = services.agents.find(session.agent), services.now()
+    timeout_s = 0.0 if agent is None else agent.stop_timeout
+    held = HeldSlot(session.session_id, session.instance, session.began_at, now, timeout_s)
+    _log_end(session, end, now)
+    await services.capacity.releases.end(_ended(session, end, now, ran=ran), held)
+
+
 async def _save(store: Store, session: WhatsAppSession, end: CallEnded, now: float, *, ran: bool) -> None:
+    _log_end(session, end, now)
+    await save(store, _ended(session, end, now, ran=ran))
+
+
+def _ended(session: WhatsAppSession, end: CallEnded, now: float, *, ran: bool) -> SessionEnd:
     status = HTTP_ERROR if end.reason.failed else HTTP_COMPLETED
+    return SessionEnd(session.session_id, end, now, ran=ran, completion_status=status)
+
+
+def _log_end(session: WhatsAppSession, end: CallEnded, now: float) -> None:
     bound = log.bind(
         session=session.session_id,
         agent=session.agent,
@@ -156,4 +182,3 @@ async def _save(store: Store, session: WhatsAppSession, end: CallEnded, now: flo
         instance=session.instance,
     )
     log_end(bound, "whatsapp call ended", end, seconds=now - session.began_at)
-    await save(store, SessionEnd(session.session_id, end, now, ran=ran, completion_status=status))

@@ -170,6 +170,12 @@ class AgentSettings(Table):
         "the carrier transfers the call to, if the organisation has an account; or a WAV file, played once "
         "before the call ends.",
     )
+    stop_timeout: Annotated[Seconds, Field(ge=0, le=14400)] = Field(
+        default=120.0,
+        description="Seconds after the end of a session from which its instance counts as free, if it was "
+        "not seen to be free before: a stop, the longest duration or a lost connection does not end what the "
+        "agent does. Nobody else gets its slot until then. 0 frees it at once.",
+    )
     hide_call_id: bool = Field(
         default=False,
         description="Whether the agent gets the session's id in place of the carrier's call id. An agent "

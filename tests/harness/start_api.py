@@ -103,15 +103,19 @@ class Worker:
 
     async def sees(self, instance: str, readiness: Health) -> None:
         """Probe an instance; assert that it has this health."""
-        await self.services.calls.health._probe(instance)
+        await self.services.calls.health.probe(instance)
         assert self.services.calls.health.of(instance) is readiness
 
 
 def tables(*instances: str, agent: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    """Settings with the agent support.acme on these instances, one session each; another organisation too."""
+    """Settings with the agent support.acme on these instances, one session each; another organisation too.
+
+    A slot is free when its session is over, whatever the agent does (`stop_timeout` 0).
+    """
     acme = {"name": "acme", "public_keys": ["pk_acme"], "private_keys": ["sk_acme"], **more.pop("acme", {})}
     globex = {"name": "globex", "public_keys": ["pk_globex"]}
-    support = {"name": "support", "organization": "acme", "instances": list(instances), **(agent or {})}
+    support = {"name": "support", "organization": "acme", "instances": list(instances), "stop_timeout": 0}
+    support |= agent or {}
     return {"organizations": [acme, globex], "agents": [support], **more}
 
 
@@ -139,6 +143,7 @@ async def running_worker(
         wiring = wire(settings, store, directory, health, tokens)
         timeout_s = settings.limits.agent_connect_timeout
         bots = BotSessions(BotServices(store, health, wiring.calls.capacity, bot_http, time.time, timeout_s))
+        stack.push_async_callback(wiring.calls.capacity.releases.close)
         stack.push_async_callback(bots.end_all, CLOSING)
         services = Services(*wiring, bots, http)
         app = Starlette(routes=routes(START, services), middleware=[Middleware(ApiMiddleware)])
@@ -169,7 +174,7 @@ async def start_bot(worker: Worker, **how: Any) -> StartedBot:
         to_number=None,
     )
     options = SessionOptions(transport="bot")
-    request = {"headers": {}, "body": b"{}", "max_duration_s": LONGEST_S} | how
+    request = {"headers": {}, "body": b"{}", "max_duration_s": LONGEST_S, "stop_timeout_s": 0.0} | how
     return await worker.bots.start(support, details, options, BotRequest(**request))
 
 
@@ -180,3 +185,8 @@ async def refused_start(worker: Worker, **how: Any) -> CallEnded:
     await eventually(lambda: worker.bots.running == 0, "the session is forgotten")
     await worker.assert_nothing_left()
     return caught.value
+
+
+def gives_up_after(worker: Worker, seconds: float) -> None:
+    """Let the worker's starts wait no longer for a cold agent."""
+    object.__setattr__(worker.bots._services, "connect_timeout_s", seconds)

@@ -70,6 +70,9 @@ SUMMARY_EXAMPLE: Final[dict[str, JsonValue]] = {
     "ended_at": None,
     "failed_at": None,
     "completed_at": "2026-01-31T09:31:03.750Z",
+    "ending_at": None,
+    "released_at": None,
+    "released_by": None,
     "end_reason": None,
     "failure": None,
     "usage": {"seconds": 63.0, "frames_in": 0, "frames_out": 0},
@@ -339,6 +342,15 @@ class SessionSummary(BaseModel):
     ended_at: str | None = Field(description="The time of the end, whatever its reason.")
     failed_at: str | None = Field(description="The time of the end, if the session failed.")
     completed_at: str | None = Field(description="The time of the agent's report.")
+    ending_at: str | None = Field(
+        description="The time of the reason to end, if the instance was not known to be free then."
+    )
+    released_at: str | None = Field(description="The time at which such an instance was free.")
+    released_by: str | None = Field(
+        description="How it was seen to be free: `answered`, `ready`, `gone` or `timeout`; null if it was "
+        "free at the end.",
+        examples=["answered"],
+    )
     end_reason: str | None = Field(description="The reason of the end.", examples=["caller_hangup"])
     failure: Failure | None
     usage: Usage
@@ -399,7 +411,7 @@ _TRANSCRIPT: Final = TypeAdapter(list[ReportedEntry])
 def status_of(record: SessionRecord) -> Status:
     """Return a session's status.
 
-    `ending`: a stop was requested of an active session; the store has no such state.
+    `ending`: also that of an active session of which a stop was requested just now.
     """
     if record.active and record.stop_requested_at is not None:
         return Status.ENDING
@@ -445,6 +457,9 @@ def _shared_fields(record: SessionRecord, now: float) -> dict[str, Any]:
         "ended_at": rfc3339_or_none(record.ended_at),
         "failed_at": rfc3339_or_none(record.ended_at if failed else None),
         "completed_at": rfc3339_or_none(record.completed_at),
+        "ending_at": rfc3339_or_none(record.ending_at),
+        "released_at": rfc3339_or_none(record.released_at),
+        "released_by": record.released_by,
         "end_reason": record.reason,
         "failure": Failure(code=record.reason or "", message=record.detail or "") if failed else None,
         "usage": _usage(record, now),
@@ -458,7 +473,7 @@ def _shared_fields(record: SessionRecord, now: float) -> dict[str, Any]:
 def _usage(record: SessionRecord, now: float) -> Usage:
     seconds = 0.0
     if record.started_at is not None:
-        until = now if record.ended_at is None else record.ended_at
+        until = now if (end := record.ended_at or record.ending_at) is None else end
         seconds = round(max(0.0, until - record.started_at), 3)
     return Usage(seconds=seconds, frames_in=record.frames_in, frames_out=record.frames_out)
 

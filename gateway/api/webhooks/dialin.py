@@ -27,7 +27,6 @@ from gateway.api.framework.operation import Access, Answer, Context, Operation, 
 from gateway.api.framework.strict_json import JsonError, parse
 from gateway.api.webhooks.carrier_request import read_custom_query
 from gateway.api.webhooks.deduplication import MIN_INTERVAL_S, SharedCall, joined
-from gateway.calls.bot_session import NotReady
 from gateway.calls.session_start import DIALOUT_SETTINGS, RoomFailed, SessionRequest, Telephone, start_session
 from gateway.carriers.daily.auth import SIGNATURE, TIMESTAMP, authenticate_dialin
 from gateway.carriers.daily.rest import dialin_properties
@@ -128,9 +127,6 @@ START_TIMEOUT_S: Final = 110.0
 """Seconds after which a start is given up: Daily plays its hold music, under 60 s, twice and then hangs up
 (docs/reference/carriers.md §6.2).
 """
-
-NOT_READY_PAUSE_S: Final = 0.25
-"""Seconds between attempts while all instances of the agent are starting; the caller is on hold meanwhile."""
 
 MAX_STARTING: Final = 64
 """Dial-ins that one worker starts at once: each may make a room before the store counts its session."""
@@ -265,20 +261,9 @@ class _DialinHandler:
 
     async def _start(self, session_id: str) -> dict[str, str]:
         request = self._session_request(session_id)
-        ready_timeout_s = self._services.calls.settings.limits.agent_connect_timeout
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + ready_timeout_s
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                while True:
-                    try:
-                        session = await start_session(self._services.session_start, request, None)
-                    except NotReady:
-                        if loop.time() >= deadline:
-                            raise
-                        await asyncio.sleep(NOT_READY_PAUSE_S)
-                    else:
-                        break
+                session = await start_session(self._services.session_start, request, None)
         except TimeoutError:
             detail = f"nobody stays on hold for longer than {START_TIMEOUT_S:g} s"
             raise CallEnded(Reasons.agent_start_timeout, detail) from None

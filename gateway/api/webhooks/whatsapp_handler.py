@@ -22,8 +22,9 @@ from gateway.api.webhooks.deduplication import MIN_INTERVAL_S, SharedCall
 from gateway.api.webhooks.whatsapp_events import CallEvent
 from gateway.api.webhooks.whatsapp_forward import JSON, ForwardResult, post, post_within
 from gateway.api.webhooks.whatsapp_outbound import Recipient, offer_to_all, offer_until_accepted
-from gateway.calls.whatsapp_call import WhatsAppCall, WhatsAppSession, end_session
+from gateway.calls.whatsapp_call import WhatsAppCall, WhatsAppSession, end_session, end_unreported
 from gateway.config import AgentSettings
+from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import CallDetails, SessionOptions
 
@@ -34,6 +35,9 @@ LEASE_S: Final = 60.0
 """Seconds, beyond the agent's time to connect, for which a call that is being started is on record."""
 RECORD_LIFETIME_S: Final = 86_400.0
 """Seconds for which a call is on record: longer than any call, so that a repeated event starts nothing."""
+
+MAY_HAVE_TAKEN_IT: Final = (Reasons.agent_start_timeout, Reasons.agent_lost, Reasons.draining)
+"""The reasons of a start that failed although the agent may have taken the call."""
 
 _INSTANCE: Final = "instance"
 _SESSION: Final = "session"
@@ -126,24 +130,44 @@ class CallEventHandler:
         services = self._services
         end = CallEnded(Reasons.draining, "the gateway stops")  # the reason if this is cancelled
         done = False
+        refused: list[CallEnded] = []
         try:
             async with asyncio.timeout(self._timeout_s):
-                await services.calls.health.wait_until_started(session.instance)
-                result = await post(self._context, session.instance, session.session_id)
+                result = await self._post_when_started(session, refused)
             if not result.accepted:
                 raise CallEnded(Reasons.agent_failed, f"/whatsapp answered {result.status}")
             done = True
         except TimeoutError:
             detail = f"the agent did not take the call within {self._timeout_s:g} s"
-            end = CallEnded(Reasons.agent_start_timeout, detail)
+            end = refused[-1] if refused else CallEnded(Reasons.agent_start_timeout, detail)
             raise end from None
         except CallEnded as failure:
             end = failure
             raise
         finally:
-            if not done:
+            if not done and end.reason in MAY_HAVE_TAKEN_IT:
+                await end_unreported(services.calls, session, end, ran=False)
+            elif not done:
                 await end_session(services.calls.store, session, end, services.calls.now(), ran=False)
         return result
+
+    async def _post_when_started(self, session: WhatsAppSession, refused: list[CallEnded]) -> ForwardResult:
+        """Forward the event once the instance answers: a cold one does not at first. Bound the wait.
+
+        `refused`: gets a failure for each time that the instance was not reached.
+        """
+        health = self._services.calls.health
+        await health.wait_until_started(session.instance)
+        while True:
+            try:
+                return await post(self._context, session.instance, session.session_id)
+            except CallEnded as failure:
+                # What was not sent may be sent again; an instance that is not probed is not waited for.
+                unreachable = failure.reason is Reasons.agent_unreachable
+                if not unreachable or not health.is_watched(session.instance):
+                    raise
+                refused.append(failure)
+            await health.wait_until_answering(session.instance)
 
     async def _started_call(self) -> WhatsAppSession | Recipient | None:
         """Return the call, once its agent has it; None if it is not known, or is over.
@@ -187,18 +211,29 @@ class CallEventHandler:
             reason = failure.reason.code
             self._log.warning("whatsapp call ended unheard", session=known.session_id, reason=reason)
             result = ForwardResult(HTTPStatus.OK, JSON, b'{"status":"success"}')
+            await self._end(known, agent_knows=False)
+            return result.response()
         if self._call.terminates:
             await self._end(known)
         return result.response()
 
-    async def _end(self, session: WhatsAppSession | Recipient) -> None:
+    async def _end(self, session: WhatsAppSession | Recipient, *, agent_knows: bool = True) -> None:
+        """End the session. `agent_knows`: the agent knows of the end."""
         services = self._services
         if isinstance(session, Recipient):  # the session in which the agent placed the call goes on
             await self._shared_call.save({_OVER: True}, RECORD_LIFETIME_S)
             return
         await self._shared_call.save(_record(session) | {_OVER: True}, RECORD_LIFETIME_S)
         end = CallEnded(Reasons.caller_hangup)
-        await end_session(services.calls.store, session, end, services.calls.now(), ran=True)
+        if agent_knows:
+            await end_session(services.calls.store, session, end, services.calls.now(), ran=True)
+        elif not await self._has_ended(session):
+            await end_unreported(services.calls, session, end, ran=True)
+
+    async def _has_ended(self, session: WhatsAppSession) -> bool:
+        """Return True if the session is ending or over. Raises StoreFailed."""
+        record = await self._services.calls.store.session(session.session_id)
+        return record is None or not record.active or record.state is SessionState.ENDING
 
     # Calls that the agent placed: no session of theirs, no slot
 

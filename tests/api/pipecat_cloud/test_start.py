@@ -14,7 +14,7 @@ from gateway.agents.instance_health import Health
 from gateway.model.lifecycle import SessionState
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot_requests import bot_of, holds
-from tests.harness.start_api import Reply, Worker
+from tests.harness.start_api import Reply, Worker, gives_up_after
 
 
 def assert_refused(reply: Reply, status: int, code: str | None = None) -> None:
@@ -198,13 +198,16 @@ async def test_simultaneous_starts_succeed_while_there_are_slots(worker: Worker,
 
 
 async def test_not_ready(worker: Worker, agent_at: Callable[..., Any], port: AgentPort) -> None:
+    gives_up_after(worker, 0.6)
     agent = await agent_at(port, holds, ready=503)
     await worker.sees(port.url, Health.STARTING)
     assert_refused(await worker.start(), 400, "PCC-1001")
-    await assert_nothing_happened(worker, agent)
+    assert agent.upgrades == 0
+    await worker.assert_nothing_left()
 
 
 async def test_an_agent_that_does_not_listen_is_502(worker: Worker) -> None:
+    gives_up_after(worker, 0.6)
     assert_refused(await worker.start(), 502, "agent_unreachable")
     await worker.assert_nothing_left()
 

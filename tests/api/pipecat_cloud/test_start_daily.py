@@ -16,7 +16,7 @@ from gateway.calls import session_start
 from gateway.carriers.daily.rest import Daily
 from gateway.simulator.waiting import WAIT_S
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.bot_requests import bot_of, holds
+from tests.harness.bot_requests import answer_of, answers_with, bot_of, holds
 from tests.harness.daily_server import API_KEY, DailyServer, rate_limits
 from tests.harness.failing_server import (
     Behaviour,
@@ -28,7 +28,7 @@ from tests.harness.failing_server import (
     stalls,
     trickles,
 )
-from tests.harness.start_api import Worker, running_worker, tables
+from tests.harness.start_api import Worker, gives_up_after, running_worker, tables
 
 LONGEST_S = 900
 PATIENCE_S = 0.5
@@ -288,20 +288,35 @@ async def test_daily_does_not_listen(worker: Worker, agent: Agent, daily: DailyS
 # The agent fails
 
 
-async def test_the_room_is_deleted_if_the_agent_cannot_be_reached(worker: Worker, daily: DailyServer) -> None:
+async def test_no_room_is_created_for_an_agent_that_cannot_be_reached(
+    worker: Worker, port: AgentPort, daily: DailyServer
+) -> None:
+    gives_up_after(worker, PATIENCE_S)
+    await worker.sees(port.url, Health.UNREACHABLE)
     reply = await worker.start("support", {"createDailyRoom": True})
     assert (reply.status, reply.body["code"]) == (502, "agent_unreachable")
+    assert daily.seen == []
+    await worker.assert_nothing_left()
+
+
+async def test_the_room_is_deleted_if_the_agent_refuses(
+    worker: Worker, agent_at: Callable[..., Any], port: AgentPort, daily: DailyServer
+) -> None:
+    await agent_at(port, answers_with(answer_of(500)))
+    reply = await worker.start("support", {"createDailyRoom": True})
+    assert (reply.status, reply.body["code"]) == (502, "agent_failed")
     assert len(daily.requests_of("create_room")) == 1
     assert daily.rooms == {}
     await worker.assert_nothing_left()
 
 
 async def test_a_room_that_cannot_be_deleted_does_not_hide_the_reason(
-    worker: Worker, daily: DailyServer
+    worker: Worker, agent_at: Callable[..., Any], port: AgentPort, daily: DailyServer
 ) -> None:
+    await agent_at(port, answers_with(answer_of(500)))
     daily.next("delete_room", fails(401, "authentication-error"))
     reply = await worker.start("support", {"createDailyRoom": True})
-    assert (reply.status, reply.body["code"]) == (502, "agent_unreachable")
+    assert (reply.status, reply.body["code"]) == (502, "agent_failed")
     assert len(daily.rooms) == 1  # its expiry ends it
 
 
@@ -317,6 +332,7 @@ async def test_no_room_is_created_without_a_free_slot(
 async def test_no_room_is_created_for_an_agent_that_is_not_ready(
     worker: Worker, agent_at: Callable[..., Any], port: AgentPort, daily: DailyServer
 ) -> None:
+    gives_up_after(worker, PATIENCE_S)
     await agent_at(port, holds, ready=503)
     await worker.sees(port.url, Health.STARTING)
     reply = await worker.start("support", {"createDailyRoom": True})

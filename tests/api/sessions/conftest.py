@@ -229,7 +229,7 @@ def settings(bot_agent: BotAgent, daily_server: DailyServer) -> Settings:
             ],
             "agents": [
                 {"name": "support", "organization": "acme", "instances": instances, "websocket_auth": "token"}
-                | {"sessions_per_instance": 2, "max_session_duration": 900},
+                | {"sessions_per_instance": 2, "max_session_duration": 900, "stop_timeout": 0},
                 {"name": "sales", "organization": "acme", "instances": instances, "region": "us-east"},
                 {"name": "support", "organization": "globex", "instances": instances},
             ],
@@ -249,6 +249,8 @@ async def hire(settings: Settings, clock: Clock, tmp_path: Path) -> AsyncIterato
         closers.append(store.close)
         directory = AgentDirectory(settings)
         health = InstanceHealth(instance for agent in directory.agents for instance in agent.instances)
+        await health.start()
+        closers.append(health.stop)
         tokens = MediaTokens(await load_secret(store, clock), store, clock)
         wiring = wire(settings, store, directory, health, tokens, now=clock)
         http, client = (
@@ -257,7 +259,7 @@ async def hire(settings: Settings, clock: Clock, tmp_path: Path) -> AsyncIterato
         )
         closers.extend([http.close, client.close])
         bots = BotSessions(
-            BotServices(store, health, wiring.calls.capacity, http, clock, connect_timeout_s=5.0)
+            BotServices(store, health, wiring.calls.capacity, http, clock, connect_timeout_s=1.0)
         )
         closers.append(lambda: bots.end_all(CallEnded(Reasons.draining)))
 

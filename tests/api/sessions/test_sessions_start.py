@@ -211,9 +211,9 @@ async def test_a_property_that_the_operator_has_not_allowed(
 async def test_the_room_is_deleted_if_the_agent_does_not_start(
     worker: Any, bot_agent: Any, daily_server: Any
 ) -> None:
-    await bot_agent.stop()
+    bot_agent.status = 500
     reply = await worker("POST", "/v1/sessions", ROOM)
-    assert reply.refuses(502, "agent_unreachable", "service_unavailable")
+    assert reply.refuses(502, "agent_failed", "service_unavailable")
     assert len(daily_server.requests_of("create_room")) == 1
     assert daily_server.rooms == {}
 

@@ -21,7 +21,14 @@ from gateway.model.reasons import CallEnded, Reasons
 from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot_requests import answer_of, answers_with, bot_of, holds, never_reads
-from tests.harness.start_api import Worker, refused_start, running_worker, start_bot, tables
+from tests.harness.start_api import (
+    Worker,
+    gives_up_after,
+    refused_start,
+    running_worker,
+    start_bot,
+    tables,
+)
 
 SHORT_S = 1.0
 """Seconds until an agent is given up; the request must have reached it before."""
@@ -37,6 +44,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_no_agent_listens(worker: Worker, port: AgentPort) -> None:
+    gives_up_after(worker, SHORT_S)
     end = await refused_start(worker)
     assert end.reason is Reasons.agent_unreachable
     assert end.detail == "connecting to the agent failed: connection refused"
@@ -72,8 +80,10 @@ async def test_all_slots_are_taken(worker: Worker, agent: Agent) -> None:
 async def test_no_instance_is_ready(worker: Worker, agent_at: Callable[..., Any], port: AgentPort) -> None:
     await agent_at(port, holds, ready=503)
     await worker.sees(port.url, Health.STARTING)
+    gives_up_after(worker, SHORT_S)
     assert isinstance(await refused_start(worker), NotReady)
-    assert await worker.records() == []
+    (record,) = await worker.records()
+    assert (record.state, record.reason) == (SessionState.FAILED, "agent_start_timeout")
 
 
 async def test_an_instance_that_is_not_ready_because_it_is_busy_is_at_capacity(

@@ -21,7 +21,7 @@ from tests.harness.daily_numbers_server import DailyWithNumbers
 from tests.harness.daily_server import API_KEY
 from tests.harness.failing_server import fails, stalls
 from tests.harness.http_requests import send, serving
-from tests.harness.start_api import Worker, running_worker
+from tests.harness.start_api import Worker, gives_up_after, running_worker
 
 LONGEST_S = 900  # of the agent, in conftest.py
 
@@ -145,6 +145,7 @@ async def test_the_answer_does_not_wait_for_daily(
 async def test_a_start_that_fails_after_the_answer_is_logged_and_leaves_nothing(
     worker: Worker, url: str, daily: DailyWithNumbers
 ) -> None:
+    gives_up_after(worker, 0.6)
     call = daily.caller()
     with structlog.testing.capture_logs() as lines:
         reply = await send_dialin(url, call)

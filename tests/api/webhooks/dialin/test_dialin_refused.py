@@ -21,7 +21,7 @@ from tests.harness.daily_numbers_server import DailyWithNumbers, signed
 from tests.harness.daily_server import API_KEY, rate_limits
 from tests.harness.failing_server import fails, resets, says
 from tests.harness.http_requests import HttpAnswer, send
-from tests.harness.start_api import Worker
+from tests.harness.start_api import Worker, gives_up_after
 
 # Refusals
 
@@ -272,6 +272,7 @@ async def test_daily_answers_without_a_sip_address(
 async def test_the_agent_fails(
     worker: Worker, url: str, agent_at: Callable[..., Any], port: AgentPort, daily: DailyWithNumbers
 ) -> None:
+    gives_up_after(worker, 0.6)
     reply = await send_dialin(url, daily.caller())
     assert (await refused(reply, 502, worker, daily))["code"] == "agent_unreachable"
 

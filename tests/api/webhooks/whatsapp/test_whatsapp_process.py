@@ -94,7 +94,7 @@ async def test_a_call_that_outlasts_the_draining_is_ended(
     gateway.terminate()
     assert await gateway.ended() == 0
     (row,) = gateway.sessions()
-    assert (row["state"], row["reason"]) == ("failed", "draining")
+    assert (row["state"], row["reason"]) == ("ending", "draining"), "the agent's call goes on"
 
 
 async def test_any_worker_can_stop_a_call(
@@ -113,8 +113,12 @@ async def test_any_worker_can_stop_a_call(
         ) as answer,
     ):
         assert answer.status == 200
-    await eventually(lambda: states(gateway) == {"wacid.1": "ended"}, "it is over")
-    assert gateway.sessions()[0]["reason"] == "stopped"
+    await eventually(lambda: states(gateway) == {"wacid.1": "ending"}, "the agent's call goes on")
+    assert await tell(gateway, "connect", "wacid.2") == 429, "in its slot"
+    assert await tell(gateway, "terminate") == 200
+    await eventually(lambda: states(gateway) == {"wacid.1": "ended"}, "the agent knows that it is over")
+    (row,) = gateway.sessions()
+    assert (row["reason"], row["released_by"]) == ("stopped", "answered")
 
 
 async def test_a_worker_without_file_descriptors_asks_meta_to_retry(
