@@ -120,7 +120,8 @@ typedef struct {
     int source, sink;    /* descriptors */
     char direct;         /* whether plain frames may go to the sink without Python */
     char reading;        /* whether the source is read */
-    char was_reset;      /* whether the source failed, and did not just end */
+    char was_reset;      /* whether reading the source failed: it did not just end */
+    char sink_was_reset; /* whether the sink was reset, as a send was told; a read of it then sees a plain end */
 } Pump;
 
 /* Plain chunks that were read and are not sent yet. First all readable sockets are read, then all chunks are
@@ -158,8 +159,10 @@ batch_send(Batch *batch)
         Pump *pump = batch->chunks[i].pump;
         const ssize_t size = batch->chunks[i].size;
         ssize_t sent = send(pump->sink, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (sent < 0) /* full, or broken, which its own reading side reports */
+        if (sent < 0) { /* full, or broken, which its own reading side reports */
+            pump->sink_was_reset |= errno == ECONNRESET;
             sent = 0;
+        }
         if (sent != size) {
             unsent[refused].pump = pump;
             unsent[refused].data = PyBytes_FromStringAndSize((const char *)data + sent, size - sent);
@@ -279,7 +282,8 @@ static PyMethodDef pump_methods[] = {
 static PyMemberDef pump_members[] = {
     {"direct", T_BOOL, offsetof(Pump, direct), 0, "Whether plain frames may go to the sink without on_chunk."},
     {"reading", T_BOOL, offsetof(Pump, reading), READONLY, "Whether the source is read."},
-    {"was_reset", T_BOOL, offsetof(Pump, was_reset), READONLY, "Whether the source failed, and did not just end."},
+    {"was_reset", T_BOOL, offsetof(Pump, was_reset), READONLY, "Whether reading the source failed."},
+    {"sink_was_reset", T_BOOL, offsetof(Pump, sink_was_reset), READONLY, "Whether a write to the sink found it reset."},
     {NULL},
 };
 

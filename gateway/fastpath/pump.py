@@ -192,7 +192,8 @@ class EpollSet:
                 scanner.bytes += size
                 try:
                     sent = send(chunk, QUIETLY)
-                except OSError:  # full, or broken, which its own reading side reports
+                except OSError as error:  # full, or broken, which its own reading side reports
+                    pump.sink_was_reset |= isinstance(error, ConnectionResetError)
                     sent = 0
                 if sent != size:
                     pump.on_unsent(chunk[sent:])
@@ -205,7 +206,17 @@ class Pump:
     that `sink` did not take. `scanner` counts the plain frames. Reading begins with `resume`.
     """
 
-    __slots__ = ("_epoll_set", "_route", "_source", "direct", "on_chunk", "on_unsent", "reading", "was_reset")
+    __slots__ = (
+        "_epoll_set",
+        "_route",
+        "_source",
+        "direct",
+        "on_chunk",
+        "on_unsent",
+        "reading",
+        "sink_was_reset",
+        "was_reset",
+    )
 
     def __init__(
         self,
@@ -229,6 +240,8 @@ class Pump:
         """Whether `source` is read."""
         self.was_reset = False
         """Whether reading `source` failed, so that its stream did not just end."""
+        self.sink_was_reset = False
+        """Whether a write to `sink` found it reset; a read of it then sees a plain end."""
 
     def resume(self) -> None:
         """Read from now on."""

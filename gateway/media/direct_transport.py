@@ -135,7 +135,8 @@ class DirectTransport:
                 sent = self._socket.send(data, QUIETLY)
             except (BlockingIOError, InterruptedError):
                 sent = 0
-            except OSError:
+            except OSError as error:
+                self._was_reset |= isinstance(error, ConnectionResetError)
                 return  # the socket is broken, which its reading side reports
             if sent == len(data):
                 return
@@ -167,8 +168,15 @@ class DirectTransport:
         if data:
             self._protocol.data_received(data)
         else:
-            self._was_reset |= self._pump is not None and self._pump.was_reset
+            self._note_reset()
             self.abort()
+
+    def _note_reset(self) -> None:
+        """Note whether the stream was reset. Who reads or writes first is told; the other sees its end."""
+        feed = self._fed_by
+        if feed is not None and feed._pump is not None:
+            self._was_reset |= feed._pump.sink_was_reset
+        self._was_reset |= self._pump is not None and self._pump.was_reset
 
     def _queue(self, data: bytes) -> None:
         """Keep bytes that the socket did not take until it does."""
@@ -188,8 +196,9 @@ class DirectTransport:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            # The far end had closed already where writing says so (EPIPE): its stream has ended.
+            # EPIPE: the far end had ended its stream, or an earlier write was told of a reset.
             self._was_reset |= not isinstance(error, BrokenPipeError)
+            self._note_reset()
             self.abort()
             return
         del self._unsent[:sent]

@@ -18,8 +18,9 @@ LIMITS = {
     "reconnect_timeout": 2.0,
 }
 RESUME_S = 1.0
+STOP_S = 0.5
 WAITS = ", ".join(f"`{name}` {seconds:g} s" for name, seconds in LIMITS.items())
-WAITS += f",\n`resume_timeout` {RESUME_S:g} s, `idle_timeout` 1 s"
+WAITS += f",\n`resume_timeout` {RESUME_S:g} s, `stop_timeout` {STOP_S:g} s, `idle_timeout` 1 s"
 FIRST_CALLS = 3
 """How many calls are served before the memory is measured."""
 
@@ -27,7 +28,7 @@ FIRST_CALLS = 3
 def agents_at(url: str) -> list[dict[str, Any]]:
     """Return the agents. support.acme has one slot, so that a slot that is not released shows."""
     common: dict[str, Any] = {"organization": "acme", "instances": [url], "max_agents": 1}
-    common |= {"resume_timeout": RESUME_S}
+    common |= {"resume_timeout": RESUME_S, "stop_timeout": STOP_S}
     return [
         common | {"name": "support"},
         common | {"name": "quiet", "idle_timeout": 1.0},

@@ -199,6 +199,17 @@ async def test_takes_the_call_and_resets(case: Cases, support: Agent) -> None:
         await fault.ends(recorder, 1011, "agent_lost", "agent")
 
 
+async def test_leaves_without_a_close_frame(case: Cases, support: Agent) -> None:
+    """As a handler that returns or raises; servers close the connection for it."""
+    async with case("its handler returns without closing the socket") as fault:
+        talk = await fault.talk(support)
+        talk.silence()
+        fault.strike()
+        talk.agent.half_close()
+        await fault.ends(talk.recorder, 1000, "agent_ended", "agent")
+        assert support.calls.empty(), "it is not run again"
+
+
 async def test_dies_at_a_frame(case: Cases, process_at: Any, agent_at: Any, support_port: AgentPort) -> None:
     async with case(f"its process is killed at frame {FRAME_OF_DEATH}, and there is no other") as fault:
         process_at(FRAME_OF_DEATH, signal.SIGKILL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 
 import pytest
 
@@ -108,3 +109,67 @@ async def test_a_pump_does_not_overtake_bytes_that_an_earlier_relay_left_unsent(
     await eventually(lambda: carrier.lost and agent_protocol.lost, "all is closed")
     for far_end in (caller, agent):
         far_end.close()
+
+
+class LossRecorder(Recorder):
+    """Records how the connection was lost."""
+
+    how: list[Exception | None]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.how = []
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.how.append(exc)
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a TCP connection, the first one not blocking."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        far = socket.create_connection(server.getsockname())
+        near, _ = server.accept()
+    near.setblocking(False)
+    return near, far
+
+
+@pytest.mark.parametrize("ends", ["a reset", "an end", "an end, and a reset of what follows"])
+@pytest.mark.parametrize("written", ["nothing", "a frame by the pump", "a frame of the gateway's own"])
+async def test_a_reset_is_told_from_an_end_whoever_notices_it_first(ends: str, written: str) -> None:
+    """A write that finds the socket reset leaves the read with a plain end."""
+    loop = asyncio.get_running_loop()
+    (carrier_near, carrier), (agent_near, agent) = tcp_pair(), tcp_pair()
+    carrier_side, agent_side = DirectTransport(loop, carrier_near), DirectTransport(loop, agent_near)
+    recorder = LossRecorder()
+    carrier_side.set_protocol(Recorder())
+    agent_side.set_protocol(recorder)
+    carrier_side.pump_to(agent_side, FrameScanner(masked=True, max_payload=1 << 20))
+    agent_side.pump_to(carrier_side, FrameScanner(masked=False, max_payload=1 << 20))
+    if ends == "a reset":
+        agent.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        agent.close()
+    elif ends == "an end":
+        agent.shutdown(socket.SHUT_WR)
+    else:
+        agent.close()
+    if written == "a frame by the pump":
+        carrier.send(MEDIA)
+        carrier_side.resume_reading()
+        await eventually(lambda: carrier_side._pump is None or not _unread(carrier_near), "it is passed on")
+    elif written == "a frame of the gateway's own":
+        agent_side.write(MEDIA)
+    agent_side.resume_reading()
+    await eventually(lambda: recorder.how, "it is noticed")
+    assert [type(exc) for exc in recorder.how] == [ConnectionResetError if ends == "a reset" else type(None)]
+    carrier_side.abort()
+    await asyncio.sleep(0)
+    carrier.close()
+    agent.close()
+
+
+def _unread(near: socket.socket) -> bool:
+    """Return True if something that has come is not read yet."""
+    try:
+        return bool(near.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return False

@@ -197,6 +197,7 @@ def no_reports() -> Iterator[None]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of uvicorn's older implementation
+@pytest.mark.filterwarnings("ignore:The `websockets` implementation is deprecated")
 @pytest.mark.usefixtures("no_reports")
 @pytest.mark.parametrize("how", ["returns", "raises"])
 @pytest.mark.parametrize("ws", WS)
