@@ -75,6 +75,10 @@ class _StandardError:
         while data and self._has_room():
             try:
                 data = data[os.write(self._descriptor, data[:PIECE_BYTES]) :]
+            except BlockingIOError:  # another process shares the pipe, and has filled it or made it so
+                if self._gives_up():
+                    return
+                time.sleep(POLL_S)
             except OSError:  # the reader has gone
                 return
 
@@ -83,11 +87,14 @@ class _StandardError:
 
     def _has_room(self) -> bool:
         while True:
-            gives_up = self.gives_up_at is not None and time.monotonic() >= self.gives_up_at
+            gives_up = self._gives_up()
             if self._poll.poll(0 if gives_up else POLL_S * 1000):
                 return True
             if gives_up:
                 return False
+
+    def _gives_up(self) -> bool:
+        return self.gives_up_at is not None and time.monotonic() >= self.gives_up_at
 
 
 class _BatchingListener(QueueListener):

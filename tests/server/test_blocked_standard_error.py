@@ -8,6 +8,7 @@ import http.client
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,19 @@ def test_lines_that_nobody_reads_are_dropped_at_the_end(monkeypatch: pytest.Monk
         writer.gives_up_at = 0.0
         for _ in range(REQUESTS):
             writer.write("x" * 1000 + "\n")
+
+
+def test_a_pipe_that_does_not_block_takes_a_long_line_as_fast_as_it_is_read() -> None:
+    """Another process that shares it has made it so."""
+    text = "x" * 100_000 + "\n"
+    reading, pipe = os.pipe()
+    with os.fdopen(reading, "rb") as reader, ThreadPoolExecutor() as thread:
+        received = thread.submit(reader.read)
+        with os.fdopen(pipe, "w") as stream:
+            os.set_blocking(pipe, False)
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            log._StandardError(stream).write(text)
+        assert received.result().decode() == text
 
 
 def test_a_long_line_is_written_whole(tmp_path: Path) -> None:
