@@ -5,15 +5,18 @@ is good once.
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from tests.harness.agent import AgentPort
 from tests.harness.gateway import Gateway
+from tests.harness.transcripts import opening
 
 TWILIO_START = (
     '{"event":"connected","protocol":"Call","version":"1.0.0"}',
@@ -53,13 +56,13 @@ def gateway(start_gateway: Callable[..., Gateway], ports: dict[str, AgentPort]) 
     )
 
 
-def start(gateway: Gateway, agent: str) -> dict[str, Any]:
+def start(gateway: Gateway, agent: str, **more: Any) -> dict[str, Any]:
     """A start with the transport `websocket`."""
     connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
     connection.request(
         "POST",
         f"/v1/public/{agent}/start",
-        '{"transport":"websocket"}',
+        json.dumps({"transport": "websocket", **more}),
         {"Authorization": "Bearer pk_acme", "Content-Type": "application/json"},
     )
     answer = connection.getresponse()
@@ -117,6 +120,25 @@ async def test_twilio_with_a_token_in_the_path_needs_no_agent_beside_it(
         caller.say(message)
     call = await agent.call()
     assert call.headers["x-daily-session-id"] == promised["sessionId"]
+    await gateway.callers_leave()
+
+
+async def test_a_client_adds_nothing_to_the_body_that_its_token_is_bound_to(
+    gateway: Gateway, ports: dict[str, AgentPort], agent_at: Any
+) -> None:
+    """The agent trusts that `body` to be its backend's, also where custom data would be added to it."""
+    agent = await agent_at(ports["locked"])
+    promised = start(gateway, "locked", body={"customer": 4711})
+    caller = await gateway.dial(
+        f"/ws/plivo/locked.acme/{promised['token']}?body={quote(promised['body'], safe='')}&admin=1"
+    )
+    assert caller.status == 101, caller.body
+    for message in opening("plivo", {"admin": "1"}):
+        caller.say(message)
+    call = await agent.call()
+    assert call.headers["x-daily-session-id"] == promised["sessionId"]
+    assert json.loads(base64.b64decode(call.query["body"][0])) == {"customer": 4711}
+    assert call.query["admin"] == ["1"]
     await gateway.callers_leave()
 
 
