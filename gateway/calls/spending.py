@@ -96,9 +96,12 @@ def _number_of_user(address: str) -> str | None:
     written = unquote(user)
     for _ in range(_MAX_DECODINGS):
         written = unquote(written)
-    if not _VISIBLE.fullmatch(written) or "%" in written:
+    if not at:
+        written = written.partition(":")[0]  # a port
+    # A colon would be a password or another scheme, which software reads in more than one way.
+    if not _VISIBLE.fullmatch(written) or any(mark in written for mark in "%@:"):
         raise CallEnded(Reasons.bad_request, "the user of the SIP address has characters that no user has")
-    written = written.partition(";")[0].partition(":")[0]  # parameters, and a password
+    written = written.partition(";")[0]
     if not _LIKE_A_NUMBER.fullmatch(written) or (not at and _ADDRESS.fullmatch(written)):
         return None
     number = _SEPARATORS.sub("", written)
