@@ -32,6 +32,10 @@ MIN_LIMIT_IN_ROUNDS: Final = 10
 """A relay whose shortest limit is below this many rounds is checked at every tick, to keep it exactly."""
 
 
+MIN_PART_BYTES: Final = 512
+"""Bytes of an unfinished message that count as a sign of life: a byte a second does not."""
+
+
 class Ticking(Protocol):
     """An object that the TickScheduler checks."""
 
@@ -131,7 +135,7 @@ class RelayTimers:
         self.end_by = end_by  # the end of the longest duration
         self.close_by = NEVER  # in CLOSING and DRAINING_PLAYBACK: when the sockets are closed anyway
         self._idle_by = NEVER  # when a carrier that goes on sending nothing ends the call
-        self._bytes_seen = -1  # from the carrier, at the last tick
+        self._bytes_seen = -MIN_PART_BYTES  # from the carrier, at its last sign of life
         self._stop_by = NEVER  # when a carrier that has announced its close must have closed
         self._keep_alive: KeepAlive | None = None
         self._check_by = NEVER  # when the keep-alives are to be checked
@@ -191,14 +195,19 @@ class RelayTimers:
             self._check_keep_alive(now)
         state = relay.state
         if state is RelayState.RELAYING or state is RelayState.TRANSFER_PENDING:
-            bytes_seen = relay.carrier.scanner.bytes
+            scanner = relay.carrier.scanner
+            new_bytes = scanner.bytes - self._bytes_seen
             if now >= self.end_by:
                 self._end_at_max_duration()
             elif now >= self._stop_by:
                 relay.stop_expired()
-            elif bytes_seen != self._bytes_seen or relay.agent.stall is not None:
+            elif (
+                new_bytes >= MIN_PART_BYTES
+                or (new_bytes and scanner.simple and not scanner.left)  # whole messages have come
+                or relay.agent.stall is not None
+            ):
                 # A carrier that is not read because the agent stalls has a limit of its own.
-                self._bytes_seen = bytes_seen
+                self._bytes_seen = scanner.bytes
                 self._idle_by = now + self.limits.idle_s
             elif now >= self._idle_by:
                 relay.end(CallEnded(Reasons.idle_timeout, f"nothing came for {self.limits.idle_s:g} s"))

@@ -105,6 +105,26 @@ async def test_the_longest_duration_of_a_call_with_steady_audio(
     await assert_ended(gateway, call.session, "max_duration", "gateway")
 
 
+async def test_a_message_that_comes_byte_by_byte_is_silence(
+    gateway: Gateway, agent_at: Callable[..., Any], ports: dict[str, AgentPort]
+) -> None:
+    idle = await agent_at(ports["idle"])
+    call = await connect(gateway, idle, "/ws/twilio/idle.acme")
+    long = frame(TEXT, b"x" * 60_000, key=KEY)
+    call.caller.send(long[:20])
+
+    async def drip() -> None:
+        for byte in long[20:]:
+            call.caller.send(bytes([byte]))
+            await asyncio.sleep(LIMIT_S / 20)
+
+    dripping = asyncio.create_task(drip())
+    assert await call.caller.closed() == (1000, f"nothing came for {LIMIT_S} s")
+    dripping.cancel()
+    await assert_ended(gateway, call.session, "idle_timeout", "gateway")
+    await assert_next_call_works(gateway, idle, "/ws/twilio/idle.acme")
+
+
 async def test_the_carrier_falls_silent(
     gateway: Gateway, agent_at: Callable[..., Any], ports: dict[str, AgentPort]
 ) -> None:
