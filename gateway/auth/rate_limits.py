@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 from collections.abc import Hashable
+from functools import lru_cache
 from typing import Final
 
 MAX_BUCKETS: Final = 10_000
@@ -19,8 +20,26 @@ MAX_BUCKETS: Final = 10_000
 MAX_VALID_KEYS: Final = 10_000
 """Digests of valid keys that are stored. The one that was used least recently is dropped."""
 
-_IPV6_NETWORK_BITS: Final = 64
-"""The network of one customer, which counts as one address (RFC 6177 §2)."""
+_SITE_BITS: Final = 64
+"""Prefix length of the smallest IPv6 network that one customer gets (RFC 6177)."""
+
+
+@lru_cache(4096)
+def site_of(address: str) -> str:
+    """Return the name under which an address is counted: an IPv6 address counts as its /64 network.
+
+    An IPv4 address that is mapped into IPv6, as a dual-stack socket reports it, counts as IPv4: all such
+    addresses are in one /64. What is no address is returned unchanged.
+    """
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed, _SITE_BITS), strict=False))
 
 
 class RateLimiter:
@@ -29,7 +48,7 @@ class RateLimiter:
     Times are Unix seconds.
     """
 
-    def __init__(self, per_second: float, burst: int) -> None:
+    def __init__(self, per_second: float, burst: float) -> None:
         self._per_second = per_second
         self._burst = float(burst)
         self._buckets: dict[Hashable, tuple[float, float]] = {}  # tokens, and the time of that number
@@ -50,10 +69,27 @@ class RateLimiter:
             tokens -= 1.0
         else:
             wait_s = (1.0 - tokens) / self._per_second
+        self._store(name, tokens, now)
+        return wait_s
+
+    def available(self, name: Hashable, now: float) -> float:
+        """Return the tokens of the bucket; below 0 after `spend` took more than it had."""
+        return self._tokens(name, now)
+
+    def wait_s(self, name: Hashable, now: float) -> float:
+        """Return the seconds until the bucket has more than nothing."""
+        return max(0.0, -self._tokens(name, now) / self._per_second)
+
+    def spend(self, name: Hashable, tokens: float, now: float) -> None:
+        """Take `tokens` of what was used already, even if the bucket has fewer: it gains them first then."""
+        left = self._tokens(name, now) - tokens
+        self._buckets.pop(name, None)
+        self._store(name, left, now)
+
+    def _store(self, name: Hashable, tokens: float, now: float) -> None:
         self._buckets[name] = tokens, now
         if len(self._buckets) > MAX_BUCKETS:
             del self._buckets[next(iter(self._buckets))]
-        return wait_s
 
     def _tokens(self, name: Hashable, now: float) -> float:
         tokens, at = self._buckets.get(name, (self._burst, now))
@@ -61,25 +97,37 @@ class RateLimiter:
         return min(self._burst, tokens + max(0.0, now - at) * self._per_second)
 
 
-class FailedKeyLimiter:
-    """Limits the requests with unknown keys from one address. Times are Unix seconds."""
+class UnknownKeyLimiter:
+    """Limits the requests with unknown keys from one address. Times are Unix seconds.
+
+    A key that is about to be looked up counts as unknown until it is known, so that requests at the same
+    time are no more than requests in turn.
+    """
 
     def __init__(self, limiter: RateLimiter) -> None:
         self._limiter = limiter
         self._valid: dict[bytes, None] = {}
 
-    def retry_after_s(self, key: str, address: str, now: float) -> float:
-        """Return the seconds until the key may be looked up, 0.0 if that is now."""
-        wait_s = self._limiter.peek(_network(address), now)
-        return 0.0 if not wait_s or _digest(key) in self._valid else wait_s
+    def begin(self, key: str, address: str, now: float) -> float:
+        """Count the look-up of a key and return 0.0, or the seconds until the key may be looked up.
 
-    def record_failure(self, key: str, address: str, now: float) -> None:
-        """Count a key that is unknown or revoked."""
-        self._valid.pop(_digest(key), None)
-        self._limiter.take(_network(address), now)
+        A key that was valid before is not counted.
+        """
+        return 0.0 if _digest(key) in self._valid else self._limiter.take(site_of(address), now)
 
-    def record_success(self, key: str) -> None:
-        """Remember a valid key."""
+    def unknown(self, key: str, address: str, now: float) -> None:
+        """Take note that a key, for which `begin` returned 0.0, is unknown or revoked."""
+        if self._valid.pop(_digest(key), False) is None:  # it was not counted
+            self._limiter.spend(site_of(address), 1.0, now)
+
+    def undecided(self, key: str, address: str, now: float) -> None:
+        """Take note that a key, for which `begin` returned 0.0, could not be looked up: it does not count."""
+        if _digest(key) not in self._valid:
+            self._limiter.spend(site_of(address), -1.0, now)
+
+    def known(self, key: str, address: str, now: float) -> None:
+        """Take note that a key, for which `begin` returned 0.0, is valid: its look-up does not count."""
+        self.undecided(key, address, now)
         digest = _digest(key)
         self._valid.pop(digest, None)
         self._valid[digest] = None
@@ -89,12 +137,3 @@ class FailedKeyLimiter:
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
-
-
-def _network(address: str) -> str:
-    if ":" not in address:
-        return address
-    try:
-        return str(ipaddress.IPv6Interface(f"{address.partition('%')[0]}/{_IPV6_NETWORK_BITS}").network)
-    except ValueError:
-        return address

@@ -110,6 +110,7 @@ class InboundCall:
                 agent = self._route(setup, target, start)
                 await self._authenticate_start(setup, agent, target.carrier, start)
             assert agent is not None
+            self._upgrade.verified()
             query = agent_query(self._body(setup, target, start), target.custom)
             self._start_hold_audio(setup, agent, dialect, start)
             agent_with_slot, instance = await self._acquire_slot(setup, agent, target, start)
@@ -265,6 +266,7 @@ class InboundCall:
                 call, setup.carrier_leg, start, carrier, agent
             ):
                 setup.carrier_leg = None
+                self._upgrade.verified()
                 raise StreamAttached
             ownership, _ = await take_ownership(services, active, opening, failed=ownership)
             setup.ownership = ownership

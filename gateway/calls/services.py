@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from gateway.agents.directory import AgentDirectory
 from gateway.agents.instance_health import InstanceHealth
 from gateway.auth.api_keys import Keyring
+from gateway.auth.limited_keys import LimitedKeys
 from gateway.auth.media_tokens import MediaTokens
 from gateway.calls.call_queue import CallQueues
 from gateway.calls.capacity import Capacity
@@ -36,6 +37,8 @@ class CallServices:
     clients: CarrierClients
     tokens: MediaTokens
     api_keys: Keyring
+    limited_keys: LimitedKeys
+    """Identifies the key of a request, within its limits; `api_keys` has no limits and manages the keys."""
     call_log: CallLog
     streams: StreamHistory
     hold_audio: HoldAudioLibrary
@@ -63,6 +66,7 @@ def make_call_services(
 ) -> CallServices:
     """Make one worker's call services. Raises PromptError if an agent's recording cannot be played."""
     queues = CallQueues(store.notifications)
+    api_keys = Keyring(settings.organizations, store.key_values, now)
     return CallServices(
         settings=settings,
         store=store,
@@ -71,7 +75,8 @@ def make_call_services(
         accounts=CarrierAccounts(settings),
         clients=CarrierClients(),
         tokens=tokens,
-        api_keys=Keyring(settings.organizations, store.key_values, now),
+        api_keys=api_keys,
+        limited_keys=LimitedKeys(api_keys, settings.limits, now),
         call_log=CallLog(store, now),
         streams=StreamHistory(store.key_values, now),
         hold_audio=HoldAudioLibrary(settings.agents),

@@ -10,6 +10,7 @@ It takes no slot and is no session of its own: it belongs to a running session, 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +23,7 @@ from websockets.headers import parse_subprotocol
 from websockets.uri import parse_uri
 
 from gateway.auth.api_keys import Principal
+from gateway.auth.limited_keys import TooManyRequests
 from gateway.calls.services import CallServices
 from gateway.calls.session_end import log_end, traffic_of
 from gateway.calls.session_events import session_events
@@ -54,6 +56,9 @@ NO_KEY: Final = replace(Reasons.unauthorized, status=int(HTTPStatus.UNAUTHORIZED
 
 MAX_DURATION_S: Final = 14400.0
 """Limit of every session (docs/reference/public-api.md, "Management"), and so of its sockets."""
+
+MAX_SUBPROTOCOL_CHARACTERS: Final = 4096
+"""Of `Sec-WebSocket-Protocol`. A client that carries a token in it has room."""
 
 _HANDSHAKE: Final = b"sec-websocket-"
 
@@ -120,14 +125,23 @@ class SessionSocket:
     # The steps, in their order
 
     async def _authenticate(self) -> Principal:
-        """Return the owner of the key in `Authorization: Bearer`. Public and private keys are accepted."""
+        """Return the owner of the key in `Authorization: Bearer`. Public and private keys are accepted.
+
+        Raises CallEnded: NO_KEY, or rate_limited as a request with this key, or from this address, would be.
+        """
         scheme, _, key = self._upgrade.header("Authorization").partition(" ")
-        principal = None
-        if scheme.lower() == "bearer" and key.strip():
-            principal = await self._services.api_keys.identify(key.strip())
-        if principal is None:
-            raise CallEnded(NO_KEY, "Unauthorized / token expired")
+        keys, principal = self._services.limited_keys, None
+        try:
+            if scheme.lower() == "bearer" and key.strip():
+                principal = await keys.identify(key.strip(), self._upgrade.address)
+            if principal is None:
+                raise CallEnded(NO_KEY, "Unauthorized / token expired")
+            keys.charge(principal)
+        except TooManyRequests as limit:
+            reason = replace(Reasons.rate_limited, retry_after=math.ceil(limit.wait_s))
+            raise CallEnded(reason, "more requests than this key, or this address, may make") from None
         self._log = self._log.bind(organization=principal.organization, key=principal.key_id)
+        self._upgrade.verified()
         return principal
 
     async def _connect(self, session: SessionRecord, url: SessionUrl) -> str | None:
@@ -161,6 +175,8 @@ class SessionSocket:
     def _subprotocols(self) -> list[str]:
         """Return the subprotocols that the client offers, in its order (RFC 6455 §4.2.2)."""
         header = self._upgrade.header("Sec-WebSocket-Protocol")
+        if len(header) > MAX_SUBPROTOCOL_CHARACTERS:
+            raise CallEnded(Reasons.bad_request, "there are too many subprotocols")
         try:
             return list(parse_subprotocol(header)) if header else []
         except InvalidHeader as error:

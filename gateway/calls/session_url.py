@@ -52,6 +52,9 @@ NOT_FORWARDED: Final = HOP_BY_HOP | {
     SESSION_ID,  # set by Patchbay, never by the client
 }
 
+MAX_PATH_CHARACTERS: Final = 8000
+"""Length that every server is to take (RFC 9110 §4.1); a longer path would take time to look through."""
+
 RESERVED: Final = frozenset({"bot", "ws", "whatsapp", "readyz", "livez"})
 """Routes of an instance that only Patchbay calls (docs/reference/agent-container.md).
 
@@ -95,6 +98,8 @@ def read_session_url(path: str, query: str) -> SessionUrl:
     (RESERVED); bad_request if it cannot be forwarded unchanged, or if a
     segment is `.` or `..` in any spelling, because the instance's server would resolve it to another path.
     """
+    if len(path) > MAX_PATH_CHARACTERS:
+        raise CallEnded(Reasons.bad_request, f"the path has more than {MAX_PATH_CHARACTERS} characters")
     segments = path.split("/", _OWN_SEGMENTS)
     own = [unquote(segment) for segment in segments[:_OWN_SEGMENTS]]
     if len(segments) <= _OWN_SEGMENTS or (*own[:3], own[4]) != ("", "v1", "public", "sessions"):

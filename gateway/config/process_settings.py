@@ -184,10 +184,28 @@ class Limits(Table):
     requests_burst: Whole = Field(
         default=100, ge=1, description="Requests that one API key may make at once, at each worker."
     )
+    json_share: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="Share of a worker's time that reading the JSON bodies of one API key may take in the "
+        "long run, after half a second at once; more are answered with 429.",
+    )
     handshake_timeout: Wait = Field(
         default=10.0,
         description="Seconds that a client may take for its TLS handshake, and then for the head of each "
         "request.",
+    )
+    answer_timeout: Wait = Field(
+        default=30.0,
+        description="Seconds after which a client must have taken some of the answer that waits for it, at "
+        "1,000 bytes a second; one that is slower is disconnected.",
+    )
+    unsent_bytes_per_address: Whole = Field(
+        default=33554432,
+        ge=4194304,
+        description="Bytes of large answers, those over 64 KiB, that each worker holds for the clients of "
+        "one address (of IPv6 one /64) to read; more are answered with 429.",
     )
     connections_per_address: Whole = Field(
         default=0,
@@ -203,7 +221,10 @@ class Limits(Table):
     )
     upgrades_per_second: Rate = Field(
         default=1000.0,
-        description="Media sockets a second that each worker accepts; more are refused with 503.",
+        description="Media sockets a second that each worker accepts; more are refused with 503. Only those "
+        "count that have authenticated, where that is required, and whose agent exists. How many "
+        "that come to nothing each worker takes of one address is `requests_per_second` and `requests_burst` "
+        "as well.",
     )
     max_calls: Whole | None = Field(
         default=None,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The server side of the opening handshake: a request to upgrade, and its one answer (RFC 6455 §4.2).
 
-The HTTP server creates an `Upgrade` for each request (gateway/server/uvicorn_adapter.py) and starts the
+The HTTP server creates an `Upgrade` for each request (gateway/server/upgrade_protocol.py) and starts the
 application's `ServeCall` with it, which accepts or refuses. An accepted socket belongs to a `Leg`.
 """
 
@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from gateway.media.disconnect import CONNECTION_LOST, Disconnect
 from gateway.media.leg import Leg
-from gateway.model.reasons import CallEnded, status_phrase
+from gateway.model.reasons import CallEnded, Party, status_phrase
 from gateway.websocket.handshake import UpgradeRequest, answer, read_request
 
 SERVE_CALL = "serve_call"
@@ -40,8 +40,10 @@ class Upgrade:
         "address",
         "fault",
         "is_answered",
+        "is_at_fault",
         "on_disconnect",
         "on_shutdown",
+        "on_verified",
         "request",
         "url",
     )
@@ -61,6 +63,10 @@ class Upgrade:
         except ValueError as error:
             self.fault = f"the request target is no URL: {error}"
         self.is_answered = False
+        self.is_at_fault = True
+        """Whether it is the client's fault if the call comes to nothing before it is verified."""
+        self.on_verified: Callable[[], None] | None = None
+        """Called by `verified`; set by the HTTP server. May raise CallEnded."""
         self.on_disconnect: Callable[[Disconnect], None] | None = None
         """Called when the client leaves before the answer; set by the code that serves the call."""
         self.on_shutdown: Callable[[], None] | None = None
@@ -75,6 +81,16 @@ class Upgrade:
         """Return a request header; several of one name joined with commas, "" for a missing one."""
         assert self.request is not None
         return self.request.header(name)
+
+    def verified(self) -> None:
+        """Report to the HTTP server that the call has authenticated, where that is required, and that its
+        agent exists. No effect when called again.
+
+        Raises CallEnded(overloaded) if there are too many calls.
+        """
+        if self.on_verified is not None:
+            on_verified, self.on_verified = self.on_verified, None
+            on_verified()
 
     def accept(
         self,
@@ -111,8 +127,9 @@ class Upgrade:
     def refuse(self, end: CallEnded) -> None:
         """Answer with the HTTP status of the reason, with its code and detail as JSON, and close.
 
-        No effect if the request was answered already, or the client has left.
+        No effect if the request was answered already, or the client has left; but the reason is noted.
         """
+        self.is_at_fault = end.reason.party is not Party.GATEWAY
         if self._transport is None or not self.is_pending:
             return
         self.is_answered = True

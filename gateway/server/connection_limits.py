@@ -4,6 +4,11 @@
 A connection or call that exceeds a limit is rejected before any work is done for it. Such a rejection has no
 log line of its own, because a flood of requests would then fill the log as well: rejections are counted, and
 the counts are logged once a second.
+
+An upgrade is unverified until the call has authenticated, where that is required, and its agent is known to
+exist. The limits of calls count verified ones alone. An unverified one is limited by its address: by how many
+of them the address has open, and by how many came to nothing. So a flood of them is refused, and real calls
+are not (docs/decisions/0034-verified-calls.md).
 """
 
 from __future__ import annotations
@@ -11,16 +16,17 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Final
 
 import structlog
 
-from gateway.auth.rate_limits import RateLimiter
+from gateway.auth.rate_limits import RateLimiter, site_of
 from gateway.config import Settings
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.server.fd_reserve import RESERVED_FDS
+from gateway.server.unsent_answers import UnsentBytes
 
 log = structlog.get_logger(__name__)
 
@@ -33,8 +39,17 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _WITH_PORT: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):[0-9]{1,5}")
 _MAX_HOPS: Final = 32
-_SITE_BITS: Final = 64
-"""Prefix length of the smallest IPv6 network that one customer gets (RFC 6177)."""
+
+UNVERIFIED_SHARE: Final = 4
+MIN_UNVERIFIED: Final = 16
+"""Limit of the unverified upgrades of a worker at a time: a fraction of `max_calls`, but not fewer. Beyond
+that an address without a verified call may have its equal share of them, and no more.
+"""
+
+MAX_VERIFIED_SITES: Final = 10_000
+"""Addresses of verified calls that are remembered. The one of the least recent call is dropped."""
+
+_UPGRADES: Final = "upgrades"
 
 
 def max_calls_for(fd_limit: int) -> int:
@@ -74,12 +89,36 @@ class TrustedProxies:
         return address
 
 
-def site_of(address: str) -> str:
-    """Return the key under which an address is counted: an IPv6 address counts as its /64 network."""
-    parsed = _parse_address(address)
-    if parsed is None or isinstance(parsed, ipaddress.IPv4Address):
-        return address if parsed is None else str(parsed)
-    return str(ipaddress.ip_network((parsed, _SITE_BITS), strict=False))
+class CallCount:
+    """One media socket in the counts of its worker: unverified at first, then a call, until `end`."""
+
+    __slots__ = ("_is_over", "_limits", "_site", "connection", "is_verified")
+
+    def __init__(self, limits: ConnectionLimits, site: str, connection: str) -> None:
+        """`site`: of the client. `connection`: as `add_connection` returned it."""
+        self._limits = limits
+        self._site = site
+        self._is_over = False
+        self.connection = connection
+        self.is_verified = False
+
+    def verify(self) -> None:
+        """Count the socket as a call. No effect if it counts as one.
+
+        Raises CallEnded(overloaded) if meanwhile there are as many calls as there may be.
+        """
+        if not self.is_verified and not self._is_over:
+            self._limits.verify_call(self._site)
+            self.is_verified = True
+
+    def end(self, *, failed: bool) -> None:
+        """Count the socket and its connection as ended. `failed`: it came to nothing by its client's fault,
+        if it is not verified.
+        """
+        if not self._is_over:
+            self._is_over = True
+            self._limits.end_call(self._site, is_verified=self.is_verified, failed=failed)
+            self._limits.remove_connection(self.connection)
 
 
 class ConnectionLimits:
@@ -90,10 +129,18 @@ class ConnectionLimits:
         limits = settings.limits
         self.proxies = TrustedProxies(settings.server.trusted_proxies)
         self.handshake_timeout_s = limits.handshake_timeout
+        self.answer_timeout_s = limits.answer_timeout
+        self.unsent = UnsentBytes(limits.unsent_bytes_per_address)
         self.max_calls = limits.max_calls or max_calls_for(fd_limit)
         self.calls = 0
+        """Verified calls that are not over."""
+        self._unverified: Counter[str] = Counter()  # by site
+        self._all_unverified = 0
+        self._max_unverified = max(MIN_UNVERIFIED, self.max_calls // UNVERIFIED_SHARE)
         self._max_per_site = limits.connections_per_address
-        self._upgrade_rate = RateLimiter(limits.upgrades_per_second, math.ceil(limits.upgrades_per_second))
+        self._call_rate = RateLimiter(limits.upgrades_per_second, math.ceil(limits.upgrades_per_second))
+        self._failed = RateLimiter(limits.requests_per_second, limits.requests_burst)  # by site
+        self._verified_sites: OrderedDict[str, None] = OrderedDict()
         self._now = now
         self._connections: Counter[str] = Counter()
         self._rejected: Counter[str] = Counter()
@@ -120,21 +167,64 @@ class ConnectionLimits:
         if not self._connections[site]:
             del self._connections[site]
 
-    def add_call(self) -> None:
-        """Count a new media socket. Raises CallEnded(overloaded) if there are too many, or they come too
-        fast.
+    def add_call(self, address: str, connection: str) -> CallCount:
+        """Count a new media socket as unverified, and return its place in the counts.
 
-        Call `remove_call` once it has ended.
+        `connection`: as `add_connection` returned it. Raises CallEnded: rate_limited if too many of its
+        address have come to nothing, overloaded if there are too many, or they come too fast.
         """
+        site, now = site_of(address), self._now()
+        unverified = self._unverified[site]
+        if site not in self._verified_sites:
+            self._check_new_site(site, unverified, now)
+        # Of the unverified only the address's own may become calls before this one: others are no reason
+        # to refuse it.
+        if self.calls + unverified >= self.max_calls:
+            raise self._reject(CallEnded(Reasons.overloaded, f"there are {self.max_calls} calls"))
+        if self._call_rate.available(_UPGRADES, now) - unverified < 1.0:
+            raise self._reject(CallEnded(Reasons.overloaded, "too many calls begin at the same time"))
+        self._unverified[site] += 1
+        self._all_unverified += 1
+        return CallCount(self, site, connection)
+
+    def verify_call(self, site: str) -> None:
+        """Count an unverified socket as a call: see `CallCount.verify`."""
         if self.calls >= self.max_calls:
             raise self._reject(CallEnded(Reasons.overloaded, f"there are {self.max_calls} calls"))
-        if self._upgrade_rate.take("upgrades", self._now()):
-            raise self._reject(CallEnded(Reasons.overloaded, "too many calls begin at the same time"))
+        self._remove_unverified(site)
         self.calls += 1
+        self._call_rate.spend(_UPGRADES, 1.0, self._now())
+        self._verified_sites[site] = None
+        self._verified_sites.move_to_end(site)
+        if len(self._verified_sites) > MAX_VERIFIED_SITES:
+            self._verified_sites.popitem(last=False)
 
-    def remove_call(self) -> None:
-        """Count a media socket as ended."""
-        self.calls -= 1
+    def end_call(self, site: str, *, is_verified: bool, failed: bool) -> None:
+        """Count a socket as ended: see `CallCount.end`."""
+        if is_verified:
+            self.calls -= 1
+            return
+        self._remove_unverified(site)
+        if failed:
+            self._failed.take(site, self._now())
+
+    def _check_new_site(self, site: str, unverified: int, now: float) -> None:
+        """Raise CallEnded if an address without a verified call has had enough. `unverified`: open ones."""
+        if self._failed.peek(site, now):
+            detail = "too many calls from one address came to nothing"
+            raise self._reject(CallEnded(Reasons.rate_limited, detail))
+        sites = len(self._unverified) + (not unverified)
+        if self._all_unverified >= self._max_unverified and unverified >= max(
+            1, self._max_unverified // sites
+        ):
+            detail = "too many calls from one address are not verified"
+            raise self._reject(CallEnded(Reasons.overloaded, detail))
+
+    def _remove_unverified(self, site: str) -> None:
+        self._all_unverified -= 1
+        self._unverified[site] -= 1
+        if not self._unverified[site]:
+            del self._unverified[site]
 
     def count_rejected(self, why: str) -> None:
         """Count a rejection that these limits did not raise. `why`: a fixed clause for the log."""

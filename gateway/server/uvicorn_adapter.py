@@ -3,9 +3,10 @@
 
 `UvicornServer` leaves signals and the time to stop to its caller (worker.py) and adds TLS limits, connection
 limits and a way to leave the port. `HttpProtocol` is one connection: it bounds the time and the size of a
-request's head, which neither uvicorn nor its parser does, determines the client's address, and rejects what
-exceeds a limit (connection_limits.py) or cannot be served for want of descriptors (fd_reserve.py) before any
-work is done. `UpgradeProtocol` hands a media socket over to gateway/media/accept.py.
+request's head and the time of its answer (unsent_answers.py), which neither uvicorn nor its parser does,
+determines the client's address, and rejects what exceeds a limit (connection_limits.py) or cannot be served
+for want of descriptors (fd_reserve.py) before any work is done. `UpgradeProtocol` hands a media socket over
+to gateway/media/accept.py.
 
 uvicorn promises none of the internals that are used here. So its range is pinned in pyproject.toml, and
 tests/server/ fails if a new version changes them.
@@ -23,16 +24,16 @@ from typing import Any, Final
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from gateway.media.accept import SERVE_CALL, ServeCall, Upgrade, error_response, json_response
+from gateway.media.accept import error_response, json_response
 from gateway.model.reasons import CallEnded
 from gateway.server.connection_limits import ConnectionLimits
 from gateway.server.fd_reserve import SHORTAGE_HEAD_TIMEOUT_S, FdReserve
 from gateway.server.port import drain_backlog
 from gateway.server.tls import Certificate
+from gateway.server.unsent_answers import AnswerWriter
+from gateway.server.upgrade_protocol import UpgradeProtocol
 from gateway.websocket.handshake import list_elements
 
 log = structlog.get_logger(__name__)
@@ -50,6 +51,17 @@ CLOSE_TIMEOUT_S: Final = 5
 
 MAX_HEAD_BYTES: Final = 65536
 """Limit of a request's head: request line and all headers, trailers too. It also bounds chunk extensions."""
+
+MAX_HEADERS: Final = 200
+"""Header lines of a request, trailers included. Browsers and proxies send a few dozen."""
+
+MAX_PIPELINED: Final = 16
+"""Requests that may wait on one connection for the answer to an earlier one (RFC 9112 §9.3.2)."""
+
+READ_BYTES: Final = 32768
+"""Bytes that one connection's parser is fed in one iteration of the event loop: the smallest chunks, headers
+or requests in them take no longer than calls can wait.
+"""
 
 _FORWARDED_FOR: Final = b"x-forwarded-for"
 _CLOSE: Final = (b"connection", b"close")
@@ -184,6 +196,10 @@ class _HeadTooLarge(Exception):  # noqa: N818 - never leaves the parser
     """Raised in a callback of the parser to make it fail."""
 
 
+class _TooManyRequests(Exception):  # noqa: N818 - never leaves the parser
+    """Raised in a callback of the parser to make it fail."""
+
+
 class HttpProtocol(HttpToolsProtocol):
     """One HTTP connection, until it is handed over as a media socket or closed."""
 
@@ -197,6 +213,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._unparsed_bytes = 0  # fed to the parser since it last completed a head, a body part or a message
         self._head_bytes = 0
+        self._header_lines = 0
+        self._unread = bytearray()  # received and not yet fed to the parser
+        self._answers: AnswerWriter | None = None  # from the first answer on
+        self._answering: RequestResponseCycle | None = None  # the request that is being answered
         self._is_rejected = False
         self._is_upgrade = False  # of the request whose head came last
 
@@ -218,17 +238,60 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
+        self._unread.clear()
+        if self._answers is not None:
+            self._answers.close()
+            self._answers = None
         self._limits.remove_connection(self._counted_site)
         self._counted_site = ""
+        if self._answering is not None and self._answering is not self.cycle:
+            # uvicorn tells the last request alone, and the others would write to a transport that is closed.
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._is_rejected:
             return
+        if not self._unread and len(data) <= READ_BYTES:
+            self._feed(data)
+            return
+        if not self._unread:
+            self.loop.call_soon(self._read_on)
+        self._unread += data
+        self.transport.pause_reading()
+
+    def _read_on(self) -> None:
+        """Feed the next piece of what was received to the parser; the event loop goes on before more."""
+        piece = bytes(self._unread[:READ_BYTES])
+        del self._unread[:READ_BYTES]
+        if not piece or self._is_rejected or self.transport.is_closing():
+            self._unread.clear()
+            return
+        self._feed(piece)
+        if self._is_upgrade:  # the socket is the call's, and what follows the head is void before its answer
+            self._unread.clear()
+            self.transport.resume_reading()
+        elif self._unread:
+            self.loop.call_soon(self._read_on)
+        elif not self.flow.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _feed(self, data: bytes) -> None:
         self._unparsed_bytes += len(data)
         super().data_received(data)
-        if self._unparsed_bytes > MAX_HEAD_BYTES and not self._is_rejected:
+        if self._is_rejected:
+            return
+        if self._unparsed_bytes > MAX_HEAD_BYTES:
             self._reject_large_head()
+        elif self.cycle is not None and self.cycle.response_complete:
+            # The bytes have ended uvicorn's time-out of an idle connection, and may be no request's.
+            self._start_head_timer()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_answers()
 
     def close_if_idle(self) -> None:
         """Close a connection whose last request was answered, unless another one has begun."""
@@ -240,7 +303,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_bytes = 0
+        self._head_bytes = self._header_lines = 0
         self._start_head_timer()
 
     def on_url(self, url: bytes) -> None:
@@ -248,6 +311,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_lines += 1
         self._count_head_bytes(len(name) + len(value) + 4)  # ": " and CRLF
         super().on_header(name, value)
 
@@ -258,6 +322,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_upgrade = self.parser.should_upgrade() and self._names_websocket()
         if self._is_proxy and self.client is not None:
             self.scope["client"] = self._client_address(), self.client[1]
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise _TooManyRequests
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -269,10 +335,40 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        if self._head_bytes > MAX_HEAD_BYTES:
+        if self._head_bytes > MAX_HEAD_BYTES or self._header_lines > MAX_HEADERS:
             self._reject_large_head()
+        elif len(self.pipeline) >= MAX_PIPELINED:
+            # An answer would come before those that are owed.
+            self._limits.count_rejected("too many requests at once on one connection")
+            self._is_rejected = True
+            self.transport.close()
         elif not self._is_rejected:
             super().send_400_response(msg)
+        self._watch_answers()
+
+    # Answers
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        answers = self._answer_writer()
+        super()._start_asgi_task(cycle, partial(answers.serve, app))
+
+    def _answer_writer(self) -> AnswerWriter:
+        if self._answers is None:
+            limits = self._limits
+            self._answers = AnswerWriter(limits.unsent, limits.answer_timeout_s, self._end_unread)
+            self._answers.open(self.transport)
+        return self._answers
+
+    def _watch_answers(self) -> None:
+        """Give the client time for what it has not read yet, if there is anything."""
+        self._answer_writer().watch()
+
+    def _end_unread(self) -> None:
+        """Drop the connection of a client that does not read its answers, and what it has not read."""
+        self._limits.count_rejected("answers are not read")
+        self._is_rejected = True
+        self.transport.abort()
 
     # The hand-over of a media socket
 
@@ -295,13 +391,16 @@ class HttpProtocol(HttpToolsProtocol):
                 raise self._fd_reserve.refuse_call()
             if self._is_proxy:
                 self._counted_site = self._limits.add_connection(address)
-            self._limits.add_call()
+            count = self._limits.add_call(address, self._counted_site)
         except CallEnded as end:
             self._reject(error_response(end))
             return
         self.connections.discard(self)
+        if self._answers is not None:
+            self._answers.close()
+            self._answers = None
         upgrade = UpgradeProtocol(self.config, self.server_state, self.app_state, self.loop)
-        upgrade.on_done = partial(_call_over, self._limits, self._counted_site)
+        upgrade.count = count
         self._counted_site = ""  # the call is counted from here on, and no longer this object
         upgrade.connection_made(self.transport)
         upgrade.address = address
@@ -325,13 +424,19 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _count_head_bytes(self, size: int) -> None:
         self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES:
+        if self._head_bytes > MAX_HEAD_BYTES or self._header_lines > MAX_HEADERS:
             raise _HeadTooLarge
 
     def _reject_large_head(self) -> None:
         self._limits.count_rejected("the head of a request is too large")
         self._reject(
-            json_response(431, {"error": f"more than {MAX_HEAD_BYTES} bytes of head", "code": "431"})
+            json_response(
+                431,
+                {
+                    "error": f"more than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers of head",
+                    "code": "431",
+                },
+            )
         )
 
     def _reject(self, answer: bytes) -> None:
@@ -343,6 +448,7 @@ class HttpProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.write(answer)
             self.transport.close()
+            self._watch_answers()
 
     def _start_head_timer(self) -> None:
         if self._head_timer is None and not self._is_rejected:
@@ -360,83 +466,3 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_timer = None
         self._limits.count_rejected("the head of a request came too slowly")
         self._reject(json_response(408, {"error": "the head of the request came too slowly", "code": "408"}))
-
-
-class UpgradeProtocol(asyncio.Protocol):
-    """The protocol of one request to upgrade, from its head to its answer; what uvicorn takes as `ws=`.
-
-    uvicorn creates one object for each such request, calls `connection_made`, feeds it the request's head,
-    rebuilt from what it parsed, and makes it the transport's protocol. This object starts the `ServeCall`
-    that the application has put into its lifespan state, and decides nothing. It stays in uvicorn's sets of
-    connections and tasks until the call has ended, so that a stop waits for the call.
-    """
-
-    __slots__ = (
-        "_connections",
-        "_loop",
-        "_serve_call",
-        "_tasks",
-        "_transport",
-        "address",
-        "on_done",
-        "upgrade",
-    )
-
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        self._loop = _loop or asyncio.get_running_loop()
-        self._connections: set[Any] = server_state.connections
-        self._tasks = server_state.tasks
-        self._serve_call: ServeCall = app_state[SERVE_CALL]
-        self._transport: asyncio.Transport | None = None  # until the head has come
-        self.upgrade: Upgrade | None = None
-        """The request, once its head has come."""
-        self.address = ""
-        """The client's address, or "" if there is none; may be changed until the head comes."""
-        self.on_done: Callable[[], None] | None = None
-        """Called when the call has ended."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._transport = transport
-        peer = transport.get_extra_info("peername")
-        self.address = str(peer[0]) if isinstance(peer, tuple) else ""
-        self._connections.add(self)
-
-    def data_received(self, data: bytes) -> None:
-        if self.upgrade is not None:
-            self.upgrade.data_received(data)
-            return
-        assert self._transport is not None
-        # From here on the transport is the call's: a reference here would keep it for as long as the call.
-        self.upgrade, self._transport = Upgrade(self._transport, data, self.address), None
-        task = self._loop.create_task(self._serve_call(self.upgrade))
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self.upgrade is not None:
-            self.upgrade.connection_lost()
-
-    def shutdown(self) -> None:
-        """Tell the call that uvicorn stops and wants its connections closed."""
-        if self.upgrade is not None and self.upgrade.on_shutdown is not None:
-            self.upgrade.on_shutdown()
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._connections.discard(self)
-        self._tasks.discard(task)
-        if self.upgrade is not None:
-            self.upgrade.abort()  # no effect if it was answered
-        if self.on_done is not None:
-            self.on_done()
-
-
-def _call_over(limits: ConnectionLimits, site: str) -> None:
-    """Count a call and its connection as ended."""
-    limits.remove_connection(site)
-    limits.remove_call()

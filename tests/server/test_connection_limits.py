@@ -131,6 +131,7 @@ LARGE = {
     "many headers": HEAD + b"".join(b"X-%04d: %s\r\n" % (n, b"a" * 90) for n in range(700)) + b"\r\n",
     "a long URL": b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
     "an upgrade": HEAD + b"Upgrade: websocket\r\nConnection: Upgrade\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
+    "many short headers": HEAD + b"X: a\r\n" * 201 + b"\r\n",
     "trailers": b"POST /v1/public/support/start HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"0\r\nX-Long: " + b"a" * 400_000,
     "an extension of a chunk": b"POST /v1/public/support/start HTTP/1.1\r\nHost: a\r\n"
@@ -144,6 +145,42 @@ async def test_a_head_that_is_too_large_gets_431(gateway: Gateway, raw: bytes) -
     # A client that still sends when the connection closes may get a reset in place of the answer.
     assert b" 431 " in answer or b" 401 " in answer or answer == b"reset"
     assert gateway.get("/livez")[0] == 200
+
+
+async def test_a_line_between_two_requests_does_not_keep_a_connection_open(hasty: Gateway) -> None:
+    """It ends the time-out of an idle connection, and is the head of a request that does not come."""
+    reader, writer = await open_socket(hasty.port)
+    writer.write(HEAD + b"\r\n")
+    async with asyncio.timeout(WAIT_S):
+        head, _ = await answered(reader, to_the_end=False)
+    assert head.startswith(b"HTTP/1.1 200 ")
+    writer.write(b"\r\n")
+    assert b" 408 " in await read_to_end(reader)
+    writer.transport.abort()
+
+
+async def test_too_many_requests_at_once_on_one_connection_end_it(gateway: Gateway) -> None:
+    answers = await exchange(gateway, (HEAD + b"\r\n") * 2000)
+    assert answers.count(b"HTTP/1.1 ") <= 17 or answers == b"reset"
+    await eventually(
+        lambda: "too many requests at once on one connection" in rejections(gateway), "it is logged"
+    )
+    assert gateway.get("/livez")[0] == 200
+
+
+async def test_a_few_requests_at_once_on_one_connection_are_answered(gateway: Gateway) -> None:
+    last = HEAD + b"Connection: close\r\n\r\n"
+    answers = await exchange(gateway, (HEAD + b"\r\n") * 15 + last)
+    assert answers.count(b"HTTP/1.1 200 ") == 16
+
+
+async def test_a_body_in_small_chunks_is_read_whole(gateway: Gateway) -> None:
+    """It is fed to the parser a piece at a time, and the pieces are in order."""
+    body = json.dumps({"body": "a" * 40_000}).encode()
+    head = b"POST /v1/public/support/start HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    answer = await exchange(gateway, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks)
+    assert b" 401 " in answer[:20]
 
 
 async def test_a_large_body_does_not_count_as_head(gateway: Gateway) -> None:
@@ -216,15 +253,17 @@ async def test_a_connection_beyond_the_limit_of_its_address_gets_429(narrow: Gat
         await caller.leave()
 
 
-async def test_calls_that_begin_too_fast_get_503(start_gateway: Callable[..., Gateway]) -> None:
-    gateway = start_gateway(limits={"upgrades_per_second": 3}, agents=[])
-    # All are sent before the first is answered, so they count within the same second.
-    answers = await asyncio.gather(*(try_to_call(gateway, "nobody.acme") for _ in range(20)))
-    gateway.upgrades = sum(answer.status == 404 for answer in answers)
-    assert {answer.status for answer in answers} == {404, 503}
-    assert gateway.upgrades >= 3
-    refused = [answer for answer in answers if answer.status == 503]
-    assert {answer.refusal for answer in refused} == {(503, "overloaded")}
+async def test_calls_that_begin_too_fast_get_503(with_limits: Callable[..., Gateway]) -> None:
+    gateway = with_limits(upgrades_per_second=3, max_calls=1000)
+    # All are sent before the first has proven itself, so they count within the same second.
+    callers = await asyncio.gather(*(try_to_call(gateway) for _ in range(20)))
+    accepted = [caller for caller in callers if caller.status == 101]
+    refused = [caller for caller in callers if caller.status != 101]
+    gateway.upgrades = len(accepted)
+    gateway.callers += accepted
+    assert len(accepted) >= 3
+    assert refused
+    assert {caller.refusal for caller in refused} == {(503, "overloaded")}
     await eventually(
         lambda: sum(rejections(gateway).values()) == len(refused), "each rejection is counted in the log"
     )

@@ -18,7 +18,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from gateway.media.accept import SERVE_CALL, Upgrade
 from gateway.media.disconnect import Disconnect
-from gateway.server.uvicorn_adapter import UpgradeProtocol
+from gateway.server.upgrade_protocol import UpgradeProtocol
 from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.caller import Caller, dial, open_socket, request, upgrade_headers
 

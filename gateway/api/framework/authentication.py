@@ -8,25 +8,19 @@ import math
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from gateway.api.framework.errors import not_private, too_many_unknown, unauthorized
-from gateway.api.framework.operation import Access, Operation
-from gateway.auth.api_keys import Keyring, Principal
-from gateway.auth.rate_limits import FailedKeyLimiter
+from gateway.api.framework.errors import not_private, rate_limited, too_many_unknown, unauthorized
+from gateway.api.framework.operation import Access, Operation, Style
+from gateway.auth.api_keys import Principal
+from gateway.auth.limited_keys import LimitedKeys, TooManyOfKey, TooManyUnknownKeys
 
 
-async def authenticate(
-    request: Request,
-    operation: Operation,
-    api_keys: Keyring,
-    failed_key_limiter: FailedKeyLimiter,
-    now: float,
-) -> Principal | None:
-    """Return the owner of the request's key; None if the operation needs no key. `now`: Unix seconds.
+async def authenticate(request: Request, operation: Operation, keys: LimitedKeys) -> Principal | None:
+    """Return the owner of the request's key; None if the operation needs no key.
 
     Which of the organisation's things the key may reach is decided where they are looked up.
 
     Raises:
-        ApiError: 401 without a valid key, 429 if the client's address has tried too many unknown keys.
+        ApiError: 401 without a valid key, 429 as `identify` does.
         StoreFailed: the store did not answer.
     """
     if operation.access is Access.NONE:
@@ -34,15 +28,31 @@ async def authenticate(
     key = bearer(request.headers)
     if key is None:
         raise unauthorized(operation.unauthorized, operation.style)
-    address = request.client.host if request.client else ""
-    if wait_s := failed_key_limiter.retry_after_s(key, address, now):
-        raise too_many_unknown(math.ceil(wait_s), operation.style)
-    principal = await api_keys.identify(key)
+    principal = await identify(request, key, keys, operation.style)
     if principal is None:
-        failed_key_limiter.record_failure(key, address, now)
         raise unauthorized(operation.unauthorized, operation.style)
-    failed_key_limiter.record_success(key)
     return principal
+
+
+async def identify(request: Request, key: str, keys: LimitedKeys, style: Style) -> Principal | None:
+    """Return the owner of a key in the request, None if it is unknown.
+
+    Raises:
+        ApiError: 429 if the client's address has tried too many unknown keys.
+        StoreFailed: the store did not answer.
+    """
+    try:
+        return await keys.identify(key, request.client.host if request.client else "")
+    except TooManyUnknownKeys as limit:
+        raise too_many_unknown(math.ceil(limit.wait_s), style) from None
+
+
+def charge(principal: Principal, keys: LimitedKeys, style: Style) -> None:
+    """Count the request against its key. Raises ApiError (429) if the key has none left."""
+    try:
+        keys.charge(principal)
+    except TooManyOfKey as limit:
+        raise rate_limited(math.ceil(limit.wait_s), style) from None
 
 
 def check_kind(principal: Principal, operation: Operation) -> None:

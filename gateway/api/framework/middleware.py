@@ -37,6 +37,9 @@ LINGER_BYTES: Final = 16 * 1024 * 1024
 A client that is still writing when the connection closes would lose the answer (RFC 9112 §9.6).
 """
 
+STREAMED: Final = "streamed"
+"""A key of the message that begins an answer, for the server: the body comes later, and the head at once."""
+
 _BROKEN_HEADER: Final = re.compile(rb"[\r\n\0]")
 
 

@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from yarl import URL
 
 from gateway.api.framework.errors import ApiError, too_slow
+from gateway.api.framework.middleware import STREAMED
 from gateway.api.framework.operation import Style
 from gateway.calls.session_url import HOP_BY_HOP, Header, end_to_end, is_header
 from gateway.calls.termination import Termination
@@ -33,6 +34,9 @@ log = structlog.get_logger(__name__)
 
 READ_BUFFER_BYTES: Final = 32768
 """aiohttp stops reading an answer when twice this many bytes are unread."""
+
+MIN_PART_BYTES: Final = 512
+"""Bytes of a client's body that count as progress: a byte a second does not."""
 
 MAX_HEADER_BYTES: Final = 65536
 """The longest line of an answer's head."""
@@ -59,6 +63,7 @@ class ProxyRequest:
         self._pending: asyncio.Queue[tuple[bytes, bool]] = asyncio.Queue(maxsize=1)
         self._answer: aiohttp.ClientResponse | None = None
         self._last_byte_at = self._loop.time()
+        self._part_bytes = 0  # of the client's body, since the last progress
         self._timer = self._loop.call_later(stall_s, self._check)
         self._listening = self._loop.create_task(self._listen())
 
@@ -155,9 +160,9 @@ class ProxyRequest:
                 self._termination.set(CallEnded(Reasons.caller_hangup))
                 return
             if self._body_is_open:
-                self._note_progress()
-                more = bool(message.get("more_body", False))
-                await self._pending.put((message.get("body", b""), more))
+                chunk, more = message.get("body", b""), bool(message.get("more_body", False))
+                self._note_part(len(chunk), is_last=not more)
+                await self._pending.put((chunk, more))
                 self._body_is_open = more
 
     async def _body(self) -> AsyncIterator[bytes]:
@@ -166,7 +171,7 @@ class ProxyRequest:
         more = True
         while more:
             chunk, more = await self._pending.get()
-            self._note_progress()
+            self._note_part(len(chunk), is_last=not more)
             if chunk:
                 yield chunk
 
@@ -179,6 +184,13 @@ class ProxyRequest:
 
     def _note_progress(self) -> None:
         self._last_byte_at = self._loop.time()
+
+    def _note_part(self, size: int, *, is_last: bool) -> None:
+        """Count bytes of the client's body that have come, or gone to the instance."""
+        self._part_bytes += size
+        if is_last or self._part_bytes >= MIN_PART_BYTES:
+            self._part_bytes = 0
+            self._note_progress()
 
     def _check(self) -> None:
         left_s = self._last_byte_at + self._stall_s - self._loop.time()
@@ -205,6 +217,7 @@ class _StreamedAnswer(Response):
             "type": "http.response.start",
             "status": self.status_code,
             "headers": self.raw_headers,
+            STREAMED: True,
         }
         await self._proxy_request.send_answer(head, send)
 

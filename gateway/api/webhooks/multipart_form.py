@@ -15,6 +15,10 @@ import aiohttp
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import HttpProcessingError
 
+MAX_CONTENT_TYPE_CHARACTERS: Final = 256
+MAX_LINES_OF_PART: Final = 8
+"""Lines of a form for each field that it may have; a field has four or five."""
+
 MAX_PART_HEADERS: Final = 16
 """Headers of one field; a browser sends two."""
 
@@ -25,6 +29,8 @@ async def read_multipart(content_type: str, body: bytes, max_fields: int) -> lis
     Raises ValueError, whose text quotes nothing of the request, if the body is malformed, not in UTF-8, or
     has more than `max_fields` parts.
     """
+    if len(content_type) > MAX_CONTENT_TYPE_CHARACTERS or body.count(b"\n") > MAX_LINES_OF_PART * max_fields:
+        raise ValueError("the form is malformed")  # aiohttp reads line by line
     loop = asyncio.get_running_loop()
     stream = aiohttp.StreamReader(BaseProtocol(loop), max(len(body), 1), loop=loop)
     stream.feed_data(body)

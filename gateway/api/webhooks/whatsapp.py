@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from starlette.background import BackgroundTask
 from starlette.responses import PlainTextResponse, Response
 
+from gateway.api.framework.authentication import charge, identify
 from gateway.api.framework.operation import Access, Context, Handler, Operation, Style
 from gateway.api.webhooks.deduplication import joined
 from gateway.api.webhooks.whatsapp_events import read_event
@@ -46,10 +47,16 @@ class Verification(BaseModel):
 
 
 async def verify(context: Context) -> Response:
-    """Answer Meta's challenge if its token is a public key of the organisation. Raises CallEnded."""
+    """Answer Meta's challenge if its token is a public key of the organisation.
+
+    Raises CallEnded; ApiError (429) as a request with this key, or from this address, would be.
+    """
     _settings(context)
     query = context.query_as(Verification)
-    key = await context.services.calls.api_keys.identify(query.verify_token)
+    keys = context.services.calls.limited_keys
+    key = await identify(context.request, query.verify_token, keys, Style.PCC)
+    if key is not None:
+        charge(key, keys, Style.PCC)
     is_own_key = key is not None and (key.organization, key.kind) == (context.path["org"], "public")
     if not is_own_key or query.mode != "subscribe" or not _CHALLENGE.fullmatch(query.challenge):
         detail = "hub.mode must be subscribe, and hub.verify_token a public key of the organisation"

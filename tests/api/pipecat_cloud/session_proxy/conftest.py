@@ -31,7 +31,7 @@ from gateway.media.accept import SERVE_CALL
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import Reasons
 from gateway.model.session import TELEPHONY_OPTIONS, CallDetails, SessionResult, SlotLimits, Traffic
-from gateway.server.uvicorn_adapter import UpgradeProtocol
+from gateway.server.upgrade_protocol import UpgradeProtocol
 from gateway.simulator.waiting import eventually
 from gateway.store.sqlite.sqlite_store import SqliteStore
 from gateway.store.worker_id import WorkerId

@@ -223,6 +223,25 @@ class TestStalling:
         assert (await client.answer()).refusal == (408, "408")
         await door.nothing_is_left()
 
+    async def test_a_client_that_sends_a_byte_now_and_then(self, door: Any) -> None:
+        session = await door.session()
+
+        async def hangs(heard: Any) -> None:
+            assert await heard.gone()
+
+        door.instance.script = hangs
+        client = await door.begin("POST", door.path(session), "Content-Length: 1000000", body=b"half")
+
+        async def drip() -> None:
+            while True:
+                client.writer.write(b"x")
+                await asyncio.sleep(STALL_S / 20)
+
+        dripping = asyncio.create_task(drip())
+        assert (await client.answer()).status in (408, 504)
+        dripping.cancel()
+        await door.nothing_is_left()
+
     async def test_a_client_that_does_not_read(self, door: Any) -> None:
         session = await door.session()
         left: asyncio.Queue[bool] = asyncio.Queue()

@@ -215,6 +215,47 @@ async def test_no_key_of_ours(agent: Agent, knock: Any, ends: Any, headers: Any)
     assert [line["reason"] for line in ends()] == ["unauthorized"]
 
 
+class TestFewRequests:
+    """A gateway that takes few requests a second."""
+
+    @pytest.fixture
+    def limits(self) -> dict[str, float]:
+        return {"requests_per_second": 0.01, "requests_burst": 3, "close_timeout": 0.2}
+
+    async def test_unknown_keys_are_counted_by_address(self, agent: Agent, knock: Any) -> None:
+        assert (await knock()).status == 101  # so the key is known
+        guesses = [await knock(headers={"Authorization": f"Bearer pk_guess{number}"}) for number in range(4)]
+        assert [caller.refusal for caller in guesses] == [(401, "unauthorized")] * 3 + [(429, "rate_limited")]
+        assert int(guesses[-1].headers["retry-after"]) > 1
+        assert (await knock()).status == 101
+        assert agent.upgrades == 2
+
+    async def test_guesses_at_either_door_count_at_both(self, door: Any, knock: Any) -> None:
+        session = await door.session()
+        for number in range(3):
+            assert (await door.ask("GET", door.path(session), key=f"pk_guess{number}")).status == 401
+        refused = await knock(session=session, headers={"Authorization": "Bearer pk_guess"})
+        assert refused.refusal == (429, "rate_limited")
+
+    async def test_a_key_has_its_rate_on_websockets_too(self, door: Any, agent: Agent, knock: Any) -> None:
+        session = await door.session(instance=agent.port.url)
+        statuses = [(await knock(session=session)).status for _ in range(4)]
+        assert statuses == [101, 101, 101, 429]
+        assert (await door.ask("GET", door.path(session))).status == 429
+        assert agent.upgrades == 3
+
+
+async def test_very_many_subprotocols(agent: Agent, knock: Any) -> None:
+    caller = await knock(headers={"Sec-WebSocket-Protocol": ", ".join(["chat"] * 1000)})
+    assert caller.refusal == (400, "bad_request")
+    assert agent.upgrades == 0
+
+
+async def test_a_very_long_path(agent: Agent, knock: Any) -> None:
+    assert (await knock("/" + "a/" * 4000)).refusal == (400, "bad_request")
+    assert agent.upgrades == 0
+
+
 async def test_a_session_that_is_not_to_be_reached(door: Any, agent: Agent, knock: Any) -> None:
     over = await door.session(SessionState.ENDED, instance=agent.port.url)
     theirs = await door.session(agent="support.globex", instance=agent.port.url)

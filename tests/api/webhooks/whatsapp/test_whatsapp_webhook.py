@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -17,7 +17,7 @@ from gateway.agents.instance_health import Health
 from gateway.api.webhooks.whatsapp import WHATSAPP
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.http_requests import send, serving
-from tests.harness.start_api import Worker, running_worker
+from tests.harness.start_api import Worker, running_worker, tables
 from tests.harness.whatsapp_events import (
     OLD_SECRET,
     SECRET,
@@ -66,6 +66,33 @@ async def test_any_other_verification_is_refused(url: str, given: dict[str, str]
     answer = await send(verification_url(url, **given), method="GET")
     assert answer.status == 403
     assert answer.json["code"] == "403"
+
+
+@pytest.fixture
+async def guarded(tmp_path: Path) -> AsyncIterator[str]:
+    """The webhook's URL at a worker that takes few requests a second."""
+    limits = {"requests_per_second": 0.01, "requests_burst": 3}
+    acme = {"whatsapp": {"app_secrets": [SECRET]}}
+    settings = tables("http://127.0.0.1:1", acme=acme, limits=limits)
+    async with (
+        running_worker(tmp_path / "guarded.db", settings) as worker,
+        serving(worker, WHATSAPP) as address,
+    ):
+        yield f"{address}/v1/public/webhooks/acme/support/whatsapp"
+
+
+async def test_unknown_tokens_are_counted_by_address(guarded: str) -> None:
+    guesses = [
+        await send(verification_url(guarded, verify_token=f"pk_guess{number}"), method="GET")
+        for number in range(5)
+    ]
+    assert [answer.status for answer in guesses] == [403, 403, 403, 429, 429]
+    assert int(guesses[-1].headers["Retry-After"]) > 1
+
+
+async def test_a_key_has_its_rate_as_a_token_too(guarded: str) -> None:
+    answers = [await send(verification_url(guarded), method="GET") for _ in range(4)]
+    assert [answer.status for answer in answers] == [200, 200, 200, 429]
 
 
 async def test_a_parameter_twice(url: str) -> None:
