@@ -21,6 +21,7 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import aiohttp
+import msgspec
 import structlog
 
 from gateway.auth.media_tokens import TOKEN_S
@@ -38,7 +39,7 @@ from gateway.carriers.daily.room_properties import (
 )
 from gateway.config import AgentSettings, DailySettings, Organization, Settings
 from gateway.model.addresses import host_in_region
-from gateway.model.json_text import dump
+from gateway.model.json_text import JsonText, dump
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import CallDetails, SessionOptions
 
@@ -49,6 +50,9 @@ Transport = Literal["bot", "daily", "webrtc", "websocket"]
 
 MAX_BODY_BYTES: Final = 1_000_000
 """Limit of the JSON for an agent; for a media socket `[limits] max_body_bytes` applies, as it does there."""
+
+MAX_SETTINGS_BYTES: Final = 16_384
+"""Limit of `dialout_settings` in a large body."""
 
 DIALOUT_SETTINGS: Final = "dialout_settings"
 """The member of a start's `body` with the numbers that the agent is to call from its room
@@ -207,8 +211,8 @@ def _checked_room(
     body, requested = request.body, request.room_properties or {}
     called: list[str] = []
     allowed = settings.room_properties
-    if isinstance(body, Mapping) and body.get(DIALOUT_SETTINGS):
-        called = destinations(body[DIALOUT_SETTINGS])
+    if settings_of_body := _dialout_settings(body):
+        called = destinations(settings_of_body)
         check_destinations(called, owner)
         requested = {DIALOUT: True, **requested}
         allowed = [*allowed, DIALOUT]
@@ -253,6 +257,30 @@ async def _tokens(daily: Daily, room: Room, request: SessionRequest, expires_at:
         await asyncio.wait(tasks)
         raise
     return token, clients_token
+
+
+class _Settings(msgspec.Struct, frozen=True):
+    dialout_settings: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_read_settings: Final = msgspec.json.Decoder(_Settings, strict=True).decode
+
+
+def _dialout_settings(body: object) -> object:
+    """Return the numbers to call in the `body` of a start, None if it has none.
+
+    A large body is not parsed, only this member of it is. Raises CallEnded(too_large) if that is large too.
+    """
+    if not isinstance(body, JsonText):
+        return body.get(DIALOUT_SETTINGS) if isinstance(body, Mapping) else None
+    try:
+        settings = bytes(_read_settings(body.raw).dialout_settings)
+    except msgspec.ValidationError:  # the body is no object
+        return None
+    if len(settings) > MAX_SETTINGS_BYTES:
+        detail = f"{DIALOUT_SETTINGS} has more than {MAX_SETTINGS_BYTES} bytes"
+        raise CallEnded(Reasons.too_large, detail)
+    return msgspec.json.decode(settings)
 
 
 @asynccontextmanager

@@ -30,6 +30,7 @@ from gateway.api.framework.handler_services import Services
 from gateway.api.framework.middleware import ApiMiddleware, http_exception
 from gateway.api.framework.operation import UNAUTHORIZED_START, Access, Answer, Context, Operation, Style
 from gateway.auth.api_keys import Keyring
+from gateway.auth.limited_keys import LimitedKeys
 from gateway.calls import bot_session, session_events
 from gateway.carriers.daily import rest
 from gateway.config import Settings
@@ -357,7 +358,12 @@ async def serve(
         settings = Settings(organizations=ORGANIZATIONS, limits=limits)
         api_keys = Keyring(settings.organizations, documents, clock)
         services = Services(
-            calls=SimpleNamespace(settings=settings, api_keys=api_keys, now=clock),
+            calls=SimpleNamespace(
+                settings=settings,
+                api_keys=api_keys,
+                limited_keys=LimitedKeys(api_keys, settings.limits, clock),
+                now=clock,
+            ),
             **dict.fromkeys(("active", "outbound", "dispatcher", "bots", "http")),
         )
 

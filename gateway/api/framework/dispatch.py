@@ -10,7 +10,6 @@ raises, the client gets an answer in the operation's error style.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,22 +22,22 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from gateway.api.framework.authentication import authenticate, check_kind
+from gateway.api.framework.authentication import authenticate, charge, check_kind
+from gateway.api.framework.body_reader import QUICK_BYTES, BodyReader
 from gateway.api.framework.errors import (
     ApiError,
     error_of,
     not_found,
     of_room_failure,
-    rate_limited,
     render,
     wrong_method,
 )
 from gateway.api.framework.handler_services import Services
 from gateway.api.framework.middleware import request_id_of
 from gateway.api.framework.operation import Context, Operation, Style
-from gateway.api.framework.request_body import BODY_TIMEOUT_S, body_model, query_model, read_body
+from gateway.api.framework.request_body import BODY_TIMEOUT_S, query_model, read_body
+from gateway.api.framework.turns import next_turn
 from gateway.auth.api_keys import Principal
-from gateway.auth.rate_limits import FailedKeyLimiter, RateLimiter
 from gateway.calls.session_start import RoomFailed
 from gateway.model.json_text import dump
 from gateway.model.reasons import CallEnded, Reasons
@@ -58,8 +57,7 @@ class _Shared:
     """The parts that all resources of one API share. `body_timeout_s`: seconds a body may take."""
 
     services: Services
-    rate_limiter: RateLimiter
-    failed_key_limiter: FailedKeyLimiter
+    bodies: BodyReader
     body_timeout_s: float
 
 
@@ -71,13 +69,8 @@ def routes(
     The application needs `ApiMiddleware` (middleware.py). `body_timeout_s`: seconds within which a body must
     arrive.
     """
-    limits = services.calls.settings.limits
-    shared = _Shared(
-        services=services,
-        rate_limiter=RateLimiter(limits.requests_per_second, limits.requests_burst),
-        failed_key_limiter=FailedKeyLimiter(RateLimiter(limits.requests_per_second, limits.requests_burst)),
-        body_timeout_s=body_timeout_s,
-    )
+    calls = services.calls
+    shared = _Shared(services, BodyReader(calls.settings.limits.json_share, calls.now), body_timeout_s)
     by_path: dict[str, dict[str, Operation]] = {}
     for operation in operations:
         methods = by_path.setdefault(operation.path, {})
@@ -135,14 +128,12 @@ class _Resource:
     async def _serve(self, request: Request, operation: Operation, log_fields: dict[str, str]) -> Response:
         """Return the operation's answer, or that of the step that refused. Adds the key to `log_fields`."""
         style, shared = operation.style, self._shared
-        services = shared.services
+        keys = shared.services.calls.limited_keys
         try:
-            principal = await authenticate(
-                request, operation, services.calls.api_keys, shared.failed_key_limiter, services.calls.now()
-            )
+            principal = await authenticate(request, operation, keys)
             if principal is not None:
                 log_fields.update(organization=principal.organization, key=principal.key_id)
-                self._charge(principal, style)
+                charge(principal, keys, style)
                 check_kind(principal, operation)
             with structlog.contextvars.bound_contextvars(**log_fields):
                 return await self._handle(request, operation, principal)
@@ -152,24 +143,24 @@ class _Resource:
             with structlog.contextvars.bound_contextvars(**log_fields):
                 return _error_response(_api_error(error, style), style, request)
 
-    def _charge(self, principal: Principal, style: Style) -> None:
-        """Count the request against its key. Raises ApiError (429) if the key has none left."""
-        key = (principal.organization, principal.key_id)
-        wait_s = self._shared.rate_limiter.take(key, self._shared.services.calls.now())
-        if wait_s:
-            raise rate_limited(math.ceil(wait_s), style)
-
     async def _handle(self, request: Request, operation: Operation, principal: Principal | None) -> Response:
         style, timeout_s = operation.style, self._shared.body_timeout_s
         raw = await read_body(request, operation, timeout_s) if operation.reads_body else b""
+        query = query_model(request, operation.query, style) if operation.query else None
+        body = None
+        if operation.body is not None:
+            owner = (principal.organization, principal.key_id) if principal is not None else None
+            body = await self._shared.bodies.read(raw, request.headers, operation, owner)
+        elif len(raw) > QUICK_BYTES:
+            await next_turn()  # the handler may parse it
         context = Context(
             request=request,
             services=self._shared.services,
             principal=principal,
             path=dict(request.path_params),
-            body=body_model(raw, request.headers, operation.body, style) if operation.body else None,
+            body=body,
             raw_body=raw,
-            query=query_model(request.query_params, operation.query, style) if operation.query else None,
+            query=query,
             request_id=request_id_of(request.scope),
         )
         answer = await operation.handler(context)

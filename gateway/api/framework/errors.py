@@ -212,9 +212,10 @@ def too_slow(seconds: float, style: Style) -> ApiError:
     return _own(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", detail, style)
 
 
-def too_large(max_bytes: int, style: Style) -> ApiError:
-    """Return the 413 for a body of more than `max_bytes` bytes."""
+def too_large(max_bytes: int, style: Style, *, beside: str = "") -> ApiError:
+    """Return the 413 for a body of more than `max_bytes` bytes. `beside`: members that do not count."""
     detail = f"The request's body is larger than {max_bytes} bytes"
+    detail += f" without {beside}" if beside else ""
     return _own(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", detail, style)
 
 
@@ -227,6 +228,11 @@ def too_many_unknown(retry_after_s: int, style: Style) -> ApiError:
     """Return the 429 for an address that has tried too many unknown keys."""
     detail = "More requests with keys that are not good came from this address than may come a second"
     return _too_many(detail, retry_after_s, style)
+
+
+def too_much_json(retry_after_s: int, style: Style) -> ApiError:
+    """Return the 429 for a key whose bodies have taken more than its share of time."""
+    return _too_many("The bodies sent with this key take more time than they may", retry_after_s, style)
 
 
 def _too_many(detail: str, retry_after_s: int, style: Style) -> ApiError:

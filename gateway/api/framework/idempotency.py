@@ -28,7 +28,7 @@ from starlette.datastructures import Headers
 from gateway.api.framework.errors import ApiError
 from gateway.api.framework.handler_services import Services
 from gateway.api.framework.operation import Answer, Style
-from gateway.model.json_text import dump
+from gateway.model.json_text import JsonText, dump
 from gateway.store.interface import StoredValue, StoreFailed
 
 log = structlog.get_logger(__name__)
@@ -165,6 +165,8 @@ def _as_json(answer: Answer) -> dict[str, Any]:
     body = answer.body
     if isinstance(body, BaseModel):
         body = json.loads(dump(body.model_dump(mode="json", by_alias=True)))
+    elif isinstance(body, JsonText):
+        body = json.loads(body.raw)
     return {"status": answer.status, "body": body, "headers": dict(answer.headers)}
 
 

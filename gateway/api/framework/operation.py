@@ -21,8 +21,8 @@ from gateway.auth.api_keys import Principal
 
 Model = TypeVar("Model", bound=BaseModel)
 
-MAX_BODY_BYTES: Final = 1_100_000
-"""Bytes: 1,000,000 for a start's `body` (docs/reference/public-api.md, "Start") and the rest for others."""
+MAX_BODY_BYTES: Final = 32_768
+"""Bytes of a body that is parsed as a whole."""
 
 
 class Access(Enum):
@@ -60,7 +60,7 @@ UNAUTHORIZED_START: Final = Unauthorized("PCC-1002", "Attempt to start agent wit
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A handler's answer. `body` becomes JSON; None means no body."""
+    """A handler's answer. `body` becomes JSON, unless it is a JsonText; None means no body."""
 
     status: int
     body: object = None
@@ -100,6 +100,23 @@ class Context:
         return self.query
 
 
+@dataclass(frozen=True, slots=True)
+class LargeMember:
+    """A member of a JSON body that may be large, as others may not (body_reader.py).
+
+    `name`, `field`: in the body, and in the model. `stand_in`: a small value that the model accepts in its
+    place. `max_bytes`: of its JSON, as it was sent. `entry`: the type of the entries, if it is a list of at
+    most `max_entries`; else the member may be any JSON, and is a JsonText in the model of a large body.
+    """
+
+    name: str
+    field: str
+    stand_in: bytes
+    max_bytes: int
+    entry: type | None = None
+    max_entries: int = 0
+
+
 Handler = Callable[[Context], Awaitable[Answer | Response]]
 """Serves one operation. Raises ApiError, CallEnded or StoreFailed to refuse; a Response is sent unchanged."""
 
@@ -110,6 +127,8 @@ class Operation:
 
     `path`: in Starlette's syntax, as in "/v1/sessions/{session_id}".
     `body`: model of the JSON body, validated before the handler runs; an empty body counts as `{}`.
+    `max_body_bytes`: refused with 413 beyond. `large`: the members of the body that may be larger than
+    bodies usually are.
     `query`: model of the query, validated likewise; a list field takes a parameter given several times.
     `answers`: models of the documented answers by status; None for an answer without a body, or with the
     style's error body if the status is an error. The framework's own errors are added.
@@ -131,6 +150,7 @@ class Operation:
     query: type[BaseModel] | None = None
     answers: Mapping[int, type[BaseModel] | None] = field(default_factory=dict)
     max_body_bytes: int = MAX_BODY_BYTES
+    large: tuple[LargeMember, ...] = ()
     in_schema: bool = True
     reads_raw: bool = False
     any_answer: bool = False

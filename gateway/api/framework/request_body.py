@@ -11,7 +11,7 @@ from types import NoneType, UnionType
 from typing import Any, Final, Union, get_args, get_origin
 
 from pydantic import ValidationError
-from starlette.datastructures import Headers, QueryParams
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from gateway.api.framework.errors import ApiError, bad_content, bad_json, invalid, too_large, too_slow
@@ -24,6 +24,10 @@ BODY_TIMEOUT_S: Final = 30.0
 
 MAX_REPORTED_FAULTS: Final = 5
 MAX_FAULT_CHARACTERS: Final = 200
+
+MAX_CONTENT_TYPE_CHARACTERS: Final = 256
+MAX_PARAMETERS: Final = 100
+"""Of a query."""
 
 _JSON_TYPE: Final = re.compile(r"application/(json|[a-z0-9.+-]+\+json)")
 
@@ -51,13 +55,11 @@ async def read_body(request: Request, operation: Operation, timeout_s: float) ->
     return bytes(body)
 
 
-def body_model(raw: bytes, headers: Headers, model: type[Model], style: Style) -> Model:
-    """Return the validated body; an empty one counts as `{}`.
+def body_model(raw: bytes, model: type[Model], style: Style) -> Model:
+    """Return the validated body, parsed in one go; an empty one counts as `{}`.
 
     Raises ApiError: 400 if it is not JSON, 400 or 422 (by style) if the model does not accept it.
     """
-    if raw:
-        _check_content(headers, style)
     text = raw or b"{}"
     try:
         value = parse(text)
@@ -69,16 +71,29 @@ def body_model(raw: bytes, headers: Headers, model: type[Model], style: Style) -
         return model.model_validate_json(text, strict=True)
     except ValidationError as error:
         failure = error
-    if any(fault["type"] == "int_type" and isinstance(fault["input"], float) for fault in failure.errors()):
+    if _has_whole_float(failure):
         try:
             return model.model_validate_json(dump(whole_numbers_as_int(value)), strict=True)
         except ValidationError as error:
             failure = error
-    raise _invalid(failure, style)
+    raise invalid_value(failure, style)
 
 
-def query_model(query: QueryParams, model: type[Model], style: Style) -> Model:
+def _has_whole_float(failure: ValidationError) -> bool:
+    """Return True if a number with a point stands where a whole number belongs."""
+    types = failure.errors(include_url=False, include_input=False, include_context=False)
+    if not any(fault["type"] == "int_type" for fault in types):
+        return False  # an error's input may be the whole body
+    return any(
+        fault["type"] == "int_type" and isinstance(fault["input"], float) for fault in failure.errors()
+    )
+
+
+def query_model(request: Request, model: type[Model], style: Style) -> Model:
     """Return the validated query. Raises ApiError if the model does not accept it."""
+    if request.scope["query_string"].count(b"&") >= MAX_PARAMETERS:
+        raise invalid(f"The query has more than {MAX_PARAMETERS} parameters", style)
+    query = request.query_params
     values: dict[str, str | list[str]] = {}
     for name, field in model.model_fields.items():
         parameter = field.alias or name
@@ -96,7 +111,7 @@ def query_model(query: QueryParams, model: type[Model], style: Style) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise _invalid(error, style) from None
+        raise invalid_value(error, style) from None
 
 
 def _is_list(annotation: Any) -> bool:
@@ -106,11 +121,13 @@ def _is_list(annotation: Any) -> bool:
     return origin in (list, tuple, set, frozenset, Sequence)
 
 
-def _check_content(headers: Headers, style: Style) -> None:
+def check_content(headers: Headers, style: Style) -> None:
     """Raise ApiError unless the body is uncompressed JSON in UTF-8.
 
     Without a Content-Type JSON is assumed.
     """
+    if len(headers.get("Content-Type", "")) > MAX_CONTENT_TYPE_CHARACTERS:  # Python's parser is quadratic
+        raise bad_content("The body's Content-Type is too long", style)
     encoding = headers.get("Content-Encoding", "identity").strip().lower()
     if encoding != "identity":
         raise bad_content(f"The body is compressed ({_short(encoding)}), which is not taken here", style)
@@ -124,24 +141,30 @@ def _check_content(headers: Headers, style: Style) -> None:
         raise bad_content("The body's charset must be utf-8", style)
 
 
-def _invalid(error: ValidationError, style: Style) -> ApiError:
-    """Return an error that names each fault without repeating the input."""
+def invalid_value(error: ValidationError, style: Style, *, within: str = "", first: int = 0) -> ApiError:
+    """Return an error that names each fault without repeating the input.
+
+    `within`: the list whose entries from number `first` on were validated, if it was not the whole body.
+    """
     faults = error.errors(include_url=False, include_input=False, include_context=False)
-    details = [_detail(fault) for fault in faults[:MAX_REPORTED_FAULTS]]
+    locations = [_location(fault["loc"], within, first) for fault in faults[:MAX_REPORTED_FAULTS]]
+    details = [_detail(location, fault) for location, fault in zip(locations, faults, strict=False)]
     if len(faults) > len(details):
         details.append(f"and {len(faults) - len(details)} more")
-    return invalid("; ".join(details), style, _location(faults[0]) or None)
+    return invalid("; ".join(details), style, locations[0] or None)
 
 
-def _detail(fault: Mapping[str, Any]) -> str:
-    location, message = _location(fault), _short(str(fault["msg"]))
+def _detail(location: str, fault: Mapping[str, Any]) -> str:
+    message = _short(str(fault["msg"]))
     return f"{location}: {message}" if location else message
 
 
-def _location(fault: Mapping[str, Any]) -> str:
+def _location(path: Sequence[int | str], within: str, first: int) -> str:
     """Return the path to the field, as in "transcript[0].role"."""
-    text = ""
-    for step in fault["loc"]:
+    text = within
+    if within and path and isinstance(path[0], int):
+        path = [path[0] + first, *path[1:]]
+    for step in path:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
     return _short(text)
 

@@ -18,7 +18,11 @@ MAX_DEPTH: Final = 64
 """Arrays and objects inside each other."""
 
 _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_TOO_DEEP: Final = f"The body is not taken: it is nested deeper than {MAX_DEPTH} levels"
+MAX_EXPLAINED_BYTES: Final = 65_536
+"""The fault of a longer text is told in msgspec's words."""
+
+TOO_DEEP: Final = f"The body is not taken: it is nested deeper than {MAX_DEPTH} levels"
+TWICE: Final = "The body is not taken: an object has the same name twice"
 _TOO_MANY_DIGITS: Final = "The body is not taken: a number has too many digits"
 
 
@@ -37,14 +41,12 @@ def parse(raw: bytes) -> Any:
     """
     try:
         value = msgspec.json.decode(raw)
-    except RecursionError:
-        raise JsonError(_TOO_DEEP) from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise JsonError(_reason(raw, error)) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise JsonError(reason_of(raw, error)) from None
     members = _count_members(value)
     # Every member has one colon outside strings; of two members with the same name msgspec keeps the last.
     if members and _STRING.sub(b"", raw).count(b":") != members:
-        raise JsonError("The body is not taken: an object has the same name twice")
+        raise JsonError(TWICE)
     return value
 
 
@@ -85,20 +87,24 @@ def _count_members(value: Any) -> int:
     while level := [each for each in level if isinstance(each, dict | list)]:
         depth += 1
         if depth > MAX_DEPTH:
-            raise JsonError(_TOO_DEEP)
+            raise JsonError(TOO_DEEP)
         members += sum(len(each) for each in level if isinstance(each, dict))
         level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
     return members
 
 
-def _reason(raw: bytes, error: Exception) -> str:
+def reason_of(raw: bytes, error: Exception) -> str:
     """Return why msgspec refused a text. Python's `json` knows the position and accepts the extensions."""
+    if isinstance(error, RecursionError):
+        return TOO_DEEP
     try:
         text = raw.decode()
     except UnicodeDecodeError as fault:
         return f"The body is not UTF-8: see byte {fault.start}"
     if isinstance(error, msgspec.ValidationError):
         return _TOO_MANY_DIGITS if "Integer" in str(error) else "The body is not taken: a number is too large"
+    if len(raw) > MAX_EXPLAINED_BYTES:  # the other parser would make all values
+        return f"The body is not JSON: {error}"
     return _json_reason(text)
 
 
@@ -108,7 +114,7 @@ def _json_reason(text: str) -> str:
     except json.JSONDecodeError as fault:
         return f"The body is not JSON: {fault.msg} at character {fault.pos}"
     except RecursionError:
-        return _TOO_DEEP
+        return TOO_DEEP
     except JsonError as fault:
         return str(fault)
     except ValueError:  # raised by int() alone

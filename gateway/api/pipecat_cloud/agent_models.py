@@ -11,8 +11,9 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from gateway.agents.instance_health import Health, InstanceHealth
 from gateway.agents.stored_agents import StoredAgent
+from gateway.api.framework.operation import LargeMember
 from gateway.api.framework.strict_json import rfc3339_or_none
-from gateway.api.pipecat_cloud.conventions import RequestModel, ResponseModel
+from gateway.api.pipecat_cloud.conventions import MAX_LARGE_BODY_BYTES, RequestModel, ResponseModel
 from gateway.config import AgentSettings
 
 _IDS: Final = uuid.UUID("6b6d2f0e-6f0a-5b0e-8f43-7d6f0c1c5a11")
@@ -112,13 +113,20 @@ class Scaling(RequestModel):
     )
 
 
+MAX_INSTANCES: Final = 1000
+INSTANCES: Final = (
+    LargeMember("instances", "instances", b'["http://a"]', MAX_LARGE_BODY_BYTES, str, MAX_INSTANCES),
+)
+"""The member of the bodies below that may be large: a thousand URLs."""
+
+
 class AgentChange(RequestModel):
     """New values for an agent. A field that is omitted or null keeps its value."""
 
     instances: list[str] | None = Field(
         default=None,
         min_length=1,
-        max_length=1000,
+        max_length=MAX_INSTANCES,
         description="URLs of the running instances. Unless the operator allows others, only those that the "
         "configuration lists for the same organisation.",
         examples=[["http://10.0.0.5:8080"]],

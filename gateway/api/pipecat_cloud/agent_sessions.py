@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from typing import Any, Final, Literal
@@ -11,10 +10,13 @@ from typing import Any, Final, Literal
 from pydantic import Field, JsonValue
 
 from gateway.api.framework.operation import Answer, Context, Operation
+from gateway.api.framework.passed_texts import stored_text, with_texts
 from gateway.api.framework.strict_json import rfc3339_or_none
+from gateway.api.framework.turns import in_turns
 from gateway.api.pipecat_cloud.agent_models import agent_id
 from gateway.api.pipecat_cloud.agents import known_agent
 from gateway.api.pipecat_cloud.conventions import Documented, ResponseModel, both, missing, refused
+from gateway.model.json_text import JsonText, dump_array
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import REASONS, Party, Reasons
 from gateway.model.session import SessionRecord
@@ -140,29 +142,34 @@ def _fields(record: SessionRecord) -> dict[str, object]:
         "cold_start": None if record.start_type is None else record.start_type == "cold",
         "completion_status": completion_status(record),
         "end_state": end_state(record),
-        "metadata": None if record.metadata is None else json.loads(record.metadata),
     }
 
 
-def session_summary(record: SessionRecord) -> AgentSession:
-    """Return a session as lists show it."""
-    return AgentSession.model_validate(_fields(record))
+def session_summary(record: SessionRecord) -> JsonText:
+    """Return a session as lists show it, an AgentSession."""
+    return with_texts(
+        AgentSession.model_validate(_fields(record)), {"metadata": stored_text(record.metadata)}
+    )
 
 
-def session_detail(record: SessionRecord) -> AgentSessionDetail:
-    """Return a session with its steps."""
+def session_detail(record: SessionRecord) -> JsonText:
+    """Return a session with its steps, an AgentSessionDetail."""
     steps = (
         ("SESSION_START_INITIATED", record.created_at),
         ("REQUEST_ARRIVED_AT_BOT", record.started_at),
         ("SESSION_COMPLETED", record.ended_at),
     )
     events = [{"event_code": code, "event_ts": rfc3339_or_none(at)} for code, at in steps if at is not None]
-    return AgentSessionDetail.model_validate({**_fields(record), "events": events})
+    detail = AgentSessionDetail.model_validate({**_fields(record), "events": events})
+    return with_texts(detail, {"metadata": stored_text(record.metadata)})
 
 
 MAX_LIMIT: Final = 1000
 LATEST: Final = 253_402_300_799.0
 """The last second of the year 9999."""
+
+SESSIONS_A_TURN: Final = 10
+"""Sessions of a page that are written in one turn."""
 
 SCAN_PAGE: Final = 500
 MAX_SCANNED: Final = 10_000
@@ -276,8 +283,9 @@ async def list_sessions(context: Context) -> Answer:
         records, total = await store.sessions(
             query.store_filter(agent.service_host), limit=query.limit, offset=query.offset
         )
-    page = [session_summary(record) for record in records]
-    return Answer(200, AgentSessionsAnswer(total_count=total, sessions=page))
+    page = await in_turns(records, session_summary, SESSIONS_A_TURN)
+    answer = AgentSessionsAnswer(total_count=total, sessions=[])
+    return Answer(200, with_texts(answer, {"sessions": dump_array(page)}))
 
 
 async def _scan(store: Store, query: SessionsQuery, agent: str) -> tuple[list[SessionRecord], int]:

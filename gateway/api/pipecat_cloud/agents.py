@@ -18,6 +18,7 @@ from gateway.api.framework.handler_services import Services
 from gateway.api.framework.operation import Answer, Context, Operation
 from gateway.api.pipecat_cloud.agent_models import (
     API_NAMES,
+    INSTANCES,
     AgentChange,
     AgentsAnswer,
     AgentView,
@@ -232,7 +233,10 @@ AGENTS: Final[tuple[Operation, ...]] = (
         ("/agents", "/services"),
         create_agent,
         Documented(
-            "Makes an agent", {200: AgentView, 400: None, 403: None, 409: None, 501: None}, body=NewAgent
+            "Makes an agent",
+            {200: AgentView, 400: None, 403: None, 409: None, 501: None},
+            body=NewAgent,
+            large=INSTANCES,
         ),
     ),
     operation(
@@ -251,13 +255,13 @@ AGENTS: Final[tuple[Operation, ...]] = (
         "POST",
         "/v1/agents/{agent}",
         update_agent,
-        Documented("Changes an agent", _CHANGED, body=AgentChange, path_notes=_NOTES),
+        Documented("Changes an agent", _CHANGED, body=AgentChange, path_notes=_NOTES, large=INSTANCES),
     ),
     operation(
         "PUT",
         f"{ORGANIZATION}/services",
         update_agent_for_cli,
-        Documented("Changes an agent", _CHANGED, body=NamedAgentChange),
+        Documented("Changes an agent", _CHANGED, body=NamedAgentChange, large=INSTANCES),
     ),
     *both(
         "DELETE",

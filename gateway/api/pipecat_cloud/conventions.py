@@ -16,13 +16,25 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
 from gateway.api.framework.errors import ApiError, not_found
-from gateway.api.framework.operation import Access, Answer, Context, Handler, Operation, Style
+from gateway.api.framework.operation import (
+    MAX_BODY_BYTES,
+    Access,
+    Answer,
+    Context,
+    Handler,
+    LargeMember,
+    Operation,
+    Style,
+)
 
 ORGANIZATION: Final = "/v1/organizations/{org}"
 """The beginning of every path that only the CLI uses."""
 
 REST_TAG: Final = "Management"
 CLI_TAG: Final = "Management, as the CLI spells it"
+
+MAX_LARGE_BODY_BYTES: Final = 262_144
+"""Of a body with a member that may be large."""
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
 """Headers of answers that contain a key."""
@@ -50,6 +62,7 @@ class Documented:
     query: type[BaseModel] | None = None
     path_notes: Mapping[str, str] = field(default_factory=dict)
     in_schema: bool = True
+    large: tuple[LargeMember, ...] = ()
 
 
 def operation(method: str, path: str, handler: Handler, documented: Documented) -> Operation:
@@ -65,6 +78,8 @@ def operation(method: str, path: str, handler: Handler, documented: Documented) 
         summary=documented.summary,
         tag=CLI_TAG if is_cli else REST_TAG,
         body=documented.body,
+        max_body_bytes=MAX_LARGE_BODY_BYTES if documented.large else MAX_BODY_BYTES,
+        large=documented.large,
         query=documented.query,
         answers=documented.answers,
         in_schema=documented.in_schema,

@@ -9,12 +9,23 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.api.framework.errors import ApiError
 from gateway.api.framework.idempotency import HEADER, IdempotentRequest, fingerprint_of, key_of, run_once
-from gateway.api.framework.operation import UNAUTHORIZED_START, Access, Answer, Context, Operation, Style
+from gateway.api.framework.operation import (
+    UNAUTHORIZED_START,
+    Access,
+    Answer,
+    Context,
+    LargeMember,
+    Operation,
+    Style,
+)
 from gateway.calls.bot_session import NotReady
 from gateway.calls.session_start import SessionRequest, Transport, start_session
 from gateway.model.reasons import CallEnded, Reasons
 
 NOT_READY_CODE: Final = "PCC-1001"
+
+MAX_START_BYTES: Final = 1_100_000
+"""1,000,000 for `body` (docs/reference/public-api.md, "Start") and the rest for other members."""
 
 STUN_URL: Final = "stun:stun.l.google.com:19302"
 """The default ICE server of Pipecat's own runner (pipecat/runner/run.py)."""
@@ -167,6 +178,8 @@ START: Final = (
         summary="Start a session",
         tag="Start",
         body=StartRequest,
+        max_body_bytes=MAX_START_BYTES,
+        large=(LargeMember("body", "body", b"true", MAX_START_BYTES),),
         answers={
             200: StartAnswer,
             400: None,

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
@@ -16,14 +15,14 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
-    TypeAdapter,
     model_validator,
 )
 
+from gateway.api.framework.passed_texts import stored_text, with_texts
 from gateway.api.framework.strict_json import rfc3339, rfc3339_or_none
 from gateway.carriers.call_log import CallState
 from gateway.model.addresses import LABEL
-from gateway.model.json_text import dump
+from gateway.model.json_text import JsonText, dump
 from gateway.model.lifecycle import SessionState
 from gateway.model.session import SessionRecord
 
@@ -239,7 +238,11 @@ class Report(_RequestModel):
     )
 
     transcript: list[TranscriptEntry] | None = Field(
-        default=None, min_length=1, max_length=TRANSCRIPT_ENTRIES, description="The utterances, in order."
+        default=None,
+        fail_fast=True,
+        min_length=1,
+        max_length=TRANSCRIPT_ENTRIES,
+        description="The utterances, in order.",
     )
     duration_seconds: float | None = Field(
         default=None,
@@ -405,9 +408,6 @@ class SessionPage(BaseModel):
     has_more: bool
 
 
-_TRANSCRIPT: Final = TypeAdapter(list[ReportedEntry])
-
-
 def status_of(record: SessionRecord) -> Status:
     """Return a session's status.
 
@@ -418,9 +418,9 @@ def status_of(record: SessionRecord) -> Status:
     return Status(record.state)
 
 
-def session_summary(record: SessionRecord, now: float) -> SessionSummary:
-    """Return a session as lists show it. `now`: Unix seconds."""
-    return SessionSummary(**_shared_fields(record, now))
+def session_summary(record: SessionRecord, now: float) -> JsonText:
+    """Return a session as lists show it, a SessionSummary. `now`: Unix seconds."""
+    return with_texts(SessionSummary(**_shared_fields(record, now)), _client_texts(record))
 
 
 def session_view(
@@ -428,21 +428,28 @@ def session_view(
     now: float,
     transport: TransportView | None = None,
     call: CallState | None = None,
-) -> Session:
-    """Return the whole session.
+) -> JsonText:
+    """Return the whole session, a Session.
 
     `transport`: with secrets, for the answer to the start; `call`: its telephone call.
     """
     fields = _shared_fields(record, now)
     if transport is not None:
         fields["transport"] = transport
-    return Session(
+    session = Session(
         **fields,
         call=None if call is None else _call(record, call),
         reported_seconds=record.reported_seconds,
-        transcript=None if record.transcript is None else _TRANSCRIPT.validate_json(record.transcript),
-        results=_value(record.results),
+        transcript=None,
+        results=None,
     )
+    reported = {"transcript": stored_text(record.transcript), "results": stored_text(record.results)}
+    return with_texts(session, {**_client_texts(record), **reported})
+
+
+def _client_texts(record: SessionRecord) -> dict[str, JsonText | None]:
+    """Return what the client sent and gets back: the text, which may be any JSON, is not parsed."""
+    return {"metadata": stored_text(record.metadata)}
 
 
 def _shared_fields(record: SessionRecord, now: float) -> dict[str, Any]:
@@ -466,7 +473,7 @@ def _shared_fields(record: SessionRecord, now: float) -> dict[str, Any]:
         "transport": _redacted(record),
         "idle_timeout_seconds": record.idle_timeout,
         "max_duration_seconds": record.max_duration,
-        "metadata": _value(record.metadata),
+        "metadata": None,
     }
 
 
@@ -496,11 +503,3 @@ def _redacted(record: SessionRecord) -> TransportView:
     if record.transport == "daily":
         return TransportView(type="daily", url=REDACTED, token=REDACTED)
     return TransportView(type=record.transport)
-
-
-def _value(text: str | None) -> JsonValue:
-    """Return the value of JSON text from the store; None for None."""
-    if text is None:
-        return None
-    value: JsonValue = json.loads(text)
-    return value

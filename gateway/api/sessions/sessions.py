@@ -15,10 +15,14 @@ from starlette.requests import ClientDisconnect, Request
 
 from gateway.api.framework import idempotency
 from gateway.api.framework.errors import ApiError, not_found
-from gateway.api.framework.operation import Access, Answer, Context, Operation, Style
+from gateway.api.framework.operation import Access, Answer, Context, LargeMember, Operation, Style
+from gateway.api.framework.passed_texts import with_texts
 from gateway.api.framework.strict_json import rfc3339_or_none, utc_text
+from gateway.api.framework.turns import in_turns
 from gateway.api.sessions.session_models import (
+    RESULTS_BYTES,
     TELEPHONY,
+    TRANSCRIPT_ENTRIES,
     DailyTransport,
     ListQuery,
     NewSession,
@@ -27,6 +31,7 @@ from gateway.api.sessions.session_models import (
     SessionPage,
     ShowQuery,
     Status,
+    TranscriptEntry,
     TransportView,
     session_summary,
     session_view,
@@ -36,7 +41,7 @@ from gateway.calls.session_events import session_events
 from gateway.calls.session_start import SessionRequest, StartedSession, start_session
 from gateway.config import AgentSettings
 from gateway.model import addresses
-from gateway.model.json_text import dump
+from gateway.model.json_text import JsonText, dump, dump_array
 from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import SessionRecord
@@ -95,11 +100,15 @@ def _socket_url(session: StartedSession) -> str | None:
     return f"{session.ws_url}?body={quote(session.body, safe='')}"
 
 
-MAX_REPORT_BYTES: Final = 3_000_000
-"""A transcript of 5,000 entries of a few sentences.
+MAX_NEW_BYTES: Final = 1_100_000
+"""1,000,000 for `body` and the rest for other members."""
 
-Parsing much more would delay the frames of calls audibly.
-"""
+MAX_REPORT_BYTES: Final = 3_000_000
+"""A transcript of 5,000 entries of a few sentences."""
+
+ENTRIES_A_TURN: Final = 50
+SESSIONS_A_TURN: Final = 10
+"""Entries of a report, and sessions of a page, that are written in one turn."""
 
 MAX_ACTIVE: Final = 100_000
 """More sessions than a machine carries: the limit of lists whose status the store does not distinguish."""
@@ -146,14 +155,15 @@ async def list_sessions(context: Context) -> Answer:
     query = context.query_as(ListQuery)
     records, total = await _page(context, query)
     now = context.services.calls.now()
+    data = await in_turns(records, lambda record: session_summary(record, now), SESSIONS_A_TURN)
     page = SessionPage(
-        data=[session_summary(record, now) for record in records],
+        data=[],
         total=total,
         limit=query.limit,
         offset=query.offset,
         has_more=query.offset + len(records) < total,
     )
-    return Answer(200, page)
+    return Answer(200, with_texts(page, {"data": dump_array(data)}))
 
 
 async def stop(context: Context) -> Answer:
@@ -170,12 +180,8 @@ async def complete(context: Context) -> Answer:
     record = await _session(context)
     transcript = None
     if report.transcript is not None:
-        transcript = dump(
-            [
-                {"role": entry.role, "text": entry.text, "timestamp": utc_text(entry.timestamp)}
-                for entry in report.transcript
-            ]
-        ).decode()
+        entries = await in_turns(report.transcript, _entry_text, ENTRIES_A_TURN)
+        transcript = dump_array(entries).raw.decode()
     results = None if report.results is None else dump(report.results).decode()
     services = context.services
     stored = await services.calls.store.complete(
@@ -187,6 +193,11 @@ async def complete(context: Context) -> Answer:
             raise ApiError(409, "already_completed", "The session was completed already")
         raise ApiError(409, "session_not_active", f"The session is {record.state}, and not active")
     return await _answer(context, record)
+
+
+def _entry_text(entry: TranscriptEntry) -> JsonText:
+    value = {"role": entry.role, "text": entry.text, "timestamp": utc_text(entry.timestamp)}
+    return JsonText(dump(value))
 
 
 async def _record(context: Context, session_id: str) -> SessionRecord:
@@ -271,6 +282,8 @@ SESSIONS: Final = (
         "Start a session",
         _TAG,
         body=NewSession,
+        max_body_bytes=MAX_NEW_BYTES,
+        large=(LargeMember("body", "body", b"true", MAX_NEW_BYTES),),
         answers={201: Session, 400: None, 404: None, 409: None, 413: None, 502: None, 503: None, 504: None},
         description="Only this answer has the transport's secrets.",
         request_headers={
@@ -324,6 +337,17 @@ SESSIONS: Final = (
         body=Report,
         answers={200: Session, 409: None},
         max_body_bytes=MAX_REPORT_BYTES,
+        large=(
+            LargeMember(
+                "transcript",
+                "transcript",
+                b'[{"role":"user","text":"","timestamp":"2026-01-31T09:30:00Z"}]',
+                MAX_REPORT_BYTES,
+                entry=TranscriptEntry,
+                max_entries=TRANSCRIPT_ENTRIES,
+            ),
+            LargeMember("results", "results", b"true", RESULTS_BYTES),
+        ),
         description="Once, while the session is active. It continues until one of its sides ends it.",
         path_notes=_ID_NOTE,
     ),

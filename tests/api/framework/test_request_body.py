@@ -203,13 +203,13 @@ async def test_a_chunked_body_without_end_is_refused_as_soon_as_it_is_too_large(
 
 
 async def test_in_the_envelope_too_large_is_an_invalid_request(api: Any) -> None:
-    reply, _, _ = await api.says(ENVELOPE_HEAD + b"Content-Length: 1100001\r\n\r\n")
+    reply, _, _ = await api.says(ENVELOPE_HEAD + b"Content-Length: 32769\r\n\r\n")
     assert reply.status == 413
     assert reply.json == {
         "error": {
             "type": "invalid_request",
             "code": "too_large",
-            "message": "The request's body is larger than 1100000 bytes",
+            "message": "The request's body is larger than 32768 bytes",
             "param": None,
             "request_id": "r",
         }

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,8 @@ async def start(
     settings = tables(port.url, agent={"sessions_per_instance": 10}, acme=acme)
     async with running_worker(tmp_path / "patchbay.db", settings) as worker:
 
-        async def begin(**wanted: Any) -> Any:
-            reply = await worker.start("support", {"createDailyRoom": True} | wanted)
+        async def begin(*, raw: bytes | None = None, **wanted: Any) -> Any:
+            reply = await worker.start("support", {"createDailyRoom": True} | wanted, raw=raw)
             if reply.status != 200:
                 return reply
             bot = await bot_of(agent)
@@ -64,6 +65,49 @@ async def test_the_room_may_call_and_the_agent_owns_it(
     assert await start(body=body) == body
     (room,) = daily.rooms.values()
     assert room["config"]["enable_dialout"] is True
+
+
+LARGE = "x" * 100_000
+"""So much that the body is not parsed as a whole."""
+
+
+async def test_the_numbers_in_a_large_body_are_called(start: Callable[..., Any], daily: DailyServer) -> None:
+    body = {"dialout_settings": PSTN, "notes": LARGE}
+    assert await start(body=body) == body
+    (room,) = daily.rooms.values()
+    assert room["config"]["enable_dialout"] is True
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"notes": LARGE, "dialout_settings": [{"phoneNumber": "+882123456789"}]}, 403),
+        ({"dialout_settings": [{"phoneNumber": "+882123456789", "notes": LARGE}]}, 413),
+    ],
+)
+async def test_the_numbers_in_a_large_body_are_checked(
+    start: Callable[..., Any], daily: DailyServer, body: Any, status: int
+) -> None:
+    assert (await start(body=body)).status == status
+    assert not daily.rooms
+
+
+async def test_the_numbers_in_a_large_body_have_their_name_in_any_spelling(
+    start: Callable[..., Any], daily: DailyServer
+) -> None:
+    text = json.dumps({"body": {"notes": LARGE, "dialout_settings": [{"phoneNumber": "+882123456789"}]}})
+    raw = text.replace("dialout_settings", "dialout\\u005fsettings").encode()
+    assert (await start(raw=b'{"createDailyRoom":true,' + raw[1:])).status == 403
+    assert not daily.rooms
+
+
+@pytest.mark.parametrize("body", [LARGE, [LARGE], {"notes": LARGE, "dialout_settings": []}])
+async def test_a_large_body_without_numbers_calls_nobody(
+    start: Callable[..., Any], daily: DailyServer, body: Any
+) -> None:
+    assert await start(body=body) == body
+    (room,) = daily.rooms.values()
+    assert "enable_dialout" not in room["config"]
 
 
 @pytest.mark.parametrize(
