@@ -269,11 +269,9 @@ async def test_calls_that_begin_too_fast_get_503(with_limits: Callable[..., Gate
     )
 
 
-async def test_ended_calls_and_closed_connections_stop_counting(
-    start_gateway: Callable[..., Gateway],
-) -> None:
+async def test_ended_calls_and_closed_connections_stop_counting(with_limits: Callable[..., Gateway]) -> None:
     """Refused and aborted upgrades stop counting as connections and as calls."""
-    gateway = start_gateway(limits={"max_calls": 1, "connections_per_address": 2}, agents=[])
+    gateway = with_limits(max_calls=1, connections_per_address=2)
     for _ in range(20):
         caller = await try_to_call(gateway, "nobody.acme")
         gateway.upgrades += caller.status == 404

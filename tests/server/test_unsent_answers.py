@@ -19,13 +19,14 @@ from tests.harness.certificates import issue_certificate, trust_anything
 from tests.harness.gateway import Gateway
 
 SCRIPT = f"GET {SCRIPT_PATH} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+AGENT = {"name": "support", "organization": "acme", "instances": ["http://127.0.0.1:9"]}
 UNREAD = "answers are not read"
 
 
 @pytest.fixture(scope="module")
 def gateway(start_gateway: Callable[..., Gateway]) -> Gateway:
     """A gateway that waits a moment for clients that do not read."""
-    return start_gateway(limits={"answer_timeout": 0.5}, agents=[])
+    return start_gateway(limits={"answer_timeout": 0.5}, agents=[AGENT])
 
 
 async def open_narrow(port: int, **how: Any) -> Connection:
@@ -90,7 +91,7 @@ async def test_over_tls_a_client_that_reads_nothing_is_disconnected(
 ) -> None:
     certificate, key = issue_certificate(tmp_path, 1)
     server = {"tls_certificate": str(certificate), "tls_key": str(key)}
-    gateway = start_gateway(server=server, limits={"answer_timeout": 0.5}, agents=[])
+    gateway = start_gateway(server=server, limits={"answer_timeout": 0.5}, agents=[AGENT])
     _, writer = await open_narrow(gateway.port, ssl=trust_anything(), server_hostname="localhost")
     writer.transport.pause_reading()  # type: ignore[attr-defined]
     writer.write(SCRIPT * 10)
