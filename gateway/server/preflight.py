@@ -10,7 +10,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -26,15 +26,12 @@ from gateway.config.workability import Concern, Severity, find_concerns
 from gateway.model.addresses import host_in_region
 from gateway.observability.log import logging_as
 from gateway.server.port import bind
-from gateway.server.tls import CertificateUnusable, load_context, read_chain
+from gateway.server.tls import RENEWAL, CertificateUnusable, load_context, read_chain
 from gateway.server.uvicorn_adapter import STARTUP_FAILED
 from gateway.store.interface import StoreFailed
 from gateway.store.sqlite.file_inspection import count_values, inspect_file
 
 log = structlog.get_logger(__name__)
-
-RENEWAL: Final = timedelta(days=7)
-"""A certificate that is still not renewed so shortly before its end is probably forgotten."""
 
 _CERTIFICATE: Final = ("server", "tls_certificate")
 _KEY: Final = ("server", "tls_key")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,12 @@ log = structlog.get_logger(__name__)
 
 RELOAD_CHECK_S: Final = 5.0
 """How often the files are checked for a change."""
+
+RENEWAL: Final = timedelta(days=7)
+"""A certificate that is still not renewed so shortly before its end is probably forgotten."""
+
+EXPIRED: Final = "the certificate has expired"
+EXPIRES_SOON: Final = "the certificate expires soon"
 
 Stamp = tuple[int, int, int]
 """Modification time in nanoseconds, size in bytes, and inode of a file: if they differ, it has changed."""
@@ -50,14 +56,17 @@ class Certificate:
         self._certificate = certificate
         self._key = key
         self._stamps = self._read_stamps()
+        self._reported = ""
+        """The event of the certificate's end that was logged last."""
         self._newest = self.context = self._load()
         """The server is created with `context` and keeps it; each handshake is switched to the newest one."""
         self.context.sni_callback = self._use_newest
 
     def reload_if_changed(self) -> None:
-        """Load the files again if they have changed."""
+        """Load the files again if they have changed. Log once that the certificate's end is near, or past."""
         if self._read_stamps() != self._stamps:
             self.reload()
+        self._report_end()
 
     def reload(self) -> None:
         """Load the files again. If they cannot be used, log why and keep the certificate."""
@@ -74,9 +83,16 @@ class Certificate:
         until = read_chain(self._certificate)[0].not_valid_after_utc
         context = load_context(self._certificate, self._key)
         log.info("certificate", valid_until=until.isoformat())
-        if until <= datetime.now(UTC):
-            log.warning("the certificate has expired", valid_until=until.isoformat())
+        self._valid_until, self._reported = until, ""
+        self._report_end()
         return context
+
+    def _report_end(self) -> None:
+        left = self._valid_until - datetime.now(UTC)
+        event = EXPIRED if left <= timedelta(0) else EXPIRES_SOON if left <= RENEWAL else ""
+        if event and event != self._reported:
+            self._reported = event
+            log.warning(event, valid_until=self._valid_until.isoformat())
 
     def _use_newest(
         self, connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _context: ssl.SSLContext

@@ -8,11 +8,14 @@ import signal
 import ssl
 import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from gateway.server import tls
 from gateway.server.tls import Certificate, CertificateUnusable
 from gateway.simulator.gateway_process import to_toml
 from gateway.simulator.server_process import PATCHBAY
@@ -80,6 +83,30 @@ async def test_new_connections_get_a_changed_certificate_and_running_calls_conti
     assert await serial_at(gateway.port) == 2
     await assert_both_hear(call)
     await hang_up(call)
+
+
+def test_the_end_of_a_certificate_is_reported_while_it_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = issue_certificate(tmp_path, 1)  # for one day from now
+    today = datetime.now(UTC)
+
+    class Clock(datetime):
+        day = -30
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return today + timedelta(days=cls.day)
+
+    monkeypatch.setattr(tls, "datetime", Clock)
+    told: list[list[str]] = []
+    with capture_logs() as lines:
+        used = Certificate(str(certificate), str(key))
+        for Clock.day in (-30, -5, -4, 2, 3):
+            used.reload_if_changed()
+            told.append([line["event"] for line in lines[1:]])
+    soon, over = "the certificate expires soon", "the certificate has expired"
+    assert told == [[], [soon], [soon], [soon, over], [soon, over]]
 
 
 async def test_sighup_without_tls_does_not_stop_the_gateway(
