@@ -242,6 +242,7 @@ class Bridge:
             hangup=self._hangup_after_playback(),
             keeps_agent=not self._agent.hide_call_id,
             agent_answers=self._agent_answers,
+            asks_after_reset=not self._agent.resume_after_reset,
             on_agent_lost=self._on_agent_lost if self._failover is not None else None,
             on_carrier_lost=self._on_carrier_lost if self._reconnect is not None else None,
         )

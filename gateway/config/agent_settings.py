@@ -158,8 +158,14 @@ class AgentSettings(Table):
         default=2,
         ge=0,
         le=20,
-        description="How often one call gets another instance after its agent's socket was lost without a "
-        "close; carriers' calls only.",
+        description="How often one call gets another instance after its agent was lost: its process died, "
+        "its connection was reset, or it froze. Carriers' calls only.",
+    )
+    resume_after_reset: bool = Field(
+        default=True,
+        description="Whether an agent is replaced whose connection was reset although its instance still "
+        "answers. `false` for agents that stop reading their WebSocket before they leave it without closing: "
+        "the system resets such a connection, and the agent would be run again.",
     )
     resume_timeout: Wait = Field(
         default=10.0, description="Seconds within which another instance must take over."

@@ -58,6 +58,8 @@ class RelayOptions:
     agent_answers: Callable[[], Awaitable[bool]] | None = None
     """Returns whether the agent's instance answers, when the agent has ended its connection without a close
     frame: then it has ended the call, else it is lost. Does not raise. None: it is lost either way."""
+    asks_after_reset: bool = False
+    """Whether `agent_answers` also decides for a connection that was reset."""
     on_agent_lost: Callable[[RelaySide], None] | None = None
     """Receives the carrier's side, for another agent, when the agent's socket is lost; None ends the call."""
     on_carrier_lost: Callable[[RelaySide], bool] | None = None

@@ -177,6 +177,8 @@ class Teardown:
         if self.state is RelayState.CLOSED or self.state is RelayState.RELEASED:
             self._break_cycles()
             return
+        if side is self.agent and self._options.asks_after_reset:
+            disconnect = CONNECTION_ENDED
         # No handler leaves in the middle of a message: what ends there is broken off, whoever ended it.
         if disconnect.has_ended and (side.scanner.pending_bytes or not side.scanner.between_messages):
             disconnect = CONNECTION_LOST

@@ -81,7 +81,8 @@ async def test_sessions_that_outlast_the_draining_are_ended(
     await bot.broken_off()
     assert await gateway.ended() == 0
     over = session(gateway, answer["sessionId"])
-    assert (over["state"], over["reason"], over["completion_status"]) == ("failed", "draining", "HTTP_ERROR")
+    assert (over["state"], over["reason"], over["completion_status"]) == ("ending", "draining", "HTTP_ERROR")
+    assert over["ended_at"] is None, "another worker sees to its slot"
 
 
 async def test_every_worker_knows_the_answer_and_the_slots(

@@ -103,6 +103,23 @@ async def test_an_agent_that_freezes_as_it_ends_its_connection_is_replaced(
     await hang_up_resumed(gateway, call, second)
 
 
+async def test_a_reset_is_an_end_too_for_agents_that_stop_reading_before_they_leave(
+    gateway: Gateway, agents: list[Agent]
+) -> None:
+    """`resume_after_reset = false`: a system resets a connection that is closed with unread bytes."""
+    call, own, _ = await first_call(gateway, agents, agent="unread")
+    upgrades = own.upgrades
+    call.agent.reset()
+    assert await call.caller.closed() == (1000, LEFT)
+    await assert_ended(gateway, call.session, "agent_ended", "agent")
+    assert own.upgrades == upgrades
+    call, own, _ = await first_call(gateway, agents, agent="unread")
+    await own.stop_listening()
+    call.agent.reset()
+    assert (await call.caller.closed())[0] == 1011
+    await assert_ended(gateway, call.session, "agent_lost", "agent")
+
+
 async def test_the_next_agent_takes_over_and_ends_its_connection_at_once(
     gateway: Gateway, agents: list[Agent]
 ) -> None:
