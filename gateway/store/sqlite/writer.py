@@ -59,6 +59,9 @@ OWN_FAULT: Final = (
 )
 """Errors of SQLite that are caused by the operation and not by the file."""
 
+DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+"""Error codes of a file that needs a backup."""
+
 T = TypeVar("T")
 Answer = tuple[asyncio.Future[Any], object, Exception | None]
 
@@ -117,6 +120,10 @@ class Writer:
         """The number of DURABLE and DEFERRED operations that are not committed yet. For the event loop."""
         self.failing = False
         """Whether the last write to the file failed. Set in the thread."""
+        self._is_damaged = False
+        """Whether a page was found damaged. What does not touch it goes on, so that failures come and go: the
+        damage is logged, once, and they are not.
+        """
 
     # In the event loop.
 
@@ -209,7 +216,7 @@ class Writer:
             tried = bool(writes)
             writes, failure = self._commit_all(connection, writes)
             if failure is None and tried:
-                if pause_s is not None:
+                if pause_s is not None and not self._is_damaged:
                     self._log(log.info, "session_store_recovered", written=retried)
                 pending, pause_s = [], None
             elif failure is not None:
@@ -220,7 +227,7 @@ class Writer:
                 writes += [operation for operation in late if operation.kind is not Kind.READ]
                 self._fail([operation for operation in writes if operation.kind is Kind.REQUEST], failure)
                 pending = [operation for operation in writes if operation.is_retried]
-                if pause_s is None:
+                if pause_s is None and not self._is_damaged:
                     self._log(log.error, "session_store_failed", error=str(failure), owed=len(pending))
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S) if pause_s else FIRST_PAUSE_S
             reads = [operation for operation in batch if operation.kind is Kind.READ]
@@ -268,6 +275,7 @@ class Writer:
         except StoreFailed as failure:  # of `check`: nothing has begun
             return failure
         except sqlite3.Error as error:
+            self._note_damage(error)
             self._roll_back(connection)
             return StoreFailed(f"the session store {self._name} does not answer: {error}")
         self.failing = False
@@ -282,6 +290,12 @@ class Writer:
         except sqlite3.Error as error:
             self._log(log.error, "session_store_rollback_failed", error=str(error))
 
+    def _note_damage(self, error: sqlite3.Error) -> None:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # of an extended code
+        if code in DAMAGED and not self._is_damaged:
+            self._is_damaged = True
+            self._log(log.error, "session_store_damaged", file=self._name, error=str(error))
+
     def _run(self, connection: sqlite3.Connection, operation: Operation) -> Answer:
         """Return the answer of one operation. Raises sqlite3.Error if the file failed, in a transaction."""
         try:
@@ -291,6 +305,7 @@ class Writer:
                 isinstance(error, OWN_FAULT) and connection.in_transaction
             ):
                 raise
+            self._note_damage(error)
             failure: Exception = StoreFailed(f"the session store {self._name} refused: {error}")
         except Exception as error:  # noqa: BLE001 - the edge of one operation: it ends that, not the thread
             failure = error

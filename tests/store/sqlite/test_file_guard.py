@@ -19,6 +19,7 @@ from gateway.store.sqlite import file_guard, page_check
 from gateway.store.sqlite.file_inspection import count_values, inspect_file
 from gateway.store.sqlite.schema import connect
 from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.sqlite.writer import Kind
 from gateway.store.worker_id import WorkerId
 
 CALLS = 400
@@ -171,6 +172,23 @@ async def test_a_store_with_a_damaged_page_is_refused_at_the_start_and_unchanged
     with pytest.raises(StoreFailed, match=r"malformed|damaged"):
         await store.open()
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", [Kind.REQUEST, Kind.READ])
+async def test_damage_that_is_met_while_it_is_open_is_reported_once(
+    store: SqliteStore, new_call: Callable[..., CallDetails], many_slots: SlotLimits, kind: Kind
+) -> None:
+    def meets_damage(_: sqlite3.Connection) -> None:
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+    with capture_logs() as lines:
+        for _ in range(3):
+            with pytest.raises(StoreFailed, match="malformed"):
+                await store._writer.submit(kind, meets_damage)
+            await store.admit(new_call(), many_slots, 1000.0)  # what does not touch the page goes on
+    assert [(line["event"], line["log_level"]) for line in lines] == [("session_store_damaged", "error")]
 
 
 def test_a_store_is_looked_at_without_a_change(file: Path) -> None:
