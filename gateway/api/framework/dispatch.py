@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The way of every API request, in this order:
 
-    request id (middleware.py) → authentication → rate limit → body, within limits → validation → handler →
-    one answer, one log line
+    request id (middleware.py) → authentication → rate limit → query → what shows without a body →
+    body, within limits → validation → handler → one answer, one log line
 
 A handler receives a request that has passed all earlier steps, and raises to refuse it. Whatever a step
 raises, the client gets an answer in the operation's error style.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -145,24 +145,27 @@ class _Resource:
 
     async def _handle(self, request: Request, operation: Operation, principal: Principal | None) -> Response:
         style, timeout_s = operation.style, self._shared.body_timeout_s
-        raw = await read_body(request, operation, timeout_s) if operation.reads_body else b""
-        query = query_model(request, operation.query, style) if operation.query else None
-        body = None
-        if operation.body is not None:
-            owner = (principal.organization, principal.key_id) if principal is not None else None
-            body = await self._shared.bodies.read(raw, request.headers, operation, owner)
-        elif len(raw) > QUICK_BYTES:
-            await next_turn()  # the handler may parse it
         context = Context(
             request=request,
             services=self._shared.services,
             principal=principal,
             path=dict(request.path_params),
-            body=body,
-            raw_body=raw,
-            query=query,
+            body=None,
+            raw_body=b"",
+            query=query_model(request, operation.query, style) if operation.query else None,
             request_id=request_id_of(request.scope),
         )
+        if operation.check is not None:
+            await operation.check(context)
+        if operation.reads_body:
+            raw = await read_body(request, operation, timeout_s)
+            body = None
+            if operation.body is not None:
+                owner = (principal.organization, principal.key_id) if principal is not None else None
+                body = await self._shared.bodies.read(raw, request.headers, operation, owner)
+            elif len(raw) > QUICK_BYTES:
+                await next_turn()  # the handler may parse it
+            context = replace(context, body=body, raw_body=raw)
         answer = await operation.handler(context)
         if isinstance(answer, Response):
             return answer

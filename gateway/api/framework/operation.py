@@ -121,6 +121,10 @@ Handler = Callable[[Context], Awaitable[Answer | Response]]
 """Serves one operation. Raises ApiError, CallEnded or StoreFailed to refuse; a Response is sent unchanged."""
 
 
+Check = Callable[[Context], Awaitable[object]]
+"""Looks at a request whose body was not read: `body` is None, and `raw_body` empty."""
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One method on one path.
@@ -129,6 +133,7 @@ class Operation:
     `body`: model of the JSON body, validated before the handler runs; an empty body counts as `{}`.
     `max_body_bytes`: refused with 413 beyond. `large`: the members of the body that may be larger than
     bodies usually are.
+    `check`: is called before the body is read, and raises as a handler does if it need not be.
     `query`: model of the query, validated likewise; a list field takes a parameter given several times.
     `answers`: models of the documented answers by status; None for an answer without a body, or with the
     style's error body if the status is an error. The framework's own errors are added.
@@ -151,6 +156,7 @@ class Operation:
     answers: Mapping[int, type[BaseModel] | None] = field(default_factory=dict)
     max_body_bytes: int = MAX_BODY_BYTES
     large: tuple[LargeMember, ...] = ()
+    check: Check | None = None
     in_schema: bool = True
     reads_raw: bool = False
     any_answer: bool = False

@@ -20,6 +20,7 @@ from gateway.api.framework.operation import (
 )
 from gateway.calls.bot_session import NotReady
 from gateway.calls.session_start import SessionRequest, Transport, start_session
+from gateway.config import AgentSettings
 from gateway.model.reasons import CallEnded, Reasons
 
 NOT_READY_CODE: Final = "PCC-1001"
@@ -128,9 +129,14 @@ async def start(context: Context) -> Answer:
     return await run_once(context.services, request, work)
 
 
+async def known_agent(context: Context) -> AgentSettings:
+    """Return the agent that the path names. Raises CallEnded (unknown_agent)."""
+    return context.services.calls.agents.of_organization(context.caller.organization, context.path["agent"])
+
+
 async def _start(context: Context) -> Answer:
     request = context.body_as(StartRequest)
-    agent = context.services.calls.agents.of_organization(context.caller.organization, context.path["agent"])
+    agent = await known_agent(context)
     transport = _transport(request)
     session_request = SessionRequest(
         agent,
@@ -179,6 +185,7 @@ START: Final = (
         tag="Start",
         body=StartRequest,
         max_body_bytes=MAX_START_BYTES,
+        check=known_agent,
         large=(LargeMember("body", "body", b"true", MAX_START_BYTES),),
         answers={
             200: StartAnswer,

@@ -177,7 +177,7 @@ async def stop(context: Context) -> Answer:
 async def complete(context: Context) -> Answer:
     """`POST /v1/sessions/{session_id}/complete`: store the agent's report, once."""
     report = context.body_as(Report)
-    record = await _session(context)
+    record = await _reportable(context)
     transcript = None
     if report.transcript is not None:
         entries = await in_turns(report.transcript, _entry_text, ENTRIES_A_TURN)
@@ -189,10 +189,22 @@ async def complete(context: Context) -> Answer:
     )
     record = await _session(context)
     if not stored:
-        if record.completed_at is not None:
-            raise ApiError(409, "already_completed", "The session was completed already")
-        raise ApiError(409, "session_not_active", f"The session is {record.state}, and not active")
+        raise _not_reportable(record)
     return await _answer(context, record)
+
+
+async def _reportable(context: Context) -> SessionRecord:
+    """Return the session that the path names. Raises ApiError: 404, or 409 if it takes no report."""
+    record = await _session(context)
+    if record.completed_at is not None or record.state in TERMINAL:
+        raise _not_reportable(record)
+    return record
+
+
+def _not_reportable(record: SessionRecord) -> ApiError:
+    if record.completed_at is not None:
+        return ApiError(409, "already_completed", "The session was completed already")
+    return ApiError(409, "session_not_active", f"The session is {record.state}, and not active")
 
 
 def _entry_text(entry: TranscriptEntry) -> JsonText:
@@ -337,6 +349,7 @@ SESSIONS: Final = (
         body=Report,
         answers={200: Session, 409: None},
         max_body_bytes=MAX_REPORT_BYTES,
+        check=_reportable,
         large=(
             LargeMember(
                 "transcript",

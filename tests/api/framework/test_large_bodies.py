@@ -51,6 +51,10 @@ async def report(context: Context) -> Answer:
     )
 
 
+async def missing(_: Context) -> None:
+    raise ApiError(404, "not_found", "There is no such thing")
+
+
 def _passed(given: Report) -> bool:
     return isinstance(given.results, JsonText)
 
@@ -75,7 +79,7 @@ OPERATION = Operation(
 
 @pytest.fixture
 def operations() -> list[Operation]:
-    return [*table(), OPERATION]
+    return [*table(), OPERATION, MISSING]
 
 
 @pytest.fixture
@@ -103,6 +107,34 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the body was read")
 
     monkeypatch.setattr(BodyReader, "read", read)
+
+
+# What is looked at before
+
+MISSING = Operation(
+    "POST",
+    "/v1/missing",
+    report,
+    Access.PRIVATE,
+    Style.ENVELOPE,
+    "Report of what is not there",
+    "Things",
+    body=Report,
+    answers={200: None},
+    check=missing,
+)
+
+
+@pytest.mark.usefixtures("untouched")
+async def test_a_body_for_something_that_is_not_there_is_not_read(api: Any) -> None:
+    reply = await api("POST", "/v1/missing", value={"name": "x" * 5000})
+    assert (reply.status, reply.json["error"]["code"]) == (404, "not_found")
+    assert reply.header("Connection") == "close"
+
+
+@pytest.mark.usefixtures("untouched")
+async def test_a_body_with_an_unknown_key_is_not_read(api: Any) -> None:
+    assert (await api("POST", "/v1/missing", value={"name": "x" * 5000}, key="sk_nobody")).status == 401
 
 
 # Sizes by kind
