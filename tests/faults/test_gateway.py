@@ -124,7 +124,7 @@ async def test_the_parent_process_is_killed(
 ) -> None:
     """Its workers carry their calls to the end, and leave the port to the gateway that is started next."""
     tables: dict[str, Any] = {"agents": agents_at(support_port.url), "limits": LIMITS}
-    gateway = start_gateway(server={"workers": 2}, **tables)
+    gateway = start_gateway(server={"workers": 2, "drain_timeout": 600}, **tables)
     before = await warm_with(support, gateway, bases, support_port)
     async with case("the parent of the workers is killed", of=gateway, before=before) as fault:
         talks = await crowd(fault, support)

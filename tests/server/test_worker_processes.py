@@ -145,7 +145,7 @@ async def test_workers_drain_after_their_parent_was_killed(
     """They notice it, leave the port to the next gateway, let their calls finish, and end."""
     agent = {"name": "support", "organization": "acme", "instances": [support_port.url]}
     agent["sessions_per_instance"] = 2
-    gateway = start_gateway(server={"workers": 2, "drain_timeout": 60}, agents=[agent])
+    gateway = start_gateway(server={"workers": 2, "drain_timeout": 600}, agents=[agent])
     call = await connect(gateway, support)
     gateway.process.kill()
     await eventually(lambda: len(gateway.workers()) == 1, "the idle worker ends")
@@ -254,7 +254,7 @@ async def test_a_worker_that_alone_is_told_to_drain_takes_no_caller_with_it(
     """Somebody's tool has sent it SIGTERM: it finishes its calls, and another worker takes its place."""
     agent = {"name": "support", "organization": "acme", "instances": [support_port.url]}
     agent["sessions_per_instance"] = 100
-    gateway = start_gateway(server={"workers": 2}, agents=[agent])
+    gateway = start_gateway(server={"workers": 2, "drain_timeout": 600}, agents=[agent])
     call = await connect(gateway, support)
     pids = {worker["id"]: worker["pid"] for worker in gateway.workers()}
     drained = pids[owner_of(gateway, call)]
