@@ -188,7 +188,8 @@ async def test_replacement_under_load(
 ) -> None:
     """A second gateway takes the port while calls run and calls come: none is cut, none refused."""
     agents = agents_at(support_port.url)
-    old = start_gateway(agents=agents, limits=LIMITS)
+    limits = LIMITS | {"requests_per_second": 10_000.0, "requests_burst": 10_000}  # all from one address
+    old = start_gateway(agents=agents, limits=limits)
     before = await warm_with(support, old, bases, support_port)
     answers: list[int] = []
     enough = asyncio.Event()
@@ -201,7 +202,7 @@ async def test_replacement_under_load(
 
     async with case("replaced under load (`--replace`)", of=old, before=before) as fault:
         talks = await crowd(fault, support)
-        settings = {"agents": agents, "limits": LIMITS, "store": {"url": f"sqlite:///{old.store}"}}
+        settings = {"agents": agents, "limits": limits, "store": {"url": f"sqlite:///{old.store}"}}
         fault.strike()
         async with asyncio.TaskGroup() as callers:
             callers.create_task(keep_calling())
