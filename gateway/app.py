@@ -29,6 +29,7 @@ from gateway.agents.directory import AgentDirectory
 from gateway.agents.http_client import open_client
 from gateway.agents.instance_health import InstanceHealth
 from gateway.agents.stored_agents import StoredAgents
+from gateway.api.framework.cross_origin import CrossOrigin
 from gateway.api.framework.dispatch import routes
 from gateway.api.framework.docs_page import reading_operations
 from gateway.api.framework.handler_services import Services
@@ -239,7 +240,13 @@ def _application(services: Services, batcher: LoopBatcher) -> Starlette:
             Route("/ws/{target:path}", _refuse_plain_request),
             *routes(operations, services),
         ],
-        middleware=[Middleware(ApiMiddleware, on_request=batcher.pause)],
+        middleware=[
+            Middleware(
+                ApiMiddleware,
+                on_request=batcher.pause,
+                cross_origin=CrossOrigin(services.calls.settings.server),
+            )
+        ],
         exception_handlers={HTTPException: http_exception},
         lifespan=lifespan,
     )

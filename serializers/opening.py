@@ -5,11 +5,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from serializers.dialect import Dialect, DialectError
 from serializers.events import Connected, Start, Unknown
 
 SERVICE_HOST_PARAMETERS = ("_pipecatCloudServiceHost", "serviceHost")
 """Custom parameters that may name the call's agent, in order of precedence."""
+
+MAX_ID_CHARACTERS = 256
+"""Characters of an id in `start`: of the call, its stream, its account. Telnyx's of a call has 60."""
+
+MAX_NUMBER_CHARACTERS = 256
+"""Characters of a number in `start`, which may be a SIP address."""
 
 
 class Opening:
@@ -36,8 +44,9 @@ class Opening:
             raise DialectError("a binary message came before `start`")
         event = self._dialect.read_carrier(message)
         if isinstance(event, Start):
+            start = _bounded(event)
             self._opened = True
-            return event
+            return start
         if isinstance(event, Connected) and self._dialect.sends_connected and not self._connected:
             self._connected = True
             return None
@@ -45,3 +54,21 @@ class Opening:
             raise DialectError("`connected` came twice, and no `start`")
         name = "an unknown event" if isinstance(event, Unknown) else f"`{type(event).__name__.lower()}`"
         raise DialectError(f"{name} came before `start`")
+
+
+def _bounded(start: Start) -> Start:
+    """Return `start` without numbers that are too long to be any: they are stored, and compared with numbers.
+
+    Raises DialectError if an id is too long, because ids are stored and logged.
+    """
+    ids = (("call", start.call_id), ("stream", start.stream_id), ("account", start.account_id))
+    for kind, value in ids:
+        if value is not None and len(value) > MAX_ID_CHARACTERS:
+            raise DialectError(f"the {kind}'s id in `start` is longer than {MAX_ID_CHARACTERS} characters")
+    if max(len(start.from_number or ""), len(start.to_number or "")) <= MAX_NUMBER_CHARACTERS:
+        return start
+    from_number, to_number = (
+        number if number is not None and len(number) <= MAX_NUMBER_CHARACTERS else None
+        for number in (start.from_number, start.to_number)
+    )
+    return replace(start, from_number=from_number, to_number=to_number)

@@ -69,6 +69,8 @@ def fit(table: Mapping[str, Any], settings: Settings) -> AgentSettings:
         ) from None
     agent = settings.with_defaults(agent)
     problems = _contradictions(agent, settings)
+    if not settings.organizations:  # then the configuration does not list the organisations of its own agents
+        problems = (*problems, ("organization", f"there is no organisation {agent.organization!r}"))
     if problems:
         raise InvalidAgent(problems)
     _check_instances(agent, settings)

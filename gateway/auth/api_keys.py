@@ -13,7 +13,7 @@ import hmac
 import json
 import secrets
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Final, Literal
 
@@ -77,8 +77,14 @@ class Keyring:
         *,
         new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
         new_secret: Callable[[], str] = lambda: secrets.token_hex(SECRET_BYTES),
+        on_revoked: Callable[[str], None] = lambda key_id: None,
     ) -> None:
-        """`now` returns Unix seconds, `new_secret` the random part of a new key."""
+        """`now` returns Unix seconds, `new_secret` the random part of a new key.
+
+        `on_revoked` is called with a key's id when this worker has revoked it.
+        """
+        self._on_revoked = on_revoked
+        self._organizations: set[str] = set()
         self._documents = documents
         self._now = now
         self._new_id = new_id
@@ -88,6 +94,7 @@ class Keyring:
             self._configure(organization)
 
     def _configure(self, organization: Organization) -> None:
+        self._organizations.add(organization.name)
         kinds: list[tuple[KeyKind, list[str]]] = [
             ("public", organization.public_keys),
             ("private", [key.get_secret_value() for key in organization.private_keys]),
@@ -106,7 +113,11 @@ class Keyring:
                 )
 
     async def identify(self, key: str) -> Principal | None:
-        """Return the key's owner, or None if the key is unknown or revoked. Raises StoreFailed."""
+        """Return the key's owner, or None if the key is unknown or revoked, or its organisation is not
+        configured any more.
+
+        Raises StoreFailed.
+        """
         if len(key) > MAX_KEY_CHARACTERS:
             return None
         digest = _digest(key)
@@ -117,9 +128,21 @@ class Keyring:
                 record = configured
         if record is None:
             record = await self._stored(digest)
-        if record is None or record.revoked_at is not None:
+        if record is None or not self._is_valid(record):
             return None
         return Principal(record.organization, record.kind, record.id)
+
+    async def revoked(self, principals: Collection[Principal]) -> set[Principal]:
+        """Return those of the owners whose key is not valid any more. Raises StoreFailed."""
+        documents = await self._documents.list(DOCUMENT_KIND, self._now())
+        stored = [_read(document.value) for document in documents]
+        valid = {
+            (key.organization, key.id) for key in (*self._configured.values(), *stored) if self._is_valid(key)
+        }
+        return {one for one in principals if (one.organization, one.key_id) not in valid}
+
+    def _is_valid(self, key: ApiKey) -> bool:
+        return key.revoked_at is None and key.organization in self._organizations
 
     async def _stored(self, digest: str) -> ApiKey | None:
         document = await self._documents.get(DOCUMENT_KIND, digest, self._now())
@@ -168,6 +191,7 @@ class Keyring:
                     return record
                 revoked = replace(record, revoked_at=self._now())
                 await self._write(digest, revoked)
+                self._on_revoked(key_id)
                 return revoked
         return None
 

@@ -33,8 +33,8 @@ from gateway.store.interface import Store, StoredValue, StoreFailed
 #   audience    16 bytes of a SHA-256 over agent and organization
 #   body        16 bytes of a SHA-256 over the body, zeroes if there was none
 #
-# Token and secret alone decide whether a token is valid. Only its first use needs the store, and is checked
-# last: a token that is presented to the wrong agent is not used up.
+# Token and secret alone decide whether a token is valid. Only its use needs the store, and comes last: a
+# token with which a socket was refused is not used up.
 
 TOKEN_S: Final = 300.0
 """Seconds that a token is valid for."""
@@ -68,11 +68,16 @@ class TokenRejected(Exception):  # noqa: N818 - the answer "no", not a fault
 
 
 @dataclass(frozen=True, slots=True)
-class RedeemedToken:
-    """The content of a used token: its session, and the digest of the body it was made with."""
+class MediaClaims:
+    """The content of a media token: its session, and the digest of the body it was made with.
+
+    `nonce`: different in every token. `expires_at`: Unix seconds.
+    """
 
     session_id: str
     body_digest: bytes
+    nonce: str
+    expires_at: float
 
     def allows(self, body: str | None) -> bool:
         """Return True if the token was made with this body, or without any."""
@@ -126,11 +131,10 @@ class MediaTokens:
         )
         return base64.urlsafe_b64encode(claims + self._signature(claims)).decode("ascii")
 
-    async def redeem(self, token: str, agent: str, organization: str) -> RedeemedToken:
-        """Use a token for `agent` of `organization`. A token can be used once on all workers together.
+    def read(self, token: str, agent: str, organization: str) -> MediaClaims:
+        """Return the content of a token for `agent` of `organization`, which may be used already, or expired.
 
-        Raises TokenRejected ("malformed", "wrong signature", "expired", "for another agent", "used already")
-        or StoreFailed. After StoreFailed or a cancellation the token may be used up.
+        Raises TokenRejected ("malformed", "wrong signature", "for another agent").
         """
         if not _SHAPE.fullmatch(token):
             raise TokenRejected("malformed")
@@ -141,19 +145,25 @@ class MediaTokens:
         version, expires_ms, nonce, session, audience, body_digest = _CLAIMS.unpack(claims)
         if version != _VERSION:  # signed by another release of ours
             raise TokenRejected("malformed")
-        now = self._now()
-        expires_at = expires_ms / 1000
-        if now >= expires_at:
-            raise TokenRejected("expired")
         if not hmac.compare_digest(audience, _audience(agent, organization)):
             raise TokenRejected("for another agent")
+        return MediaClaims(str(uuid.UUID(bytes=session)), body_digest, nonce.hex(), expires_ms / 1000)
+
+    async def use(self, claims: MediaClaims) -> None:
+        """Use a token up. A token can be used once on all workers together.
+
+        Raises TokenRejected ("expired", "used already") or StoreFailed. After StoreFailed or a cancellation
+        the token may be used up.
+        """
+        now = self._now()
+        if now >= claims.expires_at:
+            raise TokenRejected("expired")
         # Stored for longer than the token is valid: a clock that is set back must not make it valid again.
-        stored_until = expires_at + TOKEN_S
+        stored_until = claims.expires_at + TOKEN_S
         if not await self._documents.put_if_absent(
-            NONCES, nonce.hex(), "true", now=now, expires_at=stored_until
+            NONCES, claims.nonce, "true", now=now, expires_at=stored_until
         ):
             raise TokenRejected("used already")
-        return RedeemedToken(str(uuid.UUID(bytes=session)), body_digest)
 
     def mint_call(self, audience: Audience, grant: CallGrant) -> str:
         """Return a call token for one stream of `audience`.

@@ -35,14 +35,14 @@ class ActiveCall(Protocol):
         Return False if it cannot be followed in the present state.
         """
 
-    def can_attach(self, agent: str, start: Start) -> bool:
+    def can_attach(self, agent: str, start: Start | None) -> bool:
         """Return True if the call could continue on another stream of its carrier.
 
-        The stream is for `agent` (AGENT.ORG), and `start` opened it.
+        The stream is for `agent` (AGENT.ORG), and `start` opened it; None for a generic client's.
         """
 
-    def attach_stream(self, leg: Leg, start: Start) -> bool:
-        """Continue on another stream of the carrier, whose opening was read.
+    def attach_stream(self, leg: Leg, start: Start | None) -> bool:
+        """Continue on another stream of the carrier, whose opening was read; `start` as in `can_attach`.
 
         Return False, and leave `leg` unchanged, if the call cannot.
         """

@@ -126,7 +126,8 @@ class AgentFailover:
             summary = f"the agent was lost, and no other took over within {agent.resume_timeout:g} s"
             if self.times:
                 summary = f"{self._losses()}, and no other took over within {agent.resume_timeout:g} s"
-            raise CallEnded(Reasons.agent_lost, f"{summary}: {detail}" if detail else summary) from None
+            detail = f"{summary}: {detail}" if detail else summary
+            raise CallEnded(Reasons.agent_lost, detail, public_detail=summary) from None
 
     def _note_loss(self, services: CallServices, agent: AgentSettings) -> None:
         """Take note that the present agent was lost. Raises CallEnded(agent_lost) if it was one too many."""
@@ -220,7 +221,7 @@ async def fall_back(
     else:
         hold_audio.stop()
         action = await _transfer(services, progress.session_id, fallback.number)
-    return CallEnded(failure.reason, f"{failure.detail}; {action}")
+    return CallEnded(failure.reason, f"{failure.detail}; {action}", public_detail=failure.public_detail)
 
 
 async def _play(recording: Recording, progress: CallProgress, hold_audio: HoldAudio) -> str:

@@ -8,23 +8,24 @@ token is what agents with `websocket_auth = "token"` require (docs/reference/pub
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from pydantic import ValidationError
 from starlette.requests import Request
 
 from gateway.auth.call_tokens import Audience, CallClaims, is_call_token
-from gateway.auth.media_tokens import MediaTokens, TokenRejected
+from gateway.auth.media_tokens import MediaClaims, MediaTokens, TokenRejected
 from gateway.calls.services import CallServices
 from gateway.calls.target import Target
 from gateway.carriers.accounts import CarrierAccounts
 from gateway.carriers.registry import CARRIERS
 from gateway.carriers.signatures import AuthenticationFailed, SignedRequest
-from gateway.config import AgentSettings
+from gateway.config import AgentSettings, Server
 from gateway.media.accept import Upgrade
+from gateway.model.addresses import split_service_host
 from gateway.model.reasons import CallEnded, Reasons
-from gateway.store.interface import StoreFailed
 from serializers.events import Start
 
 
@@ -66,28 +67,39 @@ def _joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     return joined
 
 
+MAX_ORIGIN_LOGGED: Final = 100
+"""Characters of an origin that is not allowed."""
+
 _OTHER_AGENT: Final = ("for another agent", "malformed")
 """The reasons for which a token may still be another agent's."""
 
 
 @dataclass(frozen=True, slots=True)
-class PendingSession:
-    """The session that a media token was made for, and its agent (AGENT.ORG)."""
+class TokenSession:
+    """The session that a media token was made for, and its agent (AGENT.ORG).
+
+    `claims`: the token's. It may be used already, or expired (token_session.py).
+    """
 
     service_host: str
-    session_id: str
+    claims: MediaClaims
+
+    @property
+    def session_id(self) -> str:
+        """The session's id."""
+        return self.claims.session_id
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """The credentials of an upgrade, verified before it is answered.
 
-    `session`: of a media token, which is used up. `claims`: of a call token, which is not used up yet,
-    because that takes the carrier's call id. `organizations`: those for which the carrier's signature is
-    valid, if any organisation requires one.
+    `session`: of a media token, which is not used up yet: that comes with the answer to the upgrade.
+    `claims`: of a call token, which is not used up yet, because that takes the carrier's call id.
+    `organizations`: those for which the carrier's signature is valid, if any organisation requires one.
     """
 
-    session: PendingSession | None = None
+    session: TokenSession | None = None
     claims: CallClaims | None = None
     organizations: frozenset[str] = frozenset()
 
@@ -95,12 +107,12 @@ class Credentials:
 NO_CREDENTIALS: Final = Credentials()
 
 
-async def authenticate_upgrade(
+def authenticate_upgrade(
     services: CallServices, upgrade: Upgrade, target: Target, agent: AgentSettings | None
 ) -> Credentials:
     """Check all that the upgrade shows, and return what it proves. `agent`: the one that the URL names.
 
-    Raises CallEnded: unauthorized if the upgrade can be no agent's call, store_failed.
+    Raises CallEnded(unauthorized) if the upgrade can be no agent's call.
     """
     token = bearer_token(upgrade.header("Authorization")) or target.token
     claims = None
@@ -111,8 +123,22 @@ async def authenticate_upgrade(
         organizations = _authenticated_organizations(services, upgrade, target, agent, claims)
     if claims is not None:
         return Credentials(None, claims, organizations)
-    session = await _redeem(services, token, agent, target.body, organizations)
-    return Credentials(session, None, organizations) if session or organizations else NO_CREDENTIALS
+    session = _read_token(services, token, agent, target.body, organizations)
+    if session or organizations:
+        return Credentials(session, None, organizations)
+    _check_origin(services.settings.server, upgrade.header("Origin"))
+    return NO_CREDENTIALS
+
+
+def _check_origin(server: Server, origin: str) -> None:
+    """Check the origin of the web page that opened a socket without credentials (RFC 6455 §10.2).
+
+    A browser opens a socket for any page, also to a gateway that only this browser's machine can reach. It
+    sends the page's origin; other clients send none. Raises CallEnded(unauthorized).
+    """
+    if origin and server.allowed_origins and not server.allows_origin(origin):
+        detail = f"it brings no token, and its page {origin[:MAX_ORIGIN_LOGGED]!r} is not in allowed_origins"
+        raise CallEnded(Reasons.unauthorized, detail)
 
 
 def authenticate_start(
@@ -139,6 +165,49 @@ def authenticate_start(
         raise CallEnded(Reasons.unauthorized, f"the call is of an account that is not {organization}'s")
     if credentials.claims is None:
         _require_token(agent, credentials.session, credentials.organizations)
+
+
+def as_without_credentials(
+    services: CallServices,
+    end: CallEnded,
+    service_hosts: Iterable[str],
+    check: Callable[[AgentSettings], object],
+) -> CallEnded:
+    """Return the refusal of a call for an agent that is not served here, as others may read it.
+
+    A call without credentials for an agent that requires them learns which it lacks. So that nobody can find
+    out the names of those agents by trying, every other name is refused in the same words. The log has the
+    true reason. `service_hosts`: the agents that the call names. `check`: raises CallEnded if the call has
+    not the credentials that an agent requires.
+    """
+    names = set(service_hosts)
+    if end.reason not in (Reasons.unknown_agent, Reasons.wrong_region) or len(names) != 1:
+        return end
+    agent = services.agents.find(service_host := names.pop()) or _stand_in(services, service_host)
+    try:
+        if agent is not None:
+            check(agent)
+    except CallEnded as refused:
+        return CallEnded(
+            end.reason,
+            end.detail,
+            public_reason=refused.public_reason,
+            public_detail=refused.public_detail,
+        )
+    return end
+
+
+def _stand_in(services: CallServices, service_host: str) -> AgentSettings | None:
+    """Return an agent of this name as it would be; None if no agent can have the name."""
+    name, organization = split_service_host(service_host)
+    any_is_closed = any(not agent.is_open for agent in services.agents.agents)
+    try:
+        agent = AgentSettings(
+            name=name, organization=organization, websocket_auth="required" if any_is_closed else None
+        )
+    except ValidationError:
+        return None
+    return services.settings.with_defaults(agent)
 
 
 def _read_claims(tokens: MediaTokens, token: str, carrier: str, agent: AgentSettings | None) -> CallClaims:
@@ -185,20 +254,20 @@ def bearer_token(authorization: str) -> str | None:
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
-async def _redeem(
+def _read_token(
     services: CallServices,
     token: str | None,
     agent: AgentSettings | None,
     body: str | None,
     organizations: frozenset[str],
-) -> PendingSession | None:
-    """Use a media token up and return its session, or None if there is no token to use.
+) -> TokenSession | None:
+    """Return the session of a media token, or None if there is no token that counts.
 
     A valid token also counts for an agent that requires none: the session was created for it. `agent`: the
     one that the URL names; if it names none, the token itself says which agent it is for. `organizations`:
     those for which the upgrade is authenticated otherwise.
 
-    Raises CallEnded: unauthorized if the agent requires a token and this one is not valid, store_failed.
+    Raises CallEnded(unauthorized) if the agent requires a token and this one is not valid for it.
     """
     if agent is not None:
         _require_token(agent, token, organizations)
@@ -208,17 +277,15 @@ async def _redeem(
         if agent is None and candidate.is_open:
             continue
         try:
-            redeemed = await services.tokens.redeem(token, candidate.service_host, candidate.organization)
+            claims = services.tokens.read(token, candidate.service_host, candidate.organization)
         except TokenRejected as rejected:
             is_required = _needs_token(candidate, organizations)
             if not is_required or (agent is None and rejected.reason in _OTHER_AGENT):
                 continue  # a path may end in anything if no token is required
             raise CallEnded(Reasons.unauthorized, f"the token is refused: {rejected.reason}") from None
-        except StoreFailed as error:
-            raise CallEnded(Reasons.store_failed, str(error)) from None
-        if not redeemed.allows(body):
+        if not claims.allows(body):
             raise CallEnded(Reasons.unauthorized, "the body is not the one the token was made with")
-        return PendingSession(candidate.service_host, redeemed.session_id)
+        return TokenSession(candidate.service_host, claims)
     return None
 
 

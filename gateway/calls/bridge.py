@@ -22,6 +22,7 @@ from gateway.calls.hold_audio import HoldAudio
 from gateway.calls.services import CallServices
 from gateway.calls.state import CallProgress, CallState
 from gateway.calls.stream_ownership import StreamOwnership, may_reconnect
+from gateway.carriers.registry import CARRIERS
 from gateway.media.disconnect import AgentDisconnected, agent_died, agent_left
 from gateway.media.hangup_after_playback import HangupAfterPlayback
 from gateway.media.leg import Leg
@@ -145,6 +146,10 @@ class Bridge:
         Return False if it cannot be followed: without a carrier's stream there is nothing to transfer.
         """
         state = self._progress.state
+        if command is CallCommand.CHECK_CARRIER:
+            if state is CallState.BRIDGED and self._reconnect is not None:
+                self._relay.check_carrier()
+            return True
         if command is CallCommand.CARRIER_ENDED:
             if self._reconnect is not None:
                 self._reconnect.carrier_has_ended = True
@@ -161,17 +166,21 @@ class Bridge:
             self._relay.set_transfer_pending(command is CallCommand.TRANSFER)
         return True
 
-    def can_attach(self, agent: str, start: Start) -> bool:
+    def can_attach(self, agent: str, start: Start | None) -> bool:
         """Return True if the call could continue on a stream for `agent` (AGENT.ORG) that `start` opened."""
+        state, reconnect = self._progress.state, self._reconnect
         return (
-            self._progress.state in (CallState.BRIDGED, CallState.AWAITING_CARRIER)
+            reconnect is not None
+            and (
+                state is CallState.AWAITING_CARRIER
+                or (state is CallState.BRIDGED and reconnect.replaces_open)
+            )
             and self._progress.termination.end is None
             and self.command is None
-            and self._reconnect is not None
-            and self._reconnect.accepts(agent, start)
+            and reconnect.accepts(agent, start)
         )
 
-    def attach_stream(self, leg: Leg, start: Start) -> bool:
+    def attach_stream(self, leg: Leg, start: Start | None) -> bool:
         """Continue on another stream's leg, whose opening was read; the stream that there was is closed.
 
         Return False, and leave `leg` unchanged, if the call has ended meanwhile or cannot leave its stream
@@ -181,7 +190,7 @@ class Bridge:
         if reconnect is None or reconnect.leg is not None or self._progress.termination.end is not None:
             return False
         if self._progress.state is CallState.BRIDGED:
-            is_open = not leg.transport.is_closing()
+            is_open = not leg.transport.is_closing() and reconnect.replaces_open
             if not (is_open and self._relay.release_agent(CallEnded(Reasons.taken_over))):
                 return False
         if self._progress.state is not CallState.AWAITING_CARRIER or not leg.set_on_disconnect(
@@ -207,7 +216,7 @@ class Bridge:
         for leg in legs:
             if leg is not None:
                 code = agent_close_code(end) if leg.client else end.reason.close_code
-                leg.close(*received_close or (code, end.detail))
+                leg.close(*received_close or (code, end.public_detail))
 
     def release(self) -> None:
         """Drop the relay and the legs, which refer back to this. Call it once, when the call has ended."""
@@ -224,14 +233,19 @@ class Bridge:
 
     def _make_reconnect(self) -> CarrierReconnect | None:
         settings, limits = self._settings, self._services.settings.limits
+        dialect = settings.dialect
+        if settings.has_media_token:  # a client dials again as the carriers do that reconnect
+            if limits.reconnect_timeout <= 0 or (dialect and not CARRIERS[dialect.name].profile.reconnects):
+                return None
+            return CarrierReconnect(settings.requested_agent, settings.start, replaces_open=False)
         if (
-            settings.dialect is None
+            dialect is None
             or settings.start is None
             or settings.ownership is None
-            or not may_reconnect(limits, settings.requested_agent, settings.dialect.name)
+            or not may_reconnect(limits, settings.requested_agent, dialect.name)
         ):
             return None
-        return CarrierReconnect(settings.requested_agent, settings.start)
+        return CarrierReconnect(settings.requested_agent, settings.start, replaces_open=True)
 
     def _make_relay(self, carrier: Leg, agent: Leg, previous: Relay | None) -> Relay:
         options = RelayOptions(
@@ -275,7 +289,7 @@ class Bridge:
         if dialect is None or start is None:
             return None
         known_id = start.stream_id if self._reconnect is None else self._reconnect.agent_stream_id
-        if known_id != start.stream_id:
+        if known_id is not None and known_id != start.stream_id:
             return dialect.renaming_transforms(known_id, start.stream_id)
         return dialect.transforms() if self._agent.media == "messages" else None
 
@@ -377,10 +391,9 @@ class Bridge:
 
         Raises CallEnded if none comes, or the agent ends the call meanwhile.
         """
-        reconnect, agent_leg, dialect = self._reconnect, self._waiting_leg, self._settings.dialect
+        reconnect, agent_leg = self._reconnect, self._waiting_leg
         assert reconnect is not None
         assert agent_leg is not None
-        assert dialect is not None
         services, progress = self._services, self._progress
         began_at, was_audible = services.now(), self._hold_audio is not None and self._hold_audio.is_audible
         self.stop_hold_audio()
@@ -397,18 +410,25 @@ class Bridge:
         progress.change(CallState.BRIDGED)
         carrier_leg, self._waiting_leg = reconnect.take_leg(), None
         self._start = start = reconnect.start
-        if self._agent.hide_call_id:
-            hide_call_id(carrier_leg, dialect, start.call_id, progress.session_id)
-        opening = carrier_leg.take_opening()  # the agent has read one already; another agent would need it
-        if self._failover is not None:
-            self._failover.opening = opening
-        self._hold_audio = HoldAudio(services.hold_audio, carrier_leg, dialect, start)
-        self._hold_audio.resume(self._agent, audible=was_audible, answered=self._is_outbound)
-        progress.log = progress.log.bind(stream_id=start.stream_id)
+        if start is not None:
+            self._prepare_stream(carrier_leg, start, was_audible=was_audible)
         self._relay = self._make_relay(carrier_leg, agent_leg, self._relay)
         self._start_relay()
         seconds = round(services.now() - began_at, 3)
         progress.log.warning("call continued", times=reconnect.times, words=lost.detail, seconds=seconds)
+
+    def _prepare_stream(self, leg: Leg, start: Start, *, was_audible: bool) -> None:
+        """Take the opening of the carrier's next stream from its leg, and let the hold audio go on."""
+        dialect, progress = self._settings.dialect, self._progress
+        assert dialect is not None
+        if self._agent.hide_call_id:
+            hide_call_id(leg, dialect, start.call_id, progress.session_id)
+        opening = leg.take_opening()  # the agent has read one already; another agent would need it
+        if self._failover is not None:
+            self._failover.opening = opening
+        self._hold_audio = HoldAudio(self._services.hold_audio, leg, dialect, start)
+        self._hold_audio.resume(self._agent, audible=was_audible, answered=self._is_outbound)
+        progress.log = progress.log.bind(stream_id=start.stream_id)
 
     async def _hang_up(self) -> None:
         """Hang the caller up after the agent has ended a call whose carrier has no stream just now."""

@@ -6,9 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.calls.active import ActiveCall
 from gateway.calls.authorization import NO_CREDENTIALS, Credentials
 from gateway.calls.command_bus import CallCommand
 from gateway.calls.hold_audio import HoldAudio
+from gateway.calls.remote_call import RemoteCall
 from gateway.calls.stream_ownership import StreamOwnership
 from gateway.config import AgentSettings
 from gateway.media.leg import Leg
@@ -22,7 +24,8 @@ from serializers.events import Start
 class CallSetup:
     """One call in the states before `bridged`: the legs that are open, and what the steps have learned.
 
-    `credentials`: what the upgrade proved. `ownership`: of the carrier's stream, for a call with a call
+    `credentials`: what the upgrade proved. `continued`: the call that goes on with this one's socket, for a
+    media token that was used before. `ownership`: of the carrier's stream, for a call with a call
     token. `instance`: the URL of the instance whose slot was acquired, "" before.
     `max_duration_s`, `idle_timeout_s`: as requested for the session when it was created, None for the
     agent's. `command`: what is about to be done with the carrier's call. `carrier_has_ended`: the carrier has
@@ -34,6 +37,7 @@ class CallSetup:
         "carrier_has_ended",
         "carrier_leg",
         "command",
+        "continued",
         "credentials",
         "hold_audio",
         "idle_timeout_s",
@@ -51,6 +55,7 @@ class CallSetup:
         self.hold_audio: HoldAudio | None = None
         self.instance = ""
         self.credentials: Credentials = NO_CREDENTIALS
+        self.continued: ActiveCall | RemoteCall | None = None
         self.ownership: StreamOwnership | None = None
         self.max_duration_s: float | None = None
         self.idle_timeout_s: float | None = None
@@ -72,15 +77,15 @@ class CallSetup:
         """Take note of a command: there is no relay yet that it could change. Always True."""
         if command is CallCommand.CARRIER_ENDED:
             self.carrier_has_ended = True
-        else:
+        elif command is not CallCommand.CHECK_CARRIER:
             self.command = None if command is CallCommand.REVOKED else command
         return True
 
-    def can_attach(self, agent: str, start: Start) -> bool:
+    def can_attach(self, agent: str, start: Start | None) -> bool:
         """Return False: a call that is not bridged has nothing to continue on another stream."""
         return False
 
-    def attach_stream(self, leg: Leg, start: Start) -> bool:
+    def attach_stream(self, leg: Leg, start: Start | None) -> bool:
         """Return False, as `can_attach` does."""
         return False
 
@@ -92,13 +97,13 @@ class CallSetup:
     async def close(self, end: CallEnded, received_close: tuple[int, str] | None) -> None:
         """Close the legs that are open, the agent's first. Does not wait for the far ends."""
         if self.agent_leg is not None:
-            self.agent_leg.close(*received_close or (agent_close_code(end), end.detail))
+            self.agent_leg.close(*received_close or (agent_close_code(end), end.public_detail))
         if self.carrier_leg is not None:
-            self.carrier_leg.close(*received_close or (end.reason.close_code, end.detail))
+            self.carrier_leg.close(*received_close or (end.public_reason.close_code, end.public_detail))
 
     def release(self) -> None:
         """Drop the legs and the hold audio, which refer back to the call."""
-        self.carrier_leg = self.agent_leg = self.hold_audio = None
+        self.carrier_leg = self.agent_leg = self.hold_audio = self.continued = None
 
 
 def agent_close_code(end: CallEnded) -> int:
@@ -112,7 +117,7 @@ class BridgeSettings:
 
     `requested_agent`: the agent that the call was for; `agent`: the agent that has it, another one after an
     overflow. `instance`: the agent's URL. `query`: of the agent's `/ws`. `dialect`, `start`: None for a
-    generic client.
+    generic client. `has_media_token`: the call came with a media token, which may open its next socket.
     `max_duration_s`, `idle_timeout_s`: None for the agent's own.
     """
 
@@ -123,5 +128,6 @@ class BridgeSettings:
     dialect: Dialect | None
     start: Start | None
     ownership: StreamOwnership | None
+    has_media_token: bool
     max_duration_s: float | None
     idle_timeout_s: float | None

@@ -32,7 +32,8 @@ class CarrierReconnect:
     `agent_stream_id`: the stream's id as the agent knows it. `times`: how often a stream was attached.
     `carrier_has_ended`: the carrier has reported the end of the call, so no stream will come.
     `leg`: of the stream that was attached and is not bridged yet; None if there is none.
-    `start`: the opening of the latest stream.
+    `replaces_open`: whether another stream may replace one that is not lost.
+    `start`: the opening of the latest stream; None for a generic client.
     """
 
     __slots__ = (
@@ -42,26 +43,32 @@ class CarrierReconnect:
         "agent_stream_id",
         "carrier_has_ended",
         "leg",
+        "replaces_open",
         "start",
         "times",
     )
 
-    def __init__(self, requested_agent: AgentSettings, start: Start) -> None:
+    def __init__(self, requested_agent: AgentSettings, start: Start | None, *, replaces_open: bool) -> None:
         """`requested_agent`: whom the call was for, even if it overflowed to another agent."""
         self._requested_agent = requested_agent.service_host
         self._attached: asyncio.Event | None = None  # exists while the call waits or a stream is attached
         self._notice: asyncio.Task[None] | None = None
-        self.agent_stream_id = start.stream_id
+        self.agent_stream_id = start.stream_id if start is not None else None
         self.carrier_has_ended = False
         self.leg: Leg | None = None
+        self.replaces_open = replaces_open
         self.start = start
         self.times = 0
 
-    def accepts(self, agent: str, start: Start) -> bool:
+    def accepts(self, agent: str, start: Start | None) -> bool:
         """Return True if a stream for `agent` (AGENT.ORG) can continue the call: same agent, same codec."""
-        return self.leg is None and agent == self._requested_agent and start.audio == self.start.audio
+        if self.leg is not None or agent != self._requested_agent:
+            return False
+        if start is None or self.start is None:
+            return start is self.start
+        return start.audio == self.start.audio
 
-    def attach(self, leg: Leg, start: Start) -> None:
+    def attach(self, leg: Leg, start: Start | None) -> None:
         """Attach the leg of another stream, whose opening was read."""
         self.leg = leg
         self.start = start

@@ -48,7 +48,12 @@ class CallCommand(StrEnum):
     """The carrier has accepted the transfer."""
     CARRIER_ENDED = "over"
     """Nothing is to be done: the carrier reports that the call is over."""
+    CHECK_CARRIER = "check_carrier"
+    """Find out whether the carrier's socket is still there: somebody wants to go on with the call on another.
+    """
 
+
+_KNOWN: Final = frozenset(CallCommand)
 
 REASON_BY_COMMAND: Final = {
     CallCommand.CANCEL: Reasons.hung_up,
@@ -120,6 +125,8 @@ class CommandBus:
             command = json.loads(value.value)
             command_id = command["name"]
             if self._delivered.get(value.key) == command_id:
+                continue
+            if command["wish"] not in _KNOWN:  # of a newer release
                 continue
             if self._deliver(value.key, CallCommand(command["wish"])):
                 self._delivered[value.key] = command_id

@@ -19,15 +19,19 @@ import asyncio
 import structlog
 
 from gateway.agents.media_socket import connect_agent
-from gateway.calls.active import ActiveCalls
-from gateway.calls.authorization import authenticate_start, authenticate_upgrade
+from gateway.calls.active import ActiveCall, ActiveCalls
+from gateway.calls.agent_routing import route_by_start, route_by_url
+from gateway.calls.authorization import (
+    authenticate_start,
+    authenticate_upgrade,
+)
 from gateway.calls.bridge import Bridge, end_of_agent
 from gateway.calls.call_setup import BridgeSettings, CallSetup
 from gateway.calls.command_bus import CallCommand
 from gateway.calls.control import reason_after_command
 from gateway.calls.hold_audio import HoldAudio
 from gateway.calls.overflow import SlotRequest, acquire_or_overflow
-from gateway.calls.remote_call import attach_to_call
+from gateway.calls.remote_call import RemoteCall, attach_to_call
 from gateway.calls.services import CallServices
 from gateway.calls.session_end import WS_CONNECTION_CLOSED, SessionEnd, log_end, save
 from gateway.calls.slot_release import HeldSlot
@@ -35,16 +39,18 @@ from gateway.calls.state import CallProgress, CallState
 from gateway.calls.stream_ownership import StreamOpening, final_reason, take_ownership
 from gateway.calls.target import Target, read_target
 from gateway.calls.termination import Termination
+from gateway.calls.token_session import continue_on, find_session, use_token
 from gateway.carriers.agent_body import agent_query, from_parameters, is_ours, with_custom
 from gateway.carriers.registry import CARRIERS
 from gateway.config import AgentSettings
 from gateway.media.accept import Upgrade
 from gateway.media.leg import Leg
 from gateway.model.reasons import CallEnded, Reasons
+from gateway.model.session import SessionRecord
 from gateway.store.interface import StoreFailed
 from serializers.dialect import Dialect, DialectError
 from serializers.events import Start
-from serializers.opening import SERVICE_HOST_PARAMETERS, Opening
+from serializers.opening import Opening
 from serializers.registry import DIALECTS
 
 log = structlog.get_logger(__name__)
@@ -98,19 +104,25 @@ class InboundCall:
         progress = self._progress
         target = self._read_target()
         dialect = DIALECTS.get(target.carrier)
-        agent = self._route(setup, target, None) if dialect is None or target.named else None
+        agent = None
+        if dialect is None or target.named:
+            agent = self._bind_agent(route_by_url(self._services, self._upgrade, target))
         await self._authenticate_upgrade(setup, target, agent)  # refuses with an HTTP status what it can
         async with progress.termination.cancel_scope():
             start = None
             if dialect is not None:  # a client without a dialect is answered when its agent is connected
                 progress.change(CallState.OPENING)
+                await self._use_token(setup)
                 start = await self._read_opening(self._accept(setup), dialect)
             progress.change(CallState.ROUTING)
             if start is not None:
-                agent = self._route(setup, target, start)
+                agent = route_by_start(self._services, target, start, setup.credentials)
+                self._bind_agent(agent)
                 await self._authenticate_start(setup, agent, target.carrier, start)
             assert agent is not None
             self._upgrade.verified()
+            if setup.continued is not None:
+                await self._attach(setup, setup.continued, agent, target.carrier, start)
             query = agent_query(self._body(setup, target, start), target.custom)
             self._start_hold_audio(setup, agent, dialect, start)
             agent_with_slot, instance = await self._acquire_slot(setup, agent, target, start)
@@ -122,11 +134,13 @@ class InboundCall:
                 dialect=dialect,
                 start=start,
                 ownership=setup.ownership,
+                has_media_token=setup.credentials.session is not None,
                 max_duration_s=setup.max_duration_s,
                 idle_timeout_s=setup.idle_timeout_s,
             )
             await self._connect_agent(setup, settings, target.carrier)
             if setup.carrier_leg is None:
+                await self._use_token(setup)
                 self._accept(setup)
                 await asyncio.sleep(0)  # its 101 is on its way before anything else is
         self._phase = bridge = Bridge(self._services, self._active, progress, settings, setup)
@@ -161,11 +175,11 @@ class InboundCall:
             asyncio.get_running_loop().call_later(close_s, self._progress.termination.set, end)
         return self._phase.handle(command)
 
-    def can_attach(self, agent: str, start: Start) -> bool:
+    def can_attach(self, agent: str, start: Start | None) -> bool:
         """Return True if the call could continue on a stream for `agent` (AGENT.ORG) that `start` opened."""
         return self._phase.can_attach(agent, start)
 
-    def attach_stream(self, leg: Leg, start: Start) -> bool:
+    def attach_stream(self, leg: Leg, start: Start | None) -> bool:
         """Continue on another stream, whose opening was read. Return False if the call cannot."""
         return self._phase.attach_stream(leg, start)
 
@@ -194,9 +208,19 @@ class InboundCall:
         self, setup: CallSetup, target: Target, agent: AgentSettings | None
     ) -> None:
         """Check what the upgrade shows: a signature, a call token, or a session's token."""
-        setup.credentials = await authenticate_upgrade(self._services, self._upgrade, target, agent)
-        if setup.credentials.session is not None:
-            await self._become_session(setup, setup.credentials.session.session_id)
+        setup.credentials = authenticate_upgrade(self._services, self._upgrade, target, agent)
+        token = setup.credentials.session
+        if token is not None:
+            opened = await find_session(self._services, self._active, token, target.carrier)
+            setup.continued = opened.call
+            if opened.call is None:
+                self._rename(token.session_id)
+                self._take_limits(setup, opened.record)
+
+    async def _use_token(self, setup: CallSetup) -> None:
+        """Use up the media token, if the upgrade has one and it opens its session's first socket."""
+        if setup.credentials.session is not None and setup.continued is None:
+            await use_token(self._services, setup.credentials.session)
 
     def _accept(self, setup: CallSetup) -> Leg:
         """Answer the upgrade: from here on a refusal is a close frame."""
@@ -227,19 +251,7 @@ class InboundCall:
         self._progress.log = self._progress.log.bind(call_id=start.call_id, stream_id=start.stream_id)
         return start
 
-    def _route(self, setup: CallSetup, target: Target, start: Start | None) -> AgentSettings:
-        """Find the agent by path, query, parameter or token (docs/reference/public-api.md).
-
-        If none of them names an agent, the called number does.
-        """
-        session = setup.credentials.session
-        names = [*target.named, session.service_host] if session else list(target.named)
-        if start is not None:
-            names += [start.parameters[key] for key in SERVICE_HOST_PARAMETERS if start.parameters.get(key)]
-        directory = self._services.agents
-        agent = directory.named(names, target.region)
-        if agent is None:
-            agent = directory.called(start.to_number if start else None, target.region)
+    def _bind_agent(self, agent: AgentSettings) -> AgentSettings:
         self._progress.log = self._progress.log.bind(
             agent=agent.service_host, organization=agent.organization
         )
@@ -282,8 +294,32 @@ class InboundCall:
             record = await self._services.store.session(session_id)
         except StoreFailed:
             return  # whether a call is possible without the store shows when it acquires its slot
+        self._take_limits(setup, record)
+
+    def _take_limits(self, setup: CallSetup, record: SessionRecord | None) -> None:
         if record is not None:
             setup.max_duration_s, setup.idle_timeout_s = record.max_duration, record.idle_timeout
+
+    async def _attach(
+        self,
+        setup: CallSetup,
+        call: ActiveCall | RemoteCall,
+        agent: AgentSettings,
+        carrier: str,
+        start: Start | None,
+    ) -> None:
+        """Let the session's call go on with this socket, as its own was lost. Raises StreamAttached.
+
+        Raises CallEnded(unauthorized) if it cannot any more, or its worker cannot be given the socket.
+        """
+        leg = setup.carrier_leg
+        if leg is None:
+            leg = self._accept(setup)
+            leg.buffer_messages(self._services.settings.limits.max_message_bytes)
+            await asyncio.sleep(0)  # its 101 is on its way before the socket is passed on
+        await continue_on(call, leg, start, carrier, agent)
+        setup.carrier_leg = None
+        raise StreamAttached
 
     def _rename(self, session_id: str) -> None:
         self._active.remove(self)

@@ -71,9 +71,12 @@ class RemoteCall:
 
 
 async def attach_to_call(
-    call: ActiveCall | RemoteCall, leg: Leg, start: Start, carrier: str, agent: AgentSettings
+    call: ActiveCall | RemoteCall, leg: Leg, start: Start | None, carrier: str, agent: AgentSettings
 ) -> bool:
-    """Let an active call continue on this leg, whose `start` was read. Return False if it cannot."""
+    """Let an active call continue on this leg, whose `start` was read. Return False if it cannot.
+
+    `start`: None for a generic client, which sends none.
+    """
     if isinstance(call, RemoteCall):
         return await call.attach_stream(leg, carrier, agent)
     return call.attach_stream(leg, start)
@@ -104,7 +107,9 @@ class StreamHandovers:
         transport, _ = await loop.connect_accepted_socket(_NotReading, passed)
         leg, is_attached = self._make_leg(transport), False
         try:
-            start = await _read_opening(leg, DIALECTS[header["carrier"]], data[: header["opening"]])
+            start = None
+            if dialect := DIALECTS.get(header["carrier"]):
+                start = await _read_opening(leg, dialect, data[: header["opening"]])
             call = self._active.get(header["session"])
             if call is not None and call.can_attach(header["agent"], start):
                 leg.buffer_messages(self._services.settings.limits.max_message_bytes)

@@ -17,12 +17,14 @@ from gateway.calls.call_queue import CallQueues
 from gateway.calls.capacity import Capacity
 from gateway.calls.command_bus import CommandBus
 from gateway.calls.hold_audio import HoldAudioLibrary
+from gateway.calls.key_events import KeyEvents
 from gateway.calls.stream_history import StreamHistory
 from gateway.carriers.accounts import CarrierAccounts
 from gateway.carriers.call_log import CallLog
 from gateway.carriers.clients import CarrierClients
 from gateway.config import Settings
 from gateway.store.interface import Store
+from gateway.store.notifications import Topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class CallServices:
     api_keys: Keyring
     limited_keys: LimitedKeys
     """Identifies the key of a request, within its limits; `api_keys` has no limits and manages the keys."""
+    key_events: KeyEvents
     call_log: CallLog
     streams: StreamHistory
     hold_audio: HoldAudioLibrary
@@ -66,7 +69,12 @@ def make_call_services(
 ) -> CallServices:
     """Make one worker's call services. Raises PromptError if an agent's recording cannot be played."""
     queues = CallQueues(store.notifications)
-    api_keys = Keyring(settings.organizations, store.key_values, now)
+    api_keys = Keyring(
+        settings.organizations,
+        store.key_values,
+        now,
+        on_revoked=lambda key_id: store.notifications.publish(Topic.KEY_REVOKED, key_id),
+    )
     return CallServices(
         settings=settings,
         store=store,
@@ -77,6 +85,7 @@ def make_call_services(
         tokens=tokens,
         api_keys=api_keys,
         limited_keys=LimitedKeys(api_keys, settings.limits, now),
+        key_events=KeyEvents(api_keys, store.notifications),
         call_log=CallLog(store, now),
         streams=StreamHistory(store.key_values, now),
         hold_audio=HoldAudioLibrary(settings.agents),

@@ -4,17 +4,15 @@
     authenticate the client → find the session → connect its instance → relay → end, with one reason
 
 It takes no slot and is no session of its own: it belongs to a running session, and ends with it at the latest
-(docs/reference/public-api.md, "Session API").
+(docs/reference/public-api.md, "Session API"), or when the client's key is revoked.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack
 from dataclasses import replace
-from http import HTTPStatus
 from typing import Final
 
 import structlog
@@ -25,8 +23,8 @@ from websockets.uri import parse_uri
 from gateway.auth.api_keys import Principal
 from gateway.auth.limited_keys import TooManyRequests
 from gateway.calls.services import CallServices
+from gateway.calls.session_access import NO_KEY, SessionAccess
 from gateway.calls.session_end import log_end, traffic_of
-from gateway.calls.session_events import session_events
 from gateway.calls.session_url import (
     PREFIX,
     SessionUrl,
@@ -48,11 +46,6 @@ from gateway.store.interface import StoreFailed
 from gateway.websocket import frames
 
 log = structlog.get_logger(__name__)
-
-NO_KEY: Final = replace(Reasons.unauthorized, status=int(HTTPStatus.UNAUTHORIZED))
-"""A missing key is answered with 401 (docs/reference/public-api.md, "Keys"); the 403 of
-`Reasons.unauthorized` is for the tokens of media sockets.
-"""
 
 MAX_DURATION_S: Final = 14400.0
 """Limit of every session (docs/reference/public-api.md, "Management"), and so of its sockets."""
@@ -103,23 +96,32 @@ class SessionSocket:
         """Serve the socket. Return the end of its relay; raise CallEnded if it ends before that starts."""
         if self._upgrade.fault:
             raise CallEnded(Reasons.bad_request, self._upgrade.fault)
-        async with self._termination.cancel_scope():
-            principal = await self._authenticate()
-            url = read_session_url(self._upgrade.url.path, self._upgrade.url.query)
-            session = await running_session(
-                self._services.store, url, principal.organization, wait_s=self._limits.agent_connect_timeout
-            )
-            self._log = self._log.bind(session=session.session_id, agent=session.agent)
-            subprotocol = await self._connect(session, url)
-            self._leg = self._upgrade.accept(
-                max_opening_bytes=self._limits.max_message_bytes,
-                max_buffered_bytes=self._limits.max_early_bytes,
-                on_disconnect=self._client_disconnected,
-                subprotocol=subprotocol,
-            )
-            self._leg.buffer_messages(self._limits.max_message_bytes)
-            await asyncio.sleep(0)  # its 101 is on its way before anything else is
-        with self._ended_with(session):
+        async with AsyncExitStack() as watching:
+            async with self._termination.cancel_scope():
+                principal = await self._authenticate()
+                url = read_session_url(self._upgrade.url.path, self._upgrade.url.query)
+                session = await running_session(
+                    self._services.store,
+                    url,
+                    principal.organization,
+                    wait_s=self._limits.agent_connect_timeout,
+                )
+                self._log = self._log.bind(session=session.session_id, agent=session.agent)
+                access = SessionAccess(self._services, principal, session.session_id)
+                await watching.enter_async_context(
+                    access.watched(
+                        self._termination.set, CallEnded(Reasons.agent_ended, "the session is over")
+                    )
+                )
+                subprotocol = await self._connect(session, url)
+                self._leg = self._upgrade.accept(
+                    max_opening_bytes=self._limits.max_message_bytes,
+                    max_buffered_bytes=self._limits.max_early_bytes,
+                    on_disconnect=self._client_disconnected,
+                    subprotocol=subprotocol,
+                )
+                self._leg.buffer_messages(self._limits.max_message_bytes)
+                await asyncio.sleep(0)  # its 101 is on its way before anything else is
             return await self._relayed()
 
     # The steps, in their order
@@ -204,18 +206,6 @@ class SessionSocket:
         self._termination.hand_over(self._relay.end)
         return await self._relay.ended
 
-    @contextmanager
-    def _ended_with(self, session: SessionRecord) -> Iterator[None]:
-        """End the socket when its session is over or ending: the instance is the next caller's soon."""
-
-        def terminate(over: asyncio.Future[None]) -> None:
-            if not over.cancelled():
-                self._termination.set(CallEnded(Reasons.agent_ended, "the session is over"))
-
-        with session_events(self._services.store).waiting(session.session_id, ending=True) as over:
-            over.add_done_callback(terminate)
-            yield
-
     # The end
 
     async def _finish(self, end: CallEnded) -> None:
@@ -227,9 +217,9 @@ class SessionSocket:
         else:
             if self._agent_leg is not None:
                 code = frames.INTERNAL_ERROR if end.reason.failed else frames.NORMAL_CLOSURE
-                self._agent_leg.close(*self._close or (code, end.detail))
+                self._agent_leg.close(*self._close or (code, end.public_detail))
             if self._leg is not None:
-                self._leg.close(*self._close or (end.reason.close_code, end.detail))
+                self._leg.close(*self._close or (end.reason.close_code, end.public_detail))
             else:
                 self._refuse(end)
         log_end(
@@ -242,7 +232,7 @@ class SessionSocket:
 
     def _refuse(self, end: CallEnded) -> None:
         if end.reason.status is None:  # the instance or the client closed between handshake and relay
-            end = CallEnded(Reasons.agent_lost, end.detail)
+            end = CallEnded(Reasons.agent_lost, end.detail, public_detail=end.public_detail)
         self._upgrade.refuse(end)
 
     # What the legs report before the relay has their sockets

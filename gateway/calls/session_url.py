@@ -109,10 +109,19 @@ def read_session_url(path: str, query: str) -> SessionUrl:
         raise CallEnded(Reasons.bad_request, "the path or the query has characters that no URL has")
     if _may_be_reserved(rest):
         raise CallEnded(Reasons.not_found, "the path is one of those that only the gateway calls")
-    for segment in _SEPARATOR.split(unquote(rest, "latin-1")):
-        if segment.partition(";")[0] in (".", ".."):  # some servers cut parameters off first
-            raise CallEnded(Reasons.bad_request, "the path has segments that climb: . or ..")
+    if _may_climb(rest):
+        raise CallEnded(Reasons.bad_request, "the path has segments that climb: . or ..")
     return SessionUrl(own[3], own[5], rest, query)
+
+
+def _may_climb(path: str) -> bool:
+    """Return True if a segment is `.` or `..`, however often a server decodes the escaped path."""
+    for _ in range(_MAX_DECODINGS):
+        # Some servers cut parameters off first.
+        if any(segment.partition(";")[0] in (".", "..") for segment in _SEPARATOR.split(path)):
+            return True
+        path = unquote(path, "latin-1")
+    return False  # a path that can be decoded more often counts as reserved
 
 
 def _may_be_reserved(path: str) -> bool:

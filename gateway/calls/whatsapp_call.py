@@ -75,11 +75,11 @@ class WhatsAppCall:
         """Refuse every command: Patchbay does not control WhatsApp calls."""
         return False
 
-    def can_attach(self, agent: str, start: Start) -> bool:
+    def can_attach(self, agent: str, start: Start | None) -> bool:
         """Refuse: no carrier opens streams for this call."""
         return False
 
-    def attach_stream(self, leg: Leg, start: Start) -> bool:
+    def attach_stream(self, leg: Leg, start: Start | None) -> bool:
         """Refuse, as `can_attach` does."""
         return False
 

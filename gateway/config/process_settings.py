@@ -16,6 +16,7 @@ from gateway.config.values import (
     Label,
     ListenHost,
     Network,
+    Origin,
     Rate,
     Seconds,
     StoreUrl,
@@ -63,6 +64,12 @@ class Server(Table):
         description="Addresses, or networks as in `10.0.0.0/8`, of proxies in front of this port. Only from "
         "them `X-Forwarded-For` is taken as the client's address.",
     )
+    allowed_origins: list[Origin] = Field(
+        default_factory=list,
+        description="The web pages whose browsers may use this gateway, as in `https://app.example.com`; `*` "
+        "for any. They may call `/v1/public/…` (CORS), and open media sockets without a token. Left out: no "
+        "page may call the API, and a media socket's `Origin` is not looked at.",
+    )
     region: Label = Field(
         default="us-west",
         description="The region of host names and of agents that name none.",
@@ -106,6 +113,10 @@ class Server(Table):
         """Whether `public_url` names another host than this machine's loopback address."""
         host = urlsplit(self.public_url or "").hostname
         return host is not None and not is_loopback(host)
+
+    def allows_origin(self, origin: str) -> bool:
+        """Return True if a page of this origin, as in the header `Origin`, is in `allowed_origins`."""
+        return "*" in self.allowed_origins or origin in self.allowed_origins
 
 
 class StoreSettings(Table):

@@ -29,6 +29,8 @@ _CARRIER_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _DAILY_PROPERTY: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _LISTEN_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9.])?")
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_DEFAULT_PORTS: Final = (("https://", ":443"), ("http://", ":80"))
 
 
 class Table(BaseModel):
@@ -195,6 +197,23 @@ def check_instance_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def check_origin(value: str) -> str:
+    """Check an origin (RFC 6454 §6.2) or `*`, and return it as browsers write it in `Origin`.
+
+    They write it in small letters, and leave the port out if it is the scheme's own.
+    """
+    origin = value.lower()
+    for scheme, port in _DEFAULT_PORTS:
+        if origin.startswith(scheme):
+            origin = origin.removesuffix(port)
+    if origin != "*" and not _ORIGIN.fullmatch(origin):
+        raise ValueError(
+            "must be scheme, host and port of a web page and nothing after them, "
+            "as in https://app.example.com, or * for any page"
+        )
+    return origin
+
+
 def _parse_http_url(value: str) -> SplitResult:
     if not _PRINTABLE.fullmatch(value):
         raise ValueError("must be a URL without spaces, as in http://127.0.0.1:8080")
@@ -248,5 +267,6 @@ ListenHost = Annotated[str, AfterValidator(check_listen_host)]
 FileName = Annotated[str, AfterValidator(check_file_name)]
 BaseUrl = Annotated[str, AfterValidator(check_base_url)]
 InstanceUrl = Annotated[str, AfterValidator(check_instance_url)]
+Origin = Annotated[str, AfterValidator(check_origin)]
 StoreUrl = Annotated[str, AfterValidator(check_store_url)]
 WebsocketAuth = Literal["none", "token", "required"]

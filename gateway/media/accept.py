@@ -172,10 +172,11 @@ def split_target(target: str) -> SplitResult:
 
 
 def error_response(end: CallEnded) -> bytes:
-    """Return the HTTP response that refuses a call: status, code and detail of its end."""
-    reason = end.reason
+    """Return the HTTP response that refuses a call: public reason and detail of its end."""
+    reason = end.public_reason
     assert reason.status is not None, f"{reason.code} is no answer to an upgrade"
-    return json_response(reason.status, {"error": end.detail, "code": reason.code}, reason.retry_after)
+    content = {"error": end.public_detail, "info": end.public_detail, "code": reason.code}
+    return json_response(reason.status, content, reason.retry_after)
 
 
 def json_response(status: int, content: Mapping[str, str], retry_after: int | None = None) -> bytes:

@@ -57,7 +57,7 @@ class KeepAlive:
         """Send the pings that are due. Return the call's end if the agent has been silent for too long."""
         for number, (side, interval) in enumerate(self._intervals):
             # Inside a frame it is tried again at the next tick; the side is not idle there anyway.
-            if now >= self._ping_by[number] and _ping(side):
+            if now >= self._ping_by[number] and send_ping(side):
                 self._ping_by[number] = now + interval
         if self._silence_s:
             return self._check_agent(now)
@@ -76,7 +76,7 @@ class KeepAlive:
         return None
 
 
-def _ping(side: RelaySide) -> bool:
+def send_ping(side: RelaySide) -> bool:
     """Send a ping. Return False if a frame is being written, so that the caller tries again.
 
     Return True if it was sent, or is not needed: the side is closing, or does not read anyway.

@@ -67,7 +67,10 @@ async def connect_leg_with(
         transport, handshake = await _connect(uri, lambda: _Handshake(uri, headers, subprotocols))
     except OSError as error:
         reason = Reasons.overloaded if is_out_of_resources(error) else Reasons.agent_unreachable
-        raise CallEnded(reason, f"connecting to {_where(uri)} failed: {_detail(error)}") from None
+        why = f"failed: {_detail(error)}"
+        raise CallEnded(
+            reason, f"connecting to {_where(uri)} {why}", public_detail=f"connecting to the agent {why}"
+        ) from None
     try:
         early = await handshake.done
     except BaseException:
@@ -158,7 +161,10 @@ class _Handshake(asyncio.Protocol):
 
     def _fail(self, detail: str) -> None:
         if not self.done.done():
-            self.done.set_exception(CallEnded(Reasons.agent_unreachable, f"{self._where} {detail}"))
+            end = CallEnded(
+                Reasons.agent_unreachable, f"{self._where} {detail}", public_detail=f"the agent {detail}"
+            )
+            self.done.set_exception(end)
 
 
 def _where(uri: WebSocketURI) -> str:

@@ -20,13 +20,14 @@ from collections.abc import Callable
 
 from gateway.media.direct_transport import DirectTransport, detach_sockets
 from gateway.media.disconnect import Disconnect
-from gateway.media.keepalive import without_own_pongs
+from gateway.media.keepalive import send_ping, without_own_pongs
 from gateway.media.leg import Leg
 from gateway.media.message_side import MessageSide
 from gateway.media.relay_options import NEVER, RelayLimits, RelayOptions
 from gateway.media.relay_side import RelaySide
+from gateway.media.relay_states import RelayState
 from gateway.media.teardown import Teardown
-from gateway.model.reasons import CallEnded
+from gateway.model.reasons import CallEnded, Reasons
 from gateway.websocket import frames
 from gateway.websocket.frames import FrameError, FrameSpan
 from serializers.dialect import Dialect
@@ -34,6 +35,9 @@ from serializers.dialect import Dialect
 INSPECT_BELOW_BYTES = 320
 """Messages of the carrier below this size are searched for `stop`. It is less than 20 ms of sound in any
 dialect and more than any carrier's `stop` (docs/reference/carriers.md §2-5)."""
+
+CARRIER_CHECK_S = 1.0
+"""How long a carrier has for a sign of life when its socket is checked."""
 
 _NO_BYTES = b""
 
@@ -45,6 +49,7 @@ class Relay:
     """
 
     __slots__ = (
+        "_checks_carrier",
         "_continues_agent",
         "_dialect",
         "_legs",
@@ -77,6 +82,7 @@ class Relay:
             self.carrier, self.agent, options, end_by=NEVER if previous is None else previous.end_by
         )
         self.timers = self.teardown.timers
+        self._checks_carrier = False  # its answer to a ping of ours may come
         self._traffic_before = (0, 0, 0, 0)  # of sides that were lost
         self._continues_agent = False  # the agent's side goes on, and the carrier's is new
         if previous is not None:
@@ -182,12 +188,28 @@ class Relay:
         """
         return self.teardown.release_agent(end)
 
+    def check_carrier(self) -> None:
+        """Ping the carrier, and treat it as lost if nothing comes from it within CARRIER_CHECK_S.
+
+        No effect if the ping cannot be sent just now, or the carrier is not read because the agent does not
+        read: its silence would mean nothing.
+        """
+        if self.agent.stall is None and send_ping(self.carrier):
+            self._checks_carrier = True
+            loop = asyncio.get_running_loop()
+            loop.call_later(CARRIER_CHECK_S, self._lose_silent_carrier, self.carrier.scanner.bytes)
+
+    def _lose_silent_carrier(self, bytes_before: int) -> None:
+        is_silent = self.carrier.scanner.bytes == bytes_before and self.agent.stall is None
+        if is_silent and self.teardown.state is RelayState.RELAYING:
+            self.teardown.carrier_silent(CallEnded(Reasons.carrier_lost, "it did not answer a ping"))
+
     # What the sides report: SideObserver
 
     def inspect(self, side: RelaySide, data: bytes) -> bytes:
         spans = side.scanner.spans[:]
         side.scanner.spans.clear()
-        if self.timers.pings:
+        if self.timers.pings or self._checks_carrier:
             size = len(data)
             data, spans = without_own_pongs(data, spans)
             if side is self.carrier:

@@ -201,6 +201,10 @@ class Teardown:
         """Treat the agent as lost, although its socket is open: it answers no pings."""
         self._report(RelayEvent.AGENT_LOST, end)
 
+    def carrier_silent(self, end: CallEnded) -> None:
+        """Treat the carrier as lost, although its socket is open: it answers no ping."""
+        self._report(RelayEvent.CARRIER_LOST, end)
+
     def stop_expired(self) -> None:
         """Treat the carrier as gone: it announced `stop` and did not close its socket in time."""
         self._report(RelayEvent.STOP_EXPIRED, self._end_for(self.carrier, CONNECTION_LOST))
@@ -283,9 +287,9 @@ class Teardown:
         closes = event is RelayEvent.AGENT_CLOSED or event is RelayEvent.CARRIER_CLOSED
         if closes and state is not RelayState.AGENT_HELD:
             return  # the relay passes the far end's own close frame on
-        self.carrier.send_close(end.reason.close_code, end.detail)
+        self.carrier.send_close(end.reason.close_code, end.public_detail)
         self.agent.send_close(
-            frames.INTERNAL_ERROR if end.reason.failed else frames.NORMAL_CLOSURE, end.detail
+            frames.INTERNAL_ERROR if end.reason.failed else frames.NORMAL_CLOSURE, end.public_detail
         )
 
     def _start_check(self) -> bool:
@@ -377,7 +381,7 @@ class Teardown:
         if lost.stall is not None:
             lost.stall.cancel()
         if not lost.lost:
-            lost.send_close(close_code, end.detail)
+            lost.send_close(close_code, end.public_detail)
             lost.transport.close()
             self._loop.call_later(self.timers.limits.close_s, lost.transport.abort)
 

@@ -24,6 +24,8 @@ _LABEL: Final = re.compile(LABEL)
 _PHONE_NUMBER: Final = re.compile(PHONE_NUMBER)
 _SERVICE_HOST: Final = re.compile(rf"{LABEL}\.{LABEL}")
 _MIN_AGENT_NAME_CHARACTERS: Final = 2
+_MAX_SERVICE_HOST_CHARACTERS: Final = 2 * 63 + 1
+"""Two labels and a dot. Longer names are not looked up, and so not logged either."""
 _ADDRESS_IN_BRACKETS: Final = re.compile(r"[^<]*<([^<>]*)>.*", re.DOTALL)
 _SCHEME: Final = re.compile(r"\s*(?:sips?|tel):", re.IGNORECASE)
 _WRITTEN_NUMBER: Final = re.compile(r"\+?[0-9\s().\-/]*")
@@ -53,7 +55,7 @@ def split_service_host(host: str) -> tuple[str, str]:
 
 def is_service_host(text: str) -> bool:
     """Return True if the text has the form `AGENT.ORG`; the agent need not exist."""
-    return _SERVICE_HOST.fullmatch(text) is not None
+    return len(text) <= _MAX_SERVICE_HOST_CHARACTERS and _SERVICE_HOST.fullmatch(text) is not None
 
 
 def is_phone_number(text: str) -> bool:

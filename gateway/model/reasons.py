@@ -170,15 +170,30 @@ REASONS: dict[str, Reason] = {name: row for name, row in vars(Reasons).items() i
 class CallEnded(Exception):  # noqa: N818 - not always an error: a caller may simply hang up
     """The end of a call or the refusal of a request: its reason, and a detail of this one case.
 
-    `detail`: one clause for the operator, by default the reason's sentence. It reaches the log and the other
-    side's close frame, so it never contains a telephone number, a token, or text that a caller can choose,
-    except names.
+    `detail`: one clause for the operator, by default the reason's sentence. It reaches the log and the
+    record, so it never contains a telephone number, a token, or text that a caller can choose, except names.
+
+    `public_reason` and `public_detail` are what everybody else gets, in an answer or a close frame, because
+    the other side may be anybody. They name no inner address, no file, and no agent that only others may
+    know of.
     """
 
-    def __init__(self, reason: Reason, detail: str = "") -> None:
+    def __init__(
+        self,
+        reason: Reason,
+        detail: str = "",
+        *,
+        public_reason: Reason | None = None,
+        public_detail: str | None = None,
+    ) -> None:
+        """`public_reason`, `public_detail`: by default the same; for a failure of the store its sentence."""
         super().__init__(f"{reason.code}: {detail or reason.sentence}")
         self.reason = reason
         self.detail = detail or reason.sentence
+        self.public_reason = public_reason or reason
+        if public_detail is None:
+            public_detail = reason.sentence if reason is Reasons.store_failed else self.detail
+        self.public_detail = public_detail
 
 
 def status_phrase(status: int) -> str:

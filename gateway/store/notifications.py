@@ -52,6 +52,8 @@ class Topic(Enum):
     """A command was delivered. Key: the command's id."""
     AGENTS_CHANGED = "agents_changed"
     """An agent was created, changed or deleted through the API. Key: "ORGANIZATION/NAME"."""
+    KEY_REVOKED = "key_revoked"
+    """An API key was revoked. Key: its id."""
     WEBHOOK_CALL_CHANGED = "webhook_call_changed"
     """The record of a call that webhooks report has changed. Key: the record's key."""
 

@@ -28,7 +28,9 @@ async def main() -> None:
 
     async def redeem(token: str) -> str:
         try:
-            return (await tokens.redeem(token, "support.acme", "acme")).session_id
+            claims = tokens.read(token, "support.acme", "acme")
+            await tokens.use(claims)
+            return claims.session_id
         except TokenRejected as rejected:
             return rejected.reason
 

@@ -143,3 +143,30 @@ async def test_keys_are_compared_in_constant_time(api_keys: Keyring, monkeypatch
         assert [one for one, _ in compared][:3] == configured
         assert len(compared) == 4
         assert {other for _, other in compared} == {hashlib.sha256(key.encode()).hexdigest()}
+
+
+async def test_a_key_of_an_organisation_that_left_the_configuration_is_none(
+    settings: Settings, store: SqliteStore, clock: Clock, api_keys: Keyring
+) -> None:
+    _, key = await api_keys.create("acme", "private", "the operator's")
+    _, other = await api_keys.create("globex", "private", "another's")
+    principal = await api_keys.identify(key)
+    assert principal is not None
+    left = [organization for organization in settings.organizations if organization.name != "acme"]
+    later = Keyring(left, store.key_values, clock)
+    assert await later.identify(key) is None
+    assert await later.identify(other) is not None
+    assert await later.revoked([principal]) == {principal}
+    back = Keyring(settings.organizations, store.key_values, clock)
+    assert await back.identify(key) == principal, "it is stored, and good again when the organisation is back"
+
+
+async def test_keys_that_are_not_valid_any_more(api_keys: Keyring) -> None:
+    configured = await api_keys.identify("pk_acme")
+    record, key = await api_keys.create("acme", "public", "web site")
+    stored = await api_keys.identify(key)
+    assert configured is not None
+    assert stored is not None
+    assert await api_keys.revoked([configured, stored]) == set()
+    await api_keys.revoke("acme", record.id)
+    assert await api_keys.revoked([configured, stored]) == {stored}

@@ -12,6 +12,7 @@ from gateway.auth.call_tokens import Audience, is_call_token
 from gateway.auth.media_tokens import TOKEN_S, CallGrant, MediaTokens, TokenRejected
 from gateway.store.sqlite.sqlite_store import SqliteStore
 from tests.harness.clock import Clock
+from tests.harness.token_use import redeem
 
 SECRET = b"s" * 32
 SESSION = "5bd1d9f4-2f5e-4e15-8b1f-0f7a3c3f5a7e"
@@ -113,6 +114,9 @@ async def test_call_tokens_and_media_tokens_are_not_accepted_as_each_other(token
     assert not is_call_token(media)
     assert_refused(tokens, media, "malformed")
     with pytest.raises(TokenRejected):
-        await tokens.redeem(
-            tokens.mint_call(AUDIENCE, CallGrant(session_id=SESSION)), AUDIENCE.agent, AUDIENCE.organization
+        await redeem(
+            tokens,
+            tokens.mint_call(AUDIENCE, CallGrant(session_id=SESSION)),
+            AUDIENCE.agent,
+            AUDIENCE.organization,
         )

@@ -17,10 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.auth.media_tokens import TOKEN_S, MediaTokens, RedeemedToken, TokenRejected, load_secret
+from gateway.auth.media_tokens import TOKEN_S, MediaClaims, MediaTokens, TokenRejected, load_secret
 from gateway.store.interface import StoreFailed
 from gateway.store.sqlite.sqlite_store import SqliteStore
 from tests.harness.clock import Clock
+from tests.harness.token_use import redeem
 
 OpenStore = Callable[..., Any]
 
@@ -48,14 +49,14 @@ async def assert_refused(
     tokens: MediaTokens, token: str, reason: str, agent: tuple[str, str] = AGENT
 ) -> None:
     with pytest.raises(TokenRejected) as refusal:
-        await tokens.redeem(token, *agent)
+        await redeem(tokens, token, *agent)
     assert refusal.value.reason == reason
     assert not token or token not in str(refusal.value)
 
 
 async def test_a_token_opens_its_session_once(tokens: MediaTokens) -> None:
     token = tokens.mint(*AGENT, SESSION)
-    assert (await tokens.redeem(token, *AGENT)).session_id == SESSION
+    assert (await redeem(tokens, token, *AGENT)).session_id == SESSION
     await assert_refused(tokens, token, "used already")
 
 
@@ -67,13 +68,13 @@ async def test_a_token_needs_no_escaping_anywhere(tokens: MediaTokens) -> None:
 
 async def test_each_token_of_a_session_is_for_once(tokens: MediaTokens) -> None:
     for token in [tokens.mint(*AGENT, SESSION) for _ in range(2)]:
-        assert (await tokens.redeem(token, *AGENT)).session_id == SESSION
+        assert (await redeem(tokens, token, *AGENT)).session_id == SESSION
 
 
 async def test_a_token_expires(tokens: MediaTokens, clock: Clock) -> None:
     token, late = tokens.mint(*AGENT, SESSION), tokens.mint(*AGENT, SESSION)
     clock.now += TOKEN_S - 0.01
-    await tokens.redeem(token, *AGENT)
+    await redeem(tokens, token, *AGENT)
     clock.now += 0.01
     await assert_refused(tokens, late, "expired")
     await assert_refused(tokens, token, "expired")
@@ -83,7 +84,7 @@ async def test_a_used_token_stays_so_when_the_clock_is_set_back(
     tokens: MediaTokens, clock: Clock, store: SqliteStore
 ) -> None:
     token = tokens.mint(*AGENT, SESSION)
-    await tokens.redeem(token, *AGENT)
+    await redeem(tokens, token, *AGENT)
     clock.now += TOKEN_S + 10
     await store.reap(clock.now)
     clock.now -= 20
@@ -106,7 +107,7 @@ async def test_a_token_is_for_one_agent_and_not_used_up_at_another(
 ) -> None:
     token = tokens.mint(*AGENT, SESSION)
     await assert_refused(tokens, token, "for another agent", other)
-    await tokens.redeem(token, *AGENT)
+    await redeem(tokens, token, *AGENT)
 
 
 async def test_a_token_of_another_secret_is_refused(
@@ -121,7 +122,7 @@ async def test_a_token_with_any_character_changed_is_refused(tokens: MediaTokens
     for n, character in enumerate(token):
         changed = token[:n] + ("A" if character != "A" else "B") + token[n + 1 :]
         await assert_refused(tokens, changed, "wrong signature")
-    await tokens.redeem(token, *AGENT)
+    await redeem(tokens, token, *AGENT)
 
 
 @pytest.mark.parametrize(
@@ -160,20 +161,20 @@ def test_nobody_guesses_a_token(token: str) -> None:
 
     tokens = MediaTokens(SECRET, NoStore(), Clock())  # type: ignore[arg-type]
     with pytest.raises(TokenRejected, match="wrong signature"):
-        asyncio.run(tokens.redeem(token, *AGENT))
+        asyncio.run(redeem(tokens, token, *AGENT))
 
 
 async def test_a_token_knows_the_body_it_was_made_with(tokens: MediaTokens) -> None:
     body = '{"name": "Zoë \ud83d"}'
-    bound = await tokens.redeem(tokens.mint(*AGENT, SESSION, body), *AGENT)
+    bound = await redeem(tokens, tokens.mint(*AGENT, SESSION, body), *AGENT)
     assert bound.allows(body)
     for other in (None, "", body + " "):
         assert not bound.allows(other)
-    free = await tokens.redeem(tokens.mint(*AGENT, SESSION), *AGENT)
-    assert isinstance(free, RedeemedToken)
+    free = await redeem(tokens, tokens.mint(*AGENT, SESSION), *AGENT)
+    assert isinstance(free, MediaClaims)
     for any_body in (None, "", body):
         assert free.allows(any_body)
-    empty = await tokens.redeem(tokens.mint(*AGENT, SESSION, ""), *AGENT)
+    empty = await redeem(tokens, tokens.mint(*AGENT, SESSION, ""), *AGENT)
     assert empty.allows("")
     assert not empty.allows(None)
 
@@ -228,7 +229,7 @@ async def test_a_store_that_does_not_answer_opens_nothing(tokens: MediaTokens, s
     token = tokens.mint(*AGENT, SESSION)
     await store.close()
     with pytest.raises(StoreFailed):
-        await tokens.redeem(token, *AGENT)
+        await redeem(tokens, token, *AGENT)
 
 
 async def test_the_secret_is_made_once_for_all_workers(open_store: OpenStore, clock: Clock) -> None:

@@ -60,9 +60,6 @@ REFUSALS = [
     ("/ws/generic?serviceHost=", 400, "bad_request"),
     ("/ws/twilio?serviceHost=Support.ACME", 400, "bad_request"),
     ("/ws/twilio?serviceHost=..%2F", 400, "bad_request"),
-    ("/ws/generic/nobody.acme", 404, "unknown_agent"),
-    ("/ws/twilio/nobody.acme", 404, "unknown_agent"),
-    ("/ws/twilio?serviceHost=support.nowhere", 404, "unknown_agent"),
     # The body for the agent
     ("/ws/twilio/support.acme?body=%21%21%21", 400, "bad_request"),
     ("/ws/twilio/support.acme?body=abc", 400, "bad_request"),
@@ -95,6 +92,18 @@ async def test_refused_before_the_upgrade(
     await assert_refused(gateway, before, code)
     assert support.upgrades == 0
     await assert_next_call_works(gateway, support)
+
+
+@pytest.mark.parametrize(
+    "target", ["/ws/generic/nobody.acme", "/ws/twilio/nobody.acme", "/ws/twilio?serviceHost=support.nowhere"]
+)
+async def test_a_name_that_no_agent_has_is_refused_as_one_that_wants_a_token(
+    gateway: Gateway, support: Agent, target: str
+) -> None:
+    before = len(gateway.ends())
+    assert (await gateway.dial(target)).refusal == (403, "unauthorized")
+    await assert_refused(gateway, before, "unknown_agent")
+    assert support.upgrades == 0
 
 
 @pytest.mark.parametrize("carrier", [*CARRIERS, "generic"])

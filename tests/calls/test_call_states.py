@@ -77,6 +77,9 @@ class FakeRelay:
     def detach_carrier(self, end: CallEnded) -> None:
         self.calls.append(("detach_carrier", end.reason))
 
+    def check_carrier(self) -> None:
+        self.calls.append(("check_carrier", None))
+
     def release_agent(self, end: CallEnded) -> bool:
         self.calls.append(("release_agent", end.reason))
         return self.lose_carrier()
@@ -173,13 +176,21 @@ def path_to(state: CallState) -> list[CallState]:
 class Call:
     """An inbound call that is in one state, as a test wants it."""
 
-    def __init__(self, services: CallServices, agent: AgentSettings, state: CallState) -> None:
+    def __init__(
+        self,
+        services: CallServices,
+        agent: AgentSettings,
+        state: CallState,
+        *,
+        with_media_token: bool = False,
+    ) -> None:
+        self.with_media_token = with_media_token
         self.active = ActiveCalls()
         self.upgrade = cast(Upgrade, SimpleNamespace(on_disconnect=None, on_shutdown=None))
         self.call = InboundCall(services, self.active, self.upgrade)
         self.progress: CallProgress = self.call._progress
         self.relay: FakeRelay | None = None
-        self.start = twilio_start()
+        self.start = None if with_media_token else twilio_start()
         path = path_to(state)
         if state in WITH_BRIDGE:
             for step in path[: path.index(CallState.BRIDGED)]:
@@ -210,11 +221,14 @@ class Call:
             agent=agent,
             instance=agent.instances[0],
             query="",
-            dialect=DIALECTS["twilio"],
+            dialect=None if self.with_media_token else DIALECTS["twilio"],
             start=self.start,
-            ownership=StreamOwnership(
+            ownership=None
+            if self.with_media_token
+            else StreamOwnership(
                 ("acme", "twilio", "CA1"), CallStream(0, SESSION, "nonce", 1000.0), False, None
             ),
+            has_media_token=self.with_media_token,
             max_duration_s=None,
             idle_timeout_s=None,
         )
@@ -271,7 +285,8 @@ async def test_a_command_for_a_call_in_every_state(
     accepted = made.call.handle(command)
     assert accepted is not (command is CallCommand.TRANSFER and state is CallState.AWAITING_CARRIER)
     kept = made.call._phase.command
-    if not accepted or command in (CallCommand.CARRIER_ENDED, CallCommand.REVOKED):
+    leaves_no_trace = (CallCommand.CARRIER_ENDED, CallCommand.REVOKED, CallCommand.CHECK_CARRIER)
+    if not accepted or command in leaves_no_trace:
         assert kept is None
     else:
         assert kept is command
@@ -280,6 +295,8 @@ async def test_a_command_for_a_call_in_every_state(
         assert relay_calls == []
     elif command is CallCommand.TRANSFERRED:
         assert relay_calls == [("detach_carrier", Reasons.transferred)]
+    elif command is CallCommand.CHECK_CARRIER:
+        assert relay_calls == [("check_carrier", None)] * (state is CallState.BRIDGED)
     elif command in TRANSFER_COMMANDS:
         assert relay_calls == [("set_transfer_pending", TRANSFER_COMMANDS[command])]
     ends_the_call = command is CallCommand.CARRIER_ENDED and state is CallState.AWAITING_CARRIER
@@ -313,6 +330,17 @@ async def test_another_stream_is_attached_only_to_a_call_that_has_an_agent(
         assert not made.call.attach_stream(new_leg(), made.start)
     else:
         assert made.call.state is state
+
+
+@pytest.mark.parametrize("state", [CallState.BRIDGED, CallState.AWAITING_CARRIER])
+async def test_a_token_opens_no_second_socket_for_a_call_that_has_one(
+    services: CallServices, agent: AgentSettings, state: CallState
+) -> None:
+    made = Call(services, agent, state, with_media_token=True)
+    is_lost = state is CallState.AWAITING_CARRIER
+    assert made.call.can_attach("support.acme", None) is is_lost
+    assert not made.call.can_attach("support.acme", twilio_start()), "it has no dialect"
+    assert made.call.attach_stream(new_leg(), None) is is_lost
 
 
 @pytest.mark.parametrize("state", [CallState.BRIDGED, CallState.AWAITING_CARRIER])

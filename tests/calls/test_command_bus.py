@@ -122,4 +122,5 @@ def test_the_stored_values_do_not_change() -> None:
         "transfer",
         "transferred",
         "over",
+        "check_carrier",
     ]

@@ -237,3 +237,20 @@ def test_the_text_of_the_error_has_every_problem(problems: Problems) -> None:
         raise ConfigError(problems("[server]\nport = -1\nworkers = 0\n"))
     assert "server.port (" in str(caught.value)
     assert "server.workers (" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "app.example.com",
+        "https://app.example.com/",
+        "https://app.example.com/x",
+        "https://",
+        "null",
+        "https://*.a",
+    ],
+)
+def test_an_origin_is_scheme_host_and_port_alone(problems: Problems, origin: str) -> None:
+    (problem,) = problems(f"[server]\nallowed_origins = ['{origin}']\n")
+    assert problem.place == "server.allowed_origins[0]"
+    assert "https://app.example.com" in problem.message

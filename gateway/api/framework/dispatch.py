@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.api.framework.authentication import authenticate, charge, check_kind
 from gateway.api.framework.body_reader import QUICK_BYTES, BodyReader
+from gateway.api.framework.cross_origin import CrossOrigin
 from gateway.api.framework.errors import (
     ApiError,
     error_of,
@@ -59,6 +60,7 @@ class _Shared:
     services: Services
     bodies: BodyReader
     body_timeout_s: float
+    cross_origin: CrossOrigin
 
 
 def routes(
@@ -70,13 +72,18 @@ def routes(
     arrive.
     """
     calls = services.calls
-    shared = _Shared(services, BodyReader(calls.settings.limits.json_share, calls.now), body_timeout_s)
+    shared = _Shared(
+        services,
+        BodyReader(calls.settings.limits.json_share, calls.now),
+        body_timeout_s,
+        CrossOrigin(calls.settings.server),
+    )
     by_path: dict[str, dict[str, Operation]] = {}
     for operation in operations:
         methods = by_path.setdefault(operation.path, {})
         assert operation.method not in methods, f"{operation.method} {operation.path} stands twice"
         methods[operation.method] = operation
-    unknown = _UnknownPath(by_path)
+    unknown = _UnknownPath(by_path, shared.cross_origin)
     return [
         *(Route(path, _Resource(path, by_path[path], shared)) for path in sorted(by_path, key=_specificity)),
         Route(ROOT, unknown),
@@ -113,7 +120,9 @@ class _Resource:
         started_at = time.monotonic()
         operation = self._operations.get(request.method)
         log_fields: dict[str, str] = {}
-        if operation is None:
+        if self._shared.cross_origin.is_preflight(scope):
+            response = Response(status_code=204)
+        elif operation is None:
             response = self._unserved(request)
         else:
             response = await self._serve(request, operation, log_fields)
@@ -175,7 +184,8 @@ class _Resource:
 class _UnknownPath:
     """Answers every path below /v1 without an operation: 404 in the style of the nearest operations."""
 
-    def __init__(self, paths: Mapping[str, Mapping[str, Operation]]) -> None:
+    def __init__(self, paths: Mapping[str, Mapping[str, Operation]], cross_origin: CrossOrigin) -> None:
+        self._cross_origin = cross_origin
         self._styles = {
             path.partition("/{")[0]: next(iter(methods.values())).style for path, methods in paths.items()
         }
@@ -185,6 +195,8 @@ class _UnknownPath:
         started_at = time.monotonic()
         style = self._style_of(request.url.path)
         response = _error_response(not_found("Nothing is served under this path", style), style, request)
+        if self._cross_origin.is_preflight(scope):
+            response = Response(status_code=204)  # so that the page can read the 404 to what follows
         _log_request(request, "unknown", response, started_at, {})
         await response(scope, receive, send)
 
@@ -214,6 +226,8 @@ def _api_error(error: Exception, style: Style) -> ApiError:
         case ApiError():
             return error
         case CallEnded():
+            if error.detail != error.public_detail:
+                log.info("request failed", reason=error.reason.code, words=error.detail)
             return error_of(error, style)
         case RoomFailed():
             return of_room_failure(error)

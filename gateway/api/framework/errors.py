@@ -52,6 +52,7 @@ class ErrorAnswer(BaseModel):
     """An error, as Pipecat Cloud's clients read it."""
 
     error: str = Field(description="The error, for people.")
+    info: str = Field(description="The same as `error`: Pipecat's client libraries read it here.")
     code: str = Field(description="The error, for programs: the status, or a code of its own.")
 
 
@@ -63,6 +64,7 @@ class RateLimitAnswer(BaseModel):
     error: str = Field(
         description=f"The limit; it is the agent's capacity if this contains {AT_CAPACITY_CODE}."
     )
+    info: str = Field(description="The same as `error`: Pipecat's client libraries read it here.")
     message: str = RATE_LIMIT_MESSAGE
 
 
@@ -137,9 +139,9 @@ def render(error: ApiError, style: Style, request_id: str) -> Rendered:
         )
         body = ErrorEnvelope(error=detail)
     elif error.status == HTTPStatus.TOO_MANY_REQUESTS:
-        body = RateLimitAnswer(error=error.message)
+        body = RateLimitAnswer(error=error.message, info=error.message)
     else:
-        body = ErrorAnswer(error=error.message, code=error.code)
+        body = ErrorAnswer(error=error.message, info=error.message, code=error.code)
     return Rendered(error.status, body, error.headers)
 
 
@@ -247,9 +249,9 @@ def error_of(end: CallEnded, style: Style) -> ApiError:
     In the style PCC the code is the status up to 500, because the SDK's users compare it with "404" and
     "429"; above that it is the reason's code, which distinguishes the agent's failures from the gateway's.
     """
-    reason = end.reason
+    reason = end.public_reason
     status = reason.status or (502 if reason.party is Party.AGENT else 503)
-    code, detail = reason.code, end.detail
+    code, detail = reason.code, end.public_detail
     if style is Style.PCC:
         if status <= HTTPStatus.INTERNAL_SERVER_ERROR:
             code = str(status)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -11,7 +12,10 @@ from gateway import __version__
 from gateway.calls.active import ActiveCalls
 from gateway.calls.services import CallServices
 from gateway.fastpath import accelerator
+from gateway.model.reasons import Reasons
 from gateway.store.interface import StoreFailed
+
+log = structlog.get_logger(__name__)
 
 
 def health_routes(services: CallServices, active: ActiveCalls) -> list[Route]:
@@ -42,7 +46,8 @@ def health_routes(services: CallServices, active: ActiveCalls) -> list[Route]:
         try:
             counts = await services.store.counts()
         except StoreFailed as error:
-            return JSONResponse({**answer, "sessions": None, "store": str(error)})
+            log.warning("store", error=str(error))  # the answer says no more than that: it needs no key
+            return JSONResponse({**answer, "sessions": None, "store": Reasons.store_failed.sentence})
         answer["sessions"] = {
             "active": counts.total_active,
             "by_state": {str(state): n for state, n in {**counts.active, **counts.over}.items()},

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Middleware for every HTTP answer of the process, the API's and all others.
 
-It adds the request's id, drops headers that would break out of their line, turns exceptions into a 500, and
-reads the rest of a refused body so that the client sees the answer.
+It adds the request's id and the headers that let a web page read the answer, drops headers that would break
+out of their line, turns exceptions into a 500, and reads the rest of a refused body so that the client sees
+the answer.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.api.framework.cross_origin import CrossOrigin
 from gateway.api.framework.errors import ErrorAnswer
 from gateway.model.json_text import dump
 from gateway.model.reasons import Reasons, status_phrase
@@ -58,13 +60,15 @@ class ApiMiddleware:
         *,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
         on_request: Callable[[], None] = lambda: None,
+        cross_origin: CrossOrigin | None = None,
     ) -> None:
         """Wrap an application.
 
         `new_id` makes the id of a request without one, or with one that is unfit for a log line.
-        `on_request` is called when a request arrives.
+        `on_request` is called when a request arrives. `cross_origin`: which web pages may read the answers.
         """
         self._app = app
+        self._cross_origin = cross_origin
         self._on_request = on_request
         self._new_id = new_id
 
@@ -73,7 +77,7 @@ class ApiMiddleware:
             await self._app(scope, receive, send)
             return
         self._on_request()
-        exchange = _Exchange(scope, receive, send, self._id(scope))
+        exchange = _Exchange(scope, receive, send, self._id(scope), self._cross_origin)
         with structlog.contextvars.bound_contextvars(request_id=exchange.request_id):
             try:
                 await self._app(scope, exchange.receive, exchange.send)
@@ -96,8 +100,12 @@ class ApiMiddleware:
 class _Exchange:
     """One request and its answer, between the server and the application."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, request_id: str, cross_origin: CrossOrigin | None
+    ) -> None:
         scope.setdefault("state", {})[_STATE_KEY] = request_id
+        self._scope = scope
+        self._cross_origin = cross_origin
         self.request_id = request_id
         self.started = False
         self._receive = receive
@@ -131,6 +139,8 @@ class _Exchange:
         message["headers"] = sound
         headers = MutableHeaders(raw=sound)
         headers[REQUEST_ID] = self.request_id
+        if self._cross_origin is not None:
+            self._cross_origin.complete(self._scope, headers)
         if self._body_is_open:
             headers["Connection"] = "close"
         self._has_length = "Content-Length" in headers
@@ -164,5 +174,5 @@ async def http_exception(_: Request, error: Exception) -> Response:
 
 def json_error(status: int, code: str, detail: str) -> Response:
     """Return an error in the style PCC."""
-    body = dump(ErrorAnswer(error=detail, code=code).model_dump())
+    body = dump(ErrorAnswer(error=detail, info=detail, code=code).model_dump())
     return Response(body, status, media_type="application/json")

@@ -3,9 +3,9 @@
 
 Back-pressure holds both ways: the client's body is read as fast as the instance accepts it, and the
 instance's answer as fast as the client does. The exchange ends early if the client leaves, if no byte moves
-for too long, or if the instance closes. Before the answer's head has been sent this becomes an error
-answer; after it the connection is closed, so that the client does not take a truncated answer for a
-complete one.
+for too long, if the instance closes, if the session is over, or if the client's key is revoked. Before the
+answer's head has been sent this becomes an error answer; after it the connection is closed, so that the
+client does not take a truncated answer for a complete one.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from yarl import URL
 from gateway.api.framework.errors import ApiError, too_slow
 from gateway.api.framework.middleware import STREAMED
 from gateway.api.framework.operation import Style
+from gateway.calls.session_access import SessionAccess
 from gateway.calls.session_url import HOP_BY_HOP, Header, end_to_end, is_header
 from gateway.calls.termination import Termination
 from gateway.model.os_limits import is_out_of_resources
 from gateway.model.reasons import CallEnded, Reasons
+from gateway.store.interface import StoreFailed
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +42,9 @@ MIN_PART_BYTES: Final = 512
 
 MAX_HEADER_BYTES: Final = 65536
 """The longest line of an answer's head."""
+
+WATCH_AFTER_S: Final = 0.25
+"""How old an exchange is before it is ended with its session or key."""
 
 _WITHOUT_BODY: Final = (204, 304)
 _NO_LIMIT: Final = aiohttp.ClientTimeout(total=None)
@@ -65,6 +70,8 @@ class ProxyRequest:
         self._last_byte_at = self._loop.time()
         self._part_bytes = 0  # of the client's body, since the last progress
         self._timer = self._loop.call_later(stall_s, self._check)
+        self._watch_timer: asyncio.TimerHandle | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._listening = self._loop.create_task(self._listen())
 
     @asynccontextmanager
@@ -137,12 +144,32 @@ class ProxyRequest:
             await self.close()
         # The server closes the connection after an unfinished answer, which the client notices.
 
+    def end_with(self, access: SessionAccess) -> None:
+        """End the exchange when the client's access ends. Most are over before that is looked at."""
+        self._watch_timer = self._loop.call_later(WATCH_AFTER_S, self._watch, access)
+
+    def _watch(self, access: SessionAccess) -> None:
+        self._watching = self._loop.create_task(self._watch_access(access))
+
+    async def _watch_access(self, access: SessionAccess) -> None:
+        over_end = CallEnded(Reasons.not_found, "the session is over")
+        try:
+            async with access.watched(self._termination.set, over_end):
+                await self._loop.create_future()  # until `close` cancels it
+        except StoreFailed as error:
+            self._termination.set(CallEnded(Reasons.store_failed, str(error)))
+
     async def close(self) -> None:
         """Stop reading from the client and close the connection to the instance.
 
         May be called more than once.
         """
         self._timer.cancel()
+        if self._watch_timer is not None:
+            self._watch_timer.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
         if self._answer is not None:
             self._answer.close()
         await self._stop_listening()
@@ -273,4 +300,6 @@ def _has_body(request: Request) -> bool:
 
 
 def _unreachable(url: URL, detail: str) -> CallEnded:
-    return CallEnded(Reasons.agent_unreachable, f"{url.authority} {detail}")
+    return CallEnded(
+        Reasons.agent_unreachable, f"{url.authority} {detail}", public_detail=f"the agent {detail}"
+    )

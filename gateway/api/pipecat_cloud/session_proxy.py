@@ -10,6 +10,7 @@ from yarl import URL
 
 from gateway.api.framework.operation import Access, Context, Operation, Style
 from gateway.api.pipecat_cloud.proxy_request import ProxyRequest
+from gateway.calls.session_access import SessionAccess
 from gateway.calls.session_url import forwarded, read_session_url, running_session
 
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD")
@@ -41,6 +42,7 @@ async def forward(context: Context) -> Response:
                 context.caller.organization,
                 wait_s=limits.agent_connect_timeout,
             )
+            proxy_request.end_with(SessionAccess(services.calls, context.caller, session.session_id))
             url = URL(f"{session.instance}{session_url.target}", encoded=True)
             return await proxy_request.send(services.http, url, headers)
     except BaseException:

@@ -66,6 +66,7 @@ MAX_CALL_ID: Final = 256
 MAX_NUMBER: Final = 256
 """Characters; a caller may also be a SIP address."""
 MAX_PARAMETERS: Final = 50
+MAX_REGION: Final = 63
 
 SAMPLE_RATES: Final = ("8000", "16000", "24000")
 
@@ -120,8 +121,11 @@ async def read_document_request(context: Context, carrier: str, max_body_bytes: 
         sample_rate=int(rate),
         returns=int(returns),
     )
+    region = _value(query, "region")
+    if region is not None and len(region) > MAX_REGION:
+        raise CallEnded(Reasons.bad_request, "region is none")
     organization = split_service_host(agents[0])[1] if agents else None
-    return DocumentRequest(call, agents, organization, _value(query, "region"))
+    return DocumentRequest(call, agents, organization, region)
 
 
 def read_query(context: Context) -> Pairs:

@@ -41,6 +41,9 @@ CLOCK_SLACK_S: Final = 60.0
 MAX_AGE_S: Final = 86_400.0
 """Seconds: a carrier's timestamp counts if it is no older, and no later than CLOCK_SLACK_S from now."""
 
+MAX_SESSION_ID: Final = 64
+"""Characters of a session's id in a URL, which is logged; a UUID has 36."""
+
 _STREAM: Final = "stream"
 _KINDS: Final = (_STREAM, "status", "ring", "hangup", "machine")
 """Kinds of callback: of a stream (stream_documents.py), or of an outbound call (the carriers' rest.py)."""
@@ -50,7 +53,7 @@ async def callback(context: Context) -> Response:
     """Handle one callback."""
     carrier, session_id, kind = (context.path[name] for name in ("carrier", "session_id", "what"))
     read_callback = CARRIERS[carrier].read_callback if carrier in CARRIERS else None
-    if read_callback is None or kind not in _KINDS:
+    if read_callback is None or kind not in _KINDS or len(session_id) > MAX_SESSION_ID:
         raise CallEnded(Reasons.not_found, "nothing of this kind is called back")
     record = await context.services.calls.store.session(session_id)
     organization = record.organization if record is not None else _organization(context)

@@ -112,4 +112,5 @@ def _is_outbound(entries: list[Mapping[str, Any]]) -> bool:
 
 def _text(entries: list[Mapping[str, Any]], name: str) -> str | None:
     values = (each.get(name) for each in entries)
-    return next((value for value in values if isinstance(value, str) and value), None)
+    texts = (value for value in values if isinstance(value, str))
+    return next((text for text in texts if 1 <= len(text) <= MAX_ID_CHARACTERS), None)

@@ -25,6 +25,7 @@ async def test_a_start_without_a_valid_key_is_401_with_its_own_code(api: Any, ke
     assert reply.status == 401
     assert reply.json == {
         "error": "Attempt to start agent without a valid public API key.",
+        "info": "Attempt to start agent without a valid public API key.",
         "code": "PCC-1002",
     }
     assert reply.header("WWW-Authenticate") == "Bearer"
@@ -33,7 +34,10 @@ async def test_a_start_without_a_valid_key_is_401_with_its_own_code(api: Any, ke
 @pytest.mark.parametrize("key", [None, "sk_nobody", "pk_acme"])
 async def test_elsewhere_an_invalid_key_is_401(api: Any, key: str | None) -> None:
     reply = await api("GET", "/v1/toys", key=key)
-    assert (reply.status, reply.json) == (401, {"error": "Unauthorized / token expired", "code": "401"})
+    assert (reply.status, reply.json) == (
+        401,
+        {"error": "Unauthorized / token expired", "info": "Unauthorized / token expired", "code": "401"},
+    )
 
 
 @pytest.mark.parametrize("key", [None, "sk_nobody"])
@@ -83,7 +87,11 @@ async def test_two_keys_are_401(api: Any) -> None:
 async def test_an_unknown_path_is_404(api: Any, path: str) -> None:
     reply = await api("GET", path, key=None)
     assert reply.status == 404
-    assert reply.json == {"error": "Nothing is served under this path", "code": "404"}
+    assert reply.json == {
+        "error": "Nothing is served under this path",
+        "info": "Nothing is served under this path",
+        "code": "404",
+    }
 
 
 async def test_an_unknown_path_below_the_envelope_has_the_envelope(api: Any) -> None:
@@ -94,14 +102,18 @@ async def test_an_unknown_path_below_the_envelope_has_the_envelope(api: Any) -> 
 
 async def test_a_path_outside_the_api_is_404_in_json(api: Any) -> None:
     reply = await api("GET", "/nothing", key=None)
-    assert (reply.status, reply.json) == (404, {"error": "Not Found", "code": "404"})
+    assert (reply.status, reply.json) == (404, {"error": "Not Found", "info": "Not Found", "code": "404"})
 
 
 async def test_a_wrong_method_is_405_with_allow(api: Any) -> None:
     reply = await api("PATCH", "/v1/toys")
     assert reply.status == 405
     assert reply.header("Allow") == "GET, HEAD, OPTIONS"
-    assert reply.json == {"error": "This path takes GET, HEAD, OPTIONS", "code": "405"}
+    assert reply.json == {
+        "error": "This path takes GET, HEAD, OPTIONS",
+        "info": "This path takes GET, HEAD, OPTIONS",
+        "code": "405",
+    }
 
 
 async def test_a_wrong_method_in_the_envelope(api: Any) -> None:
@@ -113,7 +125,10 @@ async def test_a_wrong_method_in_the_envelope(api: Any) -> None:
 
 async def test_a_wrong_method_outside_the_api(api: Any) -> None:
     reply = await api("POST", "/livez", key=None)
-    assert (reply.status, reply.json) == (405, {"error": "Method Not Allowed", "code": "405"})
+    assert (reply.status, reply.json) == (
+        405,
+        {"error": "Method Not Allowed", "info": "Method Not Allowed", "code": "405"},
+    )
     assert "GET" in reply.header("Allow")
 
 
@@ -123,7 +138,11 @@ async def test_a_wrong_method_outside_the_api(api: Any) -> None:
 async def test_a_wrong_type_is_400(api: Any) -> None:
     reply = await api("POST", "/v1/public/support/start", value={"createDailyRoom": "true"})
     assert reply.status == 400
-    assert reply.json == {"error": "createDailyRoom: Input should be a valid boolean", "code": "400"}
+    assert reply.json == {
+        "error": "createDailyRoom: Input should be a valid boolean",
+        "info": "createDailyRoom: Input should be a valid boolean",
+        "code": "400",
+    }
 
 
 async def test_a_wrong_value_in_the_envelope_is_422_and_names_it(api: Any) -> None:
@@ -161,7 +180,7 @@ async def test_several_wrong_values_are_all_named(api: Any) -> None:
 )
 async def test_a_wrong_query_is_400(api: Any, query: str, detail: str) -> None:
     reply = await api("GET", f"/v1/toys?{query}")
-    assert (reply.status, reply.json) == (400, {"error": detail, "code": "400"})
+    assert (reply.status, reply.json) == (400, {"error": detail, "info": detail, "code": "400"})
 
 
 async def test_a_wrong_query_in_the_envelope_is_422(api: Any) -> None:
@@ -187,7 +206,10 @@ async def test_an_error_of_a_handler(api: Any) -> None:
     reply = await api("GET", "/v1/things/conflict", headers=ID)
     assert (reply.status, reply.json) == (409, envelope("conflict", "not_active", "It has ended"))
     reply = await api("GET", "/v1/toys/gone")
-    assert (reply.status, reply.json) == (404, {"error": "There is no such thing", "code": "not_found"})
+    assert (reply.status, reply.json) == (
+        404,
+        {"error": "There is no such thing", "info": "There is no such thing", "code": "not_found"},
+    )
 
 
 async def test_an_agent_at_capacity_is_429_as_the_sdk_reads_it(api: Any) -> None:
@@ -198,6 +220,7 @@ async def test_an_agent_at_capacity_is_429_as_the_sdk_reads_it(api: Any) -> None
         "status": 429,
         "code": "429",
         "error": "PCC-AGENT-AT-CAPACITY: all places of the agent are taken",
+        "info": "PCC-AGENT-AT-CAPACITY: all places of the agent are taken",
         "message": "Rate limit exceeded. Please try again later",
     }
 
@@ -227,7 +250,10 @@ async def test_an_agent_at_capacity_in_the_envelope_is_503(api: Any) -> None:
 )
 async def test_a_reason_as_an_answer(api: Any, reason: str, status: int, code: str) -> None:
     reply = await api("GET", f"/v1/toys/{reason}")
-    assert (reply.status, reply.json) == (status, {"error": REASONS[reason].sentence, "code": code})
+    assert (reply.status, reply.json) == (
+        status,
+        {"error": REASONS[reason].sentence, "info": REASONS[reason].sentence, "code": code},
+    )
 
 
 @pytest.mark.parametrize(
@@ -262,7 +288,7 @@ async def test_every_reason_can_be_an_answer_and_its_code_is_a_string(api: Any) 
 async def test_a_store_that_does_not_answer_is_503(api: Any) -> None:
     detail = "the session store does not answer"
     reply = await api("GET", "/v1/toys/store")
-    assert (reply.status, reply.json) == (503, {"error": detail, "code": "store_failed"})
+    assert (reply.status, reply.json) == (503, {"error": detail, "info": detail, "code": "store_failed"})
     assert reply.header("Retry-After") == "5"
     reply = await api("GET", "/v1/things/store", headers=ID)
     assert (reply.status, reply.json) == (503, envelope("service_unavailable", "store_failed", detail))
@@ -277,7 +303,10 @@ async def test_a_store_that_fails_during_authentication_is_503(api: Any) -> None
 @pytest.mark.parametrize("what", ["bug", "nan", "surrogate"])
 async def test_an_internal_error_shows_no_stack(api: Any, what: str) -> None:
     reply = await api("GET", f"/v1/toys/{what}")
-    assert (reply.status, reply.json) == (500, {"error": "the gateway made a mistake", "code": "500"})
+    assert (reply.status, reply.json) == (
+        500,
+        {"error": "the gateway made a mistake", "info": "the gateway made a mistake", "code": "500"},
+    )
     reply = await api("GET", f"/v1/things/{what}", headers=ID)
     assert reply.status == 500
     assert reply.json == envelope("internal", "internal_error", "the gateway made a mistake")
@@ -285,5 +314,8 @@ async def test_an_internal_error_shows_no_stack(api: Any, what: str) -> None:
 
 async def test_an_internal_error_outside_the_api_shows_no_stack(api: Any) -> None:
     reply = await api("GET", "/broken", key=None)
-    assert (reply.status, reply.json) == (500, {"error": "the gateway made a mistake", "code": "500"})
+    assert (reply.status, reply.json) == (
+        500,
+        {"error": "the gateway made a mistake", "info": "the gateway made a mistake", "code": "500"},
+    )
     assert reply.header("X-Request-Id")

@@ -17,6 +17,7 @@ async def test_too_many_requests_are_429(serve: Callable[..., Any], clock: Any) 
         "status": 429,
         "code": "429",
         "error": "More requests were made with this key than it may make a second",
+        "info": "More requests were made with this key than it may make a second",
         "message": "Rate limit exceeded. Please try again later",
     }
     reply = await api("GET", "/v1/things/7", headers={"X-Request-Id": "r"})

@@ -16,7 +16,11 @@ HEAD = b"POST /v1/public/support/start HTTP/1.1\r\nHost: a\r\nAuthorization: Bea
 ENVELOPE_HEAD = b"POST /v1/things HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer sk_acme\r\nX-Request-Id: r\r\n"
 WAIT_S = 60.0
 
-TOO_LARGE = {"error": "The request's body is larger than 10000 bytes", "code": "413"}
+TOO_LARGE = {
+    "error": "The request's body is larger than 10000 bytes",
+    "info": "The request's body is larger than 10000 bytes",
+    "code": "413",
+}
 
 
 @pytest.mark.parametrize(
@@ -157,7 +161,7 @@ async def test_a_body_without_a_content_type_counts_as_json(api: Any) -> None:
 )
 async def test_other_media_types_are_400(api: Any, header: str, value: str, detail: str) -> None:
     reply = await api("POST", START, body=b"{}", headers={header: value})
-    assert (reply.status, reply.json) == (400, {"error": detail, "code": "400"})
+    assert (reply.status, reply.json) == (400, {"error": detail, "info": detail, "code": "400"})
 
 
 # Sizes
@@ -194,7 +198,9 @@ async def test_a_chunked_body_without_end_is_refused_as_soon_as_it_is_too_large(
     async with asyncio.timeout(WAIT_S):
         endless = asyncio.create_task(write_on())
         head = await reader.readuntil(b"\r\n\r\n")
-        body = await reader.readexactly(len(b'{"error":"","code":"413"}') + len(TOO_LARGE["error"]))
+        body = await reader.readexactly(
+            len(b'{"error":"","info":"","code":"413"}') + 2 * len(TOO_LARGE["error"])
+        )
         with pytest.raises(ConnectionError):
             await endless
     assert head.startswith(b"HTTP/1.1 413 ")
@@ -239,6 +245,7 @@ async def test_a_body_that_does_not_arrive_is_408(serve: Callable[..., Any]) -> 
     assert reply.status == 408
     assert reply.json == {
         "error": "The request's body did not come within 0.05 s",
+        "info": "The request's body did not come within 0.05 s",
         "code": "408",
     }
     reply, _, _ = await api.says(ENVELOPE_HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n")

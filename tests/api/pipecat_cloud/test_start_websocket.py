@@ -17,6 +17,7 @@ from gateway.config import Settings
 from gateway.model.lifecycle import SessionState
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.start_api import Worker, running_worker, tables
+from tests.harness.token_use import redeem
 
 PUBLIC = "https://voice.example.com"
 
@@ -48,7 +49,7 @@ async def test_a_socket_is_promised_and_no_agent_starts(worker: Worker, agent: A
 
 async def test_the_token_opens_the_session_that_was_promised(worker: Worker) -> None:
     reply = await worker.start("support", {"transport": "websocket"})
-    redeemed = await worker.services.calls.tokens.redeem(reply.body["token"], "support.acme", "acme")
+    redeemed = await redeem(worker.services.calls.tokens, reply.body["token"], "support.acme", "acme")
     assert redeemed.session_id == reply.body["sessionId"]
 
 
@@ -56,7 +57,7 @@ async def test_the_body_comes_back_for_the_query_and_the_token_is_bound_to_it(wo
     body = {"name": "Zoë", "numbers": [1, 2.5]}
     reply = await worker.start("support", {"transport": "websocket", "body": body})
     assert json.loads(base64.b64decode(reply.body["body"], validate=True)) == body
-    redeemed = await worker.services.calls.tokens.redeem(reply.body["token"], "support.acme", "acme")
+    redeemed = await redeem(worker.services.calls.tokens, reply.body["token"], "support.acme", "acme")
     assert redeemed.allows(reply.body["body"])
     assert not redeemed.allows(base64.b64encode(b'{"name":"Eve"}').decode())
     assert not redeemed.allows(None)

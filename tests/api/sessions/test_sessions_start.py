@@ -14,6 +14,7 @@ from gateway.calls.target import read_target
 from serializers.registry import DIALECTS
 from tests.harness.daily_server import rate_limits
 from tests.harness.failing_server import fails, stalls
+from tests.harness.token_use import redeem
 
 BOT = {"agent": "support", "transport": {"type": "bot"}}
 SOCKET = {"agent": "support", "transport": {"type": "websocket"}}
@@ -115,7 +116,7 @@ async def test_a_pending_session_has_a_url_and_a_token(worker: Any, settings: An
     transport = session["transport"]
     assert transport["url"] == "wss://us-west.voice.example.com/ws/generic/support.acme"
     assert transport["expires_at"] == "2026-01-31T09:35:00.250Z"
-    redeemed = await worker.tokens.redeem(transport["token"], "support.acme", "acme")
+    redeemed = await redeem(worker.tokens, transport["token"], "support.acme", "acme")
     assert redeemed.session_id == session["id"]
 
 
@@ -136,7 +137,7 @@ async def test_the_body_for_a_socket_is_in_its_url_and_bound_to_its_token(worker
     )
     assert target.body is not None
     assert json.loads(base64.b64decode(target.body)) == {"??>": "ÿþ~"}
-    redeemed = await worker.tokens.redeem(session["transport"]["token"], "support.acme", "acme")
+    redeemed = await redeem(worker.tokens, session["transport"]["token"], "support.acme", "acme")
     assert redeemed.allows(target.body)
     assert not redeemed.allows(base64.b64encode(b"{}").decode())
 

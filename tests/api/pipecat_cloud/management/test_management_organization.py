@@ -131,7 +131,11 @@ async def test_nothing_is_managed_without_a_private_key(api: Any) -> None:
         for key in (None, "pk_acme", "sk_nobody"):
             reply = await api(operation.method, filled(operation.path), key=key)
             assert reply.status == 401, operation.path
-            assert reply.json == {"error": "Unauthorized / token expired", "code": "401"}
+            assert reply.json == {
+                "error": "Unauthorized / token expired",
+                "info": "Unauthorized / token expired",
+                "code": "401",
+            }
 
 
 async def test_another_organisation_is_not_found(api: Any) -> None:

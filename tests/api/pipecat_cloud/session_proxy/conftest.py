@@ -26,6 +26,7 @@ from gateway.api.framework.dispatch import routes
 from gateway.api.framework.handler_services import Services
 from gateway.api.framework.middleware import ApiMiddleware
 from gateway.api.pipecat_cloud.session_proxy import SESSION_PROXY
+from gateway.auth.api_keys import Keyring
 from gateway.config import Settings
 from gateway.media.accept import SERVE_CALL
 from gateway.model.lifecycle import SessionState
@@ -234,6 +235,7 @@ class Door:
     instance: Instance
     settings: Settings
     wiring: Wiring
+    store_file: Path
     clients: list[Client] = field(default_factory=list)
     idle_tasks: int = 0
     """How many tasks there are in the test's loop while nothing is asked."""
@@ -263,6 +265,16 @@ class Door:
             SessionState.ENDED, time.time(), reason.code, reason.party, "", reason.close_code, Traffic(), None
         )
         await self.store.end(session, result)
+
+    @asynccontextmanager
+    async def another_worker(self) -> AsyncIterator[Keyring]:
+        """The API keys as another worker of the same store has them."""
+        store = SqliteStore(self.store_file, WorkerId.of_this_process("another"))
+        await store.open()
+        try:
+            yield Keyring(self.settings.organizations, store.key_values, time.time)
+        finally:
+            await store.close()
 
     async def client(self) -> Client:
         client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -357,7 +369,7 @@ async def door(instance: Instance, limits: dict[str, float], tmp_path: Path) -> 
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
     await server.startup(sockets=[port])
-    found = Door(port.getsockname()[1], store, instance, settings, wiring)
+    found = Door(port.getsockname()[1], store, instance, settings, wiring, tmp_path / "patchbay.db")
     found.idle_tasks = len(asyncio.all_tasks())  # with this one, for which the test's comes
     yield found
     for client in found.clients:

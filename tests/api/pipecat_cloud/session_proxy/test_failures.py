@@ -28,7 +28,7 @@ async def test_an_instance_that_is_not_there(door: Any) -> None:
     await door.instance.pause()
     reply = await door.ask("POST", door.path(session), body=b"x" * 100_000)
     assert reply.refusal == (502, "agent_unreachable")
-    assert reply.json["error"].startswith(f"127.0.0.1:{door.instance.port.number} cannot be connected: ")
+    assert reply.json["error"].startswith("the agent cannot be connected: ")
     await door.nothing_is_left()
 
 
@@ -56,7 +56,7 @@ async def test_an_answer_that_is_none(door: Any, method: str, raw: bytes) -> Non
     door.instance.script = says(raw)
     reply = await door.ask(method, door.path(session), body=b"x")
     assert reply.refusal == (502, "agent_unreachable")
-    assert reply.json["error"].startswith(f"127.0.0.1:{door.instance.port.number} ")
+    assert reply.json["error"].startswith("the agent ")
     assert door.instance.connections == 1, "nothing is sent twice"
     await door.nothing_is_left()
 
