@@ -25,13 +25,15 @@ def ends_after(gateway: Gateway, count: int) -> Callable[[], list[dict[str, Any]
 def _settings_for_tests(settings: dict[str, Any]) -> dict[str, Any]:
     """Return `settings` with limits under which nothing happens that the test does not cause.
 
-    Tests compare frames one by one and may be slow: no ping, no hold audio and no wait for a carrier's next
-    socket comes between, unless the test's own settings ask for it.
+    Tests compare frames one by one, and on a busy machine may be slow: no ping, no hold audio, no wait for a
+    carrier's next socket and no limit of silence comes between, unless the test's own settings ask for it.
     """
-    server = {"log_level": "info", "drain_timeout": 10} | settings.get("server", {})
+    server = {"log_level": "info", "drain_timeout": 30} | settings.get("server", {})
     limits = {"ping_interval": 0, "agent_silence": 0, "reconnect_timeout": 0} | settings.get("limits", {})
     agents = [
-        agent if any(key.startswith("hold") for key in agent) else {**agent, "hold": "none"}
+        {"idle_timeout": 600}
+        | ({} if any(key.startswith("hold") for key in agent) else {"hold": "none"})
+        | agent
         for agent in settings.get("agents", [])
     ]
     return {**settings, "server": server, "limits": limits, "agents": agents}
