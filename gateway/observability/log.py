@@ -10,6 +10,7 @@ thread that does cannot be ended, and Python would wait for the lock that it hol
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import queue
@@ -34,6 +35,11 @@ POLL_S: Final = 0.2
 
 PIECE_BYTES: Final = select.PIPE_BUF
 """A pipe that poll(2) calls writable takes so many bytes without blocking (pipe(7))."""
+
+MAX_TEXT_CHARACTERS: Final = 2000
+
+_WHOLE: Final = frozenset({"exception", "stack"})
+"""Fields that stay as they are: tracebacks."""
 
 _QUIET = ("websockets", "uvicorn.error", "uvicorn.access", "asyncio")
 
@@ -132,6 +138,33 @@ def _capture_exception(
     return event
 
 
+def _shorten(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Cut long texts: a client may send 60 kB where a name belongs."""
+    for name, value in event.items():
+        if isinstance(value, str) and len(value) > MAX_TEXT_CHARACTERS and name not in _WHOLE:
+            event[name] = f"{value[:MAX_TEXT_CHARACTERS]}… ({len(value)} characters)"
+    return event
+
+
+def _escape(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Escape what is not printable: a terminal would obey it, or break the line."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable() and name not in _WHOLE:
+            event[name] = "".join(each if each.isprintable() else _escaped(each) for each in value)
+    return event
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _escape_json(_logger: object, _method: str, line: str) -> str:
+    """Escape what JSON may have and no terminal should get: C1 controls, line separators, directions."""
+    if line.isprintable():
+        return line
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in line)
+
+
 @contextlib.contextmanager
 def logging_as(log_format: str, level: str) -> Iterator[None]:
     """Configure structlog and the standard library's logging; write all queued lines at the end.
@@ -153,16 +186,15 @@ def logging_as(log_format: str, level: str) -> Iterator[None]:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
-    renderer: Any = (
-        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(ensure_ascii=False)
-    )
-    final: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    rendering: list[Any] = [structlog.dev.ConsoleRenderer()]
     if not console:
-        final.append(structlog.processors.format_exc_info)
+        rendering = [structlog.processors.JSONRenderer(ensure_ascii=False), _escape_json]
+    final: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    final += [_shorten, _escape] if console else [structlog.processors.format_exc_info, _shorten]
     standard_error = _StandardError(sys.stderr)
     writer = logging.StreamHandler(standard_error)
     writer.setFormatter(
-        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[*final, renderer])
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[*final, *rendering])
     )
     # None of it is printed, and collecting it costs as much as the rest of a line (logging, "Optimization").
     logging._srcfile = None
