@@ -179,6 +179,7 @@ def logging_as(log_format: str, level: str) -> Iterator[None]:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
         _capture_exception,
+        _shorten,  # here and not by the thread: thousands of lines may be queued
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -190,7 +191,7 @@ def logging_as(log_format: str, level: str) -> Iterator[None]:
     if not console:
         rendering = [structlog.processors.JSONRenderer(ensure_ascii=False), _escape_json]
     final: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
-    final += [_shorten, _escape] if console else [structlog.processors.format_exc_info, _shorten]
+    final.append(_escape if console else structlog.processors.format_exc_info)
     standard_error = _StandardError(sys.stderr)
     writer = logging.StreamHandler(standard_error)
     writer.setFormatter(

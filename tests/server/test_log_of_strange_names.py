@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import structlog
 
+from gateway.observability import log as log_module
 from gateway.observability.log import MAX_TEXT_CHARACTERS, logging_as
 
 log = structlog.get_logger(__name__)
@@ -29,6 +30,19 @@ def test_a_very_long_name_is_cut_in_the_log(capfd: pytest.CaptureFixture[str]) -
     line = json.loads(logged(capfd, "json", agent="a" * 60_000, call_id="b" * MAX_TEXT_CHARACTERS))
     assert line["agent"] == "a" * MAX_TEXT_CHARACTERS + "… (60000 characters)"
     assert line["call_id"] == "b" * MAX_TEXT_CHARACTERS
+
+
+def test_a_queued_line_holds_no_very_long_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody reads the log: what waits to be written is bounded in bytes, not in lines alone."""
+    queued: list[Any] = []
+    monkeypatch.setattr(log_module.queue.Queue, "put_nowait", lambda _, record: queued.append(record))
+    try:
+        with logging_as("json", "info"):
+            log.info("request", agent="a" * 60_000)
+    finally:
+        structlog.reset_defaults()
+    texts = [record.msg["agent"] for record in queued if isinstance(record.msg, dict)]
+    assert texts == ["a" * MAX_TEXT_CHARACTERS + "… (60000 characters)"]
 
 
 @pytest.mark.parametrize("log_format", ["console", "json"])
