@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import structlog
 
-from gateway.observability import log as log_module
 from gateway.observability.log import MAX_TEXT_CHARACTERS, logging_as
 
 log = structlog.get_logger(__name__)
@@ -35,7 +34,7 @@ def test_a_very_long_name_is_cut_in_the_log(capfd: pytest.CaptureFixture[str]) -
 def test_a_queued_line_holds_no_very_long_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody reads the log: what waits to be written is bounded in bytes, not in lines alone."""
     queued: list[Any] = []
-    monkeypatch.setattr(log_module.queue.Queue, "put_nowait", lambda _, record: queued.append(record))
+    monkeypatch.setattr("queue.Queue.put_nowait", lambda _, record: queued.append(record))
     try:
         with logging_as("json", "info"):
             log.info("request", agent="a" * 60_000)
