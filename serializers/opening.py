@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from typing import Final
 
 from serializers.dialect import Dialect, DialectError
 from serializers.events import Connected, Start, Unknown
@@ -18,6 +20,8 @@ MAX_ID_CHARACTERS = 256
 
 MAX_NUMBER_CHARACTERS = 256
 """Characters of a number in `start`, which may be a SIP address."""
+
+_ID: Final = re.compile(r"[!-~]+")
 
 
 class Opening:
@@ -59,12 +63,15 @@ class Opening:
 def _bounded(start: Start) -> Start:
     """Return `start` without numbers that are too long to be any: they are stored, and compared with numbers.
 
-    Raises DialectError if an id is too long, because ids are stored and logged.
+    Raises DialectError if an id is too long, or of other characters than carriers' ids: ids are stored,
+    logged, and part of URLs.
     """
     ids = (("call", start.call_id), ("stream", start.stream_id), ("account", start.account_id))
     for kind, value in ids:
         if value is not None and len(value) > MAX_ID_CHARACTERS:
             raise DialectError(f"the {kind}'s id in `start` is longer than {MAX_ID_CHARACTERS} characters")
+        if value is not None and not _ID.fullmatch(value):
+            raise DialectError(f"the {kind}'s id in `start` is not plain ASCII without spaces")
     if max(len(start.from_number or ""), len(start.to_number or "")) <= MAX_NUMBER_CHARACTERS:
         return start
     from_number, to_number = (

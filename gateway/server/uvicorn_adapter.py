@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -37,6 +38,10 @@ from gateway.server.upgrade_protocol import UpgradeProtocol
 from gateway.websocket.handshake import list_elements
 
 log = structlog.get_logger(__name__)
+
+_ERRORS: Final = logging.getLogger("uvicorn.error.connections")
+"""The log of connections: faults of ours, and no warning for each request that is no HTTP."""
+_ERRORS.setLevel(logging.ERROR)
 
 BACKLOG: Final = 2048
 
@@ -205,6 +210,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def __init__(self, server: UvicornServer, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(server.config, server.server_state, server.lifespan.state, loop)
+        self.logger = _ERRORS
         self._limits = server.limits
         self._fd_reserve = server.fd_reserve
         self._is_proxy = False
@@ -343,6 +349,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._is_rejected = True
             self.transport.close()
         elif not self._is_rejected:
+            self._limits.count_rejected("a request is no HTTP")
             super().send_400_response(msg)
         self._watch_answers()
 

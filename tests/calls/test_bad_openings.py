@@ -245,3 +245,19 @@ async def test_a_parameter_that_is_no_service_host(gateway: Gateway, support: Ag
     for message in opening("twilio", {"serviceHost": "\u0000\n" + "é" * 500}):
         caller.say(message)
     await assert_closed_for(gateway, support, caller, before, "unknown_agent", 1008)
+
+
+@pytest.mark.parametrize("key", ["callSid", "streamSid", "accountSid"])
+@pytest.mark.parametrize("value", ["C" * 257, "CA1 CA2", "CA1\r\nCA2", "CA\u00e9"], ids=ascii)
+async def test_an_id_that_no_carrier_sends(gateway: Gateway, support: Agent, key: str, value: str) -> None:
+    """Ids are stored, logged, and part of URLs at the carrier."""
+    connected, start = opening_messages("twilio")
+    start["start"][key] = value
+    if key == "streamSid":
+        start[key] = value
+    before = len(gateway.ends())
+    caller = await gateway.dial("/ws/twilio/support.acme")
+    for message in (connected, start):
+        caller.say(json.dumps(message))
+    await assert_closed_for(gateway, support, caller, before, "bad_opening", 1008)
+    assert value not in str(gateway.ends()[before:])

@@ -159,6 +159,17 @@ async def test_a_line_between_two_requests_does_not_keep_a_connection_open(hasty
     writer.transport.abort()
 
 
+async def test_requests_that_are_no_http_are_counted_in_the_log(gateway: Gateway) -> None:
+    """A line for each would let anybody fill the log."""
+    before = rejections(gateway).get("a request is no HTTP", 0)
+    for _ in range(3):
+        assert b" 400 " in await exchange(gateway, b"hello?\r\n\r\n")
+    await eventually(
+        lambda: rejections(gateway).get("a request is no HTTP", 0) == before + 3, "they are counted"
+    )
+    assert "Invalid HTTP request" not in gateway.log_text()
+
+
 async def test_too_many_requests_at_once_on_one_connection_end_it(gateway: Gateway) -> None:
     answers = await exchange(gateway, (HEAD + b"\r\n") * 2000)
     assert answers.count(b"HTTP/1.1 ") <= 17 or answers == b"reset"
