@@ -8,17 +8,59 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import msgspec
+
+from gateway.api.framework.body_reader import WHOLE_BYTES
 from gateway.api.framework.errors import bad_json, invalid
 from gateway.api.framework.operation import Style
-from gateway.api.framework.strict_json import JsonError, parse
+from gateway.api.framework.strict_json import JsonError, parse, reason_of
 
 MAX_ID_CHARACTERS: Final = 256
 MAX_CALLS: Final = 16
 """In one event; the event is forwarded once for each."""
+MAX_ENTRIES: Final = 1000
+"""Of each list in a large event: Meta gathers up to 1,000 updates in one."""
 OUTBOUND_DIRECTIONS: Final = ("BUSINESS_INITIATED", "outbound")
 """The `direction` of a call that the agent placed: Meta's word, and that of Pipecat's models."""
+
+
+class _Session(msgspec.Struct):
+    sdp_type: str | None = None
+
+
+class _Call(msgspec.Struct, omit_defaults=True):
+    """The members of a call, or of a call's status, that are read here."""
+
+    id: str
+    type: str | None = None
+    event: str | None = None
+    direction: str | None = None
+    from_number: str | None = msgspec.field(default=None, name="from")
+    to_number: str | None = msgspec.field(default=None, name="to")
+    biz_opaque_callback_data: str | None = None
+    session: _Session | None = None
+
+
+class _Value(msgspec.Struct, omit_defaults=True):
+    calls: Annotated[list[_Call], msgspec.Meta(max_length=MAX_ENTRIES)] = []
+    statuses: Annotated[list[_Call], msgspec.Meta(max_length=MAX_ENTRIES)] = []
+
+
+class _Change(msgspec.Struct):
+    value: _Value = msgspec.field(default_factory=_Value)
+
+
+class _Entry(msgspec.Struct):
+    changes: Annotated[list[_Change], msgspec.Meta(max_length=MAX_ENTRIES)] = []
+
+
+class _Event(msgspec.Struct):
+    entry: Annotated[list[_Entry], msgspec.Meta(max_length=MAX_ENTRIES)] = []
+
+
+_large_event = msgspec.json.Decoder(_Event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +85,7 @@ def read_event(raw: bytes) -> list[CallEvent]:
 
     Raises ApiError (400).
     """
-    try:
-        given = parse(raw)
-    except JsonError as error:
-        raise bad_json(str(error), Style.PCC) from None
+    given = _parse(raw)
     if not isinstance(given, dict):
         raise invalid("The body must be an object", Style.PCC)
     entries: dict[str, list[Mapping[str, Any]]] = {}
@@ -59,6 +98,21 @@ def read_event(raw: bytes) -> list[CallEvent]:
     if len(entries) > MAX_CALLS:
         raise invalid(f"The body is about {len(entries)} calls, {MAX_CALLS} are allowed", Style.PCC)
     return [_call(call_id, of_call) for call_id, of_call in entries.items()]
+
+
+def _parse(raw: bytes) -> Any:
+    """Parse an event; of a large one only what is read here, so that no sound waits for the rest of it.
+
+    Raises ApiError (400) for what is no JSON, and for a large one that is not as Meta documents it.
+    """
+    try:
+        if len(raw) <= WHOLE_BYTES:
+            return parse(raw)
+        return msgspec.to_builtins(_large_event.decode(raw))
+    except JsonError as error:
+        raise bad_json(str(error), Style.PCC) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise bad_json(reason_of(raw, error), Style.PCC) from None
 
 
 def _values(given: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -14,7 +14,9 @@ from urllib.parse import urlencode
 import pytest
 
 from gateway.agents.instance_health import Health
+from gateway.api.webhooks import whatsapp_events
 from gateway.api.webhooks.whatsapp import WHATSAPP
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.http_requests import send, serving
 from tests.harness.start_api import Worker, running_worker, tables
@@ -246,3 +248,28 @@ async def test_bodies_about_no_call_are_forwarded(url: str, agents: list[Agent],
 async def test_a_body_that_is_too_large(url: str, agents: list[Agent]) -> None:
     answer = await send_event(url, event(text="x" * 300_000))
     assert (answer.status, answer.json["code"]) == (413, "413")
+
+
+async def test_of_a_large_event_only_its_calls_are_read(
+    worker: Worker, url: str, agents: list[Agent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making values of all of it would hold up the sound of the worker's calls."""
+
+    def parse(raw: bytes) -> Any:
+        raise AssertionError("the whole event is parsed")
+
+    monkeypatch.setattr(whatsapp_events, "parse", parse)
+    messages = [{"from": "14155550100", "text": {"body": "x" * 100}} for _ in range(400)]
+    assert (await send_event(url, event(call("connect"), messages=messages))).status == 200
+    await next_whatsapp_event(agents[0])
+    await eventually(lambda: len(worker.services.active) == 1, "the call is held")
+    assert (await send_event(url, event(messages=messages))).status == 200
+
+
+@pytest.mark.parametrize("calls", [[{"id": 1}] * 10, ["x"] * 10, [call("connect", "w" * 300)]])
+async def test_a_large_event_that_is_not_metas_is_refused(
+    url: str, agents: list[Agent], calls: list[Any]
+) -> None:
+    answer = await send_event(url, event(calls=calls, text="x" * 50_000))
+    assert (answer.status, answer.json["code"]) == (400, "400")
+    assert all(agent.calls.empty() for agent in agents)
