@@ -7,6 +7,7 @@ These checks need the settings alone; those that look at files and sockets are i
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -14,16 +15,20 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from gateway.config.consistency import Location
+from gateway.config.exposure import is_exposed
 from gateway.config.organization_settings import CarrierAccount, Organization
 from gateway.config.settings import Settings
 from gateway.model.addresses import host_in_region, region_of_host
 
 HTTPS_PORT: Final = 443
+MIN_KEY_CHARACTERS: Final = 16
+"""Of an API key, behind its prefix: what is shorter can be guessed. `POST …/api-keys` makes 48."""
 
 PUBLIC_URL: Final = ("server", "public_url")
 TRUSTED_PROXIES: Final = ("server", "trusted_proxies")
 
 _LOCAL_NAME: Final = "localhost"
+_KEY_PREFIX: Final = re.compile("^(?:pk_|sk_|pcc_pat_)")
 
 
 class Severity(Enum):
@@ -62,6 +67,7 @@ def find_concerns(settings: Settings) -> Iterator[Concern]:
     yield from _closed_to_carriers(settings)
     yield from _closed_to_whatsapp(settings)
     yield from _instances_that_are_the_gateway(settings)
+    yield from _short_keys(settings)
 
 
 def _accounts(settings: Settings) -> Iterator[tuple[Location, Organization, CarrierAccount]]:
@@ -202,6 +208,23 @@ def _instances_that_are_the_gateway(settings: Settings) -> Iterator[Concern]:
             if (is_own_port and is_here) or is_public:
                 message = "is this gateway itself, which is no agent"
                 yield Concern(("agents", index, "instances", position), message)
+
+
+def _short_keys(settings: Settings) -> Iterator[Concern]:
+    """Yield the keys that a stranger could guess. A gateway that no other machine reaches may have such keys.
+
+    They are repairable: a key does not become worse by an update of the gateway, which must not end by it.
+    """
+    if not is_exposed(settings):
+        return
+    for index, organization in enumerate(settings.organizations):
+        private = [key.get_secret_value() for key in organization.private_keys]
+        for kind, keys in (("public_keys", organization.public_keys), ("private_keys", private)):
+            for position, key in enumerate(keys):
+                if len(_KEY_PREFIX.sub("", key)) < MIN_KEY_CHARACTERS:
+                    message = f"can be guessed: it has less than {MIN_KEY_CHARACTERS} characters behind its "
+                    message += "prefix. `openssl rand -hex 24` makes a good one"
+                    yield Concern(("organizations", index, kind, position), message, Severity.REPAIRABLE)
 
 
 def _port(url: SplitResult) -> int:

@@ -24,8 +24,8 @@ url = "sqlite:////var/lib/patchbay.db"
 
 [[organizations]]
 name = "acme"
-public_keys = ["pk_acme"]
-private_keys = ["sk_acme-secret", "pcc_pat_acme-secret"]
+public_keys = ["pk_acme-0123456789abcdef"]
+private_keys = ["sk_acme-secret-0123456789", "pcc_pat_acme-secret-0123456789"]
 
 [[agents]]
 name = "support"

@@ -51,7 +51,9 @@ def test_check_hides_secrets(runner: CliRunner, write: Write, full: str) -> None
 def test_the_output_of_check_is_a_configuration_with_the_same_meaning(
     runner: CliRunner, write: Write, read: Callable[..., Settings], full: str
 ) -> None:
-    text = full.replace("sk_acme-secret", "").replace('["", "pcc_pat_acme-secret"]', "[]")
+    text = full.replace("sk_acme-secret-0123456789", "").replace(
+        '["", "pcc_pat_acme-secret-0123456789"]', "[]"
+    )
     odd = '\n[[regions]]\ncode = "eu-central"\ndisplay_name = "\\u007f \\"ü\\" \\\\ \\n\\u0001 🎧"\n'
     text += odd + '[[regions]]\ncode = "us-west"\ndisplay_name = "W"\n'
 

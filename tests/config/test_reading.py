@@ -60,7 +60,10 @@ def test_a_full_file(read: Read, full: str) -> None:
     assert settings.numbers[0].agent == support.service_host
     assert settings.limits.start_timeout == 2
     (acme,) = settings.organizations
-    assert [key.get_secret_value() for key in acme.private_keys] == ["sk_acme-secret", "pcc_pat_acme-secret"]
+    assert [key.get_secret_value() for key in acme.private_keys] == [
+        "sk_acme-secret-0123456789",
+        "pcc_pat_acme-secret-0123456789",
+    ]
 
 
 def test_regions_of_the_file_replace_the_default_ones(read: Read) -> None:

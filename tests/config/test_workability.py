@@ -67,7 +67,7 @@ def test_a_configuration_that_works_says_nothing(check: Check) -> None:
     for text in (AGENT, AGENT + TWILIO.replace(ACME, ACME, 1)):
         server = f"[server]\n{PUBLIC}" if "twilio" in text else ""
         assert doubts(check(server + text)) == []
-    closed = f'[server]\nhost = "0.0.0.0"\n{ACME}public_keys = ["pk_acme"]\n{AGENT}'
+    closed = f'[server]\nhost = "0.0.0.0"\n{ACME}public_keys = ["pk_0123456789abcdef0123"]\n{AGENT}'
     assert doubts(check(closed)) == [], "calls may come with the tokens of the start API"
 
 
@@ -174,7 +174,7 @@ def test_a_setting_with_which_no_call_gets_through_is_refused_by_its_name(
             "has no account that authenticates a carrier's calls",
         ),
         (
-            f'[server]\nhost = "0.0.0.0"\n{ACME}public_keys = ["pk_acme"]\n{AGENT}'
+            f'[server]\nhost = "0.0.0.0"\n{ACME}public_keys = ["pk_0123456789abcdef0123"]\n{AGENT}'
             '[[numbers]]\nnumber = "+15559876543"\nagent = "support.acme"\n',
             "agents[0].websocket_auth",
             "they are refused",
@@ -314,3 +314,17 @@ def test_serve_tells_doubts_and_a_store_that_cannot_be_used_by_its_status(write:
     assert doubt["setting"].startswith("server.public_url")
     assert (result.returncode, refused["event"]) == (3, "cannot start")
     assert refused["setting"].startswith("store.url")
+
+
+@pytest.mark.parametrize("server", ['host = "0.0.0.0"', PUBLIC])
+@pytest.mark.parametrize(("kind", "key"), [("public_keys", "pk_acme"), ("private_keys", "sk_1")])
+def test_a_key_that_can_be_guessed_is_named(check: Check, server: str, kind: str, key: str) -> None:
+    """`patchbay serve` starts with it all the same, so that an update ends no gateway."""
+    problem = refusal(check(f'[server]\n{server}\n{ACME}{kind} = ["{key}"]\n{AGENT}'))
+    assert f"organizations[0].{kind}[0]" in problem
+    assert "can be guessed" in problem
+    assert key not in problem
+
+
+def test_a_gateway_that_no_other_machine_reaches_may_have_short_keys(check: Check) -> None:
+    assert doubts(check(f'{ACME}public_keys = ["pk_acme"]\nprivate_keys = ["sk_1"]\n{AGENT}')) == []

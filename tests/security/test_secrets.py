@@ -26,8 +26,8 @@ MARK = "5ecre7"
 """Part of every secret, so that each can be searched for; HIDDEN adds those that are base64."""
 
 SECRETS = {
-    "private key": f"sk_{MARK}_private",
-    "personal token": f"pcc_pat_{MARK}_personal",
+    "private key": f"sk_{MARK}_private_0123456789",
+    "personal token": f"pcc_pat_{MARK}_personal_0123456789",
     "daily": f"{MARK}dailyapikey",
     "daily webhook": base64.b64encode(f"{MARK} of a webhook".encode()).decode(),
     "meta": f"{MARK}metaappsecret",
@@ -45,7 +45,7 @@ def tables(port: AgentPort) -> dict[str, Any]:
         "organizations": [
             {
                 "name": "acme",
-                "public_keys": ["pk_acme"],
+                "public_keys": ["pk_acme-0123456789abcdef"],
                 "private_keys": [SECRETS["private key"], SECRETS["personal token"]],
             }
         ],
