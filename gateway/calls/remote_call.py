@@ -23,7 +23,7 @@ from gateway.calls.active import ActiveCall, ActiveCalls
 from gateway.calls.services import CallServices
 from gateway.config import AgentSettings
 from gateway.media.leg import Leg
-from gateway.media.socket_passing import PassResult, SocketListener, send_socket
+from gateway.media.socket_passing import PassResult, SocketListener, SocketReturnedError, send_socket
 from serializers.dialect import Dialect, DialectError
 from serializers.events import Start
 from serializers.opening import Opening
@@ -55,7 +55,8 @@ class RemoteCall:
             "opening": len(opening),
         }
         try:
-            passed = await send_socket(self.worker, descriptor, json.dumps(header).encode() + b"\n" + data)
+            message = json.dumps(header).encode() + b"\n" + data
+            passed = await send_socket(self.worker, descriptor, message, leg.data_received)
         except BaseException:
             leg.discard()  # it is not known any more which worker has it
             raise
@@ -104,16 +105,18 @@ class StreamHandovers:
         head, _, data = message.partition(b"\n")
         header = json.loads(head)
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.connect_accepted_socket(_NotReading, passed)
+        transport, early = await loop.connect_accepted_socket(_EarlyData, passed)
+        transport.pause_reading()
         leg, is_attached = self._make_leg(transport), False
         try:
             start = None
             if dialect := DIALECTS.get(header["carrier"]):
                 start = await _read_opening(leg, dialect, data[: header["opening"]])
             call = self._active.get(header["session"])
-            if call is not None and call.can_attach(header["agent"], start):
+            has_ended = transport.is_closing()  # seen before there was a leg: the sender will see it, too
+            if not has_ended and call is not None and call.can_attach(header["agent"], start):
                 leg.buffer_messages(self._services.settings.limits.max_message_bytes)
-                leg.data_received(data[header["opening"] :])
+                leg.data_received(data[header["opening"] :] + early.data)
                 is_attached = call.attach_stream(leg, start)
         except DialectError:
             log.warning("a worker has handed over what is no opening", session=header["session"])
@@ -122,6 +125,8 @@ class StreamHandovers:
                 leg.discard()
         if is_attached:
             loop.call_soon(leg.resume)  # it is read here only after the sender knows that it is here
+        elif early.data:
+            raise SocketReturnedError(early.data)
         return is_attached
 
     def _make_leg(self, transport: asyncio.Transport) -> Leg:
@@ -135,11 +140,22 @@ class StreamHandovers:
         )
 
 
-class _NotReading(asyncio.Protocol):
-    """The protocol of a passed socket that must not be read: the sender may keep it."""
+class _EarlyData(asyncio.Protocol):
+    """The protocol of a passed socket until it has a leg. `data`: what came meanwhile.
+
+    It should not be read, since the sender may keep it, but uvloop does not stop reading for a
+    `pause_reading` in `connection_made`: whatever has come by then is read before `connect_accepted_socket`
+    returns.
+    """
+
+    def __init__(self) -> None:
+        self.data = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         cast(asyncio.Transport, transport).pause_reading()
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
 
 
 async def _read_opening(leg: Leg, dialect: Dialect, data: bytes) -> Start:

@@ -38,8 +38,16 @@ _YES: Final = b"\1"
 _NO: Final = b"\0"
 
 TakeSocket = Callable[[socket.socket, bytes], Awaitable[bool]]
-"""Receives a socket and its message. Returns True if it takes the socket, which it must not read before;
-otherwise it closes its copy and returns False."""
+"""Receives a socket and its message. Returns True if it takes the socket; otherwise it closes its copy, and
+returns False, or raises SocketReturnedError if it has read something."""
+
+
+class SocketReturnedError(Exception):
+    """A receiver does not take a socket of which it has read `data`, which goes back to the sender."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self.data = data
 
 
 class PassResult(Enum):
@@ -117,14 +125,16 @@ class SocketListener:
                 return
             try:
                 async with asyncio.timeout(ANSWER_S):
-                    taken = await self._receive(sender)
+                    answer = _YES if await self._receive(sender) else _NO
+            except SocketReturnedError as returned:
+                answer = _NO + returned.data
             except (OSError, TimeoutError):
                 return  # the sender sees the connection close without an answer, and keeps its socket
             except Exception:  # the edge of one offer's task: it must not end the listener
                 log.exception("internal error")
                 return
             with suppress(OSError):  # the sender has given up, and closed its copy
-                sender.send(_YES if taken else _NO)
+                sender.send(answer)
 
     async def _receive(self, sender: socket.socket) -> bool:
         await _readable(sender)
@@ -143,10 +153,13 @@ class SocketListener:
             raise
 
 
-async def send_socket(name: str, descriptor: int, message: bytes) -> PassResult:
+async def send_socket(
+    name: str, descriptor: int, message: bytes, on_returned: Callable[[bytes], None] | None = None
+) -> PassResult:
     """Send the worker that listens under `name` a copy of an open socket, with a message of up to MAX_BYTES.
 
-    The sender's own copy stays open. If this is cancelled while it waits for the answer, the result is as
+    `on_returned` is called, before NOT_TAKEN is returned, with what the receiver has read of the socket. The
+    sender's own copy stays open. If this is cancelled while it waits for the answer, the result is as
     UNKNOWN.
     """
     if not POSSIBLE or len(message) > MAX_BYTES:
@@ -162,11 +175,14 @@ async def send_socket(name: str, descriptor: int, message: bytes) -> PassResult:
         try:
             async with asyncio.timeout(ANSWER_S):
                 await _readable(receiver)
-            return PassResult.TAKEN if receiver.recv(1) == _YES else PassResult.NOT_TAKEN
+            answer = receiver.recv(MAX_BYTES + 1)
         except TimeoutError:
             return PassResult.UNKNOWN
         except OSError:
             return PassResult.NOT_TAKEN
+    if on_returned is not None and len(answer) > 1:
+        on_returned(answer[1:])
+    return PassResult.TAKEN if answer == _YES else PassResult.NOT_TAKEN
 
 
 def _socket() -> socket.socket:

@@ -247,8 +247,24 @@ async def test_a_socket_that_found_no_place_leaves_the_token_good(gateway: Gatew
 
 async def test_of_two_sockets_at_once_one_has_the_session(gateway: Gateway, agent: Agent) -> None:
     promised = start(gateway)
-    both = await asyncio.gather(*(gateway.dial(f"{TARGET}?token={promised['token']}") for _ in range(2)))
+
+    async def dial() -> Caller:
+        """Dial, and answer pings from then on: a socket without a sign of life would lose the session."""
+        caller = await gateway.dial(f"{TARGET}?token={promised['token']}")
+        if caller.status == 101:
+            answering.append(asyncio.create_task(answer_pings(caller)))
+        return caller
+
+    answering: list[asyncio.Task[None]] = []
+    both = await asyncio.gather(dial(), dial())
+    for task in answering:
+        task.cancel()
     assert sorted(caller.status for caller in both)[:1] == [101]
     assert {caller.status for caller in both} <= {101, 403, 429}, "the other is used, or finds no place"
     call = await agent.call()
     await hang_up(next(caller for caller in both if caller.status == 101), call)
+
+
+async def answer_pings(caller: Caller) -> None:
+    while True:
+        await caller.answer_ping()
