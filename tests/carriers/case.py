@@ -125,6 +125,7 @@ class Case:
 # What several carriers' events have in common
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+ids = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=12)
 numbers = st.integers(min_value=0, max_value=10**18 - 1)
 rates = st.sampled_from([8000, 16000, 24000])
 audio_bytes = st.binary(max_size=400)
@@ -141,9 +142,9 @@ AUDIO = b"\xff\x7f" * 80
 def starts(audio: st.SearchStrategy[AudioFormat], **more: Any) -> st.SearchStrategy[Start]:
     return st.builds(
         Start,
-        call_id=texts,
-        stream_id=texts,
-        account_id=texts,
+        call_id=ids,
+        stream_id=ids,
+        account_id=ids,
         audio=audio,
         parameters=parameters,
         sequence=numbers,
