@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.simulator.waiting import eventually
+from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot_requests import bot_of, holds
 from tests.harness.daily_server import API_KEY, DailyServer
@@ -272,8 +272,13 @@ async def test_cli_starts_lists_shows_and_stops_a_session(theirs: PipecatCloud, 
     stopped = await theirs.cli("agent", "stop", "support", "-s", session, "-f")
     assert stopped.status == 0, stopped.err
     await held.broken_off()
-
     shown = (await theirs.cli("agent", "sessions", "support", "--id", session)).json
+    assert shown["endState"] == "active", "its bot may still be busy, so it keeps its slot"
+    held.end()  # as a bot that can be stopped does
+
+    async with asyncio.timeout(WAIT_S):
+        while shown["endState"] == "active":
+            shown = (await theirs.cli("agent", "sessions", "support", "--id", session)).json
     assert (shown["sessionId"], shown["endState"]) == (session, "terminated")
     assert [event["eventCode"] for event in shown["events"]][-1] == "SESSION_COMPLETED"
     assert shown["endedAt"].endswith("Z")

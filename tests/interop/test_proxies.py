@@ -306,5 +306,5 @@ async def test_two_slashes_lead_nowhere(proxy: Proxy, target: str, support: Agen
 async def test_a_socket_that_is_refused_gets_the_gateways_answer(proxy: Proxy) -> None:
     over = await proxy.open()
     caller = await proxy.gateway.dial("/ws/twilio/nobody.acme", host=HOST, headers=LAST, over=over)
-    assert caller.refusal == (404, "unknown_agent")
+    assert caller.refusal == (403, "unauthorized"), "whether there is such an agent is told to nobody"
     await caller.leave()
