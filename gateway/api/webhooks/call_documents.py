@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
-from gateway.api.framework.operation import Access, Context, Operation, Style
+from gateway.api.framework.operation import MAX_BODY_BYTES, Access, Context, Operation, Style
 from gateway.api.webhooks.carrier_request import (
     authenticate_any,
     authenticate_request,
@@ -32,8 +32,6 @@ from gateway.carriers.registry import CARRIERS, WITH_DOCUMENTS
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import SessionRecord
-
-MAX_FORM_BYTES: Final = 65_536
 
 _CALL_IDS: Final = ("CallSid", "CallUUID")
 
@@ -116,7 +114,7 @@ def _operations(action: str, handler: Handler, summary: str) -> list[Operation]:
             summary=summary,
             tag="Carriers",
             reads_raw=True,
-            max_body_bytes=MAX_FORM_BYTES,
+            max_body_bytes=MAX_BODY_BYTES,
             in_schema=False,
         )
         for method in ("GET", "POST")

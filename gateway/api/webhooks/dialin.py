@@ -23,7 +23,7 @@ from starlette.responses import Response
 
 from gateway.api.framework.errors import bad_json, invalid
 from gateway.api.framework.handler_services import Services
-from gateway.api.framework.operation import Access, Answer, Context, Operation, Style
+from gateway.api.framework.operation import MAX_BODY_BYTES, Access, Answer, Context, Operation, Style
 from gateway.api.framework.strict_json import JsonError, parse
 from gateway.api.webhooks.carrier_request import read_custom_query
 from gateway.api.webhooks.deduplication import MIN_INTERVAL_S, SharedCall, joined
@@ -117,8 +117,6 @@ def _sip_headers(given: object) -> dict[str, str]:
         log.info("sip headers left out", count=dropped)
     return headers
 
-
-MAX_WEBHOOK_BYTES: Final = 65_536
 
 ANSWER_S: Final = 0.8
 """Seconds after which Daily is answered with the session's id alone."""
@@ -347,7 +345,7 @@ DIALIN: Final = (
         "HMAC-SHA256 over it, a dot and the body. A body without `callId` is Daily's probe and starts "
         "nothing. A start that takes longer than a second continues after the answer.",
         reads_raw=True,
-        max_body_bytes=MAX_WEBHOOK_BYTES,
+        max_body_bytes=MAX_BODY_BYTES,
         answers={
             200: DialinAnswer,
             400: None,

@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 from starlette.responses import Response
 
-from gateway.api.framework.operation import Access, Context, Operation, Style
+from gateway.api.framework.operation import MAX_BODY_BYTES, Access, Context, Operation, Style
 from gateway.api.webhooks.carrier_request import (
     DocumentRequest,
     authenticate_any,
@@ -42,7 +42,6 @@ from texml.document import Dial, DocumentError, Reject
 
 log = structlog.get_logger(__name__)
 
-MAX_FORM_BYTES: Final = 65_536
 RETURN_WAIT_S: Final = 2.0
 """Seconds that the end of a session may take after its carrier has come back for the next document."""
 
@@ -314,7 +313,7 @@ def _operation(method: str, path: str, carrier: str | None = None) -> Operation:
         summary="A call's document",
         tag="Carriers",
         reads_raw=True,
-        max_body_bytes=MAX_FORM_BYTES,
+        max_body_bytes=MAX_BODY_BYTES,
         in_schema=False,
     )
 

@@ -14,7 +14,7 @@ import structlog
 from starlette.background import BackgroundTask
 from starlette.responses import Response
 
-from gateway.api.framework.operation import Access, Context, Operation, Style
+from gateway.api.framework.operation import MAX_BODY_BYTES, Access, Context, Operation, Style
 from gateway.api.framework.strict_json import JsonError, parse
 from gateway.api.webhooks.carrier_request import (
     authenticate_any,
@@ -36,7 +36,6 @@ from gateway.store.interface import StoreFailed
 
 log = structlog.get_logger(__name__)
 
-MAX_CALLBACK_BYTES: Final = 65_536
 CLOCK_SLACK_S: Final = 60.0
 MAX_AGE_S: Final = 86_400.0
 """Seconds: a carrier's timestamp counts if it is no older, and no later than CLOCK_SLACK_S from now."""
@@ -202,7 +201,7 @@ def _operation(method: str) -> Operation:
         summary="What a carrier tells of a call",
         tag="Carriers",
         reads_raw=True,
-        max_body_bytes=MAX_CALLBACK_BYTES,
+        max_body_bytes=MAX_BODY_BYTES,
         in_schema=False,
     )
 

@@ -223,7 +223,7 @@ async def test_the_document_requests_callbacks_of_its_stream(line: DocumentCalls
         (b"{", "application/json", 400),
         (b"[]", "application/json", 400),
         (b'{"data":{"event_type":7,"payload":{}}}', "application/json", 400),
-        (b"x" * 70_000, "application/x-www-form-urlencoded", 413),
+        (b"x" * 33_000, "application/x-www-form-urlencoded", 413),
         (
             b"CallStatus=dancing&Timestamp=yesterday&SequenceNumber=9999999999999999999",
             "application/x-www-form-urlencoded",
