@@ -33,10 +33,8 @@ from gateway.api.sessions.session_models import (
     Status,
     TranscriptEntry,
     TransportView,
-    session_summary,
-    session_view,
-    status_of,
 )
+from gateway.api.sessions.session_views import session_summary, session_view, status_of
 from gateway.calls.session_events import session_events
 from gateway.calls.session_start import SessionRequest, StartedSession, start_session
 from gateway.config import AgentSettings

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A stored session as the answers of the session resource show it (session_models.py)."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from gateway.api.framework.passed_texts import stored_text, with_texts
+from gateway.api.framework.strict_json import rfc3339, rfc3339_or_none
+from gateway.api.sessions.session_models import (
+    TELEPHONY,
+    CallView,
+    Failure,
+    Session,
+    SessionSummary,
+    Status,
+    TransportView,
+    Usage,
+)
+from gateway.carriers.call_log import CallState
+from gateway.model.json_text import JsonText
+from gateway.model.lifecycle import SessionState
+from gateway.model.session import SessionRecord
+
+REDACTED: Final = "[redacted]"
+
+
+def status_of(record: SessionRecord) -> Status:
+    """Return a session's status.
+
+    `ending`: also that of an active session of which a stop was requested just now.
+    """
+    if record.active and record.stop_requested_at is not None:
+        return Status.ENDING
+    return Status(record.state)
+
+
+def session_summary(record: SessionRecord, now: float) -> JsonText:
+    """Return a session as lists show it, a SessionSummary. `now`: Unix seconds."""
+    return with_texts(SessionSummary(**_shared_fields(record, now)), _client_texts(record))
+
+
+def session_view(
+    record: SessionRecord,
+    now: float,
+    transport: TransportView | None = None,
+    call: CallState | None = None,
+) -> JsonText:
+    """Return the whole session, a Session.
+
+    `transport`: with secrets, for the answer to the start; `call`: its telephone call.
+    """
+    fields = _shared_fields(record, now)
+    if transport is not None:
+        fields["transport"] = transport
+    session = Session(
+        **fields,
+        call=None if call is None else _call(record, call),
+        reported_seconds=record.reported_seconds,
+        transcript=None,
+        results=None,
+    )
+    reported = {"transcript": stored_text(record.transcript), "results": stored_text(record.results)}
+    return with_texts(session, {**_client_texts(record), **reported})
+
+
+def _client_texts(record: SessionRecord) -> dict[str, JsonText | None]:
+    """Return what the client sent and gets back: the text, which may be any JSON, is not parsed."""
+    return {"metadata": stored_text(record.metadata)}
+
+
+def _shared_fields(record: SessionRecord, now: float) -> dict[str, Any]:
+    failed = record.state is SessionState.FAILED
+    return {
+        "id": record.session_id,
+        "agent": record.agent,
+        "status": status_of(record),
+        "created_at": rfc3339(record.created_at),
+        "started_at": rfc3339_or_none(record.started_at),
+        "first_audio_at": rfc3339_or_none(record.first_agent_sound_at),
+        "ended_at": rfc3339_or_none(record.ended_at),
+        "failed_at": rfc3339_or_none(record.ended_at if failed else None),
+        "completed_at": rfc3339_or_none(record.completed_at),
+        "ending_at": rfc3339_or_none(record.ending_at),
+        "released_at": rfc3339_or_none(record.released_at),
+        "released_by": record.released_by,
+        "end_reason": record.reason,
+        "failure": Failure(code=record.reason or "", message=record.detail or "") if failed else None,
+        "usage": _usage(record, now),
+        "transport": _redacted(record),
+        "idle_timeout_seconds": record.idle_timeout,
+        "max_duration_seconds": record.max_duration,
+        "metadata": None,
+    }
+
+
+def _usage(record: SessionRecord, now: float) -> Usage:
+    seconds = 0.0
+    if record.started_at is not None:
+        until = now if (end := record.ended_at or record.ending_at) is None else end
+        seconds = round(max(0.0, until - record.started_at), 3)
+    return Usage(seconds=seconds, frames_in=record.frames_in, frames_out=record.frames_out)
+
+
+def _call(record: SessionRecord, call: CallState) -> CallView:
+    return CallView(
+        id=record.call_id or call.call_id,
+        status=None if call.status is None else str(call.status),
+        answered_at=rfc3339_or_none(call.answered_at),
+    )
+
+
+def _redacted(record: SessionRecord) -> TransportView:
+    """Return the transport without its secrets, which only the answer to the start has."""
+    if record.transport == TELEPHONY:
+        return TransportView(type=TELEPHONY, carrier=record.carrier)
+    if record.transport == "websocket":
+        until = rfc3339_or_none(record.promised_until)
+        return TransportView(type="websocket", url=REDACTED, token=REDACTED, expires_at=until)
+    if record.transport == "daily":
+        return TransportView(type="daily", url=REDACTED, token=REDACTED)
+    return TransportView(type=record.transport)
