@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.worker_id import WorkerId
 from tests.harness.agent import AgentPort
 from tests.harness.call_assertions import assert_each_end_logged, assert_no_slots_taken
 from tests.harness.document_fixtures import carrier, carrier_servers, line  # noqa: F401 - fixtures
@@ -23,6 +26,18 @@ async def every_slot_is_freed(gateways: list[Gateway]) -> AsyncIterator[None]:
         if gateway.process.poll() is None:
             await assert_no_slots_taken(gateway)
             await assert_each_end_logged(gateway)
+
+
+@pytest.fixture
+async def stores(tmp_path: Path) -> AsyncIterator[list[SqliteStore]]:
+    """The stores of two workers, on one file."""
+    opened = []
+    for name in ("one", "two"):
+        opened.append(SqliteStore(tmp_path / "patchbay.db", WorkerId.of_this_process(name)))
+        await opened[-1].open()
+    yield opened
+    for store in opened:
+        await store.close()
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from gateway.api.framework.middleware import ApiMiddleware
 from gateway.api.pipecat_cloud.start import START
 from gateway.auth.media_tokens import MediaTokens, load_secret
 from gateway.calls.bot_session import BotRequest, BotServices, BotSessions, StartedBot, bot_http_client
-from gateway.config import Settings
+from gateway.config import AgentSettings, Settings
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import CallDetails, SessionOptions, SessionRecord
 from gateway.simulator.waiting import POLL_S, WAIT_S, eventually
@@ -159,11 +159,11 @@ async def running_worker(
         yield Worker(listening.getsockname()[1], services, store, bots, http)
 
 
-async def start_bot(worker: Worker, **how: Any) -> StartedBot:
-    """Start a session of support.acme."""
+def bot_details(worker: Worker, session_id: str) -> tuple[AgentSettings, CallDetails]:
+    """Return support.acme, and the details of a session that is started with no carrier's call."""
     (support,) = worker.services.calls.agents.agents
-    details = CallDetails(
-        session_id=how.pop("session_id", str(uuid.uuid4())),
+    return support, CallDetails(
+        session_id=session_id,
         agent=support.service_host,
         organization=support.organization,
         region=support.region,
@@ -173,6 +173,11 @@ async def start_bot(worker: Worker, **how: Any) -> StartedBot:
         from_number=None,
         to_number=None,
     )
+
+
+async def start_bot(worker: Worker, **how: Any) -> StartedBot:
+    """Start a session of support.acme."""
+    support, details = bot_details(worker, how.pop("session_id", str(uuid.uuid4())))
     options = SessionOptions(transport="bot")
     request = {"headers": {}, "body": b"{}", "max_duration_s": LONGEST_S, "stop_timeout_s": 0.0} | how
     return await worker.bots.start(support, details, options, BotRequest(**request))

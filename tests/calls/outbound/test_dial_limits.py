@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,6 @@ from gateway.calls.outbound.dial_limits import CpsLimiter, account_key
 from gateway.config import CarrierAccount
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.sqlite.sqlite_store import SqliteStore
-from gateway.store.worker_id import WorkerId
 from tests.harness.clock import Clock
 
 NOW = 1000.0
@@ -23,17 +20,6 @@ NOW = 1000.0
 @pytest.fixture
 def clock() -> Clock:
     return Clock(NOW)
-
-
-@pytest.fixture
-async def stores(tmp_path: Path) -> AsyncIterator[list[SqliteStore]]:
-    opened = []
-    for name in ("one", "two"):
-        opened.append(SqliteStore(tmp_path / "patchbay.db", WorkerId.of_this_process(name)))
-        await opened[-1].open()
-    yield opened
-    for store in opened:
-        await store.close()
 
 
 @pytest.fixture

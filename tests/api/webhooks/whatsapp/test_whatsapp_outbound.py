@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from gateway.model.session import CallDetails, SessionOptions
+from gateway.model.session import SessionOptions
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.start_api import Worker
+from tests.harness.start_api import Worker, bot_details
 from tests.harness.whatsapp_events import (
     agrees,
     answers,
@@ -29,18 +29,7 @@ IGNORED = (200, {"status": "ignored"})
 
 async def session_on(worker: Worker, session_id: str) -> str:
     """A session that the API has started, in which the agent may place calls; the URL of its instance."""
-    (support,) = worker.services.calls.agents.agents
-    details = CallDetails(
-        session_id=session_id,
-        agent=support.service_host,
-        organization=support.organization,
-        region=support.region,
-        carrier="bot",
-        call_id=None,
-        stream_id=None,
-        from_number=None,
-        to_number=None,
-    )
+    support, details = bot_details(worker, session_id)
     return await worker.services.calls.capacity.acquire(support, details, SessionOptions(transport="bot"))
 
 
