@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,36 +22,30 @@ from gateway.config import load
 from gateway.config.settings import contract_regions
 from gateway.model.reasons import REASONS
 from serializers.registry import DIALECTS
+from tests.harness.pages import LANGUAGES, PAGES, README, ROOT, blocks, name_of, parts, read
 
-ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
 API = ROOT / "docs" / "api.md"
 CARRIER_PAGES = sorted((ROOT / "docs" / "carriers").glob("*.md"))
-PAGES = [
-    README,
-    ROOT / "CHANGELOG.md",
-    ROOT / "CONTRIBUTING.md",
-    *sorted((ROOT / "docs").rglob("*.md")),
-]
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ENVIRONMENT = re.compile(r"^PATCHBAY_\w+=", re.MULTILINE)
+
+SECRET = "a-secret-of-twenty-four-letters"
+SECRETS = {
+    "PRIVATE_KEY": "sk_0123456789abcdef0123",
+    "PUBLIC_KEY": "0bpIkn7h6592phYq2uVcc4perlpHEvkX3nF/vUCr3zQ=",
+    "SID": "AC00000000000000000000000000000001",
+    "HMAC": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+}
+"""What an example's variable may hold, by the end of its name."""
+
+WHOLE = re.compile(r"^\[\[organizations\]\]", re.MULTILINE)
+REFERENCE = re.compile(r'"env:(\w+)"')
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 FILE = re.compile(r"`((?:gateway|serializers|texml|tests|fixtures|benchmarks|docs)/[\w./-]*)`")
 FIRST_CELL = re.compile(r"^\| (`[^|]+`) \|", re.MULTILINE)
 CODE = re.compile(r"`([^`]+)`")
-
-
-def read(page: Path) -> str:
-    return page.read_text(encoding="utf-8")
-
-
-def name_of(page: Path) -> str:
-    return str(page.relative_to(ROOT))
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return [body for kind, body in FENCE.findall(read(page)) if kind == language]
 
 
 def prose(page: Path) -> str:
@@ -141,6 +136,46 @@ def test_every_xml_document_is_well_formed(page: Path) -> None:
 def test_every_json_example_is_json(page: Path) -> None:
     for example in blocks(page, "json"):
         json.loads(example)
+    for example in blocks(page, "jsonl"):
+        for line in example.splitlines():
+            json.loads(line)
+
+
+def test_every_block_says_what_it_is_written_in(page: Path) -> None:
+    shown = [part for part in parts(page) if not part.hidden]
+    assert {block.language for block in shown} <= LANGUAGES
+    assert len(re.findall(r"^\s*```", read(page), re.MULTILINE)) == 2 * len(shown), (
+        "a block that is not at the margin"
+    )
+
+
+def test_every_python_example_compiles(page: Path) -> None:
+    for example in blocks(page, "python"):
+        compile(example, name_of(page), "exec")
+
+
+def test_every_table_of_settings_is_taken(page: Path, configuration: str, tmp_path: Path) -> None:
+    """A block with an organisation is a whole file; any other adds to the one in README.md."""
+    for number, example in enumerate(blocks(page, "toml")):
+        file = tmp_path / f"{number}.toml"
+        file.write_text(example if WHOLE.search(example) else f"{configuration}\n{example}")
+        assert load(file, secrets_of(example)).agents
+
+
+def secrets_of(example: str) -> dict[str, str]:
+    """A value for each variable that an example takes from the environment."""
+    return {
+        name: next((value for end, value in SECRETS.items() if name.endswith(end)), SECRET)
+        for name in REFERENCE.findall(example)
+    }
+
+
+def test_every_variable_of_the_environment_is_one(page: Path, configuration: str, tmp_path: Path) -> None:
+    (file := tmp_path / "patchbay.toml").write_text(configuration)
+    for example in blocks(page, "sh"):
+        if ENVIRONMENT.match(example):
+            for name, _, value in (line.partition("=") for line in example.splitlines()):
+                assert load(file, {name: "".join(shlex.split(value))})
 
 
 def test_the_picture_is_an_svg_with_words_for_those_who_cannot_see_it() -> None:
@@ -157,7 +192,9 @@ def test_the_configuration_of_the_readme_works(configuration: str, tmp_path: Pat
     assert [agent.service_host for agent in load(file, {}).agents] == ["support.acme"]
 
 
-def test_what_a_carrier_page_adds_to_it_works(carrier_page: Path, configuration: str, tmp_path: Path) -> None:
+def test_what_a_carrier_page_adds_to_it_works_together(
+    carrier_page: Path, configuration: str, tmp_path: Path
+) -> None:
     file = tmp_path / "patchbay.toml"
     file.write_text("\n".join([configuration, *blocks(carrier_page, "toml")]), encoding="utf-8")
     assert load(file, {}).agents

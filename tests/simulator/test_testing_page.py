@@ -14,7 +14,7 @@ from gateway.simulator.server_process import PATCHBAY, ServerProcess, answers
 from gateway.simulator.waiting import WAIT_S
 
 PAGE = Path(__file__).parents[2] / "docs" / "testing.md"
-EXAMPLE = re.compile(r"<!-- example: (\w+\.py) -->\n```python\n(.*?)```", re.DOTALL)
+EXAMPLE = re.compile(r"<!-- file: (\w+\.py) -->\n```python\n(.*?)```", re.DOTALL)
 
 
 def test_every_example_passes(tmp_path: Path) -> None:

@@ -287,7 +287,7 @@ async def test_a_bot_that_nobody_tells_keeps_its_process_to_itself(worker: Worke
 async def test_a_bot_made_stoppable_as_the_page_says(
     worker: Worker, port: AgentPort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (text,) = re.findall(r"<!-- example: stoppable.py -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (text,) = re.findall(r"<!-- file: stoppable.py -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     bots, names = Bots(), dict[str, Any]()
     async with base_image(bots, port, lambda: bool(names["readyz"]())) as app:
         monkeypatch.setitem(sys.modules, "pipecatcloud_system", types.SimpleNamespace(app=app))
