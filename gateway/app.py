@@ -36,6 +36,7 @@ from gateway.api.framework.handler_services import Services
 from gateway.api.framework.health import health_routes
 from gateway.api.framework.middleware import ApiMiddleware, http_exception
 from gateway.api.routes import OPERATIONS
+from gateway.api.webhooks.deduplication import SIGNED_WEBHOOKS
 from gateway.auth.media_tokens import NONCES, MediaTokens, load_secret
 from gateway.calls.active import ActiveCalls
 from gateway.calls.bot_session import BotServices, BotSessions, bot_http_client
@@ -65,8 +66,10 @@ A call creates hundreds of objects while it is set up and leaves almost no cycle
 run a collection for nothing at every second call.
 """
 
-SINGLE_USE_KINDS: Final = frozenset({NONCES, CALL_NONCES, CALL_SOCKETS})
-"""The kinds of stored values that are written once, and without which a caller with a token is refused."""
+SINGLE_USE_KINDS: Final = frozenset({NONCES, CALL_NONCES, CALL_SOCKETS, SIGNED_WEBHOOKS})
+"""The kinds of stored values that are written once, and without which a caller with a token, or a carrier's
+signed webhook, is refused.
+"""
 
 HEARTBEAT_S: Final = STALE_S / 4
 """How often a worker renews its heartbeat in the store, and ends the sessions of workers that died."""

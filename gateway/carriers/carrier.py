@@ -75,7 +75,8 @@ class Carrier:
     `name`: as in the paths `/ws/{name}` and `/xml/{name}` and in the configuration. `writer`: writes the
     documents that the carrier fetches. `document_paths`: further paths at which the carrier's documents are
     served, besides `/xml/{name}`. `form_types`: the media types in which the carrier sends the fields of a
-    POST; a JSON object has them by name.
+    POST; a JSON object has them by name. `body_signature`: the header of a signature that covers the body of
+    a webhook, and not its URL.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Carrier:
     read_callback: CallbackReader | None = None
     document_paths: tuple[str, ...] = ()
     form_types: frozenset[str] = frozenset({FORM})
+    body_signature: str | None = None
 
     @property
     def documents(self) -> Writer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.harness.agent import Agent, AgentPort
 from tests.harness.call_assertions import assert_ended, assert_refused
 from tests.harness.document_calls import CARRIERS, HOST, DocumentCalls, Server, accounts, opening_of_call
 from tests.harness.gateway import Gateway
+from tests.harness.http_requests import send
 from tests.harness.rest_exotel import API_KEY, API_TOKEN, ExotelServer
 
 SIGNING = ("twilio", "plivo")
@@ -37,6 +39,7 @@ def settings(carrier_servers: dict[str, Server]) -> dict[str, Any]:
     """acme has accounts with all four; nobody else has agents."""
     return {
         "server": {"public_url": "https://voice.example.com"},
+        "agents": [{"name": "sales", "organization": "acme", "instances": ["http://127.0.0.1:1"]}],
         "organizations": [{"name": "acme", "carriers": accounts(carrier_servers)}],
     }
 
@@ -64,6 +67,18 @@ async def test_an_unsigned_webhook_is_403(line: DocumentCalls) -> None:
     assert placed.answered.status == 403
     assert placed.answered.json["code"] == "403"
     assert "not proven" in placed.answered.json["error"]
+
+
+@pytest.mark.parametrize("carrier", ["telnyx"], indirect=True)
+async def test_a_signed_webhook_is_for_one_agent_where_its_url_is_not_signed(line: DocumentCalls) -> None:
+    body = urlencode({"CallSid": "v3:4711", "From": "+14155550100", "To": "+14155550199"}).encode()
+    headers = {"Content-Type": "application/x-www-form-urlencoded", **line.server.sign(body)}
+
+    async def fetch(agent: str) -> int:
+        url = f"http://127.0.0.1:{line.gateway.port}/xml/telnyx?agent={agent}&org=acme"
+        return (await send(url, raw=body, **headers)).status
+
+    assert [await fetch("support"), await fetch("sales"), await fetch("support")] == [200, 403, 200]
 
 
 async def test_an_unsigned_webhook_does_not_reveal_which_agents_exist(line: DocumentCalls) -> None:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Deduplication of webhooks: carriers repeat them, and any worker may receive the repetition."""
+"""Deduplication of webhooks: carriers repeat them, and any worker may receive the repetition.
+
+A webhook whose signature does not cover its URL is good for one agent alone, the first that it is sent to:
+who has seen it cannot send it to another.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,9 @@ import structlog
 from starlette.datastructures import Headers
 
 from gateway.api.framework.handler_services import Services
+from gateway.calls.services import CallServices
+from gateway.carriers.signatures import REPLAY_WINDOW_S
+from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import StoreFailed
 from gateway.store.notifications import Subscription, Topic
 
@@ -24,6 +31,31 @@ MIN_INTERVAL_S: Final = 0.05
 def joined(headers: Headers, name: str) -> str | None:
     """Return the header's values joined by commas, as signatures cover them; None for a missing header."""
     return ",".join(headers.getlist(name)) or None
+
+
+SIGNED_WEBHOOKS: Final = "signed_webhook"
+"""The store's kind of the agents that signed webhooks were for."""
+
+SIGNED_S: Final = 2 * REPLAY_WINDOW_S
+"""Seconds for which the agent of a signed webhook is on record whose signature has a time: its clock may be
+ahead by as much as it may be behind.
+"""
+
+
+async def take_for(calls: CallServices, agent: str, signature: str, lifetime_s: float = SIGNED_S) -> None:
+    """Note that a signed webhook is for this agent (AGENT.ORG), unless it is noted already.
+
+    `signature`: valid, as it was received. Raises CallEnded(unauthorized) if it was for another; StoreFailed.
+    """
+    now, values = calls.now(), calls.store.key_values
+    key = hashlib.sha256(signature.encode()).hexdigest()
+    if await values.put_if_absent(
+        SIGNED_WEBHOOKS, key, json.dumps(agent), now=now, expires_at=now + lifetime_s
+    ):
+        return
+    taken = await values.get(SIGNED_WEBHOOKS, key, now)
+    if taken is not None and json.loads(taken.value) != agent:
+        raise CallEnded(Reasons.unauthorized, "the same signed request was for another agent")
 
 
 class SharedCall:

@@ -26,7 +26,7 @@ from gateway.api.framework.handler_services import Services
 from gateway.api.framework.operation import MAX_BODY_BYTES, Access, Answer, Context, Operation, Style
 from gateway.api.framework.strict_json import JsonError, parse
 from gateway.api.webhooks.carrier_request import read_custom_query
-from gateway.api.webhooks.deduplication import MIN_INTERVAL_S, SharedCall, joined
+from gateway.api.webhooks.deduplication import MIN_INTERVAL_S, SharedCall, joined, take_for
 from gateway.calls.session_start import DIALOUT_SETTINGS, RoomFailed, SessionRequest, Telephone, start_session
 from gateway.carriers.daily.auth import SIGNATURE, TIMESTAMP, authenticate_dialin
 from gateway.carriers.daily.rest import dialin_properties
@@ -171,8 +171,11 @@ async def dialin(context: Context) -> Answer | Response:
     try:
         _authenticate(context, owner.daily)
         agent = services.calls.agents.of_organization(organization, context.path["agent"])
+        if not owner.daily.allow_unsigned:
+            signature = joined(context.request.headers, SIGNATURE) or ""
+            await take_for(services.calls, agent.service_host, signature)
         custom = {**read_custom_query(context), **call.more}
-    except CallEnded as failure:
+    except (CallEnded, StoreFailed) as failure:
         log.info("dialin refused", agent=name, organization=organization, **_reason(failure))
         raise
     custom = {name: value for name, value in custom.items() if name not in _OURS}

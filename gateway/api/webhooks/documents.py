@@ -25,6 +25,7 @@ from gateway.api.webhooks.carrier_request import (
     is_authenticated,
     read_document_request,
 )
+from gateway.api.webhooks.deduplication import take_for
 from gateway.auth.call_tokens import Audience
 from gateway.auth.media_tokens import TOKEN_S, CallGrant
 from gateway.calls.bot_session import NotReady
@@ -139,8 +140,17 @@ async def _authenticated_agent(context: Context, request: DocumentRequest) -> Ag
     if request.organization is None:
         authenticate_request(context, call.carrier, agent.organization)
     accounts = context.services.calls.accounts
-    if not agent.is_open and not accounts.requires_authentication(agent.organization, call.carrier):
+    is_authenticated_call = accounts.requires_authentication(agent.organization, call.carrier)
+    if not agent.is_open and not is_authenticated_call:
         raise CallEnded(Reasons.unauthorized, _NO_ACCOUNT)
+    header = CARRIERS[call.carrier].body_signature
+    # Without a body nothing but the time is signed, and two calls in one second have the same signature.
+    if header is not None and is_authenticated_call and context.raw_body:
+        try:
+            signature = context.request.headers.get(header, "")
+            await take_for(context.services.calls, agent.service_host, signature)
+        except StoreFailed as error:
+            raise CallEnded(Reasons.store_failed, str(error)) from None
     return agent
 
 

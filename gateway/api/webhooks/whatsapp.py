@@ -18,10 +18,10 @@ from starlette.responses import PlainTextResponse, Response
 
 from gateway.api.framework.authentication import charge, identify
 from gateway.api.framework.operation import Access, Context, Handler, Operation, Style
-from gateway.api.webhooks.deduplication import joined
+from gateway.api.webhooks.deduplication import joined, take_for
 from gateway.api.webhooks.whatsapp_events import read_event
 from gateway.api.webhooks.whatsapp_forward import JSON, pass_to_any
-from gateway.api.webhooks.whatsapp_handler import CallEventHandler
+from gateway.api.webhooks.whatsapp_handler import RECORD_LIFETIME_S, CallEventHandler
 from gateway.calls.whatsapp_call import WhatsAppCall, hold_all
 from gateway.carriers.signatures import AuthenticationFailed
 from gateway.carriers.whatsapp.auth import SIGNATURE, authenticate_event
@@ -67,11 +67,15 @@ async def verify(context: Context) -> Response:
 
 async def event(context: Context) -> Response:
     """Forward an event to the instances of its calls. Raises ApiError, CallEnded, StoreFailed."""
-    _authenticate(context, _settings(context))
+    app = _settings(context)
+    _authenticate(context, app)
     agent = context.services.calls.agents.of_organization(context.path["org"], context.path["agent"])
     calls = read_event(context.raw_body)
     active_calls: list[WhatsAppCall] = []
     try:
+        if calls and not app.allow_unsigned:
+            signature = joined(context.request.headers, SIGNATURE) or ""
+            await take_for(context.services.calls, agent.service_host, signature, RECORD_LIFETIME_S)
         if not calls:
             return (await pass_to_any(context, agent)).response()
         for call in calls:  # rarely more than one

@@ -6,6 +6,7 @@ The rest of the event is for the agent.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -26,6 +27,9 @@ OUTBOUND_DIRECTIONS: Final = ("BUSINESS_INITIATED", "outbound")
 """The `direction` of a call that the agent placed: Meta's word, and that of Pipecat's models."""
 
 
+_SECONDS: Final = re.compile(r"[0-9]{1,12}")
+
+
 class _Session(msgspec.Struct):
     sdp_type: str | None = None
 
@@ -36,6 +40,7 @@ class _Call(msgspec.Struct, omit_defaults=True):
     id: str
     type: str | None = None
     event: str | None = None
+    timestamp: str | int | None = None
     direction: str | None = None
     from_number: str | None = msgspec.field(default=None, name="from")
     to_number: str | None = msgspec.field(default=None, name="to")
@@ -68,7 +73,8 @@ class CallEvent:
     """One event's news of one call.
 
     `connects`, `terminates`: the event begins the call, ends it. `is_outbound`: the agent placed the call.
-    `callback_data`: what the agent gave Meta with such a call, `biz_opaque_callback_data`.
+    `callback_data`: what the agent gave Meta with such a call, `biz_opaque_callback_data`. `at`: when it was,
+    in Unix seconds; None if it does not say.
     """
 
     call_id: str
@@ -78,6 +84,7 @@ class CallEvent:
     terminates: bool
     is_outbound: bool = False
     callback_data: str | None = None
+    at: float | None = None
 
 
 def read_event(raw: bytes) -> list[CallEvent]:
@@ -148,6 +155,7 @@ def _call(call_id: str, entries: list[Mapping[str, Any]]) -> CallEvent:
         terminates="terminate" in events,
         is_outbound=_is_outbound(entries),
         callback_data=_text(entries, "biz_opaque_callback_data"),
+        at=_latest(entries),
     )
 
 
@@ -162,6 +170,12 @@ def _is_outbound(entries: list[Mapping[str, Any]]) -> bool:
         or any(each.get("direction") in OUTBOUND_DIRECTIONS for each in entries)
         or all("event" not in each for each in entries)
     )
+
+
+def _latest(entries: list[Mapping[str, Any]]) -> float | None:
+    """Return the latest `timestamp`: Unix seconds, as a text in Meta's samples."""
+    texts = (str(each.get("timestamp")) for each in entries)
+    return max((float(text) for text in texts if _SECONDS.fullmatch(text)), default=None)
 
 
 def _text(entries: list[Mapping[str, Any]], name: str) -> str | None:

@@ -67,6 +67,8 @@ class CallEventHandler:
     async def answer(self) -> Response:
         """Start, continue or end the call, and return the answer to Meta. Raises CallEnded, StoreFailed."""
         call = self._call
+        if call.connects and call.at and call.at <= self._services.calls.now() - RECORD_LIFETIME_S:
+            return _ignored("connect of a call that was more than a day ago")
         if call.connects:
             session_id = self._services.calls.new_id()
             if await self._shared_call.claim({_SESSION: session_id}, self._timeout_s + LEASE_S):

@@ -3,7 +3,7 @@
 
 from gateway.carriers.carrier import Carrier, CarrierProfile
 from gateway.carriers.signatures import FORM, JSON
-from gateway.carriers.telnyx.auth import authenticate
+from gateway.carriers.telnyx.auth import SIGNATURE, authenticate
 from gateway.carriers.telnyx.callbacks import read_callback
 from gateway.carriers.telnyx.rest import TelnyxRest
 from serializers.telnyx import DIALECT
@@ -26,4 +26,5 @@ CARRIER = Carrier(
     rest_class=TelnyxRest,
     read_callback=read_callback,
     form_types=frozenset({FORM, JSON}),  # its pages show the callbacks of TeXML as JSON (§3.4)
+    body_signature=SIGNATURE,
 )

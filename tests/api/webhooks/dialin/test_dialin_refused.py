@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
 from gateway.api.webhooks import dialin
+from gateway.api.webhooks.dialin import DIALIN
 from gateway.config import Organization
 from gateway.model.reasons import Reasons
 from tests.harness.agent import Agent, AgentPort
@@ -20,8 +22,8 @@ from tests.harness.daily_dialin import OLD_SECRET, SECRET, dialin_log_lines, sen
 from tests.harness.daily_numbers_server import DailyWithNumbers, signed
 from tests.harness.daily_server import API_KEY, rate_limits
 from tests.harness.failing_server import fails, resets, says
-from tests.harness.http_requests import HttpAnswer, send
-from tests.harness.start_api import Worker, gives_up_after
+from tests.harness.http_requests import HttpAnswer, send, serving
+from tests.harness.start_api import Worker, gives_up_after, running_worker
 
 # Refusals
 
@@ -74,6 +76,33 @@ async def test_either_secret_and_either_unit_of_time(
 ) -> None:
     raw = json.dumps(daily.caller()).encode()
     assert (await send(url, raw=raw, **signed(secret, raw, unit=unit))).status == 200
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_signed_webhook_is_for_one_agent_at_every_worker(
+    worker: Worker,
+    url: str,
+    agent: Agent,
+    daily: DailyWithNumbers,
+    settings: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    raw = json.dumps(daily.caller()).encode()
+    headers = signed(SECRET, raw)
+    first = await send(url, raw=raw, **headers)
+    assert first.status == 200
+    sales = {"agents": [settings["agents"][0] | {"name": "sales"}]}
+    async with (
+        running_worker(tmp_path / "patchbay.db", settings | sales, "another") as another,
+        serving(another, DIALIN) as address,
+    ):
+        replayed = await send(f"{address}/v1/public/webhooks/acme/sales/dialin", raw=raw, **headers)
+    assert (replayed.status, replayed.json["code"]) == (403, "403")
+    assert replayed.json["error"] == "the same signed request was for another agent"
+    again = await send(url, raw=raw, **headers)  # as Daily repeats it
+    assert (again.status, again.json) == (200, first.json)
+    assert len(daily.requests_of("create_room")) == 1
+    assert len(await worker.records()) == 1
 
 
 @pytest.mark.usefixtures("patient")

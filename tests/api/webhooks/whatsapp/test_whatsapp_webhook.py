@@ -16,6 +16,7 @@ import pytest
 from gateway.agents.instance_health import Health
 from gateway.api.webhooks import whatsapp_events
 from gateway.api.webhooks.whatsapp import WHATSAPP
+from gateway.api.webhooks.whatsapp_handler import RECORD_LIFETIME_S
 from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.http_requests import send, serving
@@ -105,6 +106,35 @@ async def test_an_agent_that_is_not_there(url: str) -> None:
     other = url.replace("/support/", "/other/")
     assert (await send(verification_url(other), method="GET")).status == 404
     assert (await send_event(other, event())).status == 404
+
+
+# Events of calls that come again
+
+
+async def test_a_signed_event_of_a_call_is_for_one_agent(
+    worker: Worker, url: str, agents: list[Agent], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    connect = event(call("connect", timestamp=str(int(worker.services.calls.now()))))
+    assert (await send_event(url, connect)).status == 200
+    sales = {"agents": [settings["agents"][0] | {"name": "sales"}]}
+    async with (
+        running_worker(tmp_path / "patchbay.db", settings | sales, "another") as another,
+        serving(another, WHATSAPP) as address,
+    ):
+        replayed = await send_event(f"{address}/v1/public/webhooks/acme/sales/whatsapp", connect)
+    assert (replayed.status, replayed.json["code"]) == (403, "403")
+    again = await send_event(url, connect)  # as Meta repeats it
+    assert (again.status, again.json) == (200, {"status": "ignored"})
+    assert len(await worker.records()) == 1
+
+
+async def test_a_connect_that_is_older_than_the_memory_of_calls_starts_nothing(
+    worker: Worker, url: str, agents: list[Agent]
+) -> None:
+    yesterday = int(worker.services.calls.now() - RECORD_LIFETIME_S)
+    answer = await send_event(url, event(call("connect", timestamp=str(yesterday))))
+    assert (answer.status, answer.json) == (200, {"status": "ignored"})
+    assert await worker.records() == []
 
 
 # What is about no call
