@@ -22,6 +22,7 @@ from gateway.agents.media_socket import connect_agent
 from gateway.calls.active import ActiveCall, ActiveCalls
 from gateway.calls.agent_routing import route_by_start, route_by_url
 from gateway.calls.authorization import (
+    NO_CREDENTIALS,
     authenticate_start,
     authenticate_upgrade,
 )
@@ -113,7 +114,11 @@ class InboundCall:
             if dialect is not None:  # a client without a dialect is answered when its agent is connected
                 progress.change(CallState.OPENING)
                 await self._use_token(setup)
-                start = await self._read_opening(self._accept(setup), dialect)
+                leg = self._accept(setup)
+                if setup.credentials is NO_CREDENTIALS:
+                    self._upgrade.on_preempted = self._on_preempted
+                start = await self._read_opening(leg, dialect)
+                self._upgrade.on_preempted = None
             progress.change(CallState.ROUTING)
             if start is not None:
                 agent = route_by_start(self._services, target, start, setup.credentials)
@@ -479,10 +484,13 @@ class InboundCall:
     def _leave(self) -> None:
         """Leave the registry, and drop what refers back to this call: garbage is collected seldom."""
         self._active.remove(self)
-        self._upgrade.on_disconnect = self._upgrade.on_shutdown = None
+        self._upgrade.on_disconnect = self._upgrade.on_shutdown = self._upgrade.on_preempted = None
         self._progress.termination.release()
         self._phase.release()
         self._progress.change(CallState.ENDED)
+
+    def _on_preempted(self) -> None:
+        self._progress.termination.set(CallEnded(Reasons.preempted))
 
     def _on_shutdown(self) -> None:
         self._progress.termination.set(CallEnded(Reasons.draining, "the time to drain is over"))

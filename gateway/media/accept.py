@@ -42,6 +42,7 @@ class Upgrade:
         "is_answered",
         "is_at_fault",
         "on_disconnect",
+        "on_preempted",
         "on_shutdown",
         "on_verified",
         "request",
@@ -69,6 +70,10 @@ class Upgrade:
         """Called by `verified`; set by the HTTP server. May raise CallEnded."""
         self.on_disconnect: Callable[[Disconnect], None] | None = None
         """Called when the client leaves before the answer; set by the code that serves the call."""
+        self.on_preempted: Callable[[], None] | None = None
+        """Ends the call in favour of another. Set by the code that serves it, while nothing has shown that
+        it is one; None: it goes on.
+        """
         self.on_shutdown: Callable[[], None] | None = None
         """Called when the server stops and waits no longer; set by the code that serves the call."""
 

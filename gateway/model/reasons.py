@@ -67,6 +67,10 @@ class Reasons:
     )
     rate_limited = Reason("rate_limited", Party.TENANT, 429, 1013, "too many requests", retry_after=1)
 
+    preempted = Reason(
+        "preempted", Party.CARRIER, None, 1013, "its socket said nothing, and another call needed the place"
+    )
+
     duplicate_call = Reason(
         "duplicate_call", Party.CARRIER, 409, 1008, "there is a socket for this call already"
     )

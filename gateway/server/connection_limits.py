@@ -8,7 +8,9 @@ the counts are logged once a second.
 An upgrade is unverified until the call has authenticated, where that is required, and its agent is known to
 exist. The limits of calls count verified ones alone. An unverified one is limited by its address: by how many
 of them the address has open, and by how many came to nothing. So a flood of them is refused, and real calls
-are not (docs/decisions/0034-verified-calls.md).
+are not (docs/decisions/0034-verified-calls.md). Where the unverified ones of an address leave no place for
+the next, the oldest that has been silent for SILENT_S makes room
+(docs/decisions/0053-silent-sockets-make-room.md).
 """
 
 from __future__ import annotations
@@ -44,6 +46,11 @@ UNVERIFIED_SHARE: Final = 4
 MIN_UNVERIFIED: Final = 16
 """Limit of the unverified upgrades of a worker at a time: a fraction of `max_calls`, but not fewer. Beyond
 that an address without a verified call may have its equal share of them, and no more.
+"""
+
+SILENT_S: Final = 1.0
+"""Seconds after which a socket, or a connection, that has shown nothing may have to make room for another:
+carriers send their first message at once.
 """
 
 MAX_VERIFIED_SITES: Final = 10_000
@@ -92,15 +99,18 @@ class TrustedProxies:
 class CallCount:
     """One media socket in the counts of its worker: unverified at first, then a call, until `end`."""
 
-    __slots__ = ("_is_over", "_limits", "_site", "connection", "is_verified")
+    __slots__ = ("_is_over", "_limits", "_site", "began_at", "connection", "is_verified", "preempt")
 
-    def __init__(self, limits: ConnectionLimits, site: str, connection: str) -> None:
-        """`site`: of the client. `connection`: as `add_connection` returned it."""
+    def __init__(self, limits: ConnectionLimits, site: str, connection: str, began_at: float) -> None:
+        """`site`: of the client. `connection`: as `add_connection` returned it. `began_at`: as `now`."""
         self._limits = limits
         self._site = site
         self._is_over = False
+        self.began_at = began_at
         self.connection = connection
         self.is_verified = False
+        self.preempt: Callable[[], bool] | None = None
+        """Ends the unverified socket for another's sake, and returns True, unless it may be a call."""
 
     def verify(self) -> None:
         """Count the socket as a call. No effect if it counts as one.
@@ -108,8 +118,9 @@ class CallCount:
         Raises CallEnded(overloaded) if meanwhile there are as many calls as there may be.
         """
         if not self.is_verified and not self._is_over:
-            self._limits.verify_call(self._site)
+            self._limits.verify_call(self, self._site)
             self.is_verified = True
+            self.preempt = None
 
     def end(self, *, failed: bool) -> None:
         """Count the socket and its connection as ended. `failed`: it came to nothing by its client's fault,
@@ -117,7 +128,8 @@ class CallCount:
         """
         if not self._is_over:
             self._is_over = True
-            self._limits.end_call(self._site, is_verified=self.is_verified, failed=failed)
+            self.preempt = None
+            self._limits.end_call(self, self._site, failed=failed)
             self._limits.remove_connection(self.connection)
 
 
@@ -134,7 +146,7 @@ class ConnectionLimits:
         self.max_calls = limits.max_calls or max_calls_for(fd_limit)
         self.calls = 0
         """Verified calls that are not over."""
-        self._unverified: Counter[str] = Counter()  # by site
+        self._unverified: dict[str, dict[CallCount, None]] = {}  # by site, the oldest first
         self._all_unverified = 0
         self._max_unverified = max(MIN_UNVERIFIED, self.max_calls // UNVERIFIED_SHARE)
         self._max_per_site = limits.connections_per_address
@@ -174,24 +186,25 @@ class ConnectionLimits:
         address have come to nothing, overloaded if there are too many, or they come too fast.
         """
         site, now = site_of(address), self._now()
-        unverified = self._unverified[site]
-        if site not in self._verified_sites:
-            self._check_new_site(site, unverified, now)
-        # Of the unverified only the address's own may become calls before this one: others are no reason
-        # to refuse it.
-        if self.calls + unverified >= self.max_calls:
-            raise self._reject(CallEnded(Reasons.overloaded, f"there are {self.max_calls} calls"))
-        if self._call_rate.available(_UPGRADES, now) - unverified < 1.0:
-            raise self._reject(CallEnded(Reasons.overloaded, "too many calls begin at the same time"))
-        self._unverified[site] += 1
+        if site not in self._verified_sites and self._failed.peek(site, now):
+            detail = "too many calls from one address came to nothing"
+            raise self._reject(CallEnded(Reasons.rate_limited, detail))
+        own = len(self._unverified.get(site, ()))
+        obstacle = self._obstacle(site, own, now)
+        if obstacle and own and not self._obstacle(site, own - 1, now) and self._preempt_oldest(site, now):
+            obstacle = ""
+        if obstacle:
+            raise self._reject(CallEnded(Reasons.overloaded, obstacle))
+        count = CallCount(self, site, connection, now)
+        self._unverified.setdefault(site, {})[count] = None
         self._all_unverified += 1
-        return CallCount(self, site, connection)
+        return count
 
-    def verify_call(self, site: str) -> None:
+    def verify_call(self, count: CallCount, site: str) -> None:
         """Count an unverified socket as a call: see `CallCount.verify`."""
         if self.calls >= self.max_calls:
             raise self._reject(CallEnded(Reasons.overloaded, f"there are {self.max_calls} calls"))
-        self._remove_unverified(site)
+        self._remove_unverified(count, site)
         self.calls += 1
         self._call_rate.spend(_UPGRADES, 1.0, self._now())
         self._verified_sites[site] = None
@@ -199,31 +212,46 @@ class ConnectionLimits:
         if len(self._verified_sites) > MAX_VERIFIED_SITES:
             self._verified_sites.popitem(last=False)
 
-    def end_call(self, site: str, *, is_verified: bool, failed: bool) -> None:
+    def end_call(self, count: CallCount, site: str, *, failed: bool) -> None:
         """Count a socket as ended: see `CallCount.end`."""
-        if is_verified:
+        if count.is_verified:
             self.calls -= 1
             return
-        self._remove_unverified(site)
+        self._remove_unverified(count, site)
         if failed:
             self._failed.take(site, self._now())
 
-    def _check_new_site(self, site: str, unverified: int, now: float) -> None:
-        """Raise CallEnded if an address without a verified call has had enough. `unverified`: open ones."""
-        if self._failed.peek(site, now):
-            detail = "too many calls from one address came to nothing"
-            raise self._reject(CallEnded(Reasons.rate_limited, detail))
-        sites = len(self._unverified) + (not unverified)
-        if self._all_unverified >= self._max_unverified and unverified >= max(
-            1, self._max_unverified // sites
-        ):
-            detail = "too many calls from one address are not verified"
-            raise self._reject(CallEnded(Reasons.overloaded, detail))
+    def _obstacle(self, site: str, own: int, now: float) -> str:
+        """Return why a site with `own` unverified sockets may open no other, "" if it may."""
+        if site not in self._verified_sites:
+            all_unverified = self._all_unverified - len(self._unverified.get(site, ())) + own
+            sites = len(self._unverified) + (site not in self._unverified)
+            if all_unverified >= self._max_unverified and own >= max(1, self._max_unverified // sites):
+                return "too many calls from one address are not verified"
+        # Of the unverified only the address's own may become calls before this one: others are no reason
+        # to refuse it.
+        if self.calls + own >= self.max_calls:
+            return f"there are {self.max_calls} calls"
+        if self._call_rate.available(_UPGRADES, now) - own < 1.0:
+            return "too many calls begin at the same time"
+        return ""
 
-    def _remove_unverified(self, site: str) -> None:
+    def _preempt_oldest(self, site: str, now: float) -> bool:
+        """End the oldest socket of a site that has shown nothing for SILENT_S. Return False without one."""
+        for count in self._unverified[site]:
+            if now - count.began_at < SILENT_S:
+                return False
+            if count.preempt is not None and count.preempt():
+                count.end(failed=True)
+                self.count_rejected("a socket that said nothing made room")
+                return True
+        return False
+
+    def _remove_unverified(self, count: CallCount, site: str) -> None:
         self._all_unverified -= 1
-        self._unverified[site] -= 1
-        if not self._unverified[site]:
+        own = self._unverified[site]
+        del own[count]
+        if not own:
             del self._unverified[site]
 
     def count_rejected(self, why: str) -> None:

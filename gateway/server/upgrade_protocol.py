@@ -71,6 +71,7 @@ class UpgradeProtocol(asyncio.Protocol):
         self.upgrade, self._transport = Upgrade(self._transport, data, self.address), None
         if self.count is not None:
             self.upgrade.on_verified = self.count.verify
+            self.count.preempt = self._preempt
         task = self._loop.create_task(self._serve_call(self.upgrade))
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -83,6 +84,13 @@ class UpgradeProtocol(asyncio.Protocol):
         """Tell the call that uvicorn stops and wants its connections closed."""
         if self.upgrade is not None and self.upgrade.on_shutdown is not None:
             self.upgrade.on_shutdown()
+
+    def _preempt(self) -> bool:
+        """End the call in favour of another. Return False if it may be one."""
+        if self.upgrade is None or self.upgrade.on_preempted is None:
+            return False
+        self.upgrade.on_preempted()
+        return True
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._connections.discard(self)

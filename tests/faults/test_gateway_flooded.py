@@ -11,9 +11,10 @@ from collections.abc import Callable
 import pytest
 
 from gateway.api.framework.docs_page import SCRIPT_PATH
+from gateway.server.connection_limits import SILENT_S
 from gateway.simulator.waiting import eventually
 from tests.faults.case import Case
-from tests.faults.many_calls import CROWD, WELL, go_on, hang_up_all
+from tests.faults.many_calls import CROWD, WELL, go_on, hang_up_all, warm_with
 from tests.faults.suite_settings import LIMITS, agents_at
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.caller import answered, dial
@@ -27,6 +28,7 @@ FLOOD = "127.0.0.2"
 UPGRADES = 100
 BODIES = 8
 READERS = 10
+SILENT = 6
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,31 @@ async def test_upgrades_that_are_no_calls(case: Cases, gateway: Gateway, support
         await go_on([talk, another])
         await hang_up_all(fault, gateway, [talk, another], "sound; a new caller too; the address 429")
         fault.ended = f"{WELL}, both"
+
+
+async def test_sockets_that_say_nothing(
+    case: Cases,
+    start_gateway: Callable[..., Gateway],
+    bases: dict[int, int],
+    support: Agent,
+    support_port: AgentPort,
+) -> None:
+    """From the address of a carrier come as many sockets as it may have calls, and say nothing."""
+    limits = LIMITS | {"max_calls": SILENT + 2, "start_timeout": 60}
+    gateway = start_gateway(agents=agents_at(support_port.url), limits=limits)
+    before = await warm_with(support, gateway, bases, support_port)
+    name = "flooded: sockets from the carrier's own address that say nothing"
+    async with case(name, of=gateway, before=before) as fault:
+        talk = await fault.talk(support, CROWD)
+        fault.strike()
+        silent = [await gateway.dial(CROWD) for _ in range(SILENT + 1)]
+        assert {caller.status for caller in silent} == {101}
+        await asyncio.sleep(SILENT_S)
+        another = await fault.talk(support, CROWD)
+        assert (await silent[0].closed())[0] == 1013
+        await go_on([talk, another])
+        await hang_up_all(fault, gateway, [talk, another], "sound; a new caller too; the oldest socket 1013")
+        fault.ended = f"{WELL}, both; `preempted` (carrier)"
 
 
 async def test_large_json(case: Cases, gateway: Gateway, support: Agent) -> None:
