@@ -41,7 +41,8 @@ from gateway.config import AgentSettings, DailySettings, Organization, Settings
 from gateway.model.addresses import host_in_region
 from gateway.model.json_text import JsonText, dump
 from gateway.model.reasons import CallEnded, Reasons
-from gateway.model.session import CallDetails, SessionOptions
+from gateway.model.session import CallDetails, PendingLimit, SessionOptions
+from gateway.store.interface import AtCapacity
 
 log = structlog.get_logger(__name__)
 
@@ -86,7 +87,7 @@ class SessionRequest:
     `body`: any JSON value for the agent, None for none. `room_properties`, `token_properties`: Daily's, as
     the client wishes them; `own_room_properties`: as the gateway sets them. `metadata`: JSON text.
     `idle_timeout`, `max_duration`: seconds, None for the agent's own; a session never lasts longer than its
-    agent allows. `session_id`: None to make one.
+    agent allows. `session_id`: None to make one. `key_id`: of the API key that asks, None for a webhook.
     """
 
     agent: AgentSettings
@@ -100,6 +101,7 @@ class SessionRequest:
     max_duration: float | None = None
     call: Telephone | None = None
     session_id: str | None = None
+    key_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +327,14 @@ async def _create_pending(
     options = _options(request, start_type=calls.capacity.start_type(agent))
     now = calls.now()
     expires_at = now + TOKEN_S
-    await calls.store.create_pending(details, options, now, expires_at)
+    limit = None
+    if request.key_id is not None:
+        limit = PendingLimit(request.key_id, calls.settings.limits.pending_per_key)
+    try:
+        await calls.store.create_pending(details, options, now, expires_at, limit)
+    except AtCapacity as full:
+        detail = f"{full.in_use} sessions of this key wait for their media socket; it may have {full.limit}"
+        raise CallEnded(Reasons.rate_limited, detail) from None
     token = calls.tokens.mint(agent.service_host, agent.organization, details.session_id, body)
     return StartedSession(
         details.session_id,

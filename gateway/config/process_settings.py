@@ -195,6 +195,13 @@ class Limits(Table):
     requests_burst: Whole = Field(
         default=100, ge=1, description="Requests that one API key may make at once, at each worker."
     )
+    pending_per_key: Whole = Field(
+        default=1000,
+        ge=1,
+        description="Sessions with the transport `websocket` that one API key may have started and whose "
+        "media socket has not come, over all workers; more are answered with 429. Such a session ends by "
+        "itself after five minutes, and is forgotten a day later.",
+    )
     json_share: float = Field(
         default=0.1,
         gt=0,

@@ -80,6 +80,17 @@ class QueueLimit:
 
 
 @dataclass(frozen=True, slots=True)
+class PendingLimit:
+    """The pending sessions that one API key of an organisation may have at once, over all workers.
+
+    `key_id`: the name of the key, which the session is counted for.
+    """
+
+    key_id: str
+    max_sessions: int
+
+
+@dataclass(frozen=True, slots=True)
 class SlotLimits:
     """The slots of an agent that a session may take.
 

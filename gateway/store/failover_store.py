@@ -20,6 +20,7 @@ import structlog
 from gateway.model.session import (
     TELEPHONY_OPTIONS,
     CallDetails,
+    PendingLimit,
     ReleasedBy,
     SessionOptions,
     SessionRecord,
@@ -88,9 +89,14 @@ class FailoverStore:
         await self._store.close()
 
     async def create_pending(
-        self, details: CallDetails, options: SessionOptions, now: float, expires_at: float
+        self,
+        details: CallDetails,
+        options: SessionOptions,
+        now: float,
+        expires_at: float,
+        limit: PendingLimit | None = None,
     ) -> None:
-        await self._store.create_pending(details, options, now, expires_at)
+        await self._store.create_pending(details, options, now, expires_at, limit)
 
     async def admit(
         self,

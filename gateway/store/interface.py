@@ -15,6 +15,7 @@ from gateway.model.lifecycle import ACTIVE, TERMINAL, SessionState
 from gateway.model.session import (
     TELEPHONY_OPTIONS,
     CallDetails,
+    PendingLimit,
     ReleasedBy,
     SessionOptions,
     SessionRecord,
@@ -38,6 +39,10 @@ __all__ = [
     "StoreFailed",
     "StoredValue",
 ]
+
+
+UNUSED_S: Final = 86_400.0
+"""Seconds for which a session is kept that never had a slot: whoever has a public key can make more."""
 
 
 class StoreFailed(Exception):  # noqa: N818 - named after the reason `store_failed`
@@ -170,12 +175,18 @@ class Store(Protocol):
         """Write what is pending, for a bounded time, and free all resources. May be called twice."""
 
     async def create_pending(
-        self, details: CallDetails, options: SessionOptions, now: float, expires_at: float
+        self,
+        details: CallDetails,
+        options: SessionOptions,
+        now: float,
+        expires_at: float,
+        limit: PendingLimit | None = None,
     ) -> None:
         """Create a session in the state `created`: it occupies no slot, and any worker may admit it.
 
-        From `expires_at` on it cannot be admitted, and the next `reap` cancels it. Raises StoreFailed, also
-        if a session with this id exists.
+        From `expires_at` on it cannot be admitted, and the next `reap` cancels it. `limit`: None if no API
+        key asked for it. Raises AtCapacity if the key has as many of them, with both numbers; StoreFailed,
+        also if a session with this id exists.
         """
 
     async def admit(
@@ -317,7 +328,7 @@ class Store(Protocol):
         machine or container), if it was silent for STALE_S while this worker's own heartbeats had no gap.
 
         Expired sessions and values are removed, too, and not returned: pending sessions become `canceled`
-        with the reason `idle_timeout`.
+        with the reason `idle_timeout`. One that was never admitted is forgotten UNUSED_S after its time.
         """
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import Party
-from gateway.model.session import CallDetails, SessionOptions, SessionResult, SlotLimits
-from gateway.store.interface import AtCapacity, NotPending, Store, StoreFailed
+from gateway.model.session import CallDetails, PendingLimit, SessionOptions, SessionResult, SlotLimits
+from gateway.store.interface import UNUSED_S, AtCapacity, NotPending, Store, StoreFailed
 from gateway.store.worker_id import STALE_S
 
 NewCall = Callable[..., CallDetails]
@@ -196,6 +196,57 @@ async def test_a_pending_session_is_admitted_for_its_own_agent_only(
     with pytest.raises(NotPending):
         await store.admit(dataclasses.replace(pending, **other), one_slot, 1001.0)
     await store.admit(pending, one_slot, 1002.0)
+
+
+async def test_a_key_has_so_many_pending_sessions_and_no_more(
+    store: Store,
+    new_call: NewCall,
+    one_slot: SlotLimits,
+    browser_options: SessionOptions,
+) -> None:
+    limit = PendingLimit("public-0", 2)
+    calls = [new_call(), new_call()]
+    for call in calls:
+        await store.create_pending(call, browser_options, 1000.0, UNTIL, limit)
+    with pytest.raises(AtCapacity) as full:
+        await store.create_pending(new_call(), browser_options, 1000.0, UNTIL, limit)
+    assert (full.value.in_use, full.value.limit) == (2, 2)
+    assert (await store.counts()).total == 2
+
+    # Nobody else has less for it: another key, another organisation, a caller.
+    await store.create_pending(new_call(), browser_options, 1000.0, UNTIL, PendingLimit("private-0", 2))
+    globex = new_call(agent="support.globex", organization="globex")
+    await store.create_pending(globex, browser_options, 1000.0, UNTIL, limit)
+    await store.admit(calls[0], one_slot, 1001.0)  # its socket came
+    await store.request_stop(calls[1].session_id, 1001.0)
+    for _ in range(2):
+        await store.create_pending(new_call(), browser_options, 1002.0, UNTIL, limit)
+    with pytest.raises(AtCapacity):
+        await store.create_pending(new_call(), browser_options, 1002.0, UNTIL, limit)
+    # When they have expired there is room, though they have not been removed yet.
+    await store.create_pending(new_call(), browser_options, UNTIL, UNTIL + 300, limit)
+
+
+async def test_a_session_whose_socket_never_came_is_forgotten_a_day_later(
+    store: Store,
+    new_call: NewCall,
+    one_slot: SlotLimits,
+    browser_options: SessionOptions,
+    hung_up: SessionResult,
+) -> None:
+    unused, used = new_call(), new_call()
+    for call in (unused, used):
+        await store.create_pending(call, browser_options, 1000.0, UNTIL)
+    await store.admit(used, one_slot, 1001.0)
+    await store.mark_running(used.session_id, 1002.0)
+    await store.end(used.session_id, hung_up)
+    for now in (UNTIL, UNTIL + UNUSED_S - 1):
+        await store.reap(now)
+        assert await store.session(unused.session_id) is not None
+    await store.reap(UNTIL + UNUSED_S)
+    assert await store.session(unused.session_id) is None
+    assert await store.session(used.session_id) is not None
+    assert (await store.counts()).over[SessionState.CANCELED] == 1
 
 
 async def test_a_second_cancelled_admission_does_not_free_the_slot_of_the_first(

@@ -144,6 +144,7 @@ async def _start(context: Context) -> Answer:
         body=request.body,
         room_properties=request.daily_room_properties,
         token_properties=request.daily_meeting_token_properties,
+        key_id=context.caller.key_id,
     )
     try:
         session = await start_session(

@@ -67,6 +67,7 @@ async def start(context: Context, new: NewSession) -> tuple[str, TransportView]:
         metadata=None if new.metadata is None else dump(new.metadata).decode(),
         idle_timeout=new.idle_timeout_seconds,
         max_duration=new.max_duration_seconds,
+        key_id=context.caller.key_id,
     )
     session = await start_session(
         context.services.session_start, session_request, context.request.scope.get("server")

@@ -181,7 +181,20 @@ _VERSION_5: Final = (
     "ALTER TABLE session ADD COLUMN released_by TEXT",
 )
 
-_STEPS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
+# The API key that a pending session was made with, and indexes to count by it and to forget those that never
+# came. Neither has a row for a session that was admitted.
+_VERSION_6: Final = (
+    "ALTER TABLE session ADD COLUMN key_id TEXT",
+    """
+    CREATE INDEX session_pending ON session (organization, key_id, promised_until)
+    WHERE admitted_at IS NULL AND ended_at IS NULL
+    """,
+    """
+    CREATE INDEX session_unused ON session (promised_until) WHERE admitted_at IS NULL AND ended_at IS NOT NULL
+    """,
+)
+
+_STEPS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6)
 
 VERSION: Final = len(_STEPS)
 """`PRAGMA user_version` of the tables above."""

@@ -17,6 +17,7 @@ from gateway.model.reasons import Reasons
 from gateway.model.session import (
     TELEPHONY_OPTIONS,
     CallDetails,
+    PendingLimit,
     QueueLimit,
     SessionOptions,
     SlotLimits,
@@ -34,19 +35,33 @@ log = structlog.get_logger(__name__)
 _CREATE_PENDING: Final = f"""
     INSERT INTO session (id, agent, organization, region, carrier, instance, owner,
                          call_id, stream_id, from_number, to_number, state, created_at,
-                         transport, start_type, metadata, idle_timeout, max_duration, promised_until)
-    VALUES (?, ?, ?, ?, ?, '', '', ?, ?, ?, ?, '{SessionState.CREATED}', ?, ?, ?, ?, ?, ?, ?)
+                         transport, start_type, metadata, idle_timeout, max_duration, promised_until, key_id)
+    VALUES (?, ?, ?, ?, ?, '', '', ?, ?, ?, ?, '{SessionState.CREATED}', ?, ?, ?, ?, ?, ?, ?, ?)
 """  # noqa: S608 - constants
+
+_PENDING_OF_KEY: Final = """
+    SELECT count(*) FROM session INDEXED BY session_pending
+    WHERE organization = ? AND key_id = ? AND promised_until > ? AND admitted_at IS NULL AND ended_at IS NULL
+"""
 
 
 def create_pending(
     details: CallDetails,
     options: SessionOptions,
-    now: float,
-    expires_at: float,
+    times: tuple[float, float],
+    limit: PendingLimit | None,
     connection: sqlite3.Connection,
 ) -> None:
-    """Create a session that any worker may admit until `expires_at`."""
+    """Create a session that any worker may admit. `times`: now, and until when.
+
+    Raises AtCapacity if the key of `limit` has as many as it may; then nothing has changed.
+    """
+    now, expires_at = times
+    if limit is not None:
+        of_key = (text(details.organization), limit.key_id, now)
+        (pending,) = connection.execute(_PENDING_OF_KEY, of_key).fetchone()
+        if pending >= limit.max_sessions:
+            raise AtCapacity(pending, limit.max_sessions)
     row = (
         text(details.session_id),
         text(details.agent),
@@ -60,6 +75,7 @@ def create_pending(
         now,
         *_option_values(options),
         expires_at,
+        limit.key_id if limit is not None else None,
     )
     connection.execute(_CREATE_PENDING, row)
 

@@ -14,6 +14,7 @@ import structlog
 from gateway.model.session import (
     TELEPHONY_OPTIONS,
     CallDetails,
+    PendingLimit,
     ReleasedBy,
     SessionOptions,
     SessionRecord,
@@ -98,9 +99,14 @@ class SqliteStore:
         await self._writer.close()
 
     async def create_pending(
-        self, details: CallDetails, options: SessionOptions, now: float, expires_at: float
+        self,
+        details: CallDetails,
+        options: SessionOptions,
+        now: float,
+        expires_at: float,
+        limit: PendingLimit | None = None,
     ) -> None:
-        create = partial(session_writes.create_pending, details, options, now, expires_at)
+        create = partial(session_writes.create_pending, details, options, (now, expires_at), limit)
         await self._writer.submit(Kind.REQUEST, create)
 
     async def admit(

@@ -12,6 +12,7 @@ from typing import Any, Final
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import Reasons
 from gateway.model.session import MEDIA_SOCKETS, SessionRecord
+from gateway.store.interface import UNUSED_S
 from gateway.store.sqlite.key_values import purge
 from gateway.store.sqlite.schema import COLUMNS, record
 from gateway.store.worker_id import STALE_S, WorkerId
@@ -54,6 +55,16 @@ _CANCEL_EXPIRED: Final = f"""
     UPDATE session
     SET state = '{SessionState.CANCELED}', ended_at = ?1, reason = ?2, side = ?3, detail = ?4, close_code = ?5
     WHERE admitted_at IS NULL AND ended_at IS NULL AND promised_until <= ?1
+"""  # noqa: S608 - constants
+
+UNUSED_LIMIT: Final = 500
+"""The most unused sessions that are removed at once: other workers wait for the write lock meanwhile."""
+
+_FORGET_UNUSED: Final = f"""
+    DELETE FROM session WHERE number IN
+        (SELECT number FROM session INDEXED BY session_unused
+         WHERE admitted_at IS NULL AND ended_at IS NOT NULL AND promised_until <= ?
+         ORDER BY promised_until LIMIT {UNUSED_LIMIT})
 """  # noqa: S608 - constants
 
 _LEAVE: Final = """
@@ -105,6 +116,7 @@ def _remove_expired(now: float, connection: sqlite3.Connection) -> None:
     connection.execute(
         _CANCEL_EXPIRED, (now, reason.code, reason.party, "nobody connected in time", reason.close_code)
     )
+    connection.execute(_FORGET_UNUSED, (now - UNUSED_S,))
     purge(now, connection)
     connection.execute("DELETE FROM waiting WHERE until <= ?", (now,))
 

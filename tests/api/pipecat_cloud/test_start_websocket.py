@@ -63,6 +63,24 @@ async def test_the_body_comes_back_for_the_query_and_the_token_is_bound_to_it(wo
     assert not redeemed.allows(None)
 
 
+async def test_a_key_has_so_many_sessions_without_a_socket(
+    tmp_path: Path, port: AgentPort, agent: Agent
+) -> None:
+    settings = tables(port.url, agent={"websocket_auth": "token"}, limits={"pending_per_key": 2})
+    async with running_worker(tmp_path / "patchbay.db", settings) as worker:
+        for _ in range(2):
+            assert (await worker.start("support", {"transport": "websocket"})).status == 200
+        reply = await worker.start("support", {"transport": "websocket"})
+        assert (reply.status, reply.body["code"], reply.headers["Retry-After"]) == (429, "429", "1")
+        assert reply.body["error"] == "2 sessions of this key wait for their media socket; it may have 2"
+        assert len(await worker.records()) == 2
+        # Whoever has the operator's own key is not refused for what strangers did with the public one.
+        assert (await worker.start("support", {"transport": "websocket"}, key="sk_acme")).status == 200
+        record = (await worker.records())[-1]
+        assert await worker.store.request_stop(record.session_id, worker.services.calls.now())
+        assert (await worker.start("support", {"transport": "websocket"})).status == 200
+
+
 async def test_a_socket_carries_4096_bytes_of_json(worker: Worker) -> None:
     fits = "x" * (4096 - len('""'))
     reply = await worker.start("support", {"transport": "websocket", "body": fits + "x"})
