@@ -47,7 +47,7 @@ from gateway.calls.services import CallServices, make_call_services
 from gateway.calls.slot_release import take_over_or_warn
 from gateway.calls.store_watcher import StoreWatcher
 from gateway.calls.stream_history import CALL_NONCES, CALL_SOCKETS
-from gateway.config import Settings
+from gateway.config import Settings, StoreSettings
 from gateway.media.accept import SERVE_CALL, Upgrade
 from gateway.media.direct_transport import epoll_set_of
 from gateway.media.loop_batcher import LoopBatcher
@@ -55,6 +55,7 @@ from gateway.media.relay_timers import scheduler_of
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.connect import open_store
 from gateway.store.interface import Store, StoreFailed
+from gateway.store.retention import remove_for_ever
 from gateway.store.worker_id import STALE_S, WorkerId
 
 log = structlog.get_logger(__name__)
@@ -92,6 +93,7 @@ async def running(
         _start_store_watcher(services, agents, stack)
         _start_handovers(services, worker_id, stack)
         _start_heartbeat(store, services.calls, stack)
+        _start_retention(store, settings.store, stack)
         batcher = _start_batcher(settings, stack)
         application = _application(services, batcher)
         _tune_garbage_collector()
@@ -193,12 +195,25 @@ def _start_heartbeat(store: Store, calls: CallServices, stack: AsyncExitStack) -
             await asyncio.sleep(HEARTBEAT_S)
             await _beat(store)
 
+    _run_until_exit(beat(), stack)
+
+
+def _start_retention(store: Store, settings: StoreSettings, stack: AsyncExitStack) -> None:
+    """Remove from the store what is older than the operator wants."""
+
+    removal = remove_for_ever(store.history, settings.retention_days, settings.audit_days, time.time)
+    _run_until_exit(removal, stack)
+
+
+def _run_until_exit(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:
+    """Run a task until `stack` is closed."""
+    task = asyncio.create_task(work)
+
     async def cancel() -> None:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
-    task = asyncio.create_task(beat())
     stack.push_async_callback(cancel)
 
 

@@ -14,6 +14,8 @@ from gateway.api.pipecat_cloud.properties import PROPERTIES
 from gateway.api.pipecat_cloud.session_proxy import SESSION_PROXY
 from gateway.api.pipecat_cloud.start import START
 from gateway.api.pipecat_cloud.unsupported import UNSUPPORTED
+from gateway.api.reports.audit import AUDIT
+from gateway.api.reports.usage import USAGE
 from gateway.api.sessions.call_control import CALL_CONTROL
 from gateway.api.sessions.dialout import DIALOUT
 from gateway.api.sessions.sessions import SESSIONS
@@ -40,4 +42,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *CALL_CONTROL,
     *CALL_DOCUMENTS,
     *CALLBACKS,
+    *USAGE,
+    *AUDIT,
 )

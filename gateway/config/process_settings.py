@@ -133,6 +133,20 @@ class StoreSettings(Table):
         "them with each worker counting slots by itself, so that an agent may get more calls than it has "
         "slots, and a token be used once in each worker. Everything is written when the store is back.",
     )
+    retention_days: Whole = Field(
+        default=0,
+        ge=0,
+        le=36_500,
+        description="Days after its end for which a session is kept: then its numbers, the carrier's ids, "
+        "metadata, transcript and results are blanked, and the session is removed. The totals of "
+        "`/v1/usage` stay. 0 keeps everything.",
+    )
+    audit_days: Whole = Field(
+        default=365,
+        ge=0,
+        le=36_500,
+        description="Days for which management calls are kept (`/v1/audit`). 0 keeps everything.",
+    )
 
     @property
     def path(self) -> Path:

@@ -28,6 +28,7 @@ from gateway.model.session import (
     SlotLimits,
 )
 from gateway.store.admission import AtCapacity, choose_instance
+from gateway.store.history import History
 from gateway.store.interface import (
     ALL_SESSIONS,
     Counts,
@@ -77,6 +78,10 @@ class FailoverStore:
     @property
     def key_values(self) -> FailoverKeyValueStore:
         return self._key_values
+
+    @property
+    def history(self) -> History:
+        return self._store.history
 
     @property
     def notifications(self) -> Notifications:

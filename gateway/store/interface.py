@@ -23,6 +23,7 @@ from gateway.model.session import (
     SlotLimits,
 )
 from gateway.store.admission import AtCapacity, Queued
+from gateway.store.history import History
 from gateway.store.notifications import Notifications
 
 __all__ = [
@@ -163,6 +164,10 @@ class Store(Protocol):
     @property
     def key_values(self) -> KeyValueStore:
         """The values that workers share besides sessions; opened and closed with the store."""
+
+    @property
+    def history(self) -> History:
+        """The sessions that are over, as totals and as far as they are kept, and management calls."""
 
     @property
     def notifications(self) -> Notifications:

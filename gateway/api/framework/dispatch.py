@@ -42,6 +42,7 @@ from gateway.auth.api_keys import Principal
 from gateway.calls.session_start import RoomFailed
 from gateway.model.json_text import dump
 from gateway.model.reasons import CallEnded, Reasons
+from gateway.store.history import ManagementCall
 from gateway.store.interface import StoreFailed
 
 log = structlog.get_logger(__name__)
@@ -51,6 +52,11 @@ ROOT: Final = "/v1"
 
 BUSIEST: Final = "/v1/public/"
 """Sessions are started and reached below it. No other path of the table matches a URL that begins so."""
+
+TOO_MANY: Final = 429
+
+MAX_RECORDED_PATH: Final = 512
+"""Characters of a management call's path that are recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +132,27 @@ class _Resource:
             response = self._unserved(request)
         else:
             response = await self._serve(request, operation, log_fields)
+            if operation.audited:
+                self._record(request, response, log_fields)
         _log_request(request, self._path, response, started_at, log_fields)
         await response(scope, receive, send)
+
+    def _record(self, request: Request, response: Response, log_fields: Mapping[str, str]) -> None:
+        """Record a management call. One without a good key has no owner, and one too many changed nothing."""
+        if "key" not in log_fields or response.status_code == TOO_MANY:
+            return
+        calls = self._shared.services.calls
+        call = ManagementCall(
+            at=calls.now(),
+            organization=log_fields["organization"],
+            key_id=log_fields["key"],
+            method=request.method,
+            path=request.url.path[:MAX_RECORDED_PATH],
+            status=response.status_code,
+            request_id=request_id_of(request.scope),
+            peer=request.client.host if request.client else "",
+        )
+        calls.store.history.record_call(call)
 
     def _unserved(self, request: Request) -> Response:
         if request.method == "OPTIONS":

@@ -140,6 +140,7 @@ class Operation:
     `in_schema`: whether the operation is in the OpenAPI document.
     `reads_raw`: read the body within limits although there is no `body` model. Without either, the handler
     may stream the body from the request.
+    `audited`: each request that came with a key is recorded (`GET /v1/audit`), also a refused one.
     `any_answer`: the answer is another server's, with any status.
     `request_headers`, `path_notes`: descriptions by name, for the document.
     """
@@ -160,6 +161,7 @@ class Operation:
     in_schema: bool = True
     reads_raw: bool = False
     any_answer: bool = False
+    audited: bool = False
     unauthorized: Unauthorized = UNAUTHORIZED
     description: str = ""
     request_headers: Mapping[str, str] = field(default_factory=dict)

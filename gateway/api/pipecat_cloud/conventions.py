@@ -83,6 +83,7 @@ def operation(method: str, path: str, handler: Handler, documented: Documented) 
         query=documented.query,
         answers=documented.answers,
         in_schema=documented.in_schema,
+        audited=method != "GET",
         path_notes={**organization_note, **documented.path_notes},
     )
 

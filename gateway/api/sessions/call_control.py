@@ -129,6 +129,7 @@ CALL_CONTROL: Final = (
         Style.ENVELOPE,
         "Hang up a session's call",
         _TAG,
+        audited=True,
         body=Nothing,
         answers=_ANSWERS,
         description="Through the carrier; the session ends as `hung_up`. A ringing call is cancelled. What "
@@ -143,6 +144,7 @@ CALL_CONTROL: Final = (
         Style.ENVELOPE,
         "Transfer a session's call",
         _TAG,
+        audited=True,
         body=Transfer,
         answers=_ANSWERS,
         description="Cold: the call goes to a number or a SIP address; the session ends as `transferred`. An "
@@ -157,6 +159,7 @@ CALL_CONTROL: Final = (
         Style.ENVELOPE,
         "Send digits",
         _TAG,
+        audited=True,
         body=Dtmf,
         answers=_ANSWERS,
         description="To the other party of the call, if the carrier supports it.",

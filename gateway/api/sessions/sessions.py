@@ -333,6 +333,7 @@ SESSIONS: Final = (
         Style.ENVELOPE,
         "Stop a session",
         _TAG,
+        audited=True,
         answers={200: Session},
         description="On any worker. A session that is over stays unchanged.",
         path_notes=_ID_NOTE,

@@ -14,6 +14,7 @@ from typing import Any, Final
 from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import Party
 from gateway.model.session import SessionRecord
+from gateway.store.history import DAY_S
 from gateway.store.interface import StoreFailed
 from gateway.store.sqlite.page_check import check_pages
 
@@ -194,7 +195,54 @@ _VERSION_6: Final = (
     """,
 )
 
-_STEPS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6)
+# Totals by day outlive the sessions; those that never got a slot are not in them. `session_ended` finds the
+# oldest sessions that are over.
+_VERSION_7: Final = (
+    "CREATE INDEX session_ended ON session (ended_at) WHERE ended_at IS NOT NULL",
+    """
+    CREATE TABLE day_usage (
+        organization TEXT NOT NULL,
+        day INTEGER NOT NULL,
+        agent TEXT NOT NULL,
+        sessions INTEGER NOT NULL,
+        seconds REAL NOT NULL,
+        PRIMARY KEY (organization, day, agent)
+    ) WITHOUT ROWID
+    """,
+    f"""
+    INSERT INTO day_usage (organization, day, agent, sessions, seconds)
+    SELECT organization, CAST(admitted_at / {DAY_S} AS INTEGER), agent, count(*),
+        sum(max(0, ended_at - admitted_at))
+    FROM session WHERE ended_at IS NOT NULL AND admitted_at IS NOT NULL GROUP BY 1, 2, 3
+    """,  # noqa: S608 - constants
+    f"""
+    CREATE TRIGGER session_used AFTER UPDATE OF ended_at ON session
+    WHEN old.ended_at IS NULL AND new.ended_at IS NOT NULL AND new.admitted_at IS NOT NULL
+    BEGIN
+        INSERT INTO day_usage (organization, day, agent, sessions, seconds)
+        VALUES (new.organization, CAST(new.admitted_at / {DAY_S} AS INTEGER), new.agent, 1,
+            max(0, new.ended_at - new.admitted_at))
+        ON CONFLICT (organization, day, agent) DO UPDATE
+        SET sessions = sessions + 1, seconds = seconds + excluded.seconds;
+    END
+    """,  # noqa: S608 - constants
+    """
+    CREATE TABLE management_call (
+        number INTEGER PRIMARY KEY,
+        at REAL NOT NULL,
+        organization TEXT NOT NULL,
+        key_id TEXT NOT NULL,
+        method TEXT NOT NULL,
+        path TEXT NOT NULL,
+        status INTEGER NOT NULL,
+        request_id TEXT NOT NULL,
+        peer TEXT NOT NULL
+    )
+    """,
+    "CREATE INDEX management_call_time ON management_call (organization, at)",
+)
+
+_STEPS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7)
 
 VERSION: Final = len(_STEPS)
 """`PRAGMA user_version` of the tables above."""

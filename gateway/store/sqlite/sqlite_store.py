@@ -26,6 +26,7 @@ from gateway.store.notifications import Notifications, Topic
 from gateway.store.sqlite import session_ends, session_reads, session_writes, worker_rows
 from gateway.store.sqlite.change_poll import ChangePoll, data_version
 from gateway.store.sqlite.file_guard import FileGuard
+from gateway.store.sqlite.history_rows import SqliteHistory
 from gateway.store.sqlite.key_values import SqliteKeyValueStore
 from gateway.store.sqlite.schema import connect, text
 from gateway.store.sqlite.writer import Kind, Writer
@@ -72,11 +73,16 @@ class SqliteStore:
 
         self._writer = writer = Writer(str(path), open_file, close_s, guard.check)
         self._key_values = SqliteKeyValueStore(writer)
+        self._history = SqliteHistory(writer)
         self._change_poll = ChangePoll(lambda: writer.submit(Kind.READ, data_version))
 
     @property
     def key_values(self) -> SqliteKeyValueStore:
         return self._key_values
+
+    @property
+    def history(self) -> SqliteHistory:
+        return self._history
 
     @property
     def notifications(self) -> Notifications:

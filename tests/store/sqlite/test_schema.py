@@ -50,6 +50,13 @@ def version(file: Path) -> int:
     return int(number)
 
 
+def running_since(file: Path) -> float:
+    opened = sqlite3.connect(file)
+    ((at,),) = opened.execute("SELECT created_at FROM session WHERE id = ?", (RUNNING,)).fetchall()
+    opened.close()
+    return float(at)
+
+
 async def test_a_file_of_version_1_is_migrated_with_its_content(
     file: Path, open_worker: OpenWorker, new_call: NewCall, one_slot: SlotLimits, hung_up: SessionResult
 ) -> None:
@@ -62,6 +69,10 @@ async def test_a_file_of_version_1_is_migrated_with_its_content(
     assert (over.created_at, over.admitted_at, over.promised_until) == (900.0, 900.0, None)
     assert (over.transport, over.start_type, over.metadata) == ("telephony", None, None)
     assert (over.stop_requested_at, over.completed_at, over.transcript) == (None, None, None)
+
+    (used,) = await store.history.usage("acme", 0, 0, 1000.0)
+    assert used.sessions == 2
+    assert used.seconds == over.ended_at - over.admitted_at + 1000.0 - running_since(file)
 
     running = await store.session(RUNNING)
     assert running.active

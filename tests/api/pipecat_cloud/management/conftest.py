@@ -153,7 +153,9 @@ async def work(file: Path) -> AsyncIterator[Callable[..., Any]]:
                 *wire(settings, store, directory, InstanceHealth(()), None), bots=None, http=client
             )
             app = Starlette(
-                routes=routes([each for each in OPERATIONS if each.tag in (REST_TAG, CLI_TAG)], services),
+                routes=routes(
+                    [each for each in OPERATIONS if each.tag in (REST_TAG, CLI_TAG, "Reports")], services
+                ),
                 middleware=[Middleware(ApiMiddleware)],
                 exception_handlers={HTTPException: http_exception},
             )
