@@ -176,7 +176,7 @@ async def test_the_number_of_pending_writes_is_limited(
                 calls.append(call)
         with pytest.raises(StoreFailed, match="no more is kept"):
             await store.admit(new_call(), many_slots, 1000.0)
-        assert 3 <= len(calls) <= 5
+        assert 1 <= len(calls) <= 5  # each owes its admission, and its withdrawal if the store was slow
         pending = [store.mark_running(call.session_id, 1001.0) for call in calls]
     async with asyncio.timeout(BOUND_S):
         await asyncio.gather(*pending)
