@@ -24,6 +24,7 @@ from gateway.model.reasons import REASONS, Reason
 from gateway.server import worker_state
 
 DOCS = Path(__file__).parent
+ROOT = DOCS.parent
 
 _PART = re.compile(r"(<!-- (?P<name>[a-z]+) -->\n).*?(<!-- /(?P=name) -->)", re.DOTALL)
 _HEAD = ("Code", "Party", "Before the upgrade", "On a socket", "Session", "In words")
@@ -40,9 +41,14 @@ def diagram(mermaid: Callable[[], str]) -> Callable[[], str]:
     return lambda: f"```mermaid\n{mermaid()}\n```"
 
 
-def example(name: str, language: str) -> Callable[[], str]:
-    """Return a part that shows a file of docs/proxies. `language`: for the colours of its block."""
-    return lambda: f"```{language}\n{(DOCS / 'proxies' / name).read_text(encoding='utf-8')}```"
+def example(path: str, language: str) -> Callable[[], str]:
+    """Return a part that shows a file without its licence line. `path`: from the top of the repository."""
+    return lambda: f"```{language}\n{_without_licence((ROOT / path).read_text(encoding='utf-8'))}```"
+
+
+def _without_licence(text: str) -> str:
+    first, _, rest = text.partition("\n")
+    return rest if first.startswith("# SPDX-") else text
 
 
 PARTS: Mapping[str, Callable[[], str]] = {
@@ -53,9 +59,12 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "worker": diagram(worker_state.mermaid),
     "outbound": diagram(outbound_state.mermaid),
     "routes": public_routes.table,
-    "nginx": example("nginx.conf", "nginx"),
-    "caddy": example("Caddyfile", "text"),
-    "haproxy": example("haproxy.cfg", "text"),
+    "nginx": example("docs/proxies/nginx.conf", "nginx"),
+    "caddy": example("docs/proxies/Caddyfile", "text"),
+    "haproxy": example("docs/proxies/haproxy.cfg", "text"),
+    "runnerbot": example("examples/development_runner/bot.py", "python"),
+    "imagebot": example("examples/base_image/bot.py", "python"),
+    "dockerfile": example("examples/base_image/Dockerfile", "docker"),
 }
 """The generated parts, by the name in their markers."""
 

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ NOT_RUN: Mapping[str, str] = {
     "make demo": "tests/simulator/test_demo.py",
     "pip install": "needs a package index; `make interop` installs them",
     "patchbay daily setup": "asks Daily; tests/carriers/daily runs it against a fake Daily",
+    "docker": "needs a container engine; `make interop` runs the bot as the image does",
     "patchbay call wss://": "needs a public name",
     ".venv/bin/python docs/update.py": "writes into the repository; tests/test_docs.py",
 }
@@ -155,9 +157,9 @@ class PageSession:
             try:
                 shell.wait(WAIT_S * 3)
             finally:
-                if shell.poll() is None:
+                with suppress(ProcessLookupError):  # of a group in which nothing runs any more
                     os.killpg(shell.pid, signal.SIGKILL)
-                    shell.wait()
+                shell.wait()
         self.skipped = set(self._lines("left-out"))
         return {number: self._outcome(number) for number, block in self.parts if block.language == "sh"}
 
@@ -205,7 +207,8 @@ class PageSession:
             yield ". .venv/bin/activate\n"
         for number, block in self.parts:
             if block.language == "sh" and not block.file:
-                yield f". ./block-{number}.sh >out-{number} 2>err-{number}\noutput=$(<out-{number})\n"
+                start = f"in_background {self._with_ports(block.server)} " if block.server else ""
+                yield f"{start}. ./block-{number}.sh >out-{number} 2>err-{number}\noutput=$(<out-{number})\n"
 
     def _environment(self) -> dict[str, str]:
         ours = str(Path(sys.executable).parent)  # a page has to say where `patchbay` is

@@ -4,6 +4,7 @@
 A mark is an HTML comment in front of what it is about, so no reader sees it:
 
 - `<!-- file: NAME -->`: the next block is a file NAME in the folder in which the page's commands run.
+- `<!-- server: URL -->`: the next block starts a server; it has started when that URL is answered.
 - `<!-- run: COMMANDS -->`: commands of a shell that a reader has run by now, or need not see.
 - `<!-- interop -->`: the next block needs other people's software: `make interop` runs it.
 """
@@ -47,7 +48,7 @@ LANGUAGES = frozenset(
 _PART = re.compile(
     r"""
     ^```(?P<language>\w*)\n(?P<body>.*?)^```$     # a block
-    | ^<!--[ ](?P<mark>file|run):\s(?P<of>.*?)\s-->$
+    | ^<!--[ ](?P<mark>file|run|server):\s(?P<of>.*?)\s-->$
     | ^<!--[ ](?P<interop>interop)[ ]-->$
     """,
     re.MULTILINE | re.DOTALL | re.VERBOSE,
@@ -72,6 +73,7 @@ class Block:
     line: int
     follows: bool
     file: str = ""
+    server: str = ""
     where: Literal["here", "interop"] = "here"
     hidden: bool = False
 
@@ -94,7 +96,7 @@ def parts(page: Path) -> tuple[Block, ...]:
 
 def _parts(page: Path) -> Iterator[Block]:
     text = read(page)
-    file, where, end = "", "here", 0
+    file, server, where, end = "", "", "here", 0
     for part in _PART.finditer(text):
         line = text.count("\n", 0, part.start()) + 1
         follows = end > 0 and not text[end : part.start()].strip()
@@ -102,13 +104,15 @@ def _parts(page: Path) -> Iterator[Block]:
             where = "interop"
         elif part["mark"] == "file":
             file = part["of"]
+        elif part["mark"] == "server":
+            server = part["of"]
         elif part["mark"] == "run":
-            yield Block("sh", part["of"] + "\n", line, follows, "", _place(where), hidden=True)
+            yield Block("sh", part["of"] + "\n", line, follows, where=_place(where), hidden=True)
             where, end = "here", part.end()
         else:
-            yield Block(part["language"], part["body"], line + 1, follows, file, _place(where))
-            file, where, end = "", "here", part.end()
-    if file or where != "here":
+            yield Block(part["language"], part["body"], line + 1, follows, file, server, _place(where))
+            file, server, where, end = "", "", "here", part.end()
+    if file or server or where != "here":
         raise PageError(f"{name_of(page)}: a mark at its end is about no block")
 
 

@@ -23,23 +23,32 @@ BOT_PYTHON = ROOT / ".venv-interop" / "bin" / "python"
 
 
 @pytest.fixture(scope="session")
-def run_bot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
-    """Run a bot of this folder under Pipecat's development runner until the tests end; return its URL.
-
-    Its environment holds no carrier's credentials.
-    """
+def interop_python() -> Path:
+    """The Python of the environment with other people's software."""
     if not BOT_PYTHON.exists():
         pytest.fail("there is no .venv-interop: `make interop` makes it and runs these tests")
+    return BOT_PYTHON
+
+
+@pytest.fixture(scope="session")
+def run_bot(tmp_path_factory: pytest.TempPathFactory, interop_python: Path) -> Iterator[Callable[..., str]]:
+    """Run a bot of this folder until the tests end; return its URL.
+
+    A bot is a program with `--host` and `--port`, and answers GET `ready` once it takes calls; Pipecat's
+    development runner makes one of a bot. `more`: arguments of its own. Its environment holds no carrier's
+    credentials.
+    """
     with ExitStack() as running:
 
-        def run(file: str) -> str:
+        def run(file: str | Path, *more: str | Path, ready: str = "/calls") -> str:
             folder = tmp_path_factory.mktemp("bot")
             port = free_port()
             url = f"http://{LOOPBACK}:{port}"
-            command = [BOT_PYTHON, Path(__file__).with_name(file), "--host", LOOPBACK, "--port", str(port)]
+            program = Path(__file__).parent / file
+            command = [interop_python, program, "--host", LOOPBACK, "--port", str(port), *more]
             environment = {"PATH": os.defpath, "HOME": str(folder)}
             bot = ServerProcess("the bot", command, folder / "log", cwd=folder, environment=environment)
-            running.enter_context(bot).wait_until_ready(lambda: answers(f"{url}/calls"))
+            running.enter_context(bot).wait_until_ready(lambda: answers(f"{url}{ready}"))
             return url
 
         yield run
