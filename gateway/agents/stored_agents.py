@@ -103,7 +103,7 @@ def _check_instances(agent: AgentSettings, settings: Settings) -> None:
     if not configured.issuperset(agent.instances):
         raise ForbiddenInstance(
             "instances: the configuration lists no such instance for this organisation, and other ones may "
-            "be used only where [server] api_may_set_instances is true"
+            "be used only where server.api_may_set_instances is true"
         )
 
 

@@ -305,9 +305,7 @@ def _daily_owner(services: SessionStartServices, organization: str) -> tuple[Org
     owner = services.calls.settings.find_organization(organization)
     if owner is not None and owner.daily is not None:
         return owner, owner.daily
-    detail = (
-        "this organisation has no domain at Daily: the operator sets one as [organizations.daily] api_key"
-    )
+    detail = "this organisation has no domain at Daily: the operator sets organizations.daily.api_key"
     raise CallEnded(Reasons.bad_request, detail)
 
 

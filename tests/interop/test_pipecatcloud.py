@@ -347,6 +347,9 @@ async def test_cli_shows_and_sets_the_default_region(theirs: PipecatCloud) -> No
     [
         (("agent", "logs", "support"), "does not see the logs"),
         (("secrets", "list"), "keeps no secrets"),
+        (("github", "status"), "not linked to GitHub"),
+        (("github", "disconnect", "--yes"), "not linked to GitHub"),
+        (("github", "branches", "owner/name"), "not linked to GitHub"),
         (("spend-limit", "show"), "bills nothing"),
         (("deploy", "fresh", "acme/fresh:1", "--yes"), "runs no containers"),
     ],
@@ -357,6 +360,15 @@ async def test_cli_is_told_what_a_gateway_cannot_have(
     run = await theirs.cli(*command)
     assert run.status == 1
     assert detail in " ".join((run.out + run.err).split())
+
+
+async def test_cli_prints_an_answer_as_it_is_worded(theirs: PipecatCloud) -> None:
+    """It prints answers as markup, which swallows a word in square brackets."""
+    run = await theirs.cli("deploy", "fresh", "acme/fresh:1", "--yes", PIPECAT_OUTPUT="plain")
+    assert "runs no containers" in run.out + run.err
+    run = await theirs.cli("organizations", "properties", "set", "[bold]", "x", PIPECAT_OUTPUT="plain")
+    assert run.status == 1
+    assert "(bold)" in run.out + run.err
 
 
 async def test_cli_cannot_delete_an_agent_of_the_configuration(theirs: PipecatCloud) -> None:

@@ -48,6 +48,9 @@ RATE_LIMIT_MESSAGE: Final = "Rate limit exceeded. Please try again later"
 AT_CAPACITY_CODE: Final = "PCC-AGENT-AT-CAPACITY"
 
 
+_WITHOUT_BRACKETS: Final = str.maketrans("[]", "()")
+
+
 class ErrorAnswer(BaseModel):
     """An error, as Pipecat Cloud's clients read it."""
 
@@ -138,11 +141,21 @@ def render(error: ApiError, style: Style, request_id: str) -> Rendered:
             request_id=request_id,
         )
         body = ErrorEnvelope(error=detail)
-    elif error.status == HTTPStatus.TOO_MANY_REQUESTS:
-        body = RateLimitAnswer(error=error.message, info=error.message)
     else:
-        body = ErrorAnswer(error=error.message, info=error.message, code=error.code)
+        body = pcc_error(error.status, error.code, error.message)
     return Rendered(error.status, body, error.headers)
+
+
+def pcc_error(status: int, code: str, message: str) -> ErrorAnswer | RateLimitAnswer:
+    """Return the body of an error in the style PCC.
+
+    Pipecat Cloud's CLI prints the text as markup of the library rich, in which a word in square brackets is a
+    style: it would be missing, or break the output. So brackets become round ones, also those of the request.
+    """
+    text = message.translate(_WITHOUT_BRACKETS)
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return RateLimitAnswer(error=text, info=text)
+    return ErrorAnswer(error=text, info=text, code=code)
 
 
 def schema_of(status: int, style: Style) -> type[BaseModel]:

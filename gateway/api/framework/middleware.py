@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.framework.cross_origin import CrossOrigin
-from gateway.api.framework.errors import ErrorAnswer
+from gateway.api.framework.errors import pcc_error
 from gateway.model.json_text import dump
 from gateway.model.reasons import Reasons, status_phrase
 
@@ -174,5 +174,5 @@ async def http_exception(_: Request, error: Exception) -> Response:
 
 def json_error(status: int, code: str, detail: str) -> Response:
     """Return an error in the style PCC."""
-    body = dump(ErrorAnswer(error=detail, info=detail, code=code).model_dump())
+    body = dump(pcc_error(status, code, detail).model_dump())
     return Response(body, status, media_type="application/json")

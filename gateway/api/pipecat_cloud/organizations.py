@@ -91,7 +91,7 @@ async def get_daily_key(context: Context) -> Answer:
     if organization is not None and organization.daily is not None:
         key = organization.daily.api_key.get_secret_value()
         return Answer(200, DailyAnswer(api_key=key), NO_STORE)
-    raise missing("This organisation has no domain at Daily: see [organizations.daily] of the configuration")
+    raise missing("This organisation has no domain at Daily: the operator sets organizations.daily.api_key")
 
 
 async def list_regions(context: Context) -> Answer:

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Operations of Pipecat Cloud that a gateway cannot offer: each answers 501 and a sentence.
 
-The table has the remaining requests of `pipecatcloud` 1.4.0 and of the documented REST. They are not in the
-OpenAPI document, which describes what works.
+What a gateway has nothing of (secrets, builds, GitHub) is refused as a whole: every path below it, with every
+method. So a client of a later version gets the same sentence, and not a 404 or 405 that it reads as something
+else: to the CLI a 404 is an empty list. None of it is in the OpenAPI document, which describes what works.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from gateway.api.framework.operation import Answer, Context, Handler, Operation
-from gateway.api.pipecat_cloud.conventions import ORGANIZATION, Documented, operation, refused
+from gateway.api.pipecat_cloud.conventions import ORGANIZATION, Documented, missing, operation, refused
 
 _SECRETS: Final = "A gateway keeps no secrets of agents: set them where you run the agent"
 _LOGS: Final = "A gateway does not see the logs of the agent's containers: read them where you run the agent"
@@ -22,52 +24,55 @@ _PROFILES: Final = "A gateway runs no containers, so it has no profiles of them"
 _SPENDING: Final = "A gateway bills nothing, so there is no spending to limit"
 _REGIONS: Final = "Regions are listed in the gateway's configuration, and change only there"
 
+_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+_REST: Final = "rest"
+"""The path parameter with what follows the literal path: empty, or from a slash on."""
+
 # The form of the path: "rest" is under /v1, "cli" under the organisation, "both" under either.
-_TABLE: Final[tuple[tuple[str, str, str, str], ...]] = (
-    ("both", "GET", "/secrets", _SECRETS),
-    ("both", "GET PUT POST DELETE", "/secrets/{set}", _SECRETS),
-    ("both", "GET PUT DELETE", "/secrets/{set}/{secret}", _SECRETS),
-    ("rest", "GET", "/agents/{agent}/logs", _LOGS),
-    ("cli", "GET", "/services/{agent}/logs", _LOGS),
-    ("rest", "GET", "/agents/{agent}/deployments", _DEPLOYMENTS),
-    ("cli", "GET", "/services/{agent}/deployments", _DEPLOYMENTS),
-    ("cli", "GET POST DELETE", "/services/{agent}/environments/{environment}/git", _GITHUB),
-    ("cli", "POST", "/services/{agent}/git/deploy", _GITHUB),
-    ("cli", "GET", "/github/{what}", _GITHUB),
-    ("both", "GET POST", "/builds", _BUILDS),
-    ("both", "GET POST DELETE", "/builds/{build}", _BUILDS),
-    ("both", "GET", "/builds/{build}/logs", _BUILDS),
-    ("cli", "GET POST", "/registry-keys", _REGISTRIES),
-    ("cli", "GET PATCH PUT DELETE", "/registry-keys/{key}", _REGISTRIES),
-    ("both", "GET POST", "/agent-profiles", _PROFILES),
-    ("both", "GET PATCH DELETE", "/agent-profiles/{profile}", _PROFILES),
-    ("cli", "GET PUT", "/spend-limit", _SPENDING),
-    ("cli", "POST", "/regions", _REGIONS),
-    ("cli", "GET DELETE", "/regions/{region}", _REGIONS),
-    ("cli", "POST", "/regions/{region}/enrollment-tokens", _REGIONS),
+_WHOLE: Final[tuple[tuple[str, str, str], ...]] = (
+    ("both", "/secrets", _SECRETS),
+    ("rest", "/agents/{agent}/logs", _LOGS),
+    ("cli", "/services/{agent}/logs", _LOGS),
+    ("rest", "/agents/{agent}/deployments", _DEPLOYMENTS),
+    ("cli", "/services/{agent}/deployments", _DEPLOYMENTS),
+    ("cli", "/services/{agent}/environments", _GITHUB),
+    ("cli", "/services/{agent}/git", _GITHUB),
+    ("cli", "/github", _GITHUB),
+    ("both", "/builds", _BUILDS),
+    ("cli", "/registry-keys", _REGISTRIES),
+    ("both", "/agent-profiles", _PROFILES),
+    ("cli", "/spend-limit", _SPENDING),
+    ("cli", "/regions/{region}", _REGIONS),
 )
+"""Paths that are refused with all that is below them."""
+
+_SINGLE: Final[tuple[tuple[str, str, str], ...]] = (("POST", "/regions", _REGIONS),)
+"""Methods of paths that have others which work: under the organisation."""
 
 
 def _answering_501(sentence: str) -> Handler:
-    async def handler(_: Context) -> Answer:
+    async def handler(context: Context) -> Answer:
+        rest = context.path.get(_REST, "")
+        if rest and not rest.startswith("/"):
+            raise missing("Nothing is served under this path")  # another name that only begins alike
         raise refused(501, sentence)
 
     return handler
 
 
-def _operations() -> tuple[Operation, ...]:
+def _operations() -> Iterator[Operation]:
     roots = {"rest": ("/v1",), "cli": (ORGANIZATION,), "both": ("/v1", ORGANIZATION)}
-    return tuple(
-        operation(
-            method,
-            f"{root}{path}",
-            _answering_501(sentence),
-            Documented(sentence, {501: None}, in_schema=False),
-        )
-        for form, methods, path, sentence in _TABLE
+    paths = [
+        (method, f"{root}{path}{{{_REST}:path}}", sentence)
+        for form, path, sentence in _WHOLE
         for root in roots[form]
-        for method in methods.split()
-    )
+        for method in _METHODS
+    ]
+    paths += [(method, f"{ORGANIZATION}{path}", sentence) for method, path, sentence in _SINGLE]
+    for method, path, sentence in paths:
+        documented = Documented(sentence, {501: None}, in_schema=False)
+        yield operation(method, path, _answering_501(sentence), documented)
 
 
-UNSUPPORTED: Final[tuple[Operation, ...]] = _operations()
+UNSUPPORTED: Final[tuple[Operation, ...]] = tuple(_operations())

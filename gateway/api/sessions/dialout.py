@@ -148,7 +148,7 @@ def _outbound_request(context: Context, request: DialoutRequest, agent: AgentSet
     if to is None:
         raise CallEnded(Reasons.bad_request, "to is needed: whom to call")
     if from_number is None:
-        raise CallEnded(Reasons.bad_request, "from is needed: none of [[numbers]] is the agent's")
+        raise CallEnded(Reasons.bad_request, "from is needed: none of the configured numbers is the agent's")
     if not _FROM_NUMBER.fullmatch(from_number):
         raise CallEnded(Reasons.bad_request, "from is no number: 5 to 15 digits, with or without +")
     machines = request.machine_detection

@@ -65,7 +65,7 @@ class OutboundCalls:
             raise CallEnded(Reasons.draining)
         check_number(request.to, request.organization)
         if services.settings.server.public_url is None:
-            raise CallEnded(Reasons.bad_request, "calls out need [server] public_url, where carriers come to")
+            raise CallEnded(Reasons.bad_request, "calls out need server.public_url, where carriers come to")
         client = self._client(request)
         session_id = services.new_id()
         make_dial_request(services, request, session_id)  # refuse a request that is too long before admission

@@ -111,4 +111,4 @@ def _is_switched_off(name: str, value: Any) -> bool:
 
 def _words(name: str, setting: str) -> str:
     named = name if name.isascii() and name.isidentifier() and len(name) <= 64 else "a property"
-    return f"{named} may be set where the operator allows it with [organizations.daily] {setting}"
+    return f"{named} may be set where the operator allows it with organizations.daily.{setting}"

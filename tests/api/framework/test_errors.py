@@ -3,11 +3,19 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.api.framework.errors import ApiError, render
+from gateway.api.framework.operation import Style
 from gateway.model.reasons import REASONS
+
+ROOT = Path(__file__).parents[3]
 
 ID = {"X-Request-Id": "call-1"}
 
@@ -319,3 +327,46 @@ async def test_an_internal_error_outside_the_api_shows_no_stack(api: Any) -> Non
         {"error": "the gateway made a mistake", "info": "the gateway made a mistake", "code": "500"},
     )
     assert reply.header("X-Request-Id")
+
+
+# Texts (Pipecat Cloud's CLI prints them as markup)
+
+ROOMS = ("api", "agents", "auth", "calls", "carriers", "media", "model")
+BRACKETED = re.compile(r"\[+[a-z][a-z._]*\]+")
+NO_ANSWER = {
+    "gateway/api/sessions/dialout.py": "`[[numbers]]`",  # the document of the API
+    "gateway/api/sessions/session_models.py": "[redacted]",  # a value
+    "gateway/api/sessions/session_views.py": "[redacted]",
+    "gateway/api/webhooks/dialin.py": "[organizations.daily]",  # for the log
+    "gateway/api/webhooks/whatsapp.py": "[organizations.whatsapp]",
+    "gateway/carriers/daily/setup.py": "[",  # printed by a command
+}
+"""Texts with square brackets that are no answers, by file."""
+
+
+def texts(file: Path) -> Iterator[str]:
+    """All texts of a module but its docstrings."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield node.value
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_answer_is_worded_with_square_brackets(room: str) -> None:
+    found = [
+        f"{name}: {text}"
+        for file in sorted((ROOT / "gateway" / room).rglob("*.py"))
+        for name in [str(file.relative_to(ROOT))]
+        for text in texts(file)
+        if BRACKETED.search(text) and not (name in NO_ANSWER and NO_ANSWER[name] in text)
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 501])
+def test_brackets_of_a_request_are_round_in_the_answer(status: int) -> None:
+    error = ApiError(status, str(status), "[bold]x[/bold]: there is no such key")
+    body = render(error, Style.PCC, "call-1").body.model_dump()
+    assert body["error"] == body["info"] == "(bold)x(/bold): there is no such key"

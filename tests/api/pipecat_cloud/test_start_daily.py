@@ -202,7 +202,7 @@ async def test_an_organisation_without_a_domain(
     async with running_worker(tmp_path / "other.db", tables(port.url)) as worker:
         reply = await worker.start("support", {"createDailyRoom": True})
         assert (reply.status, reply.body["code"]) == (400, "400")
-        assert "[organizations.daily]" in reply.body["error"]
+        assert "organizations.daily." in reply.body["error"]
         assert await worker.records() == []
         assert agent.upgrades == 0
 

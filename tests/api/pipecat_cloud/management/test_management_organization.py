@@ -18,7 +18,8 @@ REGIONS = ["us-west", "us-east", "eu-central", "ap-south"]
 
 def filled(path: str) -> str:
     """A path of the table with words in it."""
-    return path.replace("{org}", "acme").replace("{agent}", "support").replace("{", "").replace("}", "")
+    path = path.replace("{org}", "acme").replace("{agent}", "support").replace("{rest:path}", "")
+    return path.replace("{", "").replace("}", "")
 
 
 async def test_a_key_knows_its_own_organisation(api: Any) -> None:
@@ -154,9 +155,84 @@ def fields(operation: Any) -> set[str]:
     return {field.alias for field in operation.body.model_fields.values()}
 
 
-async def test_unsupported_operations_answer_501_and_a_sentence(api: Any) -> None:
+REFUSED = (
+    ("/v1", "GET", "/agents/support/logs"),
+    ("/v1", "GET", "/secrets"),
+    ("/v1", "GET PUT DELETE", "/secrets/night"),
+    ("/v1", "DELETE", "/secrets/night/TOKEN"),
+    ("/v1", "GET POST", "/builds"),
+    ("/v1", "GET", "/builds/7"),
+    ("/v1", "GET", "/builds/7/logs"),
+    ("/v1", "POST", "/builds/upload-url"),
+    ("/v1/organizations/acme", "GET", "/services/support/logs"),
+    ("/v1/organizations/acme", "GET", "/services/support/deployments"),
+    ("/v1/organizations/acme", "GET", "/secrets"),
+    ("/v1/organizations/acme", "POST", "/secrets/references"),
+    ("/v1/organizations/acme", "GET PUT DELETE", "/secrets/night"),
+    ("/v1/organizations/acme", "DELETE", "/secrets/night/TOKEN"),
+    ("/v1/organizations/acme", "GET POST", "/agent-profiles"),
+    ("/v1/organizations/acme", "PATCH", "/agent-profiles/small"),
+    ("/v1/organizations/acme", "POST", "/regions"),
+    ("/v1/organizations/acme", "GET DELETE", "/regions/moon"),
+    ("/v1/organizations/acme", "POST", "/regions/moon/enrollment-tokens"),
+    ("/v1/organizations/acme", "GET POST", "/registry-keys"),
+    ("/v1/organizations/acme", "DELETE", "/registry-keys/7"),
+    ("/v1/organizations/acme", "GET PUT", "/spend-limit"),
+    ("/v1/organizations/acme", "GET POST", "/builds"),
+    ("/v1/organizations/acme", "GET", "/builds/7"),
+    ("/v1/organizations/acme", "GET", "/builds/7/logs"),
+    ("/v1/organizations/acme", "POST", "/builds/upload-url"),
+    ("/v1/organizations/acme", "GET", "/github/install-url"),
+    ("/v1/organizations/acme", "GET", "/github/link-url"),
+    ("/v1/organizations/acme", "GET DELETE", "/github/installation"),
+    ("/v1/organizations/acme", "GET", "/github/repositories"),
+    ("/v1/organizations/acme", "GET", "/github/repositories/owner/name/branches?query=ma"),
+    ("/v1/organizations/acme", "POST DELETE", "/services/support/environments/production/git"),
+    ("/v1/organizations/acme", "POST", "/services/support/environments/production/git/deploy"),
+)
+"""The requests of Pipecat Cloud's REST document, and of its package `pipecatcloud` 1.4.0, that a gateway has
+no answer to: root, methods, path.
+"""
+
+
+@pytest.mark.parametrize(("root", "methods", "path"), REFUSED, ids=lambda part: part)
+async def test_what_a_gateway_cannot_offer_is_501_and_a_sentence(
+    api: Any, root: str, methods: str, path: str
+) -> None:
+    for method in methods.split():
+        reply = await api(method, f"{root}{path}", value={} if method != "GET" else None)
+        assert (reply.status, reply.json["code"]) == (501, "501"), method
+        assert len(reply.json["error"].split()) > 4
+
+
+async def test_what_a_gateway_has_nothing_of_is_501_with_every_method(api: Any) -> None:
     for operation in UNSUPPORTED:
         reply = await api(operation.method, filled(operation.path))
-        assert reply.status == 501, operation.path
-        assert reply.json["code"] == "501"
-        assert len(reply.json["error"].split()) > 4
+        assert (reply.status, reply.json["code"]) == (501, "501"), operation.path
+
+
+async def test_another_name_that_begins_alike_is_not_found(api: Any) -> None:
+    assert (await api("GET", "/v1/secretservice")).status == 404
+    assert (await api("GET", "/v1/organizations/acme/githubs/7")).status == 404
+
+
+@pytest.mark.parametrize("name", ["[bold]", "[/red]", "a[0]"])
+async def test_no_answer_has_the_square_brackets_that_the_cli_takes_for_markup(api: Any, name: str) -> None:
+    asked = (
+        ("GET", f"/v1/agents/{name}", None),
+        ("GET", f"/v1/agents/support/sessions?status={name}", None),
+        ("POST", "/v1/agents", {name: 1}),
+        ("POST", "/v1/agents", {"serviceName": name, "instances": [name]}),
+        ("POST", "/v1/agents", {"serviceName": "fresh", "instances": ["http://127.0.0.1:1"]}),
+        ("PATCH", "/v1/properties", {name: name}),
+        ("POST", "/v1/organizations/acme/apiKeys", {name: name}),
+        ("GET", f"/v1/organizations/{name}/services", None),
+        ("DELETE", f"/v1/agents/support/sessions/{name}", None),
+        ("POST", f"/v1/public/{name}/start", {}),
+        ("POST", "/v1/public/support/start", {name: {}}),
+        ("GET", "/v1/organizations/globex/daily", None),
+    )
+    for method, path, value in asked:
+        reply = await api(method, path, value=value)
+        assert reply.status >= 400, path
+        assert not set("[]") & set(reply.json["error"] + reply.json["info"]), reply.json
