@@ -27,7 +27,7 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 
 _PART = re.compile(r"(<!-- (?P<name>[a-z]+) -->\n).*?(<!-- /(?P=name) -->)", re.DOTALL)
-_HEAD = ("Code", "Party", "Before the upgrade", "On a socket", "Session", "In words")
+_HEAD = ("Code", "Party", "Before the upgrade", "On a socket", "Session", "Log", "In words")
 
 
 def reasons() -> str:
@@ -88,7 +88,9 @@ def _row(reason: Reason) -> tuple[str, ...]:
     if reason.status is not None and reason.retry_after is not None:
         status += f", Retry-After: {reason.retry_after}"
     end = "failed" if reason.failed else "ended"
-    return f"`{reason.code}`", str(reason.party), status, str(reason.close_code), end, reason.sentence
+    refused, cut = reason.severity(ran=False), reason.severity(ran=True)
+    log = str(cut) if refused == cut else f"{refused}, {cut}"
+    return f"`{reason.code}`", str(reason.party), status, str(reason.close_code), end, log, reason.sentence
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from gateway.carriers.registry import CARRIERS
 from gateway.carriers.signatures import AuthenticationFailed, SignedRequest
 from gateway.config import AgentSettings, Server
 from gateway.media.accept import Upgrade
-from gateway.model.addresses import split_service_host
+from gateway.model.addresses import is_service_host, split_service_host
 from gateway.model.reasons import CallEnded, Reasons
 from serializers.events import Start
 
@@ -58,6 +58,24 @@ def signed_request(accounts: CarrierAccounts, request: Request, body: bytes, now
     )
 
 
+def signed_url(carrier: str, signed: SignedRequest) -> str:
+    """Return, for the log, the end of a sentence with the URL that a signature was checked for.
+
+    The most frequent fault is a public_url that is not the one at the carrier. Of the query only the names
+    are named, and of a media socket's path nothing that may be a token. Empty if the carrier signs no URLs.
+    """
+    if not CARRIERS[carrier].profile.signs_upgrades or not signed.urls:
+        return ""
+    url, _, query = signed.urls[0].partition("?")
+    place, media, segments = url.partition("/ws/")
+    if media:
+        name, *others = segments.split("/")
+        safe = [part if is_service_host(part) else "…" for part in others]
+        url = "/".join([f"{place}{media}{name}", *safe])
+    names = "&".join(f"{pair.partition('=')[0]}=…" for pair in query.split("&"))
+    return f"; its URL counts as {url}{'?' if query else ''}{names if query else ''}"[:MAX_URL_LOGGED]
+
+
 def _joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return headers by lower-case name; the values of a repeated header are joined with commas."""
     joined: dict[str, str] = {}
@@ -69,6 +87,9 @@ def _joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 MAX_ORIGIN_LOGGED: Final = 100
 """Characters of an origin that is not allowed."""
+
+MAX_URL_LOGGED: Final = 500
+"""Characters of a URL that a signature was checked for."""
 
 _OTHER_AGENT: Final = ("for another agent", "malformed")
 """The reasons for which a token may still be another agent's."""
@@ -97,11 +118,13 @@ class Credentials:
     `session`: of a media token, which is not used up yet: that comes with the answer to the upgrade.
     `claims`: of a call token, which is not used up yet, because that takes the carrier's call id.
     `organizations`: those for which the carrier's signature is valid, if any organisation requires one.
+    `signed_url`: of a signature that is nobody's, as `signed_url` returns it.
     """
 
     session: TokenSession | None = None
     claims: CallClaims | None = None
     organizations: frozenset[str] = frozenset()
+    signed_url: str = ""
 
 
 NO_CREDENTIALS: Final = Credentials()
@@ -127,6 +150,9 @@ def authenticate_upgrade(
     if session or organizations:
         return Credentials(session, None, organizations)
     _check_origin(services.settings.server, upgrade.header("Origin"))
+    if agent is None and target.carrier in services.authenticated_carriers:  # the agent may want a signature
+        signed = signed_upgrade(services.accounts, upgrade, services.now())
+        return Credentials(signed_url=signed_url(target.carrier, signed))
     return NO_CREDENTIALS
 
 
@@ -152,7 +178,8 @@ def authenticate_start(
     if carrier in services.authenticated_carriers:
         is_required = services.accounts.requires_authentication(organization, carrier)
         if is_required and organization not in credentials.organizations:
-            raise CallEnded(Reasons.unauthorized, f"the upgrade is not proven to be {organization}'s")
+            detail = f"the upgrade is not proven to be {organization}'s"
+            raise unproven(detail, credentials.signed_url)
     accounts = {account.account for account in services.accounts.of(organization, carrier)}
     # A carrier that names no account in its stream (docs/reference/carriers.md §5.2) is authenticated in
     # another way, or need not be.
@@ -239,13 +266,19 @@ def _authenticated_organizations(
     if agent is None:
         organizations = accounts.authenticated_organizations(carrier, signed)
         if not organizations and accounts.always_authenticated(carrier):
-            raise CallEnded(Reasons.unauthorized, "the upgrade is not proven to be anybody's")
+            raise unproven("the upgrade is not proven to be anybody's", signed_url(carrier, signed))
         return organizations
     try:
         accounts.authenticate(agent.organization, carrier, signed)
     except AuthenticationFailed as failure:
-        raise CallEnded(Reasons.unauthorized, f"the upgrade is not proven: {failure.reason}") from None
+        detail = f"the upgrade is not proven: {failure.reason}"
+        raise unproven(detail, signed_url(carrier, signed)) from None
     return frozenset({agent.organization})
+
+
+def unproven(detail: str, url: str) -> CallEnded:
+    """Return the refusal of what is not proven to be a carrier's. `url`: of `signed_url`, for the log."""
+    return CallEnded(Reasons.unauthorized, f"{detail}{url}", public_detail=detail)
 
 
 def bearer_token(authorization: str) -> str | None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import ContextVar
@@ -33,6 +32,7 @@ from gateway.calls.slot_release import HeldSlot
 from gateway.calls.termination import Termination
 from gateway.config import AgentSettings
 from gateway.dns.http_connector import open_connector
+from gateway.model.connection_errors import cause_without_address
 from gateway.model.futures import ignore_exception
 from gateway.model.os_limits import is_out_of_resources
 from gateway.model.reasons import CallEnded, Reasons
@@ -321,8 +321,9 @@ class BotSession:
         return SessionEnd(self._session_id, end, self._services.now(), ran=ran, completion_status=status)
 
     def _log_end(self, end: CallEnded) -> None:
-        event = "bot ended" if self.accepted.done() else "bot not begun"
-        log_end(self._log, event, end, seconds=self._services.now() - self._began_at)
+        ran = self.accepted.done()
+        event = "bot ended" if ran else "bot not begun"
+        log_end(self._log, event, end, seconds=self._services.now() - self._began_at, ran=ran)
 
     async def _finish(self, end: CallEnded) -> None:
         """Save the end, or what is known of it, and log it. The slot is free once the instance is."""
@@ -365,7 +366,7 @@ def _cause(error: aiohttp.ClientConnectorError) -> str:
         return "no TLS with a good certificate"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "its name was not found"
-    return os.strerror(error.errno).lower() if isinstance(error.errno, int) else "no connection"
+    return cause_without_address(error.os_error)
 
 
 def _completion_status(end: CallEnded) -> str | None:

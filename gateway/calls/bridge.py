@@ -121,6 +121,11 @@ class Bridge:
         return self._settings.ownership
 
     @property
+    def is_telephony(self) -> bool:
+        """Whether a carrier has opened the call, with a `start`."""
+        return self._start is not None
+
+    @property
     def instance(self) -> str:
         """The URL of the instance that has the call, or had it until it was lost."""
         return self._settings.instance if self._failover is None else self._failover.instance

@@ -34,7 +34,7 @@ from gateway.calls.hold_audio import HoldAudio
 from gateway.calls.overflow import SlotRequest, acquire_or_overflow
 from gateway.calls.remote_call import RemoteCall, attach_to_call
 from gateway.calls.services import CallServices
-from gateway.calls.session_end import WS_CONNECTION_CLOSED, SessionEnd, log_end, save
+from gateway.calls.session_end import UNHEARD_S, WS_CONNECTION_CLOSED, SessionEnd, log_end, save
 from gateway.calls.slot_release import HeldSlot
 from gateway.calls.state import CallProgress, CallState
 from gateway.calls.stream_ownership import StreamOpening, final_reason, take_ownership
@@ -462,7 +462,9 @@ class InboundCall:
         if end.reason.status is not None:
             self._upgrade.refuse(end)  # no effect if the upgrade was answered
         event = "call ended" if phase.was_bridged else "call not begun" if self._admitted else "call refused"
-        log_end(progress.log, event, end, traffic=phase.traffic, seconds=services.now() - self._began_at)
+        seconds, ran = services.now() - self._began_at, phase.was_bridged
+        unheard = ran and phase.is_telephony and phase.first_sound_at is None and seconds >= UNHEARD_S
+        log_end(progress.log, event, end, seconds=seconds, ran=ran, traffic=phase.traffic, unheard=unheard)
 
     async def _save_when_left(self, ended: SessionEnd) -> None:
         """Save the end of a call whose agent was told to leave. The slot is free once it has."""

@@ -16,8 +16,9 @@ from gateway.calls.session_events import end_saved, session_events
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay
 from gateway.model.lifecycle import SessionState
-from gateway.model.reasons import CallEnded, Reasons
+from gateway.model.reasons import CallEnded, Severity
 from gateway.model.session import SessionResult, Traffic
+from gateway.observability.log import log_at
 from gateway.store.interface import Store, StoreFailed
 
 HTTP_COMPLETED: Final = "HTTP_COMPLETED"
@@ -25,6 +26,9 @@ HTTP_ERROR: Final = "HTTP_ERROR"
 WS_CONNECTION_CLOSED: Final = "WS_CONNECTION_CLOSED"
 """The completion statuses of docs/reference/public-api.md, "Management"."""
 
+
+UNHEARD_S: Final = 10.0
+"""A caller who has heard nothing of the agent for so long was harmed, however the call has ended."""
 
 _NO_TRAFFIC: Final = Traffic()
 
@@ -96,21 +100,29 @@ def log_end(
     end: CallEnded,
     *,
     seconds: float,
+    ran: bool,
     traffic: Traffic | None = None,
+    unheard: bool = False,
 ) -> None:
     """Log the one line that tells an operator what happened and which party was responsible.
 
-    `seconds`: the duration, from the request to the end. `traffic`: None if no frames pass through here.
+    `seconds`: the duration, from the request to the end. `ran`: the agent was connected. `traffic`: None if
+    no frames pass through here. `unheard`: the caller has heard nothing of the agent, and waited long enough.
     """
-    write = log.error if end.reason is Reasons.internal_error else log.info
-    frames = {} if traffic is None else {"frames_in": traffic.frames_in, "frames_out": traffic.frames_out}
-    write(
+    fields: dict[str, object] = {}
+    if traffic is not None:
+        fields = {"frames_in": traffic.frames_in, "frames_out": traffic.frames_out}
+    if unheard:
+        fields["unheard"] = True
+    log_at(
+        log,
+        Severity.ERROR if unheard else end.reason.severity(ran=ran),
         event,
         reason=end.reason.code,
         side=str(end.reason.party),
         words=end.detail,
         seconds=round(seconds, 3),
-        **frames,
+        **fields,
     )
 
 

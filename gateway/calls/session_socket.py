@@ -227,6 +227,7 @@ class SessionSocket:
             "passage ended" if was_relayed else "passage refused",
             end,
             seconds=self._services.now() - self._began_at,
+            ran=was_relayed,
             traffic=traffic,
         )
 

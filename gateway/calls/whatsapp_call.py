@@ -160,12 +160,12 @@ async def end_unreported(
     agent, now = services.agents.find(session.agent), services.now()
     timeout_s = 0.0 if agent is None else agent.stop_timeout
     held = HeldSlot(session.session_id, session.instance, session.began_at, now, timeout_s)
-    _log_end(session, end, now)
+    _log_end(session, end, now, ran=ran)
     await services.capacity.releases.end(_ended(session, end, now, ran=ran), held)
 
 
 async def _save(store: Store, session: WhatsAppSession, end: CallEnded, now: float, *, ran: bool) -> None:
-    _log_end(session, end, now)
+    _log_end(session, end, now, ran=ran)
     await save(store, _ended(session, end, now, ran=ran))
 
 
@@ -174,11 +174,11 @@ def _ended(session: WhatsAppSession, end: CallEnded, now: float, *, ran: bool) -
     return SessionEnd(session.session_id, end, now, ran=ran, completion_status=status)
 
 
-def _log_end(session: WhatsAppSession, end: CallEnded, now: float) -> None:
+def _log_end(session: WhatsAppSession, end: CallEnded, now: float, *, ran: bool) -> None:
     bound = log.bind(
         session=session.session_id,
         agent=session.agent,
         organization=session.organization,
         instance=session.instance,
     )
-    log_end(bound, "whatsapp call ended", end, seconds=now - session.began_at)
+    log_end(bound, "whatsapp call ended", end, seconds=now - session.began_at, ran=ran)

@@ -14,6 +14,7 @@ from websockets.uri import WebSocketURI, parse_uri
 from gateway.dns.resolver import resolver_of
 from gateway.media.disconnect import Disconnect
 from gateway.media.leg import Leg
+from gateway.model.connection_errors import cause_without_address
 from gateway.model.os_limits import is_out_of_resources
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.websocket.handshake import ClientHandshake, NotAWebSocketError
@@ -67,9 +68,10 @@ async def connect_leg_with(
         transport, handshake = await _connect(uri, lambda: _Handshake(uri, headers, subprotocols))
     except OSError as error:
         reason = Reasons.overloaded if is_out_of_resources(error) else Reasons.agent_unreachable
-        why = f"failed: {_detail(error)}"
         raise CallEnded(
-            reason, f"connecting to {_where(uri)} {why}", public_detail=f"connecting to the agent {why}"
+            reason,
+            f"connecting to {_where(uri)} failed: {_detail(error)}",
+            public_detail=f"connecting to the agent failed: {cause_without_address(error)}",
         ) from None
     try:
         early = await handshake.done

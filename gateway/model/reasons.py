@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
+from typing import Final
 
 
 class Party(StrEnum):
@@ -24,6 +25,19 @@ class Party(StrEnum):
     GATEWAY = "gateway"
 
 
+class Severity(StrEnum):
+    """How much the end of a call matters to the operator; the level of its log line.
+
+    A call that ended as calls do is INFO, and so is a refusal that any stranger can bring about. A call that
+    failed is a WARNING. Where a caller was harmed, cut off or turned away by the gateway's own fault, it is
+    an ERROR.
+    """
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
     """One row of the table.
@@ -31,7 +45,9 @@ class Reason:
     `code`: the public name, in logs, records, answers and metrics. `status`: the HTTP status before the
     upgrade; None if the reason cannot occur there. `close_code`: the close code on a socket (RFC 6455
     §7.4.1). `failed`: whether a session that ends for this reason has the state `failed` instead of `ended`.
-    `retry_after`: seconds after which a client may try again; None if that would not help.
+    `retry_after`: seconds after which a client may try again; None if that would not help. `if_refused`,
+    `if_cut`: the severity where the agent was never connected, and where a running call was cut; of a reason
+    that is not `failed` it is INFO.
     """
 
     code: str
@@ -41,6 +57,21 @@ class Reason:
     sentence: str
     failed: bool = True
     retry_after: int | None = None
+    if_refused: Severity = Severity.WARNING
+    if_cut: Severity = Severity.WARNING
+
+    def severity(self, *, ran: bool) -> Severity:
+        """Return how much it matters that a call ended for this reason. `ran`: the agent was connected."""
+        if not self.failed:
+            return Severity.INFO
+        return self.if_cut if ran else self.if_refused
+
+
+_ANYBODY: Final = Severity.INFO
+"""Of a refusal: strangers can bring it about, as often as they like."""
+
+_HARMED: Final = Severity.ERROR
+"""The caller was cut off or turned away by the gateway's own fault."""
 
 
 class Reasons:
@@ -56,32 +87,66 @@ class Reasons:
     stopped = Reason("stopped", Party.GATEWAY, None, 1000, "the session was stopped on request", failed=False)
 
     # Requests and calls that are refused.
-    unauthorized = Reason("unauthorized", Party.TENANT, 403, 1008, "the caller did not prove who it is")
-    not_found = Reason("not_found", Party.TENANT, 404, 1008, "nothing is served under this path")
-    unknown_agent = Reason("unknown_agent", Party.TENANT, 404, 1008, "no such agent is configured")
-    wrong_region = Reason("wrong_region", Party.TENANT, 404, 1008, "the agent is not in this region")
-    bad_request = Reason("bad_request", Party.TENANT, 400, 1008, "the request makes no sense")
-    too_large = Reason("too_large", Party.TENANT, 413, 1009, "more bytes than are allowed")
+    unauthorized = Reason(
+        "unauthorized", Party.TENANT, 403, 1008, "the caller did not prove who it is", if_refused=_ANYBODY
+    )
+    not_found = Reason(
+        "not_found", Party.TENANT, 404, 1008, "nothing is served under this path", if_refused=_ANYBODY
+    )
+    unknown_agent = Reason(
+        "unknown_agent", Party.TENANT, 404, 1008, "no such agent is configured", if_refused=_ANYBODY
+    )
+    wrong_region = Reason(
+        "wrong_region", Party.TENANT, 404, 1008, "the agent is not in this region", if_refused=_ANYBODY
+    )
+    bad_request = Reason(
+        "bad_request", Party.TENANT, 400, 1008, "the request makes no sense", if_refused=_ANYBODY
+    )
+    too_large = Reason(
+        "too_large", Party.TENANT, 413, 1009, "more bytes than are allowed", if_refused=_ANYBODY
+    )
     at_capacity = Reason(
         "at_capacity", Party.TENANT, 429, 1013, "all places of the agent are taken", retry_after=5
     )
-    rate_limited = Reason("rate_limited", Party.TENANT, 429, 1013, "too many requests", retry_after=1)
+    rate_limited = Reason(
+        "rate_limited", Party.TENANT, 429, 1013, "too many requests", retry_after=1, if_refused=_ANYBODY
+    )
 
     preempted = Reason(
-        "preempted", Party.CARRIER, None, 1013, "its socket said nothing, and another call needed the place"
+        "preempted",
+        Party.CARRIER,
+        None,
+        1013,
+        "its socket said nothing, and another call needed the place",
+        if_refused=_ANYBODY,
     )
 
     duplicate_call = Reason(
-        "duplicate_call", Party.CARRIER, 409, 1008, "there is a socket for this call already"
+        "duplicate_call",
+        Party.CARRIER,
+        409,
+        1008,
+        "there is a socket for this call already",
+        if_refused=_ANYBODY,
     )
     too_many_returns = Reason(
         "too_many_returns", Party.TENANT, 429, 1008, "the call came back more often than it may"
     )
     number_refused = Reason(
-        "number_refused", Party.TENANT, 403, 1008, "this number may not be called from here"
+        "number_refused",
+        Party.TENANT,
+        403,
+        1008,
+        "this number may not be called from here",
+        if_refused=_ANYBODY,
     )
     property_refused = Reason(
-        "property_refused", Party.TENANT, 403, 1008, "this property may not be set from here"
+        "property_refused",
+        Party.TENANT,
+        403,
+        1008,
+        "this property may not be set from here",
+        if_refused=_ANYBODY,
     )
 
     # Outbound calls that were not answered.
@@ -127,7 +192,12 @@ class Reasons:
 
     # Faults of the carrier's socket.
     bad_opening = Reason(
-        "bad_opening", Party.CARRIER, 400, 1008, "the stream did not open as the carrier's documents say"
+        "bad_opening",
+        Party.CARRIER,
+        400,
+        1008,
+        "the stream did not open as the carrier's documents say",
+        if_refused=_ANYBODY,
     )
     carrier_protocol_error = Reason(
         "carrier_protocol_error",
@@ -135,6 +205,7 @@ class Reasons:
         400,
         1002,
         "the carrier's socket broke the WebSocket protocol",
+        if_refused=_ANYBODY,
     )
     carrier_lost = Reason(
         "carrier_lost", Party.CARRIER, None, 1011, "the carrier's socket was lost without a close"
@@ -154,17 +225,47 @@ class Reasons:
     agent_stalled = Reason("agent_stalled", Party.AGENT, 504, 1011, "the agent stopped reading")
 
     # The gateway's own.
-    draining = Reason("draining", Party.GATEWAY, 503, 1012, "the gateway is going away", retry_after=10)
+    draining = Reason(
+        "draining", Party.GATEWAY, 503, 1012, "the gateway is going away", retry_after=10, if_cut=_HARMED
+    )
     overloaded = Reason(
-        "overloaded", Party.GATEWAY, 503, 1013, "the gateway has more to do than it can", retry_after=5
+        "overloaded",
+        Party.GATEWAY,
+        503,
+        1013,
+        "the gateway has more to do than it can",
+        retry_after=5,
+        if_refused=_HARMED,
+        if_cut=_HARMED,
     )
     store_failed = Reason(
-        "store_failed", Party.GATEWAY, 503, 1013, "the session store does not answer", retry_after=5
+        "store_failed",
+        Party.GATEWAY,
+        503,
+        1013,
+        "the session store does not answer",
+        retry_after=5,
+        if_refused=_HARMED,
+        if_cut=_HARMED,
     )
     gateway_lost = Reason(
-        "gateway_lost", Party.GATEWAY, None, 1012, "the gateway process that carried the call died"
+        "gateway_lost",
+        Party.GATEWAY,
+        None,
+        1012,
+        "the gateway process that carried the call died",
+        if_refused=_HARMED,
+        if_cut=_HARMED,
     )
-    internal_error = Reason("internal_error", Party.GATEWAY, 500, 1011, "the gateway made a mistake")
+    internal_error = Reason(
+        "internal_error",
+        Party.GATEWAY,
+        500,
+        1011,
+        "the gateway made a mistake",
+        if_refused=_HARMED,
+        if_cut=_HARMED,
+    )
 
 
 REASONS: dict[str, Reason] = {name: row for name, row in vars(Reasons).items() if isinstance(row, Reason)}

@@ -23,6 +23,8 @@ from typing import Any, Final, TextIO
 
 import structlog
 
+from gateway.model.reasons import Severity
+
 MAX_QUEUED_LINES = 10_000
 
 BATCH_S = 0.02
@@ -163,6 +165,12 @@ def _escape_json(_logger: object, _method: str, line: str) -> str:
     if line.isprintable():
         return line
     return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in line)
+
+
+def log_at(log: structlog.stdlib.BoundLogger, severity: Severity, event: str, **fields: object) -> None:
+    """Log an event at the level that its severity asks for."""
+    write = {Severity.ERROR: log.error, Severity.WARNING: log.warning}.get(severity, log.info)
+    write(event, **fields)
 
 
 @contextlib.contextmanager

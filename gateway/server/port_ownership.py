@@ -12,11 +12,20 @@ from gateway.server.control_socket import ControlSocket
 class PortOwnership:
     """A lock on the port until this gateway listens, then the control socket. For the main thread."""
 
-    def __init__(self, address: str, lock: socket.socket | None, *, is_takeover: bool) -> None:
+    def __init__(
+        self,
+        address: str,
+        lock: socket.socket | None,
+        on_listening: Callable[[], None],
+        *,
+        is_takeover: bool,
+    ) -> None:
         """`address`: as in "127.0.0.1:7860". `lock`: of port.start_lock; None if the port is taken over.
 
-        `is_takeover`: this gateway cannot be replaced before it has taken the port over itself.
+        `on_listening`: is called once, when every worker listens. `is_takeover`: this gateway cannot be
+        replaced before it has taken the port over itself.
         """
+        self._on_listening = on_listening
         self._address = address
         self._lock = lock
         self._is_takeover = is_takeover
@@ -37,6 +46,7 @@ class PortOwnership:
             self._lock.close()
         if not self._is_takeover:
             self._open()
+        self._on_listening()
 
     def taken_over(self) -> None:
         """Note that the takeover has succeeded."""

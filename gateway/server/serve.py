@@ -11,6 +11,7 @@ running calls finish and ends. SIGHUP reloads the certificate (tls.py).
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 
 import structlog
 
@@ -69,18 +70,23 @@ def _run(settings: Settings, replace: int | None, configured: str) -> int:
             held.enter_context(port)
         takeover = None if old is None else plan_takeover(old, ports[0], settings.server.workers)
         address = address_of(ports[0])
-        ownership = PortOwnership(address, lock, is_takeover=takeover is not None)
+        announce = partial(_log_started, settings, address)
+        ownership = PortOwnership(address, lock, announce, is_takeover=takeover is not None)
         held.callback(ownership.close)
-        log.info(
-            "patchbay",
-            address=address,
-            workers=settings.server.workers,
-            agents=len(settings.agents),
-            accelerator="c" if accelerator.ACTIVE else "python",
-            tls=settings.server.tls_certificate is not None,
-        )
         for what, detail in unauthenticated_access(settings):
             log.warning("open without authentication", what=what, words=detail)
         if settings.server.workers == 1:
             return serve(settings, ports[0], SoleProcess(ownership), takeover)
         return WorkerProcesses(settings, ports, ownership, takeover).run()
+
+
+def _log_started(settings: Settings, address: str) -> None:
+    """Log that every worker listens. Whoever waits for this line may call."""
+    log.info(
+        "patchbay",
+        address=address,
+        workers=settings.server.workers,
+        agents=len(settings.agents),
+        accelerator="c" if accelerator.ACTIVE else "python",
+        tls=settings.server.tls_certificate is not None,
+    )

@@ -15,7 +15,7 @@ import structlog
 from gateway.calls.session_end import SessionEnd, log_end, save, save_if_unattached
 from gateway.calls.session_events import session_events
 from gateway.model.lifecycle import SessionState
-from gateway.model.reasons import CallEnded, Reason, Reasons
+from gateway.model.reasons import REASONS, CallEnded, Party, Reason, Reasons
 from gateway.model.session import CallDetails, SlotLimits, Traffic
 from gateway.store.sqlite.sqlite_store import SqliteStore
 from gateway.store.worker_id import WorkerId
@@ -108,15 +108,71 @@ async def test_a_dialed_session_is_left_to_the_call_that_has_its_stream(store: S
 
 
 @pytest.mark.parametrize(
-    ("reason", "level"), [(Reasons.caller_hangup, "info"), (Reasons.internal_error, "error")]
+    ("reason", "level"),
+    [
+        (Reasons.caller_hangup, "info"),
+        (Reasons.agent_lost, "warning"),
+        (Reasons.internal_error, "error"),
+    ],
 )
 def test_the_log_line_has_the_fields_that_operators_search_for(reason: Reason, level: str) -> None:
     end = CallEnded(reason, "in words")
     with structlog.testing.capture_logs() as lines:
-        log_end(structlog.get_logger(), "call ended", end, seconds=1.23456, traffic=Traffic(5, 50, 7, 70))
-        log_end(structlog.get_logger(), "bot ended", end, seconds=2.0)
+        log_end(
+            structlog.get_logger(),
+            "call ended",
+            end,
+            seconds=1.23456,
+            ran=True,
+            traffic=Traffic(5, 50, 7, 70),
+        )
+        log_end(structlog.get_logger(), "bot ended", end, seconds=2.0, ran=True)
     common = {"reason": reason.code, "side": str(reason.party), "words": "in words", "log_level": level}
     assert lines == [
         common | {"event": "call ended", "seconds": 1.235, "frames_in": 5, "frames_out": 7},
         common | {"event": "bot ended", "seconds": 2.0},
     ]
+
+
+def level_of(reason: Reason, *, ran: bool, unheard: bool = False) -> str:
+    with structlog.testing.capture_logs() as lines:
+        log_end(structlog.get_logger(), "x", CallEnded(reason), seconds=1.0, ran=ran, unheard=unheard)
+    return str(lines[0]["log_level"])
+
+
+@pytest.mark.parametrize("reason", REASONS.values(), ids=lambda reason: reason.code)
+def test_a_failed_call_is_a_warning_and_a_harmed_one_an_error(reason: Reason) -> None:
+    level = level_of(reason, ran=True)
+    if not reason.failed:
+        assert level == "info"
+    elif reason.party is Party.GATEWAY:
+        assert level == "error", "the caller was cut by our own fault"
+    else:
+        assert level == "warning"
+
+
+def test_what_any_stranger_can_bring_about_is_no_warning() -> None:
+    by_strangers = {code for code, reason in REASONS.items() if reason.failed and not warns(reason)}
+    assert by_strangers == {
+        "unauthorized",
+        "not_found",
+        "unknown_agent",
+        "wrong_region",
+        "bad_request",
+        "too_large",
+        "rate_limited",
+        "preempted",
+        "duplicate_call",
+        "number_refused",
+        "property_refused",
+        "bad_opening",
+        "carrier_protocol_error",
+    }
+
+
+def warns(reason: Reason) -> bool:
+    return level_of(reason, ran=False) != "info"
+
+
+def test_a_caller_who_heard_nothing_was_harmed_however_the_call_ended() -> None:
+    assert level_of(Reasons.caller_hangup, ran=True, unheard=True) == "error"

@@ -15,7 +15,15 @@ import pytest
 from tests.harness import rest_plivo, rest_telnyx, rest_twilio
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.call_assertions import assert_ended, assert_refused
-from tests.harness.document_calls import CARRIERS, HOST, DocumentCalls, Server, accounts, opening_of_call
+from tests.harness.document_calls import (
+    CARRIERS,
+    HOST,
+    DocumentCalls,
+    Server,
+    accounts,
+    opening_of_call,
+    token_of,
+)
 from tests.harness.gateway import Gateway
 from tests.harness.http_requests import send
 from tests.harness.rest_exotel import API_KEY, API_TOKEN, ExotelServer
@@ -136,11 +144,25 @@ async def test_a_signature_for_another_url_is_403(line: DocumentCalls, support: 
 
 
 @pytest.mark.parametrize("carrier", SIGNING, indirect=True)
+async def test_the_log_has_the_url_that_a_wrong_signature_was_checked_for(line: DocumentCalls) -> None:
+    before = len(line.gateway.ends())
+    url = static_url(line.carrier)
+    caller = await line.dial(url, headers=line.server.upgrade_headers(url.replace(HOST, "other.example")))
+    end = await assert_refused(line.gateway, before, "unauthorized")
+    expected = url.replace("us-west.", "").replace("=support.acme", "=…")
+    assert end["words"].endswith(f"its URL counts as {expected}"), end
+    assert "example.com" not in caller.body.decode()
+
+
+@pytest.mark.parametrize("carrier", SIGNING, indirect=True)
 async def test_a_stolen_stream_url_is_refused(line: DocumentCalls, support: Agent) -> None:
     placed = await line.place()
+    before = len(line.gateway.ends())
     caller = await line.dial(placed.stream_url, proven=False)
     assert caller.refusal == (403, "unauthorized")
     assert support.upgrades == 0
+    end = await assert_refused(line.gateway, before, "unauthorized")
+    assert token_of(placed.stream_url) not in end["words"]
 
 
 @pytest.mark.parametrize("carrier", ["twilio", "plivo", "exotel"], indirect=True)

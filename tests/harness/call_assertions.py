@@ -106,11 +106,12 @@ async def assert_end_logged(gateway: Gateway, before: int, reason: str) -> dict[
     return line
 
 
-async def assert_refused(gateway: Gateway, before: int, reason: str) -> None:
-    """Assert what `assert_end_logged` does, and that the refused call has no session."""
+async def assert_refused(gateway: Gateway, before: int, reason: str) -> dict[str, Any]:
+    """Assert what `assert_end_logged` does, and that the refused call has no session; return the line."""
     line = await assert_end_logged(gateway, before, reason)
     assert line["event"] == "call refused"
     assert gateway.sessions(line["session"]) == []
+    return line
 
 
 async def assert_no_slots_taken(gateway: Gateway) -> None:

@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gateway.simulator.server_process import PATCHBAY
 from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import AgentPort
+from tests.harness.certificates import issue_certificate
 from tests.harness.gateway import Gateway, ends_after
 from tests.harness.transcripts import opening
 
@@ -48,6 +53,25 @@ async def test_a_caller_does_not_learn_where_an_agent_is(
     assert str(support_port.number) in end["words"]
     assert words
     assert str(support_port.number) not in words
+
+
+async def test_a_caller_does_not_learn_whose_certificate_is_no_good(
+    start_gateway: Callable[..., Gateway], agent_at: Callable[..., Any], tmp_path: Path
+) -> None:
+    certificate, key = issue_certificate(tmp_path, 1, host="inner.example.com")
+    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    served.load_cert_chain(certificate, key)
+    port = AgentPort(tls=served)
+    await agent_at(port)
+    agent = {"name": "support", "organization": "acme", "instances": [port.url], "websocket_auth": "none"}
+    # It trusts the certificate, which is another host's.
+    trusting = ["env", f"SSL_CERT_FILE={certificate}", *PATCHBAY]
+    gateway = await asyncio.to_thread(start_gateway, command=trusting, agents=[agent])
+    words = await told(gateway, "/ws/twilio/support.acme")
+    port.free()
+    (end,) = await eventually(ends_after(gateway, 0), "the end is logged")
+    assert "not valid for 'localhost'" in end["words"]
+    assert words == "connecting to the agent failed: no TLS with a good certificate"
 
 
 async def test_nobody_learns_where_the_store_is(gateway: Gateway) -> None:

@@ -59,7 +59,7 @@ async def test_no_call_is_cut_or_refused_while_the_port_is_taken_over(
         settings = {"server": {"workers": workers}, "agents": agents}
         new = await asyncio.to_thread(Gateway, tmp_path, settings, replace=old)
         gateways.append(new)
-        await eventually(lambda: has_logged(new, "patchbay"), "the new one begins to start")
+        await eventually(lambda: has_logged(new, "patchbay"), "the new one listens")
         await eventually(lambda: has_logged(new, "the port is taken over"), "the new one has the port")
         await eventually(
             lambda: count_listeners(("127.0.0.1", old.port)) == workers, "the old one has left it"

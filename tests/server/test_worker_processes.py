@@ -289,7 +289,7 @@ class Parent:
     def __init__(self) -> None:
         self.child = Child()
         worker = WorkerProcess(socket.socket())
-        ownership = PortOwnership("127.0.0.1:7860", None, is_takeover=False)
+        ownership = PortOwnership("127.0.0.1:7860", None, lambda: None, is_takeover=False)
         self.processes = WorkerProcesses(Settings(), [], ownership, None)
         self.processes._workers = [worker]
         self.processes._looked_at = 0.0

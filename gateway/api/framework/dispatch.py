@@ -42,6 +42,7 @@ from gateway.auth.api_keys import Principal
 from gateway.calls.session_start import RoomFailed
 from gateway.model.json_text import dump
 from gateway.model.reasons import CallEnded, Reasons
+from gateway.observability.log import log_at
 from gateway.store.history import ManagementCall
 from gateway.store.interface import StoreFailed
 
@@ -252,7 +253,8 @@ def _api_error(error: Exception, style: Style) -> ApiError:
             return error
         case CallEnded():
             if error.detail != error.public_detail:
-                log.info("request failed", reason=error.reason.code, words=error.detail)
+                severity = error.reason.severity(ran=False)
+                log_at(log, severity, "request failed", reason=error.reason.code, words=error.detail)
             return error_of(error, style)
         case RoomFailed():
             return of_room_failure(error)

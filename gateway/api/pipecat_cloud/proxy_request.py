@@ -28,8 +28,10 @@ from gateway.api.framework.operation import Style
 from gateway.calls.session_access import SessionAccess
 from gateway.calls.session_url import HOP_BY_HOP, Header, end_to_end, is_header
 from gateway.calls.termination import Termination
+from gateway.model.connection_errors import cause_without_address
 from gateway.model.os_limits import is_out_of_resources
 from gateway.model.reasons import CallEnded, Reasons
+from gateway.observability.log import log_at
 from gateway.store.interface import StoreFailed
 
 log = structlog.get_logger(__name__)
@@ -109,12 +111,10 @@ class ProxyRequest:
                 middlewares=_MIDDLEWARES,
             )
         except aiohttp.ClientConnectorError as error:
-            detail = error.os_error.strerror or str(error.os_error)
+            detail = f"cannot be connected: {cause_without_address(error.os_error)}"
             if is_out_of_resources(error.os_error):
-                raise CallEnded(
-                    Reasons.overloaded, f"the agent cannot be connected: {detail.lower()}"
-                ) from None
-            raise _unreachable(url, f"cannot be connected: {detail.lower()}") from None
+                raise CallEnded(Reasons.overloaded, f"the agent {detail}") from None
+            raise _unreachable(url, detail) from None
         except aiohttp.ClientResponseError as error:
             raise _unreachable(url, f"did not answer as an HTTP server: {error.message}") from None
         except (aiohttp.ClientError, ConnectionError):
@@ -137,9 +137,9 @@ class ProxyRequest:
                 await self._stop_listening()  # the server reads the rest of the request itself
                 await send({"type": "http.response.body", "body": b""})
         except CallEnded as end:
-            log.info("answer broken off", reason=end.reason.code, words=end.detail)
+            _log_broken_off(end)
         except (aiohttp.ClientError, ConnectionError):
-            log.info("answer broken off", reason=Reasons.agent_lost.code, words="the instance broke it off")
+            _log_broken_off(CallEnded(Reasons.agent_lost, "the instance broke it off"))
         finally:
             await self.close()
         # The server closes the connection after an unfinished answer, which the client notices.
@@ -297,6 +297,11 @@ def _has_body(request: Request) -> bool:
     if "Upgrade" in headers:  # the server reads no body behind one
         raise ApiError(400, "400", "A request with a body cannot ask for an upgrade as well")
     return True
+
+
+def _log_broken_off(end: CallEnded) -> None:
+    severity = end.reason.severity(ran=True)
+    log_at(log, severity, "answer broken off", reason=end.reason.code, words=end.detail)
 
 
 def _unreachable(url: URL, detail: str) -> CallEnded:

@@ -18,11 +18,18 @@ from urllib.parse import parse_qsl
 from gateway.api.framework.operation import Context
 from gateway.api.framework.strict_json import parse
 from gateway.api.webhooks.multipart_form import read_multipart
-from gateway.calls.authorization import signed_request
+from gateway.calls.authorization import signed_request, signed_url, unproven
 from gateway.carriers.agent_body import read_body
 from gateway.carriers.callback_event import json_fields
 from gateway.carriers.registry import CARRIERS
-from gateway.carriers.signatures import JSON, MULTIPART_FORM, AuthenticationFailed, media_type, read_form
+from gateway.carriers.signatures import (
+    JSON,
+    MULTIPART_FORM,
+    AuthenticationFailed,
+    SignedRequest,
+    media_type,
+    read_form,
+)
 from gateway.carriers.stream_documents import RETURNS, USUAL_RATE, IncomingCall
 from gateway.model.addresses import is_service_host, service_host, split_service_host
 from gateway.model.reasons import CallEnded, Reasons
@@ -36,11 +43,12 @@ def authenticate_request(context: Context, carrier: str, organization: str) -> N
     accounts = context.services.calls.accounts
     if not accounts.requires_authentication(organization, carrier):
         return
-    signed = signed_request(accounts, context.request, context.raw_body, context.services.calls.now())
+    signed = _signed(context)
     try:
         accounts.authenticate(organization, carrier, signed)
     except AuthenticationFailed as refused:
-        raise CallEnded(Reasons.unauthorized, f"the request is not proven: {refused.reason}") from None
+        detail = f"the request is not proven: {refused.reason}"
+        raise unproven(detail, signed_url(carrier, signed)) from None
 
 
 def authenticate_any(context: Context, carrier: str) -> None:
@@ -51,14 +59,18 @@ def authenticate_any(context: Context, carrier: str) -> None:
     if context.services.calls.accounts.always_authenticated(carrier) and not is_authenticated(
         context, carrier
     ):
-        raise CallEnded(Reasons.unauthorized, "the request is not proven to be anybody's")
+        raise unproven("the request is not proven to be anybody's", signed_url(carrier, _signed(context)))
 
 
 def is_authenticated(context: Context, carrier: str) -> bool:
     """Return True if an account of any organisation accepts the request's signature."""
     accounts = context.services.calls.accounts
-    signed = signed_request(accounts, context.request, context.raw_body, context.services.calls.now())
-    return bool(accounts.authenticated_organizations(carrier, signed))
+    return bool(accounts.authenticated_organizations(carrier, _signed(context)))
+
+
+def _signed(context: Context) -> SignedRequest:
+    calls = context.services.calls
+    return signed_request(calls.accounts, context.request, context.raw_body, calls.now())
 
 
 MAX_FIELDS: Final = 200

@@ -34,7 +34,8 @@ from gateway.carriers.signatures import AuthenticationFailed
 from gateway.config import AgentSettings, DailySettings
 from gateway.model.addresses import service_host
 from gateway.model.json_text import dump
-from gateway.model.reasons import CallEnded, Reasons
+from gateway.model.reasons import CallEnded, Reasons, Severity
+from gateway.observability.log import log_at
 from gateway.store.interface import Store, StoreFailed
 
 log = structlog.get_logger(__name__)
@@ -176,7 +177,8 @@ async def dialin(context: Context) -> Answer | Response:
             await take_for(services.calls, agent.service_host, signature)
         custom = {**read_custom_query(context), **call.more}
     except (CallEnded, StoreFailed) as failure:
-        log.info("dialin refused", agent=name, organization=organization, **_reason(failure))
+        refused_log = log.bind(agent=name, organization=organization)
+        log_at(refused_log, _severity(failure), "dialin refused", **_reason(failure))
         raise
     custom = {name: value for name, value in custom.items() if name not in _OURS}
     return await _DialinHandler(services, agent, owner.daily, replace(call, more=custom)).answer()
@@ -249,7 +251,7 @@ class _DialinHandler:
             with _counted(self._services.calls.store):
                 answer = await self._start(session_id)
         except (CallEnded, RoomFailed, StoreFailed) as failure:
-            session_log.info("dialin refused", **_reason(failure))
+            log_at(session_log, _severity(failure), "dialin refused", **_reason(failure))
             raise
         except asyncio.CancelledError:
             session_log.warning("dialin given up", reason=Reasons.draining.code)
@@ -306,6 +308,15 @@ async def _finish(start: asyncio.Task[dict[str, str]]) -> None:
         await start
     except (CallEnded, RoomFailed, StoreFailed):
         return
+
+
+def _severity(failure: CallEnded | RoomFailed | StoreFailed) -> Severity:
+    match failure:
+        case CallEnded():
+            return failure.reason.severity(ran=False)
+        case RoomFailed():
+            return Severity.WARNING
+    return Reasons.store_failed.severity(ran=False)
 
 
 def _reason(failure: CallEnded | RoomFailed | StoreFailed) -> dict[str, str]:

@@ -38,6 +38,7 @@ from gateway.config import AgentSettings
 from gateway.config.call_handling import Refuse
 from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
+from gateway.observability.log import log_at
 from gateway.store.interface import StoreFailed
 from texml.document import Dial, DocumentError, Reject
 
@@ -76,7 +77,8 @@ async def document(context: Context, carrier: str | None = None) -> Response:
     try:
         text = await _answer(context, carrier, line)
     except CallEnded as end:
-        line.info("document", what="error", reason=end.reason.code, words=end.detail)
+        severity = end.reason.severity(ran=False)
+        log_at(line, severity, "document", what="error", reason=end.reason.code, words=end.detail)
         raise
     headers = {"Content-Type": CARRIERS[carrier].documents.content_type, "Cache-Control": "no-store"}
     return Response(text, headers=headers)
@@ -88,7 +90,7 @@ async def _answer(context: Context, carrier: str, line: structlog.stdlib.BoundLo
         raise CallEnded(Reasons.not_found, f"no such carrier; there are {', '.join(sorted(WITH_DOCUMENTS))}")
     settings = context.services.calls.settings
     if settings.server.public_url is None:
-        raise CallEnded(Reasons.not_found, "there are no documents without [server] public_url")
+        raise CallEnded(Reasons.not_found, "there are no documents without server.public_url")
     request = await read_document_request(context, carrier, settings.limits.max_body_bytes)
     line = line.bind(call_id=request.call.call_id, returns=request.call.returns)
     agent = None
@@ -104,7 +106,8 @@ async def _answer(context: Context, carrier: str, line: structlog.stdlib.BoundLo
         if end.reason not in _SPOKEN_REASONS:
             raise
         text = await _refusing_document(context, agent, request, end)
-        line.info("document", what="refusal", reason=end.reason.code, words=end.detail)
+        severity = end.reason.severity(ran=False)
+        log_at(line, severity, "document", what="refusal", reason=end.reason.code, words=end.detail)
     else:
         line.info("document", what="stream", session=session.session_id)
     return text

@@ -32,6 +32,7 @@ from gateway.carriers.signatures import JSON, media_type
 from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import SessionRecord
+from gateway.observability.log import log_at
 from gateway.store.interface import StoreFailed
 
 log = structlog.get_logger(__name__)
@@ -64,7 +65,8 @@ async def callback(context: Context) -> Response:
             authenticate_any(context, carrier)
         event = await _read(context, carrier, read_callback, is_for_stream=kind == _STREAM)
     except CallEnded as end:
-        line.info("callback refused", reason=end.reason.code, words=end.detail)
+        severity = end.reason.severity(ran=False)
+        log_at(line, severity, "callback refused", reason=end.reason.code, words=end.detail)
         raise
     if (
         record is None

@@ -27,6 +27,7 @@ from gateway.carriers.signatures import AuthenticationFailed
 from gateway.carriers.whatsapp.auth import SIGNATURE, authenticate_event
 from gateway.config import AgentSettings, WhatsAppSettings
 from gateway.model.reasons import CallEnded, Reasons
+from gateway.observability.log import log_at
 from gateway.store.interface import StoreFailed
 
 log = structlog.get_logger(__name__)
@@ -100,7 +101,9 @@ async def event(context: Context) -> Response:
 def _log_refused(agent: AgentSettings, failure: CallEnded | StoreFailed) -> None:
     reason = failure.reason if isinstance(failure, CallEnded) else Reasons.store_failed
     detail = failure.detail if isinstance(failure, CallEnded) else str(failure)
-    log.info(
+    log_at(
+        log,
+        reason.severity(ran=False),
         "whatsapp event refused",
         agent=agent.service_host,
         organization=agent.organization,

@@ -339,7 +339,7 @@ class OutboundCall:
             self._attached()
             self._step(OutboundEvent.GIVEN_UP)
             return
-        log_end(self._log, "call out ended", end, seconds=self._services.now() - self._began_at)
+        log_end(self._log, "call out ended", end, seconds=self._services.now() - self._began_at, ran=False)
         if not self.accepted.done():
             self.accepted.set_exception(end)
         self._step(OutboundEvent.GIVEN_UP)

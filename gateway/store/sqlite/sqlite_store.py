@@ -235,7 +235,7 @@ class SqliteStore:
     async def reap(self, now: float) -> list[SessionRecord]:
         lost = await self._writer.submit(Kind.REQUEST, partial(worker_rows.reap, self._worker, now))
         for record in lost:
-            log.warning("session_lost", session=record.session_id, worker=record.owner, detail=record.detail)
+            log.error("session_lost", session=record.session_id, worker=record.owner, detail=record.detail)
             self._notify(record.session_id, *_END_TOPICS)
         return lost
 
