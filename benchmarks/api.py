@@ -190,7 +190,7 @@ def patchbay(port: int, agent_port: int) -> Contender:
         "patchbay",
         f"http://127.0.0.1:{port}",
         port,
-        (sys.executable, "-m", "gateway.cli", "serve", "--config", "@DIR@/patchbay.toml"),
+        (sys.executable, "-m", "gateway", "serve", "--config", "@DIR@/patchbay.toml"),
         {"patchbay.toml": text},
         ready_path="/readyz",
     )

@@ -173,7 +173,7 @@ def patchbay(variant: Variant, port: int, agent_port: int) -> Contender:
         variant.name,
         f"ws://127.0.0.1:{port}{variant.path}",
         port,
-        (sys.executable, "-m", "gateway.cli", "serve", "--config", "@DIR@/patchbay.toml"),
+        (sys.executable, "-m", "gateway", "serve", "--config", "@DIR@/patchbay.toml"),
         {"patchbay.toml": configuration(variant, port, agent_port)},
         variant.environment,
         ("--parameter", "_pipecatCloudServiceHost=echo.bench", *variant.load_options),

@@ -51,6 +51,7 @@ from gateway.config import Settings, StoreSettings
 from gateway.media.accept import SERVE_CALL, Upgrade
 from gateway.media.direct_transport import epoll_set_of
 from gateway.media.loop_batcher import LoopBatcher
+from gateway.media.outgoing_leg import tls_context
 from gateway.media.relay_timers import scheduler_of
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.connect import open_store
@@ -138,6 +139,8 @@ async def _start_agents(settings: Settings, store: Store, stack: AsyncExitStack)
     )
     agents = _Agents(directory, health, StoredAgents(settings, store))
     await agents.refresh()
+    if any(instance.startswith("https:") for agent in directory.agents for instance in agent.instances):
+        tls_context()  # read before the first call, not while others wait for their sound
     await health.start()
     stack.push_async_callback(health.stop)
     return agents

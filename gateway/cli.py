@@ -179,7 +179,3 @@ app.command()(demo)
 def main() -> None:
     """Run the `patchbay` command."""
     app()
-
-
-if __name__ == "__main__":
-    main()

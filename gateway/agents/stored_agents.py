@@ -10,18 +10,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from pydantic import ValidationError
 
 from gateway.agents.directory import AgentDirectory
-from gateway.agents.instance_health import InstanceHealth
 from gateway.config import AgentSettings, Settings
 from gateway.config.consistency import Location, find_contradictions, format_path
 from gateway.config.problems import message_of
 from gateway.store.interface import Store, StoredValue
 from gateway.store.notifications import Topic
+
+if TYPE_CHECKING:  # `patchbay check` reads what is stored, and asks no instance
+    from gateway.agents.instance_health import InstanceHealth
 
 log = structlog.get_logger(__name__)
 

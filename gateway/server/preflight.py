@@ -12,11 +12,10 @@ import stat
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import structlog
-from cryptography import x509
 
 from gateway.agents.stored_agents import DOCUMENT_KIND
 from gateway.config.consistency import Location
@@ -25,11 +24,14 @@ from gateway.config.settings import Settings
 from gateway.config.workability import Concern, Severity, find_concerns
 from gateway.model.addresses import host_in_region
 from gateway.observability.log import logging_as
+from gateway.server.exit_status import STARTUP_FAILED
 from gateway.server.port import bind
 from gateway.server.tls import RENEWAL, CertificateUnusable, load_context, read_chain
-from gateway.server.uvicorn_adapter import STARTUP_FAILED
 from gateway.store.interface import StoreFailed
 from gateway.store.sqlite.file_inspection import count_values, inspect_file
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 log = structlog.get_logger(__name__)
 
@@ -135,6 +137,8 @@ def _names_of_certificate(settings: Settings, certificate: x509.Certificate) -> 
 
 def _is_for(certificate: x509.Certificate, host: str) -> bool:
     """Return True if the certificate names a host (RFC 9525 §6.3: a wildcard is for one whole label)."""
+    from cryptography import x509  # noqa: PLC0415 - slow to import, and only a port with TLS needs it
+
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:

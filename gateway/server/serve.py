@@ -19,26 +19,23 @@ from gateway.config import Settings, unauthenticated_access
 from gateway.fastpath import accelerator
 from gateway.observability.log import logging_as
 from gateway.server.control_socket import ReplaceRefusedError
+from gateway.server.exit_status import CANNOT_START
 from gateway.server.port import address_of, bind_port, start_lock
 from gateway.server.port_ownership import PortOwnership
 from gateway.server.stray_signals import ignore_while_starting
 from gateway.server.takeover import plan_takeover, reserve
 from gateway.server.tls import CertificateUnusable, load_certificate
-from gateway.server.worker import serve
 from gateway.server.worker_link import SoleProcess
 from gateway.server.worker_processes import WorkerProcesses
 
 log = structlog.get_logger(__name__)
-
-CANNOT_START = 1
-"""Exit status if the certificate or the port cannot be used, or the gateway to replace is none."""
 
 
 def run(settings: Settings, *, replace: int | None = None) -> int:
     """Serve until a signal stops the gateway, and return the exit status of the process.
 
     `replace`: the process id of the gateway whose port is to be taken over. The status is 0 after a drain,
-    CANNOT_START, or `worker.STARTUP_FAILED` if the store cannot be opened.
+    CANNOT_START, or STARTUP_FAILED if the store cannot be opened.
     """
     ignore_while_starting()
     with logging_as(settings.server.log_format, settings.server.log_level):
@@ -76,6 +73,9 @@ def _run(settings: Settings, replace: int | None, configured: str) -> int:
         for what, detail in unauthenticated_access(settings):
             log.warning("open without authentication", what=what, words=detail)
         if settings.server.workers == 1:
+            # Not at the top: the parent of several workers serves nothing itself.
+            from gateway.server.worker import serve  # noqa: PLC0415
+
             return serve(settings, ports[0], SoleProcess(ownership), takeover)
         return WorkerProcesses(settings, ports, ownership, takeover).run()
 

@@ -11,12 +11,14 @@ import os
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
-from cryptography import x509
 
 from gateway.config import Server
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 log = structlog.get_logger(__name__)
 
@@ -102,6 +104,8 @@ class Certificate:
 
 def read_chain(certificate: str) -> list[x509.Certificate]:
     """Return the certificates of a PEM file, the server's own first. Raises CertificateUnusable."""
+    from cryptography import x509  # noqa: PLC0415 - slow to import, and only a port with TLS needs it
+
     try:
         return x509.load_pem_x509_certificates(Path(certificate).read_bytes())
     except OSError as error:

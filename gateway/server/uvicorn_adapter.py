@@ -30,6 +30,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from gateway.media.accept import error_response, json_response
 from gateway.model.reasons import CallEnded
 from gateway.server.connection_limits import ConnectionLimits
+from gateway.server.exit_status import STARTUP_FAILED
 from gateway.server.fd_reserve import SHORTAGE_HEAD_TIMEOUT_S, FdReserve
 from gateway.server.port import drain_backlog
 from gateway.server.tls import Certificate
@@ -47,9 +48,6 @@ BACKLOG: Final = 2048
 
 TICKS_PER_SECOND: Final = 10
 """How often uvicorn calls `on_tick`."""
-
-STARTUP_FAILED: Final = 3
-"""Exit status if the worker cannot start for a cause that a restart would not remove, such as the store."""
 
 CLOSE_TIMEOUT_S: Final = 5
 """How long calls and requests may take to end once the server stops, in whole seconds."""

@@ -25,11 +25,12 @@ from gateway.api.framework.handler_services import Services
 from gateway.app import running
 from gateway.config import Settings
 from gateway.server.connection_limits import ConnectionLimits
+from gateway.server.exit_status import NOT_TAKEN_OVER, STARTUP_FAILED
 from gateway.server.fd_reserve import FdReserve, raise_fd_limit
 from gateway.server.stray_signals import StraySignals
 from gateway.server.takeover import GRACE_S, Takeover, take_port
 from gateway.server.tls import RELOAD_CHECK_S, Certificate, CertificateUnusable, load_certificate
-from gateway.server.uvicorn_adapter import STARTUP_FAILED, TICKS_PER_SECOND, UvicornServer
+from gateway.server.uvicorn_adapter import TICKS_PER_SECOND, UvicornServer
 from gateway.server.worker_link import WorkerCallbacks, WorkerParent
 from gateway.server.worker_state import WorkerEvent, WorkerLife, WorkerState
 from gateway.store.interface import StoreFailed
@@ -40,9 +41,6 @@ DRAIN_LOG_INTERVAL_S: Final = 10.0
 
 ALIVE_TICKS: Final = TICKS_PER_SECOND // 2
 """How many ticks pass between two reports to the parent process."""
-
-NOT_TAKEN_OVER: Final = 1
-"""Exit status of a gateway that could not take the port over, and has left it again."""
 
 SIGNALS: Final[Mapping[int, WorkerEvent]] = {
     signal.SIGTERM: WorkerEvent.SIGTERM,

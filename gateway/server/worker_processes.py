@@ -27,12 +27,11 @@ import structlog
 
 from gateway.config import Settings
 from gateway.observability.log import logging_as
+from gateway.server.exit_status import NOT_TAKEN_OVER, STARTUP_FAILED
 from gateway.server.port import drain_backlog
 from gateway.server.port_ownership import PortOwnership
 from gateway.server.stray_signals import StraySignals
 from gateway.server.takeover import Takeover
-from gateway.server.uvicorn_adapter import STARTUP_FAILED
-from gateway.server.worker import NOT_TAKEN_OVER, serve
 from gateway.server.worker_link import (
     ALIVE,
     DRAINING,
@@ -428,6 +427,9 @@ def _run_child(
     may_create_store: bool,
 ) -> None:
     """Run one worker in a child process, on a socket of its own. Raises SystemExit with its status."""
+    # Not at the top: the parent, which imports this module too, watches and serves nothing.
+    from gateway.server.worker import serve  # noqa: PLC0415
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole process group
     with logging_as(settings.server.log_format, settings.server.log_level), port:
         status = serve(settings, port, ParentProcess(channel), takeover, may_create_store=may_create_store)

@@ -6,7 +6,6 @@ Heavy modules are imported by the command that needs them.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -55,6 +54,8 @@ def call(
     calls: Annotated[int, typer.Option(min=1, max=MAX_CALLS, help="How many calls at the same time.")] = 1,
 ) -> None:
     """Be a carrier: place a call, play the caller, and say what came of it. Exits with 1 if a call failed."""
+    import asyncio  # noqa: PLC0415
+
     from rich.console import Console  # noqa: PLC0415
 
     from gateway.simulator.call_plan import CallPlan  # noqa: PLC0415

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-PATCHBAY = (sys.executable, "-m", "gateway.cli")
+PATCHBAY = (sys.executable, "-m", "gateway")
 """The `patchbay` command of this installation, whether or not its scripts are on the path."""
 
 START_TIMEOUT_S = 300.0

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""`python -m gateway`, and what the installed `patchbay` runs.
+
+A process that `multiprocessing` starts imports the main module of its parent once more. So this one imports
+nothing: a worker has no use for the command line.
+"""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """Run the `patchbay` command."""
+    from gateway import cli  # noqa: PLC0415 - see above
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()
