@@ -27,6 +27,7 @@ from gateway.calls.session_access import NO_KEY, SessionAccess
 from gateway.calls.session_end import log_end, traffic_of
 from gateway.calls.session_url import (
     PREFIX,
+    KnownClient,
     SessionUrl,
     folded_name,
     forwarded,
@@ -157,6 +158,7 @@ class SessionSocket:
             [(name, value) for name, value in received if not folded_name(name).startswith(_HANDSHAKE)],
             session.session_id,
             None,
+            KnownClient(self._upgrade.address, self._services.settings.server.scheme),
         )
         uri = parse_uri(f"ws{session.instance.removeprefix('http')}")
         timeout_s = self._limits.agent_connect_timeout

@@ -50,7 +50,47 @@ NOT_FORWARDED: Final = HOP_BY_HOP | {
     b"authorization",
     b"expect",  # answered by this hop (RFC 9110 §10.1.1)
     SESSION_ID,  # set by Patchbay, never by the client
+    b"cookie",  # the agents share this gateway's host (docs/decisions/0054-who-the-client-is.md)
+    b"cookie2",
+    b"forwarded",
+    b"x-real-ip",
+    b"x-client-ip",
+    b"x-cluster-client-ip",
+    b"true-client-ip",
+    b"cf-connecting-ip",
+    b"cf-connecting-ipv6",
+    b"fastly-client-ip",
+    b"x-envoy-external-address",
+    b"x-rewrite-url",
+    b"client-cert",
+    b"client-cert-chain",
+    b"remote-user",
+    b"x-remote-user",
+    b"x-remote-group",
+    b"x-remote-addr",
 }
+"""Headers of a client that do not reach the instance: those of this hop, and what only a proxy may say."""
+
+FORWARDED_FOR: Final = "X-Forwarded-For"
+FORWARDED_PROTO: Final = "X-Forwarded-Proto"
+
+_CLAIMS: Final = (b"x-forwarded-", b"x-original-", b"x-auth-request-", b"x-ssl-client-", b"ssl-client-")
+"""The beginnings of more names with which proxies tell servers who the client is, or where it went."""
+
+OF_THE_ORIGIN: Final = frozenset(
+    {
+        b"set-cookie",
+        b"set-cookie2",
+        b"clear-site-data",
+        b"strict-transport-security",
+        b"alt-svc",
+        b"service-worker-allowed",
+        b"nel",
+        b"report-to",
+        b"reporting-endpoints",
+    }
+)
+"""Headers of an answer that hold for the whole host, which is this gateway's and not one agent's."""
 
 MAX_PATH_CHARACTERS: Final = 8000
 """Length that every server is to take (RFC 9110 §4.1); a longer path would take time to look through."""
@@ -74,6 +114,17 @@ _FOLDED: Final = re.compile(rb"[^a-z0-9]")
 _SEPARATOR: Final = re.compile(r"[/\\]")
 _PATH_END: Final = re.compile(r"[?#\x00]")
 _BLANKS: Final = "".join(map(chr, range(0x21)))
+
+
+@dataclass(frozen=True, slots=True)
+class KnownClient:
+    """What this gateway knows of a client by itself, whatever that says.
+
+    `address`: as the connection or trusted proxies tell it, "" if unknown. `scheme`: of the URL, "https".
+    """
+
+    address: str
+    scheme: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +244,11 @@ def end_to_end(headers: Iterable[Header], dropped: frozenset[bytes]) -> list[Hea
     return [(name, value) for name, value in received if name not in dropped and name not in connection]
 
 
-def forwarded(headers: Iterable[Header], session_id: str, request_id: str | None) -> list[tuple[str, str]]:
-    """Return the headers for the instance: the client's end-to-end ones, the session's and the request's id.
+def forwarded(
+    headers: Iterable[Header], session_id: str, request_id: str | None, client: KnownClient
+) -> list[tuple[str, str]]:
+    """Return the headers for the instance: the client's end-to-end ones, the session's and the request's id,
+    and who the client is, from this gateway alone.
 
     A client's header whose name differs only in punctuation from one in NOT_FORWARDED is dropped too: many
     servers do not tell `x_daily_session_id` from `x-daily-session-id`.
@@ -203,7 +257,9 @@ def forwarded(headers: Iterable[Header], session_id: str, request_id: str | None
     sent = []
     for name, value in end_to_end(headers, NOT_FORWARDED):
         folded = folded_name(name)
-        if folded in NOT_FORWARDED or (request_id is not None and folded == b"x-request-id"):
+        if folded in NOT_FORWARDED or folded.startswith(_CLAIMS):
+            continue
+        if request_id is not None and folded == b"x-request-id":
             continue
         try:
             sent.append((name.decode("ascii"), value.decode()))
@@ -214,6 +270,9 @@ def forwarded(headers: Iterable[Header], session_id: str, request_id: str | None
     sent.append((SESSION_ID.decode(), session_id))
     if request_id is not None:
         sent.append(("X-Request-Id", request_id))
+    if client.address:
+        sent.append((FORWARDED_FOR, client.address))
+    sent.append((FORWARDED_PROTO, client.scheme))
     return sent
 
 

@@ -114,6 +114,13 @@ class Server(Table):
         host = urlsplit(self.public_url or "").hostname
         return host is not None and not is_loopback(host)
 
+    @property
+    def scheme(self) -> Literal["http", "https"]:
+        """The scheme of the URLs by which clients reach this gateway."""
+        if self.public_url is not None:
+            return "https" if urlsplit(self.public_url).scheme == "https" else "http"
+        return "http" if self.tls_certificate is None else "https"
+
     def allows_origin(self, origin: str) -> bool:
         """Return True if a page of this origin, as in the header `Origin`, is in `allowed_origins`."""
         return "*" in self.allowed_origins or origin in self.allowed_origins

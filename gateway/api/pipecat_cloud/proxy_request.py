@@ -26,7 +26,7 @@ from gateway.api.framework.errors import ApiError, too_slow
 from gateway.api.framework.middleware import STREAMED
 from gateway.api.framework.operation import Style
 from gateway.calls.session_access import SessionAccess
-from gateway.calls.session_url import HOP_BY_HOP, Header, end_to_end, is_header
+from gateway.calls.session_url import HOP_BY_HOP, OF_THE_ORIGIN, Header, end_to_end, is_header
 from gateway.calls.termination import Termination
 from gateway.model.connection_errors import cause_without_address
 from gateway.model.os_limits import is_out_of_resources
@@ -277,7 +277,7 @@ def _headers_of(answer: aiohttp.ClientResponse, url: URL) -> list[Header]:
     if not 200 <= answer.status <= 599:
         raise _unreachable(url, f"answered with the status {answer.status}")
     # The server behind us writes a Date of its own (RFC 9110 §6.6.1 wants one).
-    dropped = HOP_BY_HOP | {b"date"}
+    dropped = HOP_BY_HOP | OF_THE_ORIGIN | {b"date"}
     if answer.status in _WITHOUT_BODY or "Transfer-Encoding" in answer.headers:
         dropped |= {b"content-length"}  # RFC 9110 §8.6, RFC 9112 §6.3
     headers = end_to_end(answer.raw_headers, dropped)

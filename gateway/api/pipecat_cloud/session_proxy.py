@@ -11,7 +11,7 @@ from yarl import URL
 from gateway.api.framework.operation import Access, Context, Operation, Style
 from gateway.api.pipecat_cloud.proxy_request import ProxyRequest
 from gateway.calls.session_access import SessionAccess
-from gateway.calls.session_url import forwarded, read_session_url, running_session
+from gateway.calls.session_url import KnownClient, forwarded, read_session_url, running_session
 
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD")
 PATH: Final = "/v1/public/{agent}/sessions/{session_id}/{path:path}"
@@ -32,7 +32,8 @@ async def forward(context: Context) -> Response:
     session_url = read_session_url(
         request.scope["raw_path"].decode("latin-1"), request.scope["query_string"].decode("latin-1")
     )
-    headers = forwarded(request.headers.raw, session_url.session_id, context.request_id)
+    client = KnownClient(request.client.host if request.client else "", services.calls.settings.server.scheme)
+    headers = forwarded(request.headers.raw, session_url.session_id, context.request_id, client)
     proxy_request = ProxyRequest(request, limits.session_api_timeout)
     try:
         async with proxy_request.watched():
@@ -60,7 +61,8 @@ def _operation(method: str) -> Operation:
         summary=f"{method} a route of the agent that runs the session",
         tag="Session API",
         description="Forwarded to the instance that runs the session, with `x-daily-session-id` and "
-        "`X-Request-Id`; bodies are streamed both ways, and the answer is returned unchanged. A request "
+        "`X-Request-Id`; bodies are streamed both ways, and the answer is returned unchanged, without what "
+        "would hold for the whole host, as `Set-Cookie`. A request "
         "waits for a session that is starting; one that is over is 404. 502 if the instance does not "
         "answer, 504 if it stalls or the session does not start.",
         answers={400: None, 404: None, 408: None, 502: None, 504: None},

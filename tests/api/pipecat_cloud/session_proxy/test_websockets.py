@@ -71,15 +71,26 @@ def ends() -> Any:
         yield lambda: [line for line in lines if line["event"].startswith("passage")]
 
 
+CLAIMS = {
+    "Origin": "https://ours.example",
+    "Cookie": "a=b",
+    "X-Forwarded-For": "192.0.2.1",
+    "X-Real-IP": "192.0.2.1",
+    "Forwarded": "for=192.0.2.1",
+}
+
+
 async def test_both_ways_untouched(door: Any, agent: Agent, knock: Any) -> None:
     session = await door.session(instance=agent.port.url)
-    caller = await knock(session=session, headers={"Origin": "https://ours.example", "Cookie": "a=b"})
+    caller = await knock(session=session, headers=CLAIMS)
     assert caller.status == 101
     taken = await agent.call()
     assert taken.path == "/live?of=mine"
     assert taken.headers["host"] == f"127.0.0.1:{agent.port.number}"
     assert taken.session == session
-    assert (taken.headers["origin"], taken.headers["cookie"]) == ("https://ours.example", "a=b")
+    assert taken.headers["origin"] == "https://ours.example"
+    assert (taken.headers["x-forwarded-for"], taken.headers["x-forwarded-proto"]) == ("127.0.0.1", "http")
+    assert not {"cookie", "x-real-ip", "forwarded"} & set(taken.headers)
     assert "authorization" not in taken.headers
     said = [
         caller.frame(TEXT, b"hello"),
