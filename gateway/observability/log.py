@@ -41,7 +41,7 @@ PIECE_BYTES: Final = select.PIPE_BUF
 MAX_TEXT_CHARACTERS: Final = 2000
 
 _WHOLE: Final = frozenset({"exception", "stack"})
-"""Fields that stay as they are: tracebacks."""
+"""Fields of many lines that are never cut: tracebacks."""
 
 _QUIET = ("websockets", "uvicorn.error", "uvicorn.access", "asyncio")
 
@@ -151,8 +151,11 @@ def _shorten(_logger: object, _method: str, event: MutableMapping[str, Any]) -> 
 def _escape(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Escape what is not printable: a terminal would obey it, or break the line."""
     for name, value in event.items():
-        if isinstance(value, str) and not value.isprintable() and name not in _WHOLE:
-            event[name] = "".join(each if each.isprintable() else _escaped(each) for each in value)
+        if isinstance(value, str) and not value.isprintable():
+            lines = value.split("\n") if name in _WHOLE else [value]
+            event[name] = "\n".join(
+                "".join(each if each.isprintable() else _escaped(each) for each in line) for line in lines
+            )
     return event
 
 
@@ -195,11 +198,13 @@ def logging_as(log_format: str, level: str) -> Iterator[None]:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
-    rendering: list[Any] = [structlog.dev.ConsoleRenderer()]
+    rendering: list[Any] = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     if not console:
         rendering = [structlog.processors.JSONRenderer(ensure_ascii=False), _escape_json]
     final: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
-    final.append(_escape if console else structlog.processors.format_exc_info)
+    final.append(structlog.processors.format_exc_info)  # here, so that a traceback's text is escaped too
+    if console:
+        final.append(_escape)
     standard_error = _StandardError(sys.stderr)
     writer = logging.StreamHandler(standard_error)
     writer.setFormatter(

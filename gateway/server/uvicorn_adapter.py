@@ -33,10 +33,11 @@ from gateway.server.connection_limits import ConnectionLimits
 from gateway.server.exit_status import STARTUP_FAILED
 from gateway.server.fd_reserve import SHORTAGE_HEAD_TIMEOUT_S, FdReserve
 from gateway.server.port import drain_backlog
+from gateway.server.request_head import head_fault, names_websocket
+from gateway.server.request_turns import RequestTurns
 from gateway.server.tls import Certificate
 from gateway.server.unsent_answers import AnswerWriter
 from gateway.server.upgrade_protocol import UpgradeProtocol
-from gateway.websocket.handshake import list_elements
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +61,9 @@ MAX_HEADERS: Final = 200
 
 MAX_PIPELINED: Final = 16
 """Requests that may wait on one connection for the answer to an earlier one (RFC 9112 §9.3.2)."""
+
+MAX_PIPELINES: Final = 1000
+"""Connections that may wait for their turn at the next of their pipelined requests."""
 
 READ_BYTES: Final = 32768
 """Bytes that one connection's parser is fed in one iteration of the event loop: the smallest chunks, headers
@@ -109,6 +113,7 @@ class UvicornServer(uvicorn.Server):
             self._tls = {"ssl": certificate.context, "ssl_handshake_timeout": limits.handshake_timeout_s}
         self._port: socket.socket | None = None
         self._stragglers: set[asyncio.Task[Any]] = set()
+        self.pipelined = RequestTurns()
 
     async def run_until_stopped(self, port: socket.socket) -> None:
         """Listen on a bound socket until `on_tick` returns True, then end all connections.
@@ -199,6 +204,10 @@ class _HeadTooLarge(Exception):  # noqa: N818 - never leaves the parser
     """Raised in a callback of the parser to make it fail."""
 
 
+class _FaultyHead(Exception):  # noqa: N818 - never leaves the parser
+    """Raised in a callback of the parser to make it fail. Its text says what is wrong, for the client."""
+
+
 class _TooManyRequests(Exception):  # noqa: N818 - never leaves the parser
     """Raised in a callback of the parser to make it fail."""
 
@@ -211,6 +220,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.logger = _ERRORS
         self._limits = server.limits
         self._fd_reserve = server.fd_reserve
+        self._pipelined = server.pipelined
+        self._is_pipelined = False  # while a request is started that came before the answer to another one
         self._is_proxy = False
         self._counted_site = ""
         """The result of `ConnectionLimits.add_connection`; "" if this connection is not counted."""
@@ -218,6 +229,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._unparsed_bytes = 0  # fed to the parser since it last completed a head, a body part or a message
         self._head_bytes = 0
         self._header_lines = 0
+        self._fault = ""  # of the head that came last, in words for the client
         self._unread = bytearray()  # received and not yet fed to the parser
         self._answers: AnswerWriter | None = None  # from the first answer on
         self._answering: RequestResponseCycle | None = None  # the request that is being answered
@@ -323,7 +335,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._unparsed_bytes = 0
         self._stop_head_timer()
         # The parser has read `Connection`: all its lines, in any spelling.
-        self._is_upgrade = self.parser.should_upgrade() and self._names_websocket()
+        self._is_upgrade = self.parser.should_upgrade() and names_websocket(self.headers)
+        self._fault = head_fault(self.parser.get_http_version(), self.headers, is_upgrade=self._is_upgrade)
+        if self._fault:
+            self._is_upgrade = False
+            raise _FaultyHead
         if self._is_proxy and self.client is not None:
             self.scope["client"] = self._client_address(), self.client[1]
         if len(self.pipeline) >= MAX_PIPELINED:
@@ -348,15 +364,31 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
         elif not self._is_rejected:
             self._limits.count_rejected("a request is no HTTP")
-            super().send_400_response(msg)
+            if self._fault:
+                self._reject(json_response(400, {"error": self._fault, "code": "400"}))
+            else:
+                super().send_400_response(msg)
         self._watch_answers()
 
     # Answers
 
+    def on_response_complete(self) -> None:
+        self._is_pipelined = bool(self.pipeline)
+        super().on_response_complete()  # it starts the next request, if that has come
+        self._is_pipelined = False
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
-        answers = self._answer_writer()
-        super()._start_asgi_task(cycle, partial(answers.serve, app))
+        serve = partial(self._answer_writer().serve, app)
+        if not self._is_pipelined:
+            super()._start_asgi_task(cycle, serve)
+        elif self._pipelined.waiting < MAX_PIPELINES:
+            super()._start_asgi_task(cycle, partial(self._pipelined.serve, serve))
+        else:
+            self._limits.count_rejected("too many requests wait for an answer to an earlier one")
+            self._is_rejected = True
+            self.pipeline.clear()
+            self.transport.close()
 
     def _answer_writer(self) -> AnswerWriter:
         if self._answers is None:
@@ -383,11 +415,6 @@ class HttpProtocol(HttpToolsProtocol):
         It is called several times for each request.
         """
         return self._is_upgrade
-
-    def _names_websocket(self) -> bool:
-        """Return True if one of the protocols in `Upgrade` is WebSocket (RFC 9110 §7.8)."""
-        lines = [value.decode("latin-1") for name, value in self.headers if name == b"upgrade"]
-        return "websocket" in list_elements(lines)
 
     def handle_websocket_upgrade(self) -> None:
         address = self._client_address()
@@ -434,15 +461,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _reject_large_head(self) -> None:
         self._limits.count_rejected("the head of a request is too large")
-        self._reject(
-            json_response(
-                431,
-                {
-                    "error": f"more than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers of head",
-                    "code": "431",
-                },
-            )
-        )
+        words = f"more than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers of head"
+        self._reject(json_response(431, {"error": words, "code": "431"}))
 
     def _reject(self, answer: bytes) -> None:
         """Send a whole HTTP answer and close the connection; everything that the client still sends is

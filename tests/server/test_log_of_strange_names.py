@@ -55,6 +55,25 @@ def test_no_character_of_a_name_moves_the_cursor_or_breaks_the_line(
     assert "Grüße" in text
 
 
+@pytest.mark.parametrize("log_format", ["console", "json"])
+@pytest.mark.parametrize("character", ["\r", "\x1b", "\x9b", "\u2028", "\u202e"])
+def test_no_character_in_a_traceback_moves_the_cursor(
+    capfd: pytest.CaptureFixture[str], log_format: str, character: str
+) -> None:
+    def fails() -> None:
+        raise ValueError(f"one{character}two")
+
+    try:
+        fails()
+    except ValueError as error:
+        text = logged(capfd, log_format, exc_info=error)
+    assert f"one{character}" not in text  # the console's own colours are escapes, too
+    assert "one" in text
+    assert "in fails" in text
+    if log_format == "console":
+        assert text.count("\n") > 3  # still a traceback with a line for each frame
+
+
 def test_a_traceback_stays_whole_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
     cause = "c" * (2 * MAX_TEXT_CHARACTERS)
     line = json.loads(logged(capfd, "json", exc_info=ValueError(cause)))

@@ -105,3 +105,65 @@ async def test_a_caller_whose_request_has_two_lines_is_connected(gateway: Gatewa
     assert f"Sec-WebSocket-Accept: {accept_key(KEY)}\r\n".encode() in head
     await support.call()
     await caller.leave()
+
+
+# Heads that are refused as a whole
+
+UPGRADE = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+UPGRADE += f"Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n"
+SOCKET = "GET /ws/twilio/nobody.acme"
+
+FAULTY = {
+    "an upgrade without Host": (f"{SOCKET} HTTP/1.1\r\n{UPGRADE}", "the request has no Host"),
+    "an upgrade with two Hosts": (
+        f"{SOCKET} HTTP/1.1\r\nHost: one\r\nHost: one\r\n{UPGRADE}",
+        "the request has more than one Host",
+    ),
+    "an upgrade in HTTP/1.0": (f"{SOCKET} HTTP/1.0\r\nHost: one\r\n{UPGRADE}", "a WebSocket needs HTTP/1.1"),
+    "an upgrade with a Host that is none": (
+        f"{SOCKET} HTTP/1.1\r\nHost: one two\r\n{UPGRADE}",
+        "the request's Host is no host",
+    ),
+    "a request without Host": ("GET /livez HTTP/1.1\r\n", "the request has no Host"),
+    "a request with two Hosts": (
+        "GET /livez HTTP/1.1\r\nHOST: one\r\nX: y\r\nhost: two\r\n",
+        "the request has more than one Host",
+    ),
+    "a request with a path for a Host": (
+        "GET /livez HTTP/1.1\r\nHost: one/two\r\n",
+        "the request's Host is no host",
+    ),
+    "chunks in HTTP/1.0": (
+        "POST /livez HTTP/1.0\r\nTransfer-Encoding: chunked\r\n",
+        "HTTP/1.0 has no Transfer-Encoding",
+    ),
+}
+
+
+async def ask(gateway: Gateway, head: str) -> tuple[int, bytes]:
+    """Send a head, and return the status and the body of the answer, after which the connection ends."""
+    reader, writer = await open_socket(gateway.port)
+    try:
+        async with asyncio.timeout(WAIT_S):
+            writer.write(f"{head}\r\n".encode())
+            answer, body = await answered(reader)
+            return int(answer.split()[1]), body
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("fault", FAULTY)
+async def test_a_faulty_head_is_400(gateway: Gateway, fault: str) -> None:
+    head, words = FAULTY[fault]
+    status, body = await ask(gateway, head)
+    assert (status, json.loads(body)) == (400, {"error": words, "code": "400"})
+
+
+@pytest.mark.parametrize("host", ["", "127.0.0.1:7860", "[::1]:7860", "eu_central.voice-1.example.com."])
+async def test_a_host_may_be_anything_that_is_one(gateway: Gateway, host: str) -> None:
+    head = f"GET /livez HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n"
+    assert (await ask(gateway, head))[0] == 200
+
+
+async def test_a_health_check_in_http_1_0_needs_no_host(gateway: Gateway) -> None:
+    assert (await ask(gateway, "GET /livez HTTP/1.0\r\n"))[0] == 200

@@ -22,6 +22,11 @@ class Turns:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_scheduled = False
 
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait for a turn."""
+        return len(self._waiting)
+
     async def next(self) -> None:
         """Wait for a turn. The caller has it until its next `await`."""
         turn = self._loop.create_future()
