@@ -205,7 +205,7 @@ class _HeadTooLarge(Exception):  # noqa: N818 - never leaves the parser
 
 
 class _FaultyHead(Exception):  # noqa: N818 - never leaves the parser
-    """Raised in a callback of the parser to make it fail. Its text says what is wrong, for the client."""
+    """Raised in a callback of the parser to make it fail; `HttpProtocol._fault` says why."""
 
 
 class _TooManyRequests(Exception):  # noqa: N818 - never leaves the parser
