@@ -118,7 +118,7 @@ _BLANKS: Final = "".join(map(chr, range(0x21)))
 
 @dataclass(frozen=True, slots=True)
 class KnownClient:
-    """What this gateway knows of a client by itself, whatever that says.
+    """A client as this gateway knows it by itself, whatever that says.
 
     `address`: as the connection or trusted proxies tell it, "" if unknown. `scheme`: of the URL, "https".
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the head of a request must and must not have, beyond what the parser checks. No I/O."""
+"""Checks of a request's head that the parser does not make. No I/O."""
 
 from __future__ import annotations
 
