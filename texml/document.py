@@ -203,11 +203,20 @@ class Writer(Protocol):
     def busy(self, busy: Busy, next_url: str | None) -> str:
         """Say what a caller gets in place of a stream. `next_url`: the absolute URL for Queue."""
 
-    def transfer(self, to: str, *, caller_id: str | None, action: str | None, timeout_s: int | None) -> str:
+    def transfer(
+        self,
+        to: str,
+        *,
+        caller_id: str | None,
+        action: str | None,
+        timeout_s: int | None,
+        time_limit_s: int | None = None,
+    ) -> str:
         """Forward the call to a number in E.164 form or a `sip:` address.
 
         `caller_id`: the number shown to the callee; None leaves it to the carrier. `action`: absolute URL
-        that is posted to afterwards; without one the call ends. `timeout_s`: seconds to ring.
+        that is posted to afterwards; without one the call ends. `timeout_s`: seconds to ring. `time_limit_s`:
+        seconds that the new call may last, brought within the carrier's limits; None for the carrier's own.
         """
 
     def hangup(self) -> str:

@@ -45,10 +45,18 @@ class ExotelWriter:
         """Raise DocumentError: a Voicebot applet can only be given a socket."""
         raise DocumentError("Exotel's applet can only be given a socket; what else is heard is the flow's")
 
-    def transfer(self, to: str, *, caller_id: str | None, action: str | None, timeout_s: int | None) -> str:
+    def transfer(
+        self,
+        to: str,
+        *,
+        caller_id: str | None,
+        action: str | None,
+        timeout_s: int | None,
+        time_limit_s: int | None = None,
+    ) -> str:
         """Return the Connect applet's destination, one number.
 
-        What follows is up to the flow, so no `action`.
+        What follows is up to the flow, so no `action`. How long the call may last is the flow's, too.
         """
         if is_sip(to):
             raise DocumentError("Exotel's Connect applet calls numbers, not SIP addresses")

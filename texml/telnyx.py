@@ -42,6 +42,7 @@ WRITER = XmlWriter(
     max_bytes=65_536,  # no limit is documented; this is Twilio's, whose XML TeXML mirrors
     min_ring_s=5,  # TeXML's page on Dial: 5 to 120
     max_ring_s=120,
+    min_call_s=60,
     # `Texml` (docs/reference/carriers.md §3.5) mirrors Twilio's `Twiml`; Telnyx documents no limit.
     inline_limit=4000,
 )

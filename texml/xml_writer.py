@@ -43,6 +43,9 @@ It takes about two seconds, so the silence after it is not mistaken for the end.
 
 QUEUE_PAUSE_S = 3
 
+MAX_CALL_S = 14_400
+"""The longest `timeLimit` of TeXML's Dial, and the default of all three carriers."""
+
 # XML 1.0 §2.2, Char: there is no way to write the other characters, not even as a reference.
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -75,6 +78,7 @@ class XmlWriter:
     max_bytes: int
     max_ring_s: int
     min_ring_s: int = 1
+    min_call_s: int = 1
     inline_limit: int = 0
     content_type: str = "text/xml; charset=utf-8"
 
@@ -97,9 +101,18 @@ class XmlWriter:
             case Dial(number):
                 return self.transfer(number, caller_id=None, action=None, timeout_s=None)
 
-    def transfer(self, to: str, *, caller_id: str | None, action: str | None, timeout_s: int | None) -> str:
+    def transfer(
+        self,
+        to: str,
+        *,
+        caller_id: str | None,
+        action: str | None,
+        timeout_s: int | None,
+        time_limit_s: int | None = None,
+    ) -> str:
         """Forward the call, as Writer.transfer."""
-        return self._write(*self._dial(to, caller_id, action, timeout_s))
+        limit = None if time_limit_s is None else str(min(max(time_limit_s, self.min_call_s), MAX_CALL_S))
+        return self._write(*self._dial(to, caller_id, action, timeout_s, limit))
 
     def hangup(self) -> str:
         """End the call."""
@@ -125,13 +138,19 @@ class XmlWriter:
                 return parse_elements(elements)
 
     def _dial(
-        self, to: str, caller_id: str | None, action: str | None, timeout_s: int | None
+        self,
+        to: str,
+        caller_id: str | None,
+        action: str | None,
+        timeout_s: int | None,
+        time_limit: str | None = None,
     ) -> list[Element]:
         if timeout_s is not None and not self.min_ring_s <= timeout_s <= self.max_ring_s:
             raise DocumentError(f"a call may ring for {self.min_ring_s} to {self.max_ring_s} seconds here")
         attributes = {
             "callerId": checked_caller_id(caller_id),
             "timeout": None if timeout_s is None else str(timeout_s),
+            "timeLimit": time_limit,
         }
         if action is not None:
             attributes |= {"action": web_url(action, "the action's URL"), "method": "POST"}

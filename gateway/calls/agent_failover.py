@@ -239,7 +239,7 @@ async def _transfer(services: CallServices, session_id: str, to: str) -> str:
             record = await services.store.session(session_id)
             if record is None:
                 return "its caller was not transferred: the store does not know the session"
-            await transfer(services, record, TransferRequest(to, is_configured=True))
+            await transfer(services, record, TransferRequest(to, is_configured=True, at_once=True))
     except TimeoutError:
         return "its caller was not transferred: no answer"
     except CallEnded as refused:

@@ -10,14 +10,16 @@ in inbound.py; the states are those of state.py.
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import Final
 
 from gateway.calls.active import DrainState
 from gateway.calls.agent_failover import AgentFailover, fall_back, may_fail_over
 from gateway.calls.call_setup import BridgeSettings, CallSetup, agent_close_code
 from gateway.calls.carrier_reconnect import CarrierReconnect, wait_message_end
-from gateway.calls.command_bus import CallCommand
+from gateway.calls.command_bus import QUESTIONS, CallCommand
 from gateway.calls.control import hangup_after_playback
+from gateway.calls.deferred_command import FOLLOWED_BY, DeferredCommand
+from gateway.calls.hidden_call_id import hide_call_id
 from gateway.calls.hold_audio import HoldAudio
 from gateway.calls.services import CallServices
 from gateway.calls.state import CallProgress, CallState
@@ -26,13 +28,14 @@ from gateway.carriers.registry import CARRIERS
 from gateway.media.disconnect import AgentDisconnected, agent_died, agent_left
 from gateway.media.hangup_after_playback import HangupAfterPlayback
 from gateway.media.leg import Leg
+from gateway.media.playback_clock import sound_bytes_per_s
+from gateway.media.playback_wait import PlaybackMarks
 from gateway.media.relay import Relay
 from gateway.media.relay_options import RelayLimits, RelayOptions
 from gateway.media.relay_side import RelaySide
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import Traffic
 from gateway.websocket import frames
-from serializers.dialect import Dialect
 from serializers.events import Start
 from serializers.transforms import Transform
 
@@ -40,7 +43,8 @@ from serializers.transforms import Transform
 class Bridge:
     """One call's legs and the relay between them. It belongs to one event loop.
 
-    `command`: what is about to be done with the carrier's call, None for nothing.
+    `command`: what is about to be done with the carrier's call, None for nothing. `deferred`: what waits for
+    the agent's last sound, None for nothing.
     `first_sound_at`: when the agent's first audio passed, in Unix seconds; None if none has.
     """
 
@@ -57,6 +61,7 @@ class Bridge:
         "_start",
         "_waiting_leg",
         "command",
+        "deferred",
         "first_sound_at",
     )
 
@@ -84,6 +89,7 @@ class Bridge:
             None  # in awaiting_agent the carrier's, in awaiting_carrier the agent's
         )
         self.command = setup.command
+        self.deferred: DeferredCommand | None = None
         self.first_sound_at: float | None = None
         self._failover = self._make_failover()
         self._reconnect = self._make_reconnect()
@@ -113,6 +119,8 @@ class Bridge:
                 case CallState.AWAITING_CARRIER:
                     await self._replace_carrier(end)
                 case _:
+                    if self.deferred is not None and end.reason is Reasons.agent_ended:
+                        self.command = self.command or self.deferred.follows  # what the agent left for
                     return end
 
     @property
@@ -142,8 +150,9 @@ class Bridge:
 
     @property
     def traffic(self) -> Traffic:
-        """The traffic of all relays of the call."""
-        return Traffic(*self._relay.traffic)
+        """The traffic of all relays of the call, and what the caller has heard by now."""
+        played_s = self._relay.played_s
+        return Traffic(*self._relay.traffic, heard_ms=None if played_s is None else round(played_s * 1000))
 
     def handle(self, command: CallCommand) -> bool:
         """Take note of a command, and change the relay if the command wants it.
@@ -162,14 +171,38 @@ class Bridge:
                 end = CallEnded(Reasons.caller_hangup, "the carrier says that the call is over")
                 self._progress.termination.set(end)
             return True
+        if command in QUESTIONS:
+            self._answer(command)
+            return True
         if command is CallCommand.TRANSFER and state is CallState.AWAITING_CARRIER:
             return False
+        if self.deferred is not None:
+            self.deferred.note(command)
+            if command is CallCommand.REVOKED:
+                self.deferred = None
         self.command = None if command is CallCommand.REVOKED else command
         if command is CallCommand.TRANSFERRED:
             self._relay.detach_carrier(CallEnded(Reasons.transferred))
         elif command in (CallCommand.TRANSFER, CallCommand.REVOKED):
             self._relay.set_transfer_pending(command is CallCommand.TRANSFER)
         return True
+
+    def _answer(self, command: CallCommand) -> None:
+        """Answer a question: at once, or once the caller has heard what the agent says."""
+
+        def report() -> None:
+            # A relay that ended in one of the states of AWAITING was not the last one of the call.
+            waits = self._progress.state in (CallState.AWAITING_AGENT, CallState.AWAITING_CARRIER)
+            answer = {"heard_ms": self.traffic.heard_ms, "over": not waits and self._relay.is_over}
+            self._services.commands.answer(self._progress.session_id, command, json.dumps(answer))
+
+        dialect, start = self._settings.dialect, self._start
+        if command not in FOLLOWED_BY or dialect is None or start is None:
+            report()
+            return
+        self.deferred = DeferredCommand(FOLLOWED_BY[command], report)
+        longest_s = self._services.settings.limits.playback_timeout
+        self._relay.finish_playback(PlaybackMarks(dialect, start), longest_s, report)
 
     def can_attach(self, agent: str, start: Start | None) -> bool:
         """Return True if the call could continue on a stream for `agent` (AGENT.ORG) that `start` opened."""
@@ -226,7 +259,7 @@ class Bridge:
     def release(self) -> None:
         """Drop the relay and the legs, which refer back to this. Call it once, when the call has ended."""
         del self._relay
-        self._waiting_leg = self._hold_audio = self._failover = self._reconnect = None
+        self._waiting_leg = self._hold_audio = self._failover = self._reconnect = self.deferred = None
 
     # Join two legs
 
@@ -258,6 +291,7 @@ class Bridge:
             limits=self._relay_limits(),
             on_first_sound=self._on_first_sound,
             transforms=self._transforms(),
+            sound_bytes_per_s=self._sound_bytes_per_s(),
             hangup=self._hangup_after_playback(),
             keeps_agent=not self._agent.hide_call_id,
             agent_answers=self._agent_answers,
@@ -302,7 +336,11 @@ class Bridge:
         dialect, start = self._settings.dialect, self._start
         if dialect is None or start is None:
             return None
-        return hangup_after_playback(self._services, self._agent, dialect, start)
+        return hangup_after_playback(self._services, self._agent, dialect, start, self)
+
+    def _sound_bytes_per_s(self) -> int | None:
+        dialect, start = self._settings.dialect, self._start
+        return None if dialect is None or start is None else sound_bytes_per_s(dialect.agent_audio(start))
 
     async def _agent_answers(self) -> bool:
         """Return True if the agent's instance answers."""
@@ -458,28 +496,3 @@ async def end_of_agent(services: CallServices, instance: str, end: CallEnded) ->
     if not isinstance(end, AgentDisconnected):
         return end
     return agent_left() if await services.health.answers(instance) else agent_died()
-
-
-def hide_call_id(leg: Leg, dialect: Dialect, call_id: str, session_id: str) -> None:
-    """Replace the carrier's call id with the session id in the `start` that is buffered on the leg.
-
-    Pipecat's serializers hang a call up through the carrier's REST API when their socket closes. With the
-    session id that request finds no call, so a call that is transferred goes on (docs/reference/carriers.md
-    §8.3).
-    """
-
-    def rewrite(message: bytes) -> bytes | None:
-        if dialect.event_of(message) != "start":
-            return None
-        start = _replaced(json.loads(message), call_id, session_id)
-        return json.dumps(start, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-
-    leg.rewrite_buffered(rewrite)
-
-
-def _replaced(value: Any, old: str, new: str) -> Any:
-    if isinstance(value, dict):
-        return {name: _replaced(item, old, new) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_replaced(item, old, new) for item in value]
-    return new if value == old else value

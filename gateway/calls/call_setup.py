@@ -8,7 +8,7 @@ from typing import Final
 
 from gateway.calls.active import ActiveCall
 from gateway.calls.authorization import NO_CREDENTIALS, Credentials
-from gateway.calls.command_bus import CallCommand
+from gateway.calls.command_bus import QUESTIONS, CallCommand
 from gateway.calls.hold_audio import HoldAudio
 from gateway.calls.remote_call import RemoteCall
 from gateway.calls.stream_ownership import StreamOwnership
@@ -75,9 +75,11 @@ class CallSetup:
         return Traffic(frames_in=scanner.frames, bytes_in=scanner.bytes) if scanner else Traffic()
 
     def handle(self, command: CallCommand) -> bool:
-        """Take note of a command: there is no relay yet that it could change. Always True."""
+        """Take note of a command: there is no relay yet that it could change. False if it is a question."""
         if command is CallCommand.CARRIER_ENDED:
             self.carrier_has_ended = True
+        elif command in QUESTIONS:
+            return False  # nobody has said anything yet
         elif command is not CallCommand.CHECK_CARRIER:
             self.command = None if command is CallCommand.REVOKED else command
         return True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Commands to the worker that owns a session: what is about to be done with its call.
+"""Commands to the worker that owns a session: what is about to be done with its call, and what is asked.
 
 A call is hung up or transferred by a request to its carrier, from any worker. The carrier then closes the
 stream, which looks as if the caller had hung up. So the owner gets a command first, and the sender waits for
@@ -10,6 +10,7 @@ if the agent would hang up when it closes (docs/reference/carriers.md §8.3).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import uuid
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from enum import StrEnum
 from typing import Final
 
 from gateway.model.reasons import Reasons
-from gateway.store.interface import Store
+from gateway.store.interface import Store, StoreFailed
 from gateway.store.notifications import Topic
 
 ACKNOWLEDGE_S: Final = 2.0
@@ -28,6 +29,7 @@ STORED_S: Final = 30.0
 
 _COMMAND: Final = "call_wish"
 _ACKNOWLEDGED: Final = "call_wish_heard"
+_ANSWER: Final = "call_answer"
 
 
 class CallCommand(StrEnum):
@@ -48,12 +50,21 @@ class CallCommand(StrEnum):
     """The carrier has accepted the transfer."""
     CARRIER_ENDED = "over"
     """Nothing is to be done: the carrier reports that the call is over."""
+    WAIT_TO_HANG_UP = "wait_to_hang_up"
+    """Answer once the caller has heard what the agent has said: the call is to be hung up then."""
+    WAIT_TO_TRANSFER = "wait_to_transfer"
+    """Answer once the caller has heard what the agent has said: the call is to be transferred then."""
+    REPORT = "report"
+    """Answer how much of the agent's sound the caller has heard."""
     CHECK_CARRIER = "check_carrier"
     """Find out whether the carrier's socket is still there: somebody wants to go on with the call on another.
     """
 
 
 _KNOWN: Final = frozenset(CallCommand)
+
+QUESTIONS: Final = frozenset({CallCommand.WAIT_TO_HANG_UP, CallCommand.WAIT_TO_TRANSFER, CallCommand.REPORT})
+"""The commands that are answered, and change nothing."""
 
 REASON_BY_COMMAND: Final = {
     CallCommand.CANCEL: Reasons.hung_up,
@@ -75,6 +86,8 @@ class CommandBus:
         self._now = now
         self._deliver: Callable[[str, CallCommand], bool] = lambda session_id, command: False
         self._delivered: dict[str, str] = {}  # the last command's id by session
+        self._questions: dict[str, list[asyncio.Future[str]]] = {}  # of this worker, by session and command
+        self._answering: set[asyncio.Task[None]] = set()
 
     def connect(self, deliver: Callable[[str, CallCommand], bool]) -> None:
         """Deliver commands for this worker's sessions to `deliver`, which returns False if it has no such
@@ -108,6 +121,54 @@ class CommandBus:
                 return False
             return True
 
+    async def ask(self, session_id: str, command: CallCommand, timeout_s: float) -> str | None:
+        """Send a command of QUESTIONS to the owner of a session, and return the answer: JSON text.
+
+        Return None if no worker has the session, or none has answered within `timeout_s`. Raises StoreFailed.
+        """
+        key = _answer_key(session_id, command)
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._questions.setdefault(key, []).append(future)
+        try:
+            if self._deliver(session_id, command):
+                await asyncio.wait([future], timeout=timeout_s)
+                return future.result() if future.done() else None
+            with self._notifications.subscribe(
+                Topic.COMMAND_ACKNOWLEDGED, key=key, urgent=True
+            ) as subscription:
+                await self._values.delete(_ANSWER, key)  # of an earlier question
+                if not await self.send(session_id, command):
+                    return None
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(timeout_s):
+                        while (found := await self._values.get(_ANSWER, key, self._now())) is None:
+                            await subscription.wait()
+                        return found.value
+            return None
+        finally:
+            self._questions[key].remove(future)
+            if not self._questions[key]:
+                del self._questions[key]
+
+    def answer(self, session_id: str, command: CallCommand, value: str) -> None:
+        """Answer what was asked of a session of this worker. `value`: JSON text. Returns at once."""
+        key = _answer_key(session_id, command)
+        asking = self._questions.get(key)
+        if asking is None:  # it is another worker that asks
+            task = asyncio.create_task(self._store_answer(key, value))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+            return
+        for future in asking:
+            if not future.done():
+                future.set_result(value)
+
+    async def _store_answer(self, key: str, value: str) -> None:
+        now = self._now()
+        with contextlib.suppress(StoreFailed):  # who asks waits for a limited time
+            await self._values.put(_ANSWER, key, value, now=now, expires_at=now + STORED_S)
+            self._notifications.publish(Topic.COMMAND_ACKNOWLEDGED, key)
+
     async def poll(self) -> None:
         """Read the commands of other workers and deliver those for this worker's sessions.
 
@@ -132,3 +193,7 @@ class CommandBus:
                 self._delivered[value.key] = command_id
                 await self._values.put(_ACKNOWLEDGED, command_id, "true", now=now, expires_at=now + STORED_S)
                 self._notifications.publish(Topic.COMMAND_ACKNOWLEDGED, command_id)
+
+
+def _answer_key(session_id: str, command: CallCommand) -> str:
+    return f"{session_id}/{command}"

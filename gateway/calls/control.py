@@ -9,12 +9,14 @@ or the agent would hang up the call that is to be transferred (docs/reference/ca
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from gateway.calls.command_bus import REASON_BY_COMMAND, CallCommand
+from gateway.calls.deferred_command import DeferredCommand, wait_for_playback
 from gateway.calls.services import CallServices
 from gateway.calls.spending import CallRateLimiter, check_destination
 from gateway.carriers.registry import CARRIERS
@@ -55,6 +57,14 @@ _FAILURE_REASONS: Final[dict[str, Reason]] = {
 }
 
 
+class MayFollow(Protocol):
+    """A call of which something may be asked just before its agent ends it."""
+
+    @property
+    def deferred(self) -> DeferredCommand | None:
+        """The command that waits for the agent's last sound; None for nothing."""
+
+
 class CallNotActive(Exception):  # noqa: N818 - an answer, not a fault
     """The session has no running call. `str()` says why."""
 
@@ -75,37 +85,48 @@ def reason_after_command(command: CallCommand | None, end: CallEnded) -> CallEnd
 
 
 def hangup_after_playback(
-    services: CallServices, agent: AgentSettings, dialect: Dialect, start: Start
-) -> HangupAfterPlayback | None:
-    """Return how to hang up when the agent ends the session; None if closing the stream is all.
+    services: CallServices,
+    agent: AgentSettings,
+    dialect: Dialect,
+    start: Start,
+    call: MayFollow,
+) -> HangupAfterPlayback:
+    """Return how to end the call when the agent ends the session.
 
-    The call is hung up unless the agent's settings say otherwise, or its `after` dials a number.
+    The call is hung up unless the agent's settings say otherwise, or its `after` dials a number; without an
+    account at the carrier only its stream can be closed. Either way after the last sound. `call`: may have
+    been asked to end in another way, which is done then.
     """
+    longest_s = services.settings.limits.playback_timeout
     hangs_up = agent.hangup_on_agent_end
     if hangs_up is None:
         hangs_up = not isinstance(agent.after, Dial | OwnXml)
     accounts = services.accounts.of(agent.organization, dialect.name)
     client = services.clients.first(accounts, start.account_id) if hangs_up else None
-    if client is None:
-        return None
-
     call_id = start.call_id  # the closure lives as long as the call, and keeps nothing else of `start`
 
     async def hang_up() -> None:
-        if "hangup" in client.unsupported:  # this carrier's call ends with its stream
+        if client is None or "hangup" in client.unsupported:  # the stream's end is all
             return
         try:
             await client.hang_up(call_id)
         except CarrierFailed as failure:
             log.warning("not hung up", carrier=dialect.name, kind=failure.kind, words=failure.detail)
 
-    return HangupAfterPlayback(dialect, start, hang_up)
+    async def end_call() -> None:
+        if call.deferred is None:
+            await hang_up()
+        else:
+            await call.deferred.instead_of(hang_up)
+
+    return HangupAfterPlayback(dialect, start, end_call, hangs_up=client is not None, longest_s=longest_s)
 
 
-async def hang_up(services: CallServices, record: SessionRecord) -> None:
+async def hang_up(services: CallServices, record: SessionRecord, *, at_once: bool = False) -> None:
     """Hang up the session's call, also one that is ringing.
 
-    Raises CallNotActive, CallEnded (carrier_cannot or one of the carrier's failures), StoreFailed.
+    The caller hears out what the agent has said, unless `at_once`. Raises CallNotActive, CallEnded
+    (carrier_cannot or one of the carrier's failures), StoreFailed.
     """
     if _is_ringing(record):
         await _send(services, record, CallCommand.CANCEL)
@@ -113,6 +134,13 @@ async def hang_up(services: CallServices, record: SessionRecord) -> None:
         if not record.active:
             return
     call = await _running_call(services, record, "hangup")
+    if not at_once:
+        await wait_for_playback(services, record, CallCommand.WAIT_TO_HANG_UP)
+        ended = await services.store.session(record.session_id)
+        if ended is None or not ended.active:  # the agent has ended the session meanwhile, or the caller
+            with suppress(CarrierFailed):
+                await call.client.hang_up(call.call_id)
+            return
     await _send(services, record, CallCommand.HANG_UP)
     try:
         await call.client.hang_up(call.call_id)
@@ -127,13 +155,14 @@ class TransferRequest:
     """The destination of a transfer: a number in E.164 form, or a `sip:` address.
 
     `timeout_s`: seconds it may ring; None for the carrier's own. `is_configured`: whether the operator wrote
-    the number into the configuration.
+    the number into the configuration. `at_once`: the caller need not hear out what the agent has said.
     """
 
     to: str
     caller_id: str | None = None
     timeout_s: int | None = None
     is_configured: bool = False
+    at_once: bool = False
 
 
 async def transfer(services: CallServices, record: SessionRecord, request: TransferRequest) -> None:
@@ -148,6 +177,8 @@ async def transfer(services: CallServices, record: SessionRecord, request: Trans
     if record.state is not SessionState.RUNNING:
         raise CallNotActive("the session's agent is being started")
     carrier, session_id = record.carrier, record.session_id
+    agent = services.agents.find(record.agent)
+    time_limit_s = None if agent is None else agent.max_session_duration  # as a call out has
     callbacks = services.accounts.url(f"/callbacks/{carrier}/{session_id}", "https", record.region)
     try:
         writer = CARRIERS[carrier].documents
@@ -156,6 +187,7 @@ async def transfer(services: CallServices, record: SessionRecord, request: Trans
             caller_id=request.caller_id,
             action=f"{callbacks}/transferred",
             timeout_s=request.timeout_s,
+            time_limit_s=time_limit_s,
         )
         inline = writer.inline(document) if writer.inline_limit else None
     except DocumentError as error:
@@ -166,6 +198,8 @@ async def transfer(services: CallServices, record: SessionRecord, request: Trans
     elif organization is not None:
         await spending.acquire(organization)
     await services.call_log.save_document(session_id, document)
+    if not request.at_once and not await wait_for_playback(services, record, CallCommand.WAIT_TO_TRANSFER):
+        raise CallNotActive("the call is over")
     await _send(services, record, CallCommand.TRANSFER)
     try:
         await call.client.transfer(
@@ -174,6 +208,7 @@ async def transfer(services: CallServices, record: SessionRecord, request: Trans
             document=inline,
             document_url=f"{callbacks}/transfer",
             caller_id=request.caller_id,
+            time_limit_s=time_limit_s,
         )
     except CarrierFailed as failure:
         await services.commands.send(session_id, CallCommand.REVOKED)

@@ -456,6 +456,8 @@ class InboundCall:
             await save(services.store, ended)
         try:
             await phase.close(end, progress.termination.received_close)
+            if self._admitted and not waits:
+                self._correct_played(ended)
         finally:
             if self._admitted and waits:
                 await self._save_when_left(ended)
@@ -465,6 +467,12 @@ class InboundCall:
         seconds, ran = services.now() - self._began_at, phase.was_bridged
         unheard = ran and phase.is_telephony and phase.first_sound_at is None and seconds >= UNHEARD_S
         log_end(progress.log, event, end, seconds=seconds, ran=ran, traffic=phase.traffic, unheard=unheard)
+
+    def _correct_played(self, ended: SessionEnd) -> None:
+        """Correct what the caller has heard if it hung up during the agent's last words."""
+        heard_ms = self._phase.traffic.heard_ms
+        if heard_ms is not None and heard_ms != ended.traffic.heard_ms:
+            self._services.store.correct_played(ended.session_id, heard_ms)
 
     async def _save_when_left(self, ended: SessionEnd) -> None:
         """Save the end of a call whose agent was told to leave. The slot is free once it has."""

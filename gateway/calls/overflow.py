@@ -152,7 +152,8 @@ async def _transfer(services: CallServices, agent: AgentSettings, number: str, r
         await CallRateLimiter(services.store.key_values, services.now).acquire_forwarding(organization)
         callbacks = services.accounts.url(f"/callbacks/{carrier}/{session_id}", "https", request.region)
         writer = CARRIERS[carrier].documents
-        document = writer.transfer(number, caller_id=None, action=None, timeout_s=None)
+        limit_s = agent.max_session_duration
+        document = writer.transfer(number, caller_id=None, action=None, timeout_s=None, time_limit_s=limit_s)
         inline = writer.inline(document) if writer.inline_limit else None
         if inline is None and await services.store.session(session_id) is None:
             now = services.now()
@@ -162,7 +163,12 @@ async def _transfer(services: CallServices, agent: AgentSettings, number: str, r
             await services.call_log.save_document(session_id, document)
         hold.stop()
         await client.transfer(
-            start.call_id, number, document=inline, document_url=f"{callbacks}/transfer", caller_id=None
+            start.call_id,
+            number,
+            document=inline,
+            document_url=f"{callbacks}/transfer",
+            caller_id=None,
+            time_limit_s=limit_s,
         )
     except CarrierFailed as failure:
         log.warning("not transferred", session=session_id, kind=failure.kind, words=failure.detail)

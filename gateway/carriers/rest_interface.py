@@ -137,11 +137,19 @@ class CarrierRest(Protocol):
         """End a call. Return False if it was already over. `answered`: False if it is queued or ringing."""
 
     async def transfer(
-        self, call_id: str, to: str, *, document: str | None, document_url: str | None, caller_id: str | None
+        self,
+        call_id: str,
+        to: str,
+        *,
+        document: str | None,
+        document_url: str | None,
+        caller_id: str | None,
+        time_limit_s: int | None = None,
     ) -> None:
         """Send the call to a number or sip: address.
 
-        Carriers with a transfer request use `to` and `caller_id`, the others `document` or `document_url`.
+        Carriers with a transfer request use `to`, `caller_id` and `time_limit_s`, the seconds that the new
+        call may last; the others use `document` or `document_url`.
         """
 
     async def send_dtmf(self, call_id: str, digits: str) -> None:

@@ -190,6 +190,13 @@ class Limits(Table):
         default=10.0, description="Seconds that a side may stop reading before the call is ended."
     )
     close_timeout: Wait = Field(default=2.0, description="Seconds to wait for the other side's close frame.")
+    playback_timeout: Seconds = Field(
+        default=60.0,
+        ge=0,
+        le=600,
+        description="Seconds that a hang-up or a transfer waits at the longest until the caller has heard "
+        "what the agent has said. 0: it does not wait.",
+    )
     max_message_bytes: Whole = Field(
         default=1048576, ge=1, description="Bytes of the longest message relayed."
     )

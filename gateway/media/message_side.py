@@ -108,12 +108,14 @@ class MessageSide(RelaySide):
             raw, payload = b"".join(self._raw_frames), b"".join(self._payloads)
             self._payloads.clear()
             self._raw_frames.clear()
+        if self.observer.is_own_mark(self, payload):
+            return
         replacement = self._transform.feed(payload)
         if replacement is None:  # the message passes as it came
-            self.observer.message_passed(self, payload)
+            self.observer.message_passed(self, payload, len(data) - span.end)
             passing.append(raw)
         elif replacement:
-            self.observer.message_passed(self, payload)
+            self.observer.message_passed(self, payload, len(data) - span.end)
             passing += self._framed(replacement)
         if self._transform.has_buffered:
             self._cancel_flush()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Protocol, TypeVar
 
 from gateway.media.disconnect import Disconnect
+from gateway.media.playback_clock import PlaybackClock
 from gateway.media.relay_states import RelayState
 from gateway.model.reasons import CallEnded
 from gateway.websocket.frames import FrameError, FrameSpan
@@ -32,8 +33,14 @@ class SideObserver(Protocol[SideT_contra]):
     def inspect(self, side: SideT_contra, data: bytes) -> bytes:
         """Process the frames in `side.scanner.spans`, which lie in `data`. Return the bytes to pass on."""
 
-    def message_passed(self, side: SideT_contra, payload: bytes) -> None:
-        """Note that `side` has sent a whole message, which is being passed on."""
+    def message_passed(self, side: SideT_contra, payload: bytes, after_bytes: int = 0) -> None:
+        """Note that `side` has sent a whole message, which is being passed on.
+
+        `after_bytes`: how many bytes behind it have come with it.
+        """
+
+    def is_own_mark(self, side: SideT_contra, payload: bytes) -> bool:
+        """Return True if a message of `side` answers one of the gateway's own, and is not to be passed on."""
 
     def buffered_passed(self, side: SideT_contra) -> None:
         """Note that bytes are being passed on that `side` sent before the relay began."""
@@ -68,6 +75,10 @@ class TimedRelay(Protocol[SideT_co]):
     @property
     def agent(self) -> SideT_co:
         """The agent's side."""
+
+    @property
+    def clock(self) -> PlaybackClock | None:
+        """The clock of the agent's sound; None if that cannot be counted."""
 
     def end(self, end: CallEnded) -> None:
         """End the call for a reason of the gateway's own, such as a limit."""

@@ -23,6 +23,8 @@ from gateway.media.disconnect import Disconnect
 from gateway.media.keepalive import send_ping, without_own_pongs
 from gateway.media.leg import Leg
 from gateway.media.message_side import MessageSide
+from gateway.media.playback_clock import PlaybackClock, frame_bytes
+from gateway.media.playback_wait import PlaybackMarks, PlaybackWait
 from gateway.media.relay_options import NEVER, RelayLimits, RelayOptions
 from gateway.media.relay_side import RelaySide
 from gateway.media.relay_states import RelayState
@@ -30,11 +32,16 @@ from gateway.media.teardown import Teardown
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.websocket import frames
 from gateway.websocket.frames import FrameError, FrameSpan
-from serializers.dialect import Dialect
+from serializers.dialect import Dialect, DialectError
+from serializers.events import Clear, Media
 
 INSPECT_BELOW_BYTES = 320
 """Messages of the carrier below this size are searched for `stop`. It is less than 20 ms of sound in any
 dialect and more than any carrier's `stop` (docs/reference/carriers.md §2-5)."""
+
+INSPECT_AGENT_BELOW_BYTES = 160
+"""Messages of the agent below this size are searched for a clear. It is less than 10 ms of sound in any
+dialect and more than any clear (docs/reference/carriers.md §2-5)."""
 
 CARRIER_CHECK_S = 1.0
 """How long a carrier has for a sign of life when its socket is checked."""
@@ -55,6 +62,7 @@ class Relay:
         "_legs",
         "_on_first_sound",
         "_options",
+        "_playback_wait",
         "_traffic_before",
         "agent",
         "carrier",
@@ -83,6 +91,7 @@ class Relay:
         )
         self.timers = self.teardown.timers
         self._checks_carrier = False  # its answer to a ping of ours may come
+        self._playback_wait: PlaybackWait | None = None
         self._traffic_before = (0, 0, 0, 0)  # of sides that were lost
         self._continues_agent = False  # the agent's side goes on, and the carrier's is new
         if previous is not None:
@@ -91,6 +100,9 @@ class Relay:
             before, total = previous._traffic_before, previous.traffic
             from_carrier, from_agent = (total, before) if self._continues_agent else (before, total)
             self._traffic_before = (*from_carrier[:2], *from_agent[2:])
+            if previous._playback_wait is not None:  # its marks may still be returned
+                self._playback_wait = PlaybackWait(self.carrier, None, previous._playback_wait.marks)
+        self.teardown.clock = self._make_clock(options.sound_bytes_per_s, previous)
 
     def start(self) -> None:
         """Join the legs: pass on the frames that they have buffered, then everything as it comes."""
@@ -112,6 +124,8 @@ class Relay:
         if self._dialect is not None:
             self.carrier.scanner.inspect_below = max(INSPECT_BELOW_BYTES, self.carrier.min_inspect_below)
         self.agent.scanner.inspect_below = frames.INSPECT_ALL  # until its first sound
+        if self.teardown.clock is not None and self._continues_agent:
+            self.teardown.clock.resume(asyncio.get_running_loop().time())
         self.carrier.pass_buffered(from_carrier, transformed=self._continues_agent)
         self.agent.pass_buffered(from_agent, transformed=self._continues_agent)
         for side in sides:
@@ -158,6 +172,46 @@ class Relay:
             agent.frames + before[2],
             agent.bytes + before[3],
         )
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the relay has ended, and the carrier does not play the agent's last sound any more."""
+        return self.ended.done() and self.teardown.state is not RelayState.DRAINING_PLAYBACK
+
+    @property
+    def played_s(self) -> float | None:
+        """Seconds of the agents' sound that the caller has heard; None if they cannot be counted.
+
+        While the carrier plays the last sound of an agent that has ended the call, that counts as heard.
+        """
+        clock = self.teardown.clock
+        if clock is None:
+            return None
+        if self.teardown.state is RelayState.DRAINING_PLAYBACK:
+            return clock.passed_s(self.agent.scanner)
+        return clock.played_s(self.agent.scanner, asyncio.get_running_loop().time())
+
+    def finish_playback(self, marks: PlaybackMarks, longest_s: float, on_done: Callable[[], None]) -> None:
+        """Call `on_done` once the caller has heard what the agent says, after `longest_s` at the latest.
+
+        Both sides go on meanwhile. It is also called when the relay ends, unless the agent has ended it and
+        its last sound is being played. At once if the agent has said nothing.
+        """
+        teardown = self.teardown
+        if teardown.state is not RelayState.RELAYING or not teardown.agent_has_spoken or not longest_s:
+            on_done()
+            return
+        if self._playback_wait is None or self._playback_wait.is_over:
+            self._playback_wait = PlaybackWait(self.carrier, teardown.clock, marks)
+            self.ended.add_done_callback(self._playback_broken)
+        if self._options.hangup is not None:
+            self._options.hangup.hangs_up = True  # what was asked is done also if the agent leaves
+        self._playback_wait.begin(longest_s, on_done)
+
+    def _playback_broken(self, _: asyncio.Future[CallEnded]) -> None:
+        assert self._playback_wait is not None
+        if self.teardown.state is not RelayState.DRAINING_PLAYBACK:
+            self._playback_wait.done()
 
     def end(self, end: CallEnded) -> None:
         """End the call from here: send a close frame to both far ends, which have `close_s` to answer.
@@ -214,19 +268,31 @@ class Relay:
             data, spans = without_own_pongs(data, spans)
             if side is self.carrier:
                 self.timers.pong_received(size - len(data))
+            elif self.teardown.clock is not None:
+                self.teardown.clock.skip(0, size - len(data))
+        if side is self.carrier and self._playback_wait is not None:
+            data, spans = self._playback_wait.without_marks(data, spans)
         if side is self.agent and self._on_first_sound is not None:
             data, spans = self._split_at_first_sound(data, spans)
         for span in spans:
             if span.opcode == frames.CLOSE:
                 return self.close_received(side, data, span)
             if span.opcode <= frames.BINARY:
-                self.message_passed(side, frames.payload(data, span))
+                self.message_passed(side, frames.payload(data, span), len(data) - span.end)
+            elif side is self.agent and self.teardown.clock is not None:
+                self.teardown.clock.skip(0, span.end - span.start)
         return data
 
-    def message_passed(self, side: RelaySide, payload: bytes) -> None:
+    def is_own_mark(self, side: RelaySide, payload: bytes) -> bool:
+        return self._playback_wait is not None and side is self.carrier and self._playback_wait.takes(payload)
+
+    def message_passed(self, side: RelaySide, payload: bytes, after_bytes: int = 0) -> None:
         if side is self.agent:
             if self._on_first_sound is not None and self._is_sound(payload):
                 self._first_sound()
+            clock = self.teardown.clock
+            if clock is not None and (clock.awaits_sound or len(payload) < INSPECT_AGENT_BELOW_BYTES):
+                self._count_message(clock, payload, after_bytes)
         elif self._dialect is not None and len(payload) < INSPECT_BELOW_BYTES:
             self._check_for_stop(self._dialect, payload)
 
@@ -293,8 +359,41 @@ class Relay:
         return data, spans
 
     def _first_sound(self) -> None:
-        self.agent.scanner.inspect_below = self.agent.min_inspect_below
+        if self.teardown.clock is None:
+            self.agent.scanner.inspect_below = self.agent.min_inspect_below
         if self._on_first_sound is not None:
             on_first_sound, self._on_first_sound = self._on_first_sound, None
             self.teardown.agent_has_spoken = True
             on_first_sound()
+
+    # What the caller has heard
+
+    def _make_clock(self, bytes_per_s: int | None, previous: Relay | None) -> PlaybackClock | None:
+        """Return the clock of the agent's sound; None if it cannot be counted."""
+        if bytes_per_s is None:
+            return None
+        clock = None if previous is None else previous.teardown.clock
+        if previous is None or clock is None or self._continues_agent:
+            return clock or PlaybackClock(bytes_per_s)
+        return PlaybackClock(bytes_per_s, played_s=clock.passed_s(previous.agent.scanner))
+
+    def _count_message(self, clock: PlaybackClock, payload: bytes, after_bytes: int) -> None:
+        """Count a message of the agent's that is inspected: sound, a clear, or something else."""
+        now = asyncio.get_running_loop().time()
+        try:
+            event = None if self._dialect is None else self._dialect.read_agent(payload)
+        except DialectError:
+            event = None
+            if clock.awaits_sound and self._is_sound(payload):  # what cannot be read cannot be counted
+                self.teardown.clock = None
+                self.agent.scanner.inspect_below = self.agent.min_inspect_below
+                return
+        if isinstance(event, Media):
+            if clock.awaits_sound:
+                clock.sound_begins(len(payload), len(event.payload), now)
+        else:
+            clock.skip(1, frame_bytes(len(payload)))
+            if isinstance(event, Clear):
+                clock.clear(self.agent.scanner, now, after_bytes)
+        below = frames.INSPECT_ALL if clock.awaits_sound else INSPECT_AGENT_BELOW_BYTES
+        self.agent.scanner.inspect_below = max(below, self.agent.min_inspect_below)

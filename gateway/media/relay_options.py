@@ -51,8 +51,11 @@ class RelayOptions:
     """Called once, before the agent's first message with sound is passed on."""
     transforms: tuple[Transform, Transform] | None = None
     """The transforms of a relay by messages, carrier to agent and agent to carrier; None relays bytes."""
+    sound_bytes_per_s: int | None = None
+    """Bytes of a second of the agent's sound; None if they cannot be counted."""
     hangup: HangupAfterPlayback | None = None
-    """Hangs the call up after the agent has closed cleanly; None closes the carrier's side at once."""
+    """Lets the carrier play, and hangs the call up, after the agent has closed cleanly; None closes the
+    carrier's side at once."""
     keeps_agent: bool = True
     """Whether the agent keeps its socket when its call is transferred."""
     agent_answers: Callable[[], Awaitable[bool]] | None = None

@@ -85,7 +85,7 @@ class RelayEvent(StrEnum):
     TRANSFER_FAILED = "transfer failed"
     TRANSFERRED = "transferred"
     PLAYBACK_ENDED = "playback ended"
-    """The carrier has played all audio, and the call was hung up."""
+    """The carrier has played all audio, and the call was hung up if it was to be."""
     FINISHED = "finished"
     """Both far ends have answered or are lost, or their time has run out."""
 
@@ -153,7 +153,7 @@ TRANSITIONS: Final[Mapping[RelayState, Mapping[RelayEvent, tuple[RelayState, ...
 """For each state and event the states that may follow, the preferred one first."""
 
 CONDITIONS: Final[Mapping[RelayState, str]] = {
-    _S.DRAINING_PLAYBACK: "if it closed cleanly and a hang-up follows",
+    _S.DRAINING_PLAYBACK: "if it closed cleanly, and sound is left or a hang-up follows",
     _S.AGENT_HELD: "if the agent is kept",
     _S.CHECKING_AGENT: "if its instance can be asked",
     _S.RELEASED: "if the other side can go on",

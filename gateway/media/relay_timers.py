@@ -19,6 +19,7 @@ from gateway.media.relay_options import NEVER, RelayLimits
 from gateway.media.relay_side import RelaySide
 from gateway.media.relay_states import OPEN, RelayState
 from gateway.model.reasons import CallEnded, Reasons
+from gateway.websocket import frames
 
 TICK_S: Final = 0.2
 """The time between two ticks, which is how exactly the times of a relay are kept while it is ending."""
@@ -195,6 +196,10 @@ class RelayTimers:
             self._check_keep_alive(now)
         state = relay.state
         if state is RelayState.RELAYING or state is RelayState.TRANSFER_PENDING:
+            clock = relay.clock
+            if clock is not None and clock.follow(relay.agent.scanner, now) and not clock.awaits_sound:
+                clock.awaits_sound = True
+                relay.agent.scanner.inspect_below = frames.INSPECT_ALL  # until its next sound
             scanner = relay.carrier.scanner
             new_bytes = scanner.bytes - self._bytes_seen
             if now >= self.end_by:

@@ -21,7 +21,8 @@ from gateway.media.disconnect import (
     reason_for_agent,
     reason_for_carrier,
 )
-from gateway.media.hangup_after_playback import HANGUP_TIMEOUT_S, PLAYBACK_TIMEOUT_S
+from gateway.media.hangup_after_playback import HANGUP_TIMEOUT_S
+from gateway.media.playback_clock import PlaybackClock
 from gateway.media.relay_options import NEVER, RelayOptions
 from gateway.media.relay_side import RelaySide, feed_scanner
 from gateway.media.relay_states import OPEN, TRANSITIONS, RelayEvent, RelayState
@@ -104,6 +105,7 @@ class Teardown:
         "agent_answered",
         "agent_has_spoken",
         "carrier",
+        "clock",
         "closed",
         "ended",
         "state",
@@ -123,6 +125,7 @@ class Teardown:
         self.ended: asyncio.Future[CallEnded] = self._loop.create_future()
         self.closed: asyncio.Future[None] = self._loop.create_future()
         self.agent_has_spoken = False
+        self.clock: PlaybackClock | None = None  # of the agent's sound, if it can be counted
         self.agent_answered = True  # False if it neither closed nor ended its socket, though it was told to
         # In CHECKING_AGENT and DRAINING_PLAYBACK; a task needs a reference.
         self._task: asyncio.Task[None] | None = None
@@ -313,18 +316,35 @@ class Teardown:
         hangup = self._options.hangup
         if hangup is None or end is None or end.reason is not Reasons.agent_ended:
             return False
+        queued_s = self.queued_s()
+        if not hangup.is_needed(queued_s):
+            return False
+        wait_s = hangup.wait_s(queued_s) if self.agent_has_spoken else 0.0
         self.state = RelayState.DRAINING_PLAYBACK
         self._set_end(end)
         self.agent.transport.set_protocol(Closing(self, self.agent))
         self.agent.send_close(frames.NORMAL_CLOSURE, "")
         self.agent.close_transport()
-        self.timers.close_by = (
-            self._loop.time() + PLAYBACK_TIMEOUT_S + HANGUP_TIMEOUT_S + self.timers.limits.close_s
-        )
+        self.timers.close_by = self._loop.time() + wait_s + HANGUP_TIMEOUT_S + self.timers.limits.close_s
         self._task = self._loop.create_task(
-            hangup.run(self.carrier, agent_has_spoken=self.agent_has_spoken, on_done=self.playback_ended)
+            hangup.run(self.carrier, wait_s, self._played, self.playback_ended)
         )
         return True
+
+    def _played(self, everything: bool) -> None:
+        """Note that the carrier's last playback is over. `everything`: whether the caller heard it all."""
+        if self.clock is not None:
+            if everything:
+                self.clock.play_all(self.agent.scanner)
+            self.clock.stop(self.agent.scanner, self._loop.time())
+
+    def queued_s(self) -> float | None:
+        """Return the seconds of the agent's sound that the caller has yet to hear, None if not known."""
+        if not self.agent_has_spoken:
+            return 0.0
+        if self.clock is None or not self.clock.is_known:
+            return None
+        return self.clock.queued_s(self.agent.scanner, self._loop.time())
 
     def _start_agent_hold(self, end: CallEnded | None) -> bool:
         """Close the carrier's side, and leave the agent on its socket until it closes by itself."""
@@ -332,6 +352,7 @@ class Teardown:
             return False
         self.state = RelayState.AGENT_HELD
         self._carrier_end = end
+        self._played(False)
         self.timers.tick_often()
         self.carrier.cancel_stall()
         if not self.agent.transport.is_closing():
@@ -363,6 +384,8 @@ class Teardown:
         # (docs/reference/carriers.md §8.2).
         if not self.carrier.flush() or not on_carrier_lost(self.agent):
             return False
+        if self.clock is not None:
+            self.clock.stop(self.agent.scanner, self._loop.time())
         self._leave(end, self.carrier, frames.NORMAL_CLOSURE)
         self.agent.resume_reading()  # reading may have been paused for the carrier's sake
         return True
@@ -402,6 +425,8 @@ class Teardown:
 
     def _set_end(self, end: CallEnded) -> None:
         self.ended.set_result(end)
+        if self.state is not RelayState.DRAINING_PLAYBACK:
+            self._played(False)
         self.timers.close_by = self._loop.time() + self.timers.limits.close_s
         self.timers.tick_often()
 

@@ -114,12 +114,16 @@ class SlotLimits:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Numbers of WebSocket data frames and of bytes, headers included: "in" from the carrier, "out" to it."""
+    """Numbers of WebSocket data frames and of bytes, headers included: "in" from the carrier, "out" to it.
+
+    `heard_ms`: of the agent's sound that the caller has heard, None if that cannot be counted.
+    """
 
     frames_in: int = 0
     bytes_in: int = 0
     frames_out: int = 0
     bytes_out: int = 0
+    heard_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,7 @@ class SessionRecord:
     `owner`: the id of the worker that owns it. `instance`: the URL of the agent's instance. Both are "" while
     the session is pending, and stay so if it was never admitted.
     `frames_in` to `bytes_out` are written at the end; they are 0 before it, and if the worker was lost.
+    `heard_ms`: see Traffic; also written at the end.
     `created_at`: when the session was created as pending or admitted. `admitted_at`: when it got its slot.
     `promised_until`: until when it could be admitted if it was pending first.
     `transport` to `max_duration`: see SessionOptions. `completion_status`: see SessionResult.
@@ -205,6 +210,7 @@ class SessionRecord:
     ending_at: float | None = None
     released_at: float | None = None
     released_by: str | None = None
+    heard_ms: int | None = None
 
     @property
     def active(self) -> bool:

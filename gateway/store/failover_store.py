@@ -138,6 +138,9 @@ class FailoverStore:
         self._discount(session_id)
         return self._store.release(session_id, at, by)
 
+    def correct_played(self, session_id: str, heard_ms: int) -> asyncio.Future[None]:
+        return self._store.correct_played(session_id, heard_ms)
+
     async def ending(self) -> list[SessionRecord]:
         return await self._store.ending()
 

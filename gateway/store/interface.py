@@ -243,6 +243,9 @@ class Store(Protocol):
         same to a session that is `ending`, with `by` None.
         """
 
+    def correct_played(self, session_id: str, heard_ms: int) -> asyncio.Future[None]:
+        """Replace how much of the agent's sound was heard, in the record of a session whose end has it."""
+
     async def ending(self) -> list[SessionRecord]:
         """Return this worker's sessions that are `ending`, also those of dead workers, oldest first."""
 

@@ -14,7 +14,8 @@ from gateway.calls import bridge as bridge_module
 from gateway.calls.active import ActiveCalls
 from gateway.calls.bridge import Bridge
 from gateway.calls.call_setup import BridgeSettings, CallSetup
-from gateway.calls.command_bus import CallCommand
+from gateway.calls.command_bus import QUESTIONS, CallCommand
+from gateway.calls.deferred_command import FOLLOWED_BY
 from gateway.calls.inbound import InboundCall
 from gateway.calls.services import CallServices
 from gateway.calls.state import CHANGES, INITIAL, CallProgress, CallState, IllegalStateChange, mermaid
@@ -63,6 +64,8 @@ class FakeRelay:
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.closed.set_result(None)
         self.traffic = (0, 0, 0, 0)
+        self.played_s = 1.5
+        self.is_over = False
         self.agent_answered = True
 
     def start(self) -> None:
@@ -76,6 +79,9 @@ class FakeRelay:
 
     def detach_carrier(self, end: CallEnded) -> None:
         self.calls.append(("detach_carrier", end.reason))
+
+    def finish_playback(self, marks: object, longest_s: float, on_done: object) -> None:
+        self.calls.append(("finish_playback", longest_s))
 
     def check_carrier(self) -> None:
         self.calls.append(("check_carrier", None))
@@ -159,6 +165,7 @@ def services(monkeypatch: pytest.MonkeyPatch, agent: AgentSettings) -> CallServi
             store=store,
             now=lambda: 1000.0,
             new_id=lambda: next(ids),
+            commands=SimpleNamespace(answer=lambda *_: None),
         ),
     )
 
@@ -283,9 +290,10 @@ async def test_a_command_for_a_call_in_every_state(
 ) -> None:
     made = Call(services, agent, state)
     accepted = made.call.handle(command)
-    assert accepted is not (command is CallCommand.TRANSFER and state is CallState.AWAITING_CARRIER)
+    refused = command is CallCommand.TRANSFER and state is CallState.AWAITING_CARRIER
+    assert accepted is not (refused or (command in QUESTIONS and state in SET_UP))
     kept = made.call._phase.command
-    leaves_no_trace = (CallCommand.CARRIER_ENDED, CallCommand.REVOKED, CallCommand.CHECK_CARRIER)
+    leaves_no_trace = (CallCommand.CARRIER_ENDED, CallCommand.REVOKED, CallCommand.CHECK_CARRIER, *QUESTIONS)
     if not accepted or command in leaves_no_trace:
         assert kept is None
     else:
@@ -297,6 +305,8 @@ async def test_a_command_for_a_call_in_every_state(
         assert relay_calls == [("detach_carrier", Reasons.transferred)]
     elif command is CallCommand.CHECK_CARRIER:
         assert relay_calls == [("check_carrier", None)] * (state is CallState.BRIDGED)
+    elif command in FOLLOWED_BY:
+        assert relay_calls == [("finish_playback", 60.0)]
     elif command in TRANSFER_COMMANDS:
         assert relay_calls == [("set_transfer_pending", TRANSFER_COMMANDS[command])]
     ends_the_call = command is CallCommand.CARRIER_ENDED and state is CallState.AWAITING_CARRIER

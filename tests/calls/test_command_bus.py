@@ -122,5 +122,8 @@ def test_the_stored_values_do_not_change() -> None:
         "transfer",
         "transferred",
         "over",
+        "wait_to_hang_up",
+        "wait_to_transfer",
+        "report",
         "check_carrier",
     ]

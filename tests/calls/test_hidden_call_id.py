@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway.calls.bridge import hide_call_id
+from gateway.calls.hidden_call_id import hide_call_id
 from gateway.media.leg import Leg
 from serializers.registry import DIALECTS
 from tests.harness.frames import BINARY, CONTINUATION, TEXT, split

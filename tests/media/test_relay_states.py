@@ -103,7 +103,9 @@ class Call:
             dialect=DIALECTS["twilio"],
             agent_answers=self._agent_answers,
             on_first_sound=lambda: None,
-            hangup=HangupAfterPlayback(DIALECTS["twilio"], Start("C1", "S1"), self._hang_up),
+            hangup=HangupAfterPlayback(
+                DIALECTS["twilio"], Start("C1", "S1"), self._hang_up, hangs_up=True, longest_s=60
+            ),
             keeps_agent=True,
             on_agent_lost=self._take_carrier,
             on_carrier_lost=self._take_agent,

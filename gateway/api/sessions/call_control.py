@@ -30,8 +30,16 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Nothing(_Request):
-    """No parameters."""
+_AT_ONCE: Final = (
+    "Do not wait until the caller has heard what the agent has said so far. By default it waits as long as "
+    "that lasts, `playback_timeout` at the longest."
+)
+
+
+class HangUp(_Request):
+    """When to hang up."""
+
+    at_once: bool = Field(default=False, description=_AT_ONCE)
 
 
 class Transfer(_Request):
@@ -51,6 +59,7 @@ class Transfer(_Request):
     timeout_seconds: int | None = Field(
         default=None, ge=5, le=120, description="Seconds it may ring. By default the carrier's own limit."
     )
+    at_once: bool = Field(default=False, description=_AT_ONCE)
 
 
 class Dtmf(_Request):
@@ -69,8 +78,9 @@ class CallAction(BaseModel):
 
 async def hang_up(context: Context) -> Answer:
     """`POST …/call/hangup`: hang up."""
+    request = context.body_as(HangUp)
     record = await _session(context)
-    await _checked(control.hang_up(context.services.calls, record))
+    await _checked(control.hang_up(context.services.calls, record, at_once=request.at_once))
     return Answer(200, CallAction(session=record.session_id, action="hung_up"))
 
 
@@ -78,7 +88,9 @@ async def transfer(context: Context) -> Answer:
     """`POST …/call/transfer`: transfer the call."""
     request = context.body_as(Transfer)
     record = await _session(context)
-    requested = control.TransferRequest(request.to, request.caller_id, request.timeout_seconds)
+    requested = control.TransferRequest(
+        request.to, request.caller_id, request.timeout_seconds, at_once=request.at_once
+    )
     await _checked(control.transfer(context.services.calls, record, requested))
     return Answer(200, CallAction(session=record.session_id, action="transferred"))
 
@@ -130,9 +142,10 @@ CALL_CONTROL: Final = (
         "Hang up a session's call",
         _TAG,
         audited=True,
-        body=Nothing,
+        body=HangUp,
         answers=_ANSWERS,
-        description="Through the carrier; the session ends as `hung_up`. A ringing call is cancelled. What "
+        description="Through the carrier, once the caller has heard the agent out; the session ends as "
+        "`hung_up`. A ringing call is cancelled. What "
         "the carrier does not support is refused with `carrier_cannot` and the reason.",
         path_notes=_ID_NOTE,
     ),
@@ -147,7 +160,8 @@ CALL_CONTROL: Final = (
         audited=True,
         body=Transfer,
         answers=_ANSWERS,
-        description="Cold: the call goes to a number or a SIP address; the session ends as `transferred`. An "
+        description="Cold: the call goes to a number or a SIP address, once the caller has heard the agent "
+        "out; the session ends as `transferred`. An "
         "agent that gets the call's id keeps its socket, without audio, until the call is over.",
         path_notes=_ID_NOTE,
     ),

@@ -83,6 +83,7 @@ SUMMARY_EXAMPLE: Final[dict[str, JsonValue]] = {
 FULL_EXAMPLE: Final[dict[str, JsonValue]] = {
     **SUMMARY_EXAMPLE,
     "call": None,
+    "heard_ms": None,
     "reported_seconds": 62.5,
     "transcript": REPORT_EXAMPLE["transcript"],
     "results": REPORT_EXAMPLE["results"],
@@ -385,6 +386,10 @@ class Session(SessionSummary):
     model_config = _example(FULL_EXAMPLE)
 
     call: CallView | None = Field(description="The telephone call, if the session is one.")
+    heard_ms: int | None = Field(
+        description="Milliseconds of the agent's sound that the caller has heard so far; null if it is not "
+        "counted, as for a client without a carrier, or the session has not run."
+    )
 
     reported_seconds: float | None = Field(description="The reported duration.")
     transcript: list[ReportedEntry] | None = Field(description="As reported.")

@@ -45,10 +45,12 @@ def session_view(
     now: float,
     transport: TransportView | None = None,
     call: CallState | None = None,
+    heard_ms: int | None = None,
 ) -> JsonText:
     """Return the whole session, a Session.
 
-    `transport`: with secrets, for the answer to the start; `call`: its telephone call.
+    `transport`: with secrets, for the answer to the start; `call`: its telephone call; `heard_ms`: what is
+    known of a session that runs, None for what the record has.
     """
     fields = _shared_fields(record, now)
     if transport is not None:
@@ -56,6 +58,7 @@ def session_view(
     session = Session(
         **fields,
         call=None if call is None else _call(record, call),
+        heard_ms=record.heard_ms if heard_ms is None else heard_ms,
         reported_seconds=record.reported_seconds,
         transcript=None,
         results=None,

@@ -35,6 +35,7 @@ from gateway.api.sessions.session_models import (
     TransportView,
 )
 from gateway.api.sessions.session_views import session_summary, session_view, status_of
+from gateway.calls.deferred_command import played_so_far
 from gateway.calls.session_events import session_events
 from gateway.calls.session_start import SessionRequest, StartedSession, start_session
 from gateway.config import AgentSettings
@@ -228,7 +229,8 @@ async def _answer(context: Context, record: SessionRecord) -> Answer:
     call = None
     if record.transport == TELEPHONY:
         call = await context.services.calls.call_log.of(record.session_id)
-    return Answer(200, session_view(record, context.services.calls.now(), call=call))
+    heard_ms = await played_so_far(context.services.calls, record)
+    return Answer(200, session_view(record, context.services.calls.now(), call=call, heard_ms=heard_ms))
 
 
 async def _wait_until_over(context: Context, timeout_s: float) -> SessionRecord:

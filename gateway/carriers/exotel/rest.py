@@ -115,7 +115,14 @@ class ExotelRest:
         raise CarrierFailed("refused", self.unsupported["hangup"])
 
     async def transfer(
-        self, call_id: str, to: str, *, document: str | None, document_url: str | None, caller_id: str | None
+        self,
+        call_id: str,
+        to: str,
+        *,
+        document: str | None,
+        document_url: str | None,
+        caller_id: str | None,
+        time_limit_s: int | None = None,
     ) -> None:
         """Raise CarrierFailed: Exotel has no such request."""
         check_supported(self.unsupported, "transfer")

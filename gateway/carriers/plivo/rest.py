@@ -101,7 +101,14 @@ class PlivoRest:
         return ended or await self._delete(f"/Call/{path_segment(call_id)}/")
 
     async def transfer(
-        self, call_id: str, to: str, *, document: str | None, document_url: str | None, caller_id: str | None
+        self,
+        call_id: str,
+        to: str,
+        *,
+        document: str | None,
+        document_url: str | None,
+        caller_id: str | None,
+        time_limit_s: int | None = None,
     ) -> None:
         """Have Plivo fetch `document_url`, whose XML names the target.
 

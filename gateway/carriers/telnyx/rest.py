@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 
 from gateway.carriers.rest_interface import (
+    MAX_CALL_S,
     CarrierFailed,
     CredentialsMissing,
     DialedCall,
@@ -107,14 +108,25 @@ class TelnyxRest:
         return True
 
     async def transfer(
-        self, call_id: str, to: str, *, document: str | None, document_url: str | None, caller_id: str | None
+        self,
+        call_id: str,
+        to: str,
+        *,
+        document: str | None,
+        document_url: str | None,
+        caller_id: str | None,
+        time_limit_s: int | None = None,
     ) -> None:
         """Call a number and bridge it, or send the caller's side to a sip: address (SIP REFER)."""
         if to.lower().startswith(("sip:", "sips:")):
             await self._command(call_id, "refer", {"sip_address": to})
         else:
-            sender = {} if caller_id is None else {"from": caller_id}
-            await self._command(call_id, "transfer", {"to": to, **sender})
+            body: dict[str, Any] = {"to": to}
+            if caller_id is not None:
+                body["from"] = caller_id
+            if time_limit_s is not None:
+                body["time_limit_secs"] = min(max(time_limit_s, MIN_CALL_S), MAX_CALL_S)
+            await self._command(call_id, "transfer", body)
 
     async def send_dtmf(self, call_id: str, digits: str) -> None:
         """Play digits to the far end."""

@@ -114,7 +114,14 @@ class TwilioRest:
         return True
 
     async def transfer(
-        self, call_id: str, to: str, *, document: str | None, document_url: str | None, caller_id: str | None
+        self,
+        call_id: str,
+        to: str,
+        *,
+        document: str | None,
+        document_url: str | None,
+        caller_id: str | None,
+        time_limit_s: int | None = None,
     ) -> None:
         """Replace the call's TwiML, which ends its stream.
 

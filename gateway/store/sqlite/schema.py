@@ -242,7 +242,18 @@ _VERSION_7: Final = (
     "CREATE INDEX management_call_time ON management_call (organization, at)",
 )
 
-_STEPS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7)
+_VERSION_8: Final = ("ALTER TABLE session ADD COLUMN heard_ms INTEGER",)
+
+_STEPS: Final = (
+    _VERSION_1,
+    _VERSION_2,
+    _VERSION_3,
+    _VERSION_4,
+    _VERSION_5,
+    _VERSION_6,
+    _VERSION_7,
+    _VERSION_8,
+)
 
 VERSION: Final = len(_STEPS)
 """`PRAGMA user_version` of the tables above."""

@@ -20,7 +20,8 @@ _END: Final = f"""
     UPDATE session
     SET state = CASE WHEN started_at IS NULL THEN ? ELSE ? END,
         ended_at = ?, reason = ?, side = ?, detail = ?, close_code = ?, completion_status = ?,
-        frames_in = ?, bytes_in = ?, frames_out = ?, bytes_out = ?, first_agent_sound_at = ?
+        frames_in = ?, bytes_in = ?, frames_out = ?, bytes_out = ?, first_agent_sound_at = ?,
+        heard_ms = ?
     WHERE id = ? AND ended_at IS NULL AND state <> '{SessionState.ENDING}'
 """  # noqa: S608 - constants
 
@@ -28,7 +29,8 @@ _BEGIN_END: Final = f"""
     UPDATE session
     SET state = '{SessionState.ENDING}',
         ending_at = ?, reason = ?, side = ?, detail = ?, close_code = ?, completion_status = ?,
-        frames_in = ?, bytes_in = ?, frames_out = ?, bytes_out = ?, first_agent_sound_at = ?
+        frames_in = ?, bytes_in = ?, frames_out = ?, bytes_out = ?, first_agent_sound_at = ?,
+        heard_ms = ?
     WHERE id = ? AND ended_at IS NULL AND admitted_at IS NOT NULL AND state <> '{SessionState.ENDING}'
 """  # noqa: S608 - constants
 
@@ -39,6 +41,8 @@ _ENDING: Final = f"""
 _RELEASE: Final = """
     UPDATE session SET state = ?, ended_at = ending_at, released_at = ?, released_by = ? WHERE id = ?
 """
+
+_CORRECT_PLAYED: Final = "UPDATE session SET heard_ms = ? WHERE id = ? AND heard_ms IS NOT NULL"
 
 _END_IF_UNATTACHED: Final = f"{_END} AND stream_id IS NULL"
 
@@ -66,6 +70,11 @@ def begin_end(session_id: str, result: SessionResult, connection: sqlite3.Connec
 def release(session_id: str, at: float, by: ReleasedBy | None, connection: sqlite3.Connection) -> None:
     """Free the slot of a session that is ending. No effect on any other."""
     _release(session_id, at, by, connection)
+
+
+def correct_played(session_id: str, heard_ms: int, connection: sqlite3.Connection) -> None:
+    """Change how much of the agent's sound was heard, of a session whose end says it."""
+    connection.execute(_CORRECT_PLAYED, (heard_ms, text(session_id)))
 
 
 def _release(
@@ -100,5 +109,6 @@ def _end_values(session_id: str, result: SessionResult) -> tuple[str | int | flo
         traffic.frames_out,
         traffic.bytes_out,
         result.first_agent_sound_at,
+        traffic.heard_ms,
         text(session_id),
     )

@@ -181,6 +181,9 @@ class SqliteStore:
         released = self._writer.submit(Kind.DURABLE, partial(session_ends.release, session_id, at, by))
         return self._notify_after(released, session_id, *_END_TOPICS)
 
+    def correct_played(self, session_id: str, heard_ms: int) -> asyncio.Future[None]:
+        return self._writer.submit(Kind.DEFERRED, partial(session_ends.correct_played, session_id, heard_ms))
+
     async def ending(self) -> list[SessionRecord]:
         return await self._writer.submit(Kind.READ, partial(session_reads.ending, self._worker.id))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.config import AgentSettings
 from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentCall
 from tests.harness.call_assertions import assert_agent_heard
@@ -22,6 +23,7 @@ from tests.harness.transcripts import replies, talk
 
 CARRIERS = tuple(SERVERS)
 DESK = "+14155550177"
+LONGEST_S = AgentSettings.model_fields["max_session_duration"].default
 
 
 @dataclass
@@ -135,10 +137,11 @@ async def transferred(outbound: Any, call: Talk, to: str) -> None:
     elif phone.carrier == "plivo":
         document = (await phone.server.transferred(phone.call)).document
     else:
-        assert [(action, body["to"]) for action, body in phone.call.commands] == [("transfer", to)]
+        ((action, body),) = phone.call.commands
+        assert (action, body["to"], body["time_limit_secs"]) == ("transfer", to, LONGEST_S)
         return
     (dial,) = document.verbs
-    assert (dial.tag, dial[0].text) == ("Dial", to)
+    assert (dial.tag, dial[0].text, dial.get("timeLimit")) == ("Dial", to, str(LONGEST_S))
 
 
 async def over_there(call: Talk) -> None:
