@@ -34,7 +34,7 @@ from gateway.calls.hold_audio import HoldAudio
 from gateway.calls.overflow import SlotRequest, acquire_or_overflow
 from gateway.calls.remote_call import RemoteCall, attach_to_call
 from gateway.calls.services import CallServices
-from gateway.calls.session_end import UNHEARD_S, WS_CONNECTION_CLOSED, SessionEnd, log_end, save
+from gateway.calls.session_end import UNHEARD_S, WS_CONNECTION_CLOSED, SessionEnd, correct_end, log_end, save
 from gateway.calls.slot_release import HeldSlot
 from gateway.calls.state import CallProgress, CallState
 from gateway.calls.stream_ownership import StreamOpening, final_reason, take_ownership
@@ -457,7 +457,7 @@ class InboundCall:
         try:
             await phase.close(end, progress.termination.received_close)
             if self._admitted and not waits:
-                self._correct_played(ended)
+                correct_end(services.store, ended, phase.traffic)
         finally:
             if self._admitted and waits:
                 await self._save_when_left(ended)
@@ -467,12 +467,6 @@ class InboundCall:
         seconds, ran = services.now() - self._began_at, phase.was_bridged
         unheard = ran and phase.is_telephony and phase.first_sound_at is None and seconds >= UNHEARD_S
         log_end(progress.log, event, end, seconds=seconds, ran=ran, traffic=phase.traffic, unheard=unheard)
-
-    def _correct_played(self, ended: SessionEnd) -> None:
-        """Correct what the caller has heard if it hung up during the agent's last words."""
-        heard_ms = self._phase.traffic.heard_ms
-        if heard_ms is not None and heard_ms != ended.traffic.heard_ms:
-            self._services.store.correct_played(ended.session_id, heard_ms)
 
     async def _save_when_left(self, ended: SessionEnd) -> None:
         """Save the end of a call whose agent was told to leave. The slot is free once it has."""

@@ -94,6 +94,15 @@ async def save_if_unattached(store: Store, ended: SessionEnd) -> bool:
     return True
 
 
+def correct_end(store: Store, ended: SessionEnd, traffic: Traffic) -> None:
+    """Correct what the caller has heard, if it hung up during the last words of an agent that ended the call.
+
+    `traffic`: of the call, once its sockets are closed.
+    """
+    if traffic.heard_ms is not None and traffic.heard_ms != ended.traffic.heard_ms:
+        store.correct_played(ended.session_id, traffic.heard_ms)
+
+
 def log_end(
     log: structlog.stdlib.BoundLogger,
     event: str,
