@@ -44,13 +44,20 @@ check: setup          ## ruff, mypy --strict, the import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-interop: setup $(INTEROP)/.ready-$(VERSION) ## other people's bots and proxies (nginx and haproxy must be installed), with a gateway between
+interop: setup $(INTEROP)/.ready-$(VERSION) $(INTEROP)/browser/.ready ## other people's bots, browser and proxies, with a gateway between (apt-get install nginx haproxy chromium nodejs npm)
 	$(BIN)/python -m pytest tests/interop
 
 $(INTEROP)/.ready-$(VERSION): tests/interop/requirements.lock
 	@test -e $@ || rm -rf $(INTEROP)
 	$(PYTHON) -m venv $(INTEROP)
 	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/interop/requirements.lock
+	@touch $@
+
+$(INTEROP)/browser/.ready: tests/interop/browser/package-lock.json | $(INTEROP)/.ready-$(VERSION)
+	@command -v npm >/dev/null || { echo "npm is not there, and the browser client is installed with it: apt-get install nodejs npm" >&2; exit 1; }
+	@mkdir -p $(@D)
+	cp tests/interop/browser/package.json tests/interop/browser/package-lock.json $(@D)
+	cd $(@D) && npm ci --silent --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 faults: setup         ## everything that can break, broken, three minutes; makes docs/faults.md

@@ -55,9 +55,15 @@ def run_bot(tmp_path_factory: pytest.TempPathFactory, interop_python: Path) -> I
 
 
 @pytest.fixture(scope="session")
-def bot_url(run_bot: Callable[[str], str]) -> str:
+def bot_url(run_bot: Callable[..., str]) -> str:
     """The URL of the bot for carriers' calls."""
     return run_bot("bot.py")
+
+
+@pytest.fixture(scope="session")
+def protobuf_bot(run_bot: Callable[..., str]) -> str:
+    """The URL of the bot for web clients."""
+    return run_bot("protobuf_bot.py")
 
 
 @pytest.fixture(scope="session")
