@@ -53,6 +53,10 @@ SILENT_S: Final = 1.0
 carriers send their first message at once.
 """
 
+HANDSHAKES_SHARE: Final = 4
+MIN_HANDSHAKES: Final = 32
+"""TLS handshakes that may be unfinished at a time: a fraction of the descriptors, but not fewer."""
+
 MAX_VERIFIED_SITES: Final = 10_000
 """Addresses of verified calls that are remembered. The one of the least recent call is dropped."""
 
@@ -144,6 +148,10 @@ class ConnectionLimits:
         self.answer_timeout_s = limits.answer_timeout
         self.unsent = UnsentBytes(limits.unsent_bytes_per_address)
         self.max_calls = limits.max_calls or max_calls_for(fd_limit)
+        self.max_handshakes = max(MIN_HANDSHAKES, fd_limit // HANDSHAKES_SHARE)
+        """Limit of the TLS handshakes of a worker that are not done."""
+        self.max_handshakes_per_site = self.max_handshakes // 2
+        """The same for one address; behind a trusted proxy there is none."""
         self.calls = 0
         """Verified calls that are not over."""
         self._unverified: dict[str, dict[CallCount, None]] = {}  # by site, the oldest first

@@ -36,6 +36,7 @@ from gateway.server.port import drain_backlog
 from gateway.server.request_head import head_fault, names_websocket
 from gateway.server.request_turns import RequestTurns
 from gateway.server.tls import Certificate
+from gateway.server.tls_handshakes import TlsHandshakes
 from gateway.server.unsent_answers import AnswerWriter
 from gateway.server.upgrade_protocol import UpgradeProtocol
 
@@ -108,9 +109,7 @@ class UvicornServer(uvicorn.Server):
         self.fd_reserve = fd_reserve
         self.servers = []
         self._on_tick = on_tick
-        self._tls: dict[str, Any] = {}
-        if certificate is not None:
-            self._tls = {"ssl": certificate.context, "ssl_handshake_timeout": limits.handshake_timeout_s}
+        self._handshakes = None if certificate is None else TlsHandshakes(limits, certificate.context)
         self._port: socket.socket | None = None
         self._stragglers: set[asyncio.Task[Any]] = set()
         self.pipelined = RequestTurns()
@@ -142,7 +141,7 @@ class UvicornServer(uvicorn.Server):
     def connect_accepted(self, connection: socket.socket) -> None:
         """Serve a connection that was accepted elsewhere: from the backlog, or by the parent process."""
         loop = asyncio.get_running_loop()
-        task = loop.create_task(loop.connect_accepted_socket(self._new_connection, connection, **self._tls))
+        task = loop.create_task(loop.connect_accepted_socket(self._new_connection, connection))
         self._stragglers.add(task)
         task.add_done_callback(self._straggler_connected)
 
@@ -165,10 +164,11 @@ class UvicornServer(uvicorn.Server):
         if not task.cancelled() and task.exception() is not None:
             log.info("a connection ended before it was open", error=str(task.exception()))
 
-    def _new_connection(self) -> HttpProtocol:
+    def _new_connection(self) -> asyncio.Protocol:
         # Here and not in `connection_made`: asyncio calls this before it accepts the next connection.
         self.fd_reserve.release_if_needed()
-        return HttpProtocol(self, asyncio.get_running_loop())
+        protocol = HttpProtocol(self, asyncio.get_running_loop())
+        return protocol if self._handshakes is None else self._handshakes.accept(protocol)
 
     # What uvicorn.Server calls
 
@@ -178,15 +178,13 @@ class UvicornServer(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Replace uvicorn's startup, which gives the TLS handshake no limit and the protocol no limits
-        object.
-        """
+        """Replace uvicorn's startup, which gives handshakes no limits, and the protocol no limits object."""
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             raise SystemExit(STARTUP_FAILED)
         loop = asyncio.get_running_loop()
         self.servers = [
-            await loop.create_server(self._new_connection, sock=port, backlog=BACKLOG, **self._tls)
+            await loop.create_server(self._new_connection, sock=port, backlog=BACKLOG)
             for port in sockets or ()
         ]
         if self._port is None:  # the parent process died meanwhile
@@ -196,6 +194,8 @@ class UvicornServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Ask the worker whether to stop, then do uvicorn's own work of a tick."""
+        if self._handshakes is not None and self.fd_reserve.is_released:
+            self._handshakes.close_old()
         self.should_exit = self._on_tick(counter)
         return await super().on_tick(counter)
 

@@ -145,6 +145,27 @@ async def test_new_calls_are_refused_behind_tls_too(
     await hang_up(call)
 
 
+async def test_handshakes_that_stop_give_their_descriptors_back(
+    start_gateway: Callable[..., Gateway], support: Agent, support_port: AgentPort, tmp_path: Path
+) -> None:
+    certificate, key = issue_certificate(tmp_path, 1)
+    gateway = start_gateway(
+        server={"tls_certificate": str(certificate), "tls_key": str(key)},
+        limits={"handshake_timeout": 600},
+        agents=[{"name": "support", "organization": "acme", "instances": [support_port.url]}],
+    )
+    call = await connect(gateway, support, tls=trust_anything())
+    async with AsyncExitStack() as stack:
+        with few_files(gateway, ROOM) as room:
+            silent = await hold(gateway, room + MORE, stack)
+            await eventually(lambda: episodes(gateway), "the shortage is logged")
+            async with asyncio.timeout(WAIT_S):
+                assert {await reader.read() for reader in silent} == {b""}
+            await assert_both_hear(call)
+    await assert_over(gateway, 1)
+    await hang_up(call)
+
+
 # No descriptor is left for the connection to the agent: the gateway's fault, not the agent's.
 
 

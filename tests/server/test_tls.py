@@ -5,18 +5,26 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
+from starlette.types import Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from gateway.server import tls
+from gateway.config import Settings
+from gateway.server import tls, tls_handshakes
+from gateway.server.connection_limits import ConnectionLimits
+from gateway.server.fd_reserve import FdReserve
 from gateway.server.tls import Certificate, CertificateUnusable
+from gateway.server.uvicorn_adapter import UvicornServer
 from gateway.simulator.gateway_process import to_toml
 from gateway.simulator.server_process import PATCHBAY
 from gateway.simulator.waiting import WAIT_S, eventually
@@ -140,6 +148,71 @@ async def test_a_client_without_tls_handshake_is_disconnected(
         writer.close()
     with pytest.raises((ssl.SSLError, ConnectionResetError)):
         await open_socket(gateway.port, tls=weak_client())
+
+
+# Handshakes that are not done
+
+
+async def answer_of_everything(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer 204, or start and stop."""
+    if scope["type"] == "lifespan":
+        for what in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{what}.complete"})
+        return
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def status_over_tls(port: int) -> bytes:
+    """Return the first line of an answer; b"" if the connection ended in its handshake."""
+    try:
+        reader, writer = await open_socket(port, tls=trust_anything())
+    except (ssl.SSLError, ConnectionError):
+        return b""
+    writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    async with asyncio.timeout(WAIT_S):
+        line = await reader.readline()
+    writer.transport.abort()
+    return line
+
+
+@pytest.mark.parametrize("limit", ["max_handshakes", "max_handshakes_per_site"])
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_the_oldest_handshake_that_is_not_done_makes_room(
+    new_loop: Callable[[], Any], limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        stops = False
+        limits = ConnectionLimits(Settings(), 1000, time.monotonic)
+        setattr(limits, limit, 3)
+        certificate = Certificate(*map(str, issue_certificate(tmp_path, 1)))
+        server = UvicornServer(answer_of_everything, limits, FdReserve(), certificate, lambda _: stops)
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            port = listening.getsockname()[1]
+            running = asyncio.create_task(server.run_until_stopped(listening))
+            await eventually(lambda: server.started, "it serves")
+            handshakes = server._handshakes
+            assert handshakes is not None
+            silent = [await open_socket(port) for _ in range(3)]
+            await eventually(lambda: len(handshakes) == 3, "three handshakes have begun")
+            monkeypatch.setattr(tls_handshakes, "SILENT_S", 3600.0)  # all of them are young
+            assert await status_over_tls(port) == b""
+            assert len(handshakes) == 3
+            monkeypatch.setattr(tls_handshakes, "SILENT_S", 0.0)  # all of them are old
+            assert (await status_over_tls(port)).startswith(b"HTTP/1.1 204")
+            async with asyncio.timeout(WAIT_S):
+                assert await silent[0][0].read() == b""
+            await eventually(lambda: len(handshakes) == 2, "nothing is left of the one that is done")
+            for _, writer in silent:
+                writer.transport.abort()
+            await eventually(lambda: len(handshakes) == 0, "nothing is left of those that were lost")
+            stops = True
+            async with asyncio.timeout(WAIT_S):
+                await running
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(run())
 
 
 def weak_client() -> ssl.SSLContext:
