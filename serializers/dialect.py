@@ -79,9 +79,17 @@ class Dialect(Protocol):
     def write_agent(self, event: AgentEvent, start: Start) -> str:
         """Write an event as the carrier expects it on the stream of `start`."""
 
-    def agent_audio(self, start: Start) -> AudioFormat:
-        """Return the format of audio that is sent to the carrier: the format it sends, unless it differs."""
+    def agent_audio(self, start: Start, *, own_document: bool = False) -> AudioFormat | None:
+        """Return the format of audio that the carrier plays, None if it is not known for certain.
+
+        It is the format that the carrier sends, unless it differs. `own_document`: whether the carrier opened
+        the stream because a document or a request of this gateway said so.
+        """
         return start.audio
+
+    def silent_audio(self, start: Start, *, own_document: bool = False) -> AudioFormat | None:
+        """Return a format in which silence at least may be sent, None if there is none: see `agent_audio`."""
+        return self.agent_audio(start, own_document=own_document)
 
     def transforms(self) -> tuple[Transform, Transform]:
         """Return new transforms for one call: carrier to agent, agent to carrier."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-Encoding = Literal["mulaw", "alaw", "linear16", "g722", "opus", "amr-wb"]
-"""Our names, whatever the carrier calls them. "linear16" is signed 16-bit PCM."""
+Encoding = Literal["mulaw", "alaw", "linear16", "g722", "opus", "amr-wb", "unknown"]
+"""Our names, whatever the carrier calls them. "linear16" is signed 16-bit PCM, "unknown" any other codec."""
 
 Track = Literal["inbound", "outbound"]
 

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from serializers import json_fields
+from serializers.call_numbers import numbers_in
 from serializers.dialect import Dialect, DialectError
 from serializers.events import (
     AgentEvent,
@@ -154,19 +155,21 @@ class Exotel(Dialect):
 def _read_start(fields: json_fields.Json, sequence: int | None) -> Start:
     start = json_fields.child(fields, "start")
     audio = json_fields.optional_child(start, "media_format", "mediaFormat")
-    parameters = start.get("custom_parameters")
-    if parameters is None:
-        parameters = start.get("customParameters")
-    stream_id = json_fields.optional_text(start, "stream_sid", "streamSid")
+    sent = start.get("custom_parameters")
+    if sent is None:
+        sent = start.get("customParameters")
+    # They come from the URL's query (§5.1), so a text can only be a query.
+    parameters = json_fields.parameters(sent, separators="&")
+    from_number, to_number = numbers_in(parameters)
+    places = start, fields
     return Start(
-        call_id=json_fields.text(start, "call_sid", "callSid"),
-        stream_id=stream_id or json_fields.text(fields, "stream_sid", "streamSid"),
-        account_id=json_fields.optional_text(start, "account_sid", "accountSid"),
-        from_number=json_fields.optional_text(start, "from"),
-        to_number=json_fields.optional_text(start, "to"),
+        call_id=json_fields.text_in(places, "call_sid", "callSid"),
+        stream_id=json_fields.text_in(places, "stream_sid", "streamSid"),
+        account_id=json_fields.optional_text_in(places, "account_sid", "accountSid"),
+        from_number=json_fields.optional_text(start, "from") or from_number,
+        to_number=json_fields.optional_text(start, "to") or to_number,
         audio=AudioFormat("linear16", json_fields.read_rate(audio, "sample_rate", "sampleRate")),
-        # They come from the URL's query (§5.1), so a text can only be a query.
-        parameters=json_fields.parameters(parameters, separators="&"),
+        parameters=parameters,
         sequence=sequence,
     )
 

@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import unquote
 
 from serializers.dialect import DialectError
@@ -99,6 +99,19 @@ def text(message: Json, *keys: str) -> str:
     return value
 
 
+def text_in(messages: Sequence[Json], *keys: str) -> str:
+    """Return a text that must be present and not empty in one of the messages: the first counts."""
+    value = optional_text_in(messages, *keys)
+    if value is None:
+        raise DialectError(f"`{keys[0]}` is missing")
+    return value
+
+
+def optional_text_in(messages: Sequence[Json], *keys: str) -> str | None:
+    """Return a text of one of the messages, the first that is not empty, or None."""
+    return next(filter(None, (optional_text(message, *keys) for message in messages)), None)
+
+
 def optional_text(message: Json, *keys: str) -> str | None:
     """Return a text or None. A whole number is accepted: ids, digits and numbers are sent as either."""
     value = _value(message, keys)
@@ -164,9 +177,9 @@ def texts(message: Json, key: str) -> tuple[str, ...]:
 def parameters(value: object, separators: str = ";,") -> dict[str, str]:
     """Return the custom parameters from any form that carriers use (docs/reference/carriers.md §3.2, §4.2).
 
-    The forms are an object, a list of {name, value}, JSON in a text, and pairs in a text (`k=v;k2=v2`).
-    Values become texts, null values are dropped. `separators`: the characters that may separate pairs; the
-    first that occurs in the text does.
+    The forms are an object, a list of {name, value}, JSON in a text, and pairs in a text: `k=v;k2=v2`, also
+    with colons, and in braces as in `{k: v, k2: v2}`. Values become texts, null values are dropped.
+    `separators`: the characters that may separate pairs; the first that occurs in the text does.
     """
     if value is None:
         return {}
@@ -201,25 +214,39 @@ def _as_text(value: object) -> str:
 
 
 def _parameters_in_text(value: str, separators: str) -> dict[str, str]:
-    if value.lstrip().startswith("{"):
+    """Return the pairs of a text: `k=v;k2=v2`, `k:v,k2:v2`, or in braces `{k: v, k2=v2}`.
+
+    Outside of braces the sign that comes first, = or :, is that of all pairs: values may hold the other.
+    """
+    text = value.strip()
+    if text.startswith("{"):
         try:
-            return parameters(read_object(value))
+            return parameters(read_object(text))
         except DialectError:
             pass  # A brace may also begin a pair. Malformed custom data is no reason to lose a call.
-    separator = next((character for character in separators if character in value), separators[0])
+    in_braces = text.startswith("{") and text.endswith("}")
+    text = text[1:-1] if in_braces else value
+    signs = "=:" if in_braces else next((character for character in text if character in "=:"), "=")
+    separator = next((character for character in separators if character in text), separators[0])
     pairs: dict[str, str] = {}
     name = ""
-    for part in value.split(separator):
-        key, equals, item = part.partition("=")
-        if equals and key.strip():
-            name = unquote(key.strip())
-            pairs[name] = unquote(item.strip())
+    for part in text.split(separator):
+        at = min((found for sign in signs if (found := part.find(sign)) >= 0), default=0)
+        if key := part[:at].strip():
+            name = unquote(_unquoted(key) if in_braces else key)
+            item = part[at + 1 :].strip()
+            pairs[name] = unquote(_unquoted(item) if in_braces else item)
         elif name:  # not a pair: the separator is part of the value before it
             pairs[name] += separator + unquote(part)
     return {
         _encodable(key, "custom parameters"): _encodable(item, "custom parameters")
         for key, item in pairs.items()
     }
+
+
+def _unquoted(item: str) -> str:
+    is_quoted = len(item) > 1 and item[0] == item[-1] and item[0] in "\"'"
+    return item[1:-1] if is_quoted else item
 
 
 def known_integer(value: int | None, label: str) -> int:
@@ -277,13 +304,13 @@ _ENCODINGS: Mapping[str, Encoding] = {
 
 
 def read_encoding(name: str | None) -> Encoding:
-    """Return our name of a carrier's encoding. None stands for μ-law, every carrier's default."""
+    """Return our name of a carrier's encoding. None stands for μ-law, every carrier's default.
+
+    A name that is not known is no reason to refuse a call: the relay passes sound on as it comes.
+    """
     if name is None:
         return "mulaw"
-    encoding = _ENCODINGS.get(name.partition(";")[0].strip().lower())
-    if encoding is None:
-        raise DialectError("the encoding of the sound is unknown")
-    return encoding
+    return _ENCODINGS.get(name.partition(";")[0].strip().lower(), "unknown")
 
 
 def read_rate(message: Json, *keys: str) -> int:

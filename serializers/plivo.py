@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import Final
 from urllib.parse import quote
 
 from serializers import json_fields
+from serializers.call_numbers import numbers_in
 from serializers.dialect import Dialect, DialectError
 from serializers.events import (
     AgentEvent,
@@ -26,6 +29,7 @@ from serializers.events import (
 )
 
 _ENCODINGS: dict[Encoding, str] = {"mulaw": "audio/x-mulaw", "linear16": "audio/x-l16"}
+_PREFIXED: Final = re.compile(r"X-PH-(?=.)", re.IGNORECASE | re.DOTALL)
 
 
 class Plivo(Dialect):
@@ -148,6 +152,10 @@ class Plivo(Dialect):
             case _:
                 raise DialectError(f"Plivo has no message for {type(event).__name__}")
 
+    def agent_audio(self, start: Start, *, own_document: bool = False) -> AudioFormat | None:
+        # Its linear16 is little-endian, as is what Vobiz plays (§4.3). It has no name for any other codec.
+        return start.audio if start.audio.encoding in _ENCODINGS else None
+
 
 def _sequence(event: Media | Dtmf | Played | Cleared | Start) -> int:
     return json_fields.known_integer(event.sequence, "the sequence number")
@@ -169,14 +177,16 @@ def _extra_headers(parameters: Mapping[str, str]) -> dict[str, str]:
 def _read_start(fields: json_fields.Json, sequence: int | None) -> Start:
     start = json_fields.child(fields, "start")
     # Plivo sends neither number. The answer document may have put them into the parameters.
-    parameters = json_fields.parameters(fields.get("extra_headers"))
+    parameters = _read_extra_headers(fields, start)
+    from_number, to_number = numbers_in(parameters)
     audio = json_fields.optional_child(start, "mediaFormat")
+    places = start, fields
     return Start(
-        call_id=json_fields.text(start, "callId"),
-        stream_id=json_fields.text(start, "streamId"),
-        account_id=json_fields.optional_text(start, "accountId"),
-        from_number=parameters.get("from_number"),
-        to_number=parameters.get("to_number"),
+        call_id=json_fields.text_in(places, "callId"),
+        stream_id=json_fields.text_in(places, "streamId"),
+        account_id=json_fields.optional_text_in(places, "accountId"),
+        from_number=from_number,
+        to_number=to_number,
         audio=AudioFormat(
             json_fields.read_encoding(json_fields.optional_text(audio, "encoding")),
             json_fields.read_rate(audio, "sampleRate"),
@@ -185,6 +195,17 @@ def _read_start(fields: json_fields.Json, sequence: int | None) -> Start:
         tracks=json_fields.read_tracks(start),
         sequence=sequence,
     )
+
+
+def _read_extra_headers(fields: json_fields.Json, start: json_fields.Json) -> dict[str, str]:
+    """Return the custom parameters, without the `X-PH-` that Plivo and Vobiz put before each name (§4.2).
+
+    A name that was sent without it counts first.
+    """
+    sent = fields.get("extra_headers")
+    sent = json_fields.parameters(start.get("extra_headers") if sent is None else sent)
+    named = {name: value for name, value in sent.items() if not _PREFIXED.match(name)}
+    return {_PREFIXED.sub("", name): value for name, value in sent.items()} | named
 
 
 def _start(event: Start) -> dict[str, object]:

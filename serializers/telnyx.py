@@ -7,6 +7,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 
 from serializers import json_fields
+from serializers.call_numbers import numbers_in
 from serializers.dialect import Dialect, DialectError
 from serializers.events import (
     AgentEvent,
@@ -63,9 +64,7 @@ class Telnyx(Dialect):
                     json_fields.optional_text(fields, "version"),
                 )
             case "start":
-                return _read_start(
-                    json_fields.child(fields, "start"), json_fields.text(fields, "stream_id"), sequence
-                )
+                return _read_start(fields, sequence)
             case "media":
                 media = json_fields.child(fields, "media")
                 return Media(
@@ -177,10 +176,19 @@ class Telnyx(Dialect):
             case _:
                 raise DialectError(f"Telnyx has no message for {type(event).__name__}")
 
-    def agent_audio(self, start: Start) -> AudioFormat:
-        # The directions may have different codecs, and `start` describes the caller's only (§3.3). A British
-        # call arrives as PCMA, but is sent `bidirectionalCodec`, which our documents set to PCMU.
-        return AudioFormat()
+    def agent_audio(self, start: Start, *, own_document: bool = False) -> AudioFormat | None:
+        # `start` describes the caller's codec alone, and the other direction has that of `bidirectionalCodec`
+        # (§3.3). Our documents and requests set PCMU, which is also what Telnyx uses if nobody sets it: a
+        # British call arrives as PCMA, and plays PCMU. Where the caller's codec is none of G.711 and the
+        # document is another's, that may have set anything.
+        if own_document or start.audio.encoding in ("mulaw", "alaw"):
+            return AudioFormat()
+        return None
+
+    def silent_audio(self, start: Start, *, own_document: bool = False) -> AudioFormat | None:
+        audio = self.agent_audio(start, own_document=own_document)
+        # Silence of linear16 is the same in either byte order, and no sound in PCMU either.
+        return start.audio if audio is None and start.audio.encoding == "linear16" else audio
 
 
 def _sequence(event: Media | Dtmf | Played | Stop | Start) -> str:
@@ -208,15 +216,22 @@ def _time(timestamp_ms: int) -> str:
     return when.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-def _read_start(start: json_fields.Json, stream_id: str, sequence: int | None) -> Start:
+def _read_start(fields: json_fields.Json, sequence: int | None) -> Start:
+    start = json_fields.child(fields, "start")
+    places = start, fields
     audio = json_fields.optional_child(start, "media_format")
     encoding = json_fields.read_encoding(json_fields.optional_text(audio, "encoding"))
+    # Key and form are not documented (§3.2). Both forms that were observed are read.
+    parameters = json_fields.parameters(start.get("custom_parameters"))
+    from_number, to_number = numbers_in(parameters)
+    call_id = json_fields.text_in(places, "call_control_id")
     return Start(
-        call_id=json_fields.text(start, "call_control_id"),
-        stream_id=stream_id,
-        account_id=json_fields.optional_text(start, "user_id"),
-        from_number=json_fields.optional_text(start, "from"),
-        to_number=json_fields.optional_text(start, "to"),
+        call_id=call_id,
+        # No message to Telnyx needs it, so a stream without one is named by its call.
+        stream_id=json_fields.optional_text_in((fields, start), "stream_id") or call_id,
+        account_id=json_fields.optional_text_in(places, "user_id"),
+        from_number=json_fields.optional_text(start, "from") or from_number,
+        to_number=json_fields.optional_text(start, "to") or to_number,
         audio=AudioFormat(
             encoding,
             json_fields.read_rate(audio, "sample_rate"),
@@ -225,8 +240,7 @@ def _read_start(start: json_fields.Json, stream_id: str, sequence: int | None) -
             # byte order (RFC 3551 §4.5.11), and other implementations assume the same (§3.3).
             big_endian=encoding == "linear16",
         ),
-        # Key and form are not documented (§3.2). Both forms that were observed are read.
-        parameters=json_fields.parameters(start.get("custom_parameters")),
+        parameters=parameters,
         sequence=sequence,
     )
 

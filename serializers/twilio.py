@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from serializers import json_fields
+from serializers.call_numbers import numbers_in
 from serializers.dialect import Dialect, DialectError
 from serializers.events import (
     AgentEvent,
@@ -47,7 +48,7 @@ class Twilio(Dialect):
                     json_fields.optional_text(fields, "version"),
                 )
             case "start":
-                return _read_start(json_fields.child(fields, "start"), sequence)
+                return _read_start(fields, sequence)
             case "media":
                 media = json_fields.child(fields, "media")
                 return Media(
@@ -138,6 +139,11 @@ class Twilio(Dialect):
             case _:
                 raise DialectError(f"Twilio has no message for {type(event).__name__}")
 
+    def agent_audio(self, start: Start, *, own_document: bool = False) -> AudioFormat | None:
+        # Twilio has μ-law alone. Others that speak its dialect have linear16 too, in a byte order that they
+        # do not document: in the wrong one it is noise.
+        return start.audio if start.audio.encoding in ("mulaw", "alaw") else None
+
 
 def _sequence(event: Media | Dtmf | Played | Stop | Start) -> str:
     return str(json_fields.known_integer(event.sequence, "the sequence number"))
@@ -152,16 +158,19 @@ def _media(event: Media) -> dict[str, str]:
     }
 
 
-def _read_start(start: json_fields.Json, sequence: int | None) -> Start:
-    # Twilio sends neither number. Pipecat's bots look for them under these names (§8.1).
+def _read_start(fields: json_fields.Json, sequence: int | None) -> Start:
+    start = json_fields.child(fields, "start")
+    # Twilio sends neither number. Pipecat's bots look for them among the parameters (§8.1).
     parameters = json_fields.parameters(start.get("customParameters"))
+    from_number, to_number = numbers_in(parameters)
     audio = json_fields.optional_child(start, "mediaFormat")
+    places = start, fields  # others that speak Twilio's dialect have ids in one of both places
     return Start(
-        call_id=json_fields.text(start, "callSid"),
-        stream_id=json_fields.text(start, "streamSid"),
-        account_id=json_fields.optional_text(start, "accountSid"),
-        from_number=parameters.get("from_number"),
-        to_number=parameters.get("to_number"),
+        call_id=json_fields.text_in(places, "callSid"),
+        stream_id=json_fields.text_in(places, "streamSid"),
+        account_id=json_fields.optional_text_in(places, "accountSid"),
+        from_number=from_number,
+        to_number=to_number,
         audio=AudioFormat(
             json_fields.read_encoding(json_fields.optional_text(audio, "encoding")),
             json_fields.read_rate(audio, "sampleRate"),

@@ -18,6 +18,8 @@ PIECE_MS: Final = 100
 MAX_PIECE_MS: Final = 200
 """The longest piece: a carrier must have no more unplayed audio, so that a clear takes effect at once."""
 
+_QUIETEST: Final = b"\xff\xff"
+
 AudioSource = Prompt | ToneName | None
 """The source of a clip: a recording, the name of a ringback tone, or None for silence."""
 
@@ -37,18 +39,24 @@ class ClipCache:
     def __init__(self) -> None:
         self._clips: dict[tuple[AudioSource, AudioFormat, int], AudioClip] = {}
 
-    def clip(self, source: AudioSource, dialect: Dialect, start: Start) -> AudioClip:
-        """Return the clip of `source` in the audio format of the stream that `start` opened.
+    def clip(
+        self, source: AudioSource, dialect: Dialect, start: Start, *, own_document: bool = False
+    ) -> AudioClip:
+        """Return the clip of `source` in the audio format that the stream plays which `start` opened.
 
-        Raises DialectError if the format cannot be encoded.
+        `own_document`: see `Dialect.agent_audio`. Raises DialectError if the format is not known, or cannot
+        be encoded: sound in another one would be noise.
         """
-        audio = dialect.agent_audio(start)
+        format_of = dialect.silent_audio if source is None else dialect.agent_audio
+        audio = format_of(start, own_document=own_document)
+        if audio is None:
+            raise DialectError("it is not known which sound the carrier plays")
         if audio.sample_rate not in RATES_HZ or audio.channels != 1:
             raise DialectError("no such sample rate")  # which also bounds the cache
         piece_ms = _piece_ms(dialect, audio)
         key = source, audio, piece_ms
         if key not in self._clips:
-            pieces = _cut(_pcm(source, audio.sample_rate), audio, piece_ms)
+            pieces = _cut(_pcm(source, audio, piece_ms), audio, piece_ms)
             self._clips[key] = AudioClip(pieces, piece_ms, is_silent=source is None)
         return self._clips[key]
 
@@ -65,12 +73,14 @@ def _piece_ms(dialect: Dialect, audio: AudioFormat) -> int:
     return piece_ms
 
 
-def _pcm(source: AudioSource, sample_rate: int) -> bytes:
+def _pcm(source: AudioSource, audio: AudioFormat, piece_ms: int) -> bytes:
     if source is None:
-        return bytes(SAMPLE_BYTES)
+        # A sample of -1 has the same two bytes in either byte order, and they are silence in μ-law as well.
+        sample = _QUIETEST if audio.encoding == "linear16" else bytes(SAMPLE_BYTES)
+        return sample * (audio.sample_rate * piece_ms // 1000)
     if isinstance(source, Prompt):
-        return Resampler(source.sample_rate, sample_rate).feed(source.pcm)
-    return ringback(source, sample_rate)
+        return Resampler(source.sample_rate, audio.sample_rate).feed(source.pcm)
+    return ringback(source, audio.sample_rate)
 
 
 def _cut(pcm: bytes, audio: AudioFormat, piece_ms: int) -> tuple[bytes, ...]:

@@ -20,7 +20,7 @@ from gateway.calls.command_bus import QUESTIONS, CallCommand
 from gateway.calls.control import hangup_after_playback
 from gateway.calls.deferred_command import FOLLOWED_BY, DeferredCommand
 from gateway.calls.hidden_call_id import hide_call_id
-from gateway.calls.hold_audio import HoldAudio
+from gateway.calls.hold_audio import HeldStream, HoldAudio
 from gateway.calls.services import CallServices
 from gateway.calls.state import CallProgress, CallState
 from gateway.calls.stream_ownership import StreamOwnership, may_reconnect
@@ -85,9 +85,7 @@ class Bridge:
         self._agent = settings.agent
         self._start = settings.start
         self._hold_audio = setup.hold_audio
-        self._waiting_leg: Leg | None = (
-            None  # in awaiting_agent the carrier's, in awaiting_carrier the agent's
-        )
+        self._waiting_leg: Leg | None = None  # awaiting_agent: the carrier's; awaiting_carrier: the agent's
         self.command = setup.command
         self.deferred: DeferredCommand | None = None
         self.first_sound_at: float | None = None
@@ -340,7 +338,9 @@ class Bridge:
 
     def _sound_bytes_per_s(self) -> int | None:
         dialect, start = self._settings.dialect, self._start
-        return None if dialect is None or start is None else sound_bytes_per_s(dialect.agent_audio(start))
+        if dialect is None or start is None:
+            return None
+        return sound_bytes_per_s(HeldStream(dialect, start, self.ownership is not None).agent_audio)
 
     async def _agent_answers(self) -> bool:
         """Return True if the agent's instance answers."""
@@ -390,7 +390,8 @@ class Bridge:
         began_at = services.now()
         self._agent = failover.current_agent(services)
         self.stop_hold_audio()
-        self._hold_audio = HoldAudio(services.hold_audio, leg, dialect, start)
+        stream = HeldStream(dialect, start, self.ownership is not None)
+        self._hold_audio = HoldAudio(services.hold_audio, leg, stream)
         self._hold_audio.start(self._agent, answered=self._is_outbound)
         async with progress.termination.cancel_scope():
             await failover.connect_next(services, progress.session_id, leg, self._progress.agent_gone)
@@ -469,7 +470,8 @@ class Bridge:
         opening = leg.take_opening()  # the agent has read one already; another agent would need it
         if self._failover is not None:
             self._failover.opening = opening
-        self._hold_audio = HoldAudio(self._services.hold_audio, leg, dialect, start)
+        stream = HeldStream(dialect, start, self.ownership is not None)
+        self._hold_audio = HoldAudio(self._services.hold_audio, leg, stream)
         self._hold_audio.resume(self._agent, audible=was_audible, answered=self._is_outbound)
         progress.log = progress.log.bind(stream_id=start.stream_id)
 

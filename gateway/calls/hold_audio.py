@@ -9,6 +9,7 @@ agent, if its `keep_early_audio` asks for that.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,7 @@ from gateway.media.audio_player import WAIT_S, AudioPlayer
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay
 from serializers.dialect import Dialect, DialectError
-from serializers.events import Start
+from serializers.events import AudioFormat, Start
 
 MEDIA_EVENT: Final = "media"
 """The event of every carrier's audio messages (docs/reference/carriers.md §2.2, §3.2, §4.2, §5.2)."""
@@ -33,17 +34,34 @@ Such a call ends after 1.6 s without audio (docs/reference/carriers.md §3.3).
 """
 
 
+@dataclass(frozen=True, slots=True)
+class HeldStream:
+    """A carrier's stream whose caller waits.
+
+    `start`: the event that opened it. `own_document`: whether the carrier opened it because a document or a
+    request of this gateway said so; then it is known what it plays (`Dialect.agent_audio`).
+    """
+
+    dialect: Dialect
+    start: Start
+    own_document: bool = False
+
+    @property
+    def agent_audio(self) -> AudioFormat:
+        """The format of the agent's sound: the one that is known, else the caller's, as is most likely."""
+        return self.dialect.agent_audio(self.start, own_document=self.own_document) or self.start.audio
+
+
 class HoldAudio:
     """The hold audio of one stream of one call."""
 
-    __slots__ = ("_dialect", "_leg", "_library", "_limit_s", "_player", "_plays_on_relay", "_start")
+    __slots__ = ("_leg", "_library", "_limit_s", "_player", "_plays_on_relay", "_stream")
 
-    def __init__(self, library: HoldAudioLibrary, leg: Leg, dialect: Dialect, start: Start) -> None:
-        """`leg` is the carrier's, and `start` the event that opened its stream."""
+    def __init__(self, library: HoldAudioLibrary, leg: Leg, stream: HeldStream) -> None:
+        """`leg` is the carrier's."""
         self._library = library
         self._leg: Leg | None = leg
-        self._dialect = dialect
-        self._start = start
+        self._stream = stream
         self._player: AudioPlayer | None = None
         self._limit_s = 0.0
         self._plays_on_relay = False
@@ -57,10 +75,9 @@ class HoldAudio:
         """Play the agent's hold audio, soon. `answered`: an outbound call; it must not hear ringback."""
         assert self._leg is not None
         self._limit_s = agent.hold_limit
-        clip = self._library.clip_of(agent, self._dialect, self._start, answered=answered)
+        clip = self._library.clip_of(agent, self._stream, answered=answered)
         if clip is not None:
-            wait_s = SILENCE_WAIT_S if clip.is_silent else WAIT_S
-            self._player = AudioPlayer(self._leg, self._dialect, self._start, clip, wait_s=wait_s)
+            self._play(clip, wait_s=SILENCE_WAIT_S if clip.is_silent else WAIT_S)
         self._buffer_speech(agent.keep_early_audio)
 
     def resume(self, agent: AgentSettings, *, audible: bool, answered: bool) -> None:
@@ -72,14 +89,12 @@ class HoldAudio:
         assert self._leg is not None
         self._plays_on_relay = True
         self._limit_s = agent.hold_limit
-        library, dialect, start = self._library, self._dialect, self._start
         if audible:
-            clip = library.clip_of(agent, dialect, start, answered=answered)
+            clip = self._library.clip_of(agent, self._stream, answered=answered)
         else:
-            clip = library.silence(dialect, start)
+            clip = self._library.silence(self._stream)
         if clip is not None:
-            wait_s = SILENCE_WAIT_S if clip.is_silent else 0
-            self._player = AudioPlayer(self._leg, dialect, start, clip, wait_s=wait_s)
+            self._play(clip, wait_s=SILENCE_WAIT_S if clip.is_silent else 0)
 
     def discard_speech(self) -> None:
         """Discard what the caller says while the call is in a queue, because it is meant for no agent."""
@@ -110,16 +125,24 @@ class HoldAudio:
     async def play(self, recording: Recording) -> None:
         """Play a recording once, to its end, in place of the hold audio. For a call that is not bridged."""
         self.stop()
-        clip = self._library.recording(recording, self._dialect, self._start)
+        clip = self._library.recording(recording, self._stream)
         if clip is not None and self._leg is not None:
-            self._player = AudioPlayer(self._leg, self._dialect, self._start, clip, wait_s=0, repeats=False)
-            await self._player.finished
+            await self._play(clip, wait_s=0, repeats=False).finished
+
+    def _play(self, clip: AudioClip, *, wait_s: float, repeats: bool = True) -> AudioPlayer:
+        assert self._leg is not None
+        stream = self._stream
+        self._player = AudioPlayer(
+            self._leg, stream.dialect, stream.start, clip, wait_s=wait_s, repeats=repeats
+        )
+        return self._player
 
     def _buffer_speech(self, seconds: float | None) -> None:
         if self._leg is not None:
-            max_frames = None if seconds is None else round(seconds * 1000 / self._dialect.frame_ms)
+            dialect = self._stream.dialect
+            max_frames = None if seconds is None else round(seconds * 1000 / dialect.frame_ms)
             self._leg.limit_buffered_audio(
-                max_frames, lambda message: self._dialect.event_of(message) == MEDIA_EVENT
+                max_frames, lambda message: dialect.event_of(message) == MEDIA_EVENT
             )
 
 
@@ -137,33 +160,31 @@ class HoldAudioLibrary:
         self._prompts = {recording: read_prompt(Path(recording.file)) for recording in recordings}
         self._clips = ClipCache()
 
-    def clip_of(
-        self, agent: AgentSettings, dialect: Dialect, start: Start, *, answered: bool
-    ) -> AudioClip | None:
-        """Return what the agent's callers hear, or None for nothing, as in a codec without an encoder here.
+    def clip_of(self, agent: AgentSettings, stream: HeldStream, *, answered: bool) -> AudioClip | None:
+        """Return what the agent's callers hear, or None for nothing.
 
-        `answered`: an outbound call, which hears no ringback.
+        In a codec that is not known, or has no encoder here, that is silence if the carrier needs audio and
+        there is any in that codec. `answered`: an outbound call, which hears no ringback.
         """
         source: AudioSource = None
         if isinstance(agent.hold, Recording):
             source = self._prompt(agent.hold)
         elif isinstance(agent.hold, Ringback) and not answered:
             source = ringback_of(agent)
-        elif not dialect.needs_audio:
-            return None
-        return self._clip(source, dialect, start)
+        clip = None if source is None else self._clip(source, stream)
+        return clip or self.silence(stream)
 
-    def silence(self, dialect: Dialect, start: Start) -> AudioClip | None:
+    def silence(self, stream: HeldStream) -> AudioClip | None:
         """Return the silence that keeps a call alive, or None if the carrier needs no audio."""
-        return self._clip(None, dialect, start) if dialect.needs_audio else None
+        return self._clip(None, stream) if stream.dialect.needs_audio else None
 
-    def recording(self, recording: Recording, dialect: Dialect, start: Start) -> AudioClip | None:
-        """Return a recording in the call's codec, or None if there is no encoder for it here."""
-        return self._clip(self._prompt(recording), dialect, start)
+    def recording(self, recording: Recording, stream: HeldStream) -> AudioClip | None:
+        """Return a recording in the stream's codec, or None if that is not known or has no encoder here."""
+        return self._clip(self._prompt(recording), stream)
 
-    def _clip(self, source: AudioSource, dialect: Dialect, start: Start) -> AudioClip | None:
+    def _clip(self, source: AudioSource, stream: HeldStream) -> AudioClip | None:
         try:
-            return self._clips.clip(source, dialect, start)
+            return self._clips.clip(source, stream.dialect, stream.start, own_document=stream.own_document)
         except DialectError:
             return None
 

@@ -15,6 +15,7 @@ A stream that belongs to a call which is active already is attached to that call
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 import structlog
 
@@ -30,7 +31,8 @@ from gateway.calls.bridge import Bridge, end_of_agent
 from gateway.calls.call_setup import BridgeSettings, CallSetup
 from gateway.calls.command_bus import CallCommand
 from gateway.calls.control import reason_after_command
-from gateway.calls.hold_audio import HoldAudio
+from gateway.calls.hold_audio import HeldStream, HoldAudio
+from gateway.calls.opening_reader import read_opening
 from gateway.calls.overflow import SlotRequest, acquire_or_overflow
 from gateway.calls.remote_call import RemoteCall, attach_to_call
 from gateway.calls.services import CallServices
@@ -49,12 +51,15 @@ from gateway.media.leg import Leg
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import SessionRecord
 from gateway.store.interface import StoreFailed
-from serializers.dialect import Dialect, DialectError
+from serializers.call_numbers import with_numbers
+from serializers.dialect import Dialect
 from serializers.events import Start
-from serializers.opening import Opening
 from serializers.registry import DIALECTS
 
 log = structlog.get_logger(__name__)
+
+_OUR_NUMBERS: Final = ("from_number", "to_number")
+"""Custom parameters that bots get under shorter names."""
 
 
 class StreamAttached(Exception):  # noqa: N818 - not an error
@@ -117,7 +122,7 @@ class InboundCall:
                 leg = self._accept(setup)
                 if setup.credentials is NO_CREDENTIALS:
                     self._upgrade.on_preempted = self._on_preempted
-                start = await self._read_opening(leg, dialect)
+                start = await self._read_opening(leg, dialect, target)
                 self._upgrade.on_preempted = None
             progress.change(CallState.ROUTING)
             if start is not None:
@@ -238,20 +243,10 @@ class InboundCall:
         self._upgrade.on_disconnect = None  # the leg reports it from now on
         return setup.carrier_leg
 
-    async def _read_opening(self, leg: Leg, dialect: Dialect) -> Start:
-        """Read the carrier's messages up to its `start` (docs/reference/carriers.md §8.1)."""
+    async def _read_opening(self, leg: Leg, dialect: Dialect, target: Target) -> Start:
+        """Read the carrier's messages up to its `start`. Raises CallEnded(bad_opening)."""
         limits = self._services.settings.limits
-        opening = Opening(dialect)
-        start = None
-        try:
-            async with asyncio.timeout(limits.start_timeout):
-                while start is None:
-                    start = opening.feed(await leg.receive())
-        except TimeoutError:
-            detail = f"no start message within {limits.start_timeout:g} s"
-            raise CallEnded(Reasons.bad_opening, detail) from None
-        except DialectError as error:
-            raise CallEnded(Reasons.bad_opening, str(error)) from None
+        start = with_numbers(await read_opening(leg, dialect, limits.start_timeout), dict(target.custom))
         leg.buffer_messages(limits.max_message_bytes)
         self._progress.log = self._progress.log.bind(call_id=start.call_id, stream_id=start.stream_id)
         return start
@@ -349,7 +344,9 @@ class InboundCall:
             return body
         custom: dict[str, str | None] = {**start.parameters, **dict(target.custom)}
         if not profile.sends_numbers:
-            custom |= {"from": custom.pop("from_number", None), "to": custom.pop("to_number", None)}
+            custom["from"] = start.from_number or custom.get("from")
+            custom["to"] = start.to_number or custom.get("to")
+            custom = {name: value for name, value in custom.items() if name not in _OUR_NUMBERS}
         own = {name: value for name, value in custom.items() if value and not is_ours(name)}
         return with_custom(body, own, max_bytes) if own else body
 
@@ -357,7 +354,8 @@ class InboundCall:
         self, setup: CallSetup, agent: AgentSettings, dialect: Dialect | None, start: Start | None
     ) -> None:
         if setup.carrier_leg is not None and dialect is not None and start is not None:
-            setup.hold_audio = HoldAudio(self._services.hold_audio, setup.carrier_leg, dialect, start)
+            stream = HeldStream(dialect, start, own_document=setup.ownership is not None)
+            setup.hold_audio = HoldAudio(self._services.hold_audio, setup.carrier_leg, stream)
             setup.hold_audio.start(agent, answered=setup.is_admitted)
 
     async def _acquire_slot(

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from gateway.media.direct_transport import HIGH_WATER_BYTES, DirectTransport
 from gateway.media.disconnect import Disconnect, disconnect_of
@@ -94,6 +95,19 @@ class Leg(asyncio.Protocol):
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
 
+    def open_with(self, numbers: Sequence[int]) -> None:
+        """Make some of the messages that `receive` has returned the opening; the others come right behind it.
+
+        `numbers`: theirs, from 0, in the order in which they came.
+        """
+        raw = b"".join(self._buffered)
+        starts = [0] + [span.end for span in self._spans_of(raw) if span.first_byte & frames.FIN]
+        received = [raw[start:end] for start, end in pairwise(starts[: self._received + 1])]
+        first = [received[number] for number in numbers]
+        others = [message for number, message in enumerate(received) if number not in numbers]
+        self._buffered[:] = [*first, *others, raw[starts[self._received] :]]
+        self._received = len(first)
+
     def buffer_messages(self, max_message_bytes: int) -> None:
         """Buffer messages from now on, until a relay takes them."""
         self._messages = None
@@ -140,7 +154,10 @@ class Leg(asyncio.Protocol):
                 return
 
     def opening_frames(self) -> bytes:
-        """Return the frames of the messages that `receive` has returned, as they came; they stay buffered."""
+        """Return the frames of the opening, as they came: they stay buffered.
+
+        It is the messages that `receive` has returned, or those of them that `open_with` named.
+        """
         raw = b"".join(self._buffered)
         ends = [0] + [span.end for span in self._spans_of(raw) if span.first_byte & frames.FIN]
         return raw[: ends[self._received]]

@@ -93,6 +93,27 @@ async def test_plivos_agent_gets_the_numbers_of_a_document_of_the_operators_own(
     await hang_up(call)
 
 
+async def test_plivos_agent_gets_the_numbers_of_the_streams_url(gateway: Gateway, support: Agent) -> None:
+    """extraHeaders may have letters and digits alone (docs/reference/carriers.md §4.4), a URL anything."""
+    target = "/ws/plivo/support.acme?caller=%2B14155550100&callee=%2B14155550199"
+    call = await connect(gateway, support, target, parameters={"from": "newsletter"})
+    assert body_of(call.agent) == {
+        "from": "+14155550100",
+        "to": "+14155550199",
+        "caller": "+14155550100",
+        "callee": "+14155550199",
+    }
+    (record,) = gateway.sessions(call.session)
+    assert (record["from_number"], record["to_number"]) == ("+14155550100", "+14155550199")
+    await hang_up(call)
+
+
+async def test_custom_data_that_is_called_like_a_number_stays(gateway: Gateway, support: Agent) -> None:
+    call = await connect(gateway, support, "/ws/plivo/support.acme", parameters={"from": "newsletter"})
+    assert body_of(call.agent) == {"from": "newsletter"}
+    await hang_up(call)
+
+
 @pytest.mark.parametrize("carrier", ["twilio", "exotel"])
 async def test_custom_parameters_stay_in_the_opening_where_bots_read_them(
     gateway: Gateway, support: Agent, carrier: str

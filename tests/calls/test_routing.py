@@ -114,6 +114,22 @@ async def test_a_called_sip_or_tel_address_reaches_the_agent_of_its_number(
     await reaches(gateway, sales, "/ws/telnyx", to_number=address)
 
 
+@pytest.mark.parametrize(
+    ("target", "parameters"),
+    [
+        ("/ws/twilio", {"To": f"sip:{SALES_NUMBER}@voice.example.com", "From": "sip:+4930123@example.com"}),
+        ("/ws/plivo", {"callee": SALES_NUMBER.removeprefix("+")}),
+        ("/ws/plivo?to=%2B14155550142", {}),
+        ("/ws/plivo?callee=%2B15550000000", {"to_number": SALES_NUMBER}),
+    ],
+    ids=str,
+)
+async def test_a_called_number_counts_by_any_name_that_is_in_use(
+    gateway: Gateway, sales: Agent, target: str, parameters: dict[str, str]
+) -> None:
+    await reaches(gateway, sales, target, parameters=parameters)
+
+
 async def test_a_national_number_matches(gateway: Gateway, sales: Agent) -> None:
     """Exotel writes 0… for +91… (docs/reference/carriers.md §5.2)."""
     await reaches(gateway, sales, "/ws/exotel", to_number="0" + INDIAN_NUMBER.removeprefix("+91"))

@@ -14,6 +14,7 @@ from tests.faults.case import Case
 from tests.faults.conversation import REPLY, SOUND, speak
 from tests.faults.stream_token import url_with_token
 from tests.harness.agent import Agent, hangs
+from tests.harness.call_assertions import Call
 from tests.harness.frames import BINARY, PING, TEXT
 from tests.harness.http_requests import send
 from tests.harness.transcripts import IDS, opening
@@ -26,6 +27,8 @@ FORM = "application/x-www-form-urlencoded"
 FLOOD_FRAMES = 20_000
 BOUND = 16 << 20
 """Bytes of memory that one bad side may cost."""
+
+KEY_PRESSED = next(message for message in says("twilio") if json.loads(message)["event"] == "dtmf")
 
 TURN_FRAMES = 10
 """Frames after which a call that goes on is seen to go on."""
@@ -113,8 +116,8 @@ async def test_sends_garbage(case: Cases, support: Agent, name: str) -> None:
 
 BAD_OPENINGS = {
     "text that is no JSON": ["hello"],
-    "media before `start`": [SOUND],
-    "`connected` twice": [opening("twilio")[0]] * 2,
+    "sound, and never with `start`": [SOUND],
+    "`connected` twice, and never with `start`": [opening("twilio")[0]] * 2,
 }
 
 
@@ -125,6 +128,19 @@ async def test_opens_with_garbage(case: Cases, support: Agent, name: str) -> Non
         fault.strike()
         _, recorder = await fault.caller(messages=BAD_OPENINGS[name])
         await fault.ends(recorder, 1008, "bad_opening", "carrier")
+
+
+async def test_speaks_before_its_start(case: Cases, support: Agent) -> None:
+    async with case("sends sound and a key before `start`") as fault:
+        early = [SOUND, KEY_PRESSED, SOUND]
+        fault.strike()
+        caller = await fault.gateway.dial("/ws/twilio/support.acme")
+        for message in (*early, *opening("twilio")):
+            caller.say(message)
+        talk = await fault.talks(support, Call(caller, await support.call(), []))
+        await goes_on(fault, talk, "sound; the agent the opening, then what was early")
+        texts = [text.decode() for text in talk.agent_recorder.texts]
+        assert texts[:5] == [*opening("twilio"), *early]
 
 
 async def goes_on(fault: Case, talk: Any, heard: str) -> None:

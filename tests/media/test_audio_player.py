@@ -79,6 +79,7 @@ class Carrier:
     @property
     def bytes_per_s(self) -> int:
         audio = DIALECTS[self.carrier].agent_audio(self.start)
+        assert audio is not None
         return audio.sample_rate * (2 if audio.encoding == "linear16" else 1)
 
     def played(self) -> list[tuple[float, float]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -109,9 +110,8 @@ def test_telnyx_encodings(encoding, ours):
     assert telnyx.read_carrier(message).audio == ours
 
 
-def test_an_unknown_encoding_is_refused():
-    with pytest.raises(DialectError, match="encoding"):
-        telnyx.read_carrier(telnyx_start(media_format={"encoding": "MP3"}))
+def test_an_unknown_encoding_is_no_reason_to_lose_a_call():
+    assert telnyx.read_carrier(telnyx_start(media_format={"encoding": "MP3"})).audio.encoding == "unknown"
 
 
 @pytest.mark.parametrize("rate", [0, -8000, 192_001, "fast", [8000], 8000.5, True])
@@ -168,6 +168,19 @@ def test_telnyx_digits_are_read_whatever_their_time(when):
         ("greeting=hello,you", {"greeting": "hello,you"}),
         ("k=v;", {"k": "v;"}),
         ("{k=v", {"{k": "v"}),
+        ("{}", {}),
+        ("{X-PH-name: Amal, X-PH-is_vip: true}", {"name": "Amal", "is_vip": "true"}),
+        (" {X-PH-greeting: hello, you, X-PH-k: v} ", {"greeting": "hello, you", "k": "v"}),
+        ("{x-ph-at: 10:30,url=https://a/?b=c}", {"at": "10:30", "url": "https://a/?b=c"}),
+        ("{X-PH-from_number: %2B14155550100}", {"from_number": "+14155550100"}),
+        ("{'userId': '12345', \"sessionId\": \"abc\"}", {"userId": "12345", "sessionId": "abc"}),
+        ("{a=b;c:d}", {"a": "b", "c": "d"}),
+        ("userId:12345,sessionId:abc", {"userId": "12345", "sessionId": "abc"}),
+        ("at=10:30,url=sip:a@b.test", {"at": "10:30", "url": "sip:a@b.test"}),
+        ('{"X-PH-userId":"1"}', {"userId": "1"}),
+        ("X-PH-a=1;a=2;x-ph-b=3;X-PH-=4", {"a": "2", "b": "3", "X-PH-": "4"}),
+        ("{{}}", {}),
+        ("{", {}),
         ("nothing", {}),
         ("=v", {}),
         ("", {}),
@@ -176,6 +189,49 @@ def test_telnyx_digits_are_read_whatever_their_time(when):
 )
 def test_plivo_forms_of_extra_headers(extra_headers, parameters):
     assert plivo.read_carrier(plivo_start(extra_headers=extra_headers)).parameters == parameters
+
+
+def test_extra_headers_inside_of_start():
+    message = {"event": "start", "start": {"streamId": "s", "callId": "c", "extra_headers": "{k: v}"}}
+    assert plivo.read_carrier(json.dumps(message)).parameters == {"k": "v"}
+
+
+CALLER, CALLEE = "+14155550100", "sip:support@voice.example.com"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "numbers"),
+    [
+        ({"from_number": CALLER, "to_number": CALLEE}, (CALLER, CALLEE)),
+        ({"from": CALLER, "to": CALLEE}, (CALLER, CALLEE)),
+        ({"From": CALLER, "To": CALLEE}, (CALLER, CALLEE)),
+        ({"caller": CALLER, "callee": CALLEE}, (CALLER, CALLEE)),
+        ({"caller": "1", "From": "2", "from": "3", "from_number": "4"}, ("4", None)),
+        ({"caller": "1", "From": "2", "from": "3"}, ("3", None)),
+        ({"callee": "1", "To": "2"}, (None, "2")),
+        ({"from_number": "", "From": CALLER}, (CALLER, None)),
+        ({"from": "newsletter", "From": "client:jane", "to": "you and me"}, ("client:jane", None)),
+        ({"From": "anonymous", "to": "", "caller": " (415) 555-0100 "}, ("(415) 555-0100", None)),
+        ({"from": "1" * 257}, (None, None)),
+    ],
+    ids=str,
+)
+def test_numbers_by_any_name_that_is_in_use(parameters, numbers):
+    headers = ";".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items())
+    for start in (
+        twilio.read_carrier(twilio_start(customParameters=parameters)),
+        plivo.read_carrier(plivo_start(extra_headers=headers)),
+        telnyx.read_carrier(telnyx_start(custom_parameters=parameters)),
+        exotel.read_carrier(exotel_start(custom_parameters=parameters)),
+    ):
+        assert (start.from_number, start.to_number) == numbers
+
+
+@pytest.mark.parametrize(("dialect", "start"), [(telnyx, telnyx_start), (exotel, exotel_start)])
+def test_the_carriers_own_numbers_count_first(dialect, start):
+    message = start(**{"from": "1", "to": "2", "custom_parameters": {"from_number": "3", "to_number": "4"}})
+    assert dialect.read_carrier(message).from_number == "1"
+    assert dialect.read_carrier(message).to_number == "2"
 
 
 def test_plivo_numbers_come_from_extra_headers():

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 from serializers.dialect import DialectError
-from serializers.events import Connected, Media, Played, Start
+from serializers.events import Connected, Dtmf, Media, Played, Start
 from serializers.opening import SERVICE_HOST_PARAMETERS, Opening
 from serializers.registry import DIALECTS
 
@@ -37,34 +38,42 @@ def test_start_alone(carrier, calls):
     assert Opening(DIALECTS[carrier]).feed(written(carrier, calls[carrier], calls)) == calls[carrier]
 
 
-def test_plivo_begins_with_start_or_not_at_all():
-    assert_refused(Opening(DIALECTS["plivo"]), '{"event":"connected"}', "unknown event came before `start`")
+EARLY = [
+    Media(b"\xff", chunk=1, timestamp_ms=20, sequence=2),
+    Dtmf("5", sequence=2),
+    Played("a", 2),
+]
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-@pytest.mark.parametrize(
-    ("event", "reason"),
-    [
-        (Media(b"\xff", chunk=1, timestamp_ms=20, sequence=2), "`media` came before `start`"),
-        (Played("a", 2), "`played` came before `start`"),
-    ],
-)
-def test_nothing_comes_before_start(carrier, event, reason, calls):
-    assert_refused(Opening(DIALECTS[carrier]), written(carrier, event, calls), reason)
+@pytest.mark.parametrize("event", EARLY, ids=lambda event: type(event).__name__)
+def test_what_is_early_is_not_the_opening(carrier, event, calls):
     opening = Opening(DIALECTS[carrier])
-    if DIALECTS[carrier].sends_connected:
-        opening.feed(written(carrier, Connected(), calls))
-    assert_refused(opening, written(carrier, event, calls), reason)
+    assert opening.feed(written(carrier, event, calls)) is None
+    assert opening.feed('{"event":"hello"}') is None
+    assert opening.feed(written(carrier, calls[carrier], calls)) == calls[carrier]
+    assert (opening.messages, opening.early) == ((2,), 2)
 
 
 @pytest.mark.parametrize("carrier", WITH_CONNECTED)
-def test_a_stream_has_opened_after_two_messages(carrier, calls):
+def test_connected_is_of_the_opening_wherever_it_came(carrier, calls):
     opening = Opening(DIALECTS[carrier])
-    opening.feed(written(carrier, Connected(), calls))
-    assert_refused(opening, written(carrier, Connected(), calls), "twice")
-    opening = Opening(DIALECTS[carrier])
-    opening.feed(written(carrier, Connected(), calls))
-    assert_refused(opening, '{"event":"hello"}', "unknown event came before `start`")
+    for event in (EARLY[0], Connected(), EARLY[0], Connected(), calls[carrier]):
+        start = opening.feed(written(carrier, event, calls))
+    assert start == calls[carrier]
+    assert (opening.messages, opening.early) == ((1, 4), 3)
+
+
+def test_plivo_has_no_connected(calls):
+    opening = Opening(DIALECTS["plivo"])
+    assert opening.feed('{"event":"connected"}') is None
+    opening.feed(written("plivo", calls["plivo"], calls))
+    assert opening.messages == (1,)
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_a_stream_that_ends_before_it_starts_is_refused(carrier):
+    assert_refused(Opening(DIALECTS[carrier]), '{"event":"stop"}', "`stop` came before `start`")
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
@@ -92,7 +101,6 @@ def test_a_message_that_cannot_open_a_stream_is_refused(carrier, message, reason
         ("twilio", "start", "callSid"),
         ("twilio", "start", "streamSid"),
         ("telnyx", "start", "call_control_id"),
-        ("telnyx", "top", "stream_id"),
         ("plivo", "start", "callId"),
         ("plivo", "start", "streamId"),
         ("exotel", "start", "call_sid"),
@@ -101,16 +109,45 @@ def test_a_message_that_cannot_open_a_stream_is_refused(carrier, message, reason
 @pytest.mark.parametrize("value", [None, "", [], {}, True])
 def test_a_start_without_its_ids(carrier, where, key, value, calls):
     message = json.loads(written(carrier, calls[carrier], calls))
-    (message if where == "top" else message["start"])[key] = value
+    message[where][key] = value
+    message.pop(key, None)
     assert_refused(Opening(DIALECTS[carrier]), json.dumps(message), f"`{key}` is")
 
 
-def test_exotels_stream_id_is_at_the_top_level_or_in_start(calls):
-    message = json.loads(written("exotel", calls["exotel"], calls))
-    del message["stream_sid"]
-    assert Opening(DIALECTS["exotel"]).feed(json.dumps(message)) == calls["exotel"]
-    message["start"].pop("stream_sid")
-    assert_refused(Opening(DIALECTS["exotel"]), json.dumps(message), "`stream_sid` is missing")
+IDS = {
+    "twilio": ("streamSid", "callSid", "accountSid"),
+    "telnyx": ("stream_id", "call_control_id", "user_id"),
+    "plivo": ("streamId", "callId", "accountId"),
+    "exotel": ("stream_sid", "call_sid", "account_sid"),
+}
+
+
+@pytest.mark.parametrize(("carrier", "key"), [(carrier, key) for carrier in IDS for key in IDS[carrier]])
+def test_an_id_is_at_the_top_level_or_in_start(carrier, key, calls):
+    message = json.loads(written(carrier, calls[carrier], calls))
+    value = message.pop(key, None) or message["start"][key]
+    for place, other in ((message, message["start"]), (message["start"], message)):
+        other.pop(key, None)
+        place[key] = value
+        assert Opening(DIALECTS[carrier]).feed(json.dumps(message)) == calls[carrier]
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_an_account_that_is_an_empty_text_is_none(carrier, calls):
+    message = json.loads(written(carrier, calls[carrier], calls))
+    message["start"][IDS[carrier][2]] = ""
+    start = Opening(DIALECTS[carrier]).feed(json.dumps(message))
+    assert start == dataclasses.replace(calls[carrier], account_id=None)
+
+
+@pytest.mark.parametrize("value", [None, "", "absent"])
+def test_a_telnyx_stream_without_an_id_is_named_by_its_call(value, calls):
+    message = json.loads(written("telnyx", calls["telnyx"], calls))
+    message["stream_id"] = value
+    if value == "absent":
+        del message["stream_id"]
+    start = Opening(DIALECTS["telnyx"]).feed(json.dumps(message))
+    assert start == dataclasses.replace(calls["telnyx"], stream_id=calls["telnyx"].call_id)
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
