@@ -36,7 +36,7 @@ demo: setup           ## the main job: four carriers call an agent through the g
 
 test: setup           ## every test of our own, six files at a time: most of them wait
 	@$(BIN)/python -m compileall -q gateway serializers texml tests  # once, and not in each of the processes
-	$(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder  # pytest writes its own, too
 
 check: setup          ## ruff, mypy --strict, the import rules
 	$(BIN)/ruff check .

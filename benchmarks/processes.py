@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from gateway.simulator.server_process import ServerProcess, StartError
+from gateway.simulator.server_process import RunningProcess, ServerProcess, StartError
 
 START_LIMIT_S = 15.0
 SETTLE_LIMIT_S = 15.0
@@ -105,7 +105,7 @@ def free_ports(first: int, count: int) -> list[int]:
     raise StartError(f"no {count} free ports from {first} on")
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: RunningProcess) -> None:
     """Send SIGTERM to a process, and after STOP_LIMIT_S SIGKILL to it and its children."""
     if process.poll() is not None:
         return

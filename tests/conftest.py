@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from gateway.simulator.server_process import PATCHBAY
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.gateway import Gateway
+from tests.harness.prepared_process import start_prepared
 
 # A busy machine is no failure: no example is held against a clock.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -81,14 +83,26 @@ def gateways() -> Iterator[list[Gateway]]:
 
 
 @pytest.fixture(scope="module")
+def patchbay_starts_anew() -> bool:
+    """Whether each gateway of the module is a new process, which imports everything itself.
+
+    A module whose tests are about processes imports the fixture of prepared_process.py instead.
+    """
+    return False
+
+
+@pytest.fixture(scope="module")
 def start_gateway(
-    tmp_path_factory: pytest.TempPathFactory, gateways: list[Gateway]
+    tmp_path_factory: pytest.TempPathFactory,
+    gateways: list[Gateway],
+    patchbay_starts_anew: bool,
 ) -> Callable[..., Gateway]:
     """Start a gateway with these tables of settings; it runs until the module ends."""
 
     def start(*, accelerator: str = "on", command: Sequence[str | Path] = PATCHBAY, **tables: Any) -> Gateway:
+        how = subprocess.Popen if patchbay_starts_anew or command is not PATCHBAY else start_prepared
         directory = tmp_path_factory.mktemp("gateway")
-        gateways.append(Gateway(directory, tables, accelerator=accelerator, command=command))
+        gateways.append(Gateway(directory, tables, accelerator=accelerator, command=command, start=how))
         return gateways[-1].wait_until_ready()
 
     return start

@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import ssl
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from gateway.simulator.free_ports import LOOPBACK
 from gateway.simulator.server_process import (
     PATCHBAY,
     STOP_TIMEOUT_S,
+    RunningProcess,
     ServerProcess,
     environment_without_settings,
 )
@@ -70,11 +71,12 @@ class GatewayProcess:
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         log_path: Path | None = None,
+        start: Callable[..., RunningProcess] = subprocess.Popen,
     ) -> None:
         """Start the gateway with the tables of `settings` (docs/configuration.md).
 
         Without a port it takes a free one. `command`: what stands for `patchbay`. `arguments`: more of
-        `patchbay serve`. `environment`: variables added to ours.
+        `patchbay serve`. `environment`: variables added to ours. `start`: see ServerProcess.
         """
         self.directory = directory
         server = {"port": 0, "log_format": "json"} | dict(settings.get("server", {}))
@@ -93,10 +95,11 @@ class GatewayProcess:
             log_path or directory / "patchbay.log",
             cwd=directory,
             environment=environment_without_settings(**(environment or {})),
+            start=start,
         )
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> RunningProcess:
         """The process; with several workers their parent."""
         return self._server.process
 

@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 PATCHBAY = (sys.executable, "-m", "gateway")
 """The `patchbay` command of this installation, whether or not its scripts are on the path."""
@@ -28,6 +28,33 @@ STOP_TIMEOUT_S = 60.0
 READY_POLL_S = 0.02
 PROBE_TIMEOUT_S = 5.0
 LOG_TAIL_LINES = 15
+
+
+class RunningProcess(Protocol):
+    """What is used of subprocess.Popen."""
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, None as long as nobody has asked for it since the end."""
+
+    def poll(self) -> int | None:
+        """Return the exit status, None while the process runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Block until the process ends; return its exit status. Raises subprocess.TimeoutExpired."""
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal."""
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
 
 
 class StartError(Exception):
@@ -58,12 +85,16 @@ class ServerProcess:
         cwd: Path | None = None,
         environment: Mapping[str, str] | None = None,
         start_timeout: float = START_TIMEOUT_S,
+        start: Callable[..., RunningProcess] = subprocess.Popen,
     ) -> None:
-        """Start `command`. `name`: of the server in error messages. `environment`: None inherits ours."""
+        """Start `command`. `name`: of the server in error messages. `environment`: None inherits ours.
+
+        `start`: called as subprocess.Popen is, and starts the process in another way.
+        """
         self.name = name
         self.log_path = log_path
         with log_path.open("wb") as log:
-            self.process = subprocess.Popen(  # noqa: S603 - the caller's own command
+            self.process = start(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -16,6 +16,7 @@ from tests.faults.report_page import PAGE, Row, page
 from tests.faults.suite_settings import LIMITS, WAITS, agents_at, warmed
 from tests.harness.agent import AgentPort
 from tests.harness.gateway import Gateway
+from tests.harness.prepared_process import patchbay_starts_anew  # noqa: F401 - a fixture
 
 ROWS = pytest.StashKey[list[Row]]()
 OUTCOMES = pytest.StashKey[dict[str, str]]()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.simulator.gateway_process import GatewayProcess
-from gateway.simulator.server_process import PATCHBAY
+from gateway.simulator.server_process import PATCHBAY, RunningProcess
 from gateway.simulator.waiting import eventually
 from tests.harness.caller import Caller, dial
 from tests.harness.certificates import trust_anything
@@ -50,10 +50,12 @@ class Gateway(GatewayProcess):
         accelerator: str = "on",
         replace: Gateway | None = None,
         command: Sequence[str | Path] = PATCHBAY,
+        start: Callable[..., RunningProcess] = subprocess.Popen,
     ) -> None:
         """Start it. `accelerator`: "off" relays frames in Python even if the C module was built.
 
         `replace`: the gateway whose port and store this one takes over. `command`: instead of `patchbay`.
+        `start`: see ServerProcess.
         """
         settings = _settings_for_tests(settings)
         arguments: list[str] = []
@@ -67,6 +69,7 @@ class Gateway(GatewayProcess):
             command=command,
             arguments=arguments,
             environment={"PATCHBAY_ACCELERATOR": accelerator},
+            start=start,
         )
         self.callers: list[Caller] = []
         self.upgrades = 0

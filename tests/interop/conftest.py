@@ -17,6 +17,7 @@ from gateway.simulator.free_ports import LOOPBACK, free_port
 from gateway.simulator.gateway_process import GatewayProcess
 from gateway.simulator.server_process import ServerProcess, answers
 from gateway.simulator.waiting import WAIT_S, wait_until
+from tests.harness.prepared_process import patchbay_starts_anew  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).parents[2]
 BOT_PYTHON = ROOT / ".venv-interop" / "bin" / "python"

@@ -20,6 +20,7 @@ from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import AgentPort
 from tests.harness.caller import dial, open_socket
 from tests.harness.gateway import Gateway
+from tests.harness.prepared_process import patchbay_starts_anew  # noqa: F401 - a fixture
 from tests.harness.transcripts import opening
 
 MARK = "5ecre7"

@@ -18,6 +18,7 @@ from gateway.simulator.free_ports import LOOPBACK, free_port
 from gateway.simulator.gateway_process import to_toml
 from gateway.simulator.server_process import PATCHBAY, environment_without_settings
 from gateway.simulator.waiting import WAIT_S, wait_until
+from tests.harness.prepared_process import patchbay_starts_anew  # noqa: F401 - a fixture
 
 PIPE_BYTES = 4096
 REQUESTS = 100

@@ -26,6 +26,7 @@ from tests.harness.call_assertions import (
     hang_up,
 )
 from tests.harness.gateway import Gateway
+from tests.harness.prepared_process import patchbay_starts_anew  # noqa: F401 - a fixture
 from tests.harness.transcripts import opening, replies, talk
 
 

@@ -28,6 +28,7 @@ from tests.harness.caller import Caller, dial, open_socket
 from tests.harness.certificates import issue_certificate, trust_anything
 from tests.harness.gateway import Gateway
 from tests.harness.open_files import episodes, few_files, no_files
+from tests.harness.prepared_process import patchbay_starts_anew  # noqa: F401 - a fixture
 from tests.harness.transcripts import opening
 
 ROOM = 12

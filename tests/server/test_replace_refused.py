@@ -34,6 +34,7 @@ from gateway.simulator.gateway_process import GatewayProcess, to_toml
 from gateway.simulator.server_process import PATCHBAY
 from gateway.simulator.waiting import WAIT_S, eventually, wait_until
 from tests.harness.gateway import Gateway
+from tests.harness.prepared_process import patchbay_starts_anew  # noqa: F401 - a fixture
 
 PID_NAMESPACE = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
 """The command that runs a program among processes of its own: no signal can reach any other."""

@@ -15,6 +15,7 @@ from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.call_assertions import assert_both_hear, assert_ended, connect, hang_up
 from tests.harness.gateway import Gateway
+from tests.harness.prepared_process import patchbay_starts_anew  # noqa: F401 - a fixture
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -19,6 +19,7 @@ from tests.harness.agent import Agent, AgentPort
 from tests.harness.call_assertions import Call, assert_both_hear, connect, hang_up
 from tests.harness.caller import dial, open_socket
 from tests.harness.gateway import Gateway
+from tests.harness.prepared_process import patchbay_starts_anew  # noqa: F401 - a fixture
 
 PACE_S = 0.03
 """Pause between two calls of one caller, so that the new gateway's processes get time to start."""

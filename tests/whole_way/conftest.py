@@ -37,6 +37,7 @@ from tests.harness.document_calls import (
 )
 from tests.harness.frames import PING, PONG
 from tests.harness.gateway import Gateway
+from tests.harness.prepared_process import patchbay_starts_anew  # noqa: F401 - a fixture
 from tests.harness.rest_accounts import CREDENTIALS
 from tests.harness.rest_server import Answered, Placed
 from tests.harness.transcripts import replies, talk

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A prepared gateway is what a new process would be: arguments, folder, environment, files, signals, end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from gateway import __version__
+from gateway.simulator.server_process import PATCHBAY, environment_without_settings
+from gateway.simulator.waiting import WAIT_S, wait_until
+from tests.harness.gateway import Gateway
+from tests.harness.prepared_process import start_prepared
+
+AGENT = {"name": "support", "organization": "acme", "instances": ["http://127.0.0.1:9"]}
+
+
+def run(folder: Path, command: Sequence[str]) -> tuple[int, str]:
+    """Run a command with a variable of its own; return its exit status and what it wrote."""
+    output = folder / "output.txt"
+    with output.open("wb") as log:
+        process = start_prepared(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            env=environment_without_settings(PATCHBAY_SERVER_PORT="70000"),
+        )
+    return process.wait(WAIT_S), output.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["--version"], 0, f"patchbay {__version__}\n"),
+        (["serve", "--config", "none.toml"], 1, "none.toml: cannot be read"),
+        (["check"], 1, "PATCHBAY_SERVER_PORT"),
+        (["no-such-command"], 2, "no-such-command"),
+    ],
+)
+def test_it_ends_with_the_status_and_the_words_of_a_new_process(
+    tmp_path: Path, arguments: list[str], status: int, words: str
+) -> None:
+    ended, written = run(tmp_path, [*PATCHBAY, *arguments])
+    assert ended == status, written
+    assert words in written
+
+
+def test_it_has_the_folder_files_and_signal_handlers_of_a_new_process(tmp_path: Path) -> None:
+    found = []
+    for how in (subprocess.Popen, start_prepared):
+        directory = tmp_path / how.__name__
+        directory.mkdir()
+        gateway = Gateway(directory, {"agents": [AGENT]}, start=how)
+        try:
+            gateway.wait_until_ready()
+            process = Path(f"/proc/{gateway.process.pid}")
+            assert (process / "cwd").readlink() == directory
+            files = [os.readlink(each).partition("[")[0] for each in (process / "fd").iterdir()]
+            status = (process / "status").read_text().splitlines()
+            signals = [line for line in status if line.startswith(("SigBlk", "SigIgn", "SigCgt"))]
+            found.append((sorted(name.replace(str(directory), "") for name in files), signals))
+        finally:
+            gateway.end()
+        assert gateway.process.returncode == 0
+    new, prepared = found
+    assert prepared == new
+
+
+def test_it_is_killed_by_a_signal(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path, {"agents": [AGENT]}, start=start_prepared).wait_until_ready()
+    with pytest.raises(subprocess.TimeoutExpired):
+        gateway.process.wait(0.01)
+    gateway.process.send_signal(signal.SIGKILL)
+    assert gateway.process.wait(WAIT_S) == -signal.SIGKILL
+    wait_until(lambda: not Path(f"/proc/{gateway.process.pid}").exists(), "nothing is left of it")
+    gateway.process.terminate()  # it has ended: nobody else gets the signal
+
+
+def test_nothing_but_patchbay_is_prepared(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        run(tmp_path, [sys.executable, "-c", "pass"])
