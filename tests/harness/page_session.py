@@ -23,7 +23,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from gateway.simulator.free_ports import free_port
-from gateway.simulator.server_process import environment_without_settings
+from gateway.simulator.server_process import PATCHBAY, environment_without_settings
 from gateway.simulator.waiting import WAIT_S
 from gateway.simulator.wav import read_speech, write_wav
 from tests.harness.pages import README, Block, blocks, name_of, parts
@@ -90,17 +90,17 @@ _patchbay() {
     [[ " $running" == *" $*;"* ]] && return   # in another terminal already
     case "$1" in
     serve) GATEWAY_LOG="server-${#served[@]}.log"
-        in_background "http://127.0.0.1:$PORT_7860/livez" "$PYTHON" -m gateway.cli "$@" && running+="$*;" ;;
+        in_background "http://127.0.0.1:$PORT_7860/livez" $OUR_COMMAND "$@" && running+="$*;" ;;
     agent)
         local port=$PORT_8080 words=" $* " given="$*"
         if [[ $words == *" --port "* ]]; then port=${words#* --port } port=${port%% *}
         else set -- "$@" --port "$port"; fi
         set -- "$@" --no-greeting --delay 0.1  # so that a call is over soon
-        in_background "http://127.0.0.1:$port/readyz" "$PYTHON" -m gateway.cli "$@" && running+="$given;" ;;
+        in_background "http://127.0.0.1:$port/readyz" $OUR_COMMAND "$@" && running+="$given;" ;;
     call)
         [[ " $* " == *" --wav "* ]] || set -- "$@" --wav "$HALF_A_SECOND_WAV"
-        "$PYTHON" -m gateway.cli "$@" ;;
-    *) "$PYTHON" -m gateway.cli "$@" ;;
+        $OUR_COMMAND "$@" ;;
+    *) $OUR_COMMAND "$@" ;;
     esac
 }
 running=
@@ -218,6 +218,7 @@ class PageSession:
             HOME=str(self.folder),
             PATH=os.pathsep.join(path),
             PYTHON=sys.executable,
+            OUR_COMMAND=shlex.join(PATCHBAY),
             PYTHONPATH=str(README.parent),
             HALF_A_SECOND_WAV=str(self.folder / "words.wav"),
             **{f"PORT_{printed}": port for printed, port in self._ports.items()},
