@@ -62,6 +62,8 @@ START_S: Final = 60.0
 END_S: Final = 60.0
 """A worker that ends for longer is killed."""
 
+SIGBUS_WORDS: Final = "SIGBUS: a file in its memory was shortened, as the store's -shm"
+
 MAX_ACCEPTS: Final = 64
 """Connections that are accepted for a worker at a time."""
 
@@ -282,7 +284,10 @@ class WorkerProcesses:
             log.error("the port was not taken over", error="the worker that was to take it has died")
             self._not_taken_over()
         elif not self._is_ending:
-            log.error("a worker died and is started again", pid=child.pid, exit_status=child.exitcode)
+            line = log.bind(pid=child.pid, exit_status=child.exitcode)
+            if child.exitcode == -signal.SIGBUS:
+                line = line.bind(words=SIGBUS_WORDS)
+            line.error("a worker died and is started again")
             worker.restart_at = time.monotonic() + RESTART_DELAY_S
 
     # Workers that do not answer

@@ -18,6 +18,7 @@ from gateway.server.port_ownership import PortOwnership
 from gateway.server.worker_processes import (
     END_S,
     KILL_S,
+    SIGBUS_WORDS,
     SILENT_S,
     START_S,
     WorkerProcess,
@@ -241,12 +242,15 @@ async def test_callers_that_come_while_a_worker_starts_again_are_served_by_the_o
     agent["sessions_per_instance"] = 100
     gateway = start_gateway(server={"workers": 2}, agents=[agent])
     victim = gateway.workers()[0]["pid"]
-    os.kill(victim, signal.SIGKILL)
+    os.kill(victim, signal.SIGBUS)  # as of a file in its memory that was shortened
     calls = [await connect(gateway, support) for _ in range(8)]
     for call in calls:
         await hang_up(call)
         await assert_ended(gateway, call.session, "caller_hangup", "caller")
-    await eventually(lambda: logged(gateway, "a worker died and is started again"), "its death is logged")
+    (line,) = await eventually(
+        lambda: logged(gateway, "a worker died and is started again"), "its death is logged"
+    )
+    assert (line["pid"], line["exit_status"], line["words"]) == (victim, -signal.SIGBUS, SIGBUS_WORDS)
 
 
 async def test_a_worker_that_alone_is_told_to_drain_takes_no_caller_with_it(

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Watches the files of an open store: whether they still stand under their names, and who may read them.
+"""Watches the files of an open store: whether they still stand under their names, how long they are, and who
+may read them.
 
 SQLite goes on with a file that was deleted or replaced, and nothing tells: this worker would count the calls
 in one file, and the next process in another (https://sqlite.org/howtocorrupt.html §2.5).
+
+It maps `-shm` into memory (https://sqlite.org/walformat.html §2). Where that file is shortened meanwhile, the
+first access behind its end is a SIGBUS (mmap(2)), which ends the process and all its calls. So its size is
+looked at before each access, and a file that has become shorter is not touched any more, nor closed.
 """
 
 from __future__ import annotations
@@ -22,6 +27,10 @@ CHECK_S: Final = 0.5
 SUFFIXES: Final = ("", "-wal", "-shm")
 """The files of one store (https://sqlite.org/walformat.html §1)."""
 
+MAPPED: Final = "-shm"
+"""The one that SQLite maps into memory."""
+
+_STOP: Final = "stop every Patchbay that uses it"
 _OTHERS: Final = stat.S_IRWXO
 _PRIVATE: Final = stat.S_IRUSR | stat.S_IWUSR
 
@@ -38,19 +47,34 @@ class FileGuard:
         self._now = now
         self._next_check = 0.0
         self._known: dict[str, tuple[int, int]] = {}  # device and inode, by suffix
+        self._mapped_bytes = 0  # the largest size seen
+        self._mapped = f"{path}{MAPPED}"
+        self._has_content = False
         self._cannot_change = False
 
     def opened(self) -> None:
         """Remember the files that were just opened."""
         self._next_check = 0.0
         self._known.clear()
+        self._mapped_bytes = 0
+        self._has_content = False
         self._modes()
 
+    def check_mapped(self) -> None:
+        """Raise StoreFailed if the file that is mapped into memory has become shorter. Takes microseconds."""
+        try:
+            status = os.stat(self._mapped)
+        except OSError:
+            return  # a file that was deleted stays in memory; `check` reports it
+        if (status.st_dev, status.st_ino) == self._known.get(MAPPED):
+            self._check_mapped_size(status.st_size)
+
     def check(self) -> str:
-        """Raise StoreFailed if a file was deleted or replaced. Return an event to log, or "".
+        """Raise StoreFailed if a file was deleted, replaced or shortened. Return an event to log, or "".
 
         A file that others may read is made the user's own: it holds telephone numbers and secrets.
         """
+        self.check_mapped()
         now = self._now()
         if now < self._next_check:
             return ""
@@ -75,13 +99,26 @@ class FileGuard:
             if self._known.setdefault(suffix, identity) != identity:
                 raise self._failure(file, "was replaced by another file while it was open")
             modes[file] = status.st_mode
+            if suffix == MAPPED:
+                self._check_mapped_size(status.st_size)
+            elif not suffix:
+                if self._has_content and not status.st_size:
+                    raise self._failure(
+                        file, "was emptied while it was open", f"{_STOP} and put a backup there"
+                    )
+                self._has_content = status.st_size > 0
         return modes
 
-    def _failure(self, file: Path, what: str) -> StoreFailed:
-        return StoreFailed(
-            f"{file} of the session store {what}: put it back, or stop every Patchbay that uses it and start "
-            "again"
-        )
+    def _check_mapped_size(self, size: int) -> None:
+        if size < self._mapped_bytes:
+            file = Path(self._mapped)
+            raise self._failure(file, "was shortened while it was open", f"{_STOP} and start again")
+        self._mapped_bytes = size
+
+    def _failure(
+        self, file: Path, what: str, remedy: str = f"put it back, or {_STOP} and start again"
+    ) -> StoreFailed:
+        return StoreFailed(f"{file} of the session store {what}: {remedy}")
 
     def _make_private(self, modes: dict[Path, int]) -> str:
         open_to_all = [file for file, mode in modes.items() if mode & _OTHERS]

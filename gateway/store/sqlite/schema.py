@@ -262,8 +262,8 @@ VERSION: Final = len(_STEPS)
 def connect(path: Path, busy_s: float, *, may_create: bool = True) -> sqlite3.Connection:
     """Open the file; if needed, create it and its tables. Several processes may do so at once.
 
-    `may_create`: if not, the file must exist. One of an earlier version is migrated in one transaction. A new
-    file is readable by its user only: it contains phone numbers and secrets.
+    `may_create`: if not, the file must exist, and have its tables. One of an earlier version is migrated in
+    one transaction. A new file is readable by its user only: it contains phone numbers and secrets.
     `busy_s`: how long a statement waits for another process's write, in seconds. Raises StoreFailed if the
     file is not a session store, is broken or cannot be written; such a file is left unchanged.
     """
@@ -275,7 +275,7 @@ def connect(path: Path, busy_s: float, *, may_create: bool = True) -> sqlite3.Co
     deadline = time.monotonic() + OPEN_TIMEOUT_S
     while True:
         try:
-            return _open(path, busy_s)
+            return _open(path, busy_s, may_create=may_create)
         except sqlite3.OperationalError as error:
             # Changing an empty file to WAL needs exclusive access, for which SQLite does not wait by itself.
             if not _busy(error) or time.monotonic() > deadline:
@@ -300,24 +300,26 @@ def check_no_rest(path: Path) -> None:
         )
 
 
-def _open(path: Path, busy_s: float) -> sqlite3.Connection:
+def _open(path: Path, busy_s: float, *, may_create: bool) -> sqlite3.Connection:
     with contextlib.suppress(OSError):  # it exists, or SQLite will say why it cannot
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
     connection = sqlite3.connect(path, timeout=busy_s, isolation_level=None)
     try:
-        _prepare(connection, path)
+        _prepare(connection, path, may_create=may_create)
     except (sqlite3.Error, StoreFailed):
         connection.close()
         raise
     return connection
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+def _prepare(connection: sqlite3.Connection, path: Path, *, may_create: bool) -> None:
     # Read before anything is written, because the file may be another program's; in one transaction, because
     # another worker may be creating the tables just now.
     connection.execute("BEGIN")
     version = version_of(connection, path)
     connection.execute("COMMIT")
+    if not version and not may_create:
+        raise StoreFailed(f"the session store {path} is empty, and other workers may have it open")
     # SQLite opens a read-only file without an error, and reports it at the first write.
     if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise StoreFailed(f"the session store {path} may not be written")

@@ -71,7 +71,7 @@ class SqliteStore:
             guard.opened()
             return connection
 
-        self._writer = writer = Writer(str(path), open_file, close_s, guard.check)
+        self._writer = writer = Writer(str(path), open_file, close_s, guard.check, guard.check_mapped)
         self._key_values = SqliteKeyValueStore(writer)
         self._history = SqliteHistory(writer)
         self._change_poll = ChangePoll(lambda: writer.submit(Kind.READ, data_version))

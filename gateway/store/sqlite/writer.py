@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import queue
 import sqlite3
 import threading
@@ -98,15 +99,18 @@ class Writer:
         connect: Callable[[], sqlite3.Connection],
         close_s: float,
         check: Callable[[], str] = lambda: "",
+        check_mapped: Callable[[], None] = lambda: None,
     ) -> None:
         """`name`: the file, for error messages. `connect`: runs in the thread; may raise StoreFailed.
 
         `close_s`: how long `close` tries to write pending writes, in seconds. `check`: called before each
         transaction; raises StoreFailed if it would not reach the file, and returns an event to log, or "".
+        `check_mapped`: called before any other access to the file; raises StoreFailed if that is not safe.
         """
         self._name = name
         self._connect = connect
         self._check = check
+        self._check_mapped = check_mapped
         self._close_s = close_s
         self._queue: queue.SimpleQueue[Sequence[Operation] | None] = queue.SimpleQueue()  # None: close
         self._deferred: list[Operation] = []
@@ -200,7 +204,7 @@ class Writer:
             self._answer([(self._opened, None, None)])
             self._serve(connection)
         finally:
-            connection.close()
+            self._close(connection)
             self._accepts = False  # it is still True only if the thread itself failed
             self._fail(self._take(0, None), StoreFailed(f"the session store {self._name} has stopped"))
             self._answer([(self._stopped, None, None)])
@@ -231,10 +235,31 @@ class Writer:
                     self._log(log.error, "session_store_failed", error=str(failure), owed=len(pending))
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S) if pause_s else FIRST_PAUSE_S
             reads = [operation for operation in batch if operation.kind is Kind.READ]
-            self._answer([self._run(connection, operation) for operation in reads])
+            self._answer(self._read(connection, reads))
         if pending and failure:
             self._log(log.error, "session_store_lost_writes", error=str(failure), lost=len(pending))
             self._fail(pending, failure)
+
+    def _read(self, connection: sqlite3.Connection, reads: list[Operation]) -> list[Answer]:
+        if not reads:
+            return []
+        try:
+            self._check_mapped()
+        except StoreFailed as failure:
+            return [(operation.future, None, StoreFailed(str(failure))) for operation in reads]
+        return [self._run(connection, operation) for operation in reads]
+
+    def _close(self, connection: sqlite3.Connection) -> None:
+        """Close the connection, or leave it to the end of the process if an access is not safe.
+
+        SQLite would read the mapped file while it closes, also when the object is freed.
+        """
+        try:
+            self._check_mapped()
+        except StoreFailed:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+        else:
+            connection.close()
 
     def _take(self, wait_s: float | None, limit: int | None) -> list[Operation]:
         """Return what is queued, up to about `limit`; wait `wait_s` for the first, None for any time."""

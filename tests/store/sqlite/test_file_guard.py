@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,59 @@ async def test_no_call_is_admitted_while_a_file_is_deleted_and_ends_are_written_
     record = await store.session(running.session_id)
     assert record is not None
     assert record.reason == "caller_hangup"
+
+
+SHORTENED = """
+import asyncio, os, sys
+from pathlib import Path
+from gateway.store.interface import StoreFailed
+from gateway.store.sqlite.sqlite_store import SqliteStore
+from gateway.store.worker_id import WorkerId
+
+async def main(file):
+    store = SqliteStore(Path(file), WorkerId.of_this_process("one"), close_s=0.1)
+    await store.open()
+    await store.heartbeat(1000.0)
+    os.truncate(file + "-shm", 0)
+    for operation in (store.counts, lambda: store.heartbeat(1001.0), store.counts):
+        try:
+            await operation()
+        except StoreFailed as error:
+            print(error)
+    await store.close()
+    print("closed")
+
+asyncio.run(main(sys.argv[1]))
+"""
+"""Run in a process of its own, which without the guard ends with SIGBUS, and with it the calls it carries."""
+
+
+def test_a_mapped_file_that_becomes_shorter_is_not_touched_any_more(file: Path) -> None:
+    command = [sys.executable, "-c", SHORTENED, file]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended
+    lines = ended.stdout.splitlines()
+    refusals = [line for line in lines if line.startswith(str(file))]
+    assert len(refusals) == 3, ended
+    for words in refusals:
+        assert f"{file.name}-shm of the session store was shortened while it was open: stop every" in words
+    assert lines[-1] == "closed"
+
+
+async def test_a_file_that_is_emptied_while_it_is_open_takes_no_call(
+    store: SqliteStore, file: Path, new_call: Callable[..., CallDetails], many_slots: SlotLimits
+) -> None:
+    await store.admit(new_call(), many_slots, 1000.0)
+    os.truncate(file, 0)
+    with pytest.raises(StoreFailed, match=r"patchbay.db of the session store was emptied while it was open"):
+        await store.admit(new_call(), many_slots, 1001.0)
+
+
+async def test_a_worker_that_is_started_again_makes_no_tables_in_an_empty_file(file: Path) -> None:
+    file.touch()
+    with pytest.raises(StoreFailed, match="is empty, and other workers may have it open"):
+        connect(file, 1.0, may_create=False)
+    assert file.stat().st_size == 0
 
 
 async def test_another_file_in_its_place_is_not_written_to(
