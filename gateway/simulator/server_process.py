@@ -31,7 +31,7 @@ LOG_TAIL_LINES = 15
 
 
 class RunningProcess(Protocol):
-    """What is used of subprocess.Popen."""
+    """The part of subprocess.Popen that is used."""
 
     @property
     def pid(self) -> int:
