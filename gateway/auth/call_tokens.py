@@ -30,6 +30,7 @@ from typing import Final
 VERSION: Final = 2
 _ADMITTED: Final = 1
 _TAKES_OVER: Final = 2
+_UNSIGNED_UPGRADE: Final = 4
 _NONCE_BYTES: Final = 12
 _DIGEST_BYTES: Final = 16
 _CLAIMS: Final = struct.Struct(f">BBQ{_NONCE_BYTES}s16s{_DIGEST_BYTES}s{_DIGEST_BYTES}s")
@@ -67,7 +68,8 @@ class CallClaims:
     `session_id`: the session that the call becomes. `admitted`: whether that session was admitted already, as
     an outbound call's is. `takes_over`: whether the carrier reported that an earlier stream of the call has
     ended. `call_digest`: digest of the call's id; None if the first call to use the token is the one.
-    `expires_at`: Unix seconds.
+    `expires_at`: Unix seconds. `unsigned_upgrade`: whether the sender that was given the token signs no
+    upgrade, so that the token authenticates it (`CarrierAccount.signs_upgrades`).
     """
 
     nonce: str
@@ -76,6 +78,7 @@ class CallClaims:
     admitted: bool
     takes_over: bool
     call_digest: str | None
+    unsigned_upgrade: bool = False
 
     def is_for(self, call_id: str) -> bool:
         """Return True if the token does not name another call."""
@@ -99,7 +102,9 @@ def write(claims: CallClaims, audience: bytes, secret: bytes) -> str:
         raise ValueError("the session id is not spelled as UUIDs are")
     packed = _CLAIMS.pack(
         VERSION,
-        _ADMITTED * claims.admitted | _TAKES_OVER * claims.takes_over,
+        _ADMITTED * claims.admitted
+        | _TAKES_OVER * claims.takes_over
+        | _UNSIGNED_UPGRADE * claims.unsigned_upgrade,
         int(claims.expires_at * 1000),
         bytes.fromhex(claims.nonce),
         session.bytes if session else _NONE,
@@ -126,6 +131,7 @@ def read(token: str, secret: bytes) -> tuple[CallClaims, bytes] | None:
         admitted=bool(flags & _ADMITTED),
         takes_over=bool(flags & _TAKES_OVER),
         call_digest=None if call == _NONE else call.hex(),
+        unsigned_upgrade=bool(flags & _UNSIGNED_UPGRADE),
     )
     return claims, audience
 

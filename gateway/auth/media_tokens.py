@@ -91,7 +91,8 @@ class CallGrant:
     `call_id`: the carrier's id of the call. None if it is not known yet: then the first call to use the token
     is the one. `session_id`: the session that the call becomes. `admitted`: whether that session was admitted
     already. `takes_over`: whether the carrier reported that an earlier stream of the call has ended.
-    `lasting_s`: seconds that the token is valid for.
+    `lasting_s`: seconds that the token is valid for. `unsigned_upgrade`: whether it authenticates an upgrade
+    that nobody signs.
     """
 
     call_id: str | None = None
@@ -99,6 +100,7 @@ class CallGrant:
     admitted: bool = True
     takes_over: bool = False
     lasting_s: float = TOKEN_S
+    unsigned_upgrade: bool = False
 
 
 class MediaTokens:
@@ -177,6 +179,7 @@ class MediaTokens:
             admitted=grant.admitted and grant.session_id is not None,
             takes_over=grant.takes_over,
             call_digest=call_tokens.digest_of(grant.call_id) if grant.call_id else None,
+            unsigned_upgrade=grant.unsigned_upgrade,
         )
         return call_tokens.write(claims, audience.digest, self._secret)
 

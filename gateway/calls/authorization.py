@@ -260,8 +260,12 @@ def _authenticated_organizations(
     accounts, carrier = services.accounts, target.carrier
     if agent is not None and not accounts.requires_authentication(agent.organization, carrier):
         return frozenset()
-    if agent is not None and claims is not None and not CARRIERS[carrier].profile.signs_upgrades:
-        return frozenset({agent.organization})  # the request for its document was authenticated
+    if agent is not None and claims is not None:
+        signs = CARRIERS[carrier].profile.signs_upgrades
+        if not signs or (
+            claims.unsigned_upgrade and accounts.has_unsigned_upgrades(agent.organization, carrier)
+        ):
+            return frozenset({agent.organization})  # the request for its document was authenticated
     signed = signed_upgrade(accounts, upgrade, services.now())
     if agent is None:
         organizations = accounts.authenticated_organizations(carrier, signed)

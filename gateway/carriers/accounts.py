@@ -51,6 +51,10 @@ class CarrierAccounts:
         """Return True if the carrier's requests for this organisation must be authenticated."""
         return any(account.can_authenticate for account in self.of(organization, carrier))
 
+    def has_unsigned_upgrades(self, organization: str, carrier: str) -> bool:
+        """Return True if an account of the organisation is with a sender that signs its webhooks alone."""
+        return any(not account.signs_upgrades for account in self.of(organization, carrier))
+
     def always_authenticated(self, carrier: str) -> bool:
         """Return True if every organisation that has or can create agents requires authentication.
 

@@ -83,9 +83,9 @@ CarrierName = Literal["twilio", "telnyx", "plivo", "exotel"]
 
 _KEYS_OF_EVERY_CARRIER = {"carrier", "account", "api_url", "calls_per_second"}
 _KEYS_OF_CARRIER = {
-    "twilio": {"auth_id", "auth_tokens", "signing_keys"},
+    "twilio": {"auth_id", "auth_tokens", "signing_keys", "signs_upgrades"},
     "telnyx": {"public_keys", "api_key", "connection_id"},
-    "plivo": {"auth_id", "auth_tokens"},
+    "plivo": {"auth_id", "auth_tokens", "signs_upgrades"},
     "exotel": {"auth_id", "auth_tokens", "allow"},
 }
 
@@ -117,6 +117,13 @@ class CarrierAccount(Table):
         default_factory=list,
         description="Twilio's shared keys for webhook signatures with SHA-256. Never printed.",
     )
+    signs_upgrades: bool = Field(
+        default=True,
+        description="Whether the sender signs the upgrade of a media socket, as Twilio and Plivo do. `false` "
+        "is for one that speaks their dialect and signs its webhooks alone: the token in the document that "
+        "its signed webhook was answered with then opens the media socket of that call, once. Other accounts "
+        "with the carrier are not affected.",
+    )
     public_keys: list[Ed25519Key] = Field(
         default_factory=list, description="Telnyx's public keys, base64; several are valid at once."
     )
@@ -143,6 +150,8 @@ class CarrierAccount(Table):
         foreign = sorted(given - _KEYS_OF_EVERY_CARRIER - _KEYS_OF_CARRIER[self.carrier])
         if foreign:
             raise ValueError(f"{self.carrier} has no {', '.join(foreign)}")
+        if not self.signs_upgrades and not self.can_authenticate:
+            raise ValueError("signs_upgrades = false goes with auth_tokens: its webhooks must be signed")
         return self
 
     @property

@@ -64,6 +64,7 @@ def find_concerns(settings: Settings) -> Iterator[Concern]:
         yield from _regions_of_public_url(settings, public)
         yield from _unknown_proxies(settings, public)
     yield from _exotel_behind_a_proxy(settings)
+    yield from _unsigned_upgrades(settings)
     yield from _closed_to_carriers(settings)
     yield from _closed_to_whatsapp(settings)
     yield from _instances_that_are_the_gateway(settings)
@@ -167,6 +168,15 @@ def _exotel_behind_a_proxy(settings: Settings) -> Iterator[Concern]:
         if allowed and not account.auth_tokens and not any(peer in network for network in allowed):
             message = f"allows no request: all come from {peer} while server.trusted_proxies is empty"
             yield Concern((*location, "allow"), message)
+
+
+def _unsigned_upgrades(settings: Settings) -> Iterator[Concern]:
+    for location, organization, account in _accounts(settings):
+        if not account.signs_upgrades:
+            message = "is false: nobody signs the media sockets of these calls. Whoever reads the URL in a "
+            message += "document, in the sender's log or a proxy's, can open the socket in place of the call "
+            message += f"for five minutes, if that has not come yet, and talk to {organization.name}'s agent"
+            yield Concern((*location, "signs_upgrades"), message, Severity.DOUBTFUL)
 
 
 def _closed_to_carriers(settings: Settings) -> Iterator[Concern]:

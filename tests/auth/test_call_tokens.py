@@ -50,6 +50,16 @@ def test_a_token_contains_what_it_was_made_with(tokens: MediaTokens) -> None:
     assert is_call_token(token)
 
 
+@pytest.mark.parametrize("unsigned_upgrade", [False, True])
+def test_a_token_says_whether_it_authenticates_an_upgrade(
+    tokens: MediaTokens, unsigned_upgrade: bool
+) -> None:
+    grant = CallGrant(call_id="CA1", takes_over=True, unsigned_upgrade=unsigned_upgrade)
+    token = tokens.mint_call(AUDIENCE, grant)
+    assert is_call_token(token)
+    assert tokens.read_call(token, AUDIENCE).unsigned_upgrade is unsigned_upgrade
+
+
 def test_a_token_may_name_no_call_and_no_session(tokens: MediaTokens) -> None:
     claims = tokens.read_call(tokens.mint_call(AUDIENCE, CallGrant()), AUDIENCE)
     assert (claims.session_id, claims.admitted, claims.call_digest) == (None, False, None)

@@ -67,6 +67,12 @@ def test_check_prints_toml_without_secrets(read: Read) -> None:
         (ACCOUNT.format("vonage"), "carriers[0].carrier", "must be"),
         (ACCOUNT.format("telnyx") + "auth_tokens = ['t']\n", "carriers[0]", "telnyx has no auth_tokens"),
         (ACCOUNT.format("twilio") + "allow = ['10.0.0.1']\n", "carriers[0]", "twilio has no allow"),
+        (
+            ACCOUNT.format("telnyx") + "signs_upgrades = false\n",
+            "carriers[0]",
+            "telnyx has no signs_upgrades",
+        ),
+        (ACCOUNT.format("twilio") + "signs_upgrades = false\n", "carriers[0]", "goes with auth_tokens"),
         (ACCOUNT.format("telnyx") + "public_keys = ['AAAA']\n", "public_keys[0]", "32 bytes"),
         (ACCOUNT.format("exotel") + "allow = ['10.0.0.1/24']\n", "allow[0]", "a network as in"),
         (ACCOUNT.format("twilio") + "account = 'AC1/../AC2'\n", "account", "letters, digits"),

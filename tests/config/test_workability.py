@@ -180,6 +180,11 @@ def test_a_setting_with_which_no_call_gets_through_is_refused_by_its_name(
             "they are refused",
         ),
         (
+            f"[server]\n{PUBLIC}{AGENT}{TWILIO}signs_upgrades = false\n",
+            "organizations[0].carriers[0].signs_upgrades",
+            "nobody signs the media sockets of these calls",
+        ),
+        (
             f"{ACME}[organizations.whatsapp]\n{AGENT}",
             "organizations[0].whatsapp.app_secrets",
             "every event is refused",

@@ -29,6 +29,7 @@ from gateway.calls.outbound.outbound_request import (
 )
 from gateway.carriers.call_log import CallStatus
 from gateway.carriers.registry import CARRIERS, WITH_DOCUMENTS
+from gateway.config import CarrierAccount
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import SessionRecord
@@ -40,14 +41,16 @@ Handler = Callable[[Context], Coroutine[Any, Any, Response]]
 
 async def answer(context: Context) -> Response:
     """Answer with the document that opens an outbound call's stream, or hangs up if its session is over."""
-    record, call_id = await _call(context)
+    record, call_id, account = await _call(context)
     calls, carrier, session_id = context.services.calls, record.carrier, record.session_id
     agent = calls.agents.find(record.agent)
     if agent is None or record.state is not SessionState.STARTING or record.stream_id is not None:
         return _document(carrier, CARRIERS[carrier].documents.hangup())
     await calls.call_log.record_details(session_id, carrier=carrier, call_id=call_id)
     await calls.call_log.record_status(session_id, CallStatus.ANSWERED)
-    url = make_stream_url(calls, StreamTarget(agent, carrier, session_id, call_id, TOKEN_S))
+    unsigned_upgrade = account is not None and not account.signs_upgrades
+    target = StreamTarget(agent, carrier, session_id, call_id, TOKEN_S, unsigned_upgrade)
+    url = make_stream_url(calls, target)
     numbers = {"from_number": record.from_number, "to_number": record.to_number}
     body = await calls.call_log.body_of(session_id)
     return _document(carrier, make_stream_document(calls, OutboundStream(agent, carrier, url, numbers, body)))
@@ -55,14 +58,14 @@ async def answer(context: Context) -> Response:
 
 async def transfer(context: Context) -> Response:
     """Answer with the document of a requested transfer, or hang up if none was requested."""
-    record, _ = await _call(context)
+    record, *_ = await _call(context)
     document = await context.services.calls.call_log.document_of(record.session_id)
     return _document(record.carrier, document or CARRIERS[record.carrier].documents.hangup())
 
 
 async def transferred(context: Context) -> Response:
     """End the session of a transferred call, whose agent may still be connected, and hang up."""
-    record, _ = await _call(context)
+    record, *_ = await _call(context)
     services = context.services
     call_log = services.calls.call_log
     if await call_log.document_of(record.session_id) is not None:  # it was transferred
@@ -71,8 +74,8 @@ async def transferred(context: Context) -> Response:
     return _document(record.carrier, CARRIERS[record.carrier].documents.hangup())
 
 
-async def _call(context: Context) -> tuple[SessionRecord, str | None]:
-    """Return the session that the path names and the call's id.
+async def _call(context: Context) -> tuple[SessionRecord, str | None, CarrierAccount | None]:
+    """Return the session that the path names, the call's id, and the account that asks, if that is known.
 
     Raises:
         CallEnded: not_found, unauthorized or bad_request.
@@ -82,10 +85,11 @@ async def _call(context: Context) -> tuple[SessionRecord, str | None]:
     if carrier not in WITH_DOCUMENTS:
         raise CallEnded(Reasons.not_found, "no such carrier is known here")
     record = await context.services.calls.store.session(context.path["session_id"])
+    account = None
     if record is None:
         authenticate_any(context, carrier)
     else:
-        authenticate_request(context, carrier, record.organization)
+        account = authenticate_request(context, carrier, record.organization)
     fields = await read_fields(context, carrier) if context.request.method == "POST" else read_query(context)
     call_ids = {value for name, value in fields if name in _CALL_IDS and value}
     if len(call_ids) > 1:
@@ -96,7 +100,7 @@ async def _call(context: Context) -> tuple[SessionRecord, str | None]:
     known = (await context.services.calls.call_log.of(record.session_id)).call_id or record.call_id
     if known is not None and call_id is not None and call_id != known:
         raise CallEnded(Reasons.not_found, "no such call is known here")
-    return record, call_id or known
+    return record, call_id or known, account
 
 
 def _document(carrier: str, text: str) -> Response:

@@ -31,21 +31,23 @@ from gateway.carriers.signatures import (
     read_form,
 )
 from gateway.carriers.stream_documents import RETURNS, USUAL_RATE, IncomingCall
+from gateway.config import CarrierAccount
 from gateway.model.addresses import is_service_host, service_host, split_service_host
 from gateway.model.reasons import CallEnded, Reasons
 
 
-def authenticate_request(context: Context, carrier: str, organization: str) -> None:
-    """Check the signature of a carrier's request. Raises CallEnded (unauthorized).
+def authenticate_request(context: Context, carrier: str, organization: str) -> CarrierAccount | None:
+    """Check the signature of a carrier's request, and return the account that it is of.
 
-    No check if the organisation has no account that can authenticate this carrier.
+    No check, and None, if the organisation has no account that can authenticate this carrier. Raises
+    CallEnded (unauthorized).
     """
     accounts = context.services.calls.accounts
     if not accounts.requires_authentication(organization, carrier):
-        return
+        return None
     signed = _signed(context)
     try:
-        accounts.authenticate(organization, carrier, signed)
+        return accounts.authenticate(organization, carrier, signed)
     except AuthenticationFailed as refused:
         detail = f"the request is not proven: {refused.reason}"
         raise unproven(detail, signed_url(carrier, signed)) from None

@@ -34,7 +34,7 @@ from gateway.calls.spending import CallRateLimiter
 from gateway.calls.stream_history import CallStream
 from gateway.carriers.registry import CARRIERS, WITH_DOCUMENTS
 from gateway.carriers.stream_documents import StreamTarget, busy_document, stream_document
-from gateway.config import AgentSettings
+from gateway.config import AgentSettings, CarrierAccount
 from gateway.config.call_handling import Refuse
 from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
@@ -95,10 +95,10 @@ async def _answer(context: Context, carrier: str, line: structlog.stdlib.BoundLo
     line = line.bind(call_id=request.call.call_id, returns=request.call.returns)
     agent = None
     try:
-        agent = await _authenticated_agent(context, request)
+        agent, account = await _authenticated_agent(context, request)
         line = line.bind(agent=agent.service_host, organization=agent.organization)
         session = await _next_session(context, agent, request)
-        text = _stream(context, agent, request, session)
+        text = _stream(context, agent, request, session, account)
     except CallFinished as finished:
         text = _goodbye(carrier, CallEnded(Reasons.not_found, finished.reason))
         line.info("document", what="goodbye", words=finished.reason)
@@ -125,11 +125,14 @@ _SPOKEN_REASONS: Final = (
 """Reasons that the caller hears in a document; all others are HTTP errors for the operator."""
 
 
-async def _authenticated_agent(context: Context, request: DocumentRequest) -> AgentSettings:
-    """Return the agent of an authenticated request. Raises CallEnded."""
+async def _authenticated_agent(
+    context: Context, request: DocumentRequest
+) -> tuple[AgentSettings, CarrierAccount | None]:
+    """Return the agent of an authenticated request, and the account that it is of. Raises CallEnded."""
     directory, call = context.services.calls.agents, request.call
+    account = None
     if request.organization is not None:  # first, so that a stranger does not learn which agents exist
-        authenticate_request(context, call.carrier, request.organization)
+        account = authenticate_request(context, call.carrier, request.organization)
     try:
         agent = directory.named(request.agents, request.region)
         if agent is None:
@@ -141,7 +144,7 @@ async def _authenticated_agent(context: Context, request: DocumentRequest) -> Ag
             _check_unserved(context, request)
         raise
     if request.organization is None:
-        authenticate_request(context, call.carrier, agent.organization)
+        account = authenticate_request(context, call.carrier, agent.organization)
     accounts = context.services.calls.accounts
     is_authenticated_call = accounts.requires_authentication(agent.organization, call.carrier)
     if not agent.is_open and not is_authenticated_call:
@@ -154,7 +157,7 @@ async def _authenticated_agent(context: Context, request: DocumentRequest) -> Ag
             await take_for(context.services.calls, agent.service_host, signature)
         except StoreFailed as error:
             raise CallEnded(Reasons.store_failed, str(error)) from None
-    return agent
+    return agent, account
 
 
 _NO_ACCOUNT: Final = "the agent wants a token, and no account proves who asks for one"
@@ -253,7 +256,14 @@ async def _last_stream(context: Context, agent: AgentSettings, request: Document
     return streams[-1] if streams else None
 
 
-def _stream(context: Context, agent: AgentSettings, request: DocumentRequest, session: NextSession) -> str:
+def _stream(
+    context: Context,
+    agent: AgentSettings,
+    request: DocumentRequest,
+    session: NextSession,
+    account: CarrierAccount | None,
+) -> str:
+    """Return the document with the call's stream. `account`: the one that asks for it, if that is known."""
     services, call = context.services, request.call
     # A carrier that reconnects dials the same URL for as long as the call lasts.
     max_call_s = agent.max_session_duration if CARRIERS[call.carrier].profile.reconnects else 0
@@ -265,6 +275,8 @@ def _stream(context: Context, agent: AgentSettings, request: DocumentRequest, se
             admitted=False,
             takes_over=session.takes_over,
             lasting_s=TOKEN_S + max_call_s,
+            # A token that authenticates its upgrade must be bound to its call.
+            unsigned_upgrade=account is not None and not account.signs_upgrades and call.call_id is not None,
         ),
     )
     try:

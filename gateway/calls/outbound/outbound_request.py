@@ -54,7 +54,8 @@ class StreamTarget:
     """The media stream of an admitted session.
 
     `call_id`: the carrier's, if the token is to be valid for that call alone. `connect_s`: seconds in which
-    the carrier must have opened the stream.
+    the carrier must have opened the stream. `unsigned_upgrade`: whether the carrier signs no upgrade
+    (`CarrierAccount.signs_upgrades`).
     """
 
     agent: AgentSettings
@@ -62,6 +63,7 @@ class StreamTarget:
     session_id: str
     call_id: str | None
     connect_s: float
+    unsigned_upgrade: bool = False
 
 
 def make_dial_request(services: CallServices, request: OutboundRequest, session_id: str) -> DialRequest:
@@ -69,7 +71,10 @@ def make_dial_request(services: CallServices, request: OutboundRequest, session_
     agent, carrier = request.agent, request.account.carrier
     callbacks = services.accounts.url(f"/callbacks/{carrier}/{session_id}", "https", agent.region)
     connect_s = 2 * request.timeout_s + TOKEN_SLACK_S
-    url = make_stream_url(services, StreamTarget(agent, carrier, session_id, None, connect_s))
+    target = StreamTarget(
+        agent, carrier, session_id, None, connect_s, unsigned_upgrade=not request.account.signs_upgrades
+    )
+    url = make_stream_url(services, target)
     document = None
     writer = CARRIERS[carrier].writer
     if writer is not None and writer.inline_limit:
@@ -148,6 +153,7 @@ def make_stream_url(services: CallServices, target: StreamTarget) -> str:
             call_id=target.call_id,
             session_id=target.session_id,
             lasting_s=target.connect_s + reconnect_s,
+            unsigned_upgrade=target.unsigned_upgrade,
         ),
     )
     path = f"/ws/{target.carrier}/{agent.service_host}/{token}"
