@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from pydantic import ConfigDict, Field, JsonValue
 
+from gateway.agents.agent_dates import AgentDates
 from gateway.agents.instance_health import Health, InstanceHealth
 from gateway.agents.stored_agents import StoredAgent
 from gateway.api.framework.operation import LargeMember
@@ -51,6 +52,24 @@ class AgentFault(ResponseModel):
     message: str
 
 
+class DeploymentSpec(ResponseModel):
+    """The settings of a deployment, of which the CLI reads this one."""
+
+    max_session_duration_seconds: int
+
+
+class DeploymentManifest(ResponseModel):
+    """The manifest of a deployment."""
+
+    spec: DeploymentSpec
+
+
+class DeploymentView(ResponseModel):
+    """The agent's settings where the CLI reads them: a gateway deploys nothing."""
+
+    manifest: DeploymentManifest
+
+
 class AgentSummary(ResponseModel):
     """An agent in a list."""
 
@@ -59,8 +78,12 @@ class AgentSummary(ResponseModel):
     region: str
     organization_id: str = Field(description="The organisation's name.")
     active_deployment_id: None = Field(default=None, description="A gateway deploys nothing.")
-    created_at: str | None = Field(description="Null for an agent of the configuration file.")
-    updated_at: str | None
+    created_at: str | None = Field(
+        description="For an agent of the configuration file, when a gateway on this store first read it."
+    )
+    updated_at: str | None = Field(
+        description="For an agent of the configuration file, when its settings were first read as they are."
+    )
     deleted_at: None = None
     read_only: bool = Field(description="The agent is in the configuration file and changes only there.")
 
@@ -88,6 +111,7 @@ class AgentView(AgentSummary):
     media: Literal["bytes", "messages"]
     idle_timeout: float = Field(description="Seconds.")
     errors: list[AgentFault] = Field(description="Reasons why no call reaches it; usually empty.")
+    deployment: DeploymentView
 
 
 class WrappedAgent(ResponseModel):
@@ -257,8 +281,8 @@ def _is_blank(value: JsonValue) -> bool:
     return not value or (isinstance(value, dict) and all(each is None for each in value.values()))
 
 
-def agent_summary(agent: AgentSettings, record: StoredAgent | None) -> AgentSummary:
-    """Return an agent as lists show it. `record`: None for an agent of the configuration file."""
+def agent_summary(agent: AgentSettings, record: StoredAgent | AgentDates | None) -> AgentSummary:
+    """Return an agent as lists show it. `record`: only the dates of an agent of the configuration file."""
     return AgentSummary(
         id=agent_id(agent.service_host),
         name=agent.name,
@@ -266,15 +290,19 @@ def agent_summary(agent: AgentSettings, record: StoredAgent | None) -> AgentSumm
         organization_id=agent.organization,
         created_at=rfc3339_or_none(record.created_at) if record else None,
         updated_at=rfc3339_or_none(record.updated_at) if record else None,
-        read_only=record is None,
+        read_only=not isinstance(record, StoredAgent),
     )
 
 
 def agent_view(
-    agent: AgentSettings, record: StoredAgent | None, active_sessions: int, health: InstanceHealth
+    agent: AgentSettings,
+    record: StoredAgent | AgentDates | None,
+    active_sessions: int,
+    health: InstanceHealth,
 ) -> AgentView:
     """Return an agent with its instances as this worker sees them."""
-    fault = record.fault if record else ""
+    fault = record.fault if isinstance(record, StoredAgent) else ""
+    spec = DeploymentSpec(max_session_duration_seconds=agent.max_session_duration)
     seen = [(instance, health.of(instance)) for instance in agent.instances]
     usable = not fault and _any_usable(readiness for _, readiness in seen)
     return AgentView(
@@ -294,6 +322,7 @@ def agent_view(
         media=agent.media,
         idle_timeout=agent.idle_timeout,
         errors=[AgentFault(code="not_served", message=fault)] if fault else [],
+        deployment=DeploymentView(manifest=DeploymentManifest(spec=spec)),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from pydantic import Field
 
+from gateway.agents.agent_dates import AgentDates, dates_of
 from gateway.agents.stored_agents import ForbiddenInstance, InvalidAgent, StoredAgent, StoredAgents, fit
 from gateway.api.framework.handler_services import Services
 from gateway.api.framework.operation import Answer, Context, Operation
@@ -82,8 +83,9 @@ async def list_agents(context: Context) -> Answer:
     """`GET /v1/agents`: list the agents of the configuration, then those of the store by name."""
     services, organization = context.services, context.caller.organization
     region = context.query_as(AgentsQuery).region
+    dates = await _dates(context)
     agents = [
-        agent_summary(agent, None)
+        agent_summary(agent, dates.get(agent.name))
         for agent in services.calls.settings.agents
         if agent.organization == organization
     ]
@@ -101,7 +103,14 @@ async def _view(context: Context) -> AgentView:
     _, active = await services.calls.store.sessions(
         SessionFilter(agent=agent.service_host, active=True), limit=1
     )
-    return agent_view(agent, record, active, services.calls.health)
+    dates = (await _dates(context)).get(agent.name) if record is None else record
+    return agent_view(agent, dates, active, services.calls.health)
+
+
+async def _dates(context: Context) -> Mapping[str, AgentDates]:
+    """Return the dates of the agents of the configuration, by name."""
+    calls = context.services.calls
+    return await dates_of(calls.store.key_values, context.caller.organization, calls.now())
 
 
 async def get_agent(context: Context) -> Answer:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.agents.agent_dates import note_agents
 from gateway.agents.stored_agents import StoredAgents
 from gateway.api.framework.openapi import openapi_document
 from gateway.api.pipecat_cloud.agents import AGENTS
@@ -29,6 +30,9 @@ NEW = {
     "media": "messages",
     "idleTimeout": 12.5,
 }
+
+
+DAY = 1_700_000_000.0
 
 
 def details(reply: Any) -> Any:
@@ -58,6 +62,27 @@ async def test_agents_of_the_configuration_are_listed_to_their_own_organisation(
     assert first["readOnly"] is True
 
 
+async def test_an_agent_of_the_configuration_has_the_dates_of_its_settings(
+    work: Callable[..., Any], agents: str
+) -> None:
+    """As a gateway notes them when it reads its file; of these three gateways the last has another file."""
+    api = await work()
+    values, read = api.store.key_values, api.services.calls.settings.agents
+    assert details(await api("GET", f"{agents}/support"))["createdAt"] is None
+    await note_agents(values, read, DAY)
+    await note_agents(values, read, DAY + 60)
+    changed = [read[0].model_copy(update={"max_agents": 6}), *read[1:]]
+    await note_agents(values, changed, DAY + 120)
+    dates = ("2023-11-14T22:13:20.000Z", "2023-11-14T22:15:20.000Z")
+    for agent in (
+        details(await api("GET", f"{agents}/support")),
+        (await api("GET", agents)).json["services"][0],
+    ):
+        assert (agent["createdAt"], agent["updatedAt"], agent["readOnly"]) == (*dates, True)
+    night = (await api("GET", agents)).json["services"][1]
+    assert (night["createdAt"], night["updatedAt"]) == (dates[0], dates[0])
+
+
 async def test_agents_are_listed_by_region(api: Any, agents: str) -> None:
     assert [each["name"] for each in (await api("GET", f"{agents}?region=eu-central")).json["services"]] == [
         "night"
@@ -68,6 +93,7 @@ async def test_agents_are_listed_by_region(api: Any, agents: str) -> None:
 async def test_an_agent_has_its_limits_its_instances_and_its_sessions(api: Any, agents: str) -> None:
     await api.begins()
     agent = details(await api("GET", f"{agents}/support"))
+    assert agent["deployment"] == {"manifest": {"spec": {"maxSessionDurationSeconds": 900}}}
     assert agent["autoScaling"] == {"minReplicas": 1, "maxReplicas": 5}
     assert (agent["ready"], agent["available"], agent["activeSessionCount"]) == (True, True, 1)
     assert agent["instances"] == [
