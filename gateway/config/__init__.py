@@ -8,6 +8,7 @@ from gateway.config.organization_settings import (
     CarrierAccount,
     CarrierName,
     DailySettings,
+    IceServers,
     Organization,
     WhatsAppSettings,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "CarrierName",
     "ConfigError",
     "DailySettings",
+    "IceServers",
     "Limits",
     "NumberRoute",
     "Organization",

@@ -14,6 +14,7 @@ from gateway.config.values import (
     CarrierKey,
     DailyProperty,
     Ed25519Key,
+    IceUrl,
     Label,
     Network,
     NumberPrefix,
@@ -76,6 +77,45 @@ class WhatsAppSettings(Table):
     def _is_signed_or_not(self) -> Self:
         if self.allow_unsigned and self.app_secrets:
             raise ValueError("allow_unsigned goes without app_secrets")
+        return self
+
+
+class IceServers(Table):
+    """`[[organizations.ice_servers]]`: STUN or TURN servers for the organisation's WebRTC clients."""
+
+    urls: list[IceUrl] = Field(
+        min_length=1,
+        description="Their URLs, as in `stun:stun.example.com:3478` or "
+        "`turn:turn.example.com:3478?transport=udp`.",
+    )
+    username: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=512,
+        description="The user name of all clients at TURN servers.",
+    )
+    credential: CarrierKey | None = Field(
+        default=None, description="Its password, which every client that starts a session gets."
+    )
+    shared_secret: CarrierKey | None = Field(
+        default=None,
+        description="In place of both: the secret that the TURN server shares with us (coturn: "
+        "`static-auth-secret`). Each session gets a user name and a password of its own, good as long as it "
+        "may last. Never printed.",
+    )
+
+    @model_validator(mode="after")
+    def _authenticates_at_turn_servers(self) -> Self:
+        if (self.username is None) != (self.credential is None):
+            raise ValueError("username and credential go together")
+        if self.shared_secret is not None and self.username is not None:
+            raise ValueError("shared_secret goes without username and credential")
+        has_turn = any(url.startswith("turn") for url in self.urls)
+        has_credentials = self.shared_secret is not None or self.username is not None
+        if has_turn and not has_credentials:
+            raise ValueError("a TURN server needs username and credential, or shared_secret")
+        if has_credentials and not has_turn:
+            raise ValueError("STUN servers want no credentials")
         return self
 
 
@@ -178,6 +218,11 @@ class Organization(Table):
     )
     whatsapp: WhatsAppSettings | None = Field(
         default=None, description="Its app at Meta. Without one, events of WhatsApp are not served."
+    )
+    ice_servers: list[IceServers] = Field(
+        default_factory=list,
+        description="What a start with `webrtc` answers that asks for ICE servers. Without any, one STUN "
+        "server of Google's, as Pipecat's own runner answers: enough where no firewall wants a TURN server.",
     )
     carriers: list[CarrierAccount] = Field(
         default_factory=list, description="Its accounts with carriers, for authentication and outbound calls."

@@ -28,6 +28,8 @@ _PRINTABLE: Final = re.compile(r"[!-~]+")
 _CARRIER_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _DAILY_PROPERTY: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _LISTEN_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9.])?")
+_ICE_HOST: Final = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+_ICE_URL: Final = re.compile(rf"stuns?:{_ICE_HOST}|turns?:{_ICE_HOST}(?:\?transport=(?:udp|tcp))?")
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _DEFAULT_PORTS: Final = (("https://", ":443"), ("http://", ":80"))
@@ -148,6 +150,16 @@ def check_daily_property(value: str) -> str:
     return value
 
 
+def check_ice_url(value: str) -> str:
+    """Check the URL of a STUN or TURN server (RFC 7064 §3.1, RFC 7065 §3.1)."""
+    if not _ICE_URL.fullmatch(value):
+        raise ValueError(
+            "must be the URL of a STUN or TURN server, as in stun:stun.example.com:3478 or "
+            "turn:turn.example.com:3478?transport=udp"
+        )
+    return value
+
+
 def check_network(value: str) -> str:
     """Check an IP address, or a network in CIDR notation."""
     try:
@@ -262,6 +274,7 @@ CarrierId = Annotated[str, AfterValidator(check_carrier_id)]
 Ed25519Key = Annotated[str, AfterValidator(check_ed25519_key)]
 Base64Secret = Annotated[SecretStr, AfterValidator(check_base64_secret)]
 DailyProperty = Annotated[str, AfterValidator(check_daily_property)]
+IceUrl = Annotated[str, AfterValidator(check_ice_url)]
 Network = Annotated[str, AfterValidator(check_network)]
 ListenHost = Annotated[str, AfterValidator(check_listen_host)]
 FileName = Annotated[str, AfterValidator(check_file_name)]

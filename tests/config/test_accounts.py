@@ -92,3 +92,44 @@ def test_a_problem_is_reported_with_its_place(problems: Problems, text: str, pla
     (problem,) = problems(text)
     assert place in problem.place
     assert words in problem.message
+
+
+ICE = ACME + "[[organizations.ice_servers]]\n"
+TURN = "urls = ['turn:turn.example.com:3478?transport=udp', 'turns:[2001:db8::1]:5349']\n"
+
+
+@pytest.mark.parametrize(
+    "servers",
+    [
+        "urls = ['stun:stun.example.com', 'stuns:192.0.2.1:5349']\n",
+        TURN + "username = 'a'\ncredential = 'hunter2'\n",
+        TURN + "shared_secret = 'hunter2'\n",
+    ],
+)
+def test_ice_servers_are_printed_without_their_secrets(servers: str, read: Read) -> None:
+    settings = read(ICE + servers)
+    printed = render(settings)
+    assert "hunter" not in printed
+    (acme,) = tomllib.loads(printed)["organizations"]
+    assert acme["ice_servers"][0]["urls"] == settings.organizations[0].ice_servers[0].urls
+
+
+@pytest.mark.parametrize(
+    ("servers", "words"),
+    [
+        ("urls = []\n", "ice_servers[0].urls"),
+        ("urls = ['turn.example.com']\n", "must be the URL of a STUN or TURN server"),
+        ("urls = ['stun:stun.example.com?transport=udp']\n", "must be the URL of a STUN or TURN server"),
+        ("urls = ['turn:turn.example.com?transport=sctp']\n", "must be the URL of a STUN or TURN server"),
+        (TURN, "needs username and credential, or shared_secret"),
+        (TURN + "username = 'a'\n", "username and credential go together"),
+        (TURN + "credential = 'a'\n", "username and credential go together"),
+        (TURN + "username = 'a'\ncredential = 'b'\nshared_secret = 'c'\n", "goes without username"),
+        ("urls = ['stun:stun.example.com']\nshared_secret = 'c'\n", "STUN servers want no credentials"),
+    ],
+)
+def test_ice_servers_that_no_client_could_use_are_refused(
+    servers: str, words: str, problems: Problems
+) -> None:
+    (problem,) = problems(ICE + servers)
+    assert words in str(problem)

@@ -18,6 +18,7 @@ from gateway.api.framework.operation import (
     Operation,
     Style,
 )
+from gateway.auth.ice_credentials import ice_servers
 from gateway.calls.bot_session import NotReady
 from gateway.calls.session_start import SessionRequest, Transport, start_session
 from gateway.config import AgentSettings
@@ -67,18 +68,18 @@ class StartRequest(BaseModel):
     )
 
 
-class IceServer(BaseModel):
-    """An ICE server: WebRTC's RTCIceServer."""
+class IceServerView(BaseModel):
+    """STUN or TURN servers: WebRTC's RTCIceServer."""
 
-    urls: str
-    username: str | None = None
-    credential: str | None = None
+    urls: list[str]
+    username: str | None = Field(default=None, description="For TURN servers.")
+    credential: str | None = Field(default=None, description="For TURN servers.")
 
 
 class IceConfig(BaseModel):
     """ICE servers: WebRTC's RTCConfiguration."""
 
-    ice_servers: list[IceServer] = Field(serialization_alias="iceServers")
+    ice_servers: list[IceServerView] = Field(serialization_alias="iceServers")
 
 
 class StartAnswer(BaseModel):
@@ -110,7 +111,7 @@ class StartAnswer(BaseModel):
     ice_config: IceConfig | None = Field(
         default=None,
         serialization_alias="iceConfig",
-        description="`webrtc`, on request.",
+        description="`webrtc`, on request: the organisation's ICE servers, else one STUN server.",
     )
 
 
@@ -160,9 +161,22 @@ async def _start(context: Context) -> Answer:
         ws_url=session.ws_url,
         token=session.ws_token,
         body=session.body,
-        ice_config=IceConfig(ice_servers=[IceServer(urls=STUN_URL)]) if ice else None,
+        ice_config=_ice_config(context, agent, session.session_id) if ice else None,
     )
     return Answer(200, answer.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+def _ice_config(context: Context, agent: AgentSettings, session_id: str) -> IceConfig:
+    """Return the ICE servers for the client of a session that was started just now."""
+    calls = context.services.calls
+    owner = calls.settings.find_organization(agent.organization)
+    expires_at = calls.now() + agent.max_session_duration
+    servers = ice_servers(owner.ice_servers if owner else (), session_id, expires_at)
+    views = [
+        IceServerView(urls=list(server.urls), username=server.username, credential=server.credential)
+        for server in servers
+    ]
+    return IceConfig(ice_servers=views or [IceServerView(urls=[STUN_URL])])
 
 
 def _transport(request: StartRequest) -> Transport:

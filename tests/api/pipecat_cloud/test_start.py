@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hmac
 import json
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +18,7 @@ from gateway.agents.instance_health import Health
 from gateway.model.lifecycle import SessionState
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot_requests import bot_of, holds
-from tests.harness.start_api import Reply, Worker, gives_up_after
+from tests.harness.start_api import Reply, Worker, gives_up_after, running_worker, tables
 
 
 def assert_refused(reply: Reply, status: int, code: str | None = None) -> None:
@@ -100,8 +104,34 @@ async def test_webrtc_is_named_in_the_agents_headers(worker: Worker, agent: Agen
 
 async def test_webrtc_has_ice_servers_on_request(worker: Worker, agent: Agent) -> None:
     reply = await worker.start("support", {"transport": "webrtc", "enableDefaultIceServers": True})
-    (server,) = reply.body["iceConfig"]["iceServers"]
-    assert server["urls"].startswith("stun:")
+    assert reply.body["iceConfig"] == {"iceServers": [{"urls": ["stun:stun.l.google.com:19302"]}]}
+
+
+TURN = ["turn:turn.example.com:3478?transport=udp", "turns:[2001:db8::1]:5349?transport=tcp"]
+
+
+async def test_an_organisations_ice_servers_come_with_credentials_for_the_session(
+    agent: Agent, port: AgentPort, tmp_path: Path
+) -> None:
+    servers = [
+        {"urls": ["stun:stun.example.com"]},
+        {"urls": TURN, "shared_secret": "north"},
+        {"urls": TURN[:1], "username": "all", "credential": "aloud"},
+    ]
+    settings = tables(port.url, agent={"max_session_duration": 900}, acme={"ice_servers": servers})
+    async with running_worker(tmp_path / "patchbay.db", settings) as worker:
+        before = int(time.time())
+        reply = await worker.start("support", {"transport": "webrtc", "enableDefaultIceServers": True})
+        stun, own, shared = reply.body["iceConfig"]["iceServers"]
+        (await bot_of(agent)).end()
+    assert stun == {"urls": ["stun:stun.example.com"]}
+    assert shared == {"urls": TURN[:1], "username": "all", "credential": "aloud"}
+    until, _, session = own["username"].partition(":")
+    assert session == reply.body["sessionId"]
+    assert before + 900 <= int(until) <= int(time.time()) + 900
+    digest = hmac.digest(b"north", own["username"].encode(), "sha1")  # as coturn checks it
+    assert base64.b64decode(own["credential"]) == digest
+    assert own["urls"] == TURN
 
 
 async def test_other_transports_have_no_ice_servers(worker: Worker, agent: Agent) -> None:
