@@ -11,7 +11,7 @@ import contextlib
 import gc
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -25,6 +25,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from gateway.agents.agent_dates import note_agents
 from gateway.agents.directory import AgentDirectory
 from gateway.agents.http_client import open_client
 from gateway.agents.instance_health import InstanceHealth
@@ -41,9 +42,10 @@ from gateway.auth.media_tokens import NONCES, MediaTokens, load_secret
 from gateway.calls.active import ActiveCalls
 from gateway.calls.bot_session import BotServices, BotSessions, bot_http_client
 from gateway.calls.dispatcher import Dispatcher
+from gateway.calls.live_traffic import live_traffic
 from gateway.calls.outbound.outbound_calls import OutboundCalls
 from gateway.calls.remote_call import StreamHandovers
-from gateway.calls.services import CallServices, make_call_services
+from gateway.calls.services import make_call_services
 from gateway.calls.slot_release import take_over_or_warn
 from gateway.calls.store_watcher import StoreWatcher
 from gateway.calls.stream_history import CALL_NONCES, CALL_SOCKETS
@@ -54,6 +56,7 @@ from gateway.media.loop_batcher import LoopBatcher
 from gateway.media.outgoing_leg import tls_context
 from gateway.media.relay_timers import scheduler_of
 from gateway.model.reasons import CallEnded, Reasons
+from gateway.model.session import LiveTraffic
 from gateway.store.connect import open_store
 from gateway.store.interface import Store, StoreFailed
 from gateway.store.retention import remove_for_ever
@@ -74,7 +77,9 @@ signed webhook, is refused.
 """
 
 HEARTBEAT_S: Final = STALE_S / 4
-"""How often a worker renews its heartbeat in the store, and ends the sessions of workers that died."""
+"""How often a worker renews its heartbeat in the store, with it writes what its calls have passed so far, and
+ends the sessions of workers that died.
+"""
 
 
 @asynccontextmanager
@@ -93,7 +98,7 @@ async def running(
         services = await _start_calls(settings, store, agents, stack)
         _start_store_watcher(services, agents, stack)
         _start_handovers(services, worker_id, stack)
-        _start_heartbeat(store, services.calls, stack)
+        _start_heartbeat(services, stack)
         _start_retention(store, settings.store, stack)
         batcher = _start_batcher(settings, stack)
         application = _application(services, batcher)
@@ -141,6 +146,7 @@ async def _start_agents(settings: Settings, store: Store, stack: AsyncExitStack)
     await agents.refresh()
     if any(instance.startswith("https:") for agent in directory.agents for instance in agent.instances):
         tls_context()  # read before the first call, not while others wait for their sound
+    await note_agents(store.key_values, settings.agents, time.time())
     await health.start()
     stack.push_async_callback(health.stop)
     return agents
@@ -189,14 +195,15 @@ def _start_handovers(services: Services, worker_id: WorkerId, stack: AsyncExitSt
     stack.push_async_callback(handovers.stop)
 
 
-def _start_heartbeat(store: Store, calls: CallServices, stack: AsyncExitStack) -> None:
-    """Tell the other workers that this one lives, and see to what those that died have left."""
+def _start_heartbeat(services: Services, stack: AsyncExitStack) -> None:
+    """Tell the others that this worker lives and what its calls pass; see to what dead ones have left."""
+    calls = services.calls
 
     async def beat() -> None:
         while True:
             await take_over_or_warn(calls.capacity.releases, calls.agents)
             await asyncio.sleep(HEARTBEAT_S)
-            await _beat(store)
+            await _beat(calls.store, await live_traffic(services.active))
 
     _run_until_exit(beat(), stack)
 
@@ -220,9 +227,9 @@ def _run_until_exit(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> N
     stack.push_async_callback(cancel)
 
 
-async def _beat(store: Store) -> None:
+async def _beat(store: Store, passed: Sequence[LiveTraffic] = ()) -> None:
     try:
-        await store.heartbeat(time.time())
+        await store.heartbeat(time.time(), passed)
         await store.reap(time.time())
     except StoreFailed as error:
         log.warning("store", error=str(error))

@@ -11,7 +11,20 @@ from gateway.calls.state import CallState
 from gateway.calls.termination import Termination
 from gateway.media.leg import Leg
 from gateway.model.reasons import CallEnded
+from gateway.model.session import Traffic
 from serializers.events import Start
+
+
+class PassedFrames(Protocol):
+    """The numbers of frames that the legs of one call have passed to each other."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """The frames and bytes of all relays of the call."""
+
+    @property
+    def first_sound_at(self) -> float | None:
+        """When the agent's first audio passed, in Unix seconds; None if none has."""
 
 
 class ActiveCall(Protocol):
@@ -28,6 +41,10 @@ class ActiveCall(Protocol):
     @property
     def termination(self) -> Termination:
         """The call's end; setting it interrupts the step that the call is in."""
+
+    @property
+    def bridge(self) -> PassedFrames | None:
+        """The call's bridge; None before the call is bridged, and for one whose frames pass elsewhere."""
 
     def handle(self, command: CallCommand) -> bool:
         """Take note of a command for this call.

@@ -317,7 +317,8 @@ class BotSession:
         return closed
 
     def _ended(self, end: CallEnded) -> SessionEnd:
-        status, ran = _completion_status(end), self.accepted.done()
+        ran = self.accepted.done()
+        status = _completion_status(end, ran=ran)
         return SessionEnd(self._session_id, end, self._services.now(), ran=ran, completion_status=status)
 
     def _log_end(self, end: CallEnded) -> None:
@@ -369,10 +370,14 @@ def _cause(error: aiohttp.ClientConnectorError) -> str:
     return cause_without_address(error.os_error)
 
 
-def _completion_status(end: CallEnded) -> str | None:
-    if end.reason is Reasons.agent_ended:
-        return HTTP_COMPLETED
-    return HTTP_ERROR if end.reason.failed else None
+def _completion_status(end: CallEnded, *, ran: bool) -> str | None:
+    """Return how the request ended; None for one that was given up before the agent had accepted it.
+
+    One that was stopped, or cut off at its longest duration, has ended as it was asked to.
+    """
+    if end.reason.failed:
+        return HTTP_ERROR
+    return HTTP_COMPLETED if ran or end.reason is Reasons.agent_ended else None
 
 
 class BotSessions:

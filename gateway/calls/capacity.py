@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -24,7 +23,14 @@ from gateway.calls.call_queue import CallQueues
 from gateway.calls.slot_release import SlotReleases
 from gateway.config import AgentSettings
 from gateway.model.reasons import CallEnded, Reasons
-from gateway.model.session import TELEPHONY_OPTIONS, CallDetails, QueueLimit, SessionOptions, SlotLimits
+from gateway.model.session import (
+    MEDIA_SOCKETS,
+    TELEPHONY_OPTIONS,
+    CallDetails,
+    QueueLimit,
+    SessionOptions,
+    SlotLimits,
+)
 from gateway.store.interface import AtCapacity, NotPending, Queued, SessionFilter, Store, StoreFailed
 
 log = structlog.get_logger(__name__)
@@ -87,8 +93,9 @@ class Capacity:
         """Take a slot for the session `details.session_id` and return the URL of its instance.
 
         The session is then `starting`, and the caller must end it. An `options.start_type` of None is filled
-        in. `is_outbound`: the slots that stay free are those reserved for inbound calls, not the outbound
-        ones. `on_queued`: called when the session must wait in the agent's queue; None: it cannot wait.
+        in, and so are its limits (`with_limits`). `is_outbound`: the slots that stay free are those reserved
+        for inbound calls, not the outbound ones. `on_queued`: called when the session must wait in the
+        agent's queue; None: it cannot wait.
 
         Raises CallEnded: at_capacity, unauthorized, store_failed. No slot is taken then, nor if this is
         cancelled.
@@ -100,10 +107,8 @@ class Capacity:
 
         async def ask() -> str:
             limits = self._limits(agent, reserved=reserved, queue=queue)
-            start_type = options.start_type or self.start_type(agent)
-            return await self._store.admit(
-                details, limits, self._now(), replace(options, start_type=start_type)
-            )
+            own = with_limits(options, agent, start_type=options.start_type or self.start_type(agent))
+            return await self._store.admit(details, limits, self._now(), own)
 
         try:
             try:
@@ -203,6 +208,27 @@ class Capacity:
             raise CallEnded(Reasons.at_capacity, detail) from None
         finally:
             self._store.leave_queue(session_id)
+
+
+def with_limits(
+    options: SessionOptions, agent: AgentSettings, *, start_type: str | None = None
+) -> SessionOptions:
+    """Return a session's options with this start type, and the limits that hold for it with this agent.
+
+    A session never lasts longer than its agent allows. Only where the gateway hears the caller does silence
+    end it.
+    """
+    longest_s = float(agent.max_session_duration)
+    idle_s = options.idle_timeout
+    if idle_s is None and options.transport in MEDIA_SOCKETS:
+        idle_s = agent.idle_timeout
+    return SessionOptions(
+        transport=options.transport,
+        start_type=start_type,
+        metadata=options.metadata,
+        idle_timeout=idle_s,
+        max_duration=longest_s if options.max_duration is None else min(options.max_duration, longest_s),
+    )
 
 
 def _at_capacity(active: int, limit: int) -> CallEnded:

@@ -22,11 +22,7 @@ import structlog
 from gateway.agents.media_socket import connect_agent
 from gateway.calls.active import ActiveCall, ActiveCalls
 from gateway.calls.agent_routing import route_by_start, route_by_url
-from gateway.calls.authorization import (
-    NO_CREDENTIALS,
-    authenticate_start,
-    authenticate_upgrade,
-)
+from gateway.calls.authorization import NO_CREDENTIALS, authenticate_start, authenticate_upgrade
 from gateway.calls.bridge import Bridge, end_of_agent
 from gateway.calls.call_setup import BridgeSettings, CallSetup
 from gateway.calls.command_bus import CallCommand
@@ -172,6 +168,11 @@ class InboundCall:
     def termination(self) -> Termination:
         """The call's end."""
         return self._progress.termination
+
+    @property
+    def bridge(self) -> Bridge | None:
+        """The call's bridge, once it has one."""
+        return self._phase if isinstance(self._phase, Bridge) else None
 
     def handle(self, command: CallCommand) -> bool:
         """Take note of a command for this call.
@@ -412,10 +413,7 @@ class InboundCall:
             raise
 
     async def _note_account(self, setup: CallSetup, settings: BridgeSettings, carrier: str) -> None:
-        """Store the carrier account and call id, if call control cannot know them otherwise.
-
-        The session record has no column for the account.
-        """
+        """Store the carrier account, which has no column, and call id, if call control cannot know them."""
         start = settings.start
         if start is None:
             return
@@ -446,7 +444,7 @@ class InboundCall:
             ran=phase.was_bridged,
             traffic=phase.traffic,
             first_sound_at=phase.first_sound_at,
-            completion_status=WS_CONNECTION_CLOSED,
+            completion_status=WS_CONNECTION_CLOSED if phase.was_bridged else None,
         )
         # An agent that has not left by itself may need a moment for it, and its slot is not free before.
         waits = isinstance(phase, Bridge) and end.reason not in (Reasons.agent_ended, Reasons.agent_failed)

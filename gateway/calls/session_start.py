@@ -27,6 +27,7 @@ import structlog
 from gateway.auth.media_tokens import TOKEN_S
 from gateway.calls.active import ActiveCalls
 from gateway.calls.bot_session import BotRequest, BotSessions
+from gateway.calls.capacity import with_limits
 from gateway.calls.services import CallServices
 from gateway.calls.spending import CallRateLimiter, check_destinations, destinations
 from gateway.carriers.daily.rest import Daily, DailyFailed, Room
@@ -381,10 +382,10 @@ def _details(services: SessionStartServices, request: SessionRequest) -> CallDet
 
 
 def _options(request: SessionRequest, start_type: str | None = None) -> SessionOptions:
-    return SessionOptions(
+    requested = SessionOptions(
         transport=request.transport,
-        start_type=start_type,
         metadata=request.metadata,
         idle_timeout=request.idle_timeout,
         max_duration=request.max_duration,
     )
+    return with_limits(requested, request.agent, start_type=start_type)

@@ -18,6 +18,7 @@ from gateway.model.addresses import service_host
 from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import SessionRecord
+from gateway.model.session_ids import canonical_session_id
 from gateway.store.interface import Store
 from gateway.store.notifications import Topic
 
@@ -162,7 +163,7 @@ def read_session_url(path: str, query: str) -> SessionUrl:
         raise CallEnded(Reasons.not_found, "the path is one of those that only the gateway calls")
     if _may_climb(rest):
         raise CallEnded(Reasons.bad_request, "the path has segments that climb: . or ..")
-    return SessionUrl(own[3], own[5], rest, query)
+    return SessionUrl(own[3], canonical_session_id(own[5]), rest, query)
 
 
 def _may_climb(path: str) -> bool:

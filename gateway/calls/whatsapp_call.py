@@ -71,6 +71,11 @@ class WhatsAppCall:
         """The call's state: it is active here from its agent's acceptance to its end."""
         return CallState.BRIDGED
 
+    @property
+    def bridge(self) -> None:
+        """None: its audio passes elsewhere."""
+        return None
+
     def handle(self, command: CallCommand) -> bool:
         """Refuse every command: Patchbay does not control WhatsApp calls."""
         return False

@@ -37,7 +37,8 @@ class SessionOptions:
     `transport`: the way of the caller's audio: "telephony" for a carrier, else as in
     docs/reference/public-api.md, Start. `start_type`: "cold" or "warm" (docs/reference/public-api.md,
     Management), None if unknown. `metadata`: the API client's, JSON text. `idle_timeout`, `max_duration`: in
-    seconds, None for the agent's settings.
+    seconds, None for the agent's settings; once the session is stored, what holds for it, and None for a
+    silence that does not end it.
     """
 
     transport: str = "telephony"
@@ -127,6 +128,15 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveTraffic:
+    """The traffic of a running session so far. `first_agent_sound_at`: Unix seconds, None before that."""
+
+    session_id: str
+    traffic: Traffic
+    first_agent_sound_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class SessionResult:
     """The end of a session. Raises LifecycleError if `state` is not terminal.
 
@@ -157,8 +167,8 @@ class SessionRecord:
 
     `owner`: the id of the worker that owns it. `instance`: the URL of the agent's instance. Both are "" while
     the session is pending, and stay so if it was never admitted.
-    `frames_in` to `bytes_out` are written at the end; they are 0 before it, and if the worker was lost.
-    `heard_ms`: see Traffic; also written at the end.
+    `first_agent_sound_at`, `frames_in` to `bytes_out`, `heard_ms` (see Traffic): written with the worker's
+    heartbeats and at the end; if the worker was lost, as it wrote them last.
     `created_at`: when the session was created as pending or admitted. `admitted_at`: when it got its slot.
     `promised_until`: until when it could be admitted if it was pending first.
     `transport` to `max_duration`: see SessionOptions. `completion_status`: see SessionResult.
@@ -167,6 +177,7 @@ class SessionRecord:
     `resumed`: how often the agent was lost and another one took over.
     `ending_at`: when there was a reason to end, if the instance was not known to be free then; `ended_at` is
     the same once it is. `released_at`, `released_by`: when and how it was seen to be free (`ReleasedBy`).
+    `queued`: the session is pending, its socket has come, and it waits in its agent's queue for a slot.
     """
 
     session_id: str
@@ -211,8 +222,19 @@ class SessionRecord:
     released_at: float | None = None
     released_by: str | None = None
     heard_ms: int | None = None
+    queued: bool = False
 
     @property
     def active(self) -> bool:
         """Whether the session occupies a slot."""
         return self.state in ACTIVE
+
+    def used_seconds(self, now: float) -> float:
+        """Return for how long the session has held its slot: start-up, run and tear-down. 0 without a slot.
+
+        `now`: Unix seconds.
+        """
+        if self.admitted_at is None:
+            return 0.0
+        until = self.released_at or self.ended_at
+        return max(0.0, (now if until is None else until) - self.admitted_at)

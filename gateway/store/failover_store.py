@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
@@ -20,6 +20,7 @@ import structlog
 from gateway.model.session import (
     TELEPHONY_OPTIONS,
     CallDetails,
+    LiveTraffic,
     PendingLimit,
     ReleasedBy,
     SessionOptions,
@@ -207,8 +208,8 @@ class FailoverStore:
     async def counts(self) -> Counts:
         return await self._store.counts()
 
-    async def heartbeat(self, now: float) -> None:
-        await self._store.heartbeat(now)
+    async def heartbeat(self, now: float, passed: Sequence[LiveTraffic] = ()) -> None:
+        await self._store.heartbeat(now, passed)
 
     async def reap(self, now: float) -> list[SessionRecord]:
         return await self._store.reap(now)

@@ -7,7 +7,7 @@ Every store passes the suite in tests/store (tests/store/conformance.py says how
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -15,6 +15,7 @@ from gateway.model.lifecycle import ACTIVE, TERMINAL, SessionState
 from gateway.model.session import (
     TELEPHONY_OPTIONS,
     CallDetails,
+    LiveTraffic,
     PendingLimit,
     ReleasedBy,
     SessionOptions,
@@ -323,8 +324,12 @@ class Store(Protocol):
     async def counts(self) -> Counts:
         """Return the number of sessions by state."""
 
-    async def heartbeat(self, now: float) -> None:
-        """Record that this worker is alive. To be called several times in STALE_S (worker_id.py)."""
+    async def heartbeat(self, now: float, passed: Sequence[LiveTraffic] = ()) -> None:
+        """Record that this worker is alive. To be called several times in STALE_S (worker_id.py).
+
+        `passed`: what its running sessions have passed so far, written in the same step. A session that does
+        not run, or is another worker's, is not changed.
+        """
 
     async def reap(self, now: float) -> list[SessionRecord]:
         """End the sessions of dead workers as `gateway_lost` and return them, oldest first.

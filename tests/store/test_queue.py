@@ -142,3 +142,29 @@ async def test_reserved_slots_stay_free(
 
 
 # Those that wait in one worker
+
+
+async def test_a_pending_session_that_is_queued_is_known_as_such(
+    open_worker: OpenWorker, new_call: NewCall, limits: SlotLimits, hung_up: SessionResult
+) -> None:
+    east, west = await open_worker(), await open_worker()
+    running, waits, other = new_call(), new_call(), new_call()
+    await east.admit(running, limits, NOW)
+    for call in (waits, other):
+        await east.create_pending(call, SessionOptions("websocket"), NOW, NOW + 300)
+    await is_queued(east, waits, limits)
+
+    async def queued() -> list[str]:
+        records, _ = await west.sessions()
+        for record in records:
+            assert await west.session(record.session_id) == record
+        return [record.session_id for record in records if record.queued]
+
+    assert await queued() == [waits.session_id]
+    await east.end(running.session_id, hung_up)
+    await east.admit(waits, limits, NOW)
+    assert await queued() == []
+    await is_queued(east, other, limits)
+    assert await queued() == [other.session_id]
+    await east.leave_queue(other.session_id)
+    assert await queued() == []

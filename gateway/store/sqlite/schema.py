@@ -18,11 +18,18 @@ from gateway.store.history import DAY_S
 from gateway.store.interface import StoreFailed
 from gateway.store.sqlite.page_check import check_pages
 
-_NAMES: Final = ["id" if field.name == "session_id" else field.name for field in fields(SessionRecord)]
+_NAMES: Final = [field.name for field in fields(SessionRecord)]
 _STATE: Final = _NAMES.index("state")
 _SIDE: Final = _NAMES.index("side")
+_QUEUED: Final = _NAMES.index("queued")
+_EXPRESSIONS: Final = {
+    "session_id": "id",
+    # Evaluated from left to right: only a pending session is looked up.
+    "queued": "(admitted_at IS NULL AND ended_at IS NULL"
+    " AND EXISTS (SELECT 1 FROM waiting WHERE waiting.id = session.id))",
+}
 
-COLUMNS: Final = ", ".join(_NAMES)
+COLUMNS: Final = ", ".join(_EXPRESSIONS.get(name, name) for name in _NAMES)
 """The columns of a session, in the order that `record` expects."""
 
 BRIEF_COLUMNS: Final = COLUMNS.replace("transcript, results", "NULL, NULL")
@@ -35,6 +42,7 @@ def record(row: tuple[Any, ...]) -> SessionRecord:
     values[_STATE] = SessionState(values[_STATE])
     if values[_SIDE] is not None:
         values[_SIDE] = Party(values[_SIDE])
+    values[_QUEUED] = bool(values[_QUEUED])
     return SessionRecord(*values)
 
 

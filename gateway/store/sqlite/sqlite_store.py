@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -14,6 +15,7 @@ import structlog
 from gateway.model.session import (
     TELEPHONY_OPTIONS,
     CallDetails,
+    LiveTraffic,
     PendingLimit,
     ReleasedBy,
     SessionOptions,
@@ -232,8 +234,13 @@ class SqliteStore:
     async def counts(self) -> Counts:
         return await self._writer.submit(Kind.READ, session_reads.counts)
 
-    async def heartbeat(self, now: float) -> None:
-        await self._writer.submit(Kind.REQUEST, partial(worker_rows.heartbeat, self._worker, now))
+    async def heartbeat(self, now: float, passed: Sequence[LiveTraffic] = ()) -> None:
+        def beat(connection: sqlite3.Connection) -> None:
+            worker_rows.heartbeat(self._worker, now, connection)
+            if passed:
+                worker_rows.write_passed(self._worker, passed, connection)
+
+        await self._writer.submit(Kind.REQUEST, beat)
 
     async def reap(self, now: float) -> list[SessionRecord]:
         lost = await self._writer.submit(Kind.REQUEST, partial(worker_rows.reap, self._worker, now))

@@ -7,11 +7,13 @@ All functions run in the writer's thread, in a transaction.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Any, Final
 
+from gateway.model.json_text import dump
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import Reasons
-from gateway.model.session import MEDIA_SOCKETS, SessionRecord
+from gateway.model.session import MEDIA_SOCKETS, LiveTraffic, SessionRecord
 from gateway.store.interface import UNUSED_S
 from gateway.store.sqlite.key_values import purge
 from gateway.store.sqlite.schema import COLUMNS, record
@@ -23,6 +25,21 @@ _HEARTBEAT: Final = """
     ON CONFLICT (id) DO UPDATE SET
         heard_since = CASE WHEN ?5 - beat_at BETWEEN 0 AND ?6 THEN heard_since ELSE ?5 END, beat_at = ?5
 """
+
+# All sessions in one statement: between two the thread gives up the interpreter, and on a busy machine waits
+# for it again while it holds the write lock.
+_PASSED: Final = f"""
+    UPDATE session
+    SET frames_in = passed.frames_in, bytes_in = passed.bytes_in,
+        frames_out = passed.frames_out, bytes_out = passed.bytes_out, heard_ms = passed.heard_ms,
+        first_agent_sound_at = passed.first_sound_at
+    FROM (SELECT json_extract(value, '$[0]') AS id,
+                 json_extract(value, '$[1]') AS frames_in, json_extract(value, '$[2]') AS bytes_in,
+                 json_extract(value, '$[3]') AS frames_out, json_extract(value, '$[4]') AS bytes_out,
+                 json_extract(value, '$[5]') AS heard_ms, json_extract(value, '$[6]') AS first_sound_at
+          FROM json_each(?)) AS passed
+    WHERE session.id = passed.id AND owner = ? AND state = '{SessionState.RUNNING}'
+"""  # noqa: S608 - constants
 
 _WAS_ALIVE_THROUGHOUT: Final = """
     SELECT EXISTS (SELECT 1 FROM owner
@@ -76,6 +93,23 @@ _LEAVE: Final = """
 def heartbeat(worker: WorkerId, now: float, connection: sqlite3.Connection) -> None:
     """Record that `worker` is alive."""
     connection.execute(_HEARTBEAT, (worker.id, worker.host, worker.pid, worker.born, now, STALE_S))
+
+
+def write_passed(worker: WorkerId, passed: Sequence[LiveTraffic], connection: sqlite3.Connection) -> None:
+    """Write what running sessions of `worker` have passed. One that has ended since is not changed."""
+    rows = [
+        (
+            live.session_id,
+            live.traffic.frames_in,
+            live.traffic.bytes_in,
+            live.traffic.frames_out,
+            live.traffic.bytes_out,
+            live.traffic.heard_ms,
+            live.first_agent_sound_at,
+        )
+        for live in passed
+    ]
+    connection.execute(_PASSED, (dump(rows).decode(), worker.id))
 
 
 def leave(worker: WorkerId, connection: sqlite3.Connection) -> None:

@@ -115,7 +115,8 @@ async def test_stopping_a_session_aborts_its_request(worker: Worker, agent: Agen
 
     await bot.broken_off()
     record = await worker.over(started.session_id)
-    assert (record.state, record.reason, record.completion_status) == (SessionState.ENDED, "stopped", None)
+    assert (record.state, record.reason) == (SessionState.ENDED, "stopped")
+    assert record.completion_status == "HTTP_COMPLETED"
 
 
 async def test_a_second_stop_changes_nothing(worker: Worker, agent: Agent) -> None:
@@ -152,6 +153,7 @@ async def test_a_session_is_ended_after_its_longest_duration(worker: Worker, age
     await (await bot_of(agent)).broken_off()
     record = await worker.over(started.session_id)
     assert (record.state, record.reason) == (SessionState.ENDED, "max_duration")
+    assert record.completion_status == "HTTP_COMPLETED"
 
 
 async def test_a_worker_that_stops_ends_its_sessions_and_starts_no_more(

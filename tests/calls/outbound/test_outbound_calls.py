@@ -25,14 +25,14 @@ def body_of(call: Any) -> Any:
 async def test_the_called_party_answers_talks_and_hangs_up(
     outbound: Any, support: Agent, carrier: str
 ) -> None:
-    session, phone = await outbound.dial(carrier, body={"customer": 4711}, metadata={"ticket": 7})
+    session, phone = await outbound.dial(carrier, body={"customer": 4711}, metadata={"ticket": "7"})
     (ringing,) = outbound.gateway.sessions(session)
     assert (ringing["state"], ringing["stream_id"]) == ("starting", None)
     assert (ringing["to_number"], ringing["from_number"]) == ("+14155550142", "+14155550199")
 
     await phone.rings()
     view = await outbound.get(f"/v1/sessions/{session}")
-    assert (view["status"], view["metadata"]) == ("starting", {"ticket": 7})
+    assert (view["status"], view["metadata"]) == ("starting", {"ticket": "7"})
     assert view["call"]["status"] in ("ringing", "queued")
 
     caller, opening = await phone.opens(outbound.gateway, await phone.answered())
