@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.model.session_ids import ulid_of
 from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot_requests import bot_of, holds
@@ -120,6 +122,7 @@ def gateway(start_gateway: Callable[..., Gateway], bot_port: AgentPort, daily_po
         pytest.fail("there is no .venv-interop: `make interop` makes it and runs these tests")
     support = {"name": "support", "organization": "acme", "instances": [bot_port.url], "max_agents": 1}
     night = {"name": "night", "organization": "acme", "region": "eu-central", "instances": [bot_port.url]}
+    night |= {"max_session_duration": 900}
     return start_gateway(
         organizations=[
             {"name": "globex", "public_keys": ["pk_globex"], "private_keys": ["sk_globex"]},
@@ -284,6 +287,31 @@ async def test_cli_starts_lists_shows_and_stops_a_session(theirs: PipecatCloud, 
     assert shown["endedAt"].endswith("Z")
     listed = await theirs.cli("agent", "sessions", "support", "--end-state", "active")
     assert listed.json["sessions"] == []
+
+
+@pytest.mark.parametrize("output", ["plain", "rich"])
+async def test_cli_shows_an_agents_longest_session_and_its_dates(theirs: PipecatCloud, output: str) -> None:
+    run = await theirs.cli("agent", "status", "night", PIPECAT_OUTPUT=output, COLUMNS="250")
+    assert run.status == 0, run.err
+    shown = " ".join((run.out + run.err).split())
+    assert "Max Session Duration: 900s" in shown
+    for date in ("Created At", "Updated At"):
+        assert re.search(rf"{date}: 20\d\d-\d\d-\d\dT", shown), shown
+
+
+async def test_cli_shows_a_stopped_session_and_its_other_spelling(theirs: PipecatCloud, bot: Agent) -> None:
+    session = (await theirs.starts("support", "pk_acme"))["returned"]["sessionId"]
+    held = await bot_of(bot)
+    assert (await theirs.cli("agent", "stop", "support", "-s", session, "-f")).status == 0
+    held.end()
+    ulid = ulid_of(session)
+    assert ulid is not None
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            shown = (await theirs.cli("agent", "sessions", "support", "--id", ulid)).json
+            if shown["endState"] != "active":
+                break
+    assert (shown["sessionId"], shown["completionStatus"]) == (session, "HTTP_COMPLETED")
 
 
 async def test_cli_starts_a_session_in_a_room_of_dailys(

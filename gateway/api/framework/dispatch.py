@@ -42,6 +42,7 @@ from gateway.auth.api_keys import Principal
 from gateway.calls.session_start import RoomFailed
 from gateway.model.json_text import dump
 from gateway.model.reasons import CallEnded, Reasons
+from gateway.model.session_ids import canonical_session_id
 from gateway.observability.log import log_at
 from gateway.store.history import ManagementCall
 from gateway.store.interface import StoreFailed
@@ -50,6 +51,9 @@ log = structlog.get_logger(__name__)
 
 ROOT: Final = "/v1"
 """Every path below it is answered here, also those without an operation."""
+
+SESSION_ID: Final = "session_id"
+"""The parameter of every path that names a session."""
 
 BUSIEST: Final = "/v1/public/"
 """Sessions are started and reached below it. No other path of the table matches a URL that begins so."""
@@ -184,7 +188,7 @@ class _Resource:
             request=request,
             services=self._shared.services,
             principal=principal,
-            path=dict(request.path_params),
+            path=_path_of(request),
             body=None,
             raw_body=b"",
             query=query_model(request, operation.query, style) if operation.query else None,
@@ -205,6 +209,14 @@ class _Resource:
         if isinstance(answer, Response):
             return answer
         return _json_response(answer.status, answer.body, answer.headers)
+
+
+def _path_of(request: Request) -> dict[str, str]:
+    """Return the parameters of the path. A session's id may be spelt in either way (session_ids.py)."""
+    path = dict(request.path_params)
+    if SESSION_ID in path:
+        path[SESSION_ID] = canonical_session_id(path[SESSION_ID])
+    return path
 
 
 class _UnknownPath:

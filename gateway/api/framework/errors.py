@@ -191,6 +191,11 @@ def invalid(detail: str, style: Style, param: str | None = None) -> ApiError:
     return _own(status, "invalid_parameter", detail, style, param=param)
 
 
+def unsupported(detail: str, param: str, tag: str) -> ApiError:
+    """Return the envelope's 400 for a kind of `param` that is not served. `tag`: its member that names it."""
+    return ApiError(HTTPStatus.BAD_REQUEST.value, f"{param}.unsupported", detail, param=f"{param}.{tag}")
+
+
 def unauthorized(pcc: Unauthorized, style: Style) -> ApiError:
     """Return the 401 for a missing, unknown or revoked key, without saying which.
 

@@ -85,7 +85,7 @@ _HEADERS: Final[Json] = {
 _PATH_SCHEMAS: Final[Mapping[str, Json]] = {
     "session_id": {
         "type": "string",
-        "format": "uuid",
+        "anyOf": [{"format": "uuid"}, {"pattern": "^sess_[0-7][0-9A-HJKMNP-TV-Z]{25}$"}],
         "examples": ["7c9e6679-7425-40de-944b-e07fc1f90ae7"],
     },
 }

@@ -14,7 +14,15 @@ from pydantic import ValidationError
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from gateway.api.framework.errors import ApiError, bad_content, bad_json, invalid, too_large, too_slow
+from gateway.api.framework.errors import (
+    ApiError,
+    bad_content,
+    bad_json,
+    invalid,
+    too_large,
+    too_slow,
+    unsupported,
+)
 from gateway.api.framework.operation import Model, Operation, Style
 from gateway.api.framework.strict_json import JsonError, parse, whole_numbers_as_int
 from gateway.model.json_text import dump
@@ -28,6 +36,9 @@ MAX_FAULT_CHARACTERS: Final = 200
 MAX_CONTENT_TYPE_CHARACTERS: Final = 256
 MAX_PARAMETERS: Final = 100
 """Of a query."""
+
+_UNKNOWN_KIND: Final = "union_tag_invalid"
+"""pydantic's fault of an object whose discriminator names none of the kinds that there are."""
 
 _JSON_TYPE: Final = re.compile(r"application/(json|[a-z0-9.+-]+\+json)")
 
@@ -146,7 +157,13 @@ def invalid_value(error: ValidationError, style: Style, *, within: str = "", fir
 
     `within`: the list whose entries from number `first` on were validated, if it was not the whole body.
     """
-    faults = error.errors(include_url=False, include_input=False, include_context=False)
+    faults = error.errors(include_url=False, include_input=False)
+    if style is Style.ENVELOPE:
+        for fault in faults:
+            if fault["type"] == _UNKNOWN_KIND:
+                location = _location(fault["loc"], within, first)
+                tag = fault["ctx"]["discriminator"].strip("'")
+                return unsupported(_detail(location, fault), location, tag)
     locations = [_location(fault["loc"], within, first) for fault in faults[:MAX_REPORTED_FAULTS]]
     details = [_detail(location, fault) for location, fault in zip(locations, faults, strict=False)]
     if len(faults) > len(details):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Any, Final, Literal
 
@@ -16,10 +15,12 @@ from gateway.api.framework.turns import in_turns
 from gateway.api.pipecat_cloud.agent_models import agent_id
 from gateway.api.pipecat_cloud.agents import known_agent
 from gateway.api.pipecat_cloud.conventions import Documented, ResponseModel, both, missing, refused
+from gateway.calls.session_end import HTTP_COMPLETED, HTTP_ERROR, WS_CONNECTION_CLOSED
 from gateway.model.json_text import JsonText, dump_array
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import REASONS, Party, Reasons
-from gateway.model.session import SessionRecord
+from gateway.model.session import MEDIA_SOCKETS, SessionRecord
+from gateway.model.session_ids import ulid_of
 from gateway.store.interface import SessionFilter, Store
 
 EndState = Literal[
@@ -32,9 +33,6 @@ EndState = Literal[
     "unknown",
 ]
 """The end states that `pipecatcloud` 1.4.0 knows."""
-
-WS_CONNECTION_CLOSED: Final = "WS_CONNECTION_CLOSED"
-_SOCKETS: Final = ("telephony", "websocket")
 
 
 class AgentSession(ResponseModel):
@@ -101,7 +99,11 @@ def completion_status(record: SessionRecord) -> str | None:
     reason = REASONS.get(record.reason or "")
     if record.state is SessionState.FAILED and reason is not None and reason.status is not None:
         return str(reason.status)
-    return WS_CONNECTION_CLOSED if record.transport in _SOCKETS and record.started_at is not None else None
+    if record.started_at is None:
+        return None
+    if record.transport in MEDIA_SOCKETS:
+        return WS_CONNECTION_CLOSED
+    return HTTP_ERROR if record.state is SessionState.FAILED else HTTP_COMPLETED
 
 
 def end_state(record: SessionRecord) -> EndState | None:
@@ -174,8 +176,6 @@ SESSIONS_A_TURN: Final = 10
 SCAN_PAGE: Final = 500
 MAX_SCANNED: Final = 10_000
 """Sessions, the newest first, that are examined for a filter that the store does not have."""
-
-_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 _KINDS: Final[dict[EndState, dict[str, Any]]] = {
     "active": {"active": True},
@@ -308,9 +308,9 @@ async def _session(context: Context) -> SessionRecord:
 
     Raises ApiError: 400 if its id is no UUID, 404 if there is none.
     """
-    session_id = context.path["session_id"].lower()
-    if not _UUID.fullmatch(session_id):
-        raise refused(400, "A session's id is a UUID, and this is none")
+    session_id = context.path["session_id"]
+    if ulid_of(session_id) is None:
+        raise refused(400, "A session's id is a UUID, or sess_ and a ULID, and this is neither")
     agent, _ = await known_agent(context, context.path["agent"])
     record = await context.services.calls.store.session(session_id)
     if record is None or record.agent != agent.service_host:
@@ -332,7 +332,10 @@ async def stop_session(context: Context) -> Answer:
     return Answer(200, StopAnswer(session_id=record.session_id))
 
 
-_NOTES: Final = {"agent": "The agent's name.", "session_id": "A UUID, as `sessionId` has it."}
+_NOTES: Final = {
+    "agent": "The agent's name.",
+    "session_id": "A UUID, as `sessionId` has it, or the same id as `sess_` and a ULID.",
+}
 _LIST: Final = ("/agents/{agent}/sessions", "/services/{agent}/sessions")
 _SESSION: Final = ("/agents/{agent}/sessions/{session_id}", "/services/{agent}/sessions/{session_id}")
 

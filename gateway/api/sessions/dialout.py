@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.api.framework.idempotency import HEADER, IdempotentRequest, fingerprint_of, key_of, run_once
 from gateway.api.framework.operation import UNAUTHORIZED_START, Access, Answer, Context, Operation, Style
-from gateway.api.sessions.session_models import Metadata
+from gateway.api.sessions.session_models import METADATA_WORDS, Metadata
 from gateway.calls.outbound.outbound_request import OutboundRequest, body_for
 from gateway.config import AgentSettings, CarrierAccount, CarrierName, Organization
 from gateway.model.json_text import dump
@@ -73,9 +73,7 @@ class DialoutRequest(BaseModel):
         description="`detect` (or true) hangs up when a machine answers; `wait_for_end` gives the call to "
         "the agent when the machine's greeting is over.",
     )
-    metadata: Metadata = Field(
-        default=None, description="Any JSON of yours, at most 8192 bytes; returned with the session."
-    )
+    metadata: Metadata | None = Field(default=None, description=METADATA_WORDS)
     to_number: str | None = Field(default=None, description="The same as `to`.")
     phone_number: str | None = Field(default=None, description="The same as `to`.")
     from_number: str | None = Field(default=None, description="The same as `from`.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -15,8 +15,13 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from gateway.model.addresses import LABEL
 from gateway.model.json_text import dump
@@ -31,10 +36,22 @@ MAX_WAIT_S: Final = 120
 LONGEST_DURATION_S: Final = 14_400
 LONGEST_REPORT_S: Final = 86_400
 MAX_OFFSET: Final = 2**31
+LATEST_S: Final = 253_402_300_799
+"""The last second of the year 9999, in Unix seconds. So a number of milliseconds is not taken for one."""
+
+RESERVED_PREFIXES: Final = ("_avatar.", "_patchbay.")
+"""Beginnings of the names in metadata that are not the client's."""
+
+METADATA_WORDS: Final = (
+    f"Texts of yours by name, at most {METADATA_BYTES} bytes of JSON; returned with the session. "
+    f"Names that begin with {' or '.join(f'`{prefix}`' for prefix in RESERVED_PREFIXES)} are reserved."
+)
 NAME_PATTERN: Final = rf"^{LABEL}(\.{LABEL})?$"
 
 
 TELEPHONY: Final = "telephony"
+
+_Value = TypeVar("_Value", JsonValue, dict[str, str])
 
 SESSION_EXAMPLE: Final = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 TIME_EXAMPLE: Final = "2026-01-31T09:30:00.000Z"
@@ -45,7 +62,7 @@ NEW_EXAMPLE: Final[dict[str, JsonValue]] = {
     "body": {"customer": 4711},
     "idle_timeout_seconds": 30,
     "max_duration_seconds": 3600,
-    "metadata": {"ticket": 4711},
+    "metadata": {"ticket": "4711"},
 }
 REPORT_EXAMPLE: Final[dict[str, JsonValue]] = {
     "transcript": [{"role": "user", "text": "Good morning.", "timestamp": "2026-01-31T09:30:02.500Z"}],
@@ -54,6 +71,7 @@ REPORT_EXAMPLE: Final[dict[str, JsonValue]] = {
 }
 SUMMARY_EXAMPLE: Final[dict[str, JsonValue]] = {
     "id": SESSION_EXAMPLE,
+    "ulid": "sess_3WKSK7JX1583F98JZ0FZ0ZJ2Q7",
     "object": "session",
     "agent": "support.acme",
     "status": "running",
@@ -78,7 +96,7 @@ SUMMARY_EXAMPLE: Final[dict[str, JsonValue]] = {
     },
     "idle_timeout_seconds": 30,
     "max_duration_seconds": 3600,
-    "metadata": {"ticket": 4711},
+    "metadata": {"ticket": "4711"},
 }
 FULL_EXAMPLE: Final[dict[str, JsonValue]] = {
     **SUMMARY_EXAMPLE,
@@ -95,7 +113,10 @@ def _example(value: dict[str, JsonValue]) -> ConfigDict:
 
 
 class Status(StrEnum):
-    """The state of a session. `queued` is reserved: this gateway starts a session or refuses it."""
+    """The state of a session.
+
+    `queued`: it waits for a slot, or for an instance of its agent that starts.
+    """
 
     CREATED = "created"
     QUEUED = "queued"
@@ -107,7 +128,7 @@ class Status(StrEnum):
     CANCELED = "canceled"
 
 
-def _limited(limit: int, value: JsonValue) -> JsonValue:
+def _limited(limit: int, value: _Value) -> _Value:
     """Return the value. Raises ValueError if its JSON has more than `limit` bytes."""
     size = len(dump(value))
     if size > limit:
@@ -129,7 +150,9 @@ def _in_utc(value: datetime) -> datetime:
         raise ValueError("is not in the years 1 to 9999 of UTC") from None
 
 
-def _metadata(value: JsonValue) -> JsonValue:
+def _metadata(value: dict[str, str]) -> dict[str, str]:
+    if any(name.startswith(RESERVED_PREFIXES) for name in value):
+        raise ValueError(f"has a name that begins with {' or '.join(RESERVED_PREFIXES)}: these are reserved")
     return _limited(METADATA_BYTES, value)
 
 
@@ -137,10 +160,38 @@ def _results(value: JsonValue) -> JsonValue:
     return _limited(RESULTS_BYTES, value)
 
 
+def _spoken_at(value: Any) -> datetime:
+    """Return a time that is given as RFC 3339 writes it, or in Unix seconds. Raises ValueError otherwise."""
+    if isinstance(value, str):
+        try:
+            return _TIME.validate_python(_reject_number(value))
+        except ValidationError as error:  # in pydantic's words
+            (fault,) = error.errors()
+            raise PydanticCustomError("time", "{words}", {"words": fault["msg"]}) from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("should be a time as RFC 3339 writes it, or a number of Unix seconds")
+    if not 0 <= value <= LATEST_S:
+        raise ValueError("is no number of Unix seconds from 1970 to the year 9999")
+    return datetime.fromtimestamp(value, UTC)
+
+
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+_TIME: Final = TypeAdapter[datetime](Moment)
 QueryMoment = Annotated[Moment, BeforeValidator(_reject_number)]
 """For queries only: after a BeforeValidator pydantic no longer knows that a body was JSON."""
-Metadata = Annotated[JsonValue, AfterValidator(_metadata)]
+SpokenAt = Annotated[
+    datetime,
+    PlainValidator(_spoken_at),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "format": "date-time"},
+                {"type": "number", "minimum": 0, "maximum": LATEST_S},
+            ]
+        }
+    ),
+]
+Metadata = Annotated[dict[str, str], AfterValidator(_metadata)]
 Results = Annotated[JsonValue, AfterValidator(_results)]
 
 
@@ -202,13 +253,9 @@ class NewSession(_RequestModel):
         ge=1,
         le=LONGEST_DURATION_S,
         description="Seconds after which it is ended. The agent's own limit applies if it is shorter, or if "
-        "this is omitted.",
+        "this is omitted; the answer has the one that applies.",
     )
-    metadata: Metadata = Field(
-        default=None,
-        description=f"Any JSON of yours, at most {METADATA_BYTES} bytes; returned with the session.",
-        examples=[{"ticket": 4711}],
-    )
+    metadata: Metadata | None = Field(default=None, description=METADATA_WORDS, examples=[{"ticket": "4711"}])
 
 
 class TranscriptEntry(_RequestModel):
@@ -216,7 +263,9 @@ class TranscriptEntry(_RequestModel):
 
     role: str = Field(min_length=1, max_length=64, description="The speaker.", examples=["user"])
     text: str = Field(max_length=TEXT_CHARACTERS, description="The words.", examples=["Good morning."])
-    timestamp: Moment = Field(description="The time, RFC 3339.", examples=[TIME_EXAMPLE])
+    timestamp: SpokenAt | None = Field(
+        default=None, description="The time, RFC 3339 or Unix seconds.", examples=[TIME_EXAMPLE]
+    )
 
 
 class Report(_RequestModel):
@@ -298,9 +347,11 @@ class Failure(BaseModel):
 
 
 class Usage(BaseModel):
-    """The use of a session. Frames are counted at its end."""
+    """The use of a session, while it runs no more than five seconds old."""
 
-    seconds: float = Field(description="From the agent's start until now or until the end.", examples=[62.5])
+    seconds: float = Field(
+        description="For which it has held its slot until now: start-up, run and tear-down.", examples=[62.5]
+    )
     frames_in: int = Field(description="Messages from the caller.", examples=[3125])
     frames_out: int = Field(description="Messages to the caller.", examples=[1870])
 
@@ -331,12 +382,17 @@ class SessionSummary(BaseModel):
     model_config = _example(SUMMARY_EXAMPLE)
 
     id: str = Field(examples=[SESSION_EXAMPLE])
+    ulid: str | None = Field(
+        description="The same id as `sess_` and a ULID, which is taken wherever an id is."
+    )
     object: Literal["session"] = "session"
     agent: str = Field(description="The agent's service host.", examples=["support.acme"])
     status: Status
     created_at: str = Field(examples=[TIME_EXAMPLE])
     started_at: str | None = Field(description="The time of the agent's start.")
-    first_audio_at: str | None = Field(description="The time of the agent's first audio; known at the end.")
+    first_audio_at: str | None = Field(
+        description="The time of the agent's first audio; known within five seconds."
+    )
     ended_at: str | None = Field(description="The time of the end, whatever its reason.")
     failed_at: str | None = Field(description="The time of the end, if the session failed.")
     completed_at: str | None = Field(description="The time of the agent's report.")
@@ -353,8 +409,10 @@ class SessionSummary(BaseModel):
     failure: Failure | None
     usage: Usage
     transport: TransportView
-    idle_timeout_seconds: float | None = Field(description="Null means the agent's own.")
-    max_duration_seconds: float | None = Field(description="Null means the agent's own.")
+    idle_timeout_seconds: float | None = Field(description="As it applies; null if silence ends nothing.")
+    max_duration_seconds: float | None = Field(
+        description="As it applies. Null in records of releases that did not write it down."
+    )
     metadata: JsonValue = Field(description="As in the request.")
 
 
@@ -363,7 +421,7 @@ class ReportedEntry(BaseModel):
 
     role: str
     text: str
-    timestamp: str
+    timestamp: str | None = Field(description="Null if the report has none.")
 
 
 class CallView(BaseModel):

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
+from gateway.agents.instance_health import Health, InstanceHealth
 from gateway.api.framework.passed_texts import stored_text, with_texts
 from gateway.api.framework.strict_json import rfc3339, rfc3339_or_none
 from gateway.api.sessions.session_models import (
@@ -21,28 +23,49 @@ from gateway.carriers.call_log import CallState
 from gateway.model.json_text import JsonText
 from gateway.model.lifecycle import SessionState
 from gateway.model.session import SessionRecord
+from gateway.model.session_ids import ulid_of
 
 REDACTED: Final = "[redacted]"
 
+_NOT_THERE: Final = frozenset({Health.STARTING, Health.UNREACHABLE})
+"""Instances that a start waits for."""
 
-def status_of(record: SessionRecord) -> Status:
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """This worker's view besides the store. `now`: Unix seconds."""
+
+    now: float
+    health: InstanceHealth
+
+
+def status_of(record: SessionRecord, health: InstanceHealth) -> Status:
     """Return a session's status.
 
-    `ending`: also that of an active session of which a stop was requested just now.
+    `ending`: also that of an active session of which a stop was requested just now. `queued`: it waits for a
+    slot, or has one on an instance that is not there yet.
     """
     if record.active and record.stop_requested_at is not None:
         return Status.ENDING
+    if record.queued or _waits_for_instance(record, health):
+        return Status.QUEUED
     return Status(record.state)
 
 
-def session_summary(record: SessionRecord, now: float) -> JsonText:
-    """Return a session as lists show it, a SessionSummary. `now`: Unix seconds."""
-    return with_texts(SessionSummary(**_shared_fields(record, now)), _client_texts(record))
+def _waits_for_instance(record: SessionRecord, health: InstanceHealth) -> bool:
+    if record.state is not SessionState.STARTING or health.of(record.instance) not in _NOT_THERE:
+        return False
+    return record.transport != TELEPHONY or record.stream_id is not None  # the telephone does not ring
+
+
+def session_summary(record: SessionRecord, seen: Seen) -> JsonText:
+    """Return a session as lists show it, a SessionSummary."""
+    return with_texts(SessionSummary(**_shared_fields(record, seen)), _client_texts(record))
 
 
 def session_view(
     record: SessionRecord,
-    now: float,
+    seen: Seen,
     transport: TransportView | None = None,
     call: CallState | None = None,
     heard_ms: int | None = None,
@@ -52,7 +75,7 @@ def session_view(
     `transport`: with secrets, for the answer to the start; `call`: its telephone call; `heard_ms`: what is
     known of a session that runs, None for what the record has.
     """
-    fields = _shared_fields(record, now)
+    fields = _shared_fields(record, seen)
     if transport is not None:
         fields["transport"] = transport
     session = Session(
@@ -72,12 +95,13 @@ def _client_texts(record: SessionRecord) -> dict[str, JsonText | None]:
     return {"metadata": stored_text(record.metadata)}
 
 
-def _shared_fields(record: SessionRecord, now: float) -> dict[str, Any]:
+def _shared_fields(record: SessionRecord, seen: Seen) -> dict[str, Any]:
     failed = record.state is SessionState.FAILED
     return {
         "id": record.session_id,
+        "ulid": ulid_of(record.session_id),
         "agent": record.agent,
-        "status": status_of(record),
+        "status": status_of(record, seen.health),
         "created_at": rfc3339(record.created_at),
         "started_at": rfc3339_or_none(record.started_at),
         "first_audio_at": rfc3339_or_none(record.first_agent_sound_at),
@@ -89,20 +113,16 @@ def _shared_fields(record: SessionRecord, now: float) -> dict[str, Any]:
         "released_by": record.released_by,
         "end_reason": record.reason,
         "failure": Failure(code=record.reason or "", message=record.detail or "") if failed else None,
-        "usage": _usage(record, now),
+        "usage": Usage(
+            seconds=round(record.used_seconds(seen.now), 3),
+            frames_in=record.frames_in,
+            frames_out=record.frames_out,
+        ),
         "transport": _redacted(record),
         "idle_timeout_seconds": record.idle_timeout,
         "max_duration_seconds": record.max_duration,
         "metadata": None,
     }
-
-
-def _usage(record: SessionRecord, now: float) -> Usage:
-    seconds = 0.0
-    if record.started_at is not None:
-        until = now if (end := record.ended_at or record.ending_at) is None else end
-        seconds = round(max(0.0, until - record.started_at), 3)
-    return Usage(seconds=seconds, frames_in=record.frames_in, frames_out=record.frames_out)
 
 
 def _call(record: SessionRecord, call: CallState) -> CallView:

@@ -34,7 +34,7 @@ from gateway.api.sessions.session_models import (
     TranscriptEntry,
     TransportView,
 )
-from gateway.api.sessions.session_views import session_summary, session_view, status_of
+from gateway.api.sessions.session_views import Seen, session_summary, session_view, status_of
 from gateway.calls.deferred_command import played_so_far
 from gateway.calls.session_events import session_events
 from gateway.calls.session_start import SessionRequest, StartedSession, start_session
@@ -115,12 +115,11 @@ MAX_ACTIVE: Final = 100_000
 
 _TAG: Final = "Sessions"
 _STORE_STATES: Final = {
-    Status.CREATED: SessionState.CREATED,
     Status.ENDED: SessionState.ENDED,
     Status.FAILED: SessionState.FAILED,
     Status.CANCELED: SessionState.CANCELED,
 }
-"""Statuses that the store can filter by. `running` and `ending` differ only in the sessions' records."""
+"""Statuses that the store can filter by. Those of sessions that are not over differ only in their records."""
 
 
 async def create(context: Context) -> Answer:
@@ -131,7 +130,7 @@ async def create(context: Context) -> Answer:
     async def work() -> Answer:
         session_id, transport = await start(context, new)
         record = await _record(context, session_id)
-        body = session_view(record, context.services.calls.now(), transport)
+        body = session_view(record, _seen(context), transport)
         return Answer(201, body, {"Location": f"/v1/sessions/{session_id}"})
 
     if key is None:
@@ -154,8 +153,8 @@ async def list_sessions(context: Context) -> Answer:
     """`GET /v1/sessions`: list sessions, the newest first."""
     query = context.query_as(ListQuery)
     records, total = await _page(context, query)
-    now = context.services.calls.now()
-    data = await in_turns(records, lambda record: session_summary(record, now), SESSIONS_A_TURN)
+    seen = _seen(context)
+    data = await in_turns(records, lambda record: session_summary(record, seen), SESSIONS_A_TURN)
     page = SessionPage(
         data=[],
         total=total,
@@ -208,7 +207,8 @@ def _not_reportable(record: SessionRecord) -> ApiError:
 
 
 def _entry_text(entry: TranscriptEntry) -> JsonText:
-    value = {"role": entry.role, "text": entry.text, "timestamp": utc_text(entry.timestamp)}
+    at = None if entry.timestamp is None else utc_text(entry.timestamp)
+    value = {"role": entry.role, "text": entry.text, "timestamp": at}
     return JsonText(dump(value))
 
 
@@ -230,7 +230,11 @@ async def _answer(context: Context, record: SessionRecord) -> Answer:
     if record.transport == TELEPHONY:
         call = await context.services.calls.call_log.of(record.session_id)
     heard_ms = await played_so_far(context.services.calls, record)
-    return Answer(200, session_view(record, context.services.calls.now(), call=call, heard_ms=heard_ms))
+    return Answer(200, session_view(record, _seen(context), call=call, heard_ms=heard_ms))
+
+
+def _seen(context: Context) -> Seen:
+    return Seen(context.services.calls.now(), context.services.calls.health)
 
 
 async def _wait_until_over(context: Context, timeout_s: float) -> SessionRecord:
@@ -278,12 +282,20 @@ async def _page(context: Context, query: ListQuery) -> tuple[list[SessionRecord]
     if query.status is None or query.status in _STORE_STATES:
         state = None if query.status is None else _STORE_STATES[query.status]
         return await store.sessions(replace(matching, state=state), limit=query.limit, offset=query.offset)
-    active, _ = await store.sessions(replace(matching, active=True), limit=MAX_ACTIVE)
-    records = [record for record in active if status_of(record) is query.status]
+    records: list[SessionRecord] = []
+    if query.status is not Status.CREATED:
+        records, _ = await store.sessions(replace(matching, active=True), limit=MAX_ACTIVE)
+    if query.status in (Status.CREATED, Status.QUEUED):
+        pending, _ = await store.sessions(replace(matching, state=SessionState.CREATED), limit=MAX_ACTIVE)
+        records = sorted([*records, *pending], key=lambda record: record.created_at, reverse=True)
+    health = context.services.calls.health
+    records = [record for record in records if status_of(record, health) is query.status]
     return records[query.offset : query.offset + query.limit], len(records)
 
 
-_ID_NOTE: Final = {"session_id": "The session's id, as in the start's answer or in the agent's headers."}
+_ID_NOTE: Final = {
+    "session_id": "The session's id, as in the start's answer or in the agent's headers; or its `ulid`."
+}
 
 SESSIONS: Final = (
     Operation(

@@ -21,6 +21,7 @@ from gateway.api.framework.operation import Context
 from gateway.api.webhooks.whatsapp_forward import ForwardResult, post, post_within
 from gateway.config import AgentSettings
 from gateway.model.reasons import CallEnded, Reasons
+from gateway.model.session_ids import canonical_session_id
 from gateway.store.interface import SessionFilter
 
 MAX_SESSIONS: Final = 1000
@@ -97,9 +98,10 @@ async def _recipients(
     running, _ = await services.store.sessions(
         SessionFilter(agent=agent.service_host, active=True), limit=MAX_SESSIONS
     )
+    session_id = None if callback_data is None else canonical_session_id(callback_data)
     sessions: defaultdict[str, list[str]] = defaultdict(list)
     for record in running:
-        if record.session_id == callback_data:
+        if record.session_id == session_id:
             return [Recipient(record.instance, record.session_id)], []
         sessions[record.instance].append(record.session_id)
     likely = [

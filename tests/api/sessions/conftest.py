@@ -192,6 +192,13 @@ class Worker:
         }
         await self.store.end(session_id, SessionResult(**result | more))
 
+    async def begins_to_end(self, session_id: str, at: float) -> None:
+        """Its caller has hung up, and its agent is not gone yet."""
+        result = SessionResult(
+            SessionState.ENDED, at, "caller_hangup", Party.CALLER, "", 1000, Traffic(), None
+        )
+        await self.store.begin_end(session_id, result)
+
 
 @pytest.fixture
 def clock() -> Clock:

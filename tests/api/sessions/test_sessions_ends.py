@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -94,9 +95,38 @@ async def test_a_report_is_stored_and_returned(worker: Any, clock: Any) -> None:
     }
 
 
+PI: Final = json.loads("""{
+    "transcript": [
+      { "role": "agent", "text": "Hi! How can I help you today?", "timestamp": 1710000000 },
+      { "role": "user", "text": "I am looking for a Pro plan upgrade.", "timestamp": 1710000005 },
+      { "role": "agent", "text": "Great, what is your team size?", "timestamp": 1710000008 }
+    ],
+    "duration_seconds": 120
+  }""")
+"""A report as clients of another service send it, whose times are Unix seconds."""
+
+
+async def test_a_transcript_may_count_seconds_or_have_no_times(worker: Any, clock: Any) -> None:
+    session_id = await worker.carries(clock.now)
+    reply = await worker("POST", f"/v1/sessions/{session_id}/complete", PI)
+    assert (reply.status, reply.json["reported_seconds"]) == (200, 120)
+    times = ["2024-03-09T16:00:00.000Z", "2024-03-09T16:00:05.000Z", "2024-03-09T16:00:08.000Z"]
+    expected = [entry | {"timestamp": at} for entry, at in zip(PI["transcript"], times, strict=True)]
+    assert reply.json["transcript"] == expected
+    assert (await worker.shows(session_id))["transcript"] == expected
+
+    untimed = {"role": "user", "text": "Hello"}
+    given = [untimed, untimed | {"timestamp": None}, untimed | {"timestamp": 1710000000.25}]
+    other_id = await worker.carries(clock.now)
+    reply = await worker("POST", f"/v1/sessions/{other_id}/complete", {"transcript": given})
+    shown = [entry["timestamp"] for entry in reply.json["transcript"]]
+    assert shown == [None, None, "2024-03-09T16:00:00.250Z"]
+
+
 @pytest.mark.parametrize(
     "report",
     [
+        {"transcript": [{"role": "user", "text": "Hello"}] * 5000},
         {"transcript": [ENTRY]},
         {"transcript": [ENTRY] * 5000},
         {"transcript": [ENTRY | {"text": ""}]},
@@ -128,7 +158,14 @@ async def test_reports_at_their_limits_are_accepted(report: Any, worker: Any, cl
         ({"transcript": []}, "transcript"),
         ({"transcript": [ENTRY] * 5001}, "transcript"),
         ({"transcript": ENTRY}, "transcript"),
-        ({"transcript": [{"role": "user", "text": "Hello"}]}, "transcript[0].timestamp"),
+        ({"transcript": [ENTRY, ENTRY | {"timestamp": True}]}, "transcript[1].timestamp"),
+        ({"transcript": [ENTRY | {"timestamp": "1710000000"}]}, "transcript[0].timestamp"),
+        ({"transcript": [ENTRY | {"timestamp": -1}]}, "transcript[0].timestamp"),
+        ({"transcript": [ENTRY | {"timestamp": 1_710_000_000_000}]}, "transcript[0].timestamp"),  # ms
+        (
+            {"transcript": [ENTRY] * 500 + [ENTRY | {"timestamp": 253_402_300_800}]},
+            "transcript[500].timestamp",
+        ),
         ({"transcript": [ENTRY, ENTRY | {"role": ""}]}, "transcript[1].role"),
         ({"transcript": [ENTRY | {"role": "r" * 65}]}, "transcript[0].role"),
         ({"transcript": [ENTRY | {"text": None}]}, "transcript[0].text"),

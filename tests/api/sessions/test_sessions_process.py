@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from gateway.simulator.waiting import eventually
+from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.call_assertions import assert_each_end_logged, assert_no_slots_taken
 from tests.harness.gateway import Gateway
@@ -85,7 +85,7 @@ async def once_over(ask: Ask, session_id: str) -> dict[str, Any]:
 
 
 async def test_the_socket_runs_the_pending_session(gateway: Gateway, support: Agent, ask: Ask) -> None:
-    session = await promised(ask, metadata={"ticket": 4711}, body={"name": "Ada"})
+    session = await promised(ask, metadata={"ticket": "4711"}, body={"name": "Ada"})
     session_id = session["id"]
     caller = await gateway.dial(target(session))
     agent = await support.call()
@@ -106,10 +106,38 @@ async def test_the_socket_runs_the_pending_session(gateway: Gateway, support: Ag
     assert (await agent.closed())[0] == 1000
     for status, over in await asyncio.gather(*waiting):
         assert (status, over["status"], over["end_reason"]) == (200, "ended", "stopped")
-        assert (over["metadata"], over["results"]) == ({"ticket": 4711}, {"resolved": True})
+        assert (over["metadata"], over["results"]) == ({"ticket": "4711"}, {"resolved": True})
         assert over["usage"]["frames_in"] == 1
     assert session["transport"]["token"] not in json.dumps(over)
     assert (await ask("POST", f"/{session_id}/complete", {"results": 1}))[0] == 409
+
+
+async def test_any_worker_tells_what_a_running_call_has_passed(
+    gateway: Gateway, support: Agent, ask: Ask
+) -> None:
+    caller = await gateway.dial(target(await promised(ask)))
+    silent = await support.call()
+    speaking = await gateway.dial(target(await promised(ask)))
+    agent = await support.call()
+    for words in ("one", "two", "three"):
+        speaking.say(words)
+        await agent.hear()
+    agent.say("hello")
+    await speaking.hear()
+
+    async def passed() -> bool:
+        views = [await shown(ask, agent.session) for _ in range(6)]  # by chance at both workers
+        figures = [(view["usage"]["frames_in"], view["usage"]["frames_out"]) for view in views]
+        return all(view["first_audio_at"] for view in views) and set(figures) == {(3, 1)}
+
+    async with asyncio.timeout(WAIT_S):
+        while not await passed():
+            await asyncio.sleep(0.1)
+    quiet = await shown(ask, silent.session)
+    assert (quiet["status"], quiet["first_audio_at"], quiet["usage"]["frames_in"]) == ("running", None, 0)
+    await caller.leave()
+    await speaking.leave()
+    assert (await once_over(ask, agent.session))["usage"]["frames_in"] == 3
 
 
 async def test_any_worker_stops_any_call(gateway: Gateway, support: Agent, ask: Ask) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import Reasons
+from gateway.model.session_ids import ulid_of
 
 DAY = 1_700_000_000.0
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
@@ -53,6 +54,7 @@ async def test_a_session_has_the_fields_of_the_contract(api: Any, agents: str) -
 async def test_one_session_comes_with_its_steps(api: Any, agents: str) -> None:
     session = await api.begins(at=DAY)
     found = (await api("GET", f"{agents}/support/sessions/{session.upper()}")).json
+    assert found == (await api("GET", f"{agents}/support/sessions/{ulid_of(session)}")).json
     assert (found["sessionId"], found["endedAt"], found["endState"]) == (session, None, "active")
     assert (found["resourceMetrics"], found["meetingIds"]) == (None, [])
     assert found["events"] == [
@@ -144,6 +146,15 @@ async def test_completion_status_says_how_the_agents_side_ended(api: Any, histor
     held = await api.begins(transport="daily")
     await api.ends(held, SessionState.ENDED, Reasons.agent_ended, DAY, completion_status="HTTP_COMPLETED")
     assert await status(held) == "HTTP_COMPLETED"
+    stopped = await api.begins(transport="daily")
+    await api.ends(stopped, SessionState.ENDED, Reasons.stopped, DAY)
+    assert await status(stopped) == "HTTP_COMPLETED"
+    lost = await api.begins(transport="webrtc")
+    await api.ends(lost, SessionState.FAILED, Reasons.gateway_lost, DAY)
+    assert await status(lost) == "HTTP_ERROR"
+    unheard = await api.begins(transport="webrtc", running_after=None)
+    await api.ends(unheard, SessionState.CANCELED, Reasons.stopped, DAY)
+    assert await status(unheard) is None
 
 
 @pytest.mark.parametrize(
