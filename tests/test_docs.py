@@ -203,7 +203,7 @@ def test_what_a_carrier_page_adds_to_it_works_together(
 def test_the_configuration_of_the_api_page_works(tmp_path: Path) -> None:
     file = tmp_path / "patchbay.toml"
     file.write_text("\n".join(blocks(API, "toml")), encoding="utf-8")
-    settings = load(file, {"DAILY_API_KEY": "a-key"})
+    settings = load(file, {"DAILY_API_KEY": "a-key", "TURN_SECRET": "a-secret"})
     assert [agent.service_host for agent in settings.agents] == ["support.acme", "helper.acme"]
 
 

@@ -230,11 +230,12 @@ class SessionRecord:
         return self.state in ACTIVE
 
     def used_seconds(self, now: float) -> float:
-        """Return for how long the session has held its slot: start-up, run and tear-down. 0 without a slot.
+        """Return the seconds from when the session got its slot to its end; 0 without a slot.
 
-        `now`: Unix seconds.
+        So starting the agent counts, and an instance that is still busy after the end does not, as in the
+        totals by day. `now`: Unix seconds.
         """
         if self.admitted_at is None:
             return 0.0
-        until = self.released_at or self.ended_at
+        until = self.ended_at or self.ending_at
         return max(0.0, (now if until is None else until) - self.admitted_at)

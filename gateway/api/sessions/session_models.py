@@ -350,7 +350,7 @@ class Usage(BaseModel):
     """The use of a session, while it runs no more than five seconds old."""
 
     seconds: float = Field(
-        description="For which it has held its slot until now: start-up, run and tear-down.", examples=[62.5]
+        description="From when it got its slot until now or until its end: starting counts.", examples=[62.5]
     )
     frames_in: int = Field(description="Messages from the caller.", examples=[3125])
     frames_out: int = Field(description="Messages to the caller.", examples=[1870])

@@ -71,7 +71,9 @@ async def test_what_a_running_call_passes_shows_at_every_worker(hire: Any, clock
     assert shown["usage"] == {"seconds": 6.0, "frames_in": 300, "frames_out": 150}
 
 
-async def test_start_up_and_tear_down_are_used_time(worker: Any, bot_agent: Any, clock: Any) -> None:
+async def test_starting_the_agent_counts_as_use_and_waiting_for_it_to_go_does_not(
+    worker: Any, bot_agent: Any, clock: Any
+) -> None:
     await bot_agent.stop()
     starting = asyncio.create_task(worker.starts())
     async with asyncio.timeout(60):
@@ -87,10 +89,10 @@ async def test_start_up_and_tear_down_are_used_time(worker: Any, bot_agent: Any,
     clock.now += 10.0
     await worker.begins_to_end(other_id, clock.now)
     clock.now += 2.0
-    assert (await worker.shows(other_id))["usage"]["seconds"] == 12.0  # its agent is not gone yet
+    assert (await worker.shows(other_id))["usage"]["seconds"] == 10.0  # its agent is not gone yet
     await worker.store.release(other_id, clock.now, ReleasedBy.READY)
     clock.now += 100.0
-    assert (await worker.shows(other_id))["usage"]["seconds"] == 12.0
+    assert (await worker.shows(other_id))["usage"]["seconds"] == 10.0
 
 
 @pytest.mark.parametrize("spelling", [str.upper, str.lower])
