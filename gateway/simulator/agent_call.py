@@ -39,13 +39,15 @@ class AgentBehaviour:
     """How the fake agent behaves, well or badly. Times in seconds.
 
     `greeting`: None for none. `delay`: until it repeats the caller. `ready`: whether `/readyz` answers 200
-    while a slot is free. `refuse_status`: an HTTP status instead of the upgrade. `end_after`: until it ends a
-    call by itself, with `end_code`. `bot_duration`: until it answers `POST /bot`; None answers 501 at once.
+    while a slot is free. `accept_after`: until it accepts a call. `refuse_status`: an HTTP status instead of
+    the upgrade. `end_after`: until it ends a call by itself, with `end_code`. `bot_duration`: until it
+    answers `POST /bot`; None answers 501 at once.
     """
 
     greeting: Recording | None = None
     delay: float = 1.0
     ready: bool = True
+    accept_after: float = 0.0
     refuse_status: int | None = None
     end_after: float | None = None
     end_code: int = 1000

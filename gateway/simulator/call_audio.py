@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from gateway.audio.clips import ClipCache
+from gateway.audio.tones import RINGBACK
 from serializers.codecs import SAMPLE_BYTES, Resampler, decode, encode
-from serializers.events import AudioFormat
+from serializers.dialect import Dialect, DialectError
+from serializers.events import AudioFormat, Start
 
 AUDIBLE_PEAK = 400
 """Of 32767: a tick whose loudest sample is below counts as silence."""
@@ -35,6 +38,15 @@ def cut(samples: bytes, audio: AudioFormat, frame_ms: int) -> list[bytes]:
     size = bytes_per_ms(audio) * frame_ms
     filled = samples + silence(audio, frame_ms)[: -len(samples) % size]
     return [filled[at : at + size] for at in range(0, len(filled), size)]
+
+
+def hold_pieces(dialect: Dialect, start: Start) -> frozenset[bytes]:
+    """Return the payloads of the gateway's ringback in this stream's format, which are no agent's sound."""
+    clips = ClipCache()
+    try:
+        return frozenset(piece for tone in RINGBACK for piece in clips.clip(tone, dialect, start).pieces)
+    except DialectError:
+        return frozenset()
 
 
 def audible(pcm: bytes) -> bool:

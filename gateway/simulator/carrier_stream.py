@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from gateway.simulator.call_audio import audible, bytes_per_ms, silence, to_pcm
-from gateway.simulator.call_plan import CallPlan, CallReport, EventKind, SimulatedEvent
+from gateway.simulator.call_audio import audible, bytes_per_ms, hold_pieces, silence, to_pcm
+from gateway.simulator.call_plan import UNHEARD, CallPlan, CallReport, EventKind, SimulatedEvent
 from gateway.simulator.caller import Stage, Turn
-from gateway.simulator.carrier_profiles import PROFILES, first_timestamp_ms
+from gateway.simulator.carrier_profiles import PROFILES, Ids, first_timestamp_ms
 from gateway.simulator.dial_url import DialedUrl
 from gateway.simulator.echo import TimedAudio, match_echo
 from gateway.simulator.playback import TICK_MS, Playback
@@ -44,7 +44,7 @@ TONE_MS = 100
 
 
 class CarrierStream:
-    """One media stream. `began`: when the TCP connect began, in seconds of `clock`."""
+    """One media stream. `began`: of the TCP connect, in seconds of `clock`. `ids`: None for new ones."""
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class CarrierStream:
         dialled: DialedUrl,
         began: float,
         clock: Callable[[], float] = time.monotonic,
+        ids: Ids | None = None,
     ) -> None:
         self._plan = plan
         self._dialled = dialled
@@ -61,7 +62,7 @@ class CarrierStream:
         self._clock = clock
         self._began = began
         self._opened = clock()
-        self._start = self._make_start()
+        self._start = self._make_start(ids or profile.make_ids())
         self._sequence = 0
         self._chunk = 0
         self._timestamp_base = first_timestamp_ms(profile)
@@ -72,6 +73,9 @@ class CarrierStream:
         self._playback = Playback(bytes_per_ms(audio) * TICK_MS, tick_silence)
         self._sent: list[TimedAudio] = []
         self._received: list[TimedAudio] = []
+        self._hold_pieces = hold_pieces(dialect, self._start)
+        self._agent_sound_at: float | None = None
+        self._is_agent_audible = False
         self._played_audio = bytearray()
         self._audible_ticks = 0
         self._marks: list[str] = []
@@ -151,7 +155,7 @@ class CarrierStream:
             url=self._dialled.url,
             call_id=self._start.call_id,
             stream_id=self._start.stream_id,
-            setup_ms=(self._received[0].at_s - self._began) * 1000 if self._received else None,
+            setup_ms=None if self._agent_sound_at is None else (self._agent_sound_at - self._began) * 1000,
             duration_ms=(self._clock() - self._opened) * 1000,
             frames_sent=len(self._sent),
             frames_received=len(self._received),
@@ -165,7 +169,8 @@ class CarrierStream:
             close_code=close_code,
             close_reason=close_reason,
             ended_by=ended_by,
-            error=self._failure or _close_error(close_code, close_reason, ended_by),
+            agent_audible=self._is_agent_audible,
+            error=self._failure or _close_error(close_code, close_reason, ended_by) or self._unheard(),
             complaints=tuple(self._complaints),
             sample_rate=audio.sample_rate,
             sent_audio=to_pcm(whole, audio),
@@ -173,9 +178,8 @@ class CarrierStream:
             events=tuple(self._events),
         )
 
-    def _make_start(self) -> Start:
+    def _make_start(self, ids: Ids) -> Start:
         plan, profile = self._plan, self._profile
-        ids = profile.make_ids()
         return Start(
             call_id=ids.call_id,
             stream_id=ids.stream_id,
@@ -218,9 +222,17 @@ class CarrierStream:
                 self._complain(f"unknown event {name!r}")
         return []
 
+    def _unheard(self) -> str | None:
+        return UNHEARD if self._plan.expect_audio and not self._is_agent_audible else None
+
     def _receive_audio(self, payload: bytes) -> None:
         if not self._received:
             self.note("agent sound")
+        if payload not in self._hold_pieces:
+            if self._agent_sound_at is None:
+                self._agent_sound_at = self._clock()
+            if not self._is_agent_audible:
+                self._is_agent_audible = audible(to_pcm(payload, self._dialled.audio))
         profile = self._profile
         if len(payload) < profile.min_chunk_bytes or len(payload) % profile.chunk_multiple:
             self._complain(

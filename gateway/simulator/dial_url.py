@@ -5,10 +5,13 @@ sockets"). No I/O.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
+from gateway.carriers.agent_body import to_parameters
+from gateway.simulator.call_plan import CallPlan
 from gateway.simulator.carrier_profiles import (
     EXOTEL_PARAMETERS,
     PROFILES,
@@ -17,6 +20,8 @@ from gateway.simulator.carrier_profiles import (
     audio_format,
 )
 from serializers.events import NO_PARAMETERS, AudioFormat
+
+BODY_QUERY = "body"
 
 LOOPBACK = "127.0.0.1"
 
@@ -39,16 +44,18 @@ class DialedUrl:
 
 
 def dial(
-    url: str, carrier: str, agent: str | None, parameters: Mapping[str, str] = NO_PARAMETERS
+    url: str,
+    carrier: str,
+    agent: str | None,
+    parameters: Mapping[str, str] = NO_PARAMETERS,
+    body: str | None = None,
 ) -> DialedUrl:
     """Return `url` as `carrier` dials it.
 
     `url`: a base (`ws://host:port`, to which `/ws/{carrier}` is added) or complete. `agent`: AGENT.ORG, named
-    as the carrier can unless the URL names one. `parameters`: those of the carrier's document. Raises
-    DialError.
+    as the carrier can unless the URL names one. `parameters`: those of the carrier's document. `body`: JSON
+    for the agent, in the query, or in parameters where the carrier drops it. Raises DialError.
     """
-    if carrier not in PROFILES:
-        raise DialError(f"no such carrier: {carrier} (there are {', '.join(PROFILES)})")
     if agent is not None and not (agent.isascii() and agent.isprintable()):
         raise DialError("the agent's name holds characters that belong in no name")
     profile = PROFILES[carrier]
@@ -61,6 +68,12 @@ def dial(
             query = "&".join(filter(None, (query, urlencode({SERVICE_HOST_QUERY: agent}))))
         else:
             start_parameters[SERVICE_HOST_PARAMETER] = agent
+    if carrier == "exotel" and parameters:  # it has no other place for them
+        query, start_parameters = "&".join(filter(None, (query, urlencode(parameters)))), {}
+    if body is not None and profile.keeps_query:
+        query = "&".join(filter(None, (query, urlencode({BODY_QUERY: body_as_query(body)}))))
+    elif body is not None:
+        start_parameters |= to_parameters(body_as_query(body))
     if carrier == "exotel":
         start_parameters = _exotel_parameters(query) | start_parameters
     dialled = parts._replace(path=path, query=query, fragment="").geturl()
@@ -69,6 +82,22 @@ def dial(
     if host.endswith(".localhost"):
         host = LOOPBACK
     return DialedUrl(dialled, host, start_parameters, audio_format(carrier, query))
+
+
+def parameters_of(plan: CallPlan) -> dict[str, str]:
+    """Return the custom parameters of a call's `start`: the plan's, and the numbers that it names where the
+    carrier has no other place for them, as its documents do.
+    """
+    parameters = dict(plan.parameters)
+    if plan.given_url is not None or PROFILES[plan.carrier].sends_numbers:
+        return parameters
+    numbers = {"from_number": plan.from_number, "to_number": plan.to_number}
+    return {name: number for name, number in numbers.items() if number} | parameters
+
+
+def body_as_query(body: str) -> str:
+    """Return JSON for an agent as it stands in a URL."""
+    return base64.b64encode(body.encode()).decode()
 
 
 def _split(url: str) -> SplitResult:

@@ -86,6 +86,7 @@ class FakeAgent:
         session_id = media.headers.get(SESSION_HEADER)
         self.session_ids.append(session_id or "")
         try:
+            await asyncio.sleep(self._behaviour.accept_after)
             await media.accept()
             with structlog.contextvars.bound_contextvars(session=session_id):
                 _log_body(media.query_params.get("body"))

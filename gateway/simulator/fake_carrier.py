@@ -4,21 +4,28 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import socket
 import time
 from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
-from gateway.model.reasons import status_phrase
 from gateway.simulator.call_audio import cut, for_call
 from gateway.simulator.call_plan import CallPlan, CallProgress, CallReport, OnProgress
 from gateway.simulator.caller import Caller, Stage
 from gateway.simulator.carrier_stream import CarrierStream
-from gateway.simulator.dial_url import DialedUrl, DialError, dial
+from gateway.simulator.connection_trouble import trouble
+from gateway.simulator.dial_url import DialedUrl, DialError, dial, parameters_of
+from gateway.simulator.document_fetch import (
+    CallRefusedError,
+    fetches_document,
+    follow_documents,
+    http_error,
+    ids_of,
+)
+from gateway.simulator.gateway_address import GatewayAddress
 from gateway.simulator.playback import TICK_MS
 from serializers.dialect import DialectError
 from serializers.registry import DIALECTS
@@ -36,10 +43,9 @@ STALL_S = 0.1
 
 MAX_MESSAGE_BYTES = 1 << 20
 PROGRESS_TICKS = 5
-MAX_BODY_CHARACTERS = 200
-"""How much of an HTTP error's body the report repeats."""
-
 NORMAL_CLOSE = 1000
+
+DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
 
 async def place_call(plan: CallPlan, on_progress: OnProgress | None = None) -> CallReport:
@@ -47,39 +53,70 @@ async def place_call(plan: CallPlan, on_progress: OnProgress | None = None) -> C
 
     Failures of the call do not raise; they are in the report's `error`.
     """
+    where = plan.url
     try:
-        dialled = dial(plan.url, plan.carrier, plan.agent, plan.parameters)
+        ids = ids_of(plan)
+        if fetches_document(plan.url):
+            plan = await follow_documents(plan, ids)
+        dialled = dial(plan.url, plan.carrier, plan.agent, parameters_of(plan), plan.body)
+        where = dialled.url
         frame_ms = DIALECTS[plan.carrier].frame_ms
         frames = cut(for_call(plan.speech, plan.speech_rate, dialled.audio), dialled.audio, frame_ms)
-    except (DialError, DialectError) as error:
-        return CallReport(plan.carrier, plan.url, error=str(error))
-    began = time.monotonic()
-    try:
+        began = time.monotonic()
         socket = await _connect(plan, dialled)
-    except InvalidStatus as error:
-        status = error.response.status_code
-        return CallReport(plan.carrier, dialled.url, refused=status, error=_http_error(error))
-    except TimeoutError:
-        return CallReport(plan.carrier, dialled.url, error=f"no answer within {plan.connect_timeout:g} s")
-    except (InvalidHandshake, InvalidURI) as error:
-        return CallReport(plan.carrier, dialled.url, error=f"not a WebSocket server: {error}")
-    except (OSError, EOFError) as error:
-        return CallReport(plan.carrier, dialled.url, error=f"could not connect: {_os_message(error)}")
-    caller = Caller(plan, frames, frame_ms)
-    return await FakeCarrier(CarrierStream(plan, dialled, began), caller, socket, on_progress).run()
+    except CallRefusedError as error:
+        return CallReport(plan.carrier, where, refused=error.status, error=str(error))
+    except (DialError, DialectError) as error:
+        return CallReport(plan.carrier, where, error=str(error))
+    stream = CarrierStream(plan, dialled, began, ids=ids)
+    return await FakeCarrier(stream, Caller(plan, frames, frame_ms), socket, on_progress).run()
 
 
 async def _connect(plan: CallPlan, dialled: DialedUrl) -> ClientConnection:
+    """Open the media socket. Raises CallRefusedError."""
+    try:
+        return await _open(plan, dialled)
+    except InvalidStatus as error:
+        status = error.response.status_code
+        text = (error.response.body or b"").decode("utf-8", "replace")
+        raise CallRefusedError(http_error(status, text), status) from None
+    except TimeoutError:
+        raise CallRefusedError(f"no answer within {plan.connect_timeout:g} s") from None
+    except InvalidURI:  # whose text has the URL, which may have a token
+        raise CallRefusedError("this is no URL of a WebSocket") from None
+    except InvalidHandshake as error:
+        words = f"not a WebSocket server: {error}"
+        if urlsplit(dialled.url).scheme == "ws":
+            words += " (does it speak TLS? then wss:// or https://)"
+        raise CallRefusedError(words) from None
+    except (OSError, EOFError) as error:
+        words = trouble(error, urlsplit(dialled.url).hostname or "")
+        raise CallRefusedError(f"could not connect: {words}") from None
+
+
+async def _open(plan: CallPlan, dialled: DialedUrl) -> ClientConnection:
+    address = GatewayAddress(plan.given_url or plan.url, plan.public_url)
+    headers = dict(plan.headers)
+    if plan.signer is not None:
+        headers |= plan.signer.sign_upgrade(address.public(dialled.url))
+    reached = address.reach(dialled.url)
+    uri, options = dialled.url, dict[str, Any](host=dialled.host)
+    if reached.host is not None:  # the public name stays in the request, and the connection goes elsewhere
+        there = urlsplit(reached.url)
+        uri = there._replace(netloc=reached.host).geturl()
+        options = {"host": there.hostname, "port": there.port or DEFAULT_PORTS[there.scheme]}
+    if plan.tls is not None and uri.startswith("wss:"):
+        options["ssl"] = plan.tls
     return await connect(
-        dialled.url,
-        host=dialled.host,
-        additional_headers=dict(plan.headers),
+        uri,
+        additional_headers=headers,
         compression=None,
         open_timeout=plan.connect_timeout,
         close_timeout=CLOSE_TIMEOUT_S,
         ping_interval=None,
         max_size=MAX_MESSAGE_BYTES,
         proxy=None,
+        **options,
     )
 
 
@@ -163,27 +200,3 @@ class FakeCarrier:
         async with asyncio.timeout(SEND_TIMEOUT_S):
             for message in messages:
                 await self._socket.send(message)
-
-
-def _http_error(error: InvalidStatus) -> str:
-    status = error.response.status_code
-    try:
-        detail = f"HTTP {status} {status_phrase(status)}"
-    except ValueError:
-        detail = f"HTTP {status}"
-    text = (error.response.body or b"").decode("utf-8", "replace").strip()
-    try:
-        body = json.loads(text)
-    except ValueError:
-        body = None
-    if isinstance(body, dict) and isinstance(body.get("error"), str):
-        text = body["error"]
-    return f"refused with {detail}" + (f": {text[:MAX_BODY_CHARACTERS]}" if text else "")
-
-
-def _os_message(error: OSError | EOFError) -> str:
-    if isinstance(error, socket.gaierror) and error.strerror:
-        return error.strerror
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)
-    return str(error) or type(error).__name__

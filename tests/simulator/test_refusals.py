@@ -104,7 +104,8 @@ async def test_closed_in_order_before_the_caller_was_done(
 @pytest.mark.parametrize(
     ("url", "detail"),
     [
-        ("http://127.0.0.1/", "must begin with ws:// or wss://"),
+        ("ftp://127.0.0.1/", "must begin with ws:// or wss://"),
+        ("http://[::1/", "not a URL"),
         ("127.0.0.1:7860", "must begin with ws:// or wss://"),
         ("ws://", "names no host"),
         ("ws://127.0.0.1:seven", "not a URL"),
