@@ -35,9 +35,10 @@ def call(
     url: Annotated[
         str,
         typer.Argument(
+            metavar="URL",
             help="ws:// or wss://: a media socket; a base, to which /ws/CARRIER is added, or a URL with its "
             "path. http:// or https://: the document that names it. Or env:NAME, file:PATH, - for one with a "
-            "token in it."
+            "token in it.",
         ),
     ],
     *,
