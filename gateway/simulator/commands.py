@@ -131,8 +131,8 @@ def _call(options: CallOptions, wav: Path | None, out: Path | None, calls: int, 
 
     from gateway.config import ConfigError  # noqa: PLC0415
     from gateway.simulator import report_json  # noqa: PLC0415
+    from gateway.simulator.call_exit_status import CALL_FAILED, exit_status  # noqa: PLC0415
     from gateway.simulator.call_options import plan_call  # noqa: PLC0415
-    from gateway.simulator.exit_status import CALL_FAILED, exit_status  # noqa: PLC0415
     from gateway.simulator.place_calls import place_calls  # noqa: PLC0415
     from gateway.simulator.redacted_url import redacted  # noqa: PLC0415
     from gateway.simulator.report_table import calls_table, problems  # noqa: PLC0415

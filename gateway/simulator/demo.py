@@ -12,9 +12,9 @@ from typing import Any
 
 from rich.console import Console
 
+from gateway.simulator.call_exit_status import exit_status
 from gateway.simulator.call_plan import CallPlan, CallReport
 from gateway.simulator.carrier_profiles import PROFILES
-from gateway.simulator.exit_status import exit_status
 from gateway.simulator.free_ports import LOOPBACK, free_port
 from gateway.simulator.gateway_process import GatewayProcess
 from gateway.simulator.place_calls import place_calls
