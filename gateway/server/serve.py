@@ -10,6 +10,7 @@ running calls finish and ends. SIGHUP reloads the certificate (tls.py).
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from functools import partial
 
@@ -22,6 +23,7 @@ from gateway.server.control_socket import ReplaceRefusedError
 from gateway.server.exit_status import CANNOT_START
 from gateway.server.port import address_of, bind_port, start_lock
 from gateway.server.port_ownership import PortOwnership
+from gateway.server.service_manager import ServiceManager
 from gateway.server.stray_signals import ignore_while_starting
 from gateway.server.takeover import plan_takeover, reserve
 from gateway.server.tls import CertificateUnusable, load_certificate
@@ -67,7 +69,9 @@ def _run(settings: Settings, replace: int | None, configured: str) -> int:
             held.enter_context(port)
         takeover = None if old is None else plan_takeover(old, ports[0], settings.server.workers)
         address = address_of(ports[0])
-        announce = partial(_log_started, settings, address)
+        manager = ServiceManager.of_this_process(os.environ)
+        held.callback(manager.close)
+        announce = partial(_started, settings, address, manager)
         ownership = PortOwnership(address, lock, announce, is_takeover=takeover is not None)
         held.callback(ownership.close)
         for what, detail in unauthenticated_access(settings):
@@ -76,12 +80,13 @@ def _run(settings: Settings, replace: int | None, configured: str) -> int:
             # Not at the top: the parent of several workers serves nothing itself.
             from gateway.server.worker import serve  # noqa: PLC0415
 
-            return serve(settings, ports[0], SoleProcess(ownership), takeover)
-        return WorkerProcesses(settings, ports, ownership, takeover).run()
+            return serve(settings, ports[0], SoleProcess(ownership, manager), takeover)
+        return WorkerProcesses(settings, ports, ownership, takeover, manager).run()
 
 
-def _log_started(settings: Settings, address: str) -> None:
-    """Log that every worker listens. Whoever waits for this line may call."""
+def _started(settings: Settings, address: str, manager: ServiceManager) -> None:
+    """Log that every worker listens, and tell the service manager. Whoever waits for either may call."""
+    manager.report_ready()
     log.info(
         "patchbay",
         address=address,

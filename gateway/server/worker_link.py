@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from gateway.server.port_ownership import PortOwnership
+from gateway.server.service_manager import ServiceManager
 
 # From the parent.
 LEAVE_PORT: Final = b"L"
@@ -80,8 +81,10 @@ class SoleProcess:
 
     passes_interrupts = False
 
-    def __init__(self, ownership: PortOwnership) -> None:
+    def __init__(self, ownership: PortOwnership, manager: ServiceManager) -> None:
+        """`manager`: whatever started the process; nobody else watches it."""
         self._ownership = ownership
+        self._manager = manager
 
     def start(self, callbacks: WorkerCallbacks) -> None:
         loop = asyncio.get_running_loop()
@@ -94,6 +97,7 @@ class SoleProcess:
 
     def report_alive(self) -> None:
         self._ownership.all_listen()
+        self._manager.report_alive()
 
     def report_draining(self) -> None:
         pass

@@ -30,6 +30,7 @@ from gateway.observability.log import logging_as
 from gateway.server.exit_status import NOT_TAKEN_OVER, STARTUP_FAILED
 from gateway.server.port import drain_backlog
 from gateway.server.port_ownership import PortOwnership
+from gateway.server.service_manager import ServiceManager
 from gateway.server.stray_signals import StraySignals
 from gateway.server.takeover import Takeover
 from gateway.server.worker_link import (
@@ -148,12 +149,17 @@ class WorkerProcesses:
         ports: list[socket.socket],
         ownership: PortOwnership,
         takeover: Takeover | None,
+        manager: ServiceManager,
     ) -> None:
-        """`ports`: one socket for each worker, bound. `takeover`: carried out by the first worker."""
+        """`ports`: one socket for each worker, bound. `takeover`: carried out by the first worker.
+
+        `manager`: whatever started this process.
+        """
         self._settings = settings
         self._workers = [WorkerProcess(port) for port in ports]
         self._ownership = ownership
         self._takeover = takeover
+        self._manager = manager
         self._awaits_takeover = takeover is not None
         self._is_ending = False
         """Whether no worker is started again."""
@@ -185,6 +191,7 @@ class WorkerProcesses:
                 self._takeover = None
         while any(worker.process or worker.restart_at for worker in self._workers):
             self._wait()
+            self._manager.report_alive()
             self._handle_signals()
             for worker in list(self._workers):
                 self._receive(worker)

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from gateway.config import Settings
 from gateway.server.port_ownership import PortOwnership
+from gateway.server.service_manager import ServiceManager
 from gateway.server.worker_processes import (
     END_S,
     KILL_S,
@@ -295,7 +296,7 @@ class Parent:
         self.child = Child()
         worker = WorkerProcess(socket.socket())
         ownership = PortOwnership("127.0.0.1:7860", None, lambda: None, is_takeover=False)
-        self.processes = WorkerProcesses(Settings(), [], ownership, None)
+        self.processes = WorkerProcesses(Settings(), [], ownership, None, ServiceManager())
         self.processes._workers = [worker]
         self.processes._looked_at = 0.0
         self.worker: Any = worker
