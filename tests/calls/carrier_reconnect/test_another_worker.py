@@ -28,12 +28,17 @@ from tests.harness.document_calls import DocumentCalls, Server, carrier_running
 from tests.harness.gateway import Gateway
 
 
+@pytest.fixture(scope="module")
+def two_workers(start: Callable[..., Gateway]) -> Gateway:
+    """A gateway of two workers. Every test leaves the agent's one place free."""
+    return start(workers=2)
+
+
 async def test_a_call_continues_whichever_worker_its_stream_comes_to(
-    start: Callable[..., Gateway], carrier_servers: dict[str, Server], agents: list[Agent], carrier: str
+    two_workers: Gateway, carrier_servers: dict[str, Server], agents: list[Agent], carrier: str
 ) -> None:
     """The agent has one place, and is never asked again."""
-    gateway = start(workers=2)
-    async with carrier_running(gateway, carrier_servers, carrier) as line:
+    async with carrier_running(two_workers, carrier_servers, carrier) as line:
         stream = await first_stream(line, agents[0])
         for times in range(3 if carrier == "twilio" else 8):  # a document is asked for so often, and no more
             if times % 2:
@@ -45,11 +50,10 @@ async def test_a_call_continues_whichever_worker_its_stream_comes_to(
 
 @only["telnyx"]
 async def test_a_call_of_another_worker_that_cannot_continue_is_taken_over(
-    start: Callable[..., Gateway], carrier_servers: dict[str, Server], agents: list[Agent], carrier: str
+    two_workers: Gateway, carrier_servers: dict[str, Server], agents: list[Agent], carrier: str
 ) -> None:
     """Also where the socket came to another worker than the call's, which would not have it."""
-    gateway = start(workers=2)
-    async with carrier_running(gateway, carrier_servers, carrier) as line:
+    async with carrier_running(two_workers, carrier_servers, carrier) as line:
         for _ in range(4):
             stream = await first_stream(line, agents[0])
             caller = await line.dial(stream.placed.stream_url)
@@ -98,19 +102,19 @@ async def to_one_that_runs(gateway: Gateway) -> Connection:
 
 @pytest.mark.parametrize("carrier", ["telnyx", "plivo"], indirect=True)
 async def test_a_frozen_worker_continues_the_call_when_it_wakes(
-    start: Callable[..., Gateway], carrier_servers: dict[str, Server], agents: list[Agent], carrier: str
+    two_workers: Gateway, carrier_servers: dict[str, Server], agents: list[Agent], carrier: str
 ) -> None:
     """The carrier dialled again. Where its socket came, it was let go of; the frozen worker finds it."""
-    gateway = start(workers=2)
-    async with carrier_running(gateway, carrier_servers, carrier) as line:
+    async with carrier_running(two_workers, carrier_servers, carrier) as line:
         stream = await first_stream(line, agents[0])
         await stream.both_hear()
         first = stream.caller
-        with frozen(gateway, stream.session):
-            stream.caller = await stream.comes_again(over=await to_one_that_runs(gateway))
+        with frozen(two_workers, stream.session):
+            before = len(two_workers.log_lines())
+            stream.caller = await stream.comes_again(over=await to_one_that_runs(two_workers))
 
             def logged() -> bool:
-                lines = gateway.log_lines()
+                lines = two_workers.log_lines()[before:]
                 return any(
                     entry["event"] == "a worker does not say whether it took a socket" for entry in lines
                 )
