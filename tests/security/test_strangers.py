@@ -41,6 +41,7 @@ def gateway(start_gateway: Callable[..., Gateway], nowhere: AgentPort) -> Gatewa
     return start_gateway(
         organizations=[{"name": "acme", "public_keys": ["pk_acme"], "private_keys": ["sk_acme"]}],
         agents=agents,
+        limits={"agent_connect_timeout": 0.5},  # there is none to wait for
     )
 
 

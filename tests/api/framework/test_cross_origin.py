@@ -84,7 +84,7 @@ def gateway(start_gateway: Callable[..., Gateway], settings: dict[str, Any]) -> 
 @pytest.fixture(scope="module")
 def closed(start_gateway: Callable[..., Gateway], settings: dict[str, Any]) -> Gateway:
     """A gateway whose operator allows no page."""
-    return start_gateway(**settings)
+    return start_gateway(**settings, limits={"agent_connect_timeout": 0.5})  # none is there
 
 
 @pytest.mark.parametrize("path", [START, OFFER, "/v1/public/support/strat"])

@@ -26,7 +26,7 @@ from gateway.api.framework.idempotency import (
 from gateway.api.framework.operation import Answer
 from gateway.store.interface import StoreFailed
 from tests.harness.agent import Agent, AgentPort
-from tests.harness.bot_requests import bot_of, holds
+from tests.harness.bot_requests import answer_of, answers_with, bot_of, holds
 from tests.harness.daily_server import API_KEY, DailyServer
 from tests.harness.start_api import Worker, running_worker, tables
 
@@ -124,11 +124,12 @@ async def test_a_failure_is_not_stored(
     workers: list[Worker], agent_at: Callable[..., Any], port: AgentPort
 ) -> None:
     one, other = workers
+    agent = await agent_at(port, answers_with(answer_of(500)))
     assert (await one.start(**KEY)).status == 502
-    agent = await agent_at(port, holds)
+    agent.answer = holds
     assert (await other.start(**KEY)).status == 200
     await bot_of(agent)
-    assert agent.upgrades == 1
+    assert agent.upgrades == 2
 
 
 async def test_while_the_first_runs_the_second_is_409(
