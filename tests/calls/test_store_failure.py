@@ -125,7 +125,7 @@ async def test_calls_are_admitted_without_the_store(
         await refused.leave()
         await hang_up(over)
         await eventually(lambda: len(gateway.ends()) == 2, "its end is told")
-        assert gateway.ends()[0]["reason"] == "at_capacity"
+        assert {line["reason"] for line in gateway.ends()} == {"at_capacity", "caller_hangup"}
         assert [row["id"] for row in gateway.sessions()] == [running.session]
     await eventually(lambda: gateway.sessions(over.session), "it is written")
     await eventually(lambda: record(gateway, over)["state"] == "ended", "its end is written")

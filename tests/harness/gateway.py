@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -68,7 +69,8 @@ class Gateway(GatewayProcess):
             settings,
             command=command,
             arguments=arguments,
-            environment={"PATCHBAY_ACCELERATOR": accelerator},
+            # Every process reads the system's certificate authorities as it starts, and no test needs them.
+            environment={"PATCHBAY_ACCELERATOR": accelerator, "SSL_CERT_FILE": os.devnull},
             start=start,
         )
         self.callers: list[Caller] = []

@@ -40,7 +40,7 @@ MODULES = (
 """What `patchbay serve` imports, some of it late."""
 
 SETTING = "PATCHBAY_ACCELERATOR"
-"""What the gateway reads of its environment while it is imported."""
+"""What the gateway reads of its environment while it is imported. SSL_CERT_FILE is as in gateway.py."""
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ class Preparation:
                 [sys.executable, "-m", "tests.harness.prepared_process", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 cwd=Path(__file__).parents[2],
-                env=os.environ | {SETTING: accelerator},
+                env=os.environ | {SETTING: accelerator, "SSL_CERT_FILE": os.devnull},
                 pass_fds=[theirs.fileno()],
             )
         atexit.register(self.end)
