@@ -62,7 +62,11 @@ async def test_an_agent_that_does_not_answer_keeps_its_slot_until_it_is_ready_ag
     await eventually(lambda: record_of(gateway, call.session)["ended_at"], "its slot is free")
     record = record_of(gateway, call.session)
     assert (record["state"], record["reason"], record["released_by"]) == ("ended", "caller_hangup", "ready")
-    (line,) = [line for line in gateway.log_lines() if line["event"] == "instance is free again"]
+
+    def freed() -> list[dict[str, Any]]:
+        return [line for line in gateway.log_lines() if line["event"] == "instance is free again"]
+
+    (line,) = await eventually(freed, "it is logged")
     assert (line["session"], line["released_by"]) == (call.session, "ready")
     await call.agent.leave()
 

@@ -193,8 +193,9 @@ async def test_callers_of_a_frozen_worker_are_served_by_the_others_and_its_calls
     try:
         calls = [await connect(gateway, support) for _ in range(8)]  # the kernel gives it some of so many
         assert {pids[owner_of(gateway, one)] for one in calls} == set(pids.values()) - {frozen}
-        (line,) = logged(gateway, "a worker does not answer: the others get its new connections")
-        assert (line["pid"], line["process"]) == (frozen, "T (stopped)")
+        lines = logged(gateway, "a worker does not answer: the others get its new connections")
+        # On a busy machine another may have been silent for a moment, too.
+        assert [line["process"] for line in lines if line["pid"] == frozen] == ["T (stopped)"]
     finally:
         os.kill(frozen, signal.SIGCONT)
     await assert_both_hear(call)
@@ -214,7 +215,7 @@ async def test_a_worker_that_stays_frozen_is_killed_and_started_again(
     start_gateway: Callable[..., Gateway], support_port: AgentPort, support: Agent
 ) -> None:
     agent = {"name": "support", "organization": "acme", "instances": [support_port.url]}
-    gateway = start_gateway(server={"workers": 2}, agents=[agent], command=killing_after(2.0))
+    gateway = start_gateway(server={"workers": 2}, agents=[agent], command=killing_after(3.0))
     call = await connect(gateway, support)
     pids = {worker["id"]: worker["pid"] for worker in gateway.workers()}
     frozen = pids[owner_of(gateway, call)]
