@@ -62,8 +62,10 @@ class Capacity:
         is_ready = any(health is Health.READY for _, health in self._health.ranks(agent.instances))
         return "warm" if is_ready else "cold"
 
-    async def check(self, agent: AgentSettings) -> None:
-        """Return if the agent has a free slot now. It takes none: a later `acquire` may find the slot gone.
+    async def check(self, agent: AgentSettings, sessions: int = 1) -> None:
+        """Return if the agent has free slots now. It takes none: a later `acquire` may find one gone.
+
+        `sessions`: how many slots.
 
         Raises CallEnded: at_capacity, store_failed.
         """
@@ -78,7 +80,7 @@ class Capacity:
             agent.sessions_per_instance,
             agent.max_agents,
         ).limit
-        if active >= limit:
+        if active + sessions > limit:
             raise _at_capacity(active, limit)
 
     async def acquire(

@@ -74,11 +74,14 @@ class SessionStartServices:
 
 @dataclass(frozen=True, slots=True)
 class Telephone:
-    """The telephone call that a session is for: the carrier's call id, the caller's and the called number."""
+    """The telephone call that a session is for: the carrier's call id, the caller's and the called number.
+
+    A number is None if the carrier does not tell it.
+    """
 
     call_id: str
-    from_number: str
-    to_number: str
+    from_number: str | None
+    to_number: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ _FORWARD_KIND: Final = "forward_ticket"
 _MAX_DECODINGS: Final = 3
 _SCHEME: Final = re.compile(r"(sips?|tel):(.+)", re.IGNORECASE | re.DOTALL)
 _VISIBLE: Final = re.compile(r"[!-~]+")
+_NOT_IN_ADDRESSES: Final = re.compile(r"[<>\"\\^`{|}]")  # RFC 3261 §25.1, RFC 2396 §2.4.3
 _LIKE_A_NUMBER: Final = re.compile(r"[+0-9*#\-.()/]*[0-9][+0-9*#\-.()/]*")
 _SEPARATORS: Final = re.compile(r"[*#\-.()/]")  # RFC 3966 §5.1.1, and what service codes have
 _ADDRESS: Final = re.compile(r"[0-9.]*\.[0-9.]*")
@@ -66,6 +67,23 @@ def check_destination(to: str, organization: Organization | None) -> None:
         raise CallEnded(Reasons.number_refused, "the organisation is not in the configuration")
 
 
+def is_sip_address(to: str) -> bool:
+    """Return True if a destination is a SIP address, with its scheme."""
+    match = _SCHEME.fullmatch(to)
+    return match is not None and match[1].lower() != "tel"
+
+
+def check_callee(to: str, organization: Organization | None) -> None:
+    """Raise CallEnded unless the organisation may call a number, or a `sip:` address, out by itself.
+
+    Raises as `check_destination`; carriers take no `tel:` address as the one to dial.
+    """
+    if is_sip_address(to):
+        check_destination(to, organization)
+    else:
+        check_number(to, organization)
+
+
 def check_number(number: str, organization: Organization | None) -> None:
     """Raise CallEnded unless the organisation may call the number.
 
@@ -91,7 +109,13 @@ def _number_of_user(address: str) -> str | None:
     disagree about what the user is.
     """
     user, at, host = address.partition("@")
-    if not _VISIBLE.fullmatch(address) or "@" in host or "?" in address or (at and not (user and host)):
+    if (
+        not _VISIBLE.fullmatch(address)
+        or _NOT_IN_ADDRESSES.search(address)  # some carriers read several callees of one text with a `<`
+        or "@" in host
+        or "?" in address
+        or (at and not (user and host))
+    ):
         raise CallEnded(Reasons.bad_request, "the SIP address is not of the form sip:USER@HOST")
     written = unquote(user)
     for _ in range(_MAX_DECODINGS):

@@ -69,9 +69,10 @@ class CredentialsMissing(ValueError):  # noqa: N818 - named after what happened
 class DialRequest:
     """An outbound call, with everything that any carrier needs for one.
 
-    `to`, `from_number`: E.164. `answer_url`: https URL of the document. `stream_url`: complete wss URL.
-    `document`: the document's text, for carriers that accept it in place of a URL. `status_callback`:
-    absolute URL without a query; the carrier's client appends "/status", "/ring", "/hangup" or "/machine".
+    `to`: E.164, or a SIP address. `from_number`: E.164. `answer_url`: https URL of the document.
+    `stream_url`: complete wss URL. `document`: the document's text, for carriers that accept it in place of a
+    URL. `status_callback`: absolute URL without a query; the carrier's client appends "/status", "/ring",
+    "/hangup" or "/machine".
     `ring_timeout_s`, `time_limit_s`: seconds. `client_state`: text that the carrier repeats in its
     callbacks if it can; None stands for the session's id.
     """
@@ -122,7 +123,8 @@ class CarrierRest(Protocol):
     Every method raises CarrierFailed, and sends its request once: retries are the caller's decision.
 
     `unsupported`: the operations that the carrier lacks ("hangup", "transfer", "dtmf", "machine_detection",
-    "wait_for_end"), each with the reason. Such an operation is refused with that reason, and nothing is sent.
+    "wait_for_end", "sip": a call to a SIP address), each with the reason. Such an operation is refused with
+    that reason, and nothing is sent.
     `repeats_safely`: whether the same DialRequest, dialed again after an uncertain failure, makes one call.
     """
 

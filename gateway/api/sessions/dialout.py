@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gateway.api.framework.idempotency import HEADER, IdempotentRequest, fingerprint_of, key_of, run_once
 from gateway.api.framework.operation import UNAUTHORIZED_START, Access, Answer, Context, Operation, Style
 from gateway.api.sessions.session_models import METADATA_WORDS, Metadata
+from gateway.calls.outbound.outbound_call import OutboundCall
 from gateway.calls.outbound.outbound_request import OutboundRequest, body_for
 from gateway.config import AgentSettings, CarrierAccount, CarrierName, Organization
 from gateway.model.json_text import dump
@@ -34,13 +35,23 @@ _FROM_NUMBER: Final = re.compile(r"\+?[0-9]{5,15}")
 Machines = Literal["detect", "wait_for_end"]
 
 
+MAX_CALLS: Final = 50
+"""Calls of one request."""
+
+
 class DialoutSetting(BaseModel):
-    """One call, in the form of Daily's guide."""
+    """One call, in the forms of Daily's and Pipecat's guides."""
 
     model_config = ConfigDict(frozen=True)
 
-    phone_number: str | None = Field(default=None, alias="phoneNumber", description="The number to call.")
-    caller_id: str | None = Field(default=None, alias="callerId", description="The caller id.")
+    phone_number: str | None = Field(default=None, description="The number to call.")
+    sip_uri: str | None = Field(default=None, description="The SIP address to call, in its place.")
+    caller_id: str | None = Field(default=None, description="The caller id.")
+    phone_number_: str | None = Field(
+        default=None, alias="phoneNumber", description="The same as `phone_number`."
+    )
+    sip_uri_: str | None = Field(default=None, alias="sipUri", description="The same as `sip_uri`.")
+    caller_id_: str | None = Field(default=None, alias="callerId", description="The same as `caller_id`.")
 
 
 class DialoutRequest(BaseModel):
@@ -49,7 +60,9 @@ class DialoutRequest(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     to: str | None = Field(
-        default=None, description="The number to call, in E.164 form.", examples=["+14155550142"]
+        default=None,
+        description="The number to call, in E.164 form, or a SIP address, `sip:USER@HOST`.",
+        examples=["+14155550142"],
     )
     from_: str | None = Field(
         default=None,
@@ -78,12 +91,14 @@ class DialoutRequest(BaseModel):
     phone_number: str | None = Field(default=None, description="The same as `to`.")
     from_number: str | None = Field(default=None, description="The same as `from`.")
     dialout_settings: list[DialoutSetting] | DialoutSetting | None = Field(
-        default=None, description="The same as `to` and `from`, of one call."
+        default=None,
+        description=f"The same as `to` and `from`, of one call or of several, at most {MAX_CALLS}: each is a "
+        "session of its own. If one of them may not be placed, none is.",
     )
 
 
-class DialoutAnswer(BaseModel):
-    """The session of the call, which waits for its media stream."""
+class DialoutCall(BaseModel):
+    """The session of a call, which waits for its media stream."""
 
     session_id: str = Field(
         serialization_alias="sessionId", examples=["7c9e6679-7425-40de-944b-e07fc1f90ae7"]
@@ -94,9 +109,19 @@ class DialoutAnswer(BaseModel):
         description="The carrier's id of the call, if it has one already.",
         examples=["CA00000000000000000000000000000001"],
     )
-    status: Literal["queued", "dialing"] = Field(
+    status: Literal["queued", "dialing", "failed"] = Field(
         description="`queued`: the carrier has the call. `dialing`: it is in the queue, or the carrier has "
-        "not answered yet. The session has the call's further course."
+        "not answered yet. `failed`, of one of several calls: the carrier did not take it. The session has "
+        "the call's further course."
+    )
+    error: str | None = Field(default=None, description="Why the call has failed.")
+
+
+class DialoutAnswer(DialoutCall):
+    """The session of the call, or of the first of several."""
+
+    calls: list[DialoutCall] | None = Field(
+        default=None, description="All of several calls, in the order of `dialout_settings`."
     )
 
 
@@ -117,29 +142,46 @@ async def dialout(context: Context) -> Answer:
 async def _dialout(context: Context) -> Answer:
     request = context.body_as(DialoutRequest)
     agent = context.services.calls.agents.of_organization(context.caller.organization, context.path["agent"])
-    call = await context.services.outbound.start(_outbound_request(context, request, agent))
-    # The call continues whatever becomes of this request.
-    await asyncio.wait([call.accepted], timeout=ANSWER_S)
-    call_id = call.accepted.result() if call.accepted.done() else None
-    answer = DialoutAnswer(
-        session_id=call.session_id,
-        call_id=call_id,
-        status="queued" if call.accepted.done() else "dialing",
-    )
+    requests = [_outbound_request(context, request, agent, each) for each in _settings(request)]
+    calls = await context.services.outbound.start_all(requests)
+    # The calls continue whatever becomes of this request.
+    await asyncio.wait([call.accepted for call in calls], timeout=ANSWER_S)
+    placed = [_placed(call) for call in calls]
+    if all(each.status == "failed" for each in placed):
+        calls[0].accepted.result()  # raises its end
+    answer = DialoutAnswer(**placed[0].model_dump(), calls=placed if len(placed) > 1 else None)
     return Answer(200, answer.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
-def _outbound_request(context: Context, request: DialoutRequest, agent: AgentSettings) -> OutboundRequest:
-    """Return the call to place. Raises CallEnded: bad_request, carrier_cannot, too_large."""
+def _placed(call: OutboundCall) -> DialoutCall:
+    """Return what is known of a call by now."""
+    accepted = call.accepted
+    if not accepted.done():
+        return DialoutCall(session_id=call.session_id, status="dialing")
+    if (failure := accepted.exception()) is None:
+        return DialoutCall(session_id=call.session_id, call_id=accepted.result(), status="queued")
+    words = failure.public_detail if isinstance(failure, CallEnded) else None
+    return DialoutCall(session_id=call.session_id, status="failed", error=words)
+
+
+def _outbound_request(
+    context: Context, request: DialoutRequest, agent: AgentSettings, setting: DialoutSetting
+) -> OutboundRequest:
+    """Return one call to place. Raises CallEnded: bad_request, carrier_cannot, too_large."""
     services = context.services
     settings = services.calls.settings
     organization = settings.find_organization(agent.organization)
     if organization is None:
         raise CallEnded(Reasons.carrier_cannot, "the organisation has no account with any carrier")
     account = _account(organization, request.carrier)
-    setting = _setting(request)
-    to = _value("to", request.to, request.to_number, request.phone_number, setting.phone_number)
-    from_number = _value("from", request.from_, request.from_number, setting.caller_id)
+    to = _value(
+        "to",
+        request.to,
+        request.to_number,
+        request.phone_number,
+        *(setting.phone_number, setting.phone_number_, setting.sip_uri, setting.sip_uri_),
+    )
+    from_number = _value("from", request.from_, request.from_number, setting.caller_id, setting.caller_id_)
     from_number = from_number or next(
         (each.number for each in settings.numbers if each.agent == agent.service_host), None
     )
@@ -174,13 +216,14 @@ def _account(organization: Organization, carrier: str | None) -> CarrierAccount:
     return accounts[0]
 
 
-def _setting(request: DialoutRequest) -> DialoutSetting:
+def _settings(request: DialoutRequest) -> list[DialoutSetting]:
+    """Return the settings of each call, empty for one without. Raises CallEnded(bad_request)."""
     settings = request.dialout_settings
     if not isinstance(settings, list):
-        return settings or DialoutSetting()
-    if len(settings) > 1:
-        raise CallEnded(Reasons.bad_request, "dialout_settings has more than one call: each is a request")
-    return settings[0] if settings else DialoutSetting()
+        return [settings or DialoutSetting()]
+    if len(settings) > MAX_CALLS:
+        raise CallEnded(Reasons.bad_request, f"dialout_settings has more than {MAX_CALLS} calls")
+    return settings or [DialoutSetting()]
 
 
 def _value(name: str, *given: str | None) -> str | None:
@@ -229,8 +272,9 @@ DIALOUT: Final = (
             504: None,
         },
         unauthorized=UNAUTHORIZED_START,
-        description="Answers when the carrier has accepted the call. The session holds a slot while it "
-        "rings, and ends if there is no answer. Calls beyond the carrier's rate wait in a queue.",
+        description="Answers when the carrier has accepted the call, or all of several. A session holds a "
+        "slot while it rings, and ends if there is no answer. Calls beyond the carrier's rate wait in a "
+        "queue.",
         request_headers={
             HEADER: "The same key with the same body is answered the same for 24 hours, and calls once."
         },

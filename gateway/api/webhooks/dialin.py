@@ -57,13 +57,14 @@ _SIP_HEADER_NAME: Final = re.compile(r"[!%'*+\-.`~0-9A-Za-z_]{1,128}")  # RFC 32
 class Dialin:
     """A caller on hold, from the webhook. `sip_headers`: those that can be passed on to the agent.
 
-    `more`: all other fields, which go on as they are.
+    `from_number`, `to_number`: None where Daily names none, as of a caller who withholds his number. `more`:
+    all other fields, which go on as they are.
     """
 
     call_id: str
     call_domain: str
-    from_number: str
-    to_number: str
+    from_number: str | None
+    to_number: str | None
     sip_headers: Mapping[str, str]
     more: Mapping[str, Any] = field(default_factory=dict)
 
@@ -82,8 +83,8 @@ def read_dialin(raw: bytes) -> Dialin | None:
     return Dialin(
         call_id=_text(given, "callId"),
         call_domain=_text(given, "callDomain"),
-        from_number=_text(given, "From"),
-        to_number=_text(given, "To"),
+        from_number=_number(given, "From"),
+        to_number=_number(given, "To"),
         sip_headers=_sip_headers(given.get("sipHeaders")),
         more={name: value for name, value in given.items() if name not in _FIELDS},
     )
@@ -95,6 +96,11 @@ def _text(given: Mapping[str, Any], name: str) -> str:
         detail = f"{name} must be a text of 1 to {MAX_FIELD_CHARACTERS} characters that can be printed"
         raise invalid(detail, Style.PCC, name)
     return value
+
+
+def _number(given: Mapping[str, Any], name: str) -> str | None:
+    """Return a number, or None if it is not there, null or empty: an anonymous caller is a caller."""
+    return None if given.get(name) in (None, "") else _text(given, name)
 
 
 def _sip_headers(given: object) -> dict[str, str]:
@@ -282,7 +288,7 @@ class _DialinHandler:
                 "call_id": call.call_id,
                 "call_domain": call.call_domain,
                 # Pipecat's model has the capitals, the bots of the guide the small letters
-                # (docs/reference/carriers.md §6.5).
+                # (docs/reference/carriers.md §6.5). In both a number that is not known is null.
                 "To": call.to_number,
                 "From": call.from_number,
                 "to": call.to_number,

@@ -8,6 +8,7 @@ A request is answered once the carrier has accepted the call; from then on the c
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -17,7 +18,8 @@ from gateway.calls.outbound.dial_limits import CpsLimiter
 from gateway.calls.outbound.outbound_call import OutboundCall, OutboundServices
 from gateway.calls.outbound.outbound_request import OutboundRequest, make_dial_request
 from gateway.calls.services import CallServices
-from gateway.calls.spending import CallRateLimiter, check_number
+from gateway.calls.session_end import SessionEnd, save
+from gateway.calls.spending import CallRateLimiter, check_callee, is_sip_address
 from gateway.carriers.rest_interface import CarrierRest, CredentialsMissing
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import CallDetails, SessionOptions
@@ -55,35 +57,63 @@ class OutboundCalls:
         return len(self._calls)
 
     async def start(self, request: OutboundRequest) -> OutboundCall:
-        """Admit the call's session and start to dial. `OutboundCall.accepted` has the carrier's answer.
+        """Admit one call's session and start to dial. Raises as `start_all`."""
+        (call,) = await self.start_all([request])
+        return call
+
+    async def start_all(self, requests: Sequence[OutboundRequest]) -> list[OutboundCall]:
+        """Admit the sessions of several calls of one agent, and start to dial: all of them or none.
+
+        `OutboundCall.accepted` has the carrier's answer.
 
         Raises CallEnded: bad_request, number_refused, rate_limited, at_capacity, carrier_cannot, draining,
-        store_failed. Nothing is left then.
+        store_failed. Nobody is dialled then.
         """
         services = self._services
         if self._closing is not None or self._active.draining:
             raise CallEnded(Reasons.draining)
-        check_number(request.to, request.organization)
+        for request in requests:
+            check_callee(request.to, request.organization)
         if services.settings.server.public_url is None:
             raise CallEnded(Reasons.bad_request, "calls out need server.public_url, where carriers come to")
-        client = self._client(request)
-        session_id = services.new_id()
-        make_dial_request(services, request, session_id)  # refuse a request that is too long before admission
+        prepared = [(request, self._client(request), services.new_id()) for request in requests]
+        for request, _, session_id in prepared:  # refuse a request that is too long before admission
+            make_dial_request(services, request, session_id)
+        organization = requests[0].organization
         try:
-            token = await self._rate.acquire(request.organization)
+            if len(requests) > 1:
+                await services.capacity.check(requests[0].agent, len(requests))
+            tokens = await self._rate.acquire_all(organization, len(requests))
             try:
-                await self._admit(request, session_id)
+                await self._admit_all([(request, session_id) for request, _, session_id in prepared])
             except BaseException:
-                await self._rate.release(token)
+                await self._rate.release(*tokens)
                 raise
         except StoreFailed as error:
             raise CallEnded(Reasons.store_failed, str(error)) from None
+        return [self._dial(request, client, session_id) for request, client, session_id in prepared]
+
+    def _dial(self, request: OutboundRequest, client: CarrierRest, session_id: str) -> OutboundCall:
         call = OutboundCall(self._outbound_services, request, client, session_id)
         self._calls[session_id] = call
         call.task.add_done_callback(lambda _: self._calls.pop(session_id, None))
         if self._closing is not None:
             call.termination.set(self._closing)
         return call
+
+    async def _admit_all(self, calls: Sequence[tuple[OutboundRequest, str]]) -> None:
+        """Admit every session, or end those that were admitted before one was not. Raises as `start_all`."""
+        admitted: list[str] = []
+        try:
+            for request, session_id in calls:
+                await self._admit(request, session_id)
+                admitted.append(session_id)
+        except BaseException as failure:
+            end = failure if isinstance(failure, CallEnded) else CallEnded(Reasons.stopped)
+            for session_id in admitted:
+                ended = SessionEnd(session_id, end, self._services.now(), ran=False)
+                await save(self._services.store, ended)
+            raise
 
     def stop(self, session_id: str, end: CallEnded) -> bool:
         """Give a call up at once. False if this worker does not run it."""
@@ -114,6 +144,8 @@ class OutboundCalls:
         if request.machine_detection is not None:
             for feature in {"machine_detection", request.machine_detection} & client.unsupported.keys():
                 raise CallEnded(Reasons.carrier_cannot, client.unsupported[feature])
+        if is_sip_address(request.to) and "sip" in client.unsupported:
+            raise CallEnded(Reasons.carrier_cannot, client.unsupported["sip"])
         return client
 
     async def _admit(self, request: OutboundRequest, session_id: str) -> None:

@@ -32,10 +32,10 @@ TOKEN_SLACK_S: Final = 120.0
 class OutboundRequest:
     """A request for one outbound call.
 
-    `to`, `from_number`: E.164. `body`: for the agent, base64 of JSON, None for none. `timeout_s`: seconds
-    that the call may wait for its turn, and again that it may ring. `machine_detection`: "detect" hangs up on
-    a machine, "wait_for_end" connects the agent after the machine's greeting. `metadata`: the client's own,
-    JSON text.
+    `to`: E.164, or a SIP address. `from_number`: E.164. `body`: for the agent, base64 of JSON, None for none.
+    `timeout_s`: seconds that the call may wait for its turn, and again that it may ring.
+    `machine_detection`: "detect" hangs up on a machine, "wait_for_end" connects the agent after the machine's
+    greeting. `metadata`: the client's own, JSON text.
     """
 
     agent: AgentSettings

@@ -73,13 +73,19 @@ class Room:
     sip_endpoint: str | None
 
 
-def dialin_properties(display_name: str) -> dict[str, Any]:
+ANONYMOUS = "Anonymous"
+"""The name that SIP gives to a caller who withholds his own (RFC 3323 §4.1.1.3)."""
+
+
+def dialin_properties(display_name: str | None) -> dict[str, Any]:
     """Return the properties of a room for a telephone caller (docs/reference/carriers.md §6.4, §6.5).
+
+    `display_name`: None for an anonymous caller.
 
     They are those of pipecat's `configure()`, plus the codecs, without which the call would be narrow band.
     """
     sip = {
-        "display_name": display_name,
+        "display_name": display_name or ANONYMOUS,
         "video": False,
         "sip_mode": "dial-in",
         "num_endpoints": 1,

@@ -59,6 +59,7 @@ class ExotelRest:
             "transfer": "Exotel transfers a call only by its flow, once the stream is over",
             "dtmf": "Exotel has no way to send digits",
             "machine_detection": "Exotel does not tell whether a machine answered",
+            "sip": "Exotel calls numbers alone",
         }
     )
 
@@ -78,6 +79,8 @@ class ExotelRest:
 
         In Exotel's words `From` is called, and `CallerId` is the ExoPhone it sees.
         """
+        if request.to.lower().startswith(("sip:", "sips:")):
+            check_supported(self.unsupported, "sip")
         if len(request.stream_url) > STREAM_URL_LIMIT:
             raise CarrierFailed(
                 "refused", f"Exotel takes a stream URL of up to {STREAM_URL_LIMIT} characters"

@@ -14,7 +14,17 @@ DESK = "sip:desk@pbx.test"
 
 @pytest.fixture(scope="module")
 def tables() -> dict[str, Any]:
-    return {"acme": {"dial_per_minute": 2}}
+    return {"acme": {"dial_per_minute": 2}, "support": {"sessions_per_instance": 8}}
+
+
+async def test_each_of_several_calls_is_one_of_a_minute_and_none_is_placed_without(outbound: Any) -> None:
+    settings = [{"phoneNumber": "+14155550142"}] * 3
+    status, answer = await outbound.request_call(to=None, dialout_settings=settings)
+    assert (status, answer["code"]) == (429, "429")
+    assert "2 calls out within a minute" in answer["error"]
+    assert outbound.dial_count() == 0
+    assert outbound.gateway.sessions() == []
+    assert outbound.stored_keys("dial_ticket") == [], "they are given back"
 
 
 async def test_a_transfer_to_a_sip_address_is_one_of_the_calls_of_a_minute(

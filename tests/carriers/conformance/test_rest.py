@@ -123,7 +123,7 @@ def test_a_verb_is_supported_or_has_a_reason() -> None:
         rest_class: Any = CARRIERS[case.name].rest_class
         assert rest_class.name == case.name
         unsupported = set(rest_class.unsupported)
-        assert unsupported <= {"hangup", "transfer", "dtmf", "machine_detection", "wait_for_end"}
+        assert unsupported <= {*("hangup", "transfer", "dtmf", "machine_detection", "wait_for_end", "sip")}
         assert set(case.rest.operations) == {"hangup", "transfer", "dtmf"} - unsupported
 
 
@@ -423,6 +423,7 @@ async def test_an_unsupported_verb_is_refused_with_its_reason(line: Line) -> Non
         "dtmf": lambda: line.rest.send_dtmf("call", "1"),
         "machine_detection": lambda: line.rest.dial(dial_request(machine_detection="detect")),
         "wait_for_end": lambda: line.rest.dial(dial_request(machine_detection="wait_for_end")),
+        "sip": lambda: line.rest.dial(dial_request(to="sip:desk@pbx.test")),
     }
     for verb, detail in line.rest.unsupported.items():
         failed = await failure(line, verbs[verb]())

@@ -70,6 +70,29 @@ async def test_a_caller_on_hold_reaches_the_agent(
     assert (await worker.over(bot.session)).completion_status == "HTTP_COMPLETED"
 
 
+@pytest.mark.parametrize("name", ["From", "To"])
+@pytest.mark.parametrize("value", [None, "", "missing"])
+@pytest.mark.usefixtures("patient")
+async def test_a_number_that_daily_does_not_tell_is_null_for_the_agent(
+    worker: Worker, url: str, agent: Agent, daily: DailyWithNumbers, name: str, value: str | None
+) -> None:
+    """Anonymous callers exist; Pipecat's model takes null (docs/reference/carriers.md §6.5)."""
+    call = daily.caller() | {name: value}
+    if value == "missing":
+        del call[name]
+    assert (await send_dialin(url, call)).status == 200
+    bot = await bot_of(agent)
+    other = {"From": "To", "To": "From"}[name]
+    settings = bot.json["dialin_settings"]
+    assert (settings[name], settings[name.lower()]) == (None, None)
+    assert settings[other] == settings[other.lower()] == call[other]
+    (room,) = daily.rooms.values()
+    assert room["config"]["sip"]["display_name"] == ("Anonymous" if name == "From" else "+14155550100")
+    record = await worker.store.session(bot.session)
+    assert record is not None
+    assert (record.from_number, record.to_number) == (settings["From"], settings["To"])
+
+
 @pytest.mark.usefixtures("patient")
 async def test_other_fields_and_the_query_reach_the_agent(
     url: str, agent: Agent, daily: DailyWithNumbers
