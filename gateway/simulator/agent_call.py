@@ -41,7 +41,7 @@ class AgentBehaviour:
     `greeting`: None for none. `delay`: until it repeats the caller. `ready`: whether `/readyz` answers 200
     while a slot is free. `accept_after`: until it accepts a call. `refuse_status`: an HTTP status instead of
     the upgrade. `end_after`: until it ends a call by itself, with `end_code`. `bot_duration`: until it
-    answers `POST /bot`; None answers 501 at once.
+    answers `POST /bot`, if its client does not leave before; None answers 501 at once.
     """
 
     greeting: Recording | None = None

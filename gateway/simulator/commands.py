@@ -187,13 +187,23 @@ def agent(
         float, typer.Option(min=0, max=60, metavar="SECONDS", help="How much later it repeats the caller.")
     ] = 1.0,
     greeting: Annotated[bool, typer.Option(help="Whether it speaks first.")] = True,
+    *,
+    bot: Annotated[
+        float,
+        typer.Option(min=0, max=14400, metavar="SECONDS", help="How long a session at POST /bot lasts."),
+    ] = 60.0,
 ) -> None:
-    """Run the demonstration agent: it greets and repeats the caller. Key * interrupts it, *# ends."""
+    """Run the demonstration agent: it greets and repeats the caller. Key * interrupts it, *# ends.
+
+    At POST /bot, where sessions come that are no calls, it does nothing until its time is over or the session
+    is stopped.
+    """
     from gateway.simulator.agent_call import AgentBehaviour  # noqa: PLC0415
     from gateway.simulator.fake_agent import serve_agent  # noqa: PLC0415
     from gateway.simulator.wav import read_speech  # noqa: PLC0415
 
-    serve_agent(AgentBehaviour(read_speech("greeting") if greeting else None, delay), host, port, sessions)
+    recording = read_speech("greeting") if greeting else None
+    serve_agent(AgentBehaviour(recording, delay, bot_duration=bot), host, port, sessions)
 
 
 def demo(

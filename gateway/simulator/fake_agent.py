@@ -10,7 +10,7 @@ import json
 import logging
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import structlog
@@ -25,6 +25,8 @@ from gateway.simulator.agent_call import AgentBehaviour, AgentCall
 from gateway.simulator.free_ports import LOOPBACK
 
 SESSION_HEADER = "x-daily-session-id"
+ROOM_HEADER = "x-daily-room-url"
+TRANSPORT_HEADER = "x-daily-transport-type"
 MAX_MESSAGE_BYTES = 1 << 20
 STOP_TIMEOUT_S = 5
 """Seconds that running calls get to end when the agent is stopped."""
@@ -95,14 +97,30 @@ class FakeAgent:
             self._running -= 1
 
     async def _bot(self, request: Request) -> Response:
+        """Run a session until `bot_duration` is over, or its client leaves; then answer `{}`."""
         if self._behaviour.bot_duration is None:
-            return JSONResponse({"error": "the demonstration agent takes calls on /ws only"}, 501)
-        self._running += 1
-        self.session_ids.append(request.headers.get(SESSION_HEADER, ""))
+            return JSONResponse({"error": "this agent takes calls on /ws only"}, 501)
         try:
-            await asyncio.sleep(self._behaviour.bot_duration)
-        finally:
-            self._running -= 1
+            body = json.loads(await request.body())
+        except (ValueError, RecursionError):
+            return JSONResponse({"error": "the body is no JSON"}, 422)
+        if self._running >= self._slots:
+            return JSONResponse({"error": "all sessions are taken"}, 503)
+        session_id = request.headers.get(SESSION_HEADER, "")
+        self._running += 1
+        self.session_ids.append(session_id)
+        with structlog.contextvars.bound_contextvars(session=session_id):
+            log.info(
+                "bot",
+                transport=request.headers.get(TRANSPORT_HEADER),
+                room=ROOM_HEADER in request.headers,
+                keys=_names(body),
+            )
+            try:
+                left = await _client_leaves(request, self._behaviour.bot_duration)
+            finally:
+                self._running -= 1
+            log.info("bot ended", why="its client left" if left else "its time was over")
         return JSONResponse({})
 
     async def _ready(self, _: Request) -> Response:
@@ -124,8 +142,22 @@ def _log_body(body: str | None) -> None:
     except (binascii.Error, ValueError, RecursionError):
         log.warning("the query's body is not base64 of JSON")
         return
-    log.info("body", keys=sorted(value) if isinstance(value, dict) else type(value).__name__)
+    log.info("body", keys=_names(value))
     log.debug("body in full", body=value)
+
+
+def _names(value: Any) -> list[str] | str:
+    return sorted(value) if isinstance(value, dict) else type(value).__name__
+
+
+async def _client_leaves(request: Request, limit_s: float) -> bool:
+    """Wait until the client of a request has left, for `limit_s` at most. Return True if it has."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            return True
+    return False
 
 
 def serve_agent(behaviour: AgentBehaviour, host: str, port: int, slots: int) -> None:

@@ -41,8 +41,10 @@ def agent(word: Recording) -> Callable[..., AbstractAsyncContextManager[str]]:
     """Run the fake agent on a port of its own; give its HOST:PORT."""
 
     @asynccontextmanager
-    async def run(*, greets: bool = True, delay: float = 0.1, sessions: int = 4) -> AsyncIterator[str]:
-        behaviour = AgentBehaviour(greeting=word if greets else None, delay=delay)
+    async def run(
+        *, greets: bool = True, delay: float = 0.1, sessions: int = 4, bot: float | None = None
+    ) -> AsyncIterator[str]:
+        behaviour = AgentBehaviour(greeting=word if greets else None, delay=delay, bot_duration=bot)
         async with FakeAgent(behaviour, slots=sessions).listening() as url:
             yield url.removeprefix("http://")
 

@@ -124,7 +124,7 @@ async def test_no_more_calls_than_sessions(agent: Callable[..., Any]) -> None:
                 pass
 
 
-async def test_it_starts_no_bots(agent: Callable[..., Any]) -> None:
+async def test_an_agent_may_take_calls_alone(agent: Callable[..., Any]) -> None:
     async with (
         agent() as host,
         aiohttp.ClientSession() as http,
@@ -132,6 +132,28 @@ async def test_it_starts_no_bots(agent: Callable[..., Any]) -> None:
     ):
         assert answer.status == 501
         assert "/ws" in (await answer.json())["error"]
+
+
+async def test_a_bots_session_lasts_as_long_as_its_request(agent: Callable[..., Any]) -> None:
+    async with agent(bot=0.0) as host, aiohttp.ClientSession() as http:
+        async with http.post(f"http://{host}/bot", json={"customer": 4711}) as answer:
+            assert (answer.status, await answer.json()) == (200, {})
+        async with http.post(f"http://{host}/bot", data=b"{") as answer:
+            assert answer.status == 422
+
+
+async def test_a_bot_whose_client_leaves_gives_its_place_back(agent: Callable[..., Any]) -> None:
+    async with agent(bot=3600.0, sessions=1) as host, aiohttp.ClientSession() as http:
+        running = asyncio.create_task(http.post(f"http://{host}/bot", json={}))
+        async with asyncio.timeout(WAIT_S):
+            while await _status(http, f"http://{host}/readyz") != 503:
+                pass
+        async with http.post(f"http://{host}/bot", json={}) as answer:
+            assert answer.status == 503
+        running.cancel()
+        async with asyncio.timeout(WAIT_S):
+            while await _status(http, f"http://{host}/readyz") != 200:
+                pass
 
 
 async def _next(connection: ClientConnection) -> str | bytes:
