@@ -27,6 +27,7 @@ from starlette.routing import Route
 
 from gateway.agents.agent_dates import note_agents
 from gateway.agents.directory import AgentDirectory
+from gateway.agents.health_check import health_checks
 from gateway.agents.http_client import open_client
 from gateway.agents.instance_health import InstanceHealth
 from gateway.agents.stored_agents import StoredAgents
@@ -133,16 +134,16 @@ class _Agents:
 
     async def refresh(self) -> None:
         """Read the agents of the store again."""
-        await self.stored.refresh(self.directory, self.health, time.time())
+        await self.stored.refresh(self.health, time.time())
 
 
 async def _start_agents(settings: Settings, store: Store, stack: AsyncExitStack) -> _Agents:
     directory = AgentDirectory(settings)
     health = InstanceHealth(
-        (instance for agent in directory.agents for instance in agent.instances),
+        health_checks(directory.agents),
         max_failures=settings.limits.instance_failures,
     )
-    agents = _Agents(directory, health, StoredAgents(settings, store))
+    agents = _Agents(directory, health, StoredAgents(directory, store))
     await agents.refresh()
     if any(instance.startswith("https:") for agent in directory.agents for instance in agent.instances):
         tls_context()  # read before the first call, not while others wait for their sound

@@ -4,11 +4,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 from gateway.config import AgentSettings, Settings
+from gateway.config.agent_paths import DEFAULT_MEDIA_PATH
 from gateway.model import addresses
 from gateway.model.reasons import CallEnded, Reasons
+from gateway.store.interface import StoredValue
+
+MAX_FORMER_PATHS: Final = 16
+MAX_FORMER_AGENTS: Final = 1000
+"""How many media paths are remembered that an agent has had, and of how many agents that were removed."""
 
 _MIN_NATIONAL_DIGITS = 7
 
@@ -18,11 +25,21 @@ class AgentDirectory:
 
     def __init__(self, settings: Settings) -> None:
         """List the configured agents; `refresh` adds the stored ones."""
-        self._configured = {agent.service_host: agent for agent in settings.agents}
-        self._agents = dict(self._configured)
+        self._agents: dict[str, AgentSettings] = {}
+        self._media_paths: dict[str, dict[str, None]] = {}  # by service host, the latest last
         self.refreshing = asyncio.Lock()
         """Held from the read of the stored agents until `refresh`, so that an older read cannot come last."""
+        self.stored_values: Sequence[StoredValue] = ()
+        """The stored agents as they were read last."""
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Replace the configuration, and with it the configured agents. Call `refresh` after it."""
+        self.settings = settings
+        """The settings of this worker. They change while it runs: do not keep them."""
+        self._configured = {agent.service_host: agent for agent in settings.agents}
         self._numbers = {addresses.digits_of(route.number): route.agent for route in settings.numbers}
+        self.refresh(())
 
     @property
     def agents(self) -> Iterable[AgentSettings]:
@@ -32,6 +49,26 @@ class AgentDirectory:
     def refresh(self, stored: Iterable[AgentSettings]) -> None:
         """Replace the stored agents. Of two agents with the same service host the configured one is kept."""
         self._agents = {**{agent.service_host: agent for agent in stored}, **self._configured}
+        self._remember_media_paths()
+
+    def media_paths(self, service_host: str) -> Iterable[str]:
+        """Return each `media_path` that the agent `AGENT.ORG` has or had, `/ws` left out.
+
+        Sessions may still run that began when it had another, or before it was removed.
+        """
+        return self._media_paths.get(service_host, ())
+
+    def _remember_media_paths(self) -> None:
+        for service_host, agent in self._agents.items():
+            if agent.media_path != DEFAULT_MEDIA_PATH:
+                paths = self._media_paths.pop(service_host, {})
+                paths.pop(agent.media_path, None)
+                self._media_paths[service_host] = paths | {agent.media_path: None}
+                if len(paths) >= MAX_FORMER_PATHS:
+                    del self._media_paths[service_host][next(iter(paths))]
+        former = [service_host for service_host in self._media_paths if service_host not in self._agents]
+        for service_host in former[:-MAX_FORMER_AGENTS]:
+            del self._media_paths[service_host]
 
     def is_configured(self, service_host: str) -> bool:
         """Return True if the agent is in the configuration, so that the API cannot change it."""

@@ -16,6 +16,7 @@ import structlog
 from pydantic import ValidationError
 
 from gateway.agents.directory import AgentDirectory
+from gateway.agents.health_check import health_checks
 from gateway.config import AgentSettings, Settings
 from gateway.config.consistency import Location, find_contradictions, format_path
 from gateway.config.problems import message_of
@@ -110,19 +111,26 @@ def _check_instances(agent: AgentSettings, settings: Settings) -> None:
 
 
 class StoredAgents:
-    """The agents of the store. Every method raises StoreFailed if the store does not answer."""
+    """The agents of the store. The asynchronous methods raise StoreFailed if the store does not answer."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
-        self._settings = settings
+    def __init__(self, directory: AgentDirectory, store: Store) -> None:
+        """`directory`: of this worker's agents. Its settings are those that stored agents must fit."""
+        self._directory = directory
         self._values = store.key_values
         self._notifications = store.notifications
 
-    async def refresh(self, directory: AgentDirectory, health: InstanceHealth, now: float) -> None:
+    async def refresh(self, health: InstanceHealth, now: float) -> None:
         """Give this worker's calls the agents as they are stored now. Call it after every change."""
-        async with directory.refreshing:
-            stored = await self.all(now)
-            directory.refresh(agent.settings for agent in stored if not agent.fault)
-            health.watch(instance for agent in directory.agents for instance in agent.instances)
+        async with self._directory.refreshing:
+            self._directory.stored_values = await self._values.list(DOCUMENT_KIND, now)
+            self.fit_again(health)
+
+    def fit_again(self, health: InstanceHealth) -> None:
+        """Give this worker's calls the stored agents as they were read last, and fit the settings now."""
+        directory = self._directory
+        stored = self._read(directory.stored_values)
+        directory.refresh(agent.settings for agent in stored if not agent.fault)
+        health.watch(health_checks(directory.agents))
 
     async def all(self, now: float) -> list[StoredAgent]:
         """Return the agents of all organisations."""
@@ -166,7 +174,7 @@ class StoredAgents:
         value = json.loads(stored.value)
         fault = ""
         try:
-            agent = fit(value["settings"], self._settings)
+            agent = fit(value["settings"], self._directory.settings)
         except (InvalidAgent, ForbiddenInstance) as error:
             fault = str(error)
             try:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
-from gateway.agents.media_socket import connect_agent
+from gateway.agents.media_socket import connect_agent, media_target
 from gateway.calls.call_setup import BridgeSettings
 from gateway.calls.control import CallNotActive, TransferRequest, transfer
 from gateway.calls.hold_audio import HoldAudio
@@ -171,7 +171,16 @@ class AgentFailover:
 
         Raises CallEnded: if the instance cannot be reached; agent_ended if the agent left at once.
         """
-        health = services.health
+        health, settings = services.health, self._settings
+        assert settings.dialect is not None
+        assert settings.start is not None
+        target = media_target(
+            self.current_agent(services),
+            settings.query,
+            session_id=session_id,
+            carrier=settings.dialect.name,
+            call_id=settings.start.call_id,
+        )
         left: list[Disconnect] = []
 
         def note_or_report(gone: Disconnect) -> None:
@@ -187,7 +196,7 @@ class AgentFailover:
                 services.settings.limits,
                 instance,
                 session_id,
-                self._settings.query,
+                target,
                 resumed=self.times + 1,
                 on_disconnect=note_or_report,
             )

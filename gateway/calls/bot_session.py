@@ -280,6 +280,7 @@ class BotSession:
         if self.accepted.done() or self._is_over or self._limit.expired() or self.termination.end is not None:
             return
         self._limit.reschedule(None)
+        self._services.health.mark_connected(self._instance)
         longest_s = self._request.max_duration_s
         self._duration = asyncio.get_running_loop().call_later(
             longest_s,

@@ -119,8 +119,8 @@ class BridgeSettings:
     """The settings of a bridge, given once the agent is connected and never changed.
 
     `requested_agent`: the agent that the call was for; `agent`: the agent that has it, another one after an
-    overflow. `instance`: the agent's URL. `query`: of the agent's `/ws`. `dialect`, `start`: None for a
-    generic client. `has_media_token`: the call came with a media token, which may open its next socket.
+    overflow. `instance`: the agent's URL. `query`: of the agent's media socket. `dialect`, `start`: None for
+    a generic client. `has_media_token`: the call came with a media token, which may open its next socket.
     `max_duration_s`, `idle_timeout_s`: None for the agent's own.
     """
 

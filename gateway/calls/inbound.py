@@ -19,7 +19,7 @@ from typing import Final
 
 import structlog
 
-from gateway.agents.media_socket import connect_agent
+from gateway.agents.media_socket import connect_agent, media_target
 from gateway.calls.active import ActiveCall, ActiveCalls
 from gateway.calls.agent_routing import route_by_start, route_by_url
 from gateway.calls.authorization import NO_CREDENTIALS, authenticate_start, authenticate_upgrade
@@ -387,21 +387,27 @@ class InboundCall:
         return agent, instance
 
     async def _connect_agent(self, setup: CallSetup, settings: BridgeSettings, carrier: str) -> None:
-        """Connect the agent's /ws (docs/reference/agent-container.md), once its instance is ready.
+        """Connect the agent's media socket (docs/reference/agent-container.md), once its instance is ready.
 
         A failure counts against the instance.
         """
         health, limits, instance = self._services.health, self._services.settings.limits, settings.instance
         await self._note_account(setup, settings, carrier)
-        timeout_s = limits.agent_connect_timeout
+        timeout_s, session_id = limits.agent_connect_timeout, self._progress.session_id
         try:
             async with asyncio.timeout(timeout_s):
                 setup.agent_leg = await connect_agent(
                     health,
                     limits,
                     instance,
-                    self._progress.session_id,
-                    settings.query,
+                    session_id,
+                    media_target(
+                        settings.agent,
+                        settings.query,
+                        session_id=session_id,
+                        carrier=carrier,
+                        call_id=settings.start.call_id if settings.start else None,
+                    ),
                     on_disconnect=self._progress.agent_gone,
                 )
         except TimeoutError:

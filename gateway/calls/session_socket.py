@@ -32,6 +32,7 @@ from gateway.calls.session_url import (
     folded_name,
     forwarded,
     read_session_url,
+    refuse_media_path,
     running_session,
 )
 from gateway.calls.termination import Termination
@@ -41,6 +42,7 @@ from gateway.media.leg import Leg
 from gateway.media.outgoing_leg import connect_leg_with
 from gateway.media.relay import Relay
 from gateway.media.relay_options import RelayLimits, RelayOptions
+from gateway.model.addresses import service_host
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import SessionRecord
 from gateway.store.interface import StoreFailed
@@ -101,6 +103,8 @@ class SessionSocket:
             async with self._termination.cancel_scope():
                 principal = await self._authenticate()
                 url = read_session_url(self._upgrade.url.path, self._upgrade.url.query)
+                agent = service_host(url.agent, principal.organization)
+                refuse_media_path(url, self._services.agents.media_paths(agent))
                 session = await running_session(
                     self._services.store,
                     url,

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
+from gateway.agents.media_socket import is_media_path
 from gateway.model.addresses import service_host
 from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
@@ -159,8 +160,8 @@ def read_session_url(path: str, query: str) -> SessionUrl:
     rest = f"/{segments[_OWN_SEGMENTS]}"
     if not _PATH.fullmatch(rest) or not _QUERY.fullmatch(query):
         raise CallEnded(Reasons.bad_request, "the path or the query has characters that no URL has")
-    if _may_be_reserved(rest):
-        raise CallEnded(Reasons.not_found, "the path is one of those that only the gateway calls")
+    if _may_be(rest, _is_reserved):
+        raise _reserved()
     if _may_climb(rest):
         raise CallEnded(Reasons.bad_request, "the path has segments that climb: . or ..")
     return SessionUrl(own[3], canonical_session_id(own[5]), rest, query)
@@ -176,14 +177,27 @@ def _may_climb(path: str) -> bool:
     return False  # a path that can be decoded more often counts as reserved
 
 
-def _may_be_reserved(path: str) -> bool:
-    """Return True if any server could read this escaped path as one of RESERVED, or as one under `/ws`.
+def refuse_media_path(url: SessionUrl, media_paths: Iterable[str]) -> None:
+    """Raise CallEnded(not_found) if the instance could read the path as that of its media socket.
+
+    `media_paths`: every `media_path` that the session's agent may have.
+    """
+    if _may_be(url.path, lambda names: any(is_media_path(each, names) for each in media_paths)):
+        raise _reserved()
+
+
+def _reserved() -> CallEnded:
+    return CallEnded(Reasons.not_found, "the path is one of those that only the gateway calls")
+
+
+def _may_be(path: str, is_it: Callable[[list[str]], bool]) -> bool:
+    """Return True if any server could read this escaped path as one of which `is_it` returns True.
 
     Servers differ in how often they decode a path, in which order they decode and split it, and in what they
     remove from it. So every number of decodings is tried.
     """
     for _ in range(_MAX_DECODINGS):
-        if _is_reserved(path) or _is_reserved(_PATH_END.split(path, maxsplit=1)[0]):
+        if is_it(_names(path)) or is_it(_names(_PATH_END.split(path, maxsplit=1)[0])):
             return True
         decoded = unquote(path, "latin-1")
         if decoded == path:
@@ -192,8 +206,13 @@ def _may_be_reserved(path: str) -> bool:
     return True
 
 
-def _is_reserved(path: str) -> bool:
-    """Return True if the decoded path is reserved once its parameters, `.`, `..` and blanks are removed."""
+def _is_reserved(names: list[str]) -> bool:
+    """Return True if the path is one of RESERVED, or under `/ws`."""
+    return bool(names) and names[0] in RESERVED and (len(names) == 1 or names[0] == "ws")
+
+
+def _names(path: str) -> list[str]:
+    """Return the segments of a decoded path, in small letters, without parameters, `.`, `..` and blanks."""
     names: list[str] = []
     for segment in _SEPARATOR.split(path.lower()):
         name = segment.partition(";")[0].strip(_BLANKS)
@@ -201,7 +220,7 @@ def _is_reserved(path: str) -> bool:
             del names[-1:]
         elif name not in ("", "."):
             names.append(name)
-    return bool(names) and names[0] in RESERVED and (len(names) == 1 or names[0] == "ws")
+    return names
 
 
 async def running_session(

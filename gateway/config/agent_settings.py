@@ -5,8 +5,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from gateway.config.agent_paths import (
+    DEFAULT_HEALTH_INTERVAL_S,
+    DEFAULT_HEALTH_PATH,
+    DEFAULT_MEDIA_PATH,
+    check_health_interval,
+    check_health_path,
+    check_media_path,
+)
 from gateway.config.call_handling import (
     Fallback,
     Hold,
@@ -52,6 +60,23 @@ class AgentSettings(Table):
         default_factory=lambda: ["http://127.0.0.1:8080"],
         min_length=1,
         description="http(s) URLs of the running copies, each a scheme, a host and a port.",
+    )
+    media_path: Annotated[str, AfterValidator(check_media_path)] = Field(
+        default=DEFAULT_MEDIA_PATH,
+        description="The path of the instances' WebSocket for calls. In it `{session}` stands for the "
+        "session's id, `{carrier}` for the carrier's name or `generic`, and `{call_id}` for the carrier's id "
+        "of the call, or the session's where there is none or `hide_call_id` is set. The query that the "
+        "gateway passes on is added.",
+    )
+    health_path: Annotated[str, AfterValidator(check_health_path)] = Field(
+        default=DEFAULT_HEALTH_PATH,
+        description="The path at which an instance says whether it is ready: 503 says no, any other answer "
+        "yes. Empty: a health check only looks whether something listens.",
+    )
+    health_interval: Annotated[Seconds, Field(ge=0, le=3600), AfterValidator(check_health_interval)] = Field(
+        default=DEFAULT_HEALTH_INTERVAL_S,
+        description="Seconds between two health checks of an instance, in each worker; at least 0.5. 0: "
+        "there are none, and what becomes of calls is all that is known of it.",
     )
     sessions_per_instance: Whole = Field(
         default=1, ge=1, description="Sessions that one instance runs at the same time."

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from functools import cache, lru_cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 
-from websockets.uri import WebSocketURI, parse_uri
+from websockets.uri import WebSocketURI
 
 from gateway.dns.resolver import resolver_of
 from gateway.media.disconnect import Disconnect
@@ -21,7 +20,6 @@ from gateway.websocket.handshake import ClientHandshake, NotAWebSocketError
 
 MAX_HEAD_BYTES = 65536
 _END_OF_HEAD = b"\r\n\r\n"
-_parse_uri = lru_cache(1024)(parse_uri)  # one entry for each instance
 
 
 @cache
@@ -33,32 +31,6 @@ def tls_context() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-async def connect_leg(
-    url: str,
-    headers: Mapping[str, str],
-    *,
-    max_message_bytes: int,
-    max_buffered_bytes: int,
-    on_disconnect: Callable[[Disconnect], None],
-) -> Leg:
-    """Connect to `url` (ws or wss) and return the agent's leg, which only buffers.
-
-    Waits without a limit: the caller sets one. Raises CallEnded(agent_unreachable) if the connection fails or
-    the answer is not 101, and CallEnded(overloaded) if this machine has no descriptors or ports left.
-    `on_disconnect` is called at most once, if the agent leaves before a relay takes the leg.
-    """
-    base, _, query = url.partition("?")
-    uri = _parse_uri(base)
-    leg, _ = await connect_leg_with(
-        replace(uri, query=query) if query else uri,
-        headers.items(),
-        max_message_bytes=max_message_bytes,
-        max_buffered_bytes=max_buffered_bytes,
-        on_disconnect=on_disconnect,
-    )
-    return leg
-
-
 async def connect_leg_with(
     uri: WebSocketURI,
     headers: Iterable[tuple[str, str]],
@@ -68,7 +40,11 @@ async def connect_leg_with(
     max_buffered_bytes: int,
     on_disconnect: Callable[[Disconnect], None],
 ) -> tuple[Leg, str | None]:
-    """Connect as `connect_leg` does, and return the leg with the subprotocol that the agent chose, if any.
+    """Connect to `uri`. Return the agent's leg, which only buffers, and the subprotocol that the agent chose.
+
+    Waits without a limit: the caller sets one. Raises CallEnded(agent_unreachable) if the connection fails or
+    the answer is not 101, and CallEnded(overloaded) if this machine has no descriptors or ports left.
+    `on_disconnect` is called at most once, if the agent leaves before a relay takes the leg.
 
     `uri`: its path and query go into the request line unchanged. `headers`: several of one name are allowed,
     those of the handshake itself are not. `subprotocols`: what is offered, the preferred one first.

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+from websockets.uri import parse_uri
 
 from gateway.agents.http_client import open_client
 from gateway.agents.instance_health import Health, InstanceHealth
@@ -26,7 +27,7 @@ from gateway.dns.resolver import (
     resolver_of,
     system_lookup,
 )
-from gateway.media.outgoing_leg import connect_leg
+from gateway.media.outgoing_leg import connect_leg_with
 from gateway.model.reasons import CallEnded
 from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import Agent
@@ -261,13 +262,13 @@ async def test_a_call_tries_every_address_of_its_agent(
         "on_disconnect": lambda _: None,
     }
     number = support.port.number
-    leg = await connect_leg(f"ws://agent.test:{number}/ws", {}, **options)
+    leg, _ = await connect_leg_with(parse_uri(f"ws://agent.test:{number}/ws"), (), **options)
     assert (await support.call()).headers["host"] == f"agent.test:{number}"
     leg.close(1000, "")
     with pytest.raises(
         CallEnded, match=f"connecting to gone.test:{number} failed: name or service not known"
     ):
-        await connect_leg(f"ws://gone.test:{number}/ws", {}, **options)
+        await connect_leg_with(parse_uri(f"ws://gone.test:{number}/ws"), (), **options)
 
 
 async def test_probes_and_requests_to_agents_use_the_same_names(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.uri import parse_uri
 
 from gateway.media import outgoing_leg
 from tests.harness.agent import AgentPort
@@ -41,9 +42,9 @@ async def test_the_authorities_are_read_once_for_all_calls(
     monkeypatch.setattr(ssl, "create_default_context", counted)
     agent = await agent_at(AgentPort(tls=tls))
     for _ in range(3):
-        leg = await outgoing_leg.connect_leg(
-            f"wss://localhost:{agent.port.number}/ws",
-            {"x-daily-session-id": "session-1"},
+        leg, _ = await outgoing_leg.connect_leg_with(
+            parse_uri(f"wss://localhost:{agent.port.number}/ws"),
+            [("x-daily-session-id", "session-1")],
             max_message_bytes=65536,
             max_buffered_bytes=65536,
             on_disconnect=lambda _: None,

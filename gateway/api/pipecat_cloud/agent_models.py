@@ -105,6 +105,9 @@ class AgentView(AgentSummary):
     auto_scaling: Replicas
     active_session_count: int = Field(description="Sessions that hold a slot, on all workers together.")
     instances: list[InstanceView]
+    media_path: str
+    health_path: str
+    health_interval: float = Field(description="Seconds.")
     sessions_per_instance: int
     max_session_duration: int = Field(description="Seconds.")
     websocket_auth: Literal["none", "token"]
@@ -154,6 +157,23 @@ class AgentChange(RequestModel):
         description="URLs of the running instances. Unless the operator allows others, only those that the "
         "configuration lists for the same organisation.",
         examples=[["http://10.0.0.5:8080"]],
+    )
+    media_path: str | None = Field(
+        default=None,
+        description="The path of the instances' WebSocket for calls, `/ws` by default. `{session}`, "
+        "`{carrier}` and `{call_id}` stand for what they name.",
+        examples=["/media-stream/{session}"],
+    )
+    health_path: str | None = Field(
+        default=None,
+        description="The path at which an instance says whether it is ready, `/readyz` by default; empty to "
+        "look only whether something listens.",
+    )
+    health_interval: float | None = Field(
+        default=None,
+        ge=0,
+        le=3600,
+        description="Seconds between two health checks of an instance, 2 by default; 0 for none.",
     )
     sessions_per_instance: int | None = Field(
         default=None,
@@ -243,6 +263,9 @@ class NamedAgentChange(AgentChange):
 
 _SETTINGS: Final = (
     "instances",
+    "media_path",
+    "health_path",
+    "health_interval",
     "sessions_per_instance",
     "max_session_duration",
     "websocket_auth",
@@ -268,6 +291,9 @@ API_NAMES: Final[Mapping[str, str]] = {
     "name": "serviceName",
     "min_agents": "autoScaling.minAgents",
     "max_agents": "autoScaling.maxAgents",
+    "media_path": "mediaPath",
+    "health_path": "healthPath",
+    "health_interval": "healthInterval",
     "sessions_per_instance": "sessionsPerInstance",
     "max_session_duration": "maxSessionDuration",
     "websocket_auth": "websocketAuth",
@@ -316,6 +342,9 @@ def agent_view(
             InstanceView.model_validate({"url": url, "readiness": readiness.name.lower()})
             for url, readiness in seen
         ],
+        media_path=agent.media_path,
+        health_path=agent.health_path,
+        health_interval=agent.health_interval,
         sessions_per_instance=agent.sessions_per_instance,
         max_session_duration=agent.max_session_duration,
         websocket_auth="none" if agent.is_open else "token",

@@ -59,7 +59,7 @@ class AgentsQuery(ResponseModel):
 
 def stored_agents(services: Services) -> StoredAgents:
     """Return the store's agents."""
-    return StoredAgents(services.calls.settings, services.calls.store)
+    return StoredAgents(services.calls.agents, services.calls.store)
 
 
 async def known_agent(context: Context, name: str) -> tuple[AgentSettings, StoredAgent | None]:
@@ -143,7 +143,7 @@ async def create_agent(context: Context) -> Answer:
     record = await stored.create(agent, now)
     if record is None:
         raise refused(409, f"There is an agent {agent.name} already")
-    await stored.refresh(services.calls.agents, services.calls.health, now)
+    await stored.refresh(services.calls.health, now)
     return Answer(200, agent_view(agent, record, 0, services.calls.health))
 
 
@@ -171,7 +171,7 @@ async def _update(context: Context, name: str, change: AgentChange) -> Answer:
     agent = _checked(previous.model_dump() | change.table(), services)
     stored = stored_agents(services)
     record = await stored.update(previous_record, agent, now)
-    await stored.refresh(services.calls.agents, services.calls.health, now)
+    await stored.refresh(services.calls.health, now)
     _, active = await services.calls.store.sessions(
         SessionFilter(agent=agent.service_host, active=True), limit=1
     )
@@ -185,7 +185,7 @@ async def delete_agent(context: Context) -> Answer:
     stored = stored_agents(services)
     if not await stored.delete(organization, name):
         raise missing("There is no such agent")
-    await stored.refresh(services.calls.agents, services.calls.health, services.calls.now())
+    await stored.refresh(services.calls.health, services.calls.now())
     return Answer(200, DeletedAnswer())
 
 

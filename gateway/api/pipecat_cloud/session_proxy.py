@@ -11,7 +11,14 @@ from yarl import URL
 from gateway.api.framework.operation import Access, Context, Operation, Style
 from gateway.api.pipecat_cloud.proxy_request import ProxyRequest
 from gateway.calls.session_access import SessionAccess
-from gateway.calls.session_url import KnownClient, forwarded, read_session_url, running_session
+from gateway.calls.session_url import (
+    KnownClient,
+    forwarded,
+    read_session_url,
+    refuse_media_path,
+    running_session,
+)
+from gateway.model.addresses import service_host
 
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD")
 PATH: Final = "/v1/public/{agent}/sessions/{session_id}/{path:path}"
@@ -32,6 +39,8 @@ async def forward(context: Context) -> Response:
     session_url = read_session_url(
         request.scope["raw_path"].decode("latin-1"), request.scope["query_string"].decode("latin-1")
     )
+    agent = service_host(session_url.agent, context.caller.organization)
+    refuse_media_path(session_url, services.calls.agents.media_paths(agent))
     client = KnownClient(request.client.host if request.client else "", services.calls.settings.server.scheme)
     headers = forwarded(request.headers.raw, session_url.session_id, context.request_id, client)
     proxy_request = ProxyRequest(request, limits.session_api_timeout)
@@ -71,7 +80,7 @@ def _operation(method: str) -> Operation:
             "agent": "The agent's name.",
             "session_id": "The session's id, as the start gave it.",
             "path": "A path of the instance, passed on as it is; no segment may be `.` or `..`. `bot`, "
-            "`ws`, `whatsapp`, `readyz` and `livez` are 404.",
+            "`ws`, `whatsapp`, `readyz`, `livez` and the agent's `mediaPath` are 404.",
         },
     )
 

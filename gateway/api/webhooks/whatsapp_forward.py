@@ -95,6 +95,7 @@ async def post(context: Context, instance: str, session_id: str | None) -> Forwa
             f"{instance}/whatsapp", data=context.raw_body, headers=headers, allow_redirects=False
         ) as answer:
             body = await _read(answer)
+            services.calls.health.mark_connected(instance)
             if not HTTPStatus.OK <= answer.status <= MAX_STATUS:
                 raise CallEnded(Reasons.agent_failed, f"/whatsapp answered {answer.status}")
             return ForwardResult(answer.status, _printable(answer.headers.get("Content-Type")), body)

@@ -225,8 +225,8 @@ async def test_an_agent_that_one_worker_makes_is_reached_through_the_other(work:
 async def kept(worker: Any) -> None:
     """What a worker does when the store has changed."""
     services = worker.services
-    await StoredAgents(services.calls.settings, services.calls.store).refresh(
-        services.calls.agents, services.calls.health, services.calls.now()
+    await StoredAgents(services.calls.agents, services.calls.store).refresh(
+        services.calls.health, services.calls.now()
     )
 
 
