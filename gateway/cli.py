@@ -65,14 +65,15 @@ def serve(
 ) -> None:
     """Run the gateway until SIGTERM, then let running calls finish."""
     loaded = _load(config)
-    settings = loaded.settings
     from gateway.server import preflight  # noqa: PLC0415
 
     if status := preflight.report(preflight.find_all_concerns(loaded, config), loaded):
         raise typer.Exit(status)
+    from gateway.server.configuration_source import ConfigurationSource  # noqa: PLC0415
     from gateway.server.serve import run  # noqa: PLC0415
 
-    raise typer.Exit(run(settings, replace=replace))
+    source = ConfigurationSource(config, os.environ.copy())
+    raise typer.Exit(run(loaded.settings, replace=replace, source=source))
 
 
 @app.command()

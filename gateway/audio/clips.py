@@ -60,6 +60,10 @@ class ClipCache:
             self._clips[key] = AudioClip(pieces, piece_ms, is_silent=source is None)
         return self._clips[key]
 
+    def forget(self, source: AudioSource) -> None:
+        """Forget the clips of a recording that is played no more. Who plays one goes on."""
+        self._clips = {key: clip for key, clip in self._clips.items() if key[0] is not source}
+
 
 def _piece_ms(dialect: Dialect, audio: AudioFormat) -> int:
     width = SAMPLE_BYTES if audio.encoding == "linear16" else 1

@@ -14,7 +14,7 @@ import json
 import secrets
 import uuid
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final, Literal
 
 from gateway.config import Organization
@@ -42,6 +42,8 @@ class Principal:
     kind: KeyKind
     key_id: str
     """The key's name in logs and lists. It contains no part of the key."""
+    digest: str = field(default="", repr=False)
+    """Of a key of the configuration, whose name is only its place there: another may have it next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +86,23 @@ class Keyring:
         `on_revoked` is called with a key's id when this worker has revoked it.
         """
         self._on_revoked = on_revoked
-        self._organizations: set[str] = set()
         self._documents = documents
         self._now = now
         self._new_id = new_id
         self._new_secret = new_secret
+        self.configure(organizations)
+
+    def configure(self, organizations: Iterable[Organization]) -> None:
+        """Replace the keys of the configuration: those that are not in it any more are refused from now on.
+
+        Connections that are open with one of them end once `revoked` is asked.
+        """
+        self._organizations: set[str] = set()
         self._configured: dict[str, ApiKey] = {}
         for organization in organizations:
-            self._configure(organization)
+            self._add(organization)
 
-    def _configure(self, organization: Organization) -> None:
+    def _add(self, organization: Organization) -> None:
         self._organizations.add(organization.name)
         kinds: list[tuple[KeyKind, list[str]]] = [
             ("public", organization.public_keys),
@@ -126,8 +135,9 @@ class Keyring:
         for known, configured in self._configured.items():
             if hmac.compare_digest(known, digest):
                 record = configured
-        if record is None:
-            record = await self._stored(digest)
+        if record is not None:
+            return Principal(record.organization, record.kind, record.id, digest)
+        record = await self._stored(digest)
         if record is None or not self._is_valid(record):
             return None
         return Principal(record.organization, record.kind, record.id)
@@ -136,10 +146,21 @@ class Keyring:
         """Return those of the owners whose key is not valid any more. Raises StoreFailed."""
         documents = await self._documents.list(DOCUMENT_KIND, self._now())
         stored = [_read(document.value) for document in documents]
-        valid = {
-            (key.organization, key.id) for key in (*self._configured.values(), *stored) if self._is_valid(key)
+        valid = {(key.organization, key.id) for key in stored if self._is_valid(key)}
+        return {
+            one
+            for one in principals
+            if self.is_removed(one) or not (one.digest or (one.organization, one.key_id) in valid)
         }
-        return {one for one in principals if (one.organization, one.key_id) not in valid}
+
+    def is_removed(self, principal: Principal) -> bool:
+        """Return True if the configuration has not the owner's key, or its organisation, any more.
+
+        Of a key that was made through the API `revoked` says more.
+        """
+        if principal.digest:
+            return principal.digest not in self._configured
+        return principal.organization not in self._organizations
 
     def _is_valid(self, key: ApiKey) -> bool:
         return key.revoked_at is None and key.organization in self._organizations

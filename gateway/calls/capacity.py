@@ -18,6 +18,7 @@ from typing import Final
 
 import structlog
 
+from gateway.agents.directory import AgentDirectory
 from gateway.agents.instance_health import Health, InstanceHealth
 from gateway.calls.call_queue import CallQueues
 from gateway.calls.slot_release import SlotReleases
@@ -46,10 +47,16 @@ class Capacity:
     """The slots of all agents, as one worker takes them."""
 
     def __init__(
-        self, store: Store, health: InstanceHealth, queues: CallQueues, now: Callable[[], float]
+        self,
+        store: Store,
+        agents: AgentDirectory,
+        health: InstanceHealth,
+        queues: CallQueues,
+        now: Callable[[], float],
     ) -> None:
-        """`now`: Unix seconds."""
+        """`agents`: as they are while a call waits. `now`: Unix seconds."""
         self._store = store
+        self._agents = agents
         self._health = health
         self._queues = queues
         self._now = now
@@ -59,7 +66,8 @@ class Capacity:
 
     def start_type(self, agent: AgentSettings) -> str:
         """Return "warm" if an instance that may get the next session is ready, else "cold"."""
-        is_ready = any(health is Health.READY for _, health in self._health.ranks(agent.instances))
+        usable = self._health.ranks(agent.instances)
+        is_ready = any(self._health.of(instance) is Health.READY for instance, _ in usable)
         return "warm" if is_ready else "cold"
 
     async def check(self, agent: AgentSettings, sessions: int = 1) -> None:
@@ -97,17 +105,18 @@ class Capacity:
         The session is then `starting`, and the caller must end it. An `options.start_type` of None is filled
         in, and so are its limits (`with_limits`). `is_outbound`: the slots that stay free are those reserved
         for inbound calls, not the outbound ones. `on_queued`: called when the session must wait in the
-        agent's queue; None: it cannot wait.
+        agent's queue; None: it cannot wait. One that waits gets a slot of the agent as it is by then, and
+        none if it was removed.
 
-        Raises CallEnded: at_capacity, unauthorized, store_failed. No slot is taken then, nor if this is
-        cancelled.
+        Raises CallEnded: at_capacity, unauthorized, unknown_agent, store_failed. No slot is taken then, nor
+        if this is cancelled.
         """
         may_wait = on_queued is not None and agent.queue_size > 0
         waits_until = self._now() + agent.queue_timeout + SLACK_S
         queue = QueueLimit(agent.queue_size, waits_until) if may_wait else None
-        reserved = agent.reserve_inbound if is_outbound else agent.reserve_outbound
 
-        async def ask() -> str:
+        async def ask(agent: AgentSettings) -> str:
+            reserved = agent.reserve_inbound if is_outbound else agent.reserve_outbound
             limits = self._limits(agent, reserved=reserved, queue=queue)
             own = with_limits(options, agent, start_type=options.start_type or self.start_type(agent))
             return await self._store.admit(details, limits, self._now(), own)
@@ -153,7 +162,7 @@ class Capacity:
         session is over.
         """
 
-        async def ask() -> str:
+        async def ask(agent: AgentSettings) -> str:
             ranks: dict[str, int] = dict(self._health.ranks(agent.instances))
             if instance in agent.instances:
                 ranks.setdefault(instance, Health.UNREACHABLE)  # its own slot is better than none
@@ -183,7 +192,7 @@ class Capacity:
             queue=queue,
         )
 
-    async def _take(self, agent: AgentSettings, ask: Callable[[], Awaitable[str]]) -> str:
+    async def _take(self, agent: AgentSettings, ask: Callable[[AgentSettings], Awaitable[str]]) -> str:
         """Ask the store for a slot, and start the trial of the chosen instance if its circuit is half open.
 
         While a circuit is half open, sessions ask one after another: a second one that asked before the first
@@ -191,17 +200,24 @@ class Capacity:
         """
         is_half_open = self._health.has_half_open(agent.instances)
         async with self._trial if is_half_open else contextlib.nullcontext():
-            instance = await ask()
+            instance = await ask(agent)
             self._health.trial_started(instance)
             return instance
 
     async def _wait(
-        self, agent: AgentSettings, session_id: str, number: int, ask: Callable[[], Awaitable[str]]
+        self,
+        agent: AgentSettings,
+        session_id: str,
+        number: int,
+        ask: Callable[[AgentSettings], Awaitable[str]],
     ) -> str:
         log.info("call waits for a place", session=session_id, agent=agent.service_host)
 
         async def ask_again() -> str:
-            return await self._take(agent, ask)
+            current = self._agents.find(agent.service_host)
+            if current is None:
+                raise CallEnded(Reasons.unknown_agent, "the agent was removed while the call waited for it")
+            return await self._take(current, ask)
 
         try:
             return await self._queues.wait(agent.service_host, number, ask_again, agent.queue_timeout)

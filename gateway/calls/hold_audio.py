@@ -8,7 +8,7 @@ agent, if its `keep_early_audio` asks for that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -151,14 +151,16 @@ class HoldAudioLibrary:
 
     def __init__(self, agents: Iterable[AgentSettings]) -> None:
         """Read the agents' recordings. Raises PromptError if one cannot be played."""
-        recordings = {
-            value
-            for agent in agents
-            for value in (agent.hold, agent.overflow, agent.fallback)
-            if isinstance(value, Recording)
-        }
-        self._prompts = {recording: read_prompt(Path(recording.file)) for recording in recordings}
+        self._prompts = read_recordings(agents)
         self._clips = ClipCache()
+
+    def replace(self, prompts: Mapping[Recording, Prompt]) -> None:
+        """Play these recordings from now on; a clip that is playing is played to its end."""
+        for recording, prompt in list(self._prompts.items()):
+            new = prompts.get(recording)
+            if new is None or (new.pcm, new.sample_rate) != (prompt.pcm, prompt.sample_rate):
+                self._clips.forget(self._prompts.pop(recording))
+        self._prompts = {**prompts, **self._prompts}
 
     def clip_of(self, agent: AgentSettings, stream: HeldStream, *, answered: bool) -> AudioClip | None:
         """Return what the agent's callers hear, or None for nothing.
@@ -192,6 +194,17 @@ class HoldAudioLibrary:
         if recording not in self._prompts:  # of an agent in the store, which was not known at the start
             self._prompts[recording] = read_prompt(Path(recording.file))
         return self._prompts[recording]
+
+
+def read_recordings(agents: Iterable[AgentSettings]) -> dict[Recording, Prompt]:
+    """Read the recordings of all agents. Raises PromptError if one cannot be played."""
+    recordings = {
+        value
+        for agent in agents
+        for value in (agent.hold, agent.overflow, agent.fallback)
+        if isinstance(value, Recording)
+    }
+    return {recording: read_prompt(Path(recording.file)) for recording in recordings}
 
 
 def ringback_of(agent: AgentSettings) -> ToneName:

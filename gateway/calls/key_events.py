@@ -40,6 +40,12 @@ class KeyEvents:
         """The number of connections that are watched."""
         return sum(map(len, self._waiting.values()))
 
+    def keys_configured(self) -> None:
+        """End what is open with keys that the configuration has not any more, or of organisations."""
+        for principal in list(self._waiting):
+            if self._api_keys.is_removed(principal):
+                self._report(principal)
+
     @contextmanager
     def waiting(self, principal: Principal) -> Iterator[Revoked]:
         """Give a future that is done once the owner's key is not valid any more. Leaving cancels it."""

@@ -79,7 +79,7 @@ async def acquire_or_overflow(
     """Take a slot on `agent`, or on the agent that its calls overflow to.
 
     Returns the agent that took the session and the URL of its instance. Raises CallEnded: at_capacity,
-    unauthorized, store_failed; transferred if the carrier sends the call to a number instead.
+    unauthorized, unknown_agent, store_failed; transferred if the carrier sends the call to a number instead.
     """
     hold = request.hold_audio
     tried: set[str] = set()
@@ -111,6 +111,8 @@ async def acquire_or_overflow(
             )
             agent = other
         else:
+            # What it is now, if it was changed while the call waited.
+            agent = services.agents.find(agent.service_host) or agent
             if hold is not None:
                 hold.keep_speech(agent)
             return agent, instance

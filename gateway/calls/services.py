@@ -31,7 +31,6 @@ from gateway.store.notifications import Topic
 class CallServices:
     """The services that a step of a call may use. This module imports no step."""
 
-    settings: Settings
     store: Store
     agents: AgentDirectory
     health: InstanceHealth
@@ -48,13 +47,21 @@ class CallServices:
     queues: CallQueues
     capacity: Capacity
     commands: CommandBus
-    authenticated_carriers: frozenset[str]
-    """The carriers that at least one account can authenticate; calls of all others are not checked."""
     region_codes: frozenset[str]
     now: Callable[[], float]
     """The time, in Unix seconds."""
     new_id: Callable[[], str]
     """Make a session id."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of this worker as they are now (gateway/calls/reconfiguration.py)."""
+        return self.agents.settings
+
+    @property
+    def authenticated_carriers(self) -> frozenset[str]:
+        """The carriers that at least one account can authenticate; calls of all others are not checked."""
+        return self.accounts.authenticated_carriers
 
 
 def make_call_services(
@@ -76,7 +83,6 @@ def make_call_services(
         on_revoked=lambda key_id: store.notifications.publish(Topic.KEY_REVOKED, key_id),
     )
     return CallServices(
-        settings=settings,
         store=store,
         agents=agents,
         health=health,
@@ -90,14 +96,8 @@ def make_call_services(
         streams=StreamHistory(store.key_values, now),
         hold_audio=HoldAudioLibrary(settings.agents),
         queues=queues,
-        capacity=Capacity(store, health, queues, now),
+        capacity=Capacity(store, agents, health, queues, now),
         commands=CommandBus(store, now),
-        authenticated_carriers=frozenset(
-            account.carrier
-            for organization in settings.organizations
-            for account in organization.carriers
-            if account.can_authenticate
-        ),
         region_codes=frozenset(region.code for region in settings.regions),
         now=now,
         new_id=new_id,

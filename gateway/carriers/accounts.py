@@ -25,11 +25,19 @@ class CarrierAccounts:
     """All accounts of all organisations, and the gateway's public URLs."""
 
     def __init__(self, settings: Settings) -> None:
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Replace the accounts. What was made from the earlier ones stays as it is."""
         accounts: dict[tuple[str, str], list[CarrierAccount]] = defaultdict(list)
         for organization in settings.organizations:
             for account in organization.carriers:
                 accounts[organization.name, account.carrier].append(account)
         self._accounts = {key: tuple(values) for key, values in accounts.items()}
+        self.authenticated_carriers = frozenset(
+            account.carrier for values in accounts.values() for account in values if account.can_authenticate
+        )
+        """The carriers that at least one account can authenticate; calls of all others are not checked."""
         self._home_region = settings.server.region
         self._with_agents = {agent.organization for agent in settings.agents}
         # An organisation with a private key can create agents through the API at any time.

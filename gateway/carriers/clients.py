@@ -26,7 +26,7 @@ class CarrierClients:
 
     def of(self, account: CarrierAccount) -> CarrierRest:
         """Return the account's client. Raises CredentialsMissing if the account has no REST credentials."""
-        # By identity: settings never change, and hashing an account would hash its secrets.
+        # By identity: accounts never change, and hashing one would hash its secrets.
         known = self._clients.get(id(account))
         if known is None:
             rest_class = CARRIERS[account.carrier].rest_class
@@ -56,6 +56,11 @@ class CarrierClients:
             except CredentialsMissing:
                 continue
         return None
+
+    def forget_others(self, accounts: Iterable[CarrierAccount]) -> None:
+        """Forget the clients of all but these accounts. Whoever still uses one may go on."""
+        known = {id(account) for account in accounts}
+        self._clients = {key: client for key, client in self._clients.items() if key in known}
 
     async def close(self) -> None:
         """Close all connections."""

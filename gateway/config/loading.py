@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,10 @@ _KEY: Final = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
 _PATH: Final = rf"{_KEY}(?:\s*\.\s*{_KEY})*"
 _HEADER: Final = re.compile(rf"\s*(\[\[?)\s*({_PATH})\s*\]\]?\s*(?:#.*)?")
 _ENTRY: Final = re.compile(rf"\s*({_PATH})\s*=")
+
+
+FIXED: Final = ("server", "store", "regions", "limits")
+"""The tables that a process keeps as they were at its start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,48 @@ def load_with_places(
     path: Path | None, environ: Mapping[str, str], check_recording: RecordingCheck | None = None
 ) -> Loaded:
     """Load the settings as `load` does, and return with them where each value is from."""
+    return _load(path, environ, check_recording)[0]
+
+
+def load_beside(
+    path: Path | None,
+    environ: Mapping[str, str],
+    check_recording: RecordingCheck | None,
+    running: Settings,
+) -> tuple[Loaded, tuple[str, ...]]:
+    """Load the settings for a process that runs with `running`, which keeps those of FIXED.
+
+    Returns with them the names of the fixed settings that are others now, as in "server.port". Raises
+    ConfigError as `load` does, also if the rest does not fit the fixed settings.
+    """
+    loaded, tables = _load(path, environ, check_recording)
+    left = tuple(_differences(running, loaded.settings))
+    if not left:
+        return loaded, ()
+    fixed = running.model_dump(include=set(FIXED))
+    try:
+        settings = Settings.model_validate({**tables, **fixed}, context={CHECK_RECORDING: check_recording})
+    except ValidationError as error:
+        raise ConfigError(
+            loaded.locate(at["loc"], message_of(at["loc"], at)) for at in error.errors()
+        ) from None
+    return replace(loaded, settings=settings), left
+
+
+def _differences(running: Settings, loaded: Settings) -> Iterator[str]:
+    """Yield the names of the fixed settings that differ."""
+    before, after = running.model_dump(include=set(FIXED)), loaded.model_dump(include=set(FIXED))
+    for name in FIXED:
+        if isinstance(before[name], dict):
+            yield from (f"{name}.{key}" for key in before[name] if before[name][key] != after[name][key])
+        elif before[name] != after[name]:
+            yield name
+
+
+def _load(
+    path: Path | None, environ: Mapping[str, str], check_recording: RecordingCheck | None
+) -> tuple[Loaded, dict[str, Any]]:
+    """Do the same as `load_with_places`, and return the tables, too."""
     text = "" if path is None else _read(path)
     overrides = Overrides(_parse(text, path), environ)
     tables, unresolved = resolve_references(overrides.tables, environ)
@@ -74,7 +120,7 @@ def load_with_places(
     if problems:
         raise ConfigError(problems)
     secrets = _secrets(settings.model_dump())
-    return Loaded(settings, places.problem, any(secret in text for secret in secrets))
+    return Loaded(settings, places.problem, any(secret in text for secret in secrets)), tables
 
 
 def _secrets(value: Any) -> Iterator[str]:

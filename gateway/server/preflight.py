@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -54,6 +55,15 @@ def find_all_concerns(loaded: Loaded, config: Path | None) -> list[Concern]:
         *_store(settings),
         *_readable_secrets(loaded, config),
     ]
+
+
+def find_concerns_of_running(loaded: Loaded, config: Path | None) -> list[Concern]:
+    """Return the same for settings that a gateway takes while it runs: port, certificate and store stay."""
+    settings = loaded.settings
+    concerns = [*find_concerns(settings), *_readable_secrets(loaded, config)]
+    with contextlib.suppress(StoreFailed):  # it is reported by those who need it
+        concerns += _agents(settings)
+    return concerns
 
 
 def report(concerns: Sequence[Concern], loaded: Loaded) -> int:
@@ -152,14 +162,16 @@ def _is_for(certificate: x509.Certificate, host: str) -> bool:
 
 
 def _store(settings: Settings) -> Iterator[Concern]:
-    path = settings.store.path.absolute()
     try:
-        inspect_file(path)
-        stored_agents = count_values(path, DOCUMENT_KIND)
+        inspect_file(settings.store.path.absolute())
+        yield from _agents(settings)
     except StoreFailed as error:
-        yield Concern(_STORE, str(error))
-        return  # with whatever agents are in it
-    if settings.agents or stored_agents:
+        yield Concern(_STORE, str(error))  # with whatever agents are in it
+
+
+def _agents(settings: Settings) -> Iterator[Concern]:
+    """Find that there is nobody to answer a call. Raises StoreFailed."""
+    if count_values(settings.store.path.absolute(), DOCUMENT_KIND) or settings.agents:
         return
     if any(organization.private_keys for organization in settings.organizations):
         message = "there are none: every call is refused until one is made through the API"

@@ -5,7 +5,8 @@ One worker runs in the process itself. Several are children (worker_processes.py
 own on the same port, and restarted when they die. How a worker stops is the table in worker_state.py.
 
 `patchbay serve --replace PID` takes the port over from a running gateway (takeover.py), which then lets its
-running calls finish and ends. SIGHUP reloads the certificate (tls.py).
+running calls finish and ends. SIGHUP reloads the certificate (tls.py), and the configuration
+(configuration_source.py): the process that was started reads it, and gives it to its workers.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import structlog
 from gateway.config import Settings, unauthenticated_access
 from gateway.fastpath import accelerator
 from gateway.observability.log import logging_as
+from gateway.server.configuration_source import ConfigurationSource
 from gateway.server.control_socket import ReplaceRefusedError
 from gateway.server.exit_status import CANNOT_START
 from gateway.server.port import address_of, bind_port, start_lock
@@ -33,11 +35,12 @@ from gateway.server.worker_processes import WorkerProcesses
 log = structlog.get_logger(__name__)
 
 
-def run(settings: Settings, *, replace: int | None = None) -> int:
+def run(settings: Settings, *, replace: int | None = None, source: ConfigurationSource | None = None) -> int:
     """Serve until a signal stops the gateway, and return the exit status of the process.
 
-    `replace`: the process id of the gateway whose port is to be taken over. The status is 0 after a drain,
-    CANNOT_START, or STARTUP_FAILED if the store cannot be opened.
+    `replace`: the process id of the gateway whose port is to be taken over. `source`: where SIGHUP reads the
+    configuration again; None for nowhere. The status is 0 after a drain, CANNOT_START, or STARTUP_FAILED if
+    the store cannot be opened.
     """
     ignore_while_starting()
     with logging_as(settings.server.log_format, settings.server.log_level):
@@ -45,7 +48,7 @@ def run(settings: Settings, *, replace: int | None = None) -> int:
         try:
             # Each worker loads it again; here so that an error is reported before any process starts.
             load_certificate(settings.server)
-            return _run(settings, replace, configured)
+            return _run(settings, replace, configured, source)
         except CertificateUnusable as error:
             log.error("cannot start", error=str(error))
         except ReplaceRefusedError as error:
@@ -55,7 +58,7 @@ def run(settings: Settings, *, replace: int | None = None) -> int:
         return CANNOT_START
 
 
-def _run(settings: Settings, replace: int | None, configured: str) -> int:
+def _run(settings: Settings, replace: int | None, configured: str, source: ConfigurationSource | None) -> int:
     """Do the same. Raises ReplaceRefusedError, and OSError if the port cannot be bound."""
     with ExitStack() as held:
         old = None if replace is None else reserve(replace, configured)
@@ -80,8 +83,8 @@ def _run(settings: Settings, replace: int | None, configured: str) -> int:
             # Not at the top: the parent of several workers serves nothing itself.
             from gateway.server.worker import serve  # noqa: PLC0415
 
-            return serve(settings, ports[0], SoleProcess(ownership, manager), takeover)
-        return WorkerProcesses(settings, ports, ownership, takeover, manager).run()
+            return serve(settings, ports[0], SoleProcess(ownership, manager, source), takeover)
+        return WorkerProcesses(settings, ports, ownership, takeover, manager).run(source)
 
 
 def _started(settings: Settings, address: str, manager: ServiceManager) -> None:

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import FrameType
 from typing import Final
@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 
 from gateway.api.framework.handler_services import Services
 from gateway.app import running
+from gateway.calls import reconfiguration
 from gateway.config import Settings
 from gateway.server.connection_limits import ConnectionLimits
 from gateway.server.exit_status import NOT_TAKEN_OVER, STARTUP_FAILED
@@ -106,6 +107,8 @@ class Worker:
         self._certificate = certificate
         self._next_drain_log = 0.0
         self._stray_signals = StraySignals()
+        self._configuring = asyncio.Lock()
+        self._configuring_tasks: set[asyncio.Task[None]] = set()
         self._parent: WorkerParent | None = None
         self._status = 0
 
@@ -118,6 +121,7 @@ class Worker:
                 leave_port=partial(self._handle, WorkerEvent.PORT_HANDED_OVER),
                 close_port=partial(self._server.close_port, takes_backlog=False),
                 take_connection=self._server.connect_accepted,
+                take_settings=self._take_settings,
                 parent_lost=self._parent_lost,
             )
         )
@@ -152,7 +156,7 @@ class Worker:
 
         def on_hangup(_sig: int, _frame: FrameType | None) -> None:
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._reload_certificate)
+                loop.call_soon_threadsafe(self._hang_up)
 
         for sig in SIGNALS:
             signal.signal(sig, on_signal)
@@ -206,8 +210,44 @@ class Worker:
         services = self._services
         return len(services.active) + services.bots.running + services.outbound.running
 
-    def _reload_certificate(self) -> None:
+    # SIGHUP
+
+    def _hang_up(self) -> None:
+        """Read the certificate again, and the configuration, unless the parent process does that."""
         if self._certificate is None:
             log.info("there is no certificate to read again")
         else:
             self._certificate.reload()
+        source = self._parent.source if self._parent is not None else None
+        if source is not None:
+            self._configure(lambda: source.read_again(self._services.calls.settings))
+
+    def _take_settings(self, read: Callable[[], Settings]) -> None:
+        self._configure(read)
+
+    def _configure(self, read: Callable[[], Settings | None]) -> None:
+        """Go on with the settings that `read` returns; it is called in a thread, and None changes nothing."""
+        task = asyncio.create_task(self._read_and_apply(read), name="configuration")
+        self._configuring_tasks.add(task)
+        task.add_done_callback(self._configuring_tasks.discard)
+
+    async def _read_and_apply(self, read: Callable[[], Settings | None]) -> None:
+        def prepare() -> reconfiguration.Reconfiguration | None:
+            settings = read()
+            return None if settings is None else reconfiguration.read(settings)
+
+        async with self._configuring:  # one after another, as they came
+            try:
+                prepared = await asyncio.to_thread(prepare)
+            except Exception as error:  # noqa: BLE001 - the edge of the task: whatever it is, nothing has changed
+                self._cannot_configure(str(error))
+            else:
+                if prepared is not None:
+                    reconfiguration.apply(self._services.calls, prepared)
+                    await reconfiguration.note(self._services.calls)
+
+    def _cannot_configure(self, error: str) -> None:
+        """Stay as it was. A worker beside others, which have taken the settings, leaves instead."""
+        log.error("the configuration stays as it was", error=error)
+        if self._parent is not None and self._parent.source is None:
+            self._handle(WorkerEvent.SIGTERM)  # the parent starts another, which has them

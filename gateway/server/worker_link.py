@@ -3,19 +3,26 @@
 worker.
 
 A child process and its parent have a pair of connected sockets. Each message is one byte; a connection that
-the parent has accepted for the worker comes with its byte (unix(7), SCM_RIGHTS). The end of one process is
-the end of its socket, which the other sees at once, whatever the signal was.
+the parent has accepted for the worker comes with its byte (unix(7), SCM_RIGHTS), and so does a file with
+another configuration. The end of one process is the end of its socket, which the other sees at once, whatever
+the signal was.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import pickle
 import socket
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Protocol
+from functools import partial
+from typing import BinaryIO, Final, Protocol
 
+from gateway.config import Settings
+from gateway.server.configuration_source import ConfigurationSource
 from gateway.server.port_ownership import PortOwnership
 from gateway.server.service_manager import ServiceManager
 
@@ -23,6 +30,7 @@ from gateway.server.service_manager import ServiceManager
 LEAVE_PORT: Final = b"L"
 CLOSE_PORT: Final = b"P"
 CONNECTION: Final = b"C"
+SETTINGS: Final = b"S"
 
 # From the worker.
 ALIVE: Final = b"A"
@@ -40,22 +48,26 @@ class WorkerCallbacks:
     """The functions of a worker that its parent calls, in the event loop of the worker.
 
     `leave_port`: another gateway has it. `close_port`: another worker of this gateway serves the same socket.
-    `take_connection` gets a connection that was accepted for it.
+    `take_connection` gets a connection that was accepted for it, `take_settings` a function that returns
+    the settings to go on with, and may block.
     """
 
     leave_port: Callable[[], None]
     close_port: Callable[[], None]
     take_connection: Callable[[socket.socket], None]
+    take_settings: Callable[[Callable[[], Settings]], None]
     parent_lost: Callable[[], None]
 
 
 class WorkerParent(Protocol):
     """Whom a worker reports to.
 
-    `passes_interrupts`: SIGINT is handled there, and passed on as what it means.
+    `passes_interrupts`: SIGINT is handled there, and passed on as what it means. `source`: where this process
+    reads the configuration again; None if whoever started it does.
     """
 
     passes_interrupts: bool
+    source: ConfigurationSource | None
 
     def start(self, callbacks: WorkerCallbacks) -> None:
         """Call these from now on. Call it in the running loop."""
@@ -81,10 +93,13 @@ class SoleProcess:
 
     passes_interrupts = False
 
-    def __init__(self, ownership: PortOwnership, manager: ServiceManager) -> None:
+    def __init__(
+        self, ownership: PortOwnership, manager: ServiceManager, source: ConfigurationSource | None
+    ) -> None:
         """`manager`: whatever started the process; nobody else watches it."""
         self._ownership = ownership
         self._manager = manager
+        self.source = source
 
     def start(self, callbacks: WorkerCallbacks) -> None:
         loop = asyncio.get_running_loop()
@@ -117,6 +132,7 @@ class ParentProcess:
     """The `WorkerParent` of a worker that is a child process."""
 
     passes_interrupts = True
+    source: ConfigurationSource | None = None
 
     def __init__(self, channel: socket.socket) -> None:
         """`channel`: the worker's end."""
@@ -158,7 +174,9 @@ class ParentProcess:
             return
         except OSError:
             message, files = b"", []
-        if files:
+        if files and message == SETTINGS:
+            callbacks.take_settings(partial(_read_settings, files[0]))
+        elif files:
             callbacks.take_connection(socket.socket(fileno=files[0]))
         elif message == LEAVE_PORT:
             callbacks.leave_port()
@@ -167,6 +185,28 @@ class ParentProcess:
         elif not message:
             self.stop()
             callbacks.parent_lost()
+
+
+def settings_file(settings: Settings) -> BinaryIO:
+    """Write the settings to a file without a name, for `WorkerChannel.pass_settings`. Raises OSError."""
+    if hasattr(os, "memfd_create"):  # Linux: in memory
+        file: BinaryIO = os.fdopen(os.memfd_create("settings"), "w+b")
+    else:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    file.write(pickle.dumps(settings))
+    file.flush()
+    return file
+
+
+def _read_settings(fd: int) -> Settings:
+    """Read the settings of `settings_file`, at an offset of this process's own, and close the file."""
+    try:
+        content = os.pread(fd, os.fstat(fd).st_size, 0)
+    finally:
+        os.close(fd)
+    settings = pickle.loads(content)  # noqa: S301 - from the parent, which started this process so as well
+    assert isinstance(settings, Settings)
+    return settings
 
 
 class WorkerChannel:
@@ -209,6 +249,14 @@ class WorkerChannel:
         """Give a copy of an accepted connection to the worker. Return False if it does not take it."""
         try:
             socket.send_fds(self._channel, [CONNECTION], [connection.fileno()])
+        except OSError:
+            return False
+        return True
+
+    def pass_settings(self, file: BinaryIO) -> bool:
+        """Give the settings in a `settings_file` to the worker. Return False if it cannot take them now."""
+        try:
+            socket.send_fds(self._channel, [SETTINGS], [file.fileno()])
         except OSError:
             return False
         return True

@@ -27,6 +27,7 @@ import structlog
 
 from gateway.config import Settings
 from gateway.observability.log import logging_as
+from gateway.server.configuration_source import ConfigurationSource
 from gateway.server.exit_status import NOT_TAKEN_OVER, STARTUP_FAILED
 from gateway.server.port import drain_backlog
 from gateway.server.port_ownership import PortOwnership
@@ -41,6 +42,7 @@ from gateway.server.worker_link import (
     TAKEOVER_FAILED,
     ParentProcess,
     WorkerChannel,
+    settings_file,
 )
 
 log = structlog.get_logger(__name__)
@@ -96,6 +98,8 @@ class WorkerProcess:
         self.is_killed = False
         self.is_listening = False
         """Whether some process has made the socket listen."""
+        self.wants_settings = False
+        """Whether the process is to have the settings, which have changed since it was started."""
 
     @property
     def answers(self) -> bool:
@@ -131,7 +135,7 @@ class WorkerProcess:
         if self.channel is not None:
             self.channel.close()
         self.process = self.channel = self.reported_at = self.drains_since = self.ends_since = None
-        self.is_silent = self.is_killed = False
+        self.is_silent = self.is_killed = self.wants_settings = False
 
     def close_port(self) -> None:
         """Close the copy of the worker's socket: nothing is accepted for it any more."""
@@ -156,6 +160,7 @@ class WorkerProcesses:
         `manager`: whatever started this process.
         """
         self._settings = settings
+        self._source: ConfigurationSource | None = None
         self._workers = [WorkerProcess(port) for port in ports]
         self._ownership = ownership
         self._takeover = takeover
@@ -176,12 +181,15 @@ class WorkerProcesses:
         for end in (self._waker, self._woken):
             end.setblocking(False)
 
-    def run(self) -> int:
+    def run(self, source: ConfigurationSource | None = None) -> int:
         """Start the children, wait until all have ended, and return the exit status.
+
+        `source`: where SIGHUP reads the configuration again; None for nowhere.
 
         The status is 0, STARTUP_FAILED if a child could not start before any was restarted, or
         NOT_TAKEN_OVER.
         """
+        self._source = source
         self._install_signal_handlers()
         self._ownership.start(self._leave_soon)
         for worker in self._workers:
@@ -251,12 +259,35 @@ class WorkerProcesses:
             number = self._signals.popleft()
             if number == signal.SIGHUP:
                 self._signal_children(number)
+                self._read_configuration()
                 continue
             if number == signal.SIGINT:
                 # Children ignore it: the first one is a SIGTERM to them, the second a SIGQUIT.
                 number = signal.SIGQUIT if self._is_draining else signal.SIGTERM
             self._is_draining = True
             self._stop(number)
+
+    def _read_configuration(self) -> None:
+        """Read the configuration again, and let the workers have it. One that starts later has it, too."""
+        if self._source is None or (settings := self._source.read_again(self._settings)) is None:
+            return
+        self._settings = settings
+        for worker in self._workers:
+            worker.wants_settings = worker.process is not None
+        self._pass_settings()
+
+    def _pass_settings(self) -> None:
+        """Give the settings to the workers that have not had them."""
+        waiting = [worker for worker in self._workers if worker.wants_settings]
+        if not waiting:
+            return
+        try:
+            with settings_file(self._settings) as file:
+                for worker in waiting:
+                    assert worker.channel is not None
+                    worker.wants_settings = not worker.channel.pass_settings(file)
+        except OSError as error:  # no descriptor is free; it is tried again soon
+            log.error("the configuration cannot be passed on", error=str(error))
 
     def _receive(self, worker: WorkerProcess) -> None:
         if worker.channel is None or not worker.channel.is_open:
@@ -302,6 +333,7 @@ class WorkerProcesses:
     def _look_after_workers(self, now: float) -> None:
         """Start workers again that died; note, and in the end kill, those that do not report."""
         self._stray_signals.report()
+        self._pass_settings()
         stood_still = now - self._looked_at > SILENT_S
         self._looked_at = now
         for worker in list(self._workers):

@@ -46,9 +46,14 @@ def api_keys(settings: Settings, store: SqliteStore, clock: Clock) -> Keyring:
 
 
 async def test_a_configured_key_belongs_to_its_organisation(api_keys: Keyring) -> None:
-    assert await api_keys.identify("pk_acme") == Principal("acme", "public", "configured-public-0")
-    assert await api_keys.identify("sk_acme") == Principal("acme", "private", "configured-private-0")
-    assert await api_keys.identify("pcc_pat_acme") == Principal("acme", "private", "configured-private-1")
+    for key, kind, key_id in (
+        ("pk_acme", "public", "configured-public-0"),
+        ("sk_acme", "private", "configured-private-0"),
+        ("pcc_pat_acme", "private", "configured-private-1"),
+    ):
+        principal = await api_keys.identify(key)
+        assert principal is not None
+        assert (principal.organization, principal.kind, principal.key_id) == ("acme", kind, key_id)
 
 
 @pytest.mark.parametrize(
@@ -170,3 +175,26 @@ async def test_keys_that_are_not_valid_any_more(api_keys: Keyring) -> None:
     assert await api_keys.revoked([configured, stored]) == set()
     await api_keys.revoke("acme", record.id)
     assert await api_keys.revoked([configured, stored]) == {stored}
+
+
+async def test_the_next_key_of_the_configuration_does_not_keep_the_connections_of_a_removed_one(
+    api_keys: Keyring, settings: Settings
+) -> None:
+    """A key's id is its place in the configuration, which the next one gets when it is taken out."""
+    first = await api_keys.identify("sk_acme")
+    second = await api_keys.identify("pcc_pat_acme")
+    made = await api_keys.identify((await api_keys.create("acme", "public", "made"))[1])
+    assert first is not None
+    assert second is not None
+    assert made is not None
+    acme, *others = settings.organizations
+    api_keys.configure([acme.model_copy(update={"private_keys": acme.private_keys[1:]}), *others])
+    moved = await api_keys.identify("pcc_pat_acme")
+    assert moved is not None
+    assert moved.key_id == first.key_id
+    assert await api_keys.identify("sk_acme") is None
+    assert await api_keys.revoked([first, second, moved, made]) == {first}
+    assert [api_keys.is_removed(one) for one in (first, second, moved, made)] == [True, False, False, False]
+    api_keys.configure(others)
+    assert await api_keys.revoked([second, made]) == {second, made}
+    assert api_keys.is_removed(made), "with its organisation"

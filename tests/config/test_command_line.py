@@ -17,6 +17,7 @@ import gateway.server.serve
 from gateway import __version__
 from gateway.cli import app
 from gateway.config import Settings
+from gateway.server.configuration_source import ConfigurationSource
 
 Write = Callable[[str], Path]
 PATCHBAY = Path(sys.executable).with_name("patchbay")
@@ -102,15 +103,17 @@ def test_serve_runs_with_the_settings_and_exits_with_the_status(
     runner: CliRunner, write: Write, full: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served: list[tuple[Settings, int | None]] = []
+    path = write(full)
 
-    def run(settings: Settings, *, replace: int | None) -> int:
+    def run(settings: Settings, *, replace: int | None, source: ConfigurationSource) -> int:
         served.append((settings, replace))
+        assert source.file == path
         return 7
 
     monkeypatch.setattr(gateway.server.serve, "run", run)
-    result = runner.invoke(app, ["serve", "--config", str(write(full))])
+    result = runner.invoke(app, ["serve", "--config", str(path)])
     assert result.exit_code == 7
-    runner.invoke(app, ["serve", "--config", str(write(full)), "--replace", "4711"])
+    runner.invoke(app, ["serve", "--config", str(path), "--replace", "4711"])
 
     assert [settings.server.port for settings, _ in served] == [8000, 8000]
     assert [replace for _, replace in served] == [None, 4711]
