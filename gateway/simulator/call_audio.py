@@ -40,11 +40,21 @@ def cut(samples: bytes, audio: AudioFormat, frame_ms: int) -> list[bytes]:
     return [filled[at : at + size] for at in range(0, len(filled), size)]
 
 
+_clips = ClipCache()
+_hold_pieces: dict[tuple[str, AudioFormat], frozenset[bytes]] = {}
+
+
 def hold_pieces(dialect: Dialect, start: Start) -> frozenset[bytes]:
-    """Return the payloads of the gateway's ringback in this stream's format, which are no agent's sound."""
-    clips = ClipCache()
+    """Return the payloads of the gateway's ringback in this stream's format, which are no agent's sound.
+
+    They are made once for each format.
+    """
     try:
-        return frozenset(piece for tone in RINGBACK for piece in clips.clip(tone, dialect, start).pieces)
+        key = dialect.name, start.audio
+        if key not in _hold_pieces:
+            clips = [_clips.clip(tone, dialect, start, own_document=True) for tone in RINGBACK]
+            _hold_pieces[key] = frozenset(piece for clip in clips for piece in clip.pieces)
+        return _hold_pieces[key]
     except DialectError:
         return frozenset()
 

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from gateway.config import CarrierAccount, Settings
 from gateway.config.loading import load
-from gateway.model.addresses import is_service_host, split_service_host
+from gateway.model.addresses import is_loopback, is_service_host, split_service_host
 from gateway.simulator.call_plan import CallPlan
 from gateway.simulator.call_signing import ExotelSigner, Signer, TwilioSigner, signer_of
 from gateway.simulator.command_secrets import is_reference, read_reference, read_secret
@@ -62,13 +62,20 @@ def plan_call(options: CallOptions, speech: Recording) -> PlannedCall:
             "the URL must begin with ws:// or wss://, or for a document with http:// or https://"
         )
     settings = load(options.config, os.environ) if options.config is not None else None
+    public_url = options.public_url or (settings.server.public_url if settings is not None else None)
     account, remarks = _account(settings, options, url) if settings is not None else (None, ())
-    signer = _signer(options, account)
+    is_ours = options.public_url is not None or _is_here(url, public_url)
+    signer = _signer(options, account if is_ours else None)
     if signer is None and options.carrier == "exotel" and parts.username is not None:
         signer = ExotelSigner(unquote(parts.username), unquote(parts.password or ""))
-    if signer is None and account is not None and account.can_authenticate and not account.allow:
+    if account is not None and not is_ours:
+        # A signature, and credentials all the more, are good at the gateway for whoever gets them.
+        remarks = (
+            *remarks,
+            f"not signed: {parts.hostname} is neither this machine nor public_url; {_SAY_SO}",
+        )
+    elif signer is None and account is not None and account.can_authenticate and not account.allow:
         remarks = (*remarks, _CANNOT_SIGN.get(options.carrier, "the account has nothing to sign with"))
-    public_url = options.public_url or (settings.server.public_url if settings is not None else None)
     return PlannedCall(
         CallPlan(
             url=url,
@@ -83,7 +90,7 @@ def plan_call(options: CallOptions, speech: Recording) -> PlannedCall:
             body=_json_text(options.body),
             account=options.account or (account.account if account is not None else None),
             signer=signer,
-            public_url=public_url,
+            public_url=public_url if is_ours else None,
             tls=_tls(options),
             expect_audio=options.expect_audio,
         ),
@@ -91,10 +98,20 @@ def plan_call(options: CallOptions, speech: Recording) -> PlannedCall:
     )
 
 
+_SAY_SO = "--public-url says that it is the gateway nevertheless"
+
 _CANNOT_SIGN = {
     "telnyx": "not signed: Telnyx signs with a key that nobody else has. List the public half of a key of "
     "your own in public_keys, and give its private half with --auth-token"
 }
+
+
+def _is_here(url: str, public_url: str | None) -> bool:
+    """Return True if the URL is the gateway's public one, a region's, or of this machine."""
+    host = urlsplit(url).hostname or ""
+    public = urlsplit(public_url or "").hostname
+    is_public = public is not None and (host == public or host.endswith(f".{public}"))
+    return is_public or is_loopback(host) or host.endswith(".localhost")
 
 
 def _account(

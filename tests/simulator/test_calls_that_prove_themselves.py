@@ -17,7 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.simulator.agent_call import AgentBehaviour
-from gateway.simulator.call_options import CallOptions, plan_call
+from gateway.simulator.call_options import CallOptions, PlannedCall, plan_call
 from gateway.simulator.call_plan import UNHEARD, CallPlan, CallReport
 from gateway.simulator.fake_agent import FakeAgent
 from gateway.simulator.fake_carrier import place_call
@@ -184,6 +184,7 @@ async def test_a_mute_agent_is_no_success_though_the_caller_hears_the_ringback(
 def test_an_account_that_cannot_sign_is_told(word: Recording, tmp_path: Path) -> None:
     file = tmp_path / "patchbay.toml"
     file.write_text(
+        '[server]\npublic_url = "https://voice.example.com"\n'
         '[[organizations]]\nname = "acme"\n[[organizations.carriers]]\ncarrier = "telnyx"\n'
         f'public_keys = ["{ACCOUNTS[3]["public_keys"][0]}"]\n'
     )
@@ -212,3 +213,26 @@ def test_whose_account_signs_is_told_by_the_agent(word: Recording, tmp_path: Pat
         assert plan.account == "ACglobex"
     with pytest.raises(ValueError, match="name the agent"):
         plan_call(CallOptions("wss://h.example", "twilio", config=file), word)
+
+
+def test_nobody_else_is_sent_what_is_good_at_the_gateway(
+    word: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "secret-1")
+    file = tmp_path / "patchbay.toml"
+    file.write_text(
+        '[server]\npublic_url = "https://voice.example.com"\n[[organizations]]\nname = "acme"\n'
+        '[[organizations.carriers]]\ncarrier = "twilio"\nauth_tokens = ["secret-1"]\n'
+    )
+
+    def planned(url: str, **options: Any) -> PlannedCall:
+        return plan_call(CallOptions(url, "twilio", config=file, **options), word)
+
+    for ours in ("wss://voice.example.com", "wss://eu-central.voice.example.com", "ws://127.0.0.1:7860"):
+        assert planned(ours).plan.signer is not None
+    strange = planned("wss://elsewhere.example")
+    assert strange.plan.signer is None
+    assert "elsewhere.example is neither this machine nor public_url" in strange.remarks[0]
+    assert planned("wss://elsewhere.example", auth_token="env:SECRET").plan.public_url is None
+    behind = planned("ws://gateway.internal:7860", public_url="https://voice.example.com")
+    assert behind.plan.signer is not None
