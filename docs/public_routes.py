@@ -162,7 +162,7 @@ def _http_rows(gateway: GatewayProcess) -> Iterator[Row]:
 def _shown(operation: Operation) -> str:
     """Return a path as the table has it: those of one kind alike."""
     path = operation.path.replace(":path}", "}")
-    if path.startswith("/callbacks/") and not path.endswith("{what}"):
+    if path.startswith("/callbacks/") and not path.endswith("{session_id}/{what}"):
         return "/callbacks/{carrier}/{session_id}/{document}"
     return "/docs/{file}" if path.startswith("/docs/") else path
 

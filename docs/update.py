@@ -17,6 +17,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # this folder is no installed p
 
 from docs import public_routes
 from gateway.calls import state
+from gateway.calls.consultation import consultation_state
 from gateway.calls.outbound import outbound_state
 from gateway.media import relay_states
 from gateway.model import lifecycle
@@ -58,6 +59,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "teardown": diagram(relay_states.mermaid),
     "worker": diagram(worker_state.mermaid),
     "outbound": diagram(outbound_state.mermaid),
+    "consultation": diagram(consultation_state.mermaid),
     "routes": public_routes.table,
     "nginx": example("docs/proxies/nginx.conf", "nginx"),
     "caddy": example("docs/proxies/Caddyfile", "text"),

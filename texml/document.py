@@ -219,6 +219,18 @@ class Writer(Protocol):
         seconds that the new call may last, brought within the carrier's limits; None for the carrier's own.
         """
 
+    def announcement(self, text: str, *, taken_url: str) -> str:
+        """Speak a text to somebody who may take a call, and post the key that is pressed to `taken_url`.
+
+        The call ends if none is pressed.
+        """
+
+    def conference(self, name: str, *, action: str | None, time_limit_s: int) -> str:
+        """Join the call to the carrier's conference of this name, which ends when either party leaves.
+
+        `action`, `time_limit_s`: as for `transfer`.
+        """
+
     def hangup(self) -> str:
         """End the call."""
 

@@ -69,6 +69,14 @@ class ExotelWriter:
         ringing = {} if timeout_s is None else {"max_ringing_duration": timeout_s}
         return _write({"destination": {"numbers": [to]}, **ringing, "fetch_after_attempt": False})
 
+    def announcement(self, text: str, *, taken_url: str) -> str:
+        """Raise DocumentError: Exotel's flow decides what is spoken."""
+        raise DocumentError("Exotel's documents cannot announce a call")
+
+    def conference(self, name: str, *, action: str | None, time_limit_s: int) -> str:
+        """Raise DocumentError: no applet of Exotel's joins a conference."""
+        raise DocumentError("Exotel's documents cannot join a conference")
+
     def hangup(self) -> str:
         """Raise DocumentError: the call ends with its flow."""
         raise DocumentError("Exotel's documents cannot end a call; close the socket, and let the flow end")

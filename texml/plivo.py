@@ -62,14 +62,26 @@ def extra_headers(parameters: Mapping[str, str]) -> str | None:
     return headers
 
 
+def _conference(name: str, action: Mapping[str, str | None], time_limit: str) -> Element:
+    """Return Plivo's verb, which stands alone: it is no noun of Dial (docs/reference/carriers.md §4.4)."""
+    attributes = {
+        "startConferenceOnEnter": "true",
+        "endConferenceOnExit": "true",
+        "maxMembers": "2",
+        "timeLimit": time_limit,
+    }
+    return element("Conference", {**attributes, **action}, text=name)
+
+
 def _encoded(text: str) -> str:
     return quote(check_characters(text, "a custom parameter"), safe="")
 
 
 WRITER = XmlWriter(
     name="plivo",
-    verbs=Verbs(say="Speak", pause="Wait", sip="User", reject="Hangup"),
+    verbs=Verbs(say="Speak", pause="Wait", sip="User", reject="Hangup", gather="GetDigits"),
     stream=_stream,
+    conference_element=_conference,
     max_bytes=100_000,  # docs/reference/carriers.md §4.4
     max_ring_s=600,  # no limit is documented; this is Twilio's
 )

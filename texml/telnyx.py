@@ -7,7 +7,14 @@ from xml.etree.ElementTree import Element
 
 from texml.addresses import socket_url
 from texml.document import DocumentError, Stream
-from texml.xml_writer import Verbs, XmlWriter, element, parameter_elements, status_attributes
+from texml.xml_writer import (
+    Verbs,
+    XmlWriter,
+    dialed_conference,
+    element,
+    parameter_elements,
+    status_attributes,
+)
 
 CODECS = frozenset({"PCMU", "PCMA", "G722", "OPUS", "AMR-WB", "default"})
 SAMPLE_RATE = 8000
@@ -39,6 +46,7 @@ WRITER = XmlWriter(
     name="telnyx",
     verbs=Verbs(say="Say", pause="Pause", sip="Sip", reject="Reject"),
     stream=_connect,
+    conference_element=dialed_conference,
     max_bytes=65_536,  # no limit is documented; this is Twilio's, whose XML TeXML mirrors
     min_ring_s=5,  # TeXML's page on Dial: 5 to 120
     max_ring_s=120,

@@ -7,7 +7,14 @@ from xml.etree.ElementTree import Element
 
 from texml.addresses import socket_url
 from texml.document import DocumentError, Stream
-from texml.xml_writer import Verbs, XmlWriter, element, parameter_elements, status_attributes
+from texml.xml_writer import (
+    Verbs,
+    XmlWriter,
+    dialed_conference,
+    element,
+    parameter_elements,
+    status_attributes,
+)
 
 PARAMETER_CHARACTERS = 500
 """Name and value of one parameter together must be shorter (docs/reference/carriers.md §2.4)."""
@@ -33,6 +40,7 @@ WRITER = XmlWriter(
     name="twilio",
     verbs=Verbs(say="Say", pause="Pause", sip="Sip", reject="Reject"),
     stream=_connect,
+    conference_element=dialed_conference,
     max_bytes=65_536,  # Twilio's error 11750
     max_ring_s=600,
     inline_limit=4000,  # docs/reference/carriers.md §2.6, `Twiml`

@@ -43,6 +43,9 @@ It takes about two seconds, so the silence after it is not mistaken for the end.
 
 QUEUE_PAUSE_S = 3
 
+KEY_TIMEOUT_S = 15
+"""Seconds for somebody who is to take a call to press a key, after the announcement."""
+
 MAX_CALL_S = 14_400
 """The longest `timeLimit` of TeXML's Dial, and the default of all three carriers."""
 
@@ -61,6 +64,7 @@ class Verbs:
     pause: str
     sip: str
     reject: str
+    gather: str = "Gather"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +72,15 @@ class XmlWriter:
     """A Writer (texml/document.py) for Twilio, Telnyx or Plivo.
 
     `stream`: makes the element that connects the call to the stream. When the gateway closes the stream, the
-    carrier goes on with the verb after it. `max_bytes`: the longest document that the carrier fetches, in
-    UTF-8.
+    carrier goes on with the verb after it. `conference_element`: makes the element that joins a conference,
+    from its name, the attributes of `action`, and the seconds that the call may last. `max_bytes`: the
+    longest document that the carrier fetches, in UTF-8.
     """
 
     name: str
     verbs: Verbs
     stream: Callable[[Stream], Element]
+    conference_element: Callable[[str, Mapping[str, str | None], str], Element]
     max_bytes: int
     max_ring_s: int
     min_ring_s: int = 1
@@ -114,6 +120,21 @@ class XmlWriter:
         limit = None if time_limit_s is None else str(min(max(time_limit_s, self.min_call_s), MAX_CALL_S))
         return self._write(*self._dial(to, caller_id, action, timeout_s, limit))
 
+    def announcement(self, text: str, *, taken_url: str) -> str:
+        """Speak a text and ask for a key, as Writer.announcement."""
+        attributes = {
+            "action": web_url(taken_url, "the URL of the key"),
+            "method": "POST",
+            "numDigits": "1",
+            "timeout": str(KEY_TIMEOUT_S),
+        }
+        return self._write(element(self.verbs.gather, attributes, children=[self._say(text)]), _hangup())
+
+    def conference(self, name: str, *, action: str | None, time_limit_s: int) -> str:
+        """Join the call to a conference, as Writer.conference."""
+        limit = str(min(max(time_limit_s, self.min_call_s), MAX_CALL_S))
+        return self._write(self.conference_element(name, action_attributes(action), limit), _hangup())
+
     def hangup(self) -> str:
         """End the call."""
         return self._write(_hangup())
@@ -147,13 +168,12 @@ class XmlWriter:
     ) -> list[Element]:
         if timeout_s is not None and not self.min_ring_s <= timeout_s <= self.max_ring_s:
             raise DocumentError(f"a call may ring for {self.min_ring_s} to {self.max_ring_s} seconds here")
-        attributes = {
+        attributes: dict[str, str | None] = {
             "callerId": checked_caller_id(caller_id),
             "timeout": None if timeout_s is None else str(timeout_s),
             "timeLimit": time_limit,
         }
-        if action is not None:
-            attributes |= {"action": web_url(action, "the action's URL"), "method": "POST"}
+        attributes |= action_attributes(action)
         target = element(self.verbs.sip if is_sip(to) else "Number", text=to)
         dial = element("Dial", attributes, children=[target])
         # The action's answer replaces the document. Without an action, the document itself must end the call.
@@ -166,6 +186,23 @@ class XmlWriter:
 
     def _write(self, *elements: Element) -> str:
         return write_response(elements, self.max_bytes)
+
+
+def action_attributes(action: str | None) -> dict[str, str | None]:
+    """Return the attributes for the URL that is posted to when a verb is over."""
+    return {} if action is None else {"action": web_url(action, "the action's URL"), "method": "POST"}
+
+
+def dialed_conference(name: str, action: Mapping[str, str | None], time_limit: str) -> Element:
+    """Return `<Dial><Conference>` for two parties, as Twilio and Telnyx have it."""
+    attributes = {
+        "beep": "false",
+        "startConferenceOnEnter": "true",
+        "endConferenceOnExit": "true",
+        "maxParticipants": "2",
+    }
+    conference = element("Conference", attributes, text=name)
+    return element("Dial", {**action, "timeLimit": time_limit}, children=[conference])
 
 
 def _hangup() -> Element:

@@ -20,6 +20,7 @@ from gateway.api.sessions.call_control import CALL_CONTROL
 from gateway.api.sessions.dialout import DIALOUT
 from gateway.api.sessions.sessions import SESSIONS
 from gateway.api.webhooks.call_documents import CALL_DOCUMENTS
+from gateway.api.webhooks.consultation_callbacks import CONSULTATION_CALLBACKS
 from gateway.api.webhooks.dialin import DIALIN
 from gateway.api.webhooks.documents import DOCUMENTS
 from gateway.api.webhooks.status_callbacks import CALLBACKS
@@ -41,6 +42,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *DOCUMENTS,
     *CALL_CONTROL,
     *CALL_DOCUMENTS,
+    *CONSULTATION_CALLBACKS,
     *CALLBACKS,
     *USAGE,
     *AUDIT,

@@ -22,7 +22,14 @@ from gateway.calls.services import CallServices
 from gateway.calls.state import CallProgress
 from gateway.config import AgentSettings
 from gateway.config.call_handling import Recording
-from gateway.media.disconnect import CONNECTION_ENDED, CONNECTION_LOST, Disconnect, agent_left
+from gateway.media.disconnect import (
+    CONNECTION_ENDED,
+    CONNECTION_LOST,
+    AgentDisconnected,
+    Disconnect,
+    agent_died,
+    agent_left,
+)
 from gateway.media.leg import Leg
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import StoreFailed
@@ -256,3 +263,10 @@ async def _transfer(services: CallServices, session_id: str, to: str) -> str:
     except (CallNotActive, StoreFailed) as error:
         return f"its caller was not transferred: {error}"
     return "its caller was transferred"
+
+
+async def end_of_agent(services: CallServices, instance: str, end: CallEnded) -> CallEnded:
+    """Return `end`, unless the agent has ended its connection: then whether it left or died."""
+    if not isinstance(end, AgentDisconnected):
+        return end
+    return agent_left() if await services.health.answers(instance) else agent_died()

@@ -9,23 +9,22 @@ in inbound.py; the states are those of state.py.
 
 from __future__ import annotations
 
-import json
 from typing import Final
 
 from gateway.calls.active import DrainState
-from gateway.calls.agent_failover import AgentFailover, fall_back, may_fail_over
+from gateway.calls.agent_failover import AgentFailover, end_of_agent, fall_back, may_fail_over
 from gateway.calls.call_setup import BridgeSettings, CallSetup, agent_close_code
 from gateway.calls.carrier_reconnect import CarrierReconnect, wait_message_end
 from gateway.calls.command_bus import QUESTIONS, CallCommand
+from gateway.calls.consultation_hold import ConsultationHold
 from gateway.calls.control import hangup_after_playback
-from gateway.calls.deferred_command import FOLLOWED_BY, DeferredCommand
+from gateway.calls.deferred_command import DeferredCommand, answer_question
 from gateway.calls.hidden_call_id import hide_call_id
 from gateway.calls.hold_audio import HeldStream, HoldAudio
 from gateway.calls.services import CallServices
 from gateway.calls.state import CallProgress, CallState
 from gateway.calls.stream_ownership import StreamOwnership, may_reconnect
 from gateway.carriers.registry import CARRIERS
-from gateway.media.disconnect import AgentDisconnected, agent_died, agent_left
 from gateway.media.hangup_after_playback import HangupAfterPlayback
 from gateway.media.leg import Leg
 from gateway.media.playback_clock import sound_bytes_per_s
@@ -36,6 +35,7 @@ from gateway.media.relay_side import RelaySide
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import Traffic
 from gateway.websocket import frames
+from serializers.dialect import Dialect
 from serializers.events import Start
 from serializers.transforms import Transform
 
@@ -50,6 +50,7 @@ class Bridge:
 
     __slots__ = (
         "_agent",
+        "_consultation_hold",
         "_drain",
         "_failover",
         "_hold_audio",
@@ -88,6 +89,7 @@ class Bridge:
         self._waiting_leg: Leg | None = None  # awaiting_agent: the carrier's; awaiting_carrier: the agent's
         self.command = setup.command
         self.deferred: DeferredCommand | None = None
+        self._consultation_hold: ConsultationHold | None = None
         self.first_sound_at: float | None = None
         self._failover = self._make_failover()
         self._reconnect = self._make_reconnect()
@@ -170,8 +172,12 @@ class Bridge:
                 self._progress.termination.set(end)
             return True
         if command in QUESTIONS:
-            self._answer(command)
+            marks = None if self._stream is None else PlaybackMarks(*self._stream)
+            deferred = answer_question(self._services, self._progress, self._relay, command, marks)
+            self.deferred = deferred or self.deferred
             return True
+        if command in (CallCommand.HOLD, CallCommand.RESUME):
+            return self._hold(command)
         if command is CallCommand.TRANSFER and state is CallState.AWAITING_CARRIER:
             return False
         if self.deferred is not None:
@@ -185,22 +191,21 @@ class Bridge:
             self._relay.set_transfer_pending(command is CallCommand.TRANSFER)
         return True
 
-    def _answer(self, command: CallCommand) -> None:
-        """Answer a question: at once, or once the caller has heard what the agent says."""
+    def _hold(self, command: CallCommand) -> bool:
+        """Begin or end the holding sound. Return False for a call that can have none."""
+        if self._consultation_hold is not None:
+            self._consultation_hold.stop()
+            self._consultation_hold = None
+        stream = self._stream
+        if command is CallCommand.HOLD and stream is not None and self._progress.state is CallState.BRIDGED:
+            self._consultation_hold = ConsultationHold(self._services, self._agent, *stream, self._relay)
+        return command is CallCommand.RESUME or self._consultation_hold is not None
 
-        def report() -> None:
-            # A relay that ended in one of the states of AWAITING was not the last one of the call.
-            waits = self._progress.state in (CallState.AWAITING_AGENT, CallState.AWAITING_CARRIER)
-            answer = {"heard_ms": self.traffic.heard_ms, "over": not waits and self._relay.is_over}
-            self._services.commands.answer(self._progress.session_id, command, json.dumps(answer))
-
+    @property
+    def _stream(self) -> tuple[Dialect, Start] | None:
+        """The dialect and the opening of the carrier's stream."""
         dialect, start = self._settings.dialect, self._start
-        if command not in FOLLOWED_BY or dialect is None or start is None:
-            report()
-            return
-        self.deferred = DeferredCommand(FOLLOWED_BY[command], report)
-        longest_s = self._services.settings.limits.playback_timeout
-        self._relay.finish_playback(PlaybackMarks(dialect, start), longest_s, report)
+        return None if dialect is None or start is None else (dialect, start)
 
     def can_attach(self, agent: str, start: Start | None) -> bool:
         """Return True if the call could continue on a stream for `agent` (AGENT.ORG) that `start` opened."""
@@ -256,6 +261,7 @@ class Bridge:
 
     def release(self) -> None:
         """Drop the relay and the legs, which refer back to this. Call it once, when the call has ended."""
+        self._hold(CallCommand.RESUME)
         del self._relay
         self._waiting_leg = self._hold_audio = self._failover = self._reconnect = self.deferred = None
 
@@ -491,10 +497,3 @@ class Bridge:
             self._hold_audio = None
         if self.first_sound_at is None:
             self.first_sound_at = self._services.now()
-
-
-async def end_of_agent(services: CallServices, instance: str, end: CallEnded) -> CallEnded:
-    """Return `end`, unless the agent has ended its connection: then whether it left or died."""
-    if not isinstance(end, AgentDisconnected):
-        return end
-    return agent_left() if await services.health.answers(instance) else agent_died()

@@ -78,7 +78,7 @@ class CallSetup:
         """Take note of a command: there is no relay yet that it could change. False if it is a question."""
         if command is CallCommand.CARRIER_ENDED:
             self.carrier_has_ended = True
-        elif command in QUESTIONS:
+        elif command in QUESTIONS or command in (CallCommand.HOLD, CallCommand.RESUME):
             return False  # nobody has said anything yet
         elif command is not CallCommand.CHECK_CARRIER:
             self.command = None if command is CallCommand.REVOKED else command

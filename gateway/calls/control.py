@@ -70,7 +70,7 @@ class CallNotActive(Exception):  # noqa: N818 - an answer, not a fault
 
 
 @dataclass(frozen=True, slots=True)
-class _RunningCall:
+class RunningCall:
     """A running call, and the client of the carrier's account that it belongs to."""
 
     client: CarrierRest
@@ -129,11 +129,11 @@ async def hang_up(services: CallServices, record: SessionRecord, *, at_once: boo
     (carrier_cannot or one of the carrier's failures), StoreFailed.
     """
     if _is_ringing(record):
-        await _send(services, record, CallCommand.CANCEL)
+        await send_command(services, record, CallCommand.CANCEL)
         record = await _until_canceled(services, record)
         if not record.active:
             return
-    call = await _running_call(services, record, "hangup")
+    call = await running_call(services, record, "hangup")
     if not at_once:
         await wait_for_playback(services, record, CallCommand.WAIT_TO_HANG_UP)
         ended = await services.store.session(record.session_id)
@@ -141,7 +141,7 @@ async def hang_up(services: CallServices, record: SessionRecord, *, at_once: boo
             with suppress(CarrierFailed):
                 await call.client.hang_up(call.call_id)
             return
-    await _send(services, record, CallCommand.HANG_UP)
+    await send_command(services, record, CallCommand.HANG_UP)
     try:
         await call.client.hang_up(call.call_id)
     except CarrierFailed as failure:
@@ -173,7 +173,7 @@ async def transfer(services: CallServices, record: SessionRecord, request: Trans
     organization = services.settings.find_organization(record.organization)
     if not request.is_configured:
         check_destination(request.to, organization)  # the organisation pays for the call
-    call = await _running_call(services, record, "transfer")
+    call = await running_call(services, record, "transfer")
     if record.state is not SessionState.RUNNING:
         raise CallNotActive("the session's agent is being started")
     carrier, session_id = record.carrier, record.session_id
@@ -189,7 +189,8 @@ async def transfer(services: CallServices, record: SessionRecord, request: Trans
             timeout_s=request.timeout_s,
             time_limit_s=time_limit_s,
         )
-        inline = writer.inline(document) if writer.inline_limit else None
+        if writer.inline_limit:
+            writer.inline(document)
     except DocumentError as error:
         raise CallEnded(Reasons.bad_request, str(error)) from None
     spending = CallRateLimiter(services.store.key_values, services.now)
@@ -200,15 +201,39 @@ async def transfer(services: CallServices, record: SessionRecord, request: Trans
     await services.call_log.save_document(session_id, document)
     if not request.at_once and not await wait_for_playback(services, record, CallCommand.WAIT_TO_TRANSFER):
         raise CallNotActive("the call is over")
-    await _send(services, record, CallCommand.TRANSFER)
+    moved = MovedCall(request.to, document, request.caller_id, time_limit_s)
+    await move_call(services, record, call, moved)
+
+
+@dataclass(frozen=True, slots=True)
+class MovedCall:
+    """The place that a call is moved to. `document`: for carriers that take one; the others use the rest."""
+
+    to: str
+    document: str
+    caller_id: str | None
+    time_limit_s: int | None
+
+
+async def move_call(
+    services: CallServices, record: SessionRecord, call: RunningCall, moved: MovedCall
+) -> None:
+    """Move a call away from its stream, which ends its session as `transferred`.
+
+    `moved.document` must be stored (`CallLog.save_document`). Raises as `hang_up`.
+    """
+    session_id, carrier = record.session_id, record.carrier
+    writer = CARRIERS[carrier].documents
+    callbacks = services.accounts.url(f"/callbacks/{carrier}/{session_id}", "https", record.region)
+    await send_command(services, record, CallCommand.TRANSFER)
     try:
         await call.client.transfer(
             call.call_id,
-            request.to,
-            document=inline,
+            moved.to,
+            document=moved.document if writer.inline_limit else None,
             document_url=f"{callbacks}/transfer",
-            caller_id=request.caller_id,
-            time_limit_s=time_limit_s,
+            caller_id=moved.caller_id,
+            time_limit_s=moved.time_limit_s,
         )
     except CarrierFailed as failure:
         await services.commands.send(session_id, CallCommand.REVOKED)
@@ -218,7 +243,7 @@ async def transfer(services: CallServices, record: SessionRecord, request: Trans
 
 async def send_dtmf(services: CallServices, record: SessionRecord, digits: str) -> None:
     """Send digits to the far end of the session's call. Raises as `hang_up`."""
-    call = await _running_call(services, record, "dtmf")
+    call = await running_call(services, record, "dtmf")
     try:
         await call.client.send_dtmf(call.call_id, digits)
     except CarrierFailed as failure:
@@ -243,7 +268,7 @@ def _is_ringing(record: SessionRecord) -> bool:
     return record.active and record.transport == TELEPHONY_OPTIONS.transport and record.stream_id is None
 
 
-async def _running_call(services: CallServices, record: SessionRecord, action: str) -> _RunningCall:
+async def running_call(services: CallServices, record: SessionRecord, action: str) -> RunningCall:
     """Return the session's call. `action`: what is asked of the carrier, as in `CarrierRest.unsupported`.
 
     Raises CallNotActive, CallEnded(carrier_cannot), StoreFailed.
@@ -259,10 +284,10 @@ async def _running_call(services: CallServices, record: SessionRecord, action: s
         raise CallEnded(Reasons.carrier_cannot, detail)
     if action in client.unsupported:
         raise CallEnded(Reasons.carrier_cannot, client.unsupported[action])
-    return _RunningCall(client, record.call_id)
+    return RunningCall(client, record.call_id)
 
 
-async def _send(services: CallServices, record: SessionRecord, command: CallCommand) -> None:
+async def send_command(services: CallServices, record: SessionRecord, command: CallCommand) -> None:
     """Send a command to the worker that runs the call. Raises CallNotActive if no worker follows it."""
     if not await services.commands.send(record.session_id, command):
         raise CallNotActive("nobody carries the session's call")

@@ -17,8 +17,10 @@ from typing import Final
 
 from gateway.calls.command_bus import CallCommand
 from gateway.calls.services import CallServices
+from gateway.calls.state import CallProgress, CallState
 from gateway.media.hangup_after_playback import HANGUP_TIMEOUT_S
-from gateway.media.playback_wait import MARGIN_S
+from gateway.media.playback_wait import MARGIN_S, PlaybackMarks
+from gateway.media.relay import Relay
 from gateway.model.lifecycle import SessionState
 from gateway.model.session import SessionRecord
 
@@ -87,3 +89,32 @@ class DeferredCommand:
                 return
         await hang_up()
         self._report()
+
+
+def answer_question(
+    services: CallServices,
+    progress: CallProgress,
+    relay: Relay,
+    command: CallCommand,
+    marks: PlaybackMarks | None,
+) -> DeferredCommand | None:
+    """Answer a command of QUESTIONS: at once, or once the caller has heard what the agent says.
+
+    `marks`: on the carrier's stream, None if it has none. Return the command that waits for the latter.
+    """
+
+    def report() -> None:
+        # A relay that ended in one of the states of AWAITING was not the last one of the call.
+        waits = progress.state in (CallState.AWAITING_AGENT, CallState.AWAITING_CARRIER)
+        played_s = relay.played_s
+        answer = {
+            "heard_ms": None if played_s is None else round(played_s * 1000),
+            "over": not waits and relay.is_over,
+        }
+        services.commands.answer(progress.session_id, command, json.dumps(answer))
+
+    if command not in FOLLOWED_BY or marks is None:
+        report()
+        return None
+    relay.finish_playback(marks, services.settings.limits.playback_timeout, report)
+    return DeferredCommand(FOLLOWED_BY[command], report)

@@ -21,9 +21,10 @@ import structlog
 
 from gateway.agents.media_socket import connect_agent, media_target
 from gateway.calls.active import ActiveCall, ActiveCalls
+from gateway.calls.agent_failover import end_of_agent
 from gateway.calls.agent_routing import route_by_start, route_by_url
 from gateway.calls.authorization import NO_CREDENTIALS, authenticate_start, authenticate_upgrade
-from gateway.calls.bridge import Bridge, end_of_agent
+from gateway.calls.bridge import Bridge
 from gateway.calls.call_setup import BridgeSettings, CallSetup
 from gateway.calls.command_bus import CallCommand
 from gateway.calls.control import reason_after_command

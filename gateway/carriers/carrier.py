@@ -64,6 +64,9 @@ class CarrierProfile:
     parameters_in_query: bool = False
     """Whether custom parameters can be sent in the URL's query only."""
 
+    joins_calls: bool = False
+    """Whether two calls can be joined in a conference of the carrier's, by its documents."""
+
     repeats_parameters: bool = False
     """Whether custom parameters are sent in the URL's query too: how else they arrive is not documented."""
 

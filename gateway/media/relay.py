@@ -208,6 +208,16 @@ class Relay:
             self._options.hangup.hangs_up = True  # what was asked is done also if the agent leaves
         self._playback_wait.begin(longest_s, on_done)
 
+    def on_next_sound(self, report: Callable[[], None] | None) -> None:
+        """Call `report` once, before the agent's next sound is passed on; None takes that back.
+
+        No effect while the agent has not said anything at all: `on_first_sound` is what is called then.
+        """
+        if self.teardown.agent_has_spoken and not self.ended.done():
+            self._on_first_sound = report
+            if report is not None:
+                self.agent.scanner.inspect_below = frames.INSPECT_ALL
+
     def _playback_broken(self, _: asyncio.Future[CallEnded]) -> None:
         assert self._playback_wait is not None
         if self.teardown.state is not RelayState.DRAINING_PLAYBACK:

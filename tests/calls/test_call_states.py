@@ -156,6 +156,7 @@ def agent() -> AgentSettings:
 def services(monkeypatch: pytest.MonkeyPatch, agent: AgentSettings) -> CallServices:
     monkeypatch.setattr(bridge_module, "Relay", FakeRelay)
     monkeypatch.setattr(bridge_module, "hangup_after_playback", lambda *_: None)
+    monkeypatch.setattr(bridge_module, "ConsultationHold", lambda *_: SimpleNamespace(stop=lambda: None))
     ids = iter([SESSION])
     store = SimpleNamespace(mark_running=lambda *_: None)
     return cast(
@@ -291,9 +292,16 @@ async def test_a_command_for_a_call_in_every_state(
     made = Call(services, agent, state)
     accepted = made.call.handle(command)
     refused = command is CallCommand.TRANSFER and state is CallState.AWAITING_CARRIER
-    assert accepted is not (refused or (command in QUESTIONS and state in SET_UP))
+    refused |= command is CallCommand.HOLD and state is not CallState.BRIDGED
+    needs_bridge = (*QUESTIONS, CallCommand.HOLD, CallCommand.RESUME)
+    assert accepted is not (refused or (command in needs_bridge and state in SET_UP))
     kept = made.call._phase.command
-    leaves_no_trace = (CallCommand.CARRIER_ENDED, CallCommand.REVOKED, CallCommand.CHECK_CARRIER, *QUESTIONS)
+    leaves_no_trace = (
+        CallCommand.CARRIER_ENDED,
+        CallCommand.REVOKED,
+        CallCommand.CHECK_CARRIER,
+        *needs_bridge,
+    )
     if not accepted or command in leaves_no_trace:
         assert kept is None
     else:

@@ -124,6 +124,8 @@ def test_the_stored_values_do_not_change() -> None:
         "over",
         "wait_to_hang_up",
         "wait_to_transfer",
+        "hold",
+        "resume",
         "report",
         "check_carrier",
     ]

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gateway.api.framework.errors import ApiError, not_found
 from gateway.api.framework.operation import Access, Answer, Context, Operation, Style
 from gateway.calls import control
 from gateway.model.addresses import PHONE_NUMBER
 from gateway.model.session import SessionRecord
+from texml.document import MAX_TEXT_CHARACTERS
 
 NUMBER_OR_SIP: Final = rf"^({PHONE_NUMBER}|sips?:[!-~]{{1,250}})$"
 NUMBER: Final = rf"^{PHONE_NUMBER}$"
@@ -42,6 +43,10 @@ class HangUp(_Request):
     at_once: bool = Field(default=False, description=_AT_ONCE)
 
 
+class Nothing(_Request):
+    """No parameters."""
+
+
 class Transfer(_Request):
     """The destination of a transfer."""
 
@@ -60,6 +65,25 @@ class Transfer(_Request):
         default=None, ge=5, le=120, description="Seconds it may ring. By default the carrier's own limit."
     )
     at_once: bool = Field(default=False, description=_AT_ONCE)
+    mode: Literal["cold", "warm"] = Field(
+        default="cold",
+        description="`warm`: the called person is reached and told first, while the caller stays with the "
+        "agent and hears the holding sound; both are joined once key 1 takes the call.",
+    )
+    announcement: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_TEXT_CHARACTERS,
+        description="What the called person of a warm transfer hears; it should say that key 1 takes the "
+        "call.",
+        examples=["A customer asks about order 4711. Press 1 to take the call."],
+    )
+
+    @model_validator(mode="after")
+    def _check_announcement(self) -> Transfer:
+        if self.announcement is not None and self.mode == "cold":
+            raise ValueError("an announcement belongs to mode warm")
+        return self
 
 
 class Dtmf(_Request):
@@ -73,7 +97,7 @@ class CallAction(BaseModel):
 
     object: Literal["call"] = "call"
     session: str = Field(description="The session's id.", examples=["7c9e6679-7425-40de-944b-e07fc1f90ae7"])
-    action: Literal["hung_up", "transferred", "dtmf_sent"]
+    action: Literal["hung_up", "transferred", "consulting", "withdrawn", "dtmf_sent"]
 
 
 async def hang_up(context: Context) -> Answer:
@@ -91,8 +115,20 @@ async def transfer(context: Context) -> Answer:
     requested = control.TransferRequest(
         request.to, request.caller_id, request.timeout_seconds, at_once=request.at_once
     )
+    if request.mode == "warm":
+        consultations = context.services.outbound.consultations
+        await _checked(consultations.start(record, requested, request.announcement))
+        return Answer(200, CallAction(session=record.session_id, action="consulting"))
     await _checked(control.transfer(context.services.calls, record, requested))
     return Answer(200, CallAction(session=record.session_id, action="transferred"))
+
+
+async def withdraw(context: Context) -> Answer:
+    """`POST …/call/transfer/withdraw`: take the caller back from a warm transfer."""
+    record = await _session(context)
+    if not await context.services.outbound.consultations.withdraw(record.session_id):
+        raise ApiError(409, "call_not_active", "Nobody is being called for this caller")
+    return Answer(200, CallAction(session=record.session_id, action="withdrawn"))
 
 
 async def dtmf(context: Context) -> Answer:
@@ -111,7 +147,7 @@ async def _session(context: Context) -> SessionRecord:
     return record
 
 
-async def _checked(work: Awaitable[None]) -> None:
+async def _checked(work: Awaitable[object]) -> None:
     """Wait for a command to the carrier. Raises ApiError (409) if the session has no active call."""
     try:
         await work
@@ -161,8 +197,23 @@ CALL_CONTROL: Final = (
         body=Transfer,
         answers=_ANSWERS,
         description="Cold: the call goes to a number or a SIP address, once the caller has heard the agent "
-        "out; the session ends as `transferred`. An "
+        "out; the session ends as `transferred`. Warm: the answer comes when the carrier has the call to the "
+        "other person, and the session's `consultation` says how it goes. An "
         "agent that gets the call's id keeps its socket, without audio, until the call is over.",
+        path_notes=_ID_NOTE,
+    ),
+    Operation(
+        "POST",
+        "/v1/sessions/{session_id}/call/transfer/withdraw",
+        withdraw,
+        Access.PRIVATE,
+        Style.ENVELOPE,
+        "Take a caller back from a warm transfer",
+        _TAG,
+        audited=True,
+        body=Nothing,
+        answers=_ANSWERS,
+        description="The other person is not called any more, unless it has taken the call already.",
         path_notes=_ID_NOTE,
     ),
     Operation(

@@ -101,6 +101,7 @@ SUMMARY_EXAMPLE: Final[dict[str, JsonValue]] = {
 FULL_EXAMPLE: Final[dict[str, JsonValue]] = {
     **SUMMARY_EXAMPLE,
     "call": None,
+    "consultation": None,
     "heard_ms": None,
     "reported_seconds": 62.5,
     "transcript": REPORT_EXAMPLE["transcript"],
@@ -438,12 +439,31 @@ class CallView(BaseModel):
     answered_at: str | None = Field(description="The time of the answer.", examples=[TIME_EXAMPLE])
 
 
+class ConsultationView(BaseModel):
+    """A warm transfer of the session's call: the call to the person who may take it."""
+
+    id: str
+    status: str = Field(
+        description="`ringing`, `announcing` (answered, and told of the caller), `joining`, `joined`, or "
+        "`ended`: the caller is back with the agent, or has hung up.",
+        examples=["announcing"],
+    )
+    result: str | None = Field(
+        description="`joined`, `busy`, `no_answer`, `not_taken`, `failed`, `withdrawn` or `caller_left`; "
+        "null while it is not over.",
+        examples=["not_taken"],
+    )
+
+
 class Session(SessionSummary):
     """A session. Times are RFC 3339, UTC."""
 
     model_config = _example(FULL_EXAMPLE)
 
     call: CallView | None = Field(description="The telephone call, if the session is one.")
+    consultation: ConsultationView | None = Field(
+        description="The latest warm transfer that was asked for, if any; for a day."
+    )
     heard_ms: int | None = Field(
         description="Milliseconds of the agent's sound that the caller has heard so far; null if it is not "
         "counted, as for a client without a carrier, or the session has not run."

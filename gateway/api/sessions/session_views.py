@@ -12,6 +12,7 @@ from gateway.api.framework.strict_json import rfc3339, rfc3339_or_none
 from gateway.api.sessions.session_models import (
     TELEPHONY,
     CallView,
+    ConsultationView,
     Failure,
     Session,
     SessionSummary,
@@ -19,6 +20,7 @@ from gateway.api.sessions.session_models import (
     TransportView,
     Usage,
 )
+from gateway.calls.consultation.consultation_log import ConsultationRecord, Step
 from gateway.carriers.call_log import CallState
 from gateway.model.json_text import JsonText
 from gateway.model.lifecycle import SessionState
@@ -58,6 +60,15 @@ def _waits_for_instance(record: SessionRecord, health: InstanceHealth) -> bool:
     return record.transport != TELEPHONY or record.stream_id is not None  # the telephone does not ring
 
 
+@dataclass(frozen=True, slots=True)
+class CallReport:
+    """The call of a session: its `state` if it is a telephone call. `heard_ms`: None for what the record has."""
+
+    state: CallState | None
+    consultation: ConsultationRecord | None = None
+    heard_ms: int | None = None
+
+
 def session_summary(record: SessionRecord, seen: Seen) -> JsonText:
     """Return a session as lists show it, a SessionSummary."""
     return with_texts(SessionSummary(**_shared_fields(record, seen)), _client_texts(record))
@@ -67,21 +78,20 @@ def session_view(
     record: SessionRecord,
     seen: Seen,
     transport: TransportView | None = None,
-    call: CallState | None = None,
-    heard_ms: int | None = None,
+    call: CallReport | None = None,
 ) -> JsonText:
     """Return the whole session, a Session.
 
-    `transport`: with secrets, for the answer to the start; `call`: its telephone call; `heard_ms`: what is
-    known of a session that runs, None for what the record has.
+    `transport`: with secrets, for the answer to the start; `call`: its telephone call.
     """
     fields = _shared_fields(record, seen)
     if transport is not None:
         fields["transport"] = transport
     session = Session(
         **fields,
-        call=None if call is None else _call(record, call),
-        heard_ms=record.heard_ms if heard_ms is None else heard_ms,
+        call=None if call is None or call.state is None else _call(record, call.state),
+        consultation=None if call is None or call.consultation is None else _consultation(call.consultation),
+        heard_ms=record.heard_ms if call is None or call.heard_ms is None else call.heard_ms,
         reported_seconds=record.reported_seconds,
         transcript=None,
         results=None,
@@ -123,6 +133,21 @@ def _shared_fields(record: SessionRecord, seen: Seen) -> dict[str, Any]:
         "max_duration_seconds": record.max_duration,
         "metadata": None,
     }
+
+
+def _consultation(consultation: ConsultationRecord) -> ConsultationView:
+    steps, call = consultation.steps, consultation.call
+    result = steps.get(Step.ENDED)
+    status = "ringing"
+    if Step.MOVED in steps:
+        status, result = "joined", "joined"
+    elif result is not None:
+        status = "ended"
+    elif consultation.is_taken:
+        status = "joining"
+    elif call.status is not None and call.status.answered:
+        status = "announcing"
+    return ConsultationView(id=consultation.consultation_id, status=status, result=result)
 
 
 def _call(record: SessionRecord, call: CallState) -> CallView:

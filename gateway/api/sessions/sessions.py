@@ -34,7 +34,8 @@ from gateway.api.sessions.session_models import (
     TranscriptEntry,
     TransportView,
 )
-from gateway.api.sessions.session_views import Seen, session_summary, session_view, status_of
+from gateway.api.sessions.session_views import CallReport, Seen, session_summary, session_view, status_of
+from gateway.calls.consultation.consultation_log import ConsultationLog
 from gateway.calls.deferred_command import played_so_far
 from gateway.calls.session_events import session_events
 from gateway.calls.session_start import SessionRequest, StartedSession, start_session
@@ -226,11 +227,14 @@ async def _session(context: Context) -> SessionRecord:
 
 
 async def _answer(context: Context, record: SessionRecord) -> Answer:
-    call = None
+    calls = context.services.calls
+    state = consultation = None
     if record.transport == TELEPHONY:
-        call = await context.services.calls.call_log.of(record.session_id)
-    heard_ms = await played_so_far(context.services.calls, record)
-    return Answer(200, session_view(record, _seen(context), call=call, heard_ms=heard_ms))
+        consultations = ConsultationLog(calls.store, calls.call_log, calls.now)
+        state = await calls.call_log.of(record.session_id)
+        consultation = await consultations.of_session(record.session_id)
+    report = CallReport(state, consultation, await played_so_far(calls, record))
+    return Answer(200, session_view(record, _seen(context), call=report))
 
 
 def _seen(context: Context) -> Seen:

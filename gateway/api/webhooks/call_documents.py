@@ -45,7 +45,7 @@ async def answer(context: Context) -> Response:
     calls, carrier, session_id = context.services.calls, record.carrier, record.session_id
     agent = calls.agents.find(record.agent)
     if agent is None or record.state is not SessionState.STARTING or record.stream_id is not None:
-        return _document(carrier, CARRIERS[carrier].documents.hangup())
+        return document_response(carrier, CARRIERS[carrier].documents.hangup())
     await calls.call_log.record_details(session_id, carrier=carrier, call_id=call_id)
     await calls.call_log.record_status(session_id, CallStatus.ANSWERED)
     unsigned_upgrade = account is not None and not account.signs_upgrades
@@ -53,14 +53,16 @@ async def answer(context: Context) -> Response:
     url = make_stream_url(calls, target)
     numbers = {"from_number": record.from_number, "to_number": record.to_number}
     body = await calls.call_log.body_of(session_id)
-    return _document(carrier, make_stream_document(calls, OutboundStream(agent, carrier, url, numbers, body)))
+    return document_response(
+        carrier, make_stream_document(calls, OutboundStream(agent, carrier, url, numbers, body))
+    )
 
 
 async def transfer(context: Context) -> Response:
     """Answer with the document of a requested transfer, or hang up if none was requested."""
     record, *_ = await _call(context)
     document = await context.services.calls.call_log.document_of(record.session_id)
-    return _document(record.carrier, document or CARRIERS[record.carrier].documents.hangup())
+    return document_response(record.carrier, document or CARRIERS[record.carrier].documents.hangup())
 
 
 async def transferred(context: Context) -> Response:
@@ -71,7 +73,7 @@ async def transferred(context: Context) -> Response:
     if await call_log.document_of(record.session_id) is not None:  # it was transferred
         await call_log.record_status(record.session_id, CallStatus.COMPLETED)
         await services.calls.store.request_stop(record.session_id, services.calls.now())
-    return _document(record.carrier, CARRIERS[record.carrier].documents.hangup())
+    return document_response(record.carrier, CARRIERS[record.carrier].documents.hangup())
 
 
 async def _call(context: Context) -> tuple[SessionRecord, str | None, CarrierAccount | None]:
@@ -103,7 +105,8 @@ async def _call(context: Context) -> tuple[SessionRecord, str | None, CarrierAcc
     return record, call_id or known, account
 
 
-def _document(carrier: str, text: str) -> Response:
+def document_response(carrier: str, text: str) -> Response:
+    """Return an answer with a document of the carrier's."""
     return Response(text, media_type=CARRIERS[carrier].documents.content_type)
 
 

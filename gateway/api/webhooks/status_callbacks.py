@@ -63,7 +63,7 @@ async def callback(context: Context) -> Response:
             authenticate_request(context, carrier, organization)
         else:
             authenticate_any(context, carrier)
-        event = await _read(context, carrier, read_callback, is_for_stream=kind == _STREAM)
+        event = await read_event(context, carrier, read_callback, is_for_stream=kind == _STREAM)
     except CallEnded as end:
         severity = end.reason.severity(ran=False)
         log_at(line, severity, "callback refused", reason=end.reason.code, words=end.detail)
@@ -172,7 +172,7 @@ def _organization(context: Context) -> str | None:
     return given[0] if len(given) == 1 and given[0] in known else None
 
 
-async def _read(
+async def read_event(
     context: Context, carrier: str, read_callback: CallbackReader, *, is_for_stream: bool
 ) -> CallbackEvent:
     """Return the event in a callback. Raises CallEnded (bad_request)."""

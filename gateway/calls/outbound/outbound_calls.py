@@ -14,6 +14,7 @@ from typing import Final
 
 from gateway.calls.active import ActiveCalls
 from gateway.calls.command_bus import REASON_BY_COMMAND, CallCommand
+from gateway.calls.consultation.consultations import Consultations
 from gateway.calls.outbound.dial_limits import CpsLimiter
 from gateway.calls.outbound.outbound_call import OutboundCall, OutboundServices
 from gateway.calls.outbound.outbound_request import OutboundRequest, make_dial_request
@@ -32,7 +33,10 @@ MAX_LOOKS_PER_SECOND: Final = 250
 
 
 class OutboundCalls:
-    """The outbound calls of one worker that have no stream yet, or must still be hung up."""
+    """The outbound calls of one worker that have no stream yet, or must still be hung up.
+
+    `consultations`: the calls to people who may take a caller.
+    """
 
     def __init__(self, services: CallServices, active: ActiveCalls) -> None:
         self._services = services
@@ -48,6 +52,7 @@ class OutboundCalls:
             look_s=lambda: max(LOOK_S, self.running / MAX_LOOKS_PER_SECOND),
             now=services.now,
         )
+        self.consultations = Consultations(services, active)
         self._calls: dict[str, OutboundCall] = {}
         self._closing: CallEnded | None = None
 
@@ -129,6 +134,7 @@ class OutboundCalls:
     async def end_all(self, end: CallEnded) -> None:
         """Give every call up, refuse new ones, and return when every ringing call has been hung up."""
         self._closing = end
+        await self.consultations.end_all()
         while self._calls:
             for call in self._calls.values():
                 call.termination.set(end)

@@ -11,6 +11,7 @@ from texml.plivo import WRITER
 CARRIER = Carrier(
     name="plivo",
     profile=CarrierProfile(
+        joins_calls=True,
         signs_upgrades=True,
         reconnects=True,
         keeps_query=True,

@@ -11,6 +11,7 @@ from texml.twilio import WRITER
 CARRIER = Carrier(
     name="twilio",
     profile=CarrierProfile(
+        joins_calls=True,
         signs_upgrades=True,
         reconnects=False,
         keeps_query=False,
