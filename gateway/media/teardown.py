@@ -31,6 +31,8 @@ from gateway.model.reasons import CallEnded, Reasons
 from gateway.websocket import frames
 from gateway.websocket.frames import FrameError
 
+_NORMAL_CLOSE = frames.NORMAL_CLOSURE, ""
+
 
 class AgentHold(asyncio.Protocol):
     """The agent's side in AGENT_HELD: answers pings, notices a close, and discards everything else."""
@@ -98,6 +100,7 @@ class Teardown:
     __slots__ = (
         "__weakref__",
         "_carrier_end",
+        "_last_close",
         "_loop",
         "_options",
         "_task",
@@ -129,6 +132,7 @@ class Teardown:
         self.agent_answered = True  # False if it neither closed nor ended its socket, though it was told to
         # In CHECKING_AGENT and DRAINING_PLAYBACK; a task needs a reference.
         self._task: asyncio.Task[None] | None = None
+        self._last_close = _NORMAL_CLOSE  # what the carrier gets after its last playback
         self._carrier_end: CallEnded | None = None  # why the carrier's side went before the agent's
 
     # Occurrences
@@ -147,6 +151,8 @@ class Teardown:
         """
         side.close_seen = True
         event = RelayEvent.AGENT_CLOSED if side is self.agent else RelayEvent.CARRIER_CLOSED
+        if side is self.agent and disconnect.has_code:
+            self._last_close = disconnect.code, disconnect.reason
         if self._apply(event, self._end_for(side, disconnect)) is not RelayState.CLOSING:
             return False
         passes = not side.other.close_sent
@@ -320,6 +326,8 @@ class Teardown:
         if not hangup.is_needed(queued_s):
             return False
         wait_s = hangup.wait_s(queued_s) if self.agent_has_spoken else 0.0
+        if not self.agent.close_seen:
+            self._last_close = end.reason.close_code, end.public_detail
         self.state = RelayState.DRAINING_PLAYBACK
         self._set_end(end)
         self.agent.transport.set_protocol(Closing(self, self.agent))
@@ -450,7 +458,7 @@ class Teardown:
         if not self.carrier.transport.is_closing():
             self.carrier.transport.set_protocol(Closing(self, self.carrier))
             self.carrier.transport.resume_reading()
-            self.carrier.send_close(frames.NORMAL_CLOSURE, "")
+            self.carrier.send_close(*self._last_close)
         self.timers.close_by = min(self.timers.close_by, self._loop.time() + self.timers.limits.close_s)
         self.check_answered()
 

@@ -53,7 +53,7 @@ async def test_a_call_comes_in_and_is_transferred(way: Any) -> None:
 
     at_plivo = known(way, placed)
     way.streams_while("transfer", call)  # §4.5: the REST first, the socket second
-    status, answer = await way.control(call, "transfer", to=DESK)
+    status, answer = await way.control(call, "transfer", to=DESK, at_once=True)
     assert (status, answer.get("action")) == (200, "transferred"), answer
     assert (await call.caller.closed())[0] == 1000
     (transfer,) = at_plivo.transfers

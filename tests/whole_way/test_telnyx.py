@@ -59,7 +59,7 @@ async def test_a_call_comes_in_and_is_transferred(way: Any) -> None:
 
     at_telnyx = known(way, placed)
     way.streams_while("command", call)
-    status, answer = await way.control(call, "transfer", to=DESK)
+    status, answer = await way.control(call, "transfer", to=DESK, at_once=True)
     assert (status, answer.get("action")) == (200, "transferred"), answer
     (command,) = at_telnyx.commands
     assert (command[0], command[1]["to"]) == ("transfer", DESK)

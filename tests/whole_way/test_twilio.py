@@ -58,7 +58,7 @@ async def test_a_call_comes_in_and_is_transferred(way: Any) -> None:
         await call.caller.hang_up()
 
     way.streams_while("update", call, then=tears_down)
-    status, answer = await way.control(call, "transfer", to=DESK)
+    status, answer = await way.control(call, "transfer", to=DESK, at_once=True)
     assert (status, answer.get("action")) == (200, "transferred"), answer
     (update,) = at_twilio.updates
     (dial,) = read_document(update.one("Twiml")).verbs
