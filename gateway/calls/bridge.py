@@ -35,7 +35,6 @@ from gateway.media.relay_side import RelaySide
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import Traffic
 from gateway.websocket import frames
-from serializers.dialect import Dialect
 from serializers.events import Start
 from serializers.transforms import Transform
 
@@ -172,7 +171,8 @@ class Bridge:
                 self._progress.termination.set(end)
             return True
         if command in QUESTIONS:
-            marks = None if self._stream is None else PlaybackMarks(*self._stream)
+            stream = self._stream
+            marks = None if stream is None else PlaybackMarks(stream.dialect, stream.start)
             deferred = answer_question(self._services, self._progress, self._relay, command, marks)
             self.deferred = deferred or self.deferred
             return True
@@ -198,14 +198,16 @@ class Bridge:
             self._consultation_hold = None
         stream = self._stream
         if command is CallCommand.HOLD and stream is not None and self._progress.state is CallState.BRIDGED:
-            self._consultation_hold = ConsultationHold(self._services, self._agent, *stream, self._relay)
+            self._consultation_hold = ConsultationHold(self._services, self._agent, stream, self._relay)
         return command is CallCommand.RESUME or self._consultation_hold is not None
 
     @property
-    def _stream(self) -> tuple[Dialect, Start] | None:
-        """The dialect and the opening of the carrier's stream."""
+    def _stream(self) -> HeldStream | None:
+        """The carrier's stream; None for a client without a dialect."""
         dialect, start = self._settings.dialect, self._start
-        return None if dialect is None or start is None else (dialect, start)
+        if dialect is None or start is None:
+            return None
+        return HeldStream(dialect, start, self.ownership is not None)
 
     def can_attach(self, agent: str, start: Start | None) -> bool:
         """Return True if the call could continue on a stream for `agent` (AGENT.ORG) that `start` opened."""
@@ -343,10 +345,8 @@ class Bridge:
         return hangup_after_playback(self._services, self._agent, dialect, start, self)
 
     def _sound_bytes_per_s(self) -> int | None:
-        dialect, start = self._settings.dialect, self._start
-        if dialect is None or start is None:
-            return None
-        return sound_bytes_per_s(HeldStream(dialect, start, self.ownership is not None).agent_audio)
+        stream = self._stream
+        return None if stream is None else sound_bytes_per_s(stream.agent_audio)
 
     async def _agent_answers(self) -> bool:
         """Return True if the agent's instance answers."""
@@ -396,8 +396,9 @@ class Bridge:
         began_at = services.now()
         self._agent = failover.current_agent(services)
         self.stop_hold_audio()
-        stream = HeldStream(dialect, start, self.ownership is not None)
-        self._hold_audio = HoldAudio(services.hold_audio, leg, stream)
+        self._hold_audio = HoldAudio(
+            services.hold_audio, leg, HeldStream(dialect, start, self.ownership is not None)
+        )
         self._hold_audio.start(self._agent, answered=self._is_outbound)
         async with progress.termination.cancel_scope():
             await failover.connect_next(services, progress.session_id, leg, self._progress.agent_gone)

@@ -12,13 +12,12 @@ import asyncio
 from functools import partial
 from typing import Any, Final
 
+from gateway.calls.hold_audio import HeldStream
 from gateway.calls.services import CallServices
 from gateway.config import AgentSettings
 from gateway.media.audio_player import AudioPlayer
 from gateway.media.playback_wait import PlaybackMarks
 from gateway.media.relay import Relay
-from serializers.dialect import Dialect
-from serializers.events import Start
 
 LONGEST_S: Final = 300.0
 """How long the sound plays if nobody stops it: longer than a consultation lasts."""
@@ -30,13 +29,13 @@ class ConsultationHold:
     __slots__ = ("_clip", "_dialect", "_player", "_relay", "_start", "_task")
 
     def __init__(
-        self, services: CallServices, agent: AgentSettings, dialect: Dialect, start: Start, relay: Relay
+        self, services: CallServices, agent: AgentSettings, stream: HeldStream, relay: Relay
     ) -> None:
-        """Begin. `start`: the opening of the carrier's stream."""
+        """Begin. `stream`: the carrier's."""
         # Ringback is right here even if the call was one out: the called person hears somebody else ringing.
-        self._clip = services.hold_audio.clip_of(agent, dialect, start, answered=False)
-        self._dialect = dialect
-        self._start = start
+        self._clip = services.hold_audio.clip_of(agent, stream, answered=False)
+        self._dialect = stream.dialect
+        self._start = stream.start
         self._relay = relay
         self._player: AudioPlayer | None = None
         self._task = asyncio.create_task(self._run())

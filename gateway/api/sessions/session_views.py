@@ -62,7 +62,7 @@ def _waits_for_instance(record: SessionRecord, health: InstanceHealth) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class CallReport:
-    """The call of a session: its `state` if it is a telephone call. `heard_ms`: None for what the record has."""
+    """The call of a session. `state`: of a telephone call. `heard_ms`: None for what the record has."""
 
     state: CallState | None
     consultation: ConsultationRecord | None = None
