@@ -12,8 +12,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
+
 from gateway.config import AgentSettings
-from gateway.store.interface import KeyValueStore, StoredValue
+from gateway.store.interface import KeyValueStore, StoredValue, StoreFailed
+
+log = structlog.get_logger(__name__)
 
 DOCUMENT_KIND: Final = "configured_agent"
 
@@ -29,15 +33,21 @@ class AgentDates:
 
 
 async def note_agents(values: KeyValueStore, agents: Iterable[AgentSettings], now: float) -> None:
-    """Note the agents of the configuration. Call it whenever that was read. Raises StoreFailed."""
-    known = {value.key: value for value in await values.list(DOCUMENT_KIND, now)}
-    for agent in agents:
-        key = f"{agent.organization}/{agent.name}"
-        before = json.loads(known[key].value) if key in known else {"created_at": now}
-        digest = hashlib.sha256(agent.model_dump_json().encode()).hexdigest()
-        if before.get(_DIGEST) != digest:
-            noted = {"created_at": before["created_at"], "updated_at": now, _DIGEST: digest}
-            await values.put(DOCUMENT_KIND, key, json.dumps(noted), now=now)
+    """Note the agents of the configuration. Call it whenever that was read.
+
+    A store that fails keeps the dates that it has: calls need none of them.
+    """
+    try:
+        known = {value.key: value for value in await values.list(DOCUMENT_KIND, now)}
+        for agent in agents:
+            key = f"{agent.organization}/{agent.name}"
+            before = json.loads(known[key].value) if key in known else {"created_at": now}
+            digest = hashlib.sha256(agent.model_dump_json().encode()).hexdigest()
+            if before.get(_DIGEST) != digest:
+                noted = {"created_at": before["created_at"], "updated_at": now, _DIGEST: digest}
+                await values.put(DOCUMENT_KIND, key, json.dumps(noted), now=now)
+    except StoreFailed as error:
+        log.warning("store", error=str(error))
 
 
 async def dates_of(values: KeyValueStore, organization: str, now: float) -> Mapping[str, AgentDates]:

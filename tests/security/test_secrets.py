@@ -37,6 +37,8 @@ SECRETS = {
     "plivo": f"{MARK}plivotoken",
     "telnyx": f"{MARK}telnyxapikey",
     "exotel": f"{MARK}exoteltoken",
+    "turn": f"{MARK}turnsharedsecret",
+    "turn credential": f"{MARK}turncredential",
 }
 HIDDEN = [MARK, SECRETS["daily webhook"], base64.b64encode(b"key:" + SECRETS["exotel"].encode()).decode()]
 
@@ -56,6 +58,10 @@ def tables(port: AgentPort) -> dict[str, Any]:
             "webhook_secrets": [SECRETS["daily webhook"]],
         },
         "organizations.whatsapp": {"app_secrets": [SECRETS["meta"]]},
+        "organizations.ice_servers": [
+            {"urls": ["turn:turn.example.com"], "shared_secret": SECRETS["turn"]},
+            {"urls": ["turn:turn.example.com"], "username": "a", "credential": SECRETS["turn credential"]},
+        ],
         "organizations.carriers": [
             {
                 "carrier": "twilio",
@@ -204,6 +210,8 @@ def test_check_prints_no_secret_of_a_valid_or_invalid_configuration(
         account["auth_tokens"] = [with_spaces["twilio token"]]
         account["signing_keys"] = [with_spaces["twilio signing"]]
         account["api_key"] = with_spaces["telnyx"]
+    bad["organizations.ice_servers"][0]["shared_secret"] = with_spaces["turn"]
+    bad["organizations.ice_servers"][1]["credential"] = with_spaces["turn credential"]
     for settings, status in ((good, 0), (bad, 1)):
         lines = []
         for name, table in settings.items():

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from gateway.model.session_ids import ulid_of
 from gateway.simulator.waiting import eventually
 from tests.harness import rest_twilio
 from tests.harness.agent import Agent, AgentPort
@@ -103,6 +104,15 @@ async def test_a_repeated_callback_changes_the_status_once(line: DocumentCalls, 
     (moved,) = await logged(line, "call moved", session)
     assert moved["status"] == "completed"
     await logged(line, "callback is late", session, 2)
+
+
+async def test_a_callback_may_name_the_session_in_its_other_spelling(
+    line: DocumentCalls, support: Agent
+) -> None:
+    session, call_id = await running(line, support)
+    fields = naming(line, call_id) | OVER[line.carrier]
+    assert (await tell(line, ulid_of(session) or "", "status", fields)).status == 200
+    await logged(line, "call moved", session)
 
 
 async def test_callbacks_arrive_out_of_order(line: DocumentCalls, support: Agent) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.config import AgentSettings
+from gateway.model.session_ids import ulid_of
 from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, AgentCall
 from tests.harness.call_assertions import assert_agent_heard
@@ -60,7 +61,7 @@ async def hangs_up(outbound: Any, call: Talk) -> None:
 @pytest.mark.parametrize("carrier", ["twilio", "telnyx", "plivo"])
 async def test_a_call_is_hung_up(outbound: Any, support: Agent, carrier: str) -> None:
     call = await start_talk(outbound, support, carrier)
-    status, answer = await control(outbound, call.session, "hangup")
+    status, answer = await control(outbound, ulid_of(call.session) or "", "hangup")
     assert (status, answer["action"], answer["session"]) == (200, "hung_up", call.session)
     assert call.phone.hung_up
     await call.agent.closed()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import structlog
 
 from gateway.agents.agent_dates import note_agents
 from gateway.agents.stored_agents import StoredAgents
@@ -81,6 +82,14 @@ async def test_an_agent_of_the_configuration_has_the_dates_of_its_settings(
         assert (agent["createdAt"], agent["updatedAt"], agent["readOnly"]) == (*dates, True)
     night = (await api("GET", agents)).json["services"][1]
     assert (night["createdAt"], night["updatedAt"]) == (dates[0], dates[0])
+
+
+async def test_a_store_that_cannot_note_the_dates_keeps_no_gateway_from_starting(api: Any) -> None:
+    read = api.services.calls.settings.agents
+    await api.store.close()
+    with structlog.testing.capture_logs() as logged:
+        await note_agents(api.store.key_values, read, DAY)
+    assert [line["event"] for line in logged] == ["store"]
 
 
 async def test_agents_are_listed_by_region(api: Any, agents: str) -> None:

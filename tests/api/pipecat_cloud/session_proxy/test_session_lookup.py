@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.model.lifecycle import SessionState
+from gateway.model.session_ids import ulid_of
 
 
 @pytest.fixture
@@ -42,6 +43,15 @@ async def test_a_key_in_the_query_is_none(door: Any) -> None:
 async def test_a_session_that_is_unknown(door: Any, session: str) -> None:
     reply = await door.ask("GET", door.path(session.replace(" ", "%20")))
     assert reply.refusal == (404, "404")
+
+
+@pytest.mark.parametrize("spelling", [lambda session: session.upper(), ulid_of])
+async def test_either_spelling_of_the_id_reaches_the_instance(door: Any, spelling: Any) -> None:
+    session = await door.session()
+    reply = await door.ask("GET", door.path(spelling(session)))
+    assert reply.status == 200
+    heard = await door.instance.next()
+    assert heard.header("x-daily-session-id") == session, "an instance gets the UUID"
 
 
 async def test_another_organizations_session_looks_unknown(door: Any) -> None:

@@ -7,11 +7,13 @@ pipecat-ai/pipecat#2811, #4451).
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import pytest
 
 from gateway.model.session import SessionOptions
+from gateway.model.session_ids import ulid_of
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.start_api import Worker, bot_details
 from tests.harness.whatsapp_events import (
@@ -60,6 +62,20 @@ async def test_the_answer_goes_to_the_instance_that_placed_the_call_and_takes_no
     assert sorted(record.session_id for record in await worker.records()) == sorted(sessions)
     assert all(record.active for record in await worker.records()), "the agent's own sessions go on"
     assert all(agent.calls.empty() for agent in sessions.values())
+
+
+async def test_the_session_may_be_named_in_either_spelling(
+    worker: Worker, url: str, agents: list[Agent], ports: list[AgentPort]
+) -> None:
+    by_url = {port.url: agent for port, agent in zip(ports, agents, strict=True)}
+    for _ in agents:
+        session = str(uuid.uuid4())
+        agent = by_url[await session_on(worker, session)]
+        for number, name in enumerate((ulid_of(session), session.upper())):
+            call_id = f"wacid.{session}.{number}"
+            told = event(statuses=[status("RINGING", call_id, biz_opaque_callback_data=name)])
+            assert (await send_event(url, told)).status == 200
+            assert (await next_whatsapp_event(agent)).session == session
 
 
 @pytest.mark.parametrize("placed_in", ["session-1", "session-2"])
