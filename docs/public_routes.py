@@ -57,7 +57,7 @@ NOTES: Final = {
     "account that authenticates can report the status of its call",
     SOCKETS[0]: 'nothing; an agent with `websocket_auth = "none"` can be called',
     SOCKETS[1]: "nothing; the same",
-    SOCKETS[2]: "an open socket for `start_timeout`, in which it names an agent in vain; the same",
+    SOCKETS[2]: "an open socket for `start_timeout` at most, in which it names an agent in vain; the same",
     SESSION_SOCKET: "nothing; it needs a key",
     OTHER: "nothing",
 }

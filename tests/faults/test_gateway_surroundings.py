@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sqlite3
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +67,29 @@ async def test_the_stores_file_is_taken_away(case: Cases, gateway: Gateway, supp
         assert not gateway.store.exists()
         elsewhere.rename(gateway.store)
         await eventually(lambda: "session_store_recovered" in events(gateway), "it is used again")
+        await go_on([talk])
+        await hang_up_all(fault, gateway, [talk], "sound; a new caller 1013 meanwhile")
+        fault.ended = WELL
+
+
+async def test_the_stores_mapped_file_is_shortened(case: Cases, gateway: Gateway, support: Agent) -> None:
+    """Its worker lives: nobody touches the memory behind the file's end. Whoever opens the store mends it."""
+    async with case("the store's `-shm` is shortened while it is open, and made anew") as fault:
+        before = events(gateway)
+        talk = await fault.talk(support, CROWD)
+        os.truncate(f"{gateway.store}-shm", 0)
+        fault.strike()
+        caller = await gateway.dial(CROWD)
+        assert caller.status == 101
+        for message in opening("twilio"):
+            caller.say(message)
+        assert (await caller.closed())[0] == 1013
+        with contextlib.closing(sqlite3.connect(gateway.store)) as another:
+            another.execute("SELECT count(*) FROM session").fetchone()
+        recovered = before.count("session_store_recovered") + 1
+        await eventually(
+            lambda: events(gateway).count("session_store_recovered") == recovered, "it is used again"
+        )
         await go_on([talk])
         await hang_up_all(fault, gateway, [talk], "sound; a new caller 1013 meanwhile")
         fault.ended = WELL
