@@ -229,6 +229,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._unparsed_bytes = 0  # fed to the parser since it last completed a head, a body part or a message
         self._head_bytes = 0
         self._header_lines = 0
+        self._reads_body = False  # what is parsed belongs to the request whose head came last
         self._fault = ""  # of the head that came last, in words for the client
         self._unread = bytearray()  # received and not yet fed to the parser
         self._answers: AnswerWriter | None = None  # from the first answer on
@@ -344,6 +345,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.scope["client"] = self._client_address(), self.client[1]
         if len(self.pipeline) >= MAX_PIPELINED:
             raise _TooManyRequests
+        self._reads_body = True
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -352,16 +354,20 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._unparsed_bytes = 0
+        self._reads_body = False
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        if self._head_bytes > MAX_HEAD_BYTES or self._header_lines > MAX_HEADERS:
-            self._reject_large_head()
-        elif len(self.pipeline) >= MAX_PIPELINED:
-            # An answer would come before those that are owed.
-            self._limits.count_rejected("too many requests at once on one connection")
+        if self.cycle is not None and not self.cycle.response_complete and not self._reads_body:
+            # An answer would come before those that are owed, and be taken for one of them.
+            is_full = len(self.pipeline) >= MAX_PIPELINED
+            self._limits.count_rejected(
+                "too many requests at once on one connection" if is_full else "a request is no HTTP"
+            )
             self._is_rejected = True
             self.transport.close()
+        elif self._head_bytes > MAX_HEAD_BYTES or self._header_lines > MAX_HEADERS:
+            self._reject_large_head()
         elif not self._is_rejected:
             self._limits.count_rejected("a request is no HTTP")
             if self._fault:

@@ -77,6 +77,26 @@ async def test_a_client_that_leaves_a_pipeline_starts_nothing_more(
     listening.close()
 
 
+@pytest.mark.parametrize("second", [b"GET /livez HTTP/1.1\r\n\r\n", b"no request\r\n\r\n"])
+async def test_no_answer_to_a_faulty_request_comes_before_one_that_is_owed(
+    start_gateway: Callable[..., Gateway], port: AgentPort, second: bytes
+) -> None:
+    """The client, or a proxy, would take it for the answer to the first."""
+    gateway = start_gateway(
+        organizations=[{"name": "acme", "public_keys": ["pk_acme"]}],
+        agents=[{"name": "support", "organization": "acme", "instances": [port.url]}],
+    )
+    with port.listen() as listening:
+        listening.listen(1)  # nobody answers there
+        reader, writer = await open_socket(gateway.port)
+        writer.write(start("support"))
+        await eventually(gateway.sessions, "the first is being answered")
+        writer.write(second)
+        async with asyncio.timeout(WAIT_S):
+            assert await reader.read() == b""
+        writer.close()
+
+
 class Application:
     """Answers every request at once, and notes in which iteration of the event loop each began."""
 
