@@ -20,7 +20,7 @@ from gateway.calls.deferred_command import DeferredCommand, wait_for_playback
 from gateway.calls.services import CallServices
 from gateway.calls.spending import CallRateLimiter, check_destination
 from gateway.carriers.registry import CARRIERS
-from gateway.carriers.rest_interface import CarrierFailed, CarrierRest
+from gateway.carriers.rest_interface import CarrierFailed, CarrierRest, JoiningRest
 from gateway.config import AgentSettings
 from gateway.media.hangup_after_playback import HangupAfterPlayback
 from gateway.model.lifecycle import SessionState
@@ -207,12 +207,16 @@ async def transfer(services: CallServices, record: SessionRecord, request: Trans
 
 @dataclass(frozen=True, slots=True)
 class MovedCall:
-    """The place that a call is moved to. `document`: for carriers that take one; the others use the rest."""
+    """The place that a call is moved to. `document`: for carriers that take one; the others use the rest.
+
+    `join_with`: the id of the call that it is joined with, for a carrier that does so by request.
+    """
 
     to: str
     document: str
     caller_id: str | None
     time_limit_s: int | None
+    join_with: str | None = None
 
 
 async def move_call(
@@ -227,14 +231,17 @@ async def move_call(
     callbacks = services.accounts.url(f"/callbacks/{carrier}/{session_id}", "https", record.region)
     await send_command(services, record, CallCommand.TRANSFER)
     try:
-        await call.client.transfer(
-            call.call_id,
-            moved.to,
-            document=moved.document if writer.inline_limit else None,
-            document_url=f"{callbacks}/transfer",
-            caller_id=moved.caller_id,
-            time_limit_s=moved.time_limit_s,
-        )
+        if moved.join_with is not None and isinstance(call.client, JoiningRest):
+            await call.client.join(call.call_id, moved.join_with)
+        else:
+            await call.client.transfer(
+                call.call_id,
+                moved.to,
+                document=moved.document if writer.inline_limit else None,
+                document_url=f"{callbacks}/transfer",
+                caller_id=moved.caller_id,
+                time_limit_s=moved.time_limit_s,
+            )
     except CarrierFailed as failure:
         await services.commands.send(session_id, CallCommand.REVOKED)
         raise _failed(failure) from None

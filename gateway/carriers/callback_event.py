@@ -63,7 +63,8 @@ class CallbackEvent:
     `at`: the carrier's time of the event in Unix seconds. `detail`: the carrier's explanation, printable.
     `stream_event`: the carrier's name of an event of the stream. `stream_failed`: whether the stream could
     not be opened, or broke. `stream_ended`: whether the stream has ended for good. `has_document`: whether a
-    document tells the carrier how the call goes on without its stream.
+    document tells the carrier how the call goes on without its stream. `key`: what was pressed after an
+    announcement, "" for nothing.
     """
 
     call_id: str | None = None
@@ -75,6 +76,7 @@ class CallbackEvent:
     stream_failed: bool = False
     stream_ended: bool = False
     has_document: bool = True
+    key: str | None = None
 
 
 STREAM_FAILURES: Final = frozenset({"stream-error", "stream-failed"})

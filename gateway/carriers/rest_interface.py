@@ -10,7 +10,7 @@ import base64
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 from urllib.parse import quote, urlsplit
 
 from gateway.config import CarrierAccount
@@ -165,6 +165,17 @@ class CarrierRest(Protocol):
         `known`: call ids of other sessions. Return None if no call, or more than one, matches, or if the
         carrier has no list of calls; so None does not prove that there is no call.
         """
+
+
+@runtime_checkable
+class JoiningRest(Protocol):
+    """The further requests of a carrier whose calls are joined by request, not by documents."""
+
+    async def announce(self, call_id: str, text: str) -> None:
+        """Speak a text to an answered call, and report the key that is pressed (`CallbackEvent.key`)."""
+
+    async def join(self, call_id: str, other_call_id: str) -> None:
+        """Join a call with another one of the account; when one is over, so is the other."""
 
 
 def base_url_of(account: CarrierAccount, default: str) -> str:

@@ -27,7 +27,18 @@ API_KEY = "KEY0123456789ABCDEF_telnyx"
 CONNECTION = "1234567890123456789"
 USER = "3E6F995F-0000-4000-8000-000000000001"
 MOST_ATTEMPTS = 3  # to tell of an event (docs/reference/carriers.md §3.4)
-ACTIONS = {"hangup", "transfer", "refer", "send_dtmf", "answer", "streaming_start", "streaming_stop"}
+ACTIONS = {
+    "hangup",
+    "transfer",
+    "refer",
+    "send_dtmf",
+    "answer",
+    "streaming_start",
+    "streaming_stop",
+    "gather_using_speak",
+    "bridge",
+}
+NEED_ANSWER = ("transfer", "refer", "send_dtmf", "gather_using_speak", "bridge")
 DIGITS = re.compile(r"[0-9A-D*#wW]+")
 TITLES = {
     "10004": "Missing required parameter",
@@ -139,9 +150,17 @@ class TelnyxServer(RestServer):
         call.commands.append((action, body))
         if call.state == "ended":
             return self.error(422, 90018)
-        if action in ("transfer", "refer", "send_dtmf") and call.state != "answered":
+        if action in NEED_ANSWER and call.state != "answered":
             return self.error(422, 90034)
-        needed = {"transfer": "to", "refer": "sip_address", "send_dtmf": "digits"}.get(action)
+        needed = {
+            "transfer": "to",
+            "refer": "sip_address",
+            "send_dtmf": "digits",
+            "gather_using_speak": "payload",
+            "bridge": "call_control_id",
+        }.get(action)
+        if action == "bridge" and body.get("call_control_id") not in self.calls:
+            return self.error(422, 90015)
         if needed is not None and not body.get(needed):
             return self.error(422, 10004)
         if action == "send_dtmf" and not DIGITS.fullmatch(body["digits"]):

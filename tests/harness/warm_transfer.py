@@ -7,6 +7,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.simulator.waiting import eventually
 from serializers.events import Media, Start
 from serializers.registry import DIALECTS
 from tests.harness.agent import Agent, AgentCall
@@ -65,6 +66,11 @@ class Talk:
         """Let the desk answer; return the document that it is given."""
         desk = self.desk
         assert desk is not None
+        if self.carrier == "telnyx":
+            answered = await desk.server.event(desk.call, "call.answered")
+            assert isinstance(answered, Answered)
+            await eventually(lambda: desk.call.commands, "the announcement is spoken")
+            return answered
         placed = await desk.server.answer(desk.call)
         if self.carrier == "twilio":
             answered = await desk.server.progress(desk.call, "in-progress")
@@ -81,6 +87,13 @@ class Talk:
         desk = self.desk
         assert desk is not None
         found = await self.consultation()
+        if self.carrier == "telnyx":
+            ended = await desk.server.event(
+                desk.call, "call.gather.ended", digits=key, status="valid" if key else "timeout"
+            )
+            assert isinstance(ended, Answered)
+            assert ended.status == 200, ended.text
+            return ended
         path = f"/callbacks/{self.carrier}/{self.session}/consultation/{found['id']}/taken"
         server, url = desk.server, f"https://us-west.voice.test{path}"
         if self.carrier == "twilio":

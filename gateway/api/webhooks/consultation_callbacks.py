@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 import structlog
+from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from gateway.api.framework.operation import MAX_BODY_BYTES, Access, Context, Operation, Style
@@ -22,7 +23,7 @@ from gateway.api.webhooks.carrier_request import (
 )
 from gateway.api.webhooks.status_callbacks import read_event
 from gateway.calls.consultation.consultation_log import ConsultationLog, Step
-from gateway.calls.consultation.joining import TAKING_KEY, decline, take
+from gateway.calls.consultation.joining import TAKING_KEY, announce, decline, follow_key, take
 from gateway.carriers.call_log import CallStatus
 from gateway.carriers.registry import CARRIERS, WITH_DOCUMENTS
 from gateway.model.reasons import CallEnded, Reasons
@@ -76,7 +77,13 @@ async def _status(context: Context, record: SessionRecord, consultation_id: str)
         await call_log.record_details(consultation_id, carrier=record.carrier, call_id=event.call_id)
     if event.status is not None:
         await call_log.record_status(consultation_id, event.status, event.sequence, detail=event.detail)
-    return Response(status_code=200)
+    # What is to be asked of the carrier follows the answer, which it waits for two seconds at most.
+    calls, task = context.services.calls, None
+    if event.key is not None:
+        task = BackgroundTask(follow_key, calls, record, consultation_id, event.key)
+    elif event.status is CallStatus.ANSWERED:
+        task = BackgroundTask(announce, calls, record, consultation_id)
+    return Response(status_code=200, background=task)
 
 
 async def _consultation(context: Context) -> tuple[SessionRecord, str]:

@@ -23,7 +23,13 @@ from gateway.calls.services import CallServices
 from gateway.calls.session_events import session_events
 from gateway.carriers.call_log import CallStatus
 from gateway.carriers.registry import CARRIERS
-from gateway.carriers.rest_interface import CarrierFailed, CarrierRest, DialedCall, DialRequest
+from gateway.carriers.rest_interface import (
+    CarrierFailed,
+    CarrierRest,
+    DialedCall,
+    DialRequest,
+    JoiningRest,
+)
 from gateway.model.futures import ignore_exception
 from gateway.model.reasons import CallEnded, Reason, Reasons
 from gateway.model.session import SessionRecord
@@ -243,11 +249,14 @@ class Consultation:
     async def _dial(self) -> None:
         """Ask the carrier, with the first caller id that it takes. Raises CallEnded, StoreFailed."""
         failure = None
-        if not CARRIERS[self._record.carrier].documents.inline_limit:  # the carrier fetches it
+        if isinstance(self._client, JoiningRest):  # it is asked to speak it once the call is answered
+            text = self._request.announcement
+            await self._services.call_log.save_document(self.consultation_id, text)
+        elif not CARRIERS[self._record.carrier].documents.inline_limit:  # the carrier fetches it
             await self._services.call_log.save_document(self.consultation_id, self._announcement())
-        for from_number in self._request.from_numbers:
+        for attempt, from_number in enumerate(self._request.from_numbers):
             try:
-                self._dialed = await self._client.dial(self._dial_request(from_number))
+                self._dialed = await self._client.dial(self._dial_request(from_number, attempt))
                 break
             except CarrierFailed as failed:
                 failure = failed
@@ -269,7 +278,7 @@ class Consultation:
         )
         await call_log.record_status(self.consultation_id, CallStatus.QUEUED)
 
-    def _dial_request(self, from_number: str) -> DialRequest:
+    def _dial_request(self, from_number: str, attempt: int = 0) -> DialRequest:
         request, writer = self._request, CARRIERS[self._record.carrier].documents
         base = callbacks_url(self._services, self._record, self.consultation_id)
         return DialRequest(
@@ -281,7 +290,8 @@ class Consultation:
             status_callback=base,
             ring_timeout_s=request.timeout_s,
             time_limit_s=request.time_limit_s,
-            session_id=self.consultation_id,
+            # Telnyx makes one call of all requests with the same id.
+            session_id=f"{self.consultation_id}-{attempt}" if attempt else self.consultation_id,
         )
 
     def _announcement(self) -> str:

@@ -14,6 +14,7 @@ from gateway.calls.outbound.dial_limits import CpsLimiter
 from gateway.calls.services import CallServices
 from gateway.calls.spending import CallRateLimiter, check_destination
 from gateway.carriers.registry import CARRIERS
+from gateway.carriers.rest_interface import JoiningRest
 from gateway.model.addresses import is_phone_number
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import CallEnded, Reasons
@@ -50,7 +51,8 @@ class Consultations:
         organization = services.settings.find_organization(record.organization)
         check_destination(request.to, organization)  # the organisation pays for the call
         call = await running_call(services, record, "transfer")
-        if not CARRIERS[record.carrier].profile.joins_calls:
+        joins_calls = CARRIERS[record.carrier].profile.joins_calls or isinstance(call.client, JoiningRest)
+        if not joins_calls:
             raise CallEnded(Reasons.carrier_cannot, f"warm transfers through {record.carrier} are not made")
         agent = services.agents.find(record.agent)
         if record.state is not SessionState.RUNNING or organization is None or agent is None:

@@ -15,9 +15,10 @@ from gateway.calls.consultation.consultation_log import ConsultationLog, Decisio
 from gateway.calls.control import CallNotActive, MovedCall, move_call, running_call
 from gateway.calls.services import CallServices
 from gateway.carriers.registry import CARRIERS
-from gateway.carriers.rest_interface import CarrierFailed
+from gateway.carriers.rest_interface import CarrierFailed, JoiningRest
 from gateway.model.reasons import CallEnded
 from gateway.model.session import SessionRecord
+from gateway.store.interface import StoreFailed
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +53,9 @@ async def take(services: CallServices, record: SessionRecord, consultation_id: s
         )
         for_caller = writer.conference(name, action=f"{callbacks}/transferred", time_limit_s=time_limit_s)
         await services.call_log.save_document(record.session_id, for_caller)
-        await move_call(services, record, call, MovedCall("", for_caller, None, time_limit_s))
+        consulted_id = (await services.call_log.of(consultation_id)).call_id
+        moved = MovedCall("", for_caller, None, time_limit_s, join_with=consulted_id)
+        await move_call(services, record, call, moved)
     except (CallNotActive, CallEnded) as failure:
         line.warning("not transferred", words=str(failure))
         await consultations.note(consultation_id, Step.NOT_MOVED)
@@ -75,3 +78,45 @@ async def decline(services: CallServices, record: SessionRecord, consultation_id
     consultations = ConsultationLog(services.store, services.call_log, services.now)
     await consultations.decide(consultation_id, Decision.GIVEN_UP)
     return CARRIERS[record.carrier].documents.hangup()
+
+
+async def announce(services: CallServices, record: SessionRecord, consultation_id: str) -> None:
+    """Speak the announcement to the called person who has answered, through a carrier that is asked to.
+
+    A failure is logged, not raised: the consultation ends when its time is over.
+    """
+    line = log.bind(session=record.session_id, consultation=consultation_id, carrier=record.carrier)
+    try:
+        client = (await running_call(services, record, "transfer")).client
+        call_id = (await services.call_log.of(consultation_id)).call_id
+        text = await services.call_log.document_of(consultation_id)
+        consultations = ConsultationLog(services.store, services.call_log, services.now)
+        if Step.DECIDED in (await consultations.get(consultation_id)).steps:
+            return
+        if isinstance(client, JoiningRest) and call_id is not None and text is not None:
+            await client.announce(call_id, text)
+    except CarrierFailed as failed:
+        line.warning("carrier failed", kind=failed.kind, words=failed.detail)
+    except (CallNotActive, CallEnded, StoreFailed) as error:
+        line.warning("not announced", words=str(error))
+
+
+async def follow_key(services: CallServices, record: SessionRecord, consultation_id: str, key: str) -> None:
+    """Do what the key says that a called person has pressed, through a carrier that takes no documents.
+
+    A failure is logged, not raised.
+    """
+    line = log.bind(session=record.session_id, consultation=consultation_id, carrier=record.carrier)
+    try:
+        if key == TAKING_KEY:
+            await take(services, record, consultation_id)
+            return
+        await decline(services, record, consultation_id)
+        client = (await running_call(services, record, "transfer")).client
+        call_id = (await services.call_log.of(consultation_id)).call_id
+        if call_id is not None:
+            await client.hang_up(call_id)
+    except CarrierFailed as failed:
+        line.warning("not hung up", kind=failed.kind, words=failed.detail)
+    except (CallNotActive, CallEnded, StoreFailed) as error:
+        line.warning("not hung up", words=str(error))

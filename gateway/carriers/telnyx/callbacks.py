@@ -37,6 +37,7 @@ _STATUS_BY_CAUSE: Final[Mapping[str, CallStatus]] = {
 
 STREAM_ENDED: Final = "streaming.stopped"
 STREAM_FAILED: Final = "streaming.failed"
+GATHERED: Final = "call.gather.ended"
 
 
 def read_callback(request: CallbackRequest) -> CallbackEvent:
@@ -69,6 +70,7 @@ def _read_event(document: Any) -> CallbackEvent:
         stream_ended=name in (STREAM_ENDED, STREAM_FAILED),
         # A call that was dialed with Call Control has no document: without its stream it stays silent.
         has_document=False,
+        key=str(payload.get("digits") or "") if name == GATHERED else None,
     )
 
 

@@ -33,6 +33,8 @@ from gateway.config import CarrierAccount
 
 CALL_ENDED = "90018"
 DIGIT_MS = 250
+KEY_TIMEOUT_MS = 15_000
+VOICE = "female"  # with language en-US, the default of `gather_using_speak`
 MIN_CALL_S = 30  # the smallest `time_limit_secs`
 MACHINE_DETECTION = {"detect": "detect", "wait_for_end": "greeting_end"}
 
@@ -44,6 +46,17 @@ def _read_error(answer: Mapping[str, Any]) -> Error:
 
 
 API = RestApi("Telnyx", "https://api.telnyx.com/v2", _read_error, frozenset({CALL_ENDED}))
+
+
+def _stream_parameters(url: str) -> dict[str, Any]:
+    """Return the parameters of a call whose stream is opened when it is answered."""
+    return {
+        "stream_url": url,
+        "stream_track": "inbound_track",
+        "stream_bidirectional_mode": "rtp",  # left out it is mp3, and the caller hears nothing (§3.3)
+        "stream_bidirectional_codec": "PCMU",
+        "stream_bidirectional_sampling_rate": 8000,
+    }
 
 
 class TelnyxRest:
@@ -75,11 +88,7 @@ class TelnyxRest:
             "connection_id": self._connection_id,
             "to": request.to,
             "from": request.from_number,
-            "stream_url": request.stream_url,
-            "stream_track": "inbound_track",
-            "stream_bidirectional_mode": "rtp",  # left out it is mp3, and the caller hears nothing (§3.3)
-            "stream_bidirectional_codec": "PCMU",
-            "stream_bidirectional_sampling_rate": 8000,
+            **(_stream_parameters(request.stream_url) if request.stream_url else {}),
             "client_state": base64.b64encode(request.state.encode()).decode(),
             "command_id": f"patchbay-dial-{request.session_id}",
             "timeout_secs": request.ring_s,
@@ -127,6 +136,26 @@ class TelnyxRest:
             if time_limit_s is not None:
                 body["time_limit_secs"] = min(max(time_limit_s, MIN_CALL_S), MAX_CALL_S)
             await self._command(call_id, "transfer", body)
+
+    async def announce(self, call_id: str, text: str) -> None:
+        """Speak a text, and report one key, or that none was pressed: `call.gather.ended`.
+
+        A repetition for the same call is ignored, because its `command_id` is the same.
+        """
+        body = {
+            "payload": text,
+            "voice": VOICE,
+            "minimum_digits": 1,
+            "maximum_digits": 1,
+            "maximum_tries": 1,
+            "timeout_millis": KEY_TIMEOUT_MS,
+            "command_id": "patchbay-announce",
+        }
+        await self._command(call_id, "gather_using_speak", body)
+
+    async def join(self, call_id: str, other_call_id: str) -> None:
+        """Bridge two calls. Each is hung up when the other is over: `park_after_unbridge` is left out."""
+        await self._command(call_id, "bridge", {"call_control_id": other_call_id})
 
     async def send_dtmf(self, call_id: str, digits: str) -> None:
         """Play digits to the far end."""

@@ -39,8 +39,42 @@ async def test_whoever_takes_the_call_is_joined_with_the_caller(
     assert (await outbound.ended(call.session))["reason"] == "transferred"
 
 
+async def test_whoever_takes_a_call_of_telnyx_is_bridged_with_the_caller(
+    outbound: Any, support: Agent
+) -> None:
+    call = await start_talk(outbound, support, "telnyx")
+    desk = await call.consults()
+    assert "stream_url" not in desk.call.body
+    await call.desk_answers()
+    ((action, body),) = desk.call.commands
+    assert (action, body["payload"]) == ("gather_using_speak", WORDS)
+    await call.assert_they_talk_on()
+    for _ in range(2):  # a webhook may come again
+        await call.key("1")
+    assert await call.result() == "joined"
+    assert call.phone.call.commands == [("bridge", {"call_control_id": desk.call.id})]
+    await desk.server.event(desk.call, "call.bridged")
+    assert (await call.caller.closed())[0] == 1000
+    assert not desk.hung_up
+    await call.agent.hang_up()
+    assert (await outbound.ended(call.session))["reason"] == "transferred"
+
+
+@pytest.mark.parametrize("key", ["2", ""])
+async def test_a_call_of_telnyx_that_is_not_taken_is_hung_up(outbound: Any, support: Agent, key: str) -> None:
+    call = await start_talk(outbound, support, "telnyx")
+    desk = await call.consults()
+    await call.desk_answers()
+    await call.key(key)
+    await eventually(lambda: desk.hung_up, "the desk is hung up")
+    await desk.over("completed")
+    assert await call.result() == "not_taken"
+    await call.assert_they_talk_on()
+    await call.hangs_up()
+
+
 @pytest.mark.parametrize(("status", "result"), [("busy", "busy"), ("no-answer", "no_answer")])
-@pytest.mark.parametrize("carrier", ["twilio", "plivo"])
+@pytest.mark.parametrize("carrier", ["twilio", "telnyx", "plivo"])
 async def test_the_caller_is_back_with_the_agent_if_nobody_answers(
     outbound: Any, support: Agent, carrier: str, status: str, result: str
 ) -> None:
@@ -165,12 +199,11 @@ async def test_a_desk_that_has_left_by_the_time_the_caller_is_moved(outbound: An
     await outbound.ended(call.session)
 
 
-@pytest.mark.parametrize("carrier", ["exotel", "telnyx"])
-async def test_a_carrier_that_cannot_says_so(outbound: Any, support: Agent, carrier: str) -> None:
-    call = await start_talk(outbound, support, carrier)
+async def test_exotel_has_no_warm_transfer_and_says_so(outbound: Any, support: Agent) -> None:
+    call = await start_talk(outbound, support, "exotel")
     status, error = await call.asks(to=DESK, mode="warm")
     assert (status, error["code"]) == (422, "carrier_cannot")
-    assert carrier in error["message"].lower()
+    assert "Exotel" in error["message"]
     await call.hangs_up()
 
 
