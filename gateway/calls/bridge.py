@@ -298,7 +298,7 @@ class Bridge:
             on_first_sound=self._on_first_sound,
             transforms=self._transforms(),
             sound_bytes_per_s=self._sound_bytes_per_s(),
-            hangup=self._hangup_after_playback(),
+            ending=self,
             keeps_agent=not self._agent.hide_call_id,
             agent_answers=self._agent_answers,
             asks_after_reset=not self._agent.resume_after_reset,
@@ -338,11 +338,12 @@ class Bridge:
             return dialect.renaming_transforms(known_id, start.stream_id)
         return dialect.transforms() if self._agent.media == "messages" else None
 
-    def _hangup_after_playback(self) -> HangupAfterPlayback | None:
-        dialect, start = self._settings.dialect, self._start
-        if dialect is None or start is None:
+    def hangup_after_playback(self) -> HangupAfterPlayback | None:
+        """Return how the call ends when its agent has ended it."""
+        stream = self._stream
+        if stream is None:
             return None
-        return hangup_after_playback(self._services, self._agent, dialect, start, self)
+        return hangup_after_playback(self._services, self._agent, stream.dialect, stream.start, self)
 
     def _sound_bytes_per_s(self) -> int | None:
         stream = self._stream
@@ -484,8 +485,7 @@ class Bridge:
 
     async def _hang_up(self) -> None:
         """Hang the caller up after the agent has ended a call whose carrier has no stream just now."""
-        hangup = self._hangup_after_playback()
-        if hangup is not None:
+        if (hangup := self.hangup_after_playback()) is not None:
             await hangup.hang_up()
 
     @property

@@ -103,13 +103,12 @@ def hangup_after_playback(
         hangs_up = not isinstance(agent.after, Dial | OwnXml)
     accounts = services.accounts.of(agent.organization, dialect.name)
     client = services.clients.first(accounts, start.account_id) if hangs_up else None
-    call_id = start.call_id  # the closure lives as long as the call, and keeps nothing else of `start`
 
     async def hang_up() -> None:
         if client is None or "hangup" in client.unsupported:  # the stream's end is all
             return
         try:
-            await client.hang_up(call_id)
+            await client.hang_up(start.call_id)
         except CarrierFailed as failure:
             log.warning("not hung up", carrier=dialect.name, kind=failure.kind, words=failure.detail)
 
@@ -119,7 +118,8 @@ def hangup_after_playback(
         else:
             await call.deferred.instead_of(hang_up)
 
-    return HangupAfterPlayback(dialect, start, end_call, hangs_up=client is not None, longest_s=longest_s)
+    hangs_up = client is not None or call.deferred is not None
+    return HangupAfterPlayback(dialect, start, end_call, hangs_up=hangs_up, longest_s=longest_s)
 
 
 async def hang_up(services: CallServices, record: SessionRecord, *, at_once: bool = False) -> None:

@@ -204,8 +204,6 @@ class Relay:
         if self._playback_wait is None or self._playback_wait.is_over:
             self._playback_wait = PlaybackWait(self.carrier, teardown.clock, marks)
             self.ended.add_done_callback(self._playback_broken)
-        if self._options.hangup is not None:
-            self._options.hangup.hangs_up = True  # what was asked is done also if the agent leaves
         self._playback_wait.begin(longest_s, on_done)
 
     def on_next_sound(self, report: Callable[[], None] | None) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from gateway.media.hangup_after_playback import HangupAfterPlayback
 from gateway.media.relay_side import RelaySide
@@ -40,6 +40,13 @@ class RelayLimits:
         return min(self.max_duration_s, self.idle_s, self.ping_s or NEVER, self.agent_silence_s or NEVER)
 
 
+class CallEnding(Protocol):
+    """A call that knows what follows its agent's end. It is asked only then: nothing is made before."""
+
+    def hangup_after_playback(self) -> HangupAfterPlayback | None:
+        """Return how the call ends; None closes the carrier's side at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class RelayOptions:
     """The settings of one relay beside its two legs."""
@@ -53,7 +60,7 @@ class RelayOptions:
     """The transforms of a relay by messages, carrier to agent and agent to carrier; None relays bytes."""
     sound_bytes_per_s: int | None = None
     """Bytes of a second of the agent's sound; None if they cannot be counted."""
-    hangup: HangupAfterPlayback | None = None
+    ending: CallEnding | None = None
     """Lets the carrier play, and hangs the call up, after the agent has closed cleanly; None closes the
     carrier's side at once."""
     keeps_agent: bool = True

@@ -319,11 +319,12 @@ class Teardown:
 
     def _start_draining(self, end: CallEnded | None) -> bool:
         """Answer the agent's close at once; let the carrier play what it has, then hang the call up."""
-        hangup = self._options.hangup
-        if hangup is None or end is None or end.reason is not Reasons.agent_ended:
+        ending = self._options.ending
+        if ending is None or end is None or end.reason is not Reasons.agent_ended:
             return False
         queued_s = self.queued_s()
-        if not hangup.is_needed(queued_s):
+        hangup = ending.hangup_after_playback()
+        if hangup is None or not hangup.is_needed(queued_s):
             return False
         wait_s = hangup.wait_s(queued_s) if self.agent_has_spoken else 0.0
         if not self.agent.close_seen:

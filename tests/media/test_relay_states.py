@@ -103,9 +103,7 @@ class Call:
             dialect=DIALECTS["twilio"],
             agent_answers=self._agent_answers,
             on_first_sound=lambda: None,
-            hangup=HangupAfterPlayback(
-                DIALECTS["twilio"], Start("C1", "S1"), self._hang_up, hangs_up=True, longest_s=60
-            ),
+            ending=self,
             keeps_agent=True,
             on_agent_lost=self._take_carrier,
             on_carrier_lost=self._take_agent,
@@ -125,6 +123,10 @@ class Call:
     @property
     def agent(self) -> FakeTransport:
         return self.transports[1]
+
+    def hangup_after_playback(self) -> HangupAfterPlayback:
+        start = Start("C1", "S1")
+        return HangupAfterPlayback(DIALECTS["twilio"], start, self._hang_up, hangs_up=True, longest_s=60)
 
     async def _hang_up(self) -> None:
         await asyncio.Event().wait()

@@ -17,6 +17,11 @@ from gateway.carriers.call_log import STORED_S, CallLog, CallState
 from gateway.store.interface import Store
 from gateway.store.notifications import Topic
 
+LONGEST_S: Final = 300.0
+"""Seconds after which a consultation is over in any case, also one whose worker is lost: the longest time to
+ring, and to take the call.
+"""
+
 _OF_SESSION: Final = "consultation"
 _STEP: Final = "consultation_step"
 
@@ -74,8 +79,10 @@ class ConsultationLog:
         )
         if written:
             return True
+        stored = await self._values.get(_OF_SESSION, session_id, now)
         earlier = await self.of_session(session_id)
-        if earlier is not None and Step.ENDED not in earlier.steps:
+        is_young = stored is not None and now - stored.created_at < LONGEST_S
+        if is_young and earlier is not None and Step.ENDED not in earlier.steps:
             return False
         await self._values.put(
             _OF_SESSION, session_id, json.dumps(consultation_id), now=now, expires_at=now + STORED_S
