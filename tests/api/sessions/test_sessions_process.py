@@ -17,6 +17,7 @@ from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.call_assertions import assert_each_end_logged, assert_no_slots_taken
 from tests.harness.gateway import Gateway
+from tests.harness.transcripts import opening
 
 Ask = Callable[..., Any]
 
@@ -25,6 +26,7 @@ Ask = Callable[..., Any]
 def gateway(start_gateway: Callable[..., Gateway], support_port: AgentPort) -> Gateway:
     support = {"name": "support", "organization": "acme", "instances": [support_port.url]}
     support |= {"sessions_per_instance": 2, "max_agents": 1, "websocket_auth": "token"}
+    support |= {"queue_size": 1, "hold": "none"}
     return start_gateway(
         server={"workers": 2},
         organizations=[{"name": "acme", "private_keys": ["sk_acme"]}],
@@ -138,6 +140,33 @@ async def test_any_worker_tells_what_a_running_call_has_passed(
     await caller.leave()
     await speaking.leave()
     assert (await once_over(ask, agent.session))["usage"]["frames_in"] == 3
+
+
+async def test_a_call_that_waits_for_a_slot_is_a_queued_session(
+    gateway: Gateway, support: Agent, ask: Ask
+) -> None:
+    callers = [await gateway.dial(target(await promised(ask))) for _ in range(2)]
+    for _ in callers:
+        await support.call()
+    session = await promised(ask)
+    waits = await gateway.dial(f"/ws/twilio/support.acme/{session['transport']['token']}")
+    for message in opening("twilio"):
+        waits.say(message)
+
+    async def status_of_it() -> str:
+        return str((await shown(ask, session["id"]))["status"])
+
+    async with asyncio.timeout(WAIT_S):
+        while await status_of_it() != "queued":
+            await asyncio.sleep(0.02)
+        listed = (await ask("GET", "?status=queued"))[1]
+        assert [each["id"] for each in listed["data"]] == [session["id"]]
+        await callers[0].leave()
+        assert (await support.call()).session == session["id"]
+        while await status_of_it() != "running":
+            await asyncio.sleep(0.02)
+    await waits.leave()
+    await callers[1].leave()
 
 
 async def test_any_worker_stops_any_call(gateway: Gateway, support: Agent, ask: Ask) -> None:
