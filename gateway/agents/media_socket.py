@@ -31,11 +31,20 @@ MAX_CACHED: Final = 1024
 class MediaTarget:
     """The request for a call's media socket.
 
-    `path`: with its escapes. `query`: without the question mark; "" for none.
+    `path`: with its escapes. `query`: without the question mark; "" for none. `is_shared`: other calls of the
+    agent have the same path.
     """
 
     path: str
     query: str
+    is_shared: bool = True
+
+    def uri(self, instance: str) -> WebSocketURI:
+        """Return the URL for a call on the instance."""
+        if not self.is_shared:
+            return replace(_uri(instance, ""), path=self.path, query=self.query)
+        uri = _uri(instance, self.path)
+        return replace(uri, query=self.query) if self.query else uri
 
 
 def media_target(
@@ -46,12 +55,13 @@ def media_target(
     `carrier`: as in the path of the carrier's own socket. `call_id`: None for a client that names no call.
     """
     path = agent.media_path
-    if "{" in path:
+    is_shared = "{" not in path
+    if not is_shared:
         is_hidden = agent.hide_call_id or call_id is None or not call_id.strip(".")  # no segment . or ..
         call = session_id if is_hidden else call_id
         values = {"session": session_id, "carrier": carrier, "call_id": call}
         path = PLACEHOLDER.sub(lambda match: quote(str(values[match[1]]), safe=""), path)
-    return MediaTarget(path, query)
+    return MediaTarget(path, query, is_shared)
 
 
 def is_media_path(media_path: str, names: list[str]) -> bool:
@@ -78,8 +88,8 @@ def _segments(media_path: str) -> tuple[re.Pattern[str], ...]:
 
 
 @lru_cache(MAX_CACHED)
-def _instance_uri(instance: str) -> WebSocketURI:
-    return parse_uri(f"ws{instance.removeprefix('http')}")
+def _uri(instance: str, path: str) -> WebSocketURI:
+    return replace(parse_uri(f"ws{instance.removeprefix('http')}"), path=path)
 
 
 async def connect_agent(
@@ -104,7 +114,7 @@ async def connect_agent(
     if resumed:
         headers[RESUMED_HEADER] = str(resumed)
     leg, _ = await connect_leg_with(
-        replace(_instance_uri(instance), path=target.path, query=target.query),
+        target.uri(instance),
         headers.items(),
         max_message_bytes=limits.max_message_bytes,
         max_buffered_bytes=limits.max_early_bytes,
