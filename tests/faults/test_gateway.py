@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import sys
+import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from gateway.server.takeover import count_listeners
+from gateway.simulator.gateway_process import to_toml
 from gateway.simulator.waiting import eventually
 from tests.faults.case import TWILIO, Case
 from tests.faults.many_calls import CROWD, WELL, crowd, go_on, hang_up_all, over, owner_of, warm_with
@@ -175,6 +177,39 @@ async def test_sigterm_under_load(
         await assert_next_call_works(after, support)
         await after.callers_leave()
         fault.next_call = "503 while it drains; works on the next gateway"
+
+
+async def test_the_configuration_is_read_again_under_load(
+    case: Cases,
+    start_gateway: Callable[..., Gateway],
+    bases: Bases,
+    support: Agent,
+    support_port: AgentPort,
+) -> None:
+    gateway = start_gateway(agents=agents_at(support_port.url), limits=LIMITS)
+    before = await warm_with(support, gateway, bases, support_port)
+    file = gateway.directory / "patchbay.toml"
+    without = tomllib.loads(file.read_text())
+    without["agents"] = [agent for agent in without["agents"] if agent["name"] != "crowd"]
+
+    async def reload(text: str, event: str) -> None:
+        file.write_text(text)
+        gateway.process.send_signal(signal.SIGHUP)
+        await eventually(lambda: event in [line["event"] for line in gateway.log_lines()], event)
+
+    async with case(
+        "SIGHUP under load: a faulty file, then the agent removed", of=gateway, before=before
+    ) as it:
+        talks = await crowd(it, support)
+        it.strike()
+        await reload("[[agents]", "the configuration stays as it was")
+        await go_on(talks)
+        await reload(to_toml(without), "configuration read again")
+        await eventually(lambda: gateway.status()["agents"] == len(without["agents"]), "it is gone")
+        assert (await gateway.dial(CROWD)).refusal == (404, "unknown_agent")
+        await go_on(talks)
+        await hang_up_all(it, gateway, talks, "sound, to the end of the call")
+        it.ended = WELL
 
 
 async def test_replacement_under_load(
