@@ -45,8 +45,9 @@ PATCHBAY_AGENTS='[{"name": "support", "organization": "acme"}]'
 A text `env:NAME` stands for the value of the environment variable `NAME`, which must then be set. So no
 secret needs to be in the file.
 
-`[[organizations]]`, `[[agents]]` and `[[numbers]]` are read again on SIGHUP, while calls run; the other tables
-stay as they were at the start ([operations.md](operations.md#changing-agents-keys-and-accounts-while-calls-run)).
+`[[organizations]]`, `[[agents]]` and `[[numbers]]` are read again on SIGHUP, while calls run; the other
+tables stay as they were at the start
+([operations.md](operations.md#changing-agents-keys-and-accounts-while-calls-run)).
 
 A key that no table knows is an error, so a misspelt one does not pass unnoticed. Organisations, agents and
 numbers refer to each other by name, and each name stands once.
