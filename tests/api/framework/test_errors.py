@@ -332,9 +332,9 @@ async def test_an_internal_error_outside_the_api_shows_no_stack(api: Any) -> Non
 # Texts (Pipecat Cloud's CLI prints them as markup)
 
 ROOMS = ("api", "agents", "auth", "calls", "carriers", "media", "model")
+CODE = re.compile("`[^`]*`")  # of descriptions in the document of the API; no answer has it
 BRACKETED = re.compile(r"\[+[a-z][a-z._]*\]+")
 NO_ANSWER = {
-    "gateway/api/sessions/dialout.py": "`[[numbers]]`",  # the document of the API
     "gateway/api/sessions/session_models.py": "[redacted]",  # a value
     "gateway/api/sessions/session_views.py": "[redacted]",
     "gateway/api/webhooks/dialin.py": "[organizations.daily]",  # for the log
@@ -360,7 +360,7 @@ def test_no_answer_is_worded_with_square_brackets(room: str) -> None:
         for file in sorted((ROOT / "gateway" / room).rglob("*.py"))
         for name in [str(file.relative_to(ROOT))]
         for text in texts(file)
-        if BRACKETED.search(text) and not (name in NO_ANSWER and NO_ANSWER[name] in text)
+        if BRACKETED.search(CODE.sub("", text)) and not (name in NO_ANSWER and NO_ANSWER[name] in text)
     ]
     assert not found
 
