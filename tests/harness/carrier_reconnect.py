@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -87,8 +88,10 @@ class ReconnectingCall:
             lambda: waits_for_carrier(self.gateway, self.session), "the call waits for another socket"
         )
 
-    async def comes_again(self, **how: Any) -> Caller:
-        """Open another socket for the call, as the carrier does. `how`: see caller.dial."""
+    async def comes_again(self, early: Sequence[str] = (), **how: Any) -> Caller:
+        """Open another socket for the call, as the carrier does. `early`: sent before its `start`; `how`: see
+        caller.dial.
+        """
         url = self.placed.stream_url
         if self.line.carrier == "twilio":
             again = await requests_next_document(self.line, self.placed)
@@ -98,14 +101,15 @@ class ReconnectingCall:
         self.latest = f"stream-{self.count}"
         caller = await self.line.dial(url, **how)
         assert caller.status == 101, caller.body
-        for message in opening(self.line.carrier, self.placed.call_id, self.latest):
+        *before, start = opening(self.line.carrier, self.placed.call_id, self.latest)
+        for message in (*before, *early, start):
             caller.say(message)
         return caller
 
-    async def goes_on(self) -> None:
-        """Open another socket, and wait until the call continues on it."""
+    async def goes_on(self, early: Sequence[str] = ()) -> None:
+        """Open another socket, and wait until the call continues on it. `early`: see comes_again."""
         before = continuations(self.gateway, self.session)
-        self.caller = await self.comes_again()
+        self.caller = await self.comes_again(early)
         await eventually(
             lambda: len(continuations(self.gateway, self.session)) > len(before), "the call goes on"
         )

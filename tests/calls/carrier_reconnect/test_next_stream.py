@@ -46,6 +46,23 @@ async def test_the_next_stream_continues_the_session(line: DocumentCalls, suppor
     assert reported["seconds"] >= 0
 
 
+async def test_what_the_next_socket_says_before_its_start_reaches_the_agent(
+    line: DocumentCalls, support: Agent
+) -> None:
+    stream = await first_stream(line, support)
+    await stream.both_hear()
+    await stream.is_lost()
+    early, later = talk(line.carrier)[:2], talk(line.carrier)[2:]
+    await stream.goes_on([on_stream(line.carrier, message, "stream-2") for message in early])
+    for message in early:
+        heard = await stream.agent.hear()
+        assert json.loads(heard.payload) == json.loads(on_stream(line.carrier, message, stream.first))
+    await stream.agent_hears(later)  # Telnyx numbers its messages: these follow
+    await stream.caller_hears(replies(line.carrier))
+    await stream.hangs_up()
+    assert support.upgrades == 1
+
+
 async def test_an_earlier_socket_that_seems_open_is_closed(line: DocumentCalls, support: Agent) -> None:
     """Half open: the carrier knows that it is gone, the gateway does not."""
     stream = await first_stream(line, support)
