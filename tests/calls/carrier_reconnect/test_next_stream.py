@@ -164,6 +164,8 @@ async def test_a_message_of_which_the_lost_carrier_got_a_part(
     """Half of it went to the first socket: the second does not get the other half, but all that follows."""
     stream = await first_stream(line, support)
     await stream.both_hear()
+    # While sound of the agent's is played, a message passes in parts; the next sound is looked at whole.
+    await stream.caller_hears(replies("plivo")[:1] * 100)
     text = replies("plivo")[0].encode().ljust(5000)
     if fragmented:
         begun = stream.agent.frame(TEXT, text[:3000], fin=False)
