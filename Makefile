@@ -44,7 +44,7 @@ check: setup          ## ruff, mypy --strict, the import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-interop: setup $(INTEROP)/.ready-$(VERSION) $(INTEROP)/browser/.ready ## other people's bots, browser and proxies, with a gateway between (apt-get install nginx haproxy chromium nodejs npm)
+interop: setup $(INTEROP)/.ready-$(VERSION) $(INTEROP)/browser/.ready $(INTEROP)/agents/.ready ## other people's bots, browser and proxies, with a gateway between (apt-get install nginx haproxy chromium nodejs npm)
 	$(BIN)/python -m pytest tests/interop
 
 $(INTEROP)/.ready-$(VERSION): tests/interop/requirements.lock
@@ -58,6 +58,13 @@ $(INTEROP)/browser/.ready: tests/interop/browser/package-lock.json | $(INTEROP)/
 	@mkdir -p $(@D)
 	cp tests/interop/browser/package.json tests/interop/browser/package-lock.json $(@D)
 	cd $(@D) && npm ci --silent --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+$(INTEROP)/agents/.ready: tests/interop/agents.lock tests/interop/agents-bare.lock | $(INTEROP)/.ready-$(VERSION)
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --no-compile --quiet --disable-pip-version-check -r tests/interop/agents.lock
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r tests/interop/agents-bare.lock
 	@touch $@
 
 faults: setup         ## everything that can break, broken, three minutes; makes docs/faults.md
@@ -84,6 +91,8 @@ lock: setup           ## pins anew what pyproject.toml bounds (needs uv: pip ins
 		--no-emit-index-url --no-emit-find-links -o requirements.lock pyproject.toml
 	uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 \
 		--no-emit-index-url --no-emit-find-links -o tests/interop/requirements.lock tests/interop/requirements.in
+	uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 \
+		--no-emit-index-url --no-emit-find-links -o tests/interop/agents.lock tests/interop/agents.in
 	uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 --group pyproject.toml:fuzz \
 		--no-emit-index-url --no-emit-find-links -o fuzz/requirements.lock
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,6 +24,15 @@ ROOT = Path(__file__).parents[2]
 BOT_PYTHON = ROOT / ".venv-interop" / "bin" / "python"
 
 
+def listens(port: int) -> bool:
+    """Return True if something accepts connections there."""
+    try:
+        socket.create_connection((LOOPBACK, port), WAIT_S).close()
+    except OSError:
+        return False
+    return True
+
+
 @pytest.fixture(scope="session")
 def interop_python() -> Path:
     """The Python of the environment with other people's software."""
@@ -35,21 +45,25 @@ def interop_python() -> Path:
 def run_bot(tmp_path_factory: pytest.TempPathFactory, interop_python: Path) -> Iterator[Callable[..., str]]:
     """Run a bot of this folder until the tests end; return its URL.
 
-    A bot is a program with `--host` and `--port`, and answers GET `ready` once it takes calls; Pipecat's
-    development runner makes one of a bot. `more`: arguments of its own. Its environment holds no carrier's
-    credentials.
+    A bot is a program with `--host` and `--port`; Pipecat's development runner makes one of a bot. `more`:
+    arguments of its own. `ready`: what it answers GET with 200 once it takes calls; None if it is enough that
+    it listens. `python`: of another environment. A bot's environment holds no carrier's credentials.
     """
     with ExitStack() as running:
 
-        def run(file: str | Path, *more: str | Path, ready: str = "/calls") -> str:
+        def run(
+            file: str | Path, *more: str | Path, ready: str | None = "/calls", python: Path = interop_python
+        ) -> str:
             folder = tmp_path_factory.mktemp("bot")
             port = free_port()
             url = f"http://{LOOPBACK}:{port}"
             program = Path(__file__).parent / file
-            command = [interop_python, program, "--host", LOOPBACK, "--port", str(port), *more]
+            command = [python, program, "--host", LOOPBACK, "--port", str(port), *more]
             environment = {"PATH": os.defpath, "HOME": str(folder)}
             bot = ServerProcess("the bot", command, folder / "log", cwd=folder, environment=environment)
-            running.enter_context(bot).wait_until_ready(lambda: answers(f"{url}{ready}"))
+            running.enter_context(bot).wait_until_ready(
+                lambda: listens(port) if ready is None else answers(f"{url}{ready}")
+            )
             return url
 
         yield run
