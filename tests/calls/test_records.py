@@ -60,6 +60,9 @@ async def test_the_record_of_a_call(gateway: Gateway, support: Agent, carrier: s
             "from_number": CALLER,
             "to_number": CALLED,
             "state": "ended",
+            "completion_status": "WS_CONNECTION_CLOSED",
+            "idle_timeout": 600,
+            "max_duration": 7200,
             "close_code": 1000,
             "frames_in": len(call.opening) + len(up),
             "frames_out": len(down),
@@ -107,6 +110,7 @@ async def test_a_call_that_never_ran_was_canceled(gateway: Gateway, support: Age
     assert line["event"] == "call not begun"
     record = await assert_ended(gateway, offered.session, "caller_hangup", "caller")
     assert (record["state"], record["started_at"]) == ("canceled", None)
+    assert record["completion_status"] is None, "no socket of the agent was closed"
 
 
 async def test_the_log_has_neither_numbers_nor_sound(gateway: Gateway, support: Agent) -> None:
