@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from gateway.simulator.waiting import eventually
 from tests.harness import rest_plivo, rest_telnyx, rest_twilio
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.call_assertions import assert_ended, assert_refused
@@ -27,6 +28,7 @@ from tests.harness.document_calls import (
 from tests.harness.gateway import Gateway
 from tests.harness.http_requests import send
 from tests.harness.rest_exotel import API_KEY, API_TOKEN, ExotelServer
+from tests.harness.transcripts import opening
 
 SIGNING = ("twilio", "plivo")
 
@@ -200,6 +202,41 @@ async def test_a_call_of_another_account(line: DocumentCalls, support: Agent) ->
     assert (await caller.closed())[0] == 1008
     await assert_refused(line.gateway, before, "unauthorized")
     assert support.upgrades == 0
+
+
+@pytest.mark.parametrize("carrier", SIGNING, indirect=True)
+async def test_the_log_has_the_url_of_a_webhook_whose_signature_is_refused(line: DocumentCalls) -> None:
+    placed = await line.place(f"/xml/{line.carrier}?agent=support&org=acme&token=hidden", proven=False)
+    words = f"its URL counts as https://voice.example.com/xml/{line.carrier}?agent=…&org=…&token=…"
+
+    def logged() -> list[dict[str, Any]]:
+        lines = [each for each in line.gateway.log_lines() if each["event"] == "document"]
+        return [each for each in lines if each.get("words", "").endswith(words)]
+
+    (document,) = await eventually(logged, "the refusal is logged with its URL")
+    assert (document["what"], document["reason"]) == ("error", "unauthorized")
+    assert "URL" not in placed.answered.json["error"]
+
+
+async def test_the_log_has_it_too_where_start_names_the_agent(
+    start_gateway: Callable[..., Gateway], support_port: AgentPort
+) -> None:
+    """Another organisation has no account, so that the upgrade alone decides nothing."""
+    agents = [{"name": "support", "organization": each, "instances": [support_port.url]} for each in "ab"]
+    gateway = start_gateway(
+        server={"public_url": "https://voice.example.com", "websocket_auth": "none"},
+        organizations=[
+            {"name": "a", "carriers": [{"carrier": "twilio", "auth_tokens": ["secret"]}]},
+            {"name": "b"},
+        ],
+        agents=agents,
+    )
+    caller = await gateway.dial("/ws/twilio")
+    for message in opening("twilio", {"serviceHost": "support.a"}):
+        caller.say(message)
+    assert (await caller.closed()) == (1008, "the upgrade is not proven to be a's")
+    end = await assert_refused(gateway, 0, "unauthorized")
+    assert end["words"].endswith("its URL counts as wss://voice.example.com/ws/twilio")
 
 
 async def test_two_secrets_are_valid_while_one_is_replaced(
