@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from gateway.config.values import (
+    REDIS,
     SQLITE,
     BaseUrl,
     FileName,
@@ -132,7 +133,9 @@ class StoreSettings(Table):
     url: StoreUrl = Field(
         default="sqlite:///patchbay.db",
         description="Where sessions are kept: `sqlite:///FILE`, relative to the working directory, or "
-        "`sqlite:////ABSOLUTE/FILE`. All workers share it.",
+        "`sqlite:////ABSOLUTE/FILE`, which the workers of one machine share; or "
+        "`redis://HOST:PORT/DATABASE`, with `rediss://` over TLS, which the gateways of many machines share "
+        "(`pip install patchbay[redis]`). A password belongs into the environment variable.",
     )
     on_failure: Literal["refuse", "admit"] = Field(
         default="refuse",
@@ -154,6 +157,11 @@ class StoreSettings(Table):
         le=36_500,
         description="Days for which management calls are kept (`/v1/audit`). 0 keeps everything.",
     )
+
+    @property
+    def is_redis(self) -> bool:
+        """Whether the store is on a Redis server."""
+        return self.url.startswith(REDIS)
 
     @property
     def path(self) -> Path:

@@ -28,6 +28,7 @@ from gateway.observability.log import logging_as
 from gateway.server.exit_status import STARTUP_FAILED
 from gateway.server.port import bind
 from gateway.server.tls import RENEWAL, CertificateUnusable, load_context, read_chain
+from gateway.store.connect import inspect_redis
 from gateway.store.interface import StoreFailed
 from gateway.store.sqlite.file_inspection import count_values, inspect_file
 
@@ -163,7 +164,11 @@ def _is_for(certificate: x509.Certificate, host: str) -> bool:
 
 def _store(settings: Settings) -> Iterator[Concern]:
     try:
-        inspect_file(settings.store.path.absolute())
+        if settings.store.is_redis:
+            for doubt in inspect_redis(settings.store.url, DOCUMENT_KIND)[1]:
+                yield Concern(_STORE, doubt, Severity.DOUBTFUL)
+        else:
+            inspect_file(settings.store.path.absolute())
         yield from _agents(settings)
     except StoreFailed as error:
         yield Concern(_STORE, str(error))  # with whatever agents are in it
@@ -171,7 +176,7 @@ def _store(settings: Settings) -> Iterator[Concern]:
 
 def _agents(settings: Settings) -> Iterator[Concern]:
     """Find that there is nobody to answer a call. Raises StoreFailed."""
-    if count_values(settings.store.path.absolute(), DOCUMENT_KIND) or settings.agents:
+    if settings.agents or _stored_agents(settings):
         return
     if any(organization.private_keys for organization in settings.organizations):
         message = "there are none: every call is refused until one is made through the API"
@@ -181,6 +186,12 @@ def _agents(settings: Settings) -> Iterator[Concern]:
             "there are none, and no organisation has a private key to make one with: every call would be "
         )
         yield Concern(_AGENTS, message + "refused")
+
+
+def _stored_agents(settings: Settings) -> int:
+    if settings.store.is_redis:
+        return inspect_redis(settings.store.url, DOCUMENT_KIND)[0]
+    return count_values(settings.store.path.absolute(), DOCUMENT_KIND)
 
 
 # Secrets

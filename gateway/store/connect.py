@@ -6,11 +6,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from gateway.store.failover_store import FailoverStore
-from gateway.store.interface import Store
+from gateway.store.interface import DurableStore, Store, StoreFailed
 from gateway.store.sqlite.sqlite_store import SqliteStore
 from gateway.store.worker_id import WorkerId
 
 SQLITE = "sqlite:///"
+REDIS = ("redis://", "rediss://")
+
+_MISSING = "a store on Redis needs redis-py: pip install 'patchbay[redis]'"
 
 
 def open_store(
@@ -25,15 +28,20 @@ def open_store(
     """Return the store of `url` as `worker` has it; it is not open yet (`await store.open()`).
 
     "sqlite:///patchbay.db" is relative to the working directory, "sqlite:////var/lib/patchbay.db" absolute;
-    the path is taken literally. Raises ValueError with a sentence for the operator for any other URL.
+    the path is taken literally. "redis://127.0.0.1:6379/0" is a server.
+    Raises ValueError with a sentence for the operator for any other URL.
 
     `admits_on_failure`: calls are admitted while the store fails; see FailoverStore, also for
     `single_use_kinds`. `calls_per_organization`: active sessions of an organization; 0 sets no limit.
     `may_create`: if not, it must exist.
     """
+    if url.startswith(REDIS):
+        redis = _redis_store(url, worker, calls_per_organization)
+        return _with_failover(redis, admits_on_failure, single_use_kinds, calls_per_organization)
     if not url.startswith(SQLITE):
         scheme = url.partition(":")[0]  # and no more of it: the rest may contain a password
-        raise ValueError(f"the store's URL must begin with {SQLITE}, and {scheme!r} is another scheme")
+        known = f"{SQLITE}, redis:// or rediss://"
+        raise ValueError(f"the store's URL must begin with {known}, and {scheme!r} is another scheme")
     path = url.removeprefix(SQLITE)
     if not path or path.endswith("/"):
         raise ValueError("the store's URL names no file: sqlite:///patchbay.db does")
@@ -47,6 +55,33 @@ def open_store(
         calls_per_organization=calls_per_organization,
         may_create=may_create,
     )
+    return _with_failover(store, admits_on_failure, single_use_kinds, calls_per_organization)
+
+
+def inspect_redis(url: str, kind: str) -> tuple[int, list[str]]:
+    """Do what `redis_inspection.inspect_server` does. Raises StoreFailed, also if redis-py is missing."""
+    try:
+        from gateway.store.redis.redis_inspection import inspect_server  # noqa: PLC0415 - as below
+    except ModuleNotFoundError as error:
+        raise StoreFailed(_MISSING) from error
+    return inspect_server(url, kind)
+
+
+def _redis_store(url: str, worker: WorkerId, calls_per_organization: int) -> DurableStore:
+    # Whoever has a file needs no redis-py.
+    try:
+        from gateway.store.redis.redis_store import RedisStore  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ValueError(_MISSING) from error
+    return RedisStore(url, worker, calls_per_organization=calls_per_organization)
+
+
+def _with_failover(
+    store: DurableStore,
+    admits_on_failure: bool,
+    single_use_kinds: frozenset[str],
+    calls_per_organization: int,
+) -> Store:
     if not admits_on_failure:
         return store
     return FailoverStore(

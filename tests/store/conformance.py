@@ -15,8 +15,10 @@ from gateway.auth.media_tokens import NONCES
 from gateway.calls.stream_history import CALL_NONCES, CALL_SOCKETS
 from gateway.store.failover_store import FailoverStore
 from gateway.store.interface import Store
+from gateway.store.redis.redis_store import RedisStore
 from gateway.store.sqlite.sqlite_store import SqliteStore
 from gateway.store.worker_id import WorkerId
+from tests.harness import redis_server
 
 PATIENT_S = 30.0
 """However long another worker holds the store's lock, it is waited for."""
@@ -43,4 +45,14 @@ def failover_sqlite(location: Path, worker: WorkerId, *, calls_per_organization:
     )
 
 
-FACTORIES: Mapping[str, StoreFactory] = {"sqlite": sqlite, "failover-sqlite": failover_sqlite}
+def redis(location: Path, worker: WorkerId, *, calls_per_organization: int = 0) -> RedisStore:
+    """Make a store on the tests' Redis server, by the times of the tests."""
+    return RedisStore(
+        redis_server.url_of(location),
+        worker,
+        calls_per_organization=calls_per_organization,
+        server_clock=False,
+    )
+
+
+FACTORIES: Mapping[str, StoreFactory] = {"sqlite": sqlite, "failover-sqlite": failover_sqlite, "redis": redis}

@@ -28,7 +28,7 @@ async def test_the_url_names_the_file(
 @pytest.mark.parametrize(
     ("url", "detail"),
     [
-        ("redis://:secret@localhost:6379/0", "'redis' is another scheme"),
+        ("mysql://:secret@localhost/calls", "'mysql' is another scheme"),
         ("sqlite://host/calls.db", "must begin with sqlite:///"),
         ("calls.db", "must begin with sqlite:///"),
         ("", "must begin with sqlite:///"),

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Notifications between workers by Redis' PUBLISH: a hint that is lost while a connection is (at most once).
+
+So every confirmation of the subscription, the first and those after a new connection, wakes all subscribers:
+they read the store again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from gateway.store.notifications import Notifications, Topic
+from gateway.store.redis import redis_keys as keys
+from gateway.store.redis.redis_client import RedisClient
+
+log = structlog.get_logger(__name__)
+
+CONNECT_S: Final = 2.0
+CHECK_S: Final = 5.0
+"""How often a connection without messages is asked for a sign of life."""
+
+FIRST_PAUSE_S: Final = 0.1
+LONGEST_PAUSE_S: Final = 2.0
+
+
+class RedisPubSub:
+    """A notifications `Transport` on a channel that all workers share."""
+
+    def __init__(self, client: RedisClient, worker_id: str) -> None:
+        self.notifications = Notifications(self)
+        self._client = client
+        self._worker_id = worker_id
+        # Channels are the same in all databases of a server.
+        self._channel = f"{keys.EVENTS}:{urlsplit(client.url).path.strip('/') or 0}"
+        self._task: asyncio.Task[None] | None = None
+
+    def listen(self, *, urgent: bool) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._listen())
+
+    def pause(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    def send(self, topic: Topic, key: str) -> None:
+        message = f"{self._worker_id} {topic.value} {key}".encode("utf-8", "replace")
+        # In order with the writes: who is told reads what was written before.
+        self._client.write_later(
+            lambda: self._client.run_late("publish", self._channel, message),
+            is_durable=False,
+        )
+
+    async def _listen(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        in_trouble = False
+        while True:
+            try:
+                async with contextlib.AsyncExitStack() as stack:
+                    redis = await stack.enter_async_context(_connect(self._client.url))
+                    pubsub = await stack.enter_async_context(redis.pubsub())
+                    await pubsub.subscribe(self._channel)
+                    while True:
+                        message = await pubsub.get_message(timeout=CHECK_S)
+                        if message is None:
+                            await pubsub.ping()
+                            continue
+                        if message["type"] == "subscribe":
+                            pause_s, in_trouble = FIRST_PAUSE_S, False
+                        self._take(message)
+            except (RedisError, OSError) as error:
+                if not in_trouble:
+                    log.warning("store", error=f"notifications of {self._client.name}: {error}")
+                in_trouble = True
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if message["type"] == "subscribe":
+            self.notifications.receive_any()  # what came before was not heard
+        elif message["type"] == "message":
+            sender, _, rest = message["data"].partition(" ")
+            name, _, key = rest.partition(" ")
+            if sender == self._worker_id:
+                return
+            try:
+                self.notifications.receive(Topic(name), key)
+            except ValueError:  # of another release
+                self.notifications.receive_any()
+
+
+def _connect(url: str) -> Any:
+    return Redis.from_url(
+        url,
+        socket_timeout=CHECK_S * 2,
+        socket_connect_timeout=CONNECT_S,
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=True,
+        protocol=2,
+        client_name="patchbay-notifications",
+    )
