@@ -33,6 +33,7 @@ def start_node(
     def start() -> Gateway:
         return start_gateway(
             store={"url": redis.url()},
+            limits={"requests_per_second": 10_000, "requests_burst": 10_000},
             organizations=[{"name": "acme", "private_keys": ["sk_acme"]}],
             agents=[
                 {
@@ -63,12 +64,17 @@ async def ask(gateway: Gateway, method: str, path: str, key: str = "sk_acme", va
         return answer.status, await answer.json()
 
 
-async def session(gateway: Gateway, session_id: str, status: str) -> dict[str, Any]:
-    """Wait until a session has a status; return it."""
+async def over(gateway: Gateway, session_id: str) -> dict[str, Any]:
+    """Wait until a session is over; return it."""
+    return await session(gateway, session_id, "ended", "canceled", "failed")
+
+
+async def session(gateway: Gateway, session_id: str, *statuses: str) -> dict[str, Any]:
+    """Wait until a session has one of these statuses; return it."""
     async with asyncio.timeout(WAIT_S):
         while True:
             code, body = await ask(gateway, "GET", f"/v1/sessions/{session_id}")
-            if code == 200 and body["status"] == status:
+            if code == 200 and body["status"] in statuses:
                 return dict(body)
             await asyncio.sleep(POLL_S)
 
@@ -90,11 +96,11 @@ async def test_the_place_of_an_agent_is_one_at_both(nodes: tuple[Gateway, Gatewa
     assert refused.status == 429
     assert (await session(west, call.session, "running"))["agent"] == "support.acme"
     await hang_up(call)
-    ended = await session(west, call.session, "ended")
+    ended = await over(west, call.session)
     assert (ended["end_reason"], ended["transport"]["carrier"]) == ("caller_hangup", "twilio")
     second = await call_at(west, support)
     await hang_up(second)
-    await session(east, second.session, "ended")
+    await over(east, second.session)
 
 
 async def test_a_call_is_stopped_through_the_other_gateway(
@@ -103,7 +109,7 @@ async def test_a_call_is_stopped_through_the_other_gateway(
     east, west = nodes
     call = await call_at(east, support)
     assert (await ask(west, "POST", f"/v1/sessions/{call.session}/stop"))[0] == 200
-    assert (await session(west, call.session, "ended"))["end_reason"] == "stopped"
+    assert (await over(west, call.session))["end_reason"] == "stopped"
     await call.caller.leave()
 
 
@@ -131,4 +137,4 @@ async def test_the_place_of_a_gateway_that_was_killed_is_free(
     doomed.upgrades = 0  # no line tells of its call
     second = await call_at(east, support)
     await hang_up(second)
-    await session(east, second.session, "ended")
+    await over(east, second.session)
