@@ -30,7 +30,7 @@ from tests.harness.pages import README, Block, blocks, name_of, parts
 
 NOT_RUN: Mapping[str, str] = {
     "make setup": "needs a package index; tests/test_make_setup.py",
-    "make demo": "tests/simulator/test_demo.py",
+    "make demo": "takes a while; tests/simulator/test_command_line.py tries its parts",
     "pip install": "needs a package index; `make interop` installs them",
     "patchbay daily setup": "asks Daily; tests/carriers/daily runs it against a fake Daily",
     "docker": "needs a container engine; `make interop` runs the bot as the image does",
