@@ -6,6 +6,7 @@ The file does not say it, so the store keeps it: a gateway notes each agent when
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -39,13 +40,18 @@ async def note_agents(values: KeyValueStore, agents: Iterable[AgentSettings], no
     """
     try:
         known = {value.key: value for value in await values.list(DOCUMENT_KIND, now)}
+        changed: dict[str, str] = {}
         for agent in agents:
             key = f"{agent.organization}/{agent.name}"
             before = json.loads(known[key].value) if key in known else {"created_at": now}
             digest = hashlib.sha256(agent.model_dump_json().encode()).hexdigest()
             if before.get(_DIGEST) != digest:
                 noted = {"created_at": before["created_at"], "updated_at": now, _DIGEST: digest}
-                await values.put(DOCUMENT_KIND, key, json.dumps(noted), now=now)
+                changed[key] = json.dumps(noted)
+        # At once, so that they share a commit.
+        await asyncio.gather(
+            *(values.put(DOCUMENT_KIND, key, value, now=now) for key, value in changed.items())
+        )
     except StoreFailed as error:
         log.warning("store", error=str(error))
 
