@@ -54,10 +54,16 @@ async def test_the_agent_refuses_a_call(worker: Worker, url: str, agents: list[A
     assert (await send_event(url, event(call("connect")))).status == 200
 
 
-async def test_the_agent_is_not_there(worker: Worker, url: str) -> None:
-    answer = await send_event(url, event(call("connect")))
-    assert (answer.status, answer.json["code"]) == (502, "agent_unreachable")
-    await worker.assert_nothing_left()
+async def test_the_agent_is_not_there(tmp_path: Path, settings: dict[str, Any]) -> None:
+    settings["limits"]["agent_connect_timeout"] = 0.5
+    async with (
+        running_worker(tmp_path / "hasty.db", settings) as worker,
+        serving(worker, WHATSAPP) as address,
+    ):
+        url = f"{address}/v1/public/webhooks/acme/support/whatsapp"
+        answer = await send_event(url, event(call("connect")))
+        assert (answer.status, answer.json["code"]) == (502, "agent_unreachable")
+        await worker.assert_nothing_left()
 
 
 async def test_the_agent_does_not_answer(
