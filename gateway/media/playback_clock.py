@@ -16,11 +16,20 @@ import math
 from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
 
+from gateway.websocket import frames
 from serializers.events import AudioFormat, Encoding
 
 _BYTES_PER_SAMPLE: Final[dict[Encoding, int]] = {"mulaw": 1, "alaw": 1, "linear16": 2}
 _G722_BYTES_PER_S: Final = 8000
 """64 kbit/s, whatever the sample rate (ITU-T G.722)."""
+
+INSPECT_BELOW_BYTES: Final = 160
+"""Messages of the agent below this size are searched for a clear. It is less than 10 ms of sound in any
+dialect and more than any clear (docs/reference/carriers.md §2-5)."""
+
+SOUND_BELOW_BYTES: Final = 8192
+"""After a silence, messages below this size are searched for sound. A longer one passes as it comes, since it
+would be held back until it is complete; that playing goes on is then seen at the next look."""
 
 NEVER: Final = math.inf
 
@@ -99,6 +108,13 @@ class PlaybackClock:
             skipped, self._skipped = self._skipped or (0, 0), None
             self.skip(*skipped)
         self._at = now
+
+    @property
+    def inspect_below(self) -> int:
+        """The size below which messages of the agent are to be inspected, in bytes."""
+        if self._rates is None:
+            return frames.INSPECT_ALL
+        return SOUND_BELOW_BYTES if self.awaits_sound else INSPECT_BELOW_BYTES
 
     def follow(self, counts: Counts, now: float) -> bool:
         """Bring the clock up to date. Return True if everything that was passed on has been heard."""

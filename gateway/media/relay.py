@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from gateway.media import playback_clock
 from gateway.media.direct_transport import DirectTransport, detach_sockets
 from gateway.media.disconnect import Disconnect
 from gateway.media.keepalive import send_ping, without_own_pongs
@@ -38,10 +39,6 @@ from serializers.events import Clear, Media
 INSPECT_BELOW_BYTES = 320
 """Messages of the carrier below this size are searched for `stop`. It is less than 20 ms of sound in any
 dialect and more than any carrier's `stop` (docs/reference/carriers.md §2-5)."""
-
-INSPECT_AGENT_BELOW_BYTES = 160
-"""Messages of the agent below this size are searched for a clear. It is less than 10 ms of sound in any
-dialect and more than any clear (docs/reference/carriers.md §2-5)."""
 
 CARRIER_CHECK_S = 1.0
 """How long a carrier has for a sign of life when its socket is checked."""
@@ -299,7 +296,9 @@ class Relay:
             if self._on_first_sound is not None and self._is_sound(payload):
                 self._first_sound()
             clock = self.teardown.clock
-            if clock is not None and (clock.awaits_sound or len(payload) < INSPECT_AGENT_BELOW_BYTES):
+            if clock is not None and (
+                clock.awaits_sound or len(payload) < playback_clock.INSPECT_BELOW_BYTES
+            ):
                 self._count_message(clock, payload, after_bytes)
         elif self._dialect is not None and len(payload) < INSPECT_BELOW_BYTES:
             self._check_for_stop(self._dialect, payload)
@@ -403,5 +402,4 @@ class Relay:
             clock.skip(1, frame_bytes(len(payload)))
             if isinstance(event, Clear):
                 clock.clear(self.agent.scanner, now, after_bytes)
-        below = frames.INSPECT_ALL if clock.awaits_sound else INSPECT_AGENT_BELOW_BYTES
-        self.agent.scanner.inspect_below = max(below, self.agent.min_inspect_below)
+        self.agent.scanner.inspect_below = max(clock.inspect_below, self.agent.min_inspect_below)

@@ -14,12 +14,12 @@ from weakref import WeakKeyDictionary
 
 from gateway.media.direct_transport import DirectTransport
 from gateway.media.keepalive import KeepAlive
+from gateway.media.playback_clock import PlaybackClock
 from gateway.media.ports import TimedRelay
 from gateway.media.relay_options import NEVER, RelayLimits
 from gateway.media.relay_side import RelaySide
 from gateway.media.relay_states import OPEN, RelayState
 from gateway.model.reasons import CallEnded, Reasons
-from gateway.websocket import frames
 
 TICK_S: Final = 0.2
 """The time between two ticks, which is how exactly the times of a relay are kept while it is ending."""
@@ -196,10 +196,8 @@ class RelayTimers:
             self._check_keep_alive(now)
         state = relay.state
         if state is RelayState.RELAYING or state is RelayState.TRANSFER_PENDING:
-            clock = relay.clock
-            if clock is not None and clock.follow(relay.agent.scanner, now) and not clock.awaits_sound:
-                clock.awaits_sound = True
-                relay.agent.scanner.inspect_below = frames.INSPECT_ALL  # until its next sound
+            if relay.clock is not None and relay.clock.is_known:
+                self._follow_playback(relay.clock, now)
             scanner = relay.carrier.scanner
             new_bytes = scanner.bytes - self._bytes_seen
             if now >= self.end_by:
@@ -221,6 +219,14 @@ class RelayTimers:
                 self._end_at_max_duration()
         elif now >= self.close_by:
             relay.finish()
+
+    def _follow_playback(self, clock: PlaybackClock, now: float) -> None:
+        """Look whether the caller has heard everything; its agent's next sound is to be seen then."""
+        agent = self._relay.agent
+        all_played = clock.follow(agent.scanner, now)
+        if all_played != clock.awaits_sound:
+            clock.awaits_sound = all_played
+            agent.scanner.inspect_below = max(clock.inspect_below, agent.min_inspect_below)
 
     def _end_at_max_duration(self) -> None:
         self._relay.end(CallEnded(Reasons.max_duration, f"{self.limits.max_duration_s:g} s"))

@@ -267,7 +267,7 @@ async def test_a_call_is_transferred_to_the_number(gateway: Gateway, support: Ag
     assert (end["reason"], end["agent"]) == ("transferred", "desk.desks")
     match phone.carrier:
         case "telnyx":
-            assert phone.call.commands == [("transfer", {"to": DESK})]
+            assert phone.call.commands == [("transfer", {"to": DESK, "time_limit_secs": 7200})]
         case "twilio":
             assert DESK in phone.call.updates[-1].one("Twiml")
         case "plivo":  # it asks for the document when the socket is closed
@@ -296,7 +296,7 @@ async def test_or_when_too_many_were_transferred_within_a_minute(
     for expected in [(1000, "no place was free"), (1013, "1 of 1 places are taken")]:
         _, close = await how_it_ends(await calls_the_desk(gateway, phone, "frugal"), phone.carrier)
         assert close == expected
-    assert phone.call.commands == [("transfer", {"to": DESK})]
+    assert phone.call.commands == [("transfer", {"to": DESK, "time_limit_secs": 7200})]
     await leaves(caller, call)
 
 
