@@ -11,7 +11,9 @@ import json
 
 import pytest
 
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, waits_for
+from tests.harness.agent_failover import logged_health
 from tests.harness.call_assertions import assert_agent_heard, assert_caller_heard
 from tests.harness.caller import Caller
 from tests.harness.carrier_reconnect import (
@@ -186,7 +188,7 @@ async def test_a_message_of_which_the_lost_carrier_got_a_part(
 @only["telnyx"]
 async def test_a_call_whose_agent_is_lost_later(line: DocumentCalls, agents: list[Agent]) -> None:
     """The next agent is told the latest stream; then that one goes on, too."""
-    stream = await first_stream(line, await ready_one(agents), "resumed")
+    stream = await first_stream(line, await ready_one(line, agents), "resumed")
     await stream.is_lost()
     await stream.goes_on()
     for other in (agents[1], agents[0]):
@@ -204,8 +206,11 @@ async def test_a_call_whose_agent_is_lost_later(line: DocumentCalls, agents: lis
     assert record["resumed"] == 2
 
 
-async def ready_one(agents: list[Agent]) -> Agent:
-    """The instance that the next call goes to: of two that are free, the first."""
+async def ready_one(line: DocumentCalls, agents: list[Agent]) -> Agent:
+    """Return the instance that the next call goes to: of two that are ready and free, the first."""
+    await eventually(
+        lambda: all(logged_health(line.gateway, each.port) == "ready" for each in agents), "both are ready"
+    )
     return agents[0]
 
 
