@@ -22,6 +22,9 @@ PYTHON = Path(__file__).parents[2] / ".venv-interop" / "agents" / "bin" / "pytho
 SPEECH = read_speech("caller")
 ONE_SECOND = SPEECH.pcm[: 2 * SPEECH.sample_rate]
 
+ENDS_OF_THE_CALLER = {"caller_hangup", "agent_ended"}
+"""An agent may close at Twilio's `stop`, before Twilio does."""
+
 PROGRAMS = {
     "bolna-twilio": "twilio",
     "bolna-plivo": "plivo",
@@ -61,7 +64,8 @@ async def test_a_caller_is_heard_and_answered_by_another_frameworks_agent(
             gateway.media_url, carrier, ONE_SECOND, SPEECH.sample_rate, f"{name}.acme", answer_wait=0.1
         )
         report = await place_call(plan)
-        assert (report.error, report.ended_by) == (None, "caller")
+        assert report.error is None
         assert not report.complaints
         assert report.audible_ms > 500
-        assert gateway.ended_session(report.call_id)["reason"] == "caller_hangup"
+        session = gateway.ended_session(report.call_id)
+        assert session["reason"] in ENDS_OF_THE_CALLER
