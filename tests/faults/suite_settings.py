@@ -16,6 +16,7 @@ LIMITS = {
     "stall_timeout": 0.5,
     "close_timeout": 0.3,
     "reconnect_timeout": 2.0,
+    "playback_timeout": 0.5,
 }
 RESUME_S = 1.0
 STOP_S = 0.5
