@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -80,10 +80,15 @@ def load_beside(
     try:
         settings = Settings.model_validate({**tables, **fixed}, context={CHECK_RECORDING: check_recording})
     except ValidationError as error:
-        raise ConfigError(
-            loaded.locate(at["loc"], message_of(at["loc"], at)) for at in error.errors()
-        ) from None
+        faults = [loaded.locate(at["loc"], message_of(at["loc"], at)) for at in error.errors()]
+        raise ConfigError(needing_restart(loaded, left) + faults) from None
     return replace(loaded, settings=settings), left
+
+
+def needing_restart(loaded: Loaded, left: Iterable[str]) -> list[Problem]:
+    """Return words on the fixed settings that differ: without them the faults that they lead to mislead."""
+    words = "differs now, which needs a restart: it counts as it was at the start"
+    return [loaded.locate(tuple(name.split(".")), words) for name in left]
 
 
 def _differences(running: Settings, loaded: Settings) -> Iterator[str]:

@@ -17,7 +17,7 @@ import structlog
 from gateway.audio.prompt import read_prompt
 from gateway.config import ConfigError, Problem, Settings, unauthenticated_access
 from gateway.config.changes import changes_between
-from gateway.config.loading import Loaded, load_beside
+from gateway.config.loading import Loaded, load_beside, needing_restart
 from gateway.config.workability import Concern, Severity
 from gateway.server.preflight import find_concerns_of_running
 
@@ -45,7 +45,9 @@ class ConfigurationSource:
             concerns = find_concerns_of_running(loaded, self.file)
             refused = [each for each in concerns if each.severity is Severity.REFUSED]
             if refused:
-                raise ConfigError(_problem(loaded, each) for each in refused)
+                raise ConfigError(
+                    needing_restart(loaded, left) + [_problem(loaded, each) for each in refused]
+                )
         except ConfigError as error:
             log.error("the configuration stays as it was", error="; ".join(map(str, error.problems)))
             return None

@@ -6,13 +6,18 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from gateway.config import load
+from gateway.server.configuration_source import ConfigurationSource
 from gateway.simulator.gateway_process import to_toml
 from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import Agent, AgentPort
@@ -215,7 +220,31 @@ async def test_what_cannot_change_is_named_and_left(gateway: Gateway, support: A
     line = await reload(gateway, changed)
     assert line["event"] == AS_IT_WAS
     assert "there is no region 'mars'" in line["error"], "the regions are those of the start"
+    assert re.search(r"regions \(.*, line \d+\): differs now, which needs a restart", line["error"])
     assert (await reload(gateway, before))["removed"] == ["agent beside.acme"]
+
+
+def test_what_works_only_after_a_restart_is_said_to_need_one(tmp_path: Path) -> None:
+    """`patchbay check` finds nothing in such a file, and the gateway that runs cannot take it."""
+    file = tmp_path / "patchbay.toml"
+    source = ConfigurationSource(file, {})
+    content: dict[str, Any] = {
+        "server": {"host": "127.0.0.1"},
+        "organizations": [{"name": "acme"}],
+        "agents": [{"name": "support", "organization": "acme", "instances": ["http://127.0.0.1:8080"]}],
+    }
+    file.write_text(to_toml(content))
+    running = load(file, {})
+    content["server"]["public_url"] = "https://voice.example.com"
+    content["organizations"][0]["carriers"] = [{"carrier": "twilio", "auth_tokens": ["a-token-of-acme"]}]
+    file.write_text(to_toml(content))
+    with capture_logs() as lines:
+        assert source.read_again(running) is None
+    (line,) = lines
+    place = f"server.public_url ({file}, line 3)"
+    first, second = line["error"].split("; ", 1)
+    assert first == f"{place}: differs now, which needs a restart: it counts as it was at the start"
+    assert second.startswith(f"{place}: is not set, and no request of Twilio authenticates without it")
 
 
 async def test_a_gateway_of_one_process_does_the_same(
