@@ -172,7 +172,7 @@ def invalid_value(error: ValidationError, style: Style, *, within: str = "", fir
 
 
 def _detail(location: str, fault: Mapping[str, Any]) -> str:
-    message = _short(str(fault["msg"]))
+    message = _short(str(fault["msg"]).removeprefix("Value error, "))
     return f"{location}: {message}" if location else message
 
 
