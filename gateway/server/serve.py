@@ -93,6 +93,7 @@ def _started(settings: Settings, address: str, manager: ServiceManager) -> None:
     log.info(
         "patchbay",
         address=address,
+        pid=os.getpid(),
         workers=settings.server.workers,
         agents=len(settings.agents),
         accelerator="c" if accelerator.ACTIVE else "python",

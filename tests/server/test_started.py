@@ -37,6 +37,7 @@ def test_it_has_started_when_every_worker_accepts(starting: Callable[..., Any], 
         host, _, port = line["address"].rpartition(":")
         gateway.port = int(port)
         assert gateway.listening() == workers
+        assert line["pid"] == gateway.process.pid, "signals go to the process that was started"
         socket.create_connection((host, gateway.port)).close()
     finally:
         gateway.stop()
