@@ -98,8 +98,9 @@ def call(
 ) -> None:
     """Be a carrier: place a call, play the caller, and say what came of it.
 
-    Exits with 1 if a call failed or cannot be made, with 2 if the command is none, and with 3 if with
-    --expect-audio nothing is wrong but that a caller heard nothing of the agent.
+    Exits with 1 if a call failed or cannot be made, with 2 if the command is
+    none, and with 3 if nothing is wrong but that a caller heard nothing of the
+    agent, with --expect-audio.
     """
     from gateway.simulator.call_options import CallOptions  # noqa: PLC0415
 
@@ -195,8 +196,8 @@ def agent(
 ) -> None:
     """Run the demonstration agent: it greets and repeats the caller. Key * interrupts it, *# ends.
 
-    At POST /bot, where sessions come that are no calls, it does nothing until its time is over or the session
-    is stopped.
+    At POST /bot, where sessions come that are no calls, it does nothing until
+    its time is over or the session is stopped.
     """
     from gateway.simulator.agent_call import AgentBehaviour  # noqa: PLC0415
     from gateway.simulator.fake_agent import serve_agent  # noqa: PLC0415
