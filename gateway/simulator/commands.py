@@ -42,7 +42,10 @@ def call(
         ),
     ],
     *,
-    carrier: Annotated[Carrier, typer.Option(help="Whose call to be.")] = Carrier.TWILIO,
+    carrier: Annotated[
+        Carrier | None,
+        typer.Option(help="Whose call to be; left out: the carrier that URL's path names, else twilio."),
+    ] = None,
     agent: Annotated[
         str | None, typer.Option(metavar="AGENT.ORG", help="Which agent to ask for; none: by called number.")
     ] = None,
@@ -106,7 +109,7 @@ def call(
 
     options = CallOptions(
         url=url,
-        carrier=carrier.value,
+        carrier=(carrier or _carrier_of(url)).value,
         agent=agent,
         digits=digits,
         from_number=from_number,
@@ -122,6 +125,12 @@ def call(
         expect_audio=expect_audio,
     )
     raise typer.Exit(_call(options, wav, out, calls, as_json=as_json))
+
+
+def _carrier_of(url: str) -> Carrier:
+    """Return the carrier whose media socket or document a URL names, Twilio if it names none."""
+    segments = url.partition("?")[0].split("/")
+    return next((carrier for carrier in Carrier if carrier.value in segments[3:]), Carrier.TWILIO)
 
 
 def _call(options: CallOptions, wav: Path | None, out: Path | None, calls: int, *, as_json: bool) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator.commands import Carrier, _carrier_of
 from gateway.simulator.fake_carrier import place_call
 from gateway.simulator.free_ports import free_port
 from gateway.simulator.server_process import PATCHBAY, ServerProcess, StartError, answers
@@ -50,6 +51,21 @@ async def test_a_call_that_is_refused_fails_in_words(tmp_path: Path) -> None:
     status, said = await run("call", f"ws://127.0.0.1:{free_port()}", "--carrier", "plivo")
     assert status == 1
     assert "plivo: could not connect: Connection refused" in said
+
+
+@pytest.mark.parametrize(
+    ("url", "carrier"),
+    [
+        ("ws://127.0.0.1:1/ws/exotel?serviceHost=support.acme", Carrier.EXOTEL),
+        ("wss://plivo.example.com/ws/telnyx/support.acme", Carrier.TELNYX),
+        ("https://voice.example.com/xml/plivo", Carrier.PLIVO),
+        ("wss://plivo.example.com/ws/generic", Carrier.TWILIO),
+        ("ws://127.0.0.1:7860", Carrier.TWILIO),
+        ("env:PLIVO_URL", Carrier.TWILIO),
+    ],
+)
+def test_a_url_names_the_carrier(url: str, carrier: Carrier) -> None:
+    assert _carrier_of(url) is carrier
 
 
 @pytest.mark.parametrize(
