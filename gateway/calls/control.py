@@ -26,6 +26,7 @@ from gateway.media.hangup_after_playback import HangupAfterPlayback
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import CallEnded, Reason, Reasons
 from gateway.model.session import TELEPHONY_OPTIONS, SessionRecord
+from gateway.store.interface import StoreFailed
 from gateway.store.notifications import Topic
 from serializers.dialect import Dialect
 from serializers.events import Start
@@ -245,7 +246,10 @@ async def move_call(
     except CarrierFailed as failure:
         await services.commands.send(session_id, CallCommand.REVOKED)
         raise _failed(failure) from None
-    await services.commands.send(session_id, CallCommand.TRANSFERRED)
+    try:
+        await services.commands.send(session_id, CallCommand.TRANSFERRED)
+    except StoreFailed as error:  # the carrier has done it; the stream's end shows it to the worker
+        log.warning("store", session=session_id, error=str(error))
 
 
 async def send_dtmf(services: CallServices, record: SessionRecord, digits: str) -> None:

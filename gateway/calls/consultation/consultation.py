@@ -11,7 +11,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import structlog
@@ -21,7 +22,7 @@ from gateway.calls.consultation.consultation_log import ConsultationLog, Consult
 from gateway.calls.consultation.consultation_state import TRANSITIONS, ConsultationEvent, ConsultationState
 from gateway.calls.services import CallServices
 from gateway.calls.session_events import session_events
-from gateway.carriers.call_log import CallStatus
+from gateway.carriers.call_log import CallState, CallStatus
 from gateway.carriers.registry import CARRIERS
 from gateway.carriers.rest_interface import (
     CarrierFailed,
@@ -48,6 +49,10 @@ SEARCH_S: Final = 2.0
 """Seconds until a call is searched for that an uncertain request may have made."""
 HANG_UP_TRIES: Final = 4
 FIRST_PAUSE_S: Final = 1.0
+STORE_PAUSE_S: Final = 1.0
+"""Seconds until a store that does not answer is asked again."""
+STORE_TRIES: Final = 120
+"""How often the end is told to a store that does not answer."""
 
 FAILURE_REASONS: Final[dict[str, Reason]] = {
     "refused": Reasons.carrier_refused,
@@ -130,6 +135,8 @@ class Consultation:
         self._began_at = services.now()
         self._dialed: DialedCall | None = None
         self._is_withdrawn = False
+        self._store_fails = False
+        """Whether the store did not answer when it was asked last; one line says so."""
         self.consultation_id = consultation_id
         self.state = ConsultationState.DIALING
         self.accepted: asyncio.Future[None] = self._loop.create_future()
@@ -150,8 +157,10 @@ class Consultation:
         try:
             await self._services.commands.send(self._record.session_id, CallCommand.HOLD)
             result = await self._until_over()
-        except StoreFailed as error:
-            self._line.warning("store", error=str(error))
+        except StoreFailed as error:  # before the carrier has accepted the call
+            self._store_failed(error)
+            if not self.accepted.done():
+                self.accepted.set_exception(error)
             await self._hang_up()
         except Exception:  # noqa: BLE001 - the edge of the task: it ends this consultation and no call
             self._line.exception("internal error")
@@ -159,14 +168,36 @@ class Consultation:
         if not self.accepted.done():
             self.accepted.set_exception(CallEnded(Reasons.internal_error))
         self._line.info("consultation over", result=result, seconds=round(self._seconds(), 3))
-        try:
-            await self._log.note(self.consultation_id, Step.ENDED, result)
-            await self._services.commands.send(self._record.session_id, CallCommand.RESUME)
-        except StoreFailed as error:
+        await self._tell_end(result)
+
+    async def _tell_end(self, result: str) -> None:
+        """Store the end, and give the caller back to the agent; each again until the store answers."""
+        to_do: list[Callable[[], Awaitable[object]]] = [
+            lambda: self._log.note(self.consultation_id, Step.ENDED, result),
+            lambda: self._services.commands.send(self._record.session_id, CallCommand.RESUME),
+        ]
+        for _ in range(STORE_TRIES):
+            for each in list(to_do):
+                try:
+                    await each()
+                    to_do.remove(each)
+                except StoreFailed as error:
+                    self._store_failed(error)
+            if not to_do or self._is_withdrawn:
+                return
+            await asyncio.sleep(STORE_PAUSE_S)
+
+    def _store_failed(self, error: StoreFailed) -> None:
+        if not self._store_fails:
             self._line.warning("store", error=str(error))
+        self._store_fails = True
 
     async def _until_over(self) -> str:
-        """Return the result, as `consultation_view` shows it. Raises StoreFailed."""
+        """Return the result, as `consultation_view` shows it.
+
+        Raises StoreFailed until the carrier has accepted the call. From then on the call goes on whether the
+        store answers or not, and so does this.
+        """
         try:
             await self._dial()
         except CallEnded as refused:
@@ -186,19 +217,19 @@ class Consultation:
             ) as changes,
         ):
             while self.state not in _OVER:
-                record = await self._log.get(self.consultation_id)
                 is_late = self._loop.time() >= deadline
-                event, result = self._event_of(record, caller_left=over.done(), is_late=is_late)
+                try:
+                    event, result = await self._next_event(caller_left=over.done(), is_late=is_late)
+                    self._store_fails = False
+                except StoreFailed as error:
+                    self._store_failed(error)
+                    event, result = self._event_without_store(caller_left=over.done(), is_late=is_late)
+                    if event is None:
+                        await asyncio.sleep(STORE_PAUSE_S)
+                        continue
                 if event is None:
                     await self._wait(changes, over, deadline)
                     continue
-                if self.state in _OPEN and TRANSITIONS[self.state][event] not in (
-                    ConsultationState.ANNOUNCING,
-                    ConsultationState.JOINING,
-                ):
-                    decision = await self._log.decide(self.consultation_id, Decision.GIVEN_UP)
-                    if decision is Decision.TAKEN:
-                        event = ConsultationEvent.TAKEN
                 self._step(event)
                 if event is ConsultationEvent.ANSWERED:
                     deadline = self._loop.time() + ANNOUNCEMENT_S
@@ -208,6 +239,47 @@ class Consultation:
                     await self._hang_up()
                     self._step(ConsultationEvent.NO_CALL_LEFT)
         return result
+
+    async def _next_event(self, *, caller_left: bool, is_late: bool) -> tuple[ConsultationEvent | None, str]:
+        """Return what `_event_of` does, with the decision stored that it needs. Raises StoreFailed."""
+        record = await self._log.get(self.consultation_id)
+        event, result = self._event_of(record, caller_left=caller_left, is_late=is_late)
+        if event is ConsultationEvent.EXPIRED and self.state is ConsultationState.JOINING:
+            # Whoever moved the caller may have found no store to tell.
+            session = await self._services.store.session(self._record.session_id)
+            if session is not None and session.reason == Reasons.transferred.code:
+                return ConsultationEvent.MOVED, "joined"
+        if (
+            event is not None
+            and self.state in _OPEN
+            and TRANSITIONS[self.state][event]
+            not in (
+                ConsultationState.ANNOUNCING,
+                ConsultationState.JOINING,
+            )
+        ):
+            decision = await self._log.decide(self.consultation_id, Decision.GIVEN_UP)
+            if decision is Decision.TAKEN:
+                event = ConsultationEvent.TAKEN
+        return event, result
+
+    def _event_without_store(
+        self, *, caller_left: bool, is_late: bool
+    ) -> tuple[ConsultationEvent | None, str]:
+        """Return the event while the store does not answer, so that nobody can take the call either.
+
+        A call that is being joined is left alone: the caller may have been moved.
+        """
+        if self.state not in _OPEN:
+            return None, ""
+        if caller_left:
+            return ConsultationEvent.WITHDRAWN, "caller_left"
+        if self._is_withdrawn:
+            return ConsultationEvent.WITHDRAWN, "withdrawn"
+        if is_late:
+            is_ringing = self.state is ConsultationState.RINGING
+            return ConsultationEvent.EXPIRED, "no_answer" if is_ringing else "not_taken"
+        return None, ""
 
     def _event_of(  # noqa: PLR0911 - one for each event
         self, record: ConsultationRecord, *, caller_left: bool, is_late: bool
@@ -319,7 +391,7 @@ class Consultation:
                 await asyncio.sleep(pause_s)
                 pause_s *= 2
             try:
-                call = await self._services.call_log.of(self.consultation_id)
+                call = await self._call()
                 call_id = call.call_id or call.request_id
                 if call_id is not None and not (call.status is not None and call.status.final):
                     is_answered = call.status is not None and call.status.answered
@@ -329,8 +401,17 @@ class Consultation:
                 self._line.warning("not hung up", kind=failure.kind, words=failure.detail)
                 if failure.kind == "refused":
                     return
-            except StoreFailed as error:
-                self._line.warning("store", error=str(error))
+
+    async def _call(self) -> CallState:
+        """Return what is known of the call, with the ids of its acceptance if the store has lost them."""
+        try:
+            call = await self._services.call_log.of(self.consultation_id)
+        except StoreFailed as error:
+            self._store_failed(error)
+            call = CallState(self.consultation_id)
+        if self._dialed is None or call.call_id or call.request_id:
+            return call
+        return replace(call, call_id=self._dialed.call_id, request_id=self._dialed.request_id)
 
     def _seconds(self) -> float:
         return self._services.now() - self._began_at

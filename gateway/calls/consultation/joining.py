@@ -60,8 +60,12 @@ async def take(services: CallServices, record: SessionRecord, consultation_id: s
         line.warning("not transferred", words=str(failure))
         await consultations.note(consultation_id, Step.NOT_MOVED)
         return writer.hangup()
-    await consultations.note(consultation_id, Step.MOVED)
-    status = (await services.call_log.of(consultation_id)).status
+    try:
+        await consultations.note(consultation_id, Step.MOVED)
+        status = (await services.call_log.of(consultation_id)).status
+    except StoreFailed as error:  # the caller waits in the conference all the same
+        line.warning("store", error=str(error))
+        return document
     if status is not None and status.final:  # nobody is there whom the caller could talk to
         try:
             await call.client.hang_up(call.call_id)
