@@ -215,6 +215,7 @@ class OutboundCall:
         stream_deadline: float | None = None  # from the answer on
         search_at, pause_s = self._loop.time() + FIRST_SEARCH_S, FIRST_SEARCH_S
         with self._subscribe() as changes:
+            store_fails = False
             while True:
                 call = CallState(self.session_id)
                 try:
@@ -227,8 +228,11 @@ class OutboundCall:
                         await self._search(call)
                         pause_s = min(pause_s * 2, MAX_SEARCH_S)
                         search_at = self._loop.time() + pause_s
+                    store_fails = False
                 except StoreFailed as error:  # the telephone rings on; the next look may succeed
-                    self._log.warning("store", error=str(error))
+                    if not store_fails:  # one line, and not one of each look
+                        self._log.warning("store", error=str(error))
+                    store_fails = True
                     changes.retry()
                 now = self._loop.time()
                 if stream_deadline is None and call.status is not None and call.status.answered:
