@@ -258,14 +258,24 @@ class WorkerProcesses:
         while self._signals:
             number = self._signals.popleft()
             if number == signal.SIGHUP:
-                self._signal_children(number)
-                self._read_configuration()
+                if signal.SIGHUP not in self._signals:  # several at once are one
+                    self._reload()
                 continue
             if number == signal.SIGINT:
                 # Children ignore it: the first one is a SIGTERM to them, the second a SIGQUIT.
                 number = signal.SIGQUIT if self._is_draining else signal.SIGTERM
             self._is_draining = True
             self._stop(number)
+
+    def _reload(self) -> None:
+        """Let the certificate and the configuration be read again.
+
+        A worker that starts reads both anyhow, and the signal would end it before it has its handler.
+        """
+        for worker in self._workers:
+            if worker.reported_at is not None:
+                self._signal(worker, signal.SIGHUP)
+        self._read_configuration()
 
     def _read_configuration(self) -> None:
         """Read the configuration again, and let the workers have it. One that starts later has it, too."""
@@ -449,9 +459,12 @@ class WorkerProcesses:
 
     def _signal_children(self, number: int) -> None:
         for worker in self._workers:
-            child = worker.process
-            if child is not None and child.pid is not None and child.is_alive():
-                os.kill(child.pid, number)
+            self._signal(worker, number)
+
+    def _signal(self, worker: WorkerProcess, number: int) -> None:
+        child = worker.process
+        if child is not None and child.pid is not None and child.is_alive():
+            os.kill(child.pid, number)
 
 
 def _state_of(pid: int | None) -> str:

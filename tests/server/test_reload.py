@@ -171,6 +171,21 @@ async def test_a_worker_that_is_started_later_has_the_new_configuration(
     await at_every_worker(gateway, "/v1/agents/later", OLD_KEY, 401)
 
 
+async def test_a_worker_that_is_starting_outlives_any_number_of_reloads(
+    begin: Callable[..., Gateway],
+) -> None:
+    gateway = begin(2)
+    victim = gateway.workers()[0]["pid"]
+    os.kill(victim, signal.SIGKILL)
+
+    def serves_again() -> bool:
+        os.kill(gateway.process.pid, signal.SIGHUP)
+        return gateway.listening() == 2 and victim not in [worker["pid"] for worker in gateway.workers()]
+
+    await eventually(serves_again, "another is started")
+    assert [line["pid"] for line in logged(gateway, "a worker died and is started again")] == [victim]
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [

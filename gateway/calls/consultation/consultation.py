@@ -168,9 +168,9 @@ class Consultation:
         if not self.accepted.done():
             self.accepted.set_exception(CallEnded(Reasons.internal_error))
         self._line.info("consultation over", result=result, seconds=round(self._seconds(), 3))
-        await self._tell_end(result)
+        await self._report_end(result)
 
-    async def _tell_end(self, result: str) -> None:
+    async def _report_end(self, result: str) -> None:
         """Store the end, and give the caller back to the agent; each again until the store answers."""
         to_do: list[Callable[[], Awaitable[object]]] = [
             lambda: self._log.note(self.consultation_id, Step.ENDED, result),
