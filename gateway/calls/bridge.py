@@ -45,6 +45,7 @@ class Bridge:
     `command`: what is about to be done with the carrier's call, None for nothing. `deferred`: what waits for
     the agent's last sound, None for nothing.
     `first_sound_at`: when the agent's first audio passed, in Unix seconds; None if none has.
+    `agent_lost_at`: when the agent was lost, in Unix seconds; None while the call has one.
     """
 
     __slots__ = (
@@ -60,6 +61,7 @@ class Bridge:
         "_settings",
         "_start",
         "_waiting_leg",
+        "agent_lost_at",
         "command",
         "deferred",
         "first_sound_at",
@@ -90,6 +92,7 @@ class Bridge:
         self.deferred: DeferredCommand | None = None
         self._consultation_hold: ConsultationHold | None = None
         self.first_sound_at: float | None = None
+        self.agent_lost_at: float | None = None
         self._failover = self._make_failover()
         self._reconnect = self._make_reconnect()
         if self._reconnect is not None:
@@ -359,6 +362,7 @@ class Bridge:
         """Buffer what the caller says, behind the opening, for the next agent."""
         assert self._failover is not None
         self._progress.change(CallState.AWAITING_AGENT)
+        self.agent_lost_at = self._services.now()
         limits = self._services.settings.limits
         self._waiting_leg = Leg(
             carrier.transport,
@@ -407,6 +411,7 @@ class Bridge:
         # missed.
         progress.change(CallState.BRIDGED)
         progress.log = progress.log.bind(instance=failover.instance)
+        self.agent_lost_at = None
         if self._reconnect is not None:
             self._reconnect.agent_stream_id = start.stream_id
         self._waiting_leg = None

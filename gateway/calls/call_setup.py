@@ -48,6 +48,7 @@ class CallSetup:
 
     was_bridged: Final = False
     first_sound_at: Final[float | None] = None
+    agent_lost_at: Final[float | None] = None
     is_telephony: Final = False  # asked of a call alone whose agent was connected
 
     def __init__(self) -> None:

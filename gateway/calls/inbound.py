@@ -443,6 +443,7 @@ class InboundCall:
         services, progress, phase = self._services, self._progress, self._phase
         progress.change(CallState.ENDING)
         phase.stop_hold_audio()
+        lost_at = phase.agent_lost_at
         end = reason_after_command(phase.command, await final_reason(services, phase.ownership, end))
         ended = SessionEnd(
             progress.session_id,
@@ -468,8 +469,16 @@ class InboundCall:
             self._upgrade.refuse(end)  # no effect if the upgrade was answered
         event = "call ended" if phase.was_bridged else "call not begun" if self._admitted else "call refused"
         seconds, ran = services.now() - self._began_at, phase.was_bridged
-        unheard = ran and phase.is_telephony and phase.first_sound_at is None and seconds >= UNHEARD_S
-        log_end(progress.log, event, end, seconds=seconds, ran=ran, traffic=phase.traffic, unheard=unheard)
+        log_end(
+            progress.log,
+            event,
+            end,
+            seconds=seconds,
+            ran=ran,
+            traffic=phase.traffic,
+            unheard=ran and phase.is_telephony and phase.first_sound_at is None and seconds >= UNHEARD_S,
+            without_agent_s=None if lost_at is None else ended.ended_at - lost_at,
+        )
 
     async def _save_when_left(self, ended: SessionEnd) -> None:
         """Save the end of a call whose agent was told to leave. The slot is free once it has."""

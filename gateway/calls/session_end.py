@@ -16,7 +16,7 @@ from gateway.calls.session_events import end_saved, session_events
 from gateway.media.leg import Leg
 from gateway.media.relay import Relay
 from gateway.model.lifecycle import SessionState
-from gateway.model.reasons import CallEnded, Severity
+from gateway.model.reasons import CallEnded, Reasons, Severity
 from gateway.model.session import SessionResult, Traffic
 from gateway.observability.log import log_at
 from gateway.store.interface import Store, StoreFailed
@@ -112,20 +112,27 @@ def log_end(
     ran: bool,
     traffic: Traffic | None = None,
     unheard: bool = False,
+    without_agent_s: float | None = None,
 ) -> None:
     """Log the one line that tells an operator what happened and which party was responsible.
 
     `seconds`: the duration, from the request to the end. `ran`: the agent was connected. `traffic`: None if
     no frames pass through here. `unheard`: the caller has heard nothing of the agent, and waited long enough.
+    `without_agent_s`: since the agent was lost, None if it was not or another had taken over.
     """
     fields: dict[str, object] = {}
     if traffic is not None:
         fields = {"frames_in": traffic.frames_in, "frames_out": traffic.frames_out}
     if unheard:
         fields["unheard"] = True
+    severity = Severity.ERROR if unheard else end.reason.severity(ran=ran)
+    if without_agent_s is not None and end.reason is not Reasons.agent_ended:
+        fields["without_agent"] = round(without_agent_s, 3)
+        if severity is Severity.INFO:
+            severity = Severity.WARNING
     log_at(
         log,
-        Severity.ERROR if unheard else end.reason.severity(ran=ran),
+        severity,
         event,
         reason=end.reason.code,
         side=str(end.reason.party),

@@ -84,6 +84,8 @@ async def test_the_caller_hangs_up_while_another_agent_is_connected(
     assert await offered.ended() == b""
     record = await assert_ended(gateway, call.session, why, side)
     assert record["resumed"] == 0
+    (end,) = [line for line in gateway.ends() if line["session"] == call.session]
+    assert (end["level"], end["without_agent"] > 0) == ("warning", True), "it is not as if all had been well"
 
 
 async def test_the_session_is_stopped_while_another_agent_is_connected(
