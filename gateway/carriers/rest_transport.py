@@ -20,6 +20,7 @@ from yarl import URL
 
 from gateway.carriers.rest_interface import CarrierFailed, RestLogin, base_url_of, basic_authorization
 from gateway.config import CarrierAccount
+from gateway.model.connection_errors import cause_of_failed_request
 
 CONNECT_TIMEOUT_S = 3.0
 TIMEOUT_S = 10.0  # for the whole request, the connection included
@@ -137,8 +138,7 @@ class RestTransport:
             detail = f"{self._api.name} did not answer within {timeouts.total_s:g} s"
             raise CarrierFailed("timeout", detail, uncertain=True) from None
         except (aiohttp.ClientError, OSError) as error:
-            # The class alone: an error's text may contain what was sent.
-            detail = f"{self._api.name} could not be reached: {type(error).__name__}"
+            detail = f"{self._api.name} could not be reached: {cause_of_failed_request(error)}"
             unsent = isinstance(error, aiohttp.ClientConnectorError)
             raise CarrierFailed("unreachable", detail, uncertain=not unsent) from None
         answer = _parse(raw)

@@ -18,3 +18,13 @@ def cause_without_address(error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return (error.strerror or "its name was not found").lower()
     return os.strerror(error.errno).lower() if error.errno else "no connection"
+
+
+def cause_of_failed_request(error: Exception) -> str:
+    """Return why an HTTP request got no answer, without its text, which may contain what was sent.
+
+    Of an error that is not the system's, nor has one as its `os_error`, only the class is told.
+    """
+    if not isinstance(error, ssl.SSLError):
+        error = getattr(error, "os_error", error)
+    return cause_without_address(error) if isinstance(error, OSError) else type(error).__name__

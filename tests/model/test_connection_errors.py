@@ -6,10 +6,12 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
+from unittest.mock import Mock
 
+import aiohttp
 import pytest
 
-from gateway.model.connection_errors import cause_without_address
+from gateway.model.connection_errors import cause_of_failed_request, cause_without_address
 
 PLACE = "10.1.2.3"
 
@@ -29,3 +31,22 @@ def test_the_cause_is_told_without_the_address(error: OSError, words: str) -> No
     cause = cause_without_address(error)
     assert words in cause.lower()
     assert PLACE not in cause
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            aiohttp.ClientConnectorError(Mock(), ConnectionRefusedError(errno.ECONNREFUSED, "secret")),
+            "connection refused",
+        ),
+        (
+            aiohttp.ClientConnectorSSLError(Mock(), ssl.SSLError(1, "secret")),
+            "no TLS with a good certificate",
+        ),
+        (ConnectionResetError(errno.ECONNRESET, "secret"), "connection reset by peer"),
+        (aiohttp.ServerDisconnectedError("secret"), "ServerDisconnectedError"),
+    ],
+)
+def test_a_request_that_got_no_answer_says_why_and_not_what_was_sent(error: Exception, words: str) -> None:
+    assert cause_of_failed_request(error) == words

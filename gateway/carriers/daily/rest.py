@@ -22,6 +22,8 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 import structlog
 
+from gateway.model.connection_errors import cause_of_failed_request
+
 API_URL = "https://api.daily.co/v1"
 TIMEOUT_S = 10.0
 UNDO_TIMEOUT_S = 2.0  # in addition to the failed request, while the caller of the API waits
@@ -215,8 +217,7 @@ class Daily:
         except TimeoutError:
             raise DailyFailed("timeout", f"Daily did not answer within {self._timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            # The class alone: an error's text may contain what was sent.
-            detail = f"Daily could not be reached: {type(error).__name__}"
+            detail = f"Daily could not be reached: {cause_of_failed_request(error)}"
             unsent = isinstance(error, aiohttp.ClientConnectorError)
             raise DailyFailed("unreachable", detail, undone=unsent) from None
         if method == "DELETE" and status == 404:

@@ -371,6 +371,7 @@ async def test_a_carrier_that_takes_no_connection_was_asked_for_nothing(
     finally:
         port.free()
     assert (failed.kind, failed.uncertain) == ("unreachable", False)
+    assert failed.detail.endswith(" could not be reached: connection refused")
 
 
 # Accounts, ids and digits
