@@ -40,7 +40,9 @@ async def test_the_authorities_are_read_once_for_all_calls(
         return contexts[-1]
 
     monkeypatch.setattr(ssl, "create_default_context", counted)
-    agent = await agent_at(AgentPort(tls=tls))
+    port = AgentPort(tls=tls)
+    agent = await agent_at(port)
+    port.free()  # the agent has it
     for _ in range(3):
         leg, _ = await outgoing_leg.connect_leg_with(
             parse_uri(f"wss://localhost:{agent.port.number}/ws"),

@@ -89,7 +89,7 @@ RELEASE: Final = (
     + SESSION
     + """
 local s = get('state', '_terminal', 'ending_at')
-if s[1] ~= 'ending' then return {'unchanged'} end
+if s[1] ~= 'ending' then return {'unchanged', s[1] or 'unknown'} end
 redis.call('HSET', SESSION, 'released_at', ARGV[2])
 if ARGV[3] ~= '' then redis.call('HSET', SESSION, 'released_by', ARGV[3]) end
 finish('ending', s[2], s[3])

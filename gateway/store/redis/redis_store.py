@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import structlog
@@ -243,7 +243,7 @@ class RedisStore:
         async def write() -> None:
             answer = await self._own.write(own)
             if answer[0] != "ok":
-                log.info("session_late_ignored", session=details.session_id, state=answer[1])
+                log_unchanged("session_late_ignored", details.session_id, answer[1])
 
         return self._notify_after(self._client.write_later(write), details.session_id, Topic.SESSION_CHANGED)
 
@@ -306,21 +306,31 @@ class RedisStore:
         if own := self._own.get(session_id):
             own.started_at = at
         marked = self._session_later(
-            _MARK_RUNNING, session_id, repr(float(at)), ignored="session_start_ignored"
+            _MARK_RUNNING,
+            session_id,
+            repr(float(at)),
+            ignored=lambda state: log_unchanged("session_start_ignored", session_id, state),
         )
         return self._notify_after(marked, session_id, Topic.SESSION_CHANGED)
 
     def end(self, session_id: str, result: SessionResult) -> asyncio.Future[None]:
         self._own.remove(session_id)
         ended = self._session_later(
-            _END, session_id, *end_arguments(result, ""), ignored="session_end_ignored"
+            _END,
+            session_id,
+            *end_arguments(result, ""),
+            ignored=lambda state: log_unchanged("session_end_ignored", session_id, state),
         )
         return self._notify_after(ended, session_id, *_END_TOPICS)
 
     def begin_end(self, session_id: str, result: SessionResult) -> asyncio.Future[None]:
         arguments = (uuid.uuid4().hex, *terminal_states(result), repr(float(result.ended_at)))
         written = self._session_later(
-            _BEGIN_END, session_id, *arguments, *result_pairs(result), ignored="session_end_ignored"
+            _BEGIN_END,
+            session_id,
+            *arguments,
+            *result_pairs(result),
+            ignored=lambda state: log_unchanged("session_end_ignored", session_id, state),
         )
         return self._notify_after(written, session_id, Topic.SESSION_ENDED, Topic.SESSION_CHANGED)
 
@@ -474,18 +484,22 @@ class RedisStore:
         return self._client.write_later(lambda: self._client.script_late(text, names, arguments))
 
     def _session_later(
-        self, text: Script, session_id: str, *arguments: Any, ignored: str = ""
+        self,
+        text: Script,
+        session_id: str,
+        *arguments: Any,
+        ignored: Callable[[str], None] = lambda _: None,
     ) -> asyncio.Future[None]:
         """Run a script on a session, in order and until it succeeds.
 
-        `ignored`: the event that is logged if it had no effect.
+        `ignored`: is called with the session's state if it had no effect.
         """
 
         async def write() -> None:
             names = await self._scopes.keys_of(session_id, is_late=True)
             answer = await self._client.script_late(text, names, (clean(session_id) or "", *arguments))
-            if answer[0] == "unchanged" and ignored:
-                log.info(ignored, session=session_id, state=answer[1])
+            if answer[0] == "unchanged":
+                ignored(answer[1])
 
         return self._client.write_later(write)
 
@@ -502,6 +516,11 @@ class RedisStore:
 
         written.add_done_callback(notify)
         return written
+
+
+def log_unchanged(event: str, session_id: str, state: str) -> None:
+    """Log that an operation had no effect, with the state that the session is in."""
+    log.info(event, session=session_id, state=state)
 
 
 def _id(details: CallDetails) -> str:
