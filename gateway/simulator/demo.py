@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -30,7 +31,9 @@ COLUMNS = 80
 
 
 def run_demo(out: Path, *, stay: bool, expect_audio: bool = True) -> int:
-    """Run the demonstration. `stay`: remain up until Ctrl-C. Return the exit status.
+    """Run the demonstration. `stay`: remain up until Ctrl-C, or SIGTERM, or the terminal is closed.
+
+    Return the exit status.
 
     `expect_audio`: whether a call fails in which the caller hears nothing of the agent.
     """
@@ -39,7 +42,7 @@ def run_demo(out: Path, *, stay: bool, expect_audio: bool = True) -> int:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="patchbay-demo-") as scratch:
             return asyncio.run(_demonstrate(out, Path(scratch), console, stay, expect_audio))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return 0 if stay else 1
     except (StartError, WavError) as error:
         _print(console, str(error), "red")
@@ -49,6 +52,7 @@ def run_demo(out: Path, *, stay: bool, expect_audio: bool = True) -> int:
 
 
 async def _demonstrate(out: Path, scratch: Path, console: Console, stay: bool, expect_audio: bool) -> int:
+    _stop_on_signals()
     agent_port = free_port()
     agent_url = f"http://{LOOPBACK}:{agent_port}"
     agent_options = ["--host", LOOPBACK, "--port", str(agent_port), "--sessions", str(SESSIONS)]
@@ -77,6 +81,15 @@ async def _demonstrate(out: Path, scratch: Path, console: Console, stay: bool, e
             if stay:
                 await _stay(gateway.media_url, console)
     return exit_status(reports)
+
+
+def _stop_on_signals() -> None:
+    """Cancel the task that runs on SIGTERM and SIGHUP: gateway and agent would outlive this process."""
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
 def _settings(agent_url: str) -> dict[str, Any]:

@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import re
+import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +49,32 @@ async def test_two_calls_to_the_agent(tmp_path: Path, word: Recording) -> None:
     assert "2 good, 0 bad" in said
     for name in ("reply-1.wav", "reply-2.wav"):
         assert read_wav(tmp_path / name).seconds > 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_a_demonstration_that_is_told_to_stop_leaves_nothing_behind(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """SIGHUP is what a terminal sends that is closed; to the gateway alone it is no reason to end."""
+    process = await asyncio.create_subprocess_exec(
+        *PATCHBAY,
+        "demo",
+        "--out",
+        str(tmp_path),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    first = (await asyncio.wait_for(process.stdout.readline(), WAIT_S * 2)).decode()
+    ports = [int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", first)]
+    assert len(ports) == 2, first
+    process.send_signal(number)
+    await asyncio.wait_for(process.communicate(), WAIT_S * 2)
+    assert process.returncode == 1
+    for port in ports:
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
 
 async def test_a_call_that_is_refused_fails_in_words(tmp_path: Path) -> None:
