@@ -23,7 +23,14 @@ from gateway.api.webhooks.carrier_request import (
 )
 from gateway.api.webhooks.status_callbacks import read_event
 from gateway.calls.consultation.consultation_log import ConsultationLog, Step
-from gateway.calls.consultation.joining import TAKING_KEY, announce, decline, follow_key, take
+from gateway.calls.consultation.joining import (
+    TAKING_KEY,
+    announce,
+    decline,
+    end_if_unattended,
+    follow_key,
+    take,
+)
 from gateway.carriers.call_log import CallStatus
 from gateway.carriers.registry import CARRIERS, WITH_DOCUMENTS
 from gateway.model.reasons import CallEnded, Reasons
@@ -83,6 +90,8 @@ async def _status(context: Context, record: SessionRecord, consultation_id: str)
         task = BackgroundTask(follow_key, calls, record, consultation_id, event.key)
     elif event.status is CallStatus.ANSWERED:
         task = BackgroundTask(announce, calls, record, consultation_id)
+    elif event.status is not None and event.status.final:
+        task = BackgroundTask(end_if_unattended, calls, record, consultation_id, event.status)
     return Response(status_code=200, background=task)
 
 

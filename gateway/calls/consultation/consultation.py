@@ -62,7 +62,7 @@ FAILURE_REASONS: Final[dict[str, Reason]] = {
     "broken": Reasons.carrier_unreachable,
 }
 
-_RESULTS: Final = {
+RESULTS: Final = {
     CallStatus.BUSY: "busy",
     CallStatus.NO_ANSWER: "no_answer",
     CallStatus.CANCELED: "no_answer",
@@ -301,7 +301,7 @@ class Consultation:
         if status is not None and status.final:
             was_answered = self.state is ConsultationState.ANNOUNCING or status is CallStatus.COMPLETED
             event = ConsultationEvent.LEFT if was_answered else ConsultationEvent.NOT_REACHED
-            return event, _RESULTS[status]
+            return event, RESULTS[status]
         if status is not None and status.answered and self.state is ConsultationState.RINGING:
             return ConsultationEvent.ANSWERED, ""
         if is_late:

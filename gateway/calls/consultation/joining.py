@@ -6,21 +6,29 @@ They reach any worker, late, twice, and in any order (consultation_state.py).
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import Final
 
 import structlog
 
-from gateway.calls.consultation.consultation import conference_name
+from gateway.calls.command_bus import CallCommand
+from gateway.calls.consultation.consultation import RESULTS, conference_name
 from gateway.calls.consultation.consultation_log import ConsultationLog, Decision, Step
 from gateway.calls.control import CallNotActive, MovedCall, move_call, running_call
 from gateway.calls.services import CallServices
+from gateway.carriers.call_log import CallStatus
 from gateway.carriers.registry import CARRIERS
 from gateway.carriers.rest_interface import CarrierFailed, JoiningRest
 from gateway.model.reasons import CallEnded
 from gateway.model.session import SessionRecord
 from gateway.store.interface import StoreFailed
+from gateway.store.notifications import Topic
 
 log = structlog.get_logger(__name__)
+
+UNATTENDED_S: Final = 3.0
+"""Seconds after the end of a consulted call in which the worker that runs the consultation ends it."""
 
 TAKING_KEY: Final = "1"
 """The key that takes the call."""
@@ -103,6 +111,36 @@ async def announce(services: CallServices, record: SessionRecord, consultation_i
         line.warning("carrier failed", kind=failed.kind, words=failed.detail)
     except (CallNotActive, CallEnded, StoreFailed) as error:
         line.warning("not announced", words=str(error))
+
+
+async def end_if_unattended(
+    services: CallServices, record: SessionRecord, consultation_id: str, status: CallStatus
+) -> None:
+    """End a consultation whose call is over, if the worker that runs it is lost and does not.
+
+    The caller is given back to the agent. A failure is logged, not raised.
+    """
+    consultations = ConsultationLog(services.store, services.call_log, services.now)
+    try:
+        with (
+            services.store.notifications.subscribe(
+                Topic.SESSION_CHANGED, key=consultation_id, urgent=True
+            ) as changes,
+            suppress(TimeoutError),
+        ):
+            async with asyncio.timeout(UNATTENDED_S):
+                while Step.ENDED not in (await consultations.get(consultation_id)).steps:
+                    await changes.wait()
+        found = await consultations.get(consultation_id)
+        is_being_moved = found.is_taken and not {Step.MOVED, Step.NOT_MOVED} & found.steps.keys()
+        if Step.ENDED in found.steps or is_being_moved:
+            return
+        await consultations.decide(consultation_id, Decision.GIVEN_UP)
+        result = "joined" if Step.MOVED in found.steps else RESULTS[status]
+        if await consultations.note(consultation_id, Step.ENDED, result):
+            await services.commands.send(record.session_id, CallCommand.RESUME)
+    except StoreFailed as error:
+        log.warning("store", session=record.session_id, consultation=consultation_id, error=str(error))
 
 
 async def follow_key(services: CallServices, record: SessionRecord, consultation_id: str, key: str) -> None:

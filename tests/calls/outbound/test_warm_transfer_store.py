@@ -66,38 +66,48 @@ def twilio_port(agent_port: Callable[[], AgentPort]) -> AgentPort:
 
 
 @pytest.fixture(scope="module")
-def gateway(
+def start_node(
     redis: RedisServer, start_gateway: Callable[..., Gateway], support_port: AgentPort, twilio_port: AgentPort
-) -> Gateway:
-    account = {
-        "carrier": "twilio",
-        "api_url": server_of("twilio", twilio_port, "").api_url,
-        "calls_per_second": 1000.0,
-        **CREDENTIALS["twilio"],
-    }
-    acme = {
-        "name": "acme",
-        "public_keys": ["pk_acme"],
-        "private_keys": ["sk_acme"],
-        "carriers": [account],
-        "dial_prefixes": ["+1415"],
-        "dial_per_minute": 1000,
-    }
-    return start_gateway(
-        store={"url": redis.url()},
-        organizations=[acme],
-        agents=[
-            {
-                "name": "support",
-                "organization": "acme",
-                "instances": [support_port.url],
-                "max_agents": 2,
-                "hold": "ringback",
-            }
-        ],
-        server={"public_url": PUBLIC_URL, "workers": 1},
-        numbers=[{"number": FROM, "agent": "support.acme"}],
-    )
+) -> Callable[[], Gateway]:
+    """Start one more gateway on the same server."""
+
+    def start() -> Gateway:
+        account = {
+            "carrier": "twilio",
+            "api_url": server_of("twilio", twilio_port, "").api_url,
+            "calls_per_second": 1000.0,
+            **CREDENTIALS["twilio"],
+        }
+        acme = {
+            "name": "acme",
+            "public_keys": ["pk_acme"],
+            "private_keys": ["sk_acme"],
+            "carriers": [account],
+            "dial_prefixes": ["+1415"],
+            "dial_per_minute": 1000,
+        }
+        return start_gateway(
+            store={"url": redis.url()},
+            organizations=[acme],
+            agents=[
+                {
+                    "name": "support",
+                    "organization": "acme",
+                    "instances": [support_port.url],
+                    "max_agents": 2,
+                    "hold": "ringback",
+                }
+            ],
+            server={"public_url": PUBLIC_URL, "workers": 1},
+            numbers=[{"number": FROM, "agent": "support.acme"}],
+        )
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def gateway(start_node: Callable[[], Gateway]) -> Gateway:
+    return start_node()
 
 
 @pytest.fixture
@@ -177,3 +187,21 @@ async def test_a_store_that_comes_back_empty_lets_no_telephone_ring_on(
     await eventually(lambda: desk.hung_up, "nothing rings on")
     over = await outbound.log_line(call.session, "consultation over")
     assert over["result"] == "caller_left"
+
+
+async def test_a_consultation_whose_gateway_has_died_ends_with_its_call(
+    outbound: Any, support: Agent, start_node: Callable[[], Gateway]
+) -> None:
+    call = await start_talk(outbound, support)
+    doomed = start_node()
+    here, outbound.gateway = outbound.gateway, doomed
+    desk = await call.consults()
+    outbound.gateway = here
+    doomed.process.kill()
+    await eventually(lambda: doomed.process.poll() is not None, "it is dead")
+    await desk.over("busy")
+    assert await call.result() == "busy"
+    await call.assert_they_talk_on()
+    await (await call.consults()).over("busy")  # another try
+    assert await call.result() == "busy"
+    await call.hangs_up()
