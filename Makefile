@@ -45,9 +45,9 @@ redis-server:
 	    echo "The tests need redis-server: sudo apt-get install redis-server" >&2 && exit 1; \
 	  fi; }
 
-test: setup redis-server ## every test of our own, six files at a time: most of them wait
+test: setup redis-server ## every test of our own, eight files at a time: most of them wait
 	@$(BIN)/python -m compileall -q gateway serializers texml tests  # once, and not in each of the processes
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder  # pytest writes its own, too
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 8 --dist loadfile --no-loadscope-reorder  # pytest writes its own, too
 
 check: setup          ## ruff, mypy --strict, the import rules
 	$(BIN)/ruff check .
