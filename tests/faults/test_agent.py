@@ -51,6 +51,12 @@ def process_at(support_port: AgentPort) -> Iterator[Callable[..., Any]]:
         one.wait()
 
 
+async def is_gone(process: Any) -> None:
+    """Kill a process, and wait until its port is free: one that dies still takes connections."""
+    process.kill()
+    await asyncio.to_thread(process.wait)
+
+
 # Before the call has begun
 
 
@@ -267,7 +273,7 @@ async def test_another_takes_over(
         await recorder.until(FRAME_OF_DEATH)
         fault.strike()
         await takes_over(fault, recorder, other)
-        lost.kill()
+        await is_gone(lost)
         fault.agent = await agent_at(support_port)
 
 
@@ -285,7 +291,7 @@ async def test_freezes(case: Cases, process_at: Any, agent_at: Any, support_port
         fault.note_received(recorder)
         await fault.over("caller_hangup", "caller")
         fault.heard = "sound, then nothing until it hung up"
-        frozen.kill()
+        await is_gone(frozen)
         fault.agent = await agent_at(support_port)
 
 
