@@ -44,6 +44,7 @@ def gateway(
     """A gateway with each program as an agent, of one call at a time."""
     if not PYTHON.exists():
         pytest.fail("the agent frameworks are not installed: `make interop` does it")
+    tmp_path_factory.getbasetemp()  # made once; several threads would make one each
     with ThreadPoolExecutor() as starting:
         urls = starting.map(lambda name: run_bot(PROGRAM, name, ready=None, python=PYTHON), PROGRAMS)
         agents = [
