@@ -219,16 +219,17 @@ if not now then
     local time = redis.call('TIME')
     now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 end
-local w = redis.call('HMGET', KEYS[1], 'heard_since', 'beat_at')
+local w = redis.call('HMGET', KEYS[1], 'heard_since', 'beat_at', 'beats')
 local since = now
 if w[1] then
     local gap = now - tonumber(w[2])
     if gap >= 0 and gap <= tonumber(ARGV[6]) then since = w[1] end
 end
 redis.call('HSET', KEYS[1], 'host', ARGV[2], 'pid', ARGV[3], 'born', ARGV[4], 'heard_since', since,
-           'beat_at', now)
+           'beat_at', now, 'beats', 1)
 redis.call('SADD', KEYS[2], ARGV[1])
-return {w[1] and 1 or 0, tostring(now)}
+-- An admission makes a worker's hash too, but only a heartbeat says that its sessions are there.
+return {w[3] and 1 or 0, tostring(now)}
 """
 )
 

@@ -266,7 +266,14 @@ if s[1] == 'created' then
     become('created', ARGV[8])
     redis.call('ZREM', EXPIRY, ID)
 elseif s[1] == 'failed' and s[2] == ARGV[3] and s[3] == 'gateway_lost' then
-    -- Another worker took this one for dead. It is not, and its call goes on.
+    -- Another worker took this one for dead. It is not, and its call goes on: its use is counted at its end.
+    local used = redis.call('HMGET', SESSION, 'admitted_at', 'ended_at', 'agent')
+    if used[1] then
+        local day = string.format('%d', math.floor(tonumber(used[1]) / 86400)) .. ' ' .. used[3]
+        local seconds = math.max(0, tonumber(used[2]) - tonumber(used[1]))
+        redis.call('HINCRBY', KEYS[22], day .. ' sessions', -1)
+        redis.call('HINCRBYFLOAT', KEYS[22], day .. ' seconds', tostring(-seconds))
+    end
     redis.call('HDEL', SESSION, 'ended_at', 'reason', 'side', 'detail', 'close_code')
     redis.call('ZREM', OVER, ID)
     redis.call('HSET', SESSION, 'instance', ARGV[9])

@@ -324,6 +324,7 @@ class RedisStore:
         return self._notify_after(ended, session_id, *_END_TOPICS)
 
     def begin_end(self, session_id: str, result: SessionResult) -> asyncio.Future[None]:
+        self._own.remove(session_id)  # a server that loses it shall not get it back as one that runs
         arguments = (uuid.uuid4().hex, *terminal_states(result), repr(float(result.ended_at)))
         written = self._session_later(
             _BEGIN_END,

@@ -190,6 +190,41 @@ async def test_calls_are_counted_again_after_a_restart_without_data(
     await east.admit(new_call(), limits, NOW + 8)
 
 
+async def test_calls_are_counted_again_though_a_new_call_comes_first(
+    server: RedisServer, open_node: OpenNode, new_call: NewCall
+) -> None:
+    """The new call makes the worker known to the server before its heartbeat does."""
+    store = await open_node()
+    limits = SlotLimits((("http://127.0.0.1:8080", 0),), 3, 1)
+    await store.heartbeat(NOW)
+    for _ in range(2):
+        await store.admit(new_call(), limits, NOW)
+    server.kill()
+    server.start()
+    await store.admit(new_call(), limits, NOW + 1)
+    await store.heartbeat(NOW + 3)
+    assert await slots_in_use(store) == 3
+    with pytest.raises(AtCapacity, match="3 of 3"):
+        await store.admit(new_call(), limits, NOW + 4)
+
+
+async def test_a_session_that_is_ending_leaves_no_slot_taken_after_a_restart_without_data(
+    server: RedisServer, open_node: OpenNode, new_call: NewCall, one_slot: SlotLimits, hung_up: SessionResult
+) -> None:
+    store = await open_node()
+    await store.heartbeat(NOW)
+    call = new_call()
+    await store.admit(call, one_slot, NOW)
+    await store.mark_running(call.session_id, NOW + 1)
+    await store.begin_end(call.session_id, hung_up)
+    server.kill()
+    server.start()
+    await store.heartbeat(NOW + 3)
+    await store.release(call.session_id, NOW + 70, None)
+    assert await slots_in_use(store) == 0
+    await store.admit(new_call(), one_slot, NOW + 71)
+
+
 async def test_a_call_whose_worker_was_taken_for_dead_goes_on(
     open_node: OpenNode, new_call: NewCall, one_slot: SlotLimits, hung_up: SessionResult
 ) -> None:
@@ -212,6 +247,8 @@ async def test_a_call_whose_worker_was_taken_for_dead_goes_on(
     assert (record.state, record.reason) == (SessionState.ENDED, "caller_hangup")
     counts = await other.counts()
     assert (counts.total_active, counts.over[SessionState.FAILED]) == (0, 0)
+    (used,) = await other.history.usage("acme", 0, 0, NOW + 99)
+    assert (used.sessions, used.seconds) == (1, hung_up.ended_at - NOW)
 
 
 @pytest.mark.usefixtures("impatient")
