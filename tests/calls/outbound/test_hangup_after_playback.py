@@ -4,36 +4,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from tests.harness.agent import Agent, AgentPort
+from tests.harness.coupling_fixtures import coupling, start_gateway, tables  # noqa: F401 - fixtures
 from tests.harness.frames import PING, PONG
-from tests.harness.gateway import Gateway
 from tests.harness.transcripts import replies, talk
-
-COUPLINGS = {"in C": ("on", "bytes"), "in Python": ("off", "bytes"), "through messages": ("on", "messages")}
-
-
-@pytest.fixture(scope="module", params=COUPLINGS)
-def coupling(request: pytest.FixtureRequest) -> tuple[str, str]:
-    found: tuple[str, str] = COUPLINGS[request.param]
-    return found
-
-
-@pytest.fixture(scope="module")
-def tables(coupling: tuple[str, str]) -> dict[str, Any]:
-    return {"support": {"media": coupling[1]}}
-
-
-@pytest.fixture(scope="module")
-def start_gateway(start_gateway: Callable[..., Gateway], coupling: tuple[str, str]) -> Callable[..., Gateway]:
-    def start(**tables: Any) -> Gateway:
-        return start_gateway(accelerator=coupling[0], **tables)
-
-    return start
 
 
 async def start_talk(outbound: Any, support: Agent) -> tuple[str, Any, Any, Any]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,34 +16,14 @@ from serializers.registry import DIALECTS
 from tests.harness.agent import Agent, AgentCall
 from tests.harness.callees import Callee
 from tests.harness.caller import Caller
+from tests.harness.coupling_fixtures import coupling, start_gateway, tables  # noqa: F401 - fixtures
 from tests.harness.failing_server import fails
 from tests.harness.frames import CLOSE, PING, PONG
-from tests.harness.gateway import Gateway
 from tests.harness.transcripts import talk
 
-COUPLINGS = {"in C": ("on", "bytes"), "in Python": ("off", "bytes"), "through messages": ("on", "messages")}
 DESK = "+14155550177"
 STREAM = Start("CA1", "MZ00000000000000000000000000000001")
 FRAME_MS = 20
-
-
-@pytest.fixture(scope="module", params=COUPLINGS)
-def coupling(request: pytest.FixtureRequest) -> tuple[str, str]:
-    found: tuple[str, str] = COUPLINGS[request.param]
-    return found
-
-
-@pytest.fixture(scope="module")
-def tables(coupling: tuple[str, str]) -> dict[str, Any]:
-    return {"support": {"media": coupling[1]}}
-
-
-@pytest.fixture(scope="module")
-def start_gateway(start_gateway: Callable[..., Gateway], coupling: tuple[str, str]) -> Callable[..., Gateway]:
-    def start(**tables: Any) -> Gateway:
-        return start_gateway(accelerator=coupling[0], **tables)
-
-    return start
 
 
 class PlayingCarrier:
