@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from gateway.agents.instance_sources import sources_of, with_found
 from gateway.config import AgentSettings, Settings
 from gateway.config.agent_paths import DEFAULT_MEDIA_PATH
 from gateway.model import addresses
@@ -25,7 +26,9 @@ class AgentDirectory:
 
     def __init__(self, settings: Settings) -> None:
         """List the configured agents; `refresh` adds the stored ones."""
-        self._agents: dict[str, AgentSettings] = {}
+        self._written: dict[str, AgentSettings] = {}  # with the sources of instances as they were written
+        self._agents: dict[str, AgentSettings] = {}  # with what the sources have found
+        self._found: dict[str, tuple[str, ...]] = {}  # URLs by source
         self._media_paths: dict[str, dict[str, None]] = {}  # by service host, the latest last
         self.refreshing = asyncio.Lock()
         """Held from the read of the stored agents until `refresh`, so that an older read cannot come last."""
@@ -43,13 +46,35 @@ class AgentDirectory:
 
     @property
     def agents(self) -> Iterable[AgentSettings]:
-        """All agents."""
+        """All agents, each with the instances that it has now."""
         return self._agents.values()
+
+    @property
+    def written_agents(self) -> Iterable[AgentSettings]:
+        """All agents, each with its instances as they were written: URLs, and sources of them."""
+        return self._written.values()
 
     def refresh(self, stored: Iterable[AgentSettings]) -> None:
         """Replace the stored agents. Of two agents with the same service host the configured one is kept."""
-        self._agents = {**{agent.service_host: agent for agent in stored}, **self._configured}
+        self._written = {**{agent.service_host: agent for agent in stored}, **self._configured}
+        self._agents = {host: with_found(agent, self._found) for host, agent in self._written.items()}
         self._remember_media_paths()
+
+    def replace_found(self, source: str, urls: Iterable[str]) -> bool:
+        """Replace the instances that a source has found. Return False if they are as before.
+
+        What a source has found stays known without an agent that names it, until this replaces it by nothing.
+        """
+        found = tuple(dict.fromkeys(urls))
+        if found == self._found.get(source, ()):
+            return False
+        self._found[source] = found
+        if not found:
+            del self._found[source]
+        for host, agent in self._written.items():
+            if source in sources_of((agent,)):
+                self._agents[host] = with_found(agent, self._found)
+        return True
 
     def media_paths(self, service_host: str) -> Iterable[str]:
         """Return each `media_path` that the agent `AGENT.ORG` has or had, `/ws` left out.
