@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Telephone codecs and sample rates, to and from linear16 (signed 16-bit little-endian, one channel).
+"""Telephone codecs, to and from linear16 (signed 16-bit little-endian, one channel).
 
 The work is done by audioop: the standard library's until Python 3.12, audioop-lts from 3.13 on. audioop uses
 the machine's byte order, which is little-endian on every supported machine.
@@ -16,6 +16,8 @@ with warnings.catch_warnings():
     # The standard module warns of its removal when imported. From 3.13 on audioop-lts has its name.
     warnings.simplefilter("ignore", DeprecationWarning)
     import audioop
+
+__all__ = ["RATES_HZ", "SAMPLE_BYTES", "audioop", "decode", "encode"]
 
 SAMPLE_BYTES = 2
 RATES_HZ = frozenset({8000, 16000, 22050, 24000, 44100, 48000})
@@ -63,29 +65,3 @@ def _whole_samples(pcm: bytes) -> bytes:
 
 def _swap_bytes(pcm: bytes, audio: AudioFormat) -> bytes:
     return audioop.byteswap(pcm, SAMPLE_BYTES) if audio.big_endian else pcm
-
-
-class Resampler:
-    """Converts a stream of linear16 from one sample rate (Hz) to another, without clicks between pieces.
-
-    It interpolates linearly and has no filter: good enough for speech on a telephone line, not for music.
-    Raises DialectError for a rate outside RATES_HZ.
-    """
-
-    def __init__(self, from_hz: int, to_hz: int) -> None:
-        if not {from_hz, to_hz} <= RATES_HZ:
-            raise DialectError("no such sample rate")
-        self._from_hz = from_hz
-        self._to_hz = to_hz
-        self._state: audioop._RatecvState | None = None
-
-    def feed(self, pcm: bytes) -> bytes:
-        """Convert the next piece. A remainder shorter than a sample is returned with the piece after it.
-
-        Raises DialectError for half a sample.
-        """
-        _whole_samples(pcm)
-        if self._from_hz == self._to_hz:
-            return pcm
-        resampled, self._state = audioop.ratecv(pcm, SAMPLE_BYTES, 1, self._from_hz, self._to_hz, self._state)
-        return resampled

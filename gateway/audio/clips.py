@@ -8,9 +8,10 @@ from typing import Final
 
 from gateway.audio.prompt import Prompt
 from gateway.audio.tones import ToneName, ringback
-from serializers.codecs import RATES_HZ, SAMPLE_BYTES, Resampler, encode
+from serializers.codecs import RATES_HZ, SAMPLE_BYTES, encode
 from serializers.dialect import Dialect, DialectError
 from serializers.events import AudioFormat, Start
+from serializers.sample_rate import convert
 
 PIECE_MS: Final = 100
 """The length of the audio in one message, unless the carrier needs more. Ten messages a second are cheap."""
@@ -83,7 +84,7 @@ def _pcm(source: AudioSource, audio: AudioFormat, piece_ms: int) -> bytes:
         sample = _QUIETEST if audio.encoding == "linear16" else bytes(SAMPLE_BYTES)
         return sample * (audio.sample_rate * piece_ms // 1000)
     if isinstance(source, Prompt):
-        return Resampler(source.sample_rate, audio.sample_rate).feed(source.pcm)
+        return convert(source.pcm, source.sample_rate, audio.sample_rate)
     return ringback(source, audio.sample_rate)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from gateway.audio.clips import ClipCache
 from gateway.audio.tones import RINGBACK
-from serializers.codecs import SAMPLE_BYTES, Resampler, decode, encode
+from serializers.codecs import SAMPLE_BYTES, decode, encode
 from serializers.dialect import Dialect, DialectError
 from serializers.events import AudioFormat, Start
+from serializers.sample_rate import convert
 
 AUDIBLE_PEAK = 400
 """Of 32767: a tick whose loudest sample is below counts as silence."""
@@ -30,7 +31,7 @@ def silence(audio: AudioFormat, ms: int) -> bytes:
 
 def for_call(pcm: bytes, sample_rate: int, audio: AudioFormat) -> bytes:
     """Convert PCM 16-bit mono at `sample_rate` Hz to the call's format and rate. Raises DialectError."""
-    return encode(Resampler(sample_rate, audio.sample_rate).feed(pcm), audio)
+    return encode(convert(pcm, sample_rate, audio.sample_rate), audio)
 
 
 def cut(samples: bytes, audio: AudioFormat, frame_ms: int) -> list[bytes]:

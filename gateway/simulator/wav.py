@@ -10,7 +10,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Literal
 
-from serializers.codecs import RATES_HZ, SAMPLE_BYTES, Resampler
+from serializers.codecs import RATES_HZ, SAMPLE_BYTES
+from serializers.sample_rate import convert
 
 MAX_WAV_S = 600
 """Seconds of the longest file that is read."""
@@ -60,7 +61,7 @@ def read_wav(path: Path, sample_rate: int = 8000) -> Recording:
     if not pcm:
         raise WavError(f"{path} holds no sound")
     mono = _mix(pcm) if channels == 2 else pcm
-    return Recording(Resampler(rate, sample_rate).feed(mono), sample_rate)
+    return Recording(convert(mono, rate, sample_rate), sample_rate)
 
 
 def write_wav(path: Path, pcm: bytes, sample_rate: int) -> None:

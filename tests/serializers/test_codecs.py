@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Codecs against the values of ITU-T G.711, and resampling piece by piece."""
+"""Codecs against the values of ITU-T G.711."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import math
 import struct
 import subprocess
 import sys
@@ -14,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serializers.codecs import Resampler, decode, encode
+from serializers.codecs import decode, encode
 from serializers.dialect import DialectError
 from serializers.events import AudioFormat
 
@@ -28,10 +26,6 @@ def pcm(*samples: int) -> bytes:
 
 def samples(sound: bytes) -> tuple[int, ...]:
     return struct.unpack(f"<{len(sound) // 2}h", sound)
-
-
-def tone(hz: int, rate: int, count: int) -> bytes:
-    return pcm(*(round(8000 * math.sin(2 * math.pi * hz * n / rate)) for n in range(count)))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +86,6 @@ def test_half_a_sample_is_refused():
         lambda: decode(b"\0", LINEAR),
         lambda: encode(b"\0", LINEAR),
         lambda: encode(b"\0", MULAW),
-        lambda: Resampler(8000, 16000).feed(b"\0"),
     ):
         with pytest.raises(DialectError, match="half a sample"):
             refused()
@@ -103,38 +96,6 @@ def test_no_audio_raises_another_exception(sound, audio):
     for code in (decode, encode):
         with contextlib.suppress(DialectError):
             code(sound, audio)
-
-
-RATES = [8000, 16000, 24000]
-
-
-@pytest.mark.parametrize("from_hz", RATES)
-@pytest.mark.parametrize("to_hz", RATES)
-def test_a_second_stays_a_second_and_a_tone_its_pitch(from_hz, to_hz):
-    decoded = samples(Resampler(from_hz, to_hz).feed(tone(440, from_hz, from_hz)))
-    assert abs(len(decoded) - to_hz) <= to_hz // from_hz + 1
-    rising = sum(1 for before, now in itertools.pairwise(decoded) if before < 0 <= now)
-    assert 438 <= rising <= 441
-    assert 7700 <= max(decoded) <= 8001
-
-
-@given(
-    st.sampled_from(RATES),
-    st.sampled_from([*RATES, 22050]),
-    st.lists(st.integers(0, 400), max_size=8),
-)
-def test_audio_in_pieces_is_converted_like_the_whole(from_hz, to_hz, cuts):
-    whole = tone(300, from_hz, 400)
-    edges = [0, *sorted(cuts), 400]
-    resampler = Resampler(from_hz, to_hz)
-    pieces = [resampler.feed(whole[2 * begin : 2 * end]) for begin, end in itertools.pairwise(edges)]
-    assert b"".join(pieces) == Resampler(from_hz, to_hz).feed(whole)
-
-
-@pytest.mark.parametrize(("from_hz", "to_hz"), [(0, 8000), (8000, -1), (8000, 7999)])
-def test_unsupported_sample_rates_are_refused(from_hz, to_hz):
-    with pytest.raises(DialectError, match="rate"):
-        Resampler(from_hz, to_hz)
 
 
 def test_the_import_is_silent():
