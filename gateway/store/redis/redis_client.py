@@ -3,7 +3,8 @@
 
 Two clients: one for commands, whose answer must come within BUDGET_S, and one that listens for notifications
 and may be silent for ever (redis_pubsub.py). Both repeat nothing by themselves but what may run twice: the
-scripts (redis_scripts.py).
+scripts (redis_scripts.py). These go over one connection that all share (redis_shared_connection.py), and
+where that fails over one of the pool.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from redis.backoff import ConstantBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from gateway.store.interface import StoreFailed
+from gateway.store.redis.redis_shared_connection import NotSharedError, SharedConnection
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +66,7 @@ class RedisClient:
         self.url = url
         self._close_s = close_s
         self._redis = _connect(url)
+        self._shared = SharedConnection(self._redis.connection_pool.make_connection, SOCKET_S)
         self._pending: deque[_PendingWrite] = deque()
         self._writing: asyncio.Task[None] | None = None
         self._arrived = asyncio.Event()
@@ -89,6 +92,7 @@ class RedisClient:
             self._is_open = False
             await self._redis.aclose()
             raise
+        self._shared.connect()
         self._writing = asyncio.create_task(self._write())
 
     async def close(self) -> None:
@@ -100,6 +104,7 @@ class RedisClient:
         self._arrived.set()
         if self._writing is not None:
             await self._writing
+        await self._shared.close()
         await self._redis.aclose()
 
     async def run(self, name: str, *arguments: Any, **options: Any) -> Any:
@@ -136,7 +141,7 @@ class RedisClient:
 
     async def script_late(self, script: Script, keys: Sequence[str], arguments: Arguments) -> Any:
         """Do the same as `script`, also while the client closes: for what is owed."""
-        return await self._bounded(partial(_evaluate, script, keys, arguments))
+        return await self._bounded(partial(_evaluate, self._shared, script, keys, arguments))
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -291,10 +296,19 @@ async def _pipeline(commands: Sequence[Sequence[Any]], redis: Any) -> list[Any]:
         return answers
 
 
-async def _evaluate(script: Script, keys: Sequence[str], arguments: Arguments, redis: Any) -> Any:
+async def _evaluate(
+    shared: SharedConnection, script: Script, keys: Sequence[str], arguments: Arguments, redis: Any
+) -> Any:
+    try:
+        try:
+            return await shared.ask("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        except NoScriptError:  # a server that has started again, or another one
+            return await shared.ask("EVAL", script.text, len(keys), *keys, *arguments)
+    except NotSharedError:
+        pass
     try:
         return await redis.evalsha(script.sha, len(keys), *keys, *arguments)
-    except NoScriptError:  # a server that has started again, or another one
+    except NoScriptError:
         return await redis.eval(script.text, len(keys), *keys, *arguments)
 
 
