@@ -7,6 +7,7 @@ organisation, region or instances the operator removed stays in the store, but g
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,15 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 from pydantic import ValidationError
 
+from gateway.agents.deployments import (
+    CurrentDeployment,
+    Deployment,
+    Deployments,
+    Turn,
+    deployment_at,
+    first_deployment,
+    with_turn,
+)
 from gateway.agents.directory import AgentDirectory
 from gateway.agents.health_check import health_checks
 from gateway.config import AgentSettings, Settings
@@ -48,12 +58,21 @@ class ForbiddenInstance(ValueError):  # noqa: N818 - an answer, not a fault
 
 @dataclass(frozen=True, slots=True)
 class StoredAgent:
-    """An agent of the store. Times are Unix seconds. `fault`: why it gets no calls; "" if it gets calls."""
+    """An agent of the store. Times are Unix seconds. `fault`: why it gets no calls; "" if it gets calls.
+
+    `deployment`: the one that these settings are of. `turns`: which one was current since when, oldest first.
+    """
 
     settings: AgentSettings
     created_at: float
     updated_at: float
+    deployment: CurrentDeployment
+    turns: tuple[Turn, ...] = ()
     fault: str = ""
+
+    def deployment_at(self, at: float) -> str | None:
+        """Return the id of the deployment that was current at a time, in Unix seconds; None if unknown."""
+        return deployment_at(self.turns or (Turn(self.created_at, self.deployment.id),), at)
 
 
 def fit(table: Mapping[str, Any], settings: Settings) -> AgentSettings:
@@ -118,6 +137,7 @@ class StoredAgents:
         self._directory = directory
         self._values = store.key_values
         self._notifications = store.notifications
+        self.deployments = Deployments(store.key_values)
 
     async def refresh(self, health: InstanceHealth, now: float) -> None:
         """Give this worker's calls the agents as they are stored now. Call it after every change."""
@@ -147,23 +167,59 @@ class StoredAgents:
 
     async def create(self, agent: AgentSettings, now: float) -> StoredAgent | None:
         """Store a new agent. Return None if there is one of its name, whichever worker created it."""
-        created = StoredAgent(agent, created_at=now, updated_at=now)
+        deployment = Deployment.first(table_of(agent), now)
+        current = deployment.as_current
+        created = StoredAgent(agent, now, now, current, with_turn((), current, now))
         is_new = await self._values.put_if_absent(
-            DOCUMENT_KIND, _storage_key(agent), _as_json(created), now=now
+            DOCUMENT_KIND, storage_key(agent), _as_json(created), now=now
         )
-        self._notifications.publish(Topic.AGENTS_CHANGED, _storage_key(agent))
+        if is_new:
+            await self.deployments.put(storage_key(agent), deployment, now)
+        self._notifications.publish(Topic.AGENTS_CHANGED, storage_key(agent))
         return created if is_new else None
 
-    async def update(self, before: StoredAgent, agent: AgentSettings, now: float) -> StoredAgent:
-        """Replace an agent's settings and return it. Of two writers at once the later one wins."""
-        updated = StoredAgent(agent, created_at=before.created_at, updated_at=now)
-        await self._values.put(DOCUMENT_KIND, _storage_key(agent), _as_json(updated), now=now)
-        self._notifications.publish(Topic.AGENTS_CHANGED, _storage_key(agent))
+    async def update(
+        self, before: StoredAgent, agent: AgentSettings, now: float, *, forced: bool = False
+    ) -> StoredAgent:
+        """Replace an agent's settings by a new deployment and return it. Of two at once the later one wins.
+
+        `forced`: whether there is a new deployment also if nothing differs; else there is none then.
+        """
+        settings, key = table_of(agent), storage_key(agent)
+        changed = changed_keys(table_of(before.settings), settings)
+        if not changed and not forced:
+            return before
+        await self.deployments.put_missing(key, _deployment_of(before), now)
+        deployment = await self.deployments.add(key, before.deployment, settings, changed, now)
+        return await self._make_current(before, agent, deployment.as_current, now)
+
+    async def activate(self, before: StoredAgent, deployment: Deployment, now: float) -> StoredAgent:
+        """Make an earlier deployment current again. Raises InvalidAgent, ForbiddenInstance: not any more."""
+        agent = fit(deployment.settings, self._directory.settings)
+        await self.deployments.put_missing(storage_key(agent), _deployment_of(before), now)
+        return await self._make_current(before, agent, deployment.as_current, now)
+
+    async def _make_current(
+        self, before: StoredAgent, agent: AgentSettings, current: CurrentDeployment, now: float
+    ) -> StoredAgent:
+        turns = with_turn(before.turns or (Turn(before.created_at, before.deployment.id),), current, now)
+        updated = StoredAgent(agent, before.created_at, now, current, turns)
+        await self._values.put(DOCUMENT_KIND, storage_key(agent), _as_json(updated), now=now)
+        self._notifications.publish(Topic.AGENTS_CHANGED, storage_key(agent))
         return updated
 
-    async def delete(self, organization: str, name: str) -> bool:
+    async def deployments_of(self, agent: StoredAgent, now: float) -> list[Deployment]:
+        """Return an agent's deployments, the newest first; the current one is always among them."""
+        found = await self.deployments.of(storage_key(agent.settings), now)
+        if all(each.id != agent.deployment.id for each in found):
+            found = sorted([*found, _deployment_of(agent)], key=lambda each: each.number, reverse=True)
+        return found
+
+    async def delete(self, organization: str, name: str, now: float) -> bool:
         """Delete an agent. Return False if there was none. Its running sessions go on to their end."""
         deleted = await self._values.delete(DOCUMENT_KIND, f"{organization}/{name}")
+        if deleted:
+            await self.deployments.remove_all(f"{organization}/{name}", now)
         self._notifications.publish(Topic.AGENTS_CHANGED, f"{organization}/{name}")
         return deleted
 
@@ -182,18 +238,53 @@ class StoredAgents:
             except ValidationError:  # another version of the gateway may have written it
                 log.warning("kept agent", agent=stored.key, fault=fault)
                 return None
-        return StoredAgent(agent, value["created_at"], value["updated_at"], fault)
+        current = value.get("deployment")
+        created_at = value["created_at"]
+        return StoredAgent(
+            agent,
+            created_at,
+            value["updated_at"],
+            CurrentDeployment(**current) if current else first_deployment(stored.key, created_at),
+            tuple(Turn(at, deployment) for at, deployment in value.get("turns", ())),
+            fault,
+        )
 
 
-def _storage_key(agent: AgentSettings) -> str:
+def storage_key(agent: AgentSettings) -> str:
+    """Return the key of an agent in the store: ORGANIZATION/NAME."""
     return f"{agent.organization}/{agent.name}"
 
 
 def _as_json(agent: StoredAgent) -> str:
     return json.dumps(
         {
-            "settings": agent.settings.model_dump(mode="json"),
+            "settings": table_of(agent.settings),
             "created_at": agent.created_at,
             "updated_at": agent.updated_at,
+            "deployment": dataclasses.asdict(agent.deployment),
+            "turns": [(turn.at, turn.deployment) for turn in agent.turns],
         }
+    )
+
+
+def table_of(agent: AgentSettings) -> dict[str, Any]:
+    """Return an agent's settings as a table like one of `[[agents]]`, of what JSON has."""
+    return agent.model_dump(mode="json")
+
+
+def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the keys whose values differ, sorted."""
+    return tuple(sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key)))
+
+
+def _deployment_of(agent: StoredAgent) -> Deployment:
+    """Return the deployment that an agent's settings are of, for one that the store does not have."""
+    current = agent.deployment
+    return Deployment(
+        current.id,
+        current.number,
+        current.program,
+        agent.created_at if current.created_at is None else current.created_at,
+        (),
+        table_of(agent.settings),
     )

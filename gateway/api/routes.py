@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.api.framework.operation import Operation
+from gateway.api.pipecat_cloud.agent_deployments import DEPLOYMENTS
 from gateway.api.pipecat_cloud.agent_sessions import AGENT_SESSIONS
 from gateway.api.pipecat_cloud.agents import AGENTS
 from gateway.api.pipecat_cloud.keys import API_KEYS
@@ -34,6 +35,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *PROPERTIES,
     *API_KEYS,
     *AGENTS,
+    *DEPLOYMENTS,
     *AGENT_SESSIONS,
     *UNSUPPORTED,
     *DIALIN,

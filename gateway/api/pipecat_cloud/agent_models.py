@@ -3,37 +3,28 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal
 
 from pydantic import ConfigDict, Field, JsonValue
 
 from gateway.agents.agent_dates import AgentDates
+from gateway.agents.deployments import CurrentDeployment, configured_deployment
 from gateway.agents.instance_health import Health, InstanceHealth
-from gateway.agents.stored_agents import StoredAgent
+from gateway.agents.stored_agents import StoredAgent, storage_key
 from gateway.api.framework.operation import LargeMember
 from gateway.api.framework.strict_json import rfc3339_or_none
 from gateway.api.pipecat_cloud.conventions import MAX_LARGE_BODY_BYTES, RequestModel, ResponseModel
+from gateway.api.pipecat_cloud.deployment_models import (
+    DeploymentView,
+    Replicas,
+    agent_id,
+    deployment_view,
+)
 from gateway.config import AgentSettings
-
-_IDS: Final = uuid.UUID("6b6d2f0e-6f0a-5b0e-8f43-7d6f0c1c5a11")
-"""The namespace of agents' ids, which are UUIDs of their service hosts (RFC 9562 §5.5)."""
 
 USABLE: Final = frozenset({Health.READY, Health.UNKNOWN})
 """States of an instance that gets calls. UNKNOWN: it answers, but not to a health check."""
-
-
-def agent_id(service_host: str) -> str:
-    """Return an agent's id, which every worker derives from its name."""
-    return str(uuid.uuid5(_IDS, service_host))
-
-
-class Replicas(ResponseModel):
-    """Limits of the number of instances."""
-
-    min_replicas: int = Field(description="Instances to keep ready; has no effect here.")
-    max_replicas: int = Field(description="Instances in use at the same time.")
 
 
 class InstanceView(ResponseModel):
@@ -52,24 +43,6 @@ class AgentFault(ResponseModel):
     message: str
 
 
-class DeploymentSpec(ResponseModel):
-    """The settings of a deployment, of which the CLI reads this one."""
-
-    max_session_duration_seconds: int
-
-
-class DeploymentManifest(ResponseModel):
-    """The manifest of a deployment."""
-
-    spec: DeploymentSpec
-
-
-class DeploymentView(ResponseModel):
-    """The agent's settings where the CLI reads them: a gateway deploys nothing."""
-
-    manifest: DeploymentManifest
-
-
 class AgentSummary(ResponseModel):
     """An agent in a list."""
 
@@ -77,7 +50,7 @@ class AgentSummary(ResponseModel):
     name: str
     region: str
     organization_id: str = Field(description="The organisation's name.")
-    active_deployment_id: None = Field(default=None, description="A gateway deploys nothing.")
+    active_deployment_id: str = Field(description="The current deployment: the settings as they are now.")
     created_at: str | None = Field(
         description="For an agent of the configuration file, when a gateway on this store first read it."
     )
@@ -100,8 +73,8 @@ class AgentView(AgentSummary):
     ready: bool = Field(description="At least one instance is known to accept sessions.")
     available: bool
     active_deployment_ready: bool
-    desired_deployment_id: None = None
-    reconciled_deployment_id: None = None
+    desired_deployment_id: str
+    reconciled_deployment_id: str
     auto_scaling: Replicas
     active_session_count: int = Field(description="Sessions that hold a slot, on all workers together.")
     instances: list[InstanceView]
@@ -115,6 +88,7 @@ class AgentView(AgentSummary):
     idle_timeout: float = Field(description="Seconds.")
     errors: list[AgentFault] = Field(description="Reasons why no call reaches it; usually empty.")
     deployment: DeploymentView
+    warning: str | None = Field(default=None, description="Why a change made no new deployment.")
 
 
 class WrappedAgent(ResponseModel):
@@ -307,6 +281,16 @@ def _is_blank(value: JsonValue) -> bool:
     return not value or (isinstance(value, dict) and all(each is None for each in value.values()))
 
 
+def current_deployment(agent: AgentSettings, record: StoredAgent | AgentDates | None) -> CurrentDeployment:
+    """Return the deployment that is current; of an agent that is in the configuration file alone, the file.
+
+    `record`: as for `agent_summary`.
+    """
+    if isinstance(record, StoredAgent):
+        return record.deployment
+    return configured_deployment(storage_key(agent), record.updated_at if record else None)
+
+
 def agent_summary(agent: AgentSettings, record: StoredAgent | AgentDates | None) -> AgentSummary:
     """Return an agent as lists show it. `record`: only the dates of an agent of the configuration file."""
     return AgentSummary(
@@ -314,6 +298,7 @@ def agent_summary(agent: AgentSettings, record: StoredAgent | AgentDates | None)
         name=agent.name,
         region=agent.region,
         organization_id=agent.organization,
+        active_deployment_id=current_deployment(agent, record).id,
         created_at=rfc3339_or_none(record.created_at) if record else None,
         updated_at=rfc3339_or_none(record.updated_at) if record else None,
         read_only=not isinstance(record, StoredAgent),
@@ -328,7 +313,7 @@ def agent_view(
 ) -> AgentView:
     """Return an agent with its instances as this worker sees them."""
     fault = record.fault if isinstance(record, StoredAgent) else ""
-    spec = DeploymentSpec(max_session_duration_seconds=agent.max_session_duration)
+    current = current_deployment(agent, record)
     seen = [(instance, health.of(instance)) for instance in agent.instances]
     usable = not fault and _any_usable(readiness for _, readiness in seen)
     return AgentView(
@@ -351,7 +336,9 @@ def agent_view(
         media=agent.media,
         idle_timeout=agent.idle_timeout,
         errors=[AgentFault(code="not_served", message=fault)] if fault else [],
-        deployment=DeploymentView(manifest=DeploymentManifest(spec=spec)),
+        desired_deployment_id=current.id,
+        reconciled_deployment_id=current.id,
+        deployment=deployment_view(agent, current),
     )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final, Literal
 
@@ -12,9 +13,10 @@ from gateway.api.framework.operation import Answer, Context, Operation
 from gateway.api.framework.passed_texts import stored_text, with_texts
 from gateway.api.framework.strict_json import rfc3339_or_none
 from gateway.api.framework.turns import in_turns
-from gateway.api.pipecat_cloud.agent_models import agent_id
+from gateway.api.pipecat_cloud.agent_models import current_deployment
 from gateway.api.pipecat_cloud.agents import known_agent
 from gateway.api.pipecat_cloud.conventions import Documented, ResponseModel, both, missing, refused
+from gateway.api.pipecat_cloud.deployment_models import agent_id
 from gateway.calls.session_end import HTTP_COMPLETED, HTTP_ERROR, WS_CONNECTION_CLOSED
 from gateway.model.json_text import JsonText, dump_array
 from gateway.model.lifecycle import SessionState
@@ -41,7 +43,9 @@ class AgentSession(ResponseModel):
     session_id: str
     service_id: str
     organization_id: str
-    deployment_id: None = Field(default=None, description="A gateway deploys nothing.")
+    deployment_id: str | None = Field(
+        description="The deployment that was current when it got its slot; null if unknown."
+    )
     created_at: str
     updated_at: str
     ended_at: str | None
@@ -121,7 +125,23 @@ def end_state(record: SessionRecord) -> EndState | None:
     return "agent_error" if record.side is Party.AGENT else "unknown"
 
 
-def _fields(record: SessionRecord) -> dict[str, object]:
+DeploymentOf = Callable[[SessionRecord], str | None]
+"""Tells the id of the deployment that a session of an agent began on."""
+
+
+async def _known_agent(context: Context) -> tuple[str, DeploymentOf]:
+    """Return the service host of the agent that the path names, and what tells its sessions' deployments.
+
+    Raises ApiError: 404 if there is none.
+    """
+    agent, stored = await known_agent(context, context.path["agent"])
+    if stored is None:
+        of_the_file = current_deployment(agent, None).id
+        return agent.service_host, lambda _: of_the_file
+    return agent.service_host, lambda record: stored.deployment_at(record.admitted_at or record.created_at)
+
+
+def _fields(record: SessionRecord, deployment_of: DeploymentOf) -> dict[str, object]:
     latest = max(
         at
         for at in (
@@ -137,6 +157,7 @@ def _fields(record: SessionRecord) -> dict[str, object]:
         "session_id": record.session_id,
         "service_id": agent_id(record.agent),
         "organization_id": record.organization,
+        "deployment_id": deployment_of(record),
         "created_at": rfc3339_or_none(record.created_at),
         "updated_at": rfc3339_or_none(latest),
         "ended_at": rfc3339_or_none(record.ended_at),
@@ -147,14 +168,13 @@ def _fields(record: SessionRecord) -> dict[str, object]:
     }
 
 
-def session_summary(record: SessionRecord) -> JsonText:
+def session_summary(record: SessionRecord, deployment_of: DeploymentOf) -> JsonText:
     """Return a session as lists show it, an AgentSession."""
-    return with_texts(
-        AgentSession.model_validate(_fields(record)), {"metadata": stored_text(record.metadata)}
-    )
+    summary = AgentSession.model_validate(_fields(record, deployment_of))
+    return with_texts(summary, {"metadata": stored_text(record.metadata)})
 
 
-def session_detail(record: SessionRecord) -> JsonText:
+def session_detail(record: SessionRecord, deployment_of: DeploymentOf) -> JsonText:
     """Return a session with its steps, an AgentSessionDetail."""
     steps = (
         ("SESSION_START_INITIATED", record.created_at),
@@ -162,7 +182,7 @@ def session_detail(record: SessionRecord) -> JsonText:
         ("SESSION_COMPLETED", record.ended_at),
     )
     events = [{"event_code": code, "event_ts": rfc3339_or_none(at)} for code, at in steps if at is not None]
-    detail = AgentSessionDetail.model_validate({**_fields(record), "events": events})
+    detail = AgentSessionDetail.model_validate({**_fields(record, deployment_of), "events": events})
     return with_texts(detail, {"metadata": stored_text(record.metadata)})
 
 
@@ -225,15 +245,16 @@ class SessionsQuery(ResponseModel):
         default=None, ge=0, le=LATEST, allow_inf_nan=False, description="The longest start, in seconds."
     )
     end_state: EndState | None = Field(default=None, description="The end state; the CLI's filter.")
-    deployment_id: str | None = Field(
-        default=None, description="A gateway deploys nothing, so no session matches."
-    )
+    deployment_id: str | None = Field(default=None, description="The id of a deployment.")
 
     @property
     def needs_scan(self) -> bool:
         """Whether the store lacks a filter, so that each session must be examined."""
         return (
-            self.end_state not in (None, "active") or bool(self.start_time_min) or bool(self.start_time_max)
+            self.end_state not in (None, "active")
+            or bool(self.start_time_min)
+            or bool(self.start_time_max)
+            or self.deployment_id is not None
         )
 
     def store_filter(self, agent: str) -> SessionFilter:
@@ -254,11 +275,13 @@ class SessionsQuery(ResponseModel):
             kind = {"state": SessionState.CREATED}  # a state that no active or ended session has
         return replace(filters, state=kind.get("state"))
 
-    def matches(self, record: SessionRecord) -> bool:
+    def matches(self, record: SessionRecord, deployment_of: DeploymentOf) -> bool:
         """Return True if the session passes the filters that the store lacks.
 
         A bound of 0 is none, as documented.
         """
+        if self.deployment_id is not None and deployment_of(record) != self.deployment_id:
+            return False
         if self.end_state is not None and end_state(record) != self.end_state:
             return False
         if not self.start_time_min and not self.start_time_max:
@@ -272,29 +295,28 @@ class SessionsQuery(ResponseModel):
 async def list_sessions(context: Context) -> Answer:
     """`GET /v1/agents/{agent}/sessions`: list sessions, the newest first."""
     query = context.query_as(SessionsQuery)
-    agent, _ = await known_agent(context, context.path["agent"])
+    agent, deployment_of = await _known_agent(context)
     store = context.services.calls.store
-    if query.deployment_id is not None:
-        records: list[SessionRecord] = []
-        total = 0
-    elif query.needs_scan:
-        records, total = await _scan(store, query, agent.service_host)
+    if query.needs_scan:
+        records, total = await _scan(store, query, agent, deployment_of)
     else:
         records, total = await store.sessions(
-            query.store_filter(agent.service_host), limit=query.limit, offset=query.offset
+            query.store_filter(agent), limit=query.limit, offset=query.offset
         )
-    page = await in_turns(records, session_summary, SESSIONS_A_TURN)
+    page = await in_turns(records, lambda record: session_summary(record, deployment_of), SESSIONS_A_TURN)
     answer = AgentSessionsAnswer(total_count=total, sessions=[])
     return Answer(200, with_texts(answer, {"sessions": dump_array(page)}))
 
 
-async def _scan(store: Store, query: SessionsQuery, agent: str) -> tuple[list[SessionRecord], int]:
+async def _scan(
+    store: Store, query: SessionsQuery, agent: str, deployment_of: DeploymentOf
+) -> tuple[list[SessionRecord], int]:
     """Return the page, and the number of matches among the newest MAX_SCANNED sessions."""
     page: list[SessionRecord] = []
     total = 0
     for offset in range(0, MAX_SCANNED, SCAN_PAGE):
         records, count = await store.sessions(query.store_filter(agent), limit=SCAN_PAGE, offset=offset)
-        for record in filter(query.matches, records):
+        for record in (each for each in records if query.matches(each, deployment_of)):
             if total >= query.offset and len(page) < query.limit:
                 page.append(record)
             total += 1
@@ -303,29 +325,29 @@ async def _scan(store: Store, query: SessionsQuery, agent: str) -> tuple[list[Se
     return page, total
 
 
-async def _session(context: Context) -> SessionRecord:
-    """Return the session that the path names.
+async def _session(context: Context) -> tuple[SessionRecord, DeploymentOf]:
+    """Return the session that the path names, and what tells its deployment.
 
     Raises ApiError: 400 if its id is no UUID, 404 if there is none.
     """
     session_id = context.path["session_id"]
     if ulid_of(session_id) is None:
         raise refused(400, "A session's id is a UUID, or sess_ and a ULID, and this is neither")
-    agent, _ = await known_agent(context, context.path["agent"])
+    agent, deployment_of = await _known_agent(context)
     record = await context.services.calls.store.session(session_id)
-    if record is None or record.agent != agent.service_host:
+    if record is None or record.agent != agent:
         raise missing("The agent has no such session")
-    return record
+    return record, deployment_of
 
 
 async def get_session(context: Context) -> Answer:
     """`GET /v1/agents/{agent}/sessions/{session_id}`: answer with a session and its steps."""
-    return Answer(200, session_detail(await _session(context)))
+    return Answer(200, session_detail(*await _session(context)))
 
 
 async def stop_session(context: Context) -> Answer:
     """`DELETE /v1/agents/{agent}/sessions/{session_id}`: end a session at once, on any worker."""
-    record = await _session(context)
+    record, _ = await _session(context)
     services = context.services
     if not await services.calls.store.request_stop(record.session_id, services.calls.now()):
         raise missing("The session is over already")

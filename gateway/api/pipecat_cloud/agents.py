@@ -44,6 +44,8 @@ from gateway.config import AgentSettings
 from gateway.model.addresses import service_host
 from gateway.store.interface import SessionFilter
 
+UNCHANGED: Final = "Nothing differs from the current deployment, so there is no new one"
+
 MAX_STORED_AGENTS: Final = 1000
 """Agents of an organisation in the store, besides those of the configuration."""
 
@@ -83,9 +85,9 @@ async def list_agents(context: Context) -> Answer:
     """`GET /v1/agents`: list the agents of the configuration, then those of the store by name."""
     services, organization = context.services, context.caller.organization
     region = context.query_as(AgentsQuery).region
-    dates = await _dates(context)
+    noted = await dates(context)
     agents = [
-        agent_summary(agent, dates.get(agent.name))
+        agent_summary(agent, noted.get(agent.name))
         for agent in services.calls.settings.agents
         if agent.organization == organization
     ]
@@ -103,11 +105,11 @@ async def _view(context: Context) -> AgentView:
     _, active = await services.calls.store.sessions(
         SessionFilter(agent=agent.service_host, active=True), limit=1
     )
-    dates = (await _dates(context)).get(agent.name) if record is None else record
-    return agent_view(agent, dates, active, services.calls.health)
+    noted = (await dates(context)).get(agent.name) if record is None else record
+    return agent_view(agent, noted, active, services.calls.health)
 
 
-async def _dates(context: Context) -> Mapping[str, AgentDates]:
+async def dates(context: Context) -> Mapping[str, AgentDates]:
     """Return the dates of the agents of the configuration, by name."""
     calls = context.services.calls
     return await dates_of(calls.store.key_values, context.caller.organization, calls.now())
@@ -167,15 +169,23 @@ async def _update(context: Context, name: str, change: AgentChange) -> Answer:
     _refuse_container_fields(change)
     previous, previous_record = await known_agent(context, name)
     if previous_record is None:
-        raise _configured(previous.service_host)
+        raise configured(previous.service_host)
     agent = _checked(previous.model_dump() | change.table(), services)
-    stored = stored_agents(services)
-    record = await stored.update(previous_record, agent, now)
-    await stored.refresh(services.calls.health, now)
-    _, active = await services.calls.store.sessions(
-        SessionFilter(agent=agent.service_host, active=True), limit=1
+    record = await stored_agents(services).update(previous_record, agent, now)
+    return Answer(
+        200, await changed_view(context, record, "" if record is not previous_record else UNCHANGED)
     )
-    return Answer(200, agent_view(agent, record, active, services.calls.health))
+
+
+async def changed_view(context: Context, record: StoredAgent, warning: str = "") -> AgentView:
+    """Let this worker's calls see an agent of the store that has changed, and return it."""
+    services = context.services
+    await stored_agents(services).refresh(services.calls.health, services.calls.now())
+    _, active = await services.calls.store.sessions(
+        SessionFilter(agent=record.settings.service_host, active=True), limit=1
+    )
+    view = agent_view(record.settings, record, active, services.calls.health)
+    return view.model_copy(update={"warning": warning or None})
 
 
 async def delete_agent(context: Context) -> Answer:
@@ -183,7 +193,7 @@ async def delete_agent(context: Context) -> Answer:
     services, organization, name = context.services, context.caller.organization, context.path["agent"]
     _check_not_configured(service_host(name, organization), services)
     stored = stored_agents(services)
-    if not await stored.delete(organization, name):
+    if not await stored.delete(organization, name, services.calls.now()):
         raise missing("There is no such agent")
     await stored.refresh(services.calls.health, services.calls.now())
     return Answer(200, DeletedAnswer())
@@ -220,10 +230,11 @@ def _api_name(key: re.Match[str]) -> str:
 
 def _check_not_configured(service_host: str, services: Services) -> None:
     if services.calls.agents.is_configured(service_host):
-        raise _configured(service_host)
+        raise configured(service_host)
 
 
-def _configured(service_host: str) -> Exception:
+def configured(service_host: str) -> Exception:
+    """Return the 409 for a change of an agent that only the file may change."""
     return refused(409, f"{service_host} stands in the gateway's configuration file; it changes only there")
 
 

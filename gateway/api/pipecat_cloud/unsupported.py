@@ -16,7 +16,6 @@ from gateway.api.pipecat_cloud.conventions import ORGANIZATION, Documented, miss
 
 _SECRETS: Final = "A gateway keeps no secrets of agents: set them where you run the agent"
 _LOGS: Final = "A gateway does not see the logs of the agent's containers: read them where you run the agent"
-_DEPLOYMENTS: Final = "A gateway deploys nothing: it calls instances that run already"
 _BUILDS: Final = "A gateway builds no images"
 _REGISTRIES: Final = "A gateway pulls no images, and keeps no keys of registries"
 _GITHUB: Final = "A gateway is not linked to GitHub: it deploys nothing"
@@ -34,8 +33,6 @@ _WHOLE: Final[tuple[tuple[str, str, str], ...]] = (
     ("both", "/secrets", _SECRETS),
     ("rest", "/agents/{agent}/logs", _LOGS),
     ("cli", "/services/{agent}/logs", _LOGS),
-    ("rest", "/agents/{agent}/deployments", _DEPLOYMENTS),
-    ("cli", "/services/{agent}/deployments", _DEPLOYMENTS),
     ("cli", "/services/{agent}/environments", _GITHUB),
     ("cli", "/services/{agent}/git", _GITHUB),
     ("cli", "/github", _GITHUB),

@@ -102,7 +102,9 @@ async def test_agents_are_listed_by_region(api: Any, agents: str) -> None:
 async def test_an_agent_has_its_limits_its_instances_and_its_sessions(api: Any, agents: str) -> None:
     await api.begins()
     agent = details(await api("GET", f"{agents}/support"))
-    assert agent["deployment"] == {"manifest": {"spec": {"maxSessionDurationSeconds": 900}}}
+    assert agent["deployment"]["manifest"] == {
+        "spec": {"autoScaling": agent["autoScaling"], "maxSessionDurationSeconds": 900}
+    }
     assert agent["autoScaling"] == {"minReplicas": 1, "maxReplicas": 5}
     assert (agent["ready"], agent["available"], agent["activeSessionCount"]) == (True, True, 1)
     assert agent["instances"] == [

@@ -165,7 +165,6 @@ REFUSED = (
     ("/v1", "GET", "/builds/7/logs"),
     ("/v1", "POST", "/builds/upload-url"),
     ("/v1/organizations/acme", "GET", "/services/support/logs"),
-    ("/v1/organizations/acme", "GET", "/services/support/deployments"),
     ("/v1/organizations/acme", "GET", "/secrets"),
     ("/v1/organizations/acme", "POST", "/secrets/references"),
     ("/v1/organizations/acme", "GET PUT DELETE", "/secrets/night"),

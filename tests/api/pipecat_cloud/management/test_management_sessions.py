@@ -37,7 +37,7 @@ async def test_a_session_has_the_fields_of_the_contract(api: Any, agents: str) -
                 "sessionId": session,
                 "serviceId": agent["id"],
                 "organizationId": "acme",
-                "deploymentId": None,
+                "deploymentId": agent["activeDeploymentId"],
                 "createdAt": "2023-11-14T22:13:20.000Z",
                 "updatedAt": "2023-11-14T22:14:20.000Z",
                 "endedAt": "2023-11-14T22:14:20.000Z",
