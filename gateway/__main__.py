@@ -10,7 +10,10 @@ from __future__ import annotations
 
 def main() -> None:
     """Run the `patchbay` command."""
-    from gateway import cli  # noqa: PLC0415 - see above
+    from gateway.server.init_process import become_child_of_init  # noqa: PLC0415 - see above
+
+    become_child_of_init()
+    from gateway import cli  # noqa: PLC0415
 
     cli.main()
 

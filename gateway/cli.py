@@ -99,6 +99,26 @@ def check(config: ConfigFile = None) -> None:
         typer.echo(f"Open without authentication: {what}: {detail}.", err=True)
 
 
+@app.command()
+def health(
+    url: Annotated[
+        str | None,
+        typer.Argument(
+            help="The gateway's address, http://127.0.0.1:7860 unless PATCHBAY_SERVER__PORT says otherwise; "
+            "with a path, as /readyz, that one is asked instead of /livez."
+        ),
+    ] = None,
+) -> None:
+    """Ask a running gateway whether it lives, as a container's health check does. Exits with 1 if not."""
+    from gateway.server.health_probe import UnhealthyError, address_in, ask  # noqa: PLC0415
+
+    try:
+        typer.echo(ask(url or address_in(os.environ)))
+    except UnhealthyError as error:
+        typer.echo(f"{error}.", err=True)
+        raise typer.Exit(1) from None
+
+
 daily = typer.Typer(
     help="The organisations' domains at Daily.", no_args_is_help=True, pretty_exceptions_enable=False
 )

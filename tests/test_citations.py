@@ -26,7 +26,9 @@ MODULE = re.compile(r"(?<![\w/.*-])\w+\.py\b")
 
 @cache
 def tracked() -> frozenset[str]:
-    """The paths of all files of the repository."""
+    """The paths of all files of the repository. In an unpacked source distribution: of whatever is there."""
+    if not (ROOT / ".git").exists():
+        return frozenset(str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if path.is_file())
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )

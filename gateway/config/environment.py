@@ -24,6 +24,13 @@ SEPARATOR: Final = "__"
 NO_SETTINGS: Final = ("PATCHBAY_CONFIG", "PATCHBAY_ACCELERATOR")
 """Variables with the prefix that set no value: the name of the file, and gateway/fastpath/accelerator.py."""
 
+_SERVICE_LINK: Final = re.compile(
+    r"PATCHBAY_(?:[A-Z0-9]+_)*(?:"
+    r"SERVICE_HOST=.*|SERVICE_PORT(?:_[A-Z0-9]+)*=\d+|PORT(?:_\d+_(?:TCP|UDP|SCTP))?=(?:tcp|udp|sctp)://.*|"
+    r"PORT_\d+_(?:TCP|UDP|SCTP)_(?:PROTO|PORT|ADDR)=.*)"
+)
+"""NAME=VALUE as Kubernetes sets it in every container for a Service whose name begins with `patchbay`."""
+
 MAX_INDEX_DIGITS: Final = 4
 
 REFERENCE: Final = "env:"
@@ -43,7 +50,11 @@ class Overrides:
         self.origins: dict[Location, str] = {}
         self.problems: list[Problem] = []
         names = sorted(
-            name for name in environ if name.startswith(PREFIX) and not name.startswith(NO_SETTINGS)
+            name
+            for name, text in environ.items()
+            if name.startswith(PREFIX)
+            and not name.startswith(NO_SETTINGS)
+            and not _SERVICE_LINK.fullmatch(f"{name}={text}")
         )
         located = ((self._locate(name), name) for name in names)
         for location, name in sorted((location, name) for location, name in located if location):

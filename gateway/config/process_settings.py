@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
+from gateway import DISTRIBUTION
 from gateway.config.values import (
     REDIS,
     SQLITE,
@@ -135,7 +136,7 @@ class StoreSettings(Table):
         description="Where sessions are kept: `sqlite:///FILE`, relative to the working directory, or "
         "`sqlite:////ABSOLUTE/FILE`, which the workers of one machine share; or "
         "`redis://HOST:PORT/DATABASE`, with `rediss://` over TLS, which the gateways of many machines share "
-        "(`pip install patchbay[redis]`). A password belongs into the environment variable.",
+        f"(`pip install '{DISTRIBUTION}[redis]'`). A password belongs into the environment variable.",
     )
     on_failure: Literal["refuse", "admit"] = Field(
         default="refuse",

@@ -33,7 +33,8 @@ and the address as well, and tells what is doubtful without failing for it.
 
 Environment variables go over the file. A variable is `PATCHBAY_` and the path of the value in capitals,
 joined by two underscores. `N` below is the number of an item in its list, from 0; the number after the last
-adds an item. A variable for a whole table or list is JSON. One that names no setting is an error.
+adds an item. A variable for a whole table or list is JSON. One that names no setting is an error, but for
+those that Kubernetes sets where a Service's name begins with `patchbay` (`PATCHBAY_SERVICE_HOST`).
 
 ```sh
 PATCHBAY_SERVER__PORT=8000

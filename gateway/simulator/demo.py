@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from gateway import DISTRIBUTION
 from gateway.simulator.call_exit_status import exit_status
 from gateway.simulator.call_plan import CallPlan, CallReport
 from gateway.simulator.carrier_profiles import PROFILES
@@ -120,7 +121,7 @@ def _draw(reports: Sequence[CallReport], out: Path) -> str:
     try:
         from gateway.simulator.picture import draw_call  # noqa: PLC0415 - matplotlib is optional
     except ImportError:
-        return 'Pictures: none, for want of matplotlib (pip install "patchbay[demo]")'
+        return f"Pictures: none, for want of matplotlib (pip install '{DISTRIBUTION}[demo]')"
     for report in reports:
         if report.played_audio:
             draw_call(report, out / f"{report.carrier}.png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gateway import DISTRIBUTION
 from gateway.store.failover_store import FailoverStore
 from gateway.store.interface import DurableStore, Store, StoreFailed
 from gateway.store.sqlite.sqlite_store import SqliteStore
@@ -13,7 +14,7 @@ from gateway.store.worker_id import WorkerId
 SQLITE = "sqlite:///"
 REDIS = ("redis://", "rediss://")
 
-_MISSING = "a store on Redis needs redis-py: pip install 'patchbay[redis]'"
+_MISSING = f"a store on Redis needs redis-py: pip install '{DISTRIBUTION}[redis]'"
 
 
 def open_store(

@@ -126,6 +126,8 @@ def test_an_agent_name_that_the_public_api_does_not_allow(problems: Problems, na
     [
         ("PATCHBAY_SERVER__PRT", "1", "PATCHBAY_SERVER__PRT", "did you mean PATCHBAY_SERVER__PORT?"),
         ("PATCHBAY_SEVER__PORT", "1", "PATCHBAY_SEVER__PORT", "did you mean PATCHBAY_SERVER?"),
+        ("PATCHBAY_PORT", "8000", "PATCHBAY_PORT", "known are PATCHBAY_SERVER, "),
+        ("PATCHBAY_SERVER_PORT", "8000", "PATCHBAY_SERVER_PORT", "did you mean PATCHBAY_SERVER?"),
         ("PATCHBAY_", "1", "PATCHBAY_", "known are PATCHBAY_SERVER, "),
         ("PATCHBAY_server__port", "1", "PATCHBAY_server__port", "did you mean PATCHBAY_SERVER?"),
         ("PATCHBAY_SERVER__PORT__X", "1", "PATCHBAY_SERVER__PORT__X", "PATCHBAY_SERVER__PORT is a single"),

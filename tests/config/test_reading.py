@@ -113,6 +113,24 @@ def test_a_variable_overrides_the_file(
     assert get(read(full, {variable: value})) == expected
 
 
+@pytest.mark.parametrize("service", ["PATCHBAY", "PATCHBAY_INTERNAL", "PATCHBAY_EU_2_REDIS"])
+def test_variables_that_kubernetes_sets_for_a_service_are_no_settings(service: str) -> None:
+    """Of a Service named `patchbay`, or as the chart names its own: they are in every container beside it."""
+    linked = {
+        "SERVICE_HOST": "10.96.0.12",
+        "SERVICE_PORT": "7860",
+        "SERVICE_PORT_HTTP": "7860",
+        "SERVICE_PORT_HTTP_ALT": "7861",
+        "PORT": "tcp://10.96.0.12:7860",
+        "PORT_7860_TCP": "tcp://10.96.0.12:7860",
+        "PORT_7860_TCP_PROTO": "tcp",
+        "PORT_7860_TCP_PORT": "7860",
+        "PORT_7860_TCP_ADDR": "10.96.0.12",
+    }
+    environ = {f"{service}_{name}": value for name, value in linked.items()}
+    assert load(None, {**environ, "PATCHBAY_SERVER__PORT": "9000"}).server.port == 9000
+
+
 def test_a_variable_changes_its_value_only(read: Read, full: str) -> None:
     changed = read(full, {"PATCHBAY_AGENTS__0__MAX_AGENTS": "5"})
     support = read(full).agents[0]
