@@ -146,3 +146,8 @@ def session_keys(session_id: str, scope: tuple[str, str, str], worker_id: str) -
         AGENTS,
         pending_of_key(organization, key_id),
     ]
+
+
+def admission_keys(names: list[str]) -> list[str]:
+    """Return, of the keys of a session, those of the script that admits a new call, in its order."""
+    return [names[at] for at in (0, 1, 2, 4, 9, 13, 14, 16, 22, 24)]

@@ -21,6 +21,10 @@ class SessionScopes:
         self._worker_id = worker_id
         self._scopes: dict[str, tuple[str, str, str]] = {}
 
+    def is_known(self, session_id: str) -> bool:
+        """Return True if this worker has had to do with the session."""
+        return session_id in self._scopes
+
     def keys(self, session_id: str, scope: tuple[str, str, str]) -> list[str]:
         """Return the keys of a session. `scope`: as of `redis_keys.session_keys`."""
         agent, organization, key_id = (clean(each) or "" for each in scope)

@@ -165,6 +165,75 @@ return {'ok'}
 """
 )
 
+# KEYS: the session, counts, number, the agent's active sessions, the organization's, load, queue, owned, the
+# worker, organizations. ARGV: id, attempt, worker id, now, organization's limit or 0, "queue" if the call
+# would wait or "", per_instance, max_instances, reserved, limit, number of ranks, then for each rank the
+# number of its instances, then all their URLs, then fields and values.
+#
+# What nearly every call needs, and nothing else: ADMIT costs three times as much. The session must not be
+# there yet, nobody waits, and the worker is known. Else the answer is "other", and ADMIT decides.
+ADMIT_NEW: Final = (
+    HEAD
+    + """
+local ARGV, call = ARGV, redis.call
+local ID, attempt, worker, now = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- One question for three: the worker is there (1), no queue (2 for each), no session (2 for each).
+if call('EXISTS', KEYS[9], KEYS[7], KEYS[7], KEYS[1], KEYS[1]) ~= 1 then
+    local s = call('HMGET', KEYS[1], 'state', '_attempt', 'instance')
+    if s[2] == attempt and s[1] ~= 'created' then return {'ok', s[3], ''} end
+    return {'other'}
+end
+local most = tonumber(ARGV[5])
+if most > 0 then
+    local in_use = call('ZCARD', KEYS[5])
+    if in_use >= most then return {'full', in_use, most} end
+end
+local per_instance, reserved, limit = tonumber(ARGV[7]), tonumber(ARGV[9]), tonumber(ARGV[10])
+local ranks = tonumber(ARGV[11])
+local at = 11 + ranks
+local best, may_open
+if reserved == 0 or limit - call('ZCARD', KEYS[4]) > reserved then
+    for rank = 12, 11 + ranks do
+        local best_load, last = per_instance, at + tonumber(ARGV[rank])
+        while at < last and best_load > 0 do
+            local next = math.min(at + 100, last)
+            local loads = call('HMGET', KEYS[6], unpack(ARGV, at + 1, next))
+            for each = 1, next - at do
+                local load = tonumber(loads[each] or 0)
+                if load < best_load then
+                    if load == 0 and may_open == nil then
+                        may_open = call('HLEN', KEYS[6]) < tonumber(ARGV[8])
+                    end
+                    if load > 0 or may_open then best, best_load = at + each, load end
+                    if best_load == 0 then break end
+                end
+            end
+            at = next
+        end
+        at = last
+        if best then break end
+    end
+end
+if not best then
+    if ARGV[6] ~= '' then return {'other'} end
+    return {'full', call('ZCARD', KEYS[4]), limit}
+end
+at = 11 + ranks
+for rank = 12, 11 + ranks do at = at + tonumber(ARGV[rank]) end
+local instance, number = ARGV[best], string.format('%016x', call('INCR', KEYS[3]))
+local member = number .. ':' .. ID
+call('HSET', KEYS[1], 'id', ID, 'number', number, 'state', 'starting', 'created_at', now,
+     'instance', instance, 'owner', worker, 'admitted_at', now, '_attempt', attempt, unpack(ARGV, at + 1))
+call('HINCRBY', KEYS[2], 'starting', 1)
+call('ZADD', KEYS[4], now, member)
+call('ZADD', KEYS[5], now, member)
+call('SADD', KEYS[8], ID)
+-- An organization's first session is also the first one on its instance.
+if call('HINCRBY', KEYS[6], instance, 1) == 1 then call('SADD', KEYS[10], ARGV[at + 4]) end
+return {'ok', instance, ''}
+"""
+)
+
 # ARGV: id, attempt, worker id, host, pid, born, now, organization's limit or 0, queue size or "", queued
 # until, number of arguments of the rule, the rule, number of fields that a pending session gets, those fields
 # and values, then fields and values that it keeps where it has them.

@@ -59,7 +59,7 @@ class SharedConnection:
             self._connecting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._connecting
-        self._drop()
+        self.drop()
 
     async def ask(self, *words: str | bytes | int | float) -> Any:
         """Return the answer of one command.
@@ -77,8 +77,14 @@ class SharedConnection:
         except (NoScriptError, OutOfMemoryError):
             raise
         except ResponseError as error:
-            self._drop()  # this server is perhaps not, or not any more, the one that does such things
+            self.drop()  # this server is perhaps not, or not any more, the one that does such things
             raise NotSharedError(str(error)) from None
+
+    def drop(self) -> None:
+        """Close the connection; the next command has another made."""
+        if self._answers is not None:
+            self._answers.close()
+            self._answers = None
 
     async def _connect(self) -> None:
         connection = self._make()
@@ -94,11 +100,6 @@ class SharedConnection:
                 await connection.disconnect(nowait=True)
         finally:
             self._connecting = None
-
-    def _drop(self) -> None:
-        if self._answers is not None:
-            self._answers.close()
-            self._answers = None
 
 
 class _Answers(asyncio.Protocol):

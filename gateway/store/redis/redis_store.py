@@ -41,6 +41,7 @@ from gateway.store.redis import redis_end_scripts as end_scripts
 from gateway.store.redis import redis_keys as keys
 from gateway.store.redis import redis_lists
 from gateway.store.redis import redis_scripts as scripts
+from gateway.store.redis.redis_admission import Admission
 from gateway.store.redis.redis_client import Arguments, RedisClient, Script
 from gateway.store.redis.redis_history import RedisHistory
 from gateway.store.redis.redis_own_sessions import OwnSession, OwnSessions, worker_arguments
@@ -71,6 +72,7 @@ SESSIONS_AT_ONCE: Final = 200
 """Running sessions of which one script writes what they have passed."""
 
 _CREATE_PENDING: Final = script(scripts.CREATE_PENDING)
+_ADMIT_NEW: Final = script(scripts.ADMIT_NEW)
 _ADMIT: Final = script(scripts.ADMIT)
 _WITHDRAW: Final = script(scripts.WITHDRAW)
 _LEAVE_QUEUE: Final = script(scripts.LEAVE_QUEUE)
@@ -185,36 +187,18 @@ class RedisStore:
         options: SessionOptions = TELEPHONY_OPTIONS,
     ) -> str:
         attempt = uuid.uuid4().hex
-        rule = rule_of(limits)
-        queue = limits.queue
-        preserved = pairs(
-            {
-                "start_type": options.start_type,
-                "metadata": options.metadata,
-                "idle_timeout": options.idle_timeout,
-                "max_duration": options.max_duration,
-                "transport": options.transport,
-            }
-        )
-        changed = details_pairs(details)
-        arguments = (
-            _id(details),
-            attempt,
-            *worker_arguments(self._worker),
-            repr(float(now)),
-            self._calls_per_organization,
-            queue.size if queue is not None else "",
-            repr(float(queue.until)) if queue is not None else "",
-            len(rule),
-            *rule,
-            len(changed),
-            *changed,
-            *preserved,
-        )
+        most = self._calls_per_organization
+        admission = Admission(details, limits, options, now, attempt, self._worker, most)
+        is_new = not self._scopes.is_known(details.session_id)
         names = self._scopes.keys(details.session_id, (details.agent, details.organization, ""))
         try:
             await self._client.settled()
-            answer = await self._client.script(_ADMIT, names, arguments)
+            answer: Any = ("other",)
+            if is_new:
+                of_new = keys.admission_keys(names)
+                answer = await self._client.script(_ADMIT_NEW, of_new, admission.of_new_call())
+            if answer[0] == "other":
+                answer = await self._client.script(_ADMIT, names, admission.of_any_call())
         except (StoreFailed, asyncio.CancelledError):
             # It may have been admitted; then nothing else would free its slot.
             withdrawal = self._script_later(_WITHDRAW, names, (_id(details), attempt))
