@@ -143,6 +143,12 @@ class RedisClient:
         """Do the same as `script`, also while the client closes: for what is owed."""
         return await self._bounded(partial(_evaluate, self._shared, script, keys, arguments))
 
+    def publish(self, channel: str, message: str) -> None:
+        """Publish a message behind what is owed, at most once. Returns at once, raises nothing."""
+        words = "PUBLISH", channel, message.encode("utf-8", "replace")
+        if self._pending or not self._shared.tell(*words):
+            self.write_later(lambda: self._bounded(partial(_say, self._shared, words)), is_durable=False)
+
     def _check_open(self) -> None:
         if not self._is_open:
             raise StoreFailed(f"the session store {self.name} is closed")
@@ -310,6 +316,11 @@ async def _evaluate(
         return await redis.evalsha(script.sha, len(keys), *keys, *arguments)
     except NoScriptError:
         return await redis.eval(script.text, len(keys), *keys, *arguments)
+
+
+async def _say(shared: SharedConnection, words: Sequence[str | bytes], redis: Any) -> None:
+    if not shared.tell(*words):
+        await redis.execute_command(*words)
 
 
 def _words(error: Exception) -> str:

@@ -53,12 +53,8 @@ class RedisPubSub:
             self._task = None
 
     def send(self, topic: Topic, key: str) -> None:
-        message = f"{self._worker_id} {topic.value} {key}".encode("utf-8", "replace")
         # In order with the writes: who is told reads what was written before.
-        self._client.write_later(
-            lambda: self._client.run_late("publish", self._channel, message),
-            is_durable=False,
-        )
+        self._client.publish(self._channel, f"{self._worker_id} {topic.value} {key}")
 
     async def _listen(self) -> None:
         pause_s = FIRST_PAUSE_S

@@ -80,6 +80,14 @@ class SharedConnection:
             self.drop()  # this server is perhaps not, or not any more, the one that does such things
             raise NotSharedError(str(error)) from None
 
+    def tell(self, *words: str | bytes | int | float) -> bool:
+        """Send a command whose answer nobody wants. Return False, and send nothing, without a connection."""
+        answers = self._answers
+        if answers is None or answers.is_lost:
+            return False
+        answers.send(words, None)
+        return True
+
     def drop(self) -> None:
         """Close the connection; the next command has another made."""
         if self._answers is not None:
@@ -111,19 +119,23 @@ class _Answers(asyncio.Protocol):
         self._limit_s = limit_s
         self._reader = hiredis.Reader(encoding="utf-8", errors="replace", replyError=_error)
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self._waiting: deque[tuple[float, asyncio.Future[Any] | None]] = deque()
         self._overdue: asyncio.TimerHandle | None = None
         self.is_lost = False
 
     def ask(self, words: tuple[str | bytes | int | float, ...]) -> asyncio.Future[Any]:
         """Send a command; the future gets its answer, or an exception as of `SharedConnection.ask`."""
         answer: asyncio.Future[Any] = self._loop.create_future()
+        self.send(words, answer)
+        return answer
+
+    def send(self, words: tuple[str | bytes | int | float, ...], answer: asyncio.Future[Any] | None) -> None:
+        """Send a command; None if nobody waits for its answer."""
         due_at = self._loop.time() + self._limit_s
         self._waiting.append((due_at, answer))
         if self._overdue is None:
             self._overdue = self._loop.call_at(due_at, self._look_for_overdue)
         self._transport.write(hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub says: one
-        return answer
 
     def close(self) -> None:
         """Close the connection; what is not answered fails."""
@@ -149,7 +161,7 @@ class _Answers(asyncio.Protocol):
 
     def _answer(self, answer: Any) -> None:
         _, waiting = self._waiting.popleft()
-        if waiting.done():  # nobody waits any more
+        if waiting is None or waiting.done():  # nobody waits, or not any more
             return
         if isinstance(answer, Exception):
             waiting.set_exception(answer)
