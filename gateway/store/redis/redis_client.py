@@ -146,7 +146,7 @@ class RedisClient:
     def publish(self, channel: str, message: str) -> None:
         """Publish a message behind what is owed, at most once. Returns at once, raises nothing."""
         words = "PUBLISH", channel, message.encode("utf-8", "replace")
-        if self._pending or not self._shared.tell(*words):
+        if self._pending or not self._shared.send_only(*words):
             self.write_later(lambda: self._bounded(partial(_say, self._shared, words)), is_durable=False)
 
     def _check_open(self) -> None:
@@ -319,7 +319,7 @@ async def _evaluate(
 
 
 async def _say(shared: SharedConnection, words: Sequence[str | bytes], redis: Any) -> None:
-    if not shared.tell(*words):
+    if not shared.send_only(*words):
         await redis.execute_command(*words)
 
 

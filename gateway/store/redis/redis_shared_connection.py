@@ -80,7 +80,7 @@ class SharedConnection:
             self.drop()  # this server is perhaps not, or not any more, the one that does such things
             raise NotSharedError(str(error)) from None
 
-    def tell(self, *words: str | bytes | int | float) -> bool:
+    def send_only(self, *words: str | bytes | int | float) -> bool:
         """Send a command whose answer nobody wants. Return False, and send nothing, without a connection."""
         answers = self._answers
         if answers is None or answers.is_lost:
