@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the scripts of admission are told (redis_scripts.py: ADMIT_NEW, and ADMIT for what that leaves)."""
+"""The arguments of the scripts of admission (redis_scripts.py: ADMIT_NEW, and ADMIT for what that leaves)."""
 
 from __future__ import annotations
 
