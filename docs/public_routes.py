@@ -52,6 +52,7 @@ NOTES: Final = {
     "/v1/public/webhooks/{org}/{agent}/whatsapp": "nothing",
     "/xml/{carrier}": "nothing",
     "/plivo-xml": "nothing",
+    "/callbacks/{carrier}": "nothing; without an account that authenticates it changes nothing",
     "/callbacks/{carrier}/{session_id}/{document}": "nothing; the same as the next",
     "/callbacks/{carrier}/{session_id}/{what}": "nothing; who knows the id of a session whose carrier has no "
     "account that authenticates can report the status of its call",
@@ -162,7 +163,7 @@ def _http_rows(gateway: GatewayProcess) -> Iterator[Row]:
 def _shown(operation: Operation) -> str:
     """Return a path as the table has it: those of one kind alike."""
     path = operation.path.replace(":path}", "}")
-    if path.startswith("/callbacks/") and not path.endswith("{session_id}/{what}"):
+    if path.startswith("/callbacks/{carrier}/") and not path.endswith("{session_id}/{what}"):
         return "/callbacks/{carrier}/{session_id}/{document}"
     return "/docs/{file}" if path.startswith("/docs/") else path
 

@@ -159,6 +159,7 @@ async def _start_calls(settings: Settings, store: Store, agents: _Agents, stack:
     tokens = MediaTokens(await load_secret(store, time.time), store, time.time)
     calls = make_call_services(settings, store, agents.directory, agents.health, tokens)
     stack.push_async_callback(calls.capacity.releases.close)
+    stack.push_async_callback(calls.awaited.end_all)
     active = ActiveCalls()
     http = await stack.enter_async_context(open_client(settings.limits.session_api_timeout))
     bots = BotSessions(

@@ -24,6 +24,7 @@ from gateway.api.webhooks.call_documents import CALL_DOCUMENTS
 from gateway.api.webhooks.consultation_callbacks import CONSULTATION_CALLBACKS
 from gateway.api.webhooks.dialin import DIALIN
 from gateway.api.webhooks.documents import DOCUMENTS
+from gateway.api.webhooks.incoming_callbacks import INCOMING_CALLBACKS
 from gateway.api.webhooks.status_callbacks import CALLBACKS
 from gateway.api.webhooks.whatsapp import WHATSAPP
 
@@ -45,6 +46,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *CALL_CONTROL,
     *CALL_DOCUMENTS,
     *CONSULTATION_CALLBACKS,
+    *INCOMING_CALLBACKS,
     *CALLBACKS,
     *USAGE,
     *AUDIT,

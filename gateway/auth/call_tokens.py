@@ -31,6 +31,7 @@ VERSION: Final = 2
 _ADMITTED: Final = 1
 _TAKES_OVER: Final = 2
 _UNSIGNED_UPGRADE: Final = 4
+_AWAITED: Final = 8
 _NONCE_BYTES: Final = 12
 _DIGEST_BYTES: Final = 16
 _CLAIMS: Final = struct.Struct(f">BBQ{_NONCE_BYTES}s16s{_DIGEST_BYTES}s{_DIGEST_BYTES}s")
@@ -69,7 +70,8 @@ class CallClaims:
     an outbound call's is. `takes_over`: whether the carrier reported that an earlier stream of the call has
     ended. `call_digest`: digest of the call's id; None if the first call to use the token is the one.
     `expires_at`: Unix seconds. `unsigned_upgrade`: whether the sender that was given the token signs no
-    upgrade, so that the token authenticates it (`CarrierAccount.signs_upgrades`).
+    upgrade, so that the token authenticates it (`CarrierAccount.signs_upgrades`). `awaited`: whether the
+    session is an incoming call's, admitted by the request for the document that has this token.
     """
 
     nonce: str
@@ -79,6 +81,7 @@ class CallClaims:
     takes_over: bool
     call_digest: str | None
     unsigned_upgrade: bool = False
+    awaited: bool = False
 
     def is_for(self, call_id: str) -> bool:
         """Return True if the token does not name another call."""
@@ -104,7 +107,8 @@ def write(claims: CallClaims, audience: bytes, secret: bytes) -> str:
         VERSION,
         _ADMITTED * claims.admitted
         | _TAKES_OVER * claims.takes_over
-        | _UNSIGNED_UPGRADE * claims.unsigned_upgrade,
+        | _UNSIGNED_UPGRADE * claims.unsigned_upgrade
+        | _AWAITED * claims.awaited,
         int(claims.expires_at * 1000),
         bytes.fromhex(claims.nonce),
         session.bytes if session else _NONE,
@@ -132,6 +136,7 @@ def read(token: str, secret: bytes) -> tuple[CallClaims, bytes] | None:
         takes_over=bool(flags & _TAKES_OVER),
         call_digest=None if call == _NONE else call.hex(),
         unsigned_upgrade=bool(flags & _UNSIGNED_UPGRADE),
+        awaited=bool(flags & _AWAITED),
     )
     return claims, audience
 

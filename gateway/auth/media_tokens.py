@@ -90,7 +90,9 @@ class CallGrant:
 
     `call_id`: the carrier's id of the call. None if it is not known yet: then the first call to use the token
     is the one. `session_id`: the session that the call becomes. `admitted`: whether that session was admitted
-    already. `takes_over`: whether the carrier reported that an earlier stream of the call has ended.
+    already. `awaited`: whether it was then by the request for the document that has the token
+    (gateway/calls/awaited_streams.py). `takes_over`: whether the carrier reported that an earlier stream of
+    the call has ended.
     `lasting_s`: seconds that the token is valid for. `unsigned_upgrade`: whether it authenticates an upgrade
     that nobody signs.
     """
@@ -98,6 +100,7 @@ class CallGrant:
     call_id: str | None = None
     session_id: str | None = None
     admitted: bool = True
+    awaited: bool = False
     takes_over: bool = False
     lasting_s: float = TOKEN_S
     unsigned_upgrade: bool = False
@@ -180,6 +183,7 @@ class MediaTokens:
             takes_over=grant.takes_over,
             call_digest=call_tokens.digest_of(grant.call_id) if grant.call_id else None,
             unsigned_upgrade=grant.unsigned_upgrade,
+            awaited=grant.awaited,
         )
         return call_tokens.write(claims, audience.digest, self._secret)
 
@@ -199,6 +203,14 @@ class MediaTokens:
         if not hmac.compare_digest(audience_digest, audience.digest):
             raise TokenRejected("for another agent")
         return claims
+
+    def derive_session_id(self, *names: str) -> str:
+        """Return a session id that only these names have, the same at each worker; nobody else can guess it.
+
+        Names of sessions of one kind begin with a word of their own.
+        """
+        named = b"".join(len(part).to_bytes(4) + part for part in map(_bytes, names))
+        return str(uuid.UUID(bytes=hmac.digest(self._secret, named, "sha256")[:16], version=4))
 
     def _signature(self, claims: bytes) -> bytes:
         return hmac.digest(self._secret, claims, "sha256")

@@ -70,6 +70,11 @@ class CallSetup:
         return self.ownership is not None and self.ownership.is_admitted
 
     @property
+    def is_dialed(self) -> bool:
+        """Whether the session is an outbound call's."""
+        return self.ownership is not None and self.ownership.is_admitted and not self.ownership.is_awaited
+
+    @property
     def traffic(self) -> Traffic:
         """The traffic on the carrier's leg."""
         scanner = self.carrier_leg.scanner if self.carrier_leg is not None else None

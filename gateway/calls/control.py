@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from gateway.calls.awaited_streams import awaits_stream
 from gateway.calls.command_bus import REASON_BY_COMMAND, CallCommand
 from gateway.calls.deferred_command import DeferredCommand, wait_for_playback
 from gateway.calls.services import CallServices
@@ -276,7 +277,8 @@ async def _until_canceled(services: CallServices, record: SessionRecord) -> Sess
 
 def _is_ringing(record: SessionRecord) -> bool:
     """Return True if the session is an outbound call that has no stream yet."""
-    return record.active and record.transport == TELEPHONY_OPTIONS.transport and record.stream_id is None
+    is_telephony = record.transport == TELEPHONY_OPTIONS.transport
+    return record.active and is_telephony and record.stream_id is None and not awaits_stream(record)
 
 
 async def running_call(services: CallServices, record: SessionRecord, action: str) -> RunningCall:

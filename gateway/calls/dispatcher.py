@@ -40,9 +40,11 @@ class Dispatcher:
         """End the session's call and its dialing. Return False if this worker has neither.
 
         An outbound call can be stopped at the moment its stream arrives; then both exist and both are ended.
+        So can a call whose stream is awaited.
         """
         was_dialing = self._outbound.stop(session_id, end)
-        return self._active.terminate(session_id, end) or was_dialing
+        was_awaited = self._services.awaited.stop(session_id, end)
+        return self._active.terminate(session_id, end) or was_dialing or was_awaited
 
     def deliver(self, session_id: str, command: CallCommand) -> bool:
         """Deliver a command to the session's call.
@@ -51,5 +53,7 @@ class Dispatcher:
         """
         call = self._active.get(session_id)
         if call is None or command is CallCommand.CANCEL:
-            return self._outbound.handle(session_id, command)
+            return self._outbound.handle(session_id, command) or self._services.awaited.handle(
+                session_id, command
+            )
         return call.handle(command)

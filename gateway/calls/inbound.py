@@ -36,7 +36,12 @@ from gateway.calls.services import CallServices
 from gateway.calls.session_end import UNHEARD_S, WS_CONNECTION_CLOSED, SessionEnd, correct_end, log_end, save
 from gateway.calls.slot_release import HeldSlot
 from gateway.calls.state import CallProgress, CallState
-from gateway.calls.stream_ownership import StreamOpening, final_reason, take_ownership
+from gateway.calls.stream_ownership import (
+    StreamOpening,
+    final_reason,
+    take_ownership,
+    with_another_session,
+)
 from gateway.calls.target import Target, read_target
 from gateway.calls.termination import Termination
 from gateway.calls.token_session import continue_on, find_session, use_token
@@ -284,7 +289,7 @@ class InboundCall:
                 raise StreamAttached
             ownership, _ = await take_ownership(services, active, opening, failed=ownership)
             setup.ownership = ownership
-        if ownership.is_admitted:
+        if ownership.is_admitted and not ownership.is_awaited:
             await self._become_session(setup, ownership.stream.session_id)
         else:
             self._rename(ownership.stream.session_id)
@@ -358,7 +363,7 @@ class InboundCall:
         if setup.carrier_leg is not None and dialect is not None and start is not None:
             stream = HeldStream(dialect, start, own_document=setup.ownership is not None)
             setup.hold_audio = HoldAudio(self._services.hold_audio, setup.carrier_leg, stream)
-            setup.hold_audio.start(agent, answered=setup.is_admitted)
+            setup.hold_audio.start(agent, answered=setup.is_dialed)
 
     async def _acquire_slot(
         self, setup: CallSetup, agent: AgentSettings, target: Target, start: Start | None
@@ -376,6 +381,8 @@ class InboundCall:
                 region=target.region,
                 start=start,
                 is_admitted=setup.is_admitted,
+                is_awaited=setup.is_admitted and not setup.is_dialed,
+                without_slot=lambda: self._become_another_session(setup),
                 agent_is_fixed=setup.credentials.session is not None,
                 hold_audio=setup.hold_audio,
                 on_queued=lambda: self._progress.change(CallState.QUEUED),
@@ -386,6 +393,14 @@ class InboundCall:
         self._progress.change(CallState.CONNECTING)
         self._progress.log = self._progress.log.bind(agent=agent.service_host, instance=instance)
         return agent, instance
+
+    async def _become_another_session(self, setup: CallSetup) -> str:
+        """Continue as a session without a slot, because that of the document has ended. Return its id."""
+        assert setup.ownership is not None
+        setup.ownership = await with_another_session(self._services, setup.ownership)
+        self._rename(setup.ownership.stream.session_id)
+        self._progress.log.info("the stream came late", words="the slot of its document was given back")
+        return self._progress.session_id
 
     async def _connect_agent(self, setup: CallSetup, settings: BridgeSettings, carrier: str) -> None:
         """Connect the agent's media socket (docs/reference/agent-container.md), once its instance is ready.
@@ -425,7 +440,7 @@ class InboundCall:
         if start is None:
             return
         accounts = self._services.accounts.of(settings.agent.organization, carrier)
-        if len(accounts) > 1 or setup.is_admitted:
+        if len(accounts) > 1 or setup.is_dialed:
             try:
                 await self._services.call_log.record_details(
                     self._progress.session_id,

@@ -8,12 +8,13 @@ The overflow of the other agent is followed too, but no agent is tried twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
 
+from gateway.calls.awaited_streams import SlotGivenBack
 from gateway.calls.hold_audio import HoldAudio
 from gateway.calls.services import CallServices
 from gateway.calls.session_end import SessionEnd, save
@@ -42,7 +43,9 @@ class SlotRequest:
     """An incoming media stream that needs a slot.
 
     `carrier`, `region`: as the stream's URL names them. `start`: the carrier's opening message; None for a
-    client without a dialect. `is_admitted`: the session was dialed, so it has its slot already.
+    client without a dialect. `is_admitted`: the session was dialed, so it has its slot already. `is_awaited`:
+    its document has taken the slot, and `without_slot` makes another session of it if that was given back,
+    and returns its id.
     `agent_is_fixed`: the session was created for this very agent, and may not overflow to another.
     `hold_audio`: what the caller hears meanwhile; None if the caller can hear nothing yet: such a call waits
     in no queue and does not overflow. `on_queued`: called when the call enters a queue.
@@ -53,6 +56,8 @@ class SlotRequest:
     region: str
     start: Start | None
     is_admitted: bool
+    is_awaited: bool
+    without_slot: Callable[[], Awaitable[str]]
     agent_is_fixed: bool
     hold_audio: HoldAudio | None
     on_queued: Callable[[], None]
@@ -83,6 +88,13 @@ async def acquire_or_overflow(
     """
     hold = request.hold_audio
     tried: set[str] = set()
+    if request.is_awaited:
+        try:
+            instance = await services.awaited.attach(request.details(agent))
+        except SlotGivenBack:
+            request = replace(request, session_id=await request.without_slot(), is_admitted=False)
+        else:
+            return _now_of(services, agent, hold), instance
     while True:
         tried.add(agent.service_host)
         try:
@@ -111,11 +123,15 @@ async def acquire_or_overflow(
             )
             agent = other
         else:
-            # What it is now, if it was changed while the call waited.
-            agent = services.agents.find(agent.service_host) or agent
-            if hold is not None:
-                hold.keep_speech(agent)
-            return agent, instance
+            return _now_of(services, agent, hold), instance
+
+
+def _now_of(services: CallServices, agent: AgentSettings, hold: HoldAudio | None) -> AgentSettings:
+    """Return the agent that has the call as it is now, if it was changed while the call waited."""
+    agent = services.agents.find(agent.service_host) or agent
+    if hold is not None:
+        hold.keep_speech(agent)
+    return agent
 
 
 async def _acquire(services: CallServices, agent: AgentSettings, request: SlotRequest) -> str:

@@ -13,6 +13,7 @@ from gateway.agents.instance_health import InstanceHealth
 from gateway.auth.api_keys import Keyring
 from gateway.auth.limited_keys import LimitedKeys
 from gateway.auth.media_tokens import MediaTokens
+from gateway.calls.awaited_streams import AwaitedStreams
 from gateway.calls.call_queue import CallQueues
 from gateway.calls.capacity import Capacity
 from gateway.calls.command_bus import CommandBus
@@ -46,6 +47,7 @@ class CallServices:
     hold_audio: HoldAudioLibrary
     queues: CallQueues
     capacity: Capacity
+    awaited: AwaitedStreams
     commands: CommandBus
     region_codes: frozenset[str]
     now: Callable[[], float]
@@ -76,6 +78,7 @@ def make_call_services(
 ) -> CallServices:
     """Make one worker's call services. Raises PromptError if an agent's recording cannot be played."""
     queues = CallQueues(store.notifications)
+    capacity = Capacity(store, agents, health, queues, now)
     api_keys = Keyring(
         settings.organizations,
         store.key_values,
@@ -96,7 +99,8 @@ def make_call_services(
         streams=StreamHistory(store.key_values, now),
         hold_audio=HoldAudioLibrary(settings.agents),
         queues=queues,
-        capacity=Capacity(store, agents, health, queues, now),
+        capacity=capacity,
+        awaited=AwaitedStreams(store, health, capacity, tokens, now),
         commands=CommandBus(store, now),
         region_codes=frozenset(region.code for region in settings.regions),
         now=now,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.auth.call_tokens import CallClaims, digest_of
@@ -100,6 +100,13 @@ class StreamHistory:
             earlier = await self.all(call)
         raise TooManyStreams
 
+    async def replace_session(self, call: CallKey, stream: CallStream, session_id: str) -> CallStream:
+        """Register the stream, which is registered, for another session. Return it as it is then."""
+        replaced = replace(stream, session_id=session_id)
+        key, expires_at = f"{_prefix(call)}{stream.number:02}", stream.at + EXPIRY_S
+        await self._documents.put(CALL_SOCKETS, key, _text(replaced), now=stream.at, expires_at=expires_at)
+        return replaced
+
     async def all(self, call: CallKey) -> Sequence[CallStream]:
         """Return the streams that the call has had, oldest first."""
         prefix = _prefix(call)
@@ -124,10 +131,13 @@ class StreamHistory:
 
     async def _put(self, call: CallKey, stream: CallStream) -> bool:
         key = f"{_prefix(call)}{stream.number:02}"
-        value = {"session_id": stream.session_id, "nonce": stream.nonce, "at": stream.at}
         return await self._documents.put_if_absent(
-            CALL_SOCKETS, key, json.dumps(value), now=stream.at, expires_at=stream.at + EXPIRY_S
+            CALL_SOCKETS, key, _text(stream), now=stream.at, expires_at=stream.at + EXPIRY_S
         )
+
+
+def _text(stream: CallStream) -> str:
+    return json.dumps({"session_id": stream.session_id, "nonce": stream.nonce, "at": stream.at})
 
 
 def _prefix(call: CallKey) -> str:

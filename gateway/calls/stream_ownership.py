@@ -45,13 +45,14 @@ class StreamOwnership:
     """The registration of a stream as the one that its call has now.
 
     `is_admitted`: the stream's session has its slot already, as that of an outbound call has; `body` is then
-    what was stored for its agent, base64 of JSON.
+    what was stored for its agent, base64 of JSON. `is_awaited`: the slot was taken with the call's document.
     """
 
     call: CallKey
     stream: CallStream
     is_admitted: bool
     body: str | None
+    is_awaited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +121,22 @@ async def take_ownership(
         if earlier is not None:
             await _end(services, active, earlier)
         is_admitted = claims.admitted and stream.session_id == claims.session_id
-        body = await services.call_log.body_of(stream.session_id) if is_admitted else None
+        is_dialed = is_admitted and not claims.awaited
+        body = await services.call_log.body_of(stream.session_id) if is_dialed else None
     except TooManyStreams:
         raise CallEnded(Reasons.too_many_returns) from None
     except StoreFailed as error:
         raise CallEnded(Reasons.store_failed, str(error)) from None
-    return StreamOwnership(call, stream, is_admitted, body), None
+    return StreamOwnership(call, stream, is_admitted, body, is_awaited=is_admitted and claims.awaited), None
+
+
+async def with_another_session(services: CallServices, ownership: StreamOwnership) -> StreamOwnership:
+    """Register the stream for a new session, which has no slot. Raises CallEnded(store_failed)."""
+    try:
+        stream = await services.streams.replace_session(ownership.call, ownership.stream, services.new_id())
+    except StoreFailed as error:
+        raise CallEnded(Reasons.store_failed, str(error)) from None
+    return StreamOwnership(ownership.call, stream, is_admitted=False, body=None)
 
 
 async def final_reason(

@@ -173,6 +173,13 @@ class AgentSettings(Table):
     reserve_outbound: Whole = Field(
         default=0, ge=0, description="Slots that all other sessions leave free for outbound calls."
     )
+    admit_at: Literal["stream", "document"] = Field(
+        default="stream",
+        description="When an incoming call takes its slot: when its `stream` has come; or when its carrier "
+        "requests the call's `document`, seconds before, so that an instance can get ready meanwhile. Only a "
+        "request that an account of the organisation has authenticated takes one; it is given back if no "
+        "stream comes within 15 s.",
+    )
     hangup_on_agent_end: bool | None = Field(
         default=None,
         description="Whether the carrier's call is hung up when the agent ends the session, after its last "
@@ -223,6 +230,11 @@ class AgentSettings(Table):
     def is_open(self) -> bool:
         """Whether its media sockets need no authentication, but for those of carriers with an account."""
         return self.websocket_auth in (None, "none")
+
+    @property
+    def admits_at_document(self) -> bool:
+        """Whether the request for a call's document takes its slot, and not its stream."""
+        return self.admit_at == "document"
 
     def with_defaults(self, region: str, websocket_auth: WebsocketAuth) -> AgentSettings:
         """Return the agent with these values in place of those that are not set."""

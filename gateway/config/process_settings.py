@@ -274,6 +274,12 @@ class Limits(Table):
         description="Calls that all agents of one organisation may have at the same time, over all workers. "
         "0 for no limit but the agents' slots.",
     )
+    awaited_per_organization: Whole = Field(
+        default=50,
+        ge=0,
+        description="Calls of one organisation whose document took their slot (`admit_at`) and whose stream "
+        "has not come, over all workers. Further calls take their slot with their stream.",
+    )
     upgrades_per_second: Rate = Field(
         default=1000.0,
         description="Media sockets a second that each worker accepts; more are refused with 503. Only those "

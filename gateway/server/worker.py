@@ -174,8 +174,9 @@ class Worker:
         step = self._life.handle(event, time.monotonic())
         if step.state is WorkerState.DRAINING and before is not WorkerState.DRAINING and self._parent:
             self._parent.report_draining()
-        if self._life.refuses_calls:
+        if self._life.refuses_calls and not self._services.active.draining:
             self._services.active.draining = True
+            self._services.calls.awaited.drain()
         if step.closes_port:
             self._server.close_port()
         if self._life.state is not WorkerState.SERVING:
@@ -208,7 +209,8 @@ class Worker:
     @property
     def _running_calls(self) -> int:
         services = self._services
-        return len(services.active) + services.bots.running + services.outbound.running
+        awaited = services.calls.awaited.running
+        return len(services.active) + awaited + services.bots.running + services.outbound.running
 
     # SIGHUP
 

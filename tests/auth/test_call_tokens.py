@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -48,6 +50,25 @@ def test_a_token_contains_what_it_was_made_with(tokens: MediaTokens) -> None:
     assert not claims.is_for("CA2")
     assert set(token) <= set(URL_SAFE)
     assert is_call_token(token)
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+async def test_a_token_says_whether_its_document_took_the_slot(tokens: MediaTokens, awaited: bool) -> None:
+    session_id = tokens.derive_session_id("awaited stream", "support.acme", "CA1")
+    grant = CallGrant(
+        call_id="CA1", session_id=session_id, awaited=awaited, takes_over=True, unsigned_upgrade=True
+    )
+    claims = tokens.read_call(tokens.mint_call(AUDIENCE, grant), AUDIENCE)
+    assert (claims.awaited, claims.session_id, claims.admitted) == (awaited, session_id, True)
+
+
+def test_a_derived_session_id_is_of_its_names_alone(tokens: MediaTokens, store: Any, clock: Any) -> None:
+    derived = tokens.derive_session_id("a kind", "b", "cd")
+    assert derived == MediaTokens(SECRET, store, clock).derive_session_id("a kind", "b", "cd")
+    assert str(uuid.UUID(derived)) == derived
+    others = [("a kind", "bc", "d"), ("a kind", "bcd"), ("a", "kindb", "cd")]
+    assert derived not in [tokens.derive_session_id(*names) for names in others]
+    assert derived != MediaTokens(b"t" * 32, store, clock).derive_session_id("a kind", "b", "cd")
 
 
 @pytest.mark.parametrize("unsigned_upgrade", [False, True])

@@ -28,6 +28,7 @@ from gateway.api.webhooks.carrier_request import (
 from gateway.api.webhooks.deduplication import take_for
 from gateway.auth.call_tokens import Audience
 from gateway.auth.media_tokens import TOKEN_S, CallGrant
+from gateway.calls.awaited_streams import AwaitedCall
 from gateway.calls.bot_session import NotReady
 from gateway.calls.session_events import session_events
 from gateway.calls.spending import CallRateLimiter
@@ -63,11 +64,13 @@ class CallFinished(Exception):  # noqa: N818 - an answer, not a fault
 class NextSession:
     """The session that the call's stream will have.
 
-    `takes_over`: whether the carrier has reported the end of a previous stream of the call.
+    `takes_over`: whether the carrier has reported the end of a previous stream of the call. `awaited`: the
+    call that has its slot already (gateway/calls/awaited_streams.py), None if the stream takes it.
     """
 
     session_id: str
     takes_over: bool
+    awaited: AwaitedCall | None = None
 
 
 async def document(context: Context, carrier: str | None = None) -> Response:
@@ -97,7 +100,7 @@ async def _answer(context: Context, carrier: str, line: structlog.stdlib.BoundLo
     try:
         agent, account = await _authenticated_agent(context, request)
         line = line.bind(agent=agent.service_host, organization=agent.organization)
-        session = await _next_session(context, agent, request)
+        session = await _next_session(context, agent, request, account)
         text = _stream(context, agent, request, session, account)
     except CallFinished as finished:
         text = _goodbye(carrier, CallEnded(Reasons.not_found, finished.reason))
@@ -109,8 +112,13 @@ async def _answer(context: Context, carrier: str, line: structlog.stdlib.BoundLo
         severity = end.reason.severity(ran=False)
         log_at(line, severity, "document", what="refusal", reason=end.reason.code, words=end.detail)
     else:
-        line.info("document", what="stream", session=session.session_id)
+        line.info("document", what="stream", session=session.session_id, **_slot(session))
     return text
+
+
+def _slot(session: NextSession) -> dict[str, bool]:
+    """Return the field of the log line that says that the document has taken the slot."""
+    return {"admitted": True} if session.awaited is not None else {}
 
 
 _SPOKEN_REASONS: Final = (
@@ -181,15 +189,19 @@ def _check_unserved(context: Context, request: DocumentRequest) -> None:
         raise CallEnded(Reasons.unauthorized, _NO_ACCOUNT)
 
 
-async def _next_session(context: Context, agent: AgentSettings, request: DocumentRequest) -> NextSession:
+async def _next_session(
+    context: Context, agent: AgentSettings, request: DocumentRequest, account: CarrierAccount | None
+) -> NextSession:
     """Return the call's next session. Raises CallFinished if it needs none, CallEnded if it can have none."""
     try:
-        return await _admitted_session(context, agent, request)
+        return await _admitted_session(context, agent, request, account)
     except StoreFailed as error:
         raise CallEnded(Reasons.store_failed, str(error)) from None
 
 
-async def _admitted_session(context: Context, agent: AgentSettings, request: DocumentRequest) -> NextSession:
+async def _admitted_session(
+    context: Context, agent: AgentSettings, request: DocumentRequest, account: CarrierAccount | None
+) -> NextSession:
     services, call = context.services, request.call
     if call.returns > agent.max_returns:
         raise CallEnded(Reasons.too_many_returns)
@@ -197,6 +209,11 @@ async def _admitted_session(context: Context, agent: AgentSettings, request: Doc
     if services.active.draining:
         raise CallEnded(Reasons.draining)
     try:
+        # Only a carrier that has proven itself takes a slot, for a call that has had no stream.
+        if agent.admits_at_document and account is not None and previous is None:
+            awaited = await _session_with_slot(context, agent, request, account)
+            if awaited is not None:
+                return awaited
         with suppress(NotReady):  # the call's stream waits for the instance
             await services.bots.check(agent)
     except CallEnded as full:
@@ -208,6 +225,23 @@ async def _admitted_session(context: Context, agent: AgentSettings, request: Doc
         ):
             raise
     return NextSession(services.calls.new_id(), takes_over=previous is not None)
+
+
+async def _session_with_slot(
+    context: Context, agent: AgentSettings, request: DocumentRequest, account: CarrierAccount
+) -> NextSession | None:
+    """Take the call's slot now, and return its session. None if its stream has to take the slot.
+
+    Raises CallEnded: at_capacity; carrier_cannot if the document cannot be written, before a slot is taken.
+    """
+    call, streams = request.call, context.services.calls.awaited
+    if call.call_id is None:
+        return None
+    awaited = AwaitedCall(call.carrier, call.call_id, call.from_number, call.to_number)
+    session = NextSession(streams.session_id(agent, awaited), takes_over=False, awaited=awaited)
+    _stream(context, agent, request, session, account)
+    most = context.services.calls.settings.limits.awaited_per_organization
+    return session if await streams.take(agent, awaited, most) else None
 
 
 async def _previous_stream(
@@ -272,7 +306,8 @@ def _stream(
         CallGrant(
             call_id=call.call_id,
             session_id=session.session_id,
-            admitted=False,
+            admitted=session.awaited is not None,
+            awaited=session.awaited is not None,
             takes_over=session.takes_over,
             lasting_s=TOKEN_S + max_call_s,
             # A token that authenticates its upgrade must be bound to its call.

@@ -22,6 +22,7 @@ from gateway.api.webhooks.carrier_request import (
     read_fields,
     read_query,
 )
+from gateway.calls.awaited_streams import awaits_stream
 from gateway.calls.command_bus import CallCommand
 from gateway.carriers.call_log import CallStatus
 from gateway.carriers.callback_event import CallbackEvent, CallbackRequest
@@ -83,7 +84,7 @@ async def callback(context: Context) -> Response:
         # After the answer: the carrier waits for that no longer than two seconds
         # (docs/reference/carriers.md §3.4).
         return Response(status_code=200, background=BackgroundTask(_hang_up, context, record, event.call_id))
-    if is_over:
+    if is_over or (event.stream_failed and awaits_stream(record)):
         return Response(
             status_code=200, background=BackgroundTask(_send_carrier_ended, context, record, line)
         )
@@ -140,7 +141,7 @@ def _has_no_agent(record: SessionRecord, event: CallbackEvent) -> bool:
 async def _send_carrier_ended(
     context: Context, record: SessionRecord, line: structlog.stdlib.BoundLogger
 ) -> None:
-    """Tell the call's worker not to wait for another stream (carrier_reconnect.py)."""
+    """Tell the call's worker not to wait for another stream (carrier_reconnect.py), or for its first."""
     try:
         await context.services.calls.commands.send(record.session_id, CallCommand.CARRIER_ENDED)
     except StoreFailed as error:
