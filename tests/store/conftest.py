@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gateway.agents.instance_health import Health
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import Party
 from gateway.model.session import CallDetails, SessionOptions, SessionResult, SlotLimits, Traffic
@@ -42,12 +43,12 @@ def new_call() -> Callable[..., CallDetails]:
 
 @pytest.fixture
 def one_slot() -> SlotLimits:
-    return SlotLimits((("http://127.0.0.1:8080", 0),), per_instance=1, max_instances=1)
+    return SlotLimits((("http://127.0.0.1:8080", Health.READY),), per_instance=1, max_instances=1)
 
 
 @pytest.fixture
 def many_slots() -> SlotLimits:
-    return SlotLimits((("http://127.0.0.1:8080", 0),), per_instance=1000, max_instances=1)
+    return SlotLimits((("http://127.0.0.1:8080", Health.READY),), per_instance=1000, max_instances=1)
 
 
 @pytest.fixture

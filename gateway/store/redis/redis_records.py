@@ -163,7 +163,7 @@ def rule_of(limits: SlotLimits) -> list[str | int]:
     """Return the rule of admission as the scripts take it."""
     rule: list[str | int] = [limits.per_instance, limits.max_instances, limits.reserved, limits.limit]
     for instance, rank in limits.instances:
-        rule += (instance, rank)
+        rule += (instance, int(rank))  # an enumeration of numbers is no number to hiredis
     return rule
 
 
