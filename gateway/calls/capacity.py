@@ -118,8 +118,13 @@ class Capacity:
         async def ask(agent: AgentSettings) -> str:
             reserved = agent.reserve_inbound if is_outbound else agent.reserve_outbound
             limits = self._limits(agent, reserved=reserved, queue=queue)
-            own = with_limits(options, agent, start_type=options.start_type or self.start_type(agent))
-            return await self._store.admit(details, limits, self._now(), own)
+            start_type = options.start_type or self.start_type(agent)
+            own = with_limits(options, agent, start_type=start_type)
+            instance = await self._store.admit(details, limits, self._now(), own)
+            actual = "warm" if self._health.of(instance) is Health.READY else "cold"
+            if actual != start_type:  # those that are ready were taken, or came to be meanwhile
+                self._store.correct_start_type(details.session_id, actual)
+            return instance
 
         try:
             try:

@@ -175,6 +175,9 @@ class FailoverStore:
     def mark_resumed(self, session_id: str, times: int) -> asyncio.Future[None]:
         return self._store.mark_resumed(session_id, times)
 
+    def correct_start_type(self, session_id: str, start_type: str) -> asyncio.Future[None]:
+        return self._store.correct_start_type(session_id, start_type)
+
     async def request_stop(self, session_id: str, at: float) -> bool:
         return await self._store.request_stop(session_id, at)
 

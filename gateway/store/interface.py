@@ -276,6 +276,9 @@ class Store(Protocol):
     def mark_resumed(self, session_id: str, times: int) -> asyncio.Future[None]:
         """Record that another agent has taken the session over, for the `times`-th time."""
 
+    def correct_start_type(self, session_id: str, start_type: str) -> asyncio.Future[None]:
+        """Replace a session's `start_type`: which instance it got is known only after its admission."""
+
     async def request_stop(self, session_id: str, at: float) -> bool:
         """Ask the worker that owns the session to end it. Return False if it is unknown or over.
 

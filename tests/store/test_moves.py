@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.model.session import CallDetails, SessionResult, SlotLimits
-from gateway.store.interface import AtCapacity, NotPending, Store
+from gateway.model.session import CallDetails, SessionOptions, SessionResult, SlotLimits
+from gateway.store.interface import AtCapacity, NotPending, SessionFilter, Store
 
 NewCall = Callable[..., CallDetails]
 OpenWorker = Callable[..., Any]
@@ -124,3 +124,19 @@ async def test_the_number_of_moves_to_another_agent_is_recorded(
     record = await store.session(call.session_id)
     assert record is not None
     assert (record.resumed, record.reason) == (2, "caller_hangup")
+
+
+async def test_which_start_it_was_is_corrected_once_the_instance_is_known(
+    store: Store, new_call: NewCall, hung_up: SessionResult
+) -> None:
+    call = new_call()
+    await store.admit(call, limits(FIRST), 1000.0, SessionOptions(start_type="warm"))
+    await store.correct_start_type(call.session_id, "cold")
+    await store.correct_start_type("nobody", "cold")
+    await store.end(call.session_id, hung_up)
+    for start_type, sessions in (("cold", 1), ("warm", 0)):
+        _, total = await store.sessions(SessionFilter(start_type=start_type))
+        assert total == sessions
+    record = await store.session(call.session_id)
+    assert record is not None
+    assert record.start_type == "cold"

@@ -34,6 +34,16 @@ return {'ok'}
 """
 )
 
+# ARGV: id, start type.
+CORRECT_START_TYPE: Final = (
+    HEAD
+    + SESSION
+    + """
+if redis.call('EXISTS', SESSION) == 1 then redis.call('HSET', SESSION, 'start_type', ARGV[2]) end
+return {'ok'}
+"""
+)
+
 # ARGV: id, attempt, terminal state if it did not run, and if it did, ended_at, "unattached" or "", then
 # fields and values.
 END: Final = (

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -81,6 +82,7 @@ _DETACH: Final = script(scripts.DETACH)
 _MOVE: Final = script(scripts.MOVE)
 _MARK_RUNNING: Final = script(end_scripts.MARK_RUNNING)
 _MARK_RESUMED: Final = script(end_scripts.MARK_RESUMED)
+_CORRECT_START_TYPE: Final = script(end_scripts.CORRECT_START_TYPE)
 _END: Final = script(end_scripts.END)
 _BEGIN_END: Final = script(end_scripts.BEGIN_END)
 _CORRECT_PLAYED: Final = script(end_scripts.CORRECT_PLAYED)
@@ -285,6 +287,11 @@ class RedisStore:
 
     def mark_resumed(self, session_id: str, times: int) -> asyncio.Future[None]:
         return self._session_later(_MARK_RESUMED, session_id, times)
+
+    def correct_start_type(self, session_id: str, start_type: str) -> asyncio.Future[None]:
+        if own := self._own.get(session_id):
+            own.options = replace(own.options, start_type=start_type)
+        return self._session_later(_CORRECT_START_TYPE, session_id, start_type)
 
     def mark_running(self, session_id: str, at: float) -> asyncio.Future[None]:
         if own := self._own.get(session_id):

@@ -379,6 +379,12 @@ def mark_resumed(session_id: str, times: int, connection: sqlite3.Connection) ->
     connection.execute("UPDATE session SET resumed = max(resumed, ?) WHERE id = ?", (times, text(session_id)))
 
 
+def correct_start_type(session_id: str, start_type: str, connection: sqlite3.Connection) -> None:
+    """Replace a session's start type."""
+    row = (text(start_type), text(session_id))
+    connection.execute("UPDATE session SET start_type = ? WHERE id = ?", row)
+
+
 def complete(
     session_id: str, report: tuple[str | float | None, ...], at: float, connection: sqlite3.Connection
 ) -> bool:

@@ -167,6 +167,10 @@ class SqliteStore:
     def mark_resumed(self, session_id: str, times: int) -> asyncio.Future[None]:
         return self._writer.submit(Kind.DEFERRED, partial(session_writes.mark_resumed, session_id, times))
 
+    def correct_start_type(self, session_id: str, start_type: str) -> asyncio.Future[None]:
+        write = partial(session_writes.correct_start_type, session_id, start_type)
+        return self._writer.submit(Kind.DEFERRED, write)
+
     def mark_running(self, session_id: str, at: float) -> asyncio.Future[None]:
         marked = self._writer.submit(Kind.DEFERRED, partial(session_writes.mark_running, session_id, at))
         return self._notify_after(marked, session_id, Topic.SESSION_CHANGED)

@@ -62,6 +62,7 @@ async def test_a_life_of_sessions(
     await node.move(call.session_id, limits)
     await node.mark_running(call.session_id, NOW + 1)
     await node.mark_resumed(call.session_id, 1)
+    await node.correct_start_type(call.session_id, "cold")
     assert await node.request_stop(call.session_id, NOW + 2)
     assert await node.stop_requests() == [call.session_id]
     assert await node.complete(call.session_id, "[]", 1.0, None, NOW + 3)
