@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from gateway.model.lifecycle import SessionState
 from gateway.model.session import CallDetails, SessionOptions, SessionResult, SlotLimits
 from gateway.store.history import DAY_S, DayUsage, ManagementCall, Removed
-from gateway.store.interface import Store
+from gateway.store.interface import SessionFilter, Store
 from gateway.store.retention import remove_once
 
 NewCall = Callable[..., CallDetails]
@@ -109,6 +110,44 @@ async def test_numbers_and_transcripts_go_first_and_then_the_sessions(
     assert await store.history.prune(5000.0, 0.0, 3) == Removed(0, 0, 0)
     ((left,), total) = await store.sessions()
     assert (left.session_id, left.from_number, total) == (young, "+15551230000", 1)
+
+
+async def test_a_list_says_how_long_it_is_whatever_was_removed(
+    store: Store, new_call: NewCall, many_slots: SlotLimits, take_call: Callable[..., Any]
+) -> None:
+    for number in range(4):
+        await take_call(1000.0 + number, agent="desk.other" if number == 3 else "support.acme")
+    await take_call(9000.0)
+    await store.admit(new_call(), many_slots, 9001.0)
+    pending = new_call()
+    await store.create_pending(pending, SessionOptions(), 9002.0, 9999.0)
+    await store.request_stop(pending.session_id, 9003.0)
+
+    async def totals() -> list[int]:
+        own = SessionFilter(agent="support.acme")
+        every = (
+            own,
+            SessionFilter(organization="acme"),
+            replace(own, organization="acme"),
+            replace(own, organization="other"),
+            replace(own, active=False),
+            replace(own, active=True),
+            replace(own, state=SessionState.CANCELED),
+            SessionFilter(agent="desk.other"),
+            SessionFilter(),
+        )
+        found = []
+        for matching in every:
+            page, total = await store.sessions(matching, limit=100)
+            assert len(page) == total
+            found.append(total)
+        return found
+
+    assert await totals() == [6, 6, 6, 0, 5, 1, 5, 1, 7]
+    await store.history.prune(5000.0, 0.0, 2)
+    await store.history.prune(5000.0, 0.0, 100)
+    await store.history.prune(5000.0, 0.0, 100)
+    assert await totals() == [3, 3, 3, 0, 2, 1, 2, 0, 3]
 
 
 async def test_totals_stay_when_sessions_are_removed(store: Store, take_call: Callable[..., Any]) -> None:

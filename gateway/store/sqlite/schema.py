@@ -252,6 +252,40 @@ _VERSION_7: Final = (
 
 _VERSION_8: Final = ("ALTER TABLE session ADD COLUMN heard_ms INTEGER",)
 
+# How many sessions are over, so that a list need not count its whole history to say how long it is. Unlike
+# `tally` it has only those that are still there.
+_VERSION_9: Final = (
+    """
+    CREATE TABLE finished (
+        agent TEXT NOT NULL,
+        organization TEXT NOT NULL,
+        state TEXT NOT NULL,
+        sessions INTEGER NOT NULL,
+        PRIMARY KEY (agent, organization, state)
+    ) WITHOUT ROWID
+    """,
+    """
+    INSERT INTO finished (agent, organization, state, sessions)
+    SELECT agent, organization, state, count(*) FROM session WHERE ended_at IS NOT NULL GROUP BY 1, 2, 3
+    """,
+    """
+    CREATE TRIGGER session_finished AFTER UPDATE OF ended_at ON session
+    WHEN old.ended_at IS NULL AND new.ended_at IS NOT NULL
+    BEGIN
+        INSERT INTO finished (agent, organization, state, sessions)
+        VALUES (new.agent, new.organization, new.state, 1)
+        ON CONFLICT (agent, organization, state) DO UPDATE SET sessions = sessions + 1;
+    END
+    """,
+    """
+    CREATE TRIGGER session_forgotten AFTER DELETE ON session WHEN old.ended_at IS NOT NULL
+    BEGIN
+        UPDATE finished SET sessions = sessions - 1
+        WHERE agent = old.agent AND organization = old.organization AND state = old.state;
+    END
+    """,
+)
+
 _STEPS: Final = (
     _VERSION_1,
     _VERSION_2,
@@ -261,6 +295,7 @@ _STEPS: Final = (
     _VERSION_6,
     _VERSION_7,
     _VERSION_8,
+    _VERSION_9,
 )
 
 VERSION: Final = len(_STEPS)

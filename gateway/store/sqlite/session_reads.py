@@ -41,7 +41,7 @@ def sessions(
         return [], 0
     table = _table(matching)
     where, values = _condition(matching)
-    (total,) = connection.execute(f"SELECT count(*) FROM {table} WHERE {where}", values).fetchone()  # noqa: S608
+    total = _total(matching, connection)
     columns = COLUMNS if with_reports else BRIEF_COLUMNS
     rows = connection.execute(
         f"SELECT {columns} FROM {table} WHERE {where} "  # noqa: S608 - of constants, as above
@@ -62,6 +62,35 @@ def counts(connection: sqlite3.Connection) -> Counts:
     for state, number in connection.execute("SELECT state, sessions FROM tally"):
         over[SessionState(state)] = number
     return Counts(active, over)
+
+
+def _total(matching: SessionFilter, connection: sqlite3.Connection) -> int:
+    """Return how many sessions match. What is over was counted when it ended, unless a time is asked for."""
+    where, values = _condition(matching)
+    states = matching.states()
+    over = sorted(states & TERMINAL)
+    is_counted = (matching.start_type, matching.created_from, matching.created_before) == (None, None, None)
+    if not over or not is_counted:
+        (total,) = connection.execute(
+            f"SELECT count(*) FROM {_table(matching)} WHERE {where}",  # noqa: S608 - of constants, as above
+            values,
+        ).fetchone()
+        return int(total)
+    scope = {"agent": text(matching.agent), "organization": text(matching.organization)}
+    parts = [f"state IN ({', '.join(f'{state!r}' for state in map(str, over))})"]
+    parts += [f"{name} = ?" for name, value in scope.items() if value is not None]
+    given = [value for value in scope.values() if value is not None]
+    (total,) = connection.execute(
+        f"SELECT coalesce(sum(sessions), 0) FROM finished WHERE {' AND '.join(parts)}",  # noqa: S608 - as above
+        given,
+    ).fetchone()
+    if states - TERMINAL:
+        (active,) = connection.execute(
+            f"SELECT count(*) FROM session INDEXED BY session_active WHERE ended_at IS NULL AND {where}",  # noqa: S608
+            values,
+        ).fetchone()
+        total += active
+    return int(total)
 
 
 def _table(matching: SessionFilter) -> str:
