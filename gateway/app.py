@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import ssl
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -44,6 +45,7 @@ from gateway.calls.active import ActiveCalls
 from gateway.calls.bot_session import BotServices, BotSessions, bot_http_client
 from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.live_traffic import live_traffic
+from gateway.calls.node_requests import NodeRequests
 from gateway.calls.outbound.outbound_calls import OutboundCalls
 from gateway.calls.remote_call import StreamHandovers
 from gateway.calls.services import make_call_services
@@ -56,8 +58,14 @@ from gateway.media.direct_transport import epoll_set_of
 from gateway.media.loop_batcher import LoopBatcher
 from gateway.media.outgoing_leg import tls_context
 from gateway.media.relay_timers import scheduler_of
+from gateway.media.socket_passing import name_of
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import LiveTraffic
+from gateway.nodes.connection_handover import hand_on
+from gateway.nodes.node_directory import NodeDirectory
+from gateway.nodes.node_listener import NodeListener
+from gateway.nodes.node_signature import NodeVerifier
+from gateway.nodes.nodes import Nodes
 from gateway.store.connect import open_store
 from gateway.store.interface import Store, StoreFailed
 from gateway.store.retention import remove_for_ever
@@ -77,6 +85,9 @@ SINGLE_USE_KINDS: Final = frozenset({NONCES, CALL_NONCES, CALL_SOCKETS, SIGNED_W
 signed webhook, is refused.
 """
 
+NODE_SECRET: Final = "nodes"  # noqa: S105 - the name of a secret, not one
+"""The name of the secret in the store that nodes sign with, if the settings have none."""
+
 HEARTBEAT_S: Final = STALE_S / 4
 """How often a worker renews its heartbeat in the store, with it writes what its calls have passed so far, and
 ends the sessions of workers that died.
@@ -85,20 +96,25 @@ ends the sessions of workers that died.
 
 @asynccontextmanager
 async def running(
-    settings: Settings, *, may_create_store: bool = True
+    settings: Settings, *, may_create_store: bool = True, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[tuple[Starlette, Services]]:
     """Run one worker's background tasks, and yield its application and services.
 
-    `may_create_store`: if not, a missing store is a failure.
-    Raises StoreFailed if the store cannot be opened, and PromptError if a recording cannot be played.
+    `may_create_store`: if not, a missing store is a failure. `tls`: of the port, for a node's address that is
+    https.
+    Raises StoreFailed if the store cannot be opened, PromptError if a recording cannot be played, and
+    NodeAddressUnusable.
     """
     async with AsyncExitStack() as stack:
         worker_id = WorkerId.of_this_process(uuid.uuid4().hex)
         store = await _open_store(settings, worker_id, stack, may_create=may_create_store)
         agents = await _start_agents(settings, store, stack)
-        services = await _start_calls(settings, store, agents, stack)
-        _start_store_watcher(services, agents, stack)
-        _start_handovers(services, worker_id, stack)
+        node = await _open_node(settings, store, worker_id, tls, stack)
+        services = await _start_calls(settings, store, agents, node, stack)
+        watcher = _start_store_watcher(services, agents, stack)
+        handovers = _start_handovers(services, worker_id, node, stack)
+        if node is not None:
+            await node.start(NodeRequests(services.calls.commands, handovers, watcher.stop_session), stack)
         _start_heartbeat(services, stack)
         _start_retention(store, settings.store, stack)
         batcher = _start_batcher(settings, stack)
@@ -153,11 +169,63 @@ async def _start_agents(settings: Settings, store: Store, stack: AsyncExitStack)
     return agents
 
 
-async def _start_calls(settings: Settings, store: Store, agents: _Agents, stack: AsyncExitStack) -> Services:
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """This worker's part of its node: what it listens with, and what it reaches the others with."""
+
+    listener: NodeListener
+    verifier: NodeVerifier
+    nodes: Nodes
+
+    async def start(self, requests: NodeRequests, stack: AsyncExitStack) -> None:
+        """Listen at the node's address, and tell the others of it. Raises StoreFailed."""
+        stack.push_async_callback(self.listener.stop)
+
+        def pass_on(transport: asyncio.Transport, worker: str, read: bytes) -> Awaitable[bool]:
+            return hand_on(transport, name_of(worker, self.nodes.url), read)
+
+        await self.listener.start(self.nodes.worker, self.verifier, requests, pass_on)
+        await self.nodes.directory.announce()
+        stack.push_async_callback(self._withdraw)
+
+    async def _withdraw(self) -> None:
+        with contextlib.suppress(StoreFailed):  # it expires by itself
+            await self.nodes.directory.withdraw()
+
+
+async def _open_node(
+    settings: Settings, store: Store, worker_id: WorkerId, tls: ssl.SSLContext | None, stack: AsyncExitStack
+) -> _Node | None:
+    """Bind this node's address; None if it has none. Raises NodeAddressUnusable, StoreFailed."""
+    server = settings.server
+    if server.node_url is None:
+        return None
+    if server.node_secret is not None:
+        secret = server.node_secret.get_secret_value().encode()
+    else:
+        secret = await load_secret(store, time.time, purpose=NODE_SECRET)
+    listener = NodeListener(server.node_url, tls)
+    stack.push_async_callback(listener.stop)
+    directory = NodeDirectory(store.key_values, worker_id.id, server.node_url, time.time)
+    nodes = Nodes(worker_id.id, directory, secret, time.time)
+    stack.callback(nodes.close)
+    return _Node(listener, NodeVerifier(secret, time.time), nodes)
+
+
+async def _start_calls(
+    settings: Settings, store: Store, agents: _Agents, node: _Node | None, stack: AsyncExitStack
+) -> Services:
     """Build what calls and handlers work with. On exit every session that is left is ended."""
     stopped = CallEnded(Reasons.draining, "the gateway stops")
     tokens = MediaTokens(await load_secret(store, time.time), store, time.time)
-    calls = make_call_services(settings, store, agents.directory, agents.health, tokens)
+    calls = make_call_services(
+        settings,
+        store,
+        agents.directory,
+        agents.health,
+        tokens,
+        nodes=None if node is None else node.nodes,
+    )
     stack.push_async_callback(calls.capacity.releases.close)
     stack.push_async_callback(calls.awaited.end_all)
     active = ActiveCalls()
@@ -179,7 +247,7 @@ async def _start_calls(settings: Settings, store: Store, agents: _Agents, stack:
     return Services(calls, active, outbound, Dispatcher(calls, active, outbound), bots, http)
 
 
-def _start_store_watcher(services: Services, agents: _Agents, stack: AsyncExitStack) -> None:
+def _start_store_watcher(services: Services, agents: _Agents, stack: AsyncExitStack) -> StoreWatcher:
     """Let the store's changes reach this worker: sessions to end, agents to read again, commands to calls."""
 
     def end_session(session_id: str, end: CallEnded) -> bool:
@@ -188,13 +256,18 @@ def _start_store_watcher(services: Services, agents: _Agents, stack: AsyncExitSt
     watcher = StoreWatcher(services.calls.store, end_session, agents.refresh, services.calls.commands.poll)
     watcher.start()
     stack.push_async_callback(watcher.stop)
+    return watcher
 
 
-def _start_handovers(services: Services, worker_id: WorkerId, stack: AsyncExitStack) -> None:
+def _start_handovers(
+    services: Services, worker_id: WorkerId, node: _Node | None, stack: AsyncExitStack
+) -> StreamHandovers:
     """Take carrier sockets over from other workers for calls that run in this one."""
-    handovers = StreamHandovers(services.calls, services.active, worker_id.id)
+    take_connection = None if node is None else node.listener.take
+    handovers = StreamHandovers(services.calls, services.active, worker_id.id, take_connection)
     handovers.start()
     stack.push_async_callback(handovers.stop)
+    return handovers
 
 
 def _start_heartbeat(services: Services, stack: AsyncExitStack) -> None:
@@ -205,7 +278,7 @@ def _start_heartbeat(services: Services, stack: AsyncExitStack) -> None:
         while True:
             await take_over_or_warn(calls.capacity.releases, calls.agents)
             await asyncio.sleep(HEARTBEAT_S)
-            await _beat(calls.store, await live_traffic(services.active))
+            await _beat(calls.store, await live_traffic(services.active), calls.nodes)
 
     _run_until_exit(beat(), stack)
 
@@ -229,9 +302,11 @@ def _run_until_exit(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> N
     stack.push_async_callback(cancel)
 
 
-async def _beat(store: Store, passed: Sequence[LiveTraffic] = ()) -> None:
+async def _beat(store: Store, passed: Sequence[LiveTraffic] = (), nodes: Nodes | None = None) -> None:
     try:
         await store.heartbeat(time.time(), passed)
+        if nodes is not None:
+            await nodes.directory.announce()
         await store.reap(time.time())
     except StoreFailed as error:
         log.warning("store", error=str(error))

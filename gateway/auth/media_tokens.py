@@ -217,30 +217,34 @@ class MediaTokens:
 
 
 async def load_secret(
-    store: Store, now: Callable[[], float], make: Callable[[int], bytes] = os.urandom
+    store: Store,
+    now: Callable[[], float],
+    make: Callable[[int], bytes] = os.urandom,
+    *,
+    purpose: str = _SECRET_KEY,
 ) -> bytes:
-    """Return the secret that all workers of `store` share.
+    """Return the secret that all workers of `store` share, for tokens unless another `purpose` is named.
 
     The first worker makes it with `make(SECRET_BYTES)`.
 
     Raises StoreFailed, also if the stored value is not a secret.
     """
     documents = store.key_values
-    stored = await documents.get(_SECRETS, _SECRET_KEY, now())
+    stored = await documents.get(_SECRETS, purpose, now())
     if stored is None:
         new = json.dumps(make(SECRET_BYTES).hex())
-        await documents.put_if_absent(_SECRETS, _SECRET_KEY, new, now=now())
-        stored = await documents.get(_SECRETS, _SECRET_KEY, now())  # another worker may have been faster
-    return _decode_secret(stored)
+        await documents.put_if_absent(_SECRETS, purpose, new, now=now())
+        stored = await documents.get(_SECRETS, purpose, now())  # another worker may have been faster
+    return _decode_secret(stored, purpose)
 
 
-def _decode_secret(stored: StoredValue | None) -> bytes:
+def _decode_secret(stored: StoredValue | None, purpose: str) -> bytes:
     try:
         secret = bytes.fromhex(json.loads(stored.value)) if stored else b""
     except (ValueError, TypeError):
         secret = b""
     if len(secret) < SECRET_BYTES:
-        raise StoreFailed("the secret for tokens in the session store is damaged")
+        raise StoreFailed(f"the secret for {purpose} in the session store is damaged")
     return secret
 
 

@@ -5,6 +5,9 @@ A call is hung up or transferred by a request to its carrier, from any worker. T
 stream, which looks as if the caller had hung up. So the owner gets a command first, and the sender waits for
 its acknowledgement: the owner then ends the session with the right reason, and keeps the agent's socket open
 if the agent would hang up when it closes (docs/reference/carriers.md §8.3).
+
+A command goes to the owner's node by HTTP (gateway/nodes), where nodes have addresses, and through the store
+otherwise, or if that node does not answer.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
+from gateway.model.lifecycle import TERMINAL
 from gateway.model.reasons import Reasons
+from gateway.nodes.nodes import Nodes, Reply
 from gateway.store.interface import Store, StoreFailed
 from gateway.store.notifications import Topic
 
@@ -83,8 +88,10 @@ REASON_BY_COMMAND: Final = {
 class CommandBus:
     """Sends commands to the owners of sessions, and delivers those for this worker's sessions."""
 
-    def __init__(self, store: Store, now: Callable[[], float]) -> None:
-        """`now`: Unix seconds."""
+    def __init__(self, store: Store, now: Callable[[], float], nodes: Nodes | None = None) -> None:
+        """`now`: Unix seconds. `nodes`: None where they have no addresses."""
+        self._store = store
+        self._nodes = nodes
         self._values = store.key_values
         self._notifications = store.notifications
         self._now = now
@@ -102,11 +109,36 @@ class CommandBus:
     async def send(self, session_id: str, command: CallCommand) -> bool:
         """Send a command to the owner of a session. Return True once it is acknowledged.
 
-        Return False after ACKNOWLEDGE_S: then no worker has the session, and none will get the command.
+        Return False if no worker has the session; then none will get the command. Within a few seconds.
         Raises StoreFailed.
         """
         if self._deliver(session_id, command):
             return True
+        if self._nodes is not None:
+            reply = await self._send_to_owner(self._nodes, session_id, command)
+            if reply is not Reply.UNREACHABLE:
+                return reply is Reply.TAKEN
+        return await self._send_by_store(session_id, command)
+
+    async def _send_to_owner(self, nodes: Nodes, session_id: str, command: CallCommand) -> Reply:
+        """Send a command to the node of a session's owner. UNREACHABLE if there is none that could tell."""
+        asked = ""
+        while (owner := await self._owner(session_id)) not in (None, nodes.worker):
+            if owner == asked:
+                return Reply.NOT_HERE
+            asked = owner or ""
+            reply = await nodes.command(asked, session_id, command)
+            if reply is not Reply.NOT_HERE:
+                return reply
+            # The session may be another worker's by now: that of its stream, or the heir of one that died.
+        return Reply.UNREACHABLE
+
+    async def _owner(self, session_id: str) -> str | None:
+        """Return the worker that has a session which is not over, or None. Raises StoreFailed."""
+        record = await self._store.session(session_id)
+        return None if record is None or record.state in TERMINAL else record.owner
+
+    async def _send_by_store(self, session_id: str, command: CallCommand) -> bool:
         command_id = f"{session_id}/{uuid.uuid4().hex}"
         now = self._now()
         value = json.dumps({"wish": command, "name": command_id})
@@ -130,29 +162,58 @@ class CommandBus:
 
         Return None if no worker has the session, or none has answered within `timeout_s`. Raises StoreFailed.
         """
+        is_here, answer = await self.ask_here(session_id, command, timeout_s)
+        if is_here:
+            return answer
+        if self._nodes is not None and (owner := await self._owner(session_id)) is not None:
+            reply, answer = await self._nodes.question(owner, session_id, command, timeout_s)
+            if reply is not Reply.UNREACHABLE:
+                return answer
+        key = _answer_key(session_id, command)
+        with self._notifications.subscribe(Topic.COMMAND_ACKNOWLEDGED, key=key, urgent=True) as subscription:
+            await self._values.delete(_ANSWER, key)  # of an earlier question
+            if not await self._send_by_store(session_id, command):
+                return None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    while (found := await self._values.get(_ANSWER, key, self._now())) is None:
+                        await subscription.wait()
+                    return found.value
+        return None
+
+    def take(self, session_id: str, command: CallCommand) -> bool:
+        """Take a command that came from another node. Return False if this worker has no such session."""
+        return self._deliver(session_id, command)
+
+    async def ask_here(
+        self, session_id: str, command: CallCommand, timeout_s: float
+    ) -> tuple[bool, str | None]:
+        """Put the question of another node to a session of this worker.
+
+        Return whether this worker has it, and the answer as `ask` does.
+        """
         key = _answer_key(session_id, command)
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._questions.setdefault(key, []).append(future)
         try:
-            if self._deliver(session_id, command):
-                await asyncio.wait([future], timeout=timeout_s)
-                return future.result() if future.done() else None
-            with self._notifications.subscribe(
-                Topic.COMMAND_ACKNOWLEDGED, key=key, urgent=True
-            ) as subscription:
-                await self._values.delete(_ANSWER, key)  # of an earlier question
-                if not await self.send(session_id, command):
-                    return None
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(timeout_s):
-                        while (found := await self._values.get(_ANSWER, key, self._now())) is None:
-                            await subscription.wait()
-                        return found.value
-            return None
+            if not self._deliver(session_id, command):
+                return False, None
+            await asyncio.wait([future], timeout=timeout_s)
+            return True, future.result() if future.done() else None
         finally:
             self._questions[key].remove(future)
             if not self._questions[key]:
                 del self._questions[key]
+
+    async def stop(self, session_id: str) -> bool:
+        """Ask for the end of a session, as `Store.request_stop` does, and tell its owner at once.
+
+        Raises StoreFailed.
+        """
+        requested = await self._store.request_stop(session_id, self._now())
+        if requested and self._nodes is not None and (owner := await self._owner(session_id)):
+            await self._nodes.stop(owner, session_id)  # or it reads it in the store
+        return requested
 
     def answer(self, session_id: str, command: CallCommand, value: str) -> None:
         """Answer what was asked of a session of this worker. `value`: JSON text. Returns at once."""

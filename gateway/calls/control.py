@@ -149,7 +149,7 @@ async def hang_up(services: CallServices, record: SessionRecord, *, at_once: boo
     except CarrierFailed as failure:
         await services.commands.send(record.session_id, CallCommand.REVOKED)
         raise _failed(failure) from None
-    await services.store.request_stop(record.session_id, services.now())
+    await services.commands.stop(record.session_id)
 
 
 @dataclass(frozen=True, slots=True)

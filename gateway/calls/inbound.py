@@ -52,6 +52,7 @@ from gateway.media.accept import Upgrade
 from gateway.media.leg import Leg
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import SessionRecord
+from gateway.nodes.tunnel import Tunnel
 from gateway.store.interface import StoreFailed
 from serializers.call_numbers import with_numbers
 from serializers.dialect import Dialect
@@ -65,7 +66,11 @@ _OUR_NUMBERS: Final = ("from_number", "to_number")
 
 
 class StreamAttached(Exception):  # noqa: N818 - not an error
-    """The call's stream was attached to another call, so nothing is left of this one."""
+    """The call's stream was attached to another call, and of this one is left a `tunnel` at most."""
+
+    def __init__(self, tunnel: Tunnel | None) -> None:
+        super().__init__()
+        self.tunnel = tunnel
 
 
 class InboundCall:
@@ -91,8 +96,13 @@ class InboundCall:
         try:
             bridge = await self._set_up()
             end = await bridge.run()
-        except StreamAttached:
-            self._leave()
+        except StreamAttached as attached:
+            attached.__traceback__ = attached.__context__ = None
+            try:
+                if attached.tunnel is not None:
+                    await self._serve_tunnel(attached.tunnel)
+            finally:
+                self._leave()
             return
         except CallEnded as raised:
             end = raised
@@ -281,12 +291,12 @@ class InboundCall:
         setup.ownership = ownership
         if call is not None:
             assert setup.carrier_leg is not None
-            if progress.termination.end is None and await attach_to_call(
-                call, setup.carrier_leg, start, carrier, agent
+            self._upgrade.verified()
+            if progress.termination.end is None and (
+                attached := await attach_to_call(call, setup.carrier_leg, start, carrier, agent)
             ):
                 setup.carrier_leg = None
-                self._upgrade.verified()
-                raise StreamAttached
+                raise StreamAttached(attached if isinstance(attached, Tunnel) else None)
             ownership, _ = await take_ownership(services, active, opening, failed=ownership)
             setup.ownership = ownership
         if ownership.is_admitted and not ownership.is_awaited:
@@ -324,9 +334,21 @@ class InboundCall:
             leg = self._accept(setup)
             leg.buffer_messages(self._services.settings.limits.max_message_bytes)
             await asyncio.sleep(0)  # its 101 is on its way before the socket is passed on
-        await continue_on(call, leg, start, carrier, agent)
+        tunnel = await continue_on(call, leg, start, carrier, agent)
         setup.carrier_leg = None
-        raise StreamAttached
+        raise StreamAttached(tunnel)
+
+    async def _serve_tunnel(self, tunnel: Tunnel) -> None:
+        """Pass on what comes on this call's socket, for a call that another worker has, until it ends.
+
+        This call stays among the active ones meanwhile: a worker that drains waits for it.
+        """
+        began_at = self._services.now()
+        self._upgrade.on_shutdown = tunnel.close
+        await tunnel.run()
+        bytes_in, bytes_out = tunnel.passed
+        seconds = round(self._services.now() - began_at, 3)
+        self._progress.log.info("tunnel ended", seconds=seconds, bytes_in=bytes_in, bytes_out=bytes_out)
 
     def _rename(self, session_id: str) -> None:
         self._active.remove(self)

@@ -24,6 +24,7 @@ from gateway.carriers.accounts import CarrierAccounts
 from gateway.carriers.call_log import CallLog
 from gateway.carriers.clients import CarrierClients
 from gateway.config import Settings
+from gateway.nodes.nodes import Nodes
 from gateway.store.interface import Store
 from gateway.store.notifications import Topic
 
@@ -49,6 +50,8 @@ class CallServices:
     capacity: Capacity
     awaited: AwaitedStreams
     commands: CommandBus
+    nodes: Nodes | None
+    """The other machines' gateways; None where they have no addresses."""
     region_codes: frozenset[str]
     now: Callable[[], float]
     """The time, in Unix seconds."""
@@ -73,6 +76,7 @@ def make_call_services(
     health: InstanceHealth,
     tokens: MediaTokens,
     *,
+    nodes: Nodes | None = None,
     now: Callable[[], float] = time.time,
     new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
 ) -> CallServices:
@@ -101,7 +105,8 @@ def make_call_services(
         queues=queues,
         capacity=capacity,
         awaited=AwaitedStreams(store, health, capacity, tokens, now),
-        commands=CommandBus(store, now),
+        commands=CommandBus(store, now, nodes),
+        nodes=nodes,
         region_codes=frozenset(region.code for region in settings.regions),
         now=now,
         new_id=new_id,

@@ -91,10 +91,18 @@ class StoreWatcher:
         session_ids = await self._store.stop_requests()
         self._stopped.intersection_update(session_ids)
         for session_id in session_ids:
-            if session_id not in self._stopped and self._end_session(session_id, CallEnded(Reasons.stopped)):
-                self._stopped.add(session_id)
-                log.info("session is stopped on request", session=session_id)
+            self.stop_session(session_id)
         return self._stopped.issuperset(session_ids)
+
+    def stop_session(self, session_id: str) -> bool:
+        """End a session that is to stop, as the store says. Return False if this worker does not have it."""
+        if session_id in self._stopped:
+            return True
+        if not self._end_session(session_id, CallEnded(Reasons.stopped)):
+            return False
+        self._stopped.add(session_id)
+        log.info("session is stopped on request", session=session_id)
+        return True
 
     async def _refresh(self) -> bool:
         await self._refresh_agents()

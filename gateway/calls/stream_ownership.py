@@ -190,7 +190,7 @@ def _active_call(
         return call if call.can_attach(agent.service_host, start) else None
     if record.state in TERMINAL or not may_reconnect(services.settings.limits, agent, record.carrier):
         return None
-    return RemoteCall(record.owner, record.session_id)
+    return RemoteCall(record.owner, record.session_id, services.nodes)
 
 
 async def _end(services: CallServices, active: ActiveCalls, earlier: CallStream) -> None:
@@ -202,5 +202,5 @@ async def _end(services: CallServices, active: ActiveCalls, earlier: CallStream)
             return
         if not active.terminate(session_id, CallEnded(Reasons.taken_over)):
             await services.store.reap(services.now())  # its worker may have died just now
-            await services.store.request_stop(session_id, services.now())
+            await services.commands.stop(session_id)
         await asyncio.wait([over], timeout=TAKE_OVER_S)

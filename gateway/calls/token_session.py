@@ -29,6 +29,7 @@ from gateway.media.relay import CARRIER_CHECK_S
 from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import SessionRecord
+from gateway.nodes.tunnel import Tunnel
 from gateway.store.interface import StoreFailed
 from gateway.store.notifications import Topic
 from serializers.events import Start
@@ -68,7 +69,7 @@ async def find_session(
     is_expired = services.now() >= token.claims.expires_at
     if record is not None and record.state in _LIVE:  # however old the token is
         if record.carrier == carrier and await _is_lost(services, active, record):
-            call = active.get(token.session_id) or RemoteCall(record.owner, record.session_id)
+            call = active.get(token.session_id) or RemoteCall(record.owner, record.session_id, services.nodes)
             return OpenedSession(record, call)
     elif not is_expired:
         if record is None or record.state is SessionState.CREATED:
@@ -90,14 +91,17 @@ async def use_token(services: CallServices, token: TokenSession) -> None:
 
 async def continue_on(
     call: ActiveCall | RemoteCall, leg: Leg, start: Start | None, carrier: str, agent: AgentSettings
-) -> None:
+) -> Tunnel | None:
     """Let the session's call go on with this leg, whose `start` was read; None for a generic client.
 
-    Raises CallEnded(unauthorized) if it cannot any more, or its worker cannot be given the socket.
+    Return the tunnel to its worker, if there is one, whose `run` must be awaited. Raises
+    CallEnded(unauthorized) if it cannot any more, or its worker cannot be given the socket.
     """
-    can_attach = isinstance(call, RemoteCall) or call.can_attach(agent.service_host, start)
-    if not (can_attach and await attach_to_call(call, leg, start, carrier, agent)):
-        raise _refused("its session cannot go on with this socket")
+    if isinstance(call, RemoteCall) or call.can_attach(agent.service_host, start):
+        attached = await attach_to_call(call, leg, start, carrier, agent)
+        if attached:
+            return attached if isinstance(attached, Tunnel) else None
+    raise _refused("its session cannot go on with this socket")
 
 
 async def _is_lost(services: CallServices, active: ActiveCalls, record: SessionRecord) -> bool:

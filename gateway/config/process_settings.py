@@ -18,6 +18,8 @@ from gateway.config.values import (
     Label,
     ListenHost,
     Network,
+    NodeSecret,
+    NodeUrl,
     Origin,
     Rate,
     Seconds,
@@ -83,6 +85,18 @@ class Server(Table):
         "`public_url` and the agent's organisation has an account that can authenticate; else `none`.",
     )
     workers: Whole = Field(default=1, ge=1, le=1024, description="Processes that share the port.")
+    node_url: NodeUrl | None = Field(
+        default=None,
+        description="The internal address of this machine, as in `http://10.0.0.5:7861`, where the gateways "
+        "of the other machines reach this one; it listens there as well. With `https://` it speaks TLS with "
+        "`tls_certificate`, which must be for this host. Left out: commands to calls go through the store, "
+        "and a call continues on this machine alone.",
+    )
+    node_secret: NodeSecret | None = Field(
+        default=None,
+        description="What the machines authenticate each other with, the same on all, as in "
+        "`env:PATCHBAY_NODE_SECRET`. Left out: a secret that the first one makes, in the store.",
+    )
     relay_batch_ms: float = Field(
         default=2.0,
         ge=0,

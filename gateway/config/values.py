@@ -23,6 +23,7 @@ REDIS: Final = ("redis://", "rediss://")
 MAX_AGENT_NAME_CHARACTERS: Final = 54
 MAX_LABEL_CHARACTERS: Final = 63  # a region is a DNS label in front of the public host (RFC 1035 §2.3.4)
 ED25519_KEY_BYTES: Final = 32
+MIN_NODE_SECRET_CHARACTERS: Final = 32
 
 _PREFIX: Final = re.compile(r"\+([1-9][0-9]{0,14})?")
 _PRINTABLE: Final = re.compile(r"[!-~]+")
@@ -210,6 +211,26 @@ def check_instance_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def check_node_url(value: str) -> str:
+    """Check the internal address of a node: scheme, host and port. Return it without a slash at its end."""
+    parts = _parse_http_url(value)
+    if parts.path not in ("", "/"):
+        raise ValueError("must end after the host and port")
+    if parts.hostname in ("0.0.0.0", "::"):  # noqa: S104 - refused here
+        raise ValueError("must be the one address at which the other machines reach this one")
+    return value.rstrip("/")
+
+
+def check_node_secret(value: SecretStr) -> SecretStr:
+    """Check the secret that nodes sign with."""
+    if len(value.get_secret_value()) < MIN_NODE_SECRET_CHARACTERS:
+        raise ValueError(
+            f"must have at least {MIN_NODE_SECRET_CHARACTERS} characters: "
+            "`openssl rand -hex 32` makes a good one"
+        )
+    return value
+
+
 def check_origin(value: str) -> str:
     """Check an origin (RFC 6454 §6.2) or `*`, and return it as browsers write it in `Origin`.
 
@@ -302,6 +323,8 @@ ListenHost = Annotated[str, AfterValidator(check_listen_host)]
 FileName = Annotated[str, AfterValidator(check_file_name)]
 BaseUrl = Annotated[str, AfterValidator(check_base_url)]
 InstanceUrl = Annotated[str, AfterValidator(check_instance_url)]
+NodeUrl = Annotated[str, AfterValidator(check_node_url)]
+NodeSecret = Annotated[SecretStr, AfterValidator(check_node_secret)]
 Origin = Annotated[str, AfterValidator(check_origin)]
 StoreUrl = Annotated[str, AfterValidator(check_store_url)]
 WebsocketAuth = Literal["none", "token", "required"]

@@ -25,9 +25,12 @@ MIN_KEY_CHARACTERS: Final = 16
 """Of an API key, behind its prefix: what is shorter can be guessed. `POST …/api-keys` makes 48."""
 
 PUBLIC_URL: Final = ("server", "public_url")
+NODE_URL: Final = ("server", "node_url")
+NODE_SECRET: Final = ("server", "node_secret")
 TRUSTED_PROXIES: Final = ("server", "trusted_proxies")
 
 _LOCAL_NAME: Final = "localhost"
+_ALL_ADDRESSES: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
 _KEY_PREFIX: Final = re.compile("^(?:pk_|sk_|pcc_pat_)")
 
 
@@ -69,6 +72,7 @@ def find_concerns(settings: Settings) -> Iterator[Concern]:
     yield from _closed_to_whatsapp(settings)
     yield from _instances_that_are_the_gateway(settings)
     yield from _short_keys(settings)
+    yield from _node(settings)
 
 
 def _accounts(settings: Settings) -> Iterator[tuple[Location, Organization, CarrierAccount]]:
@@ -235,6 +239,38 @@ def _short_keys(settings: Settings) -> Iterator[Concern]:
                     message = f"can be guessed: it has less than {MIN_KEY_CHARACTERS} characters behind its "
                     message += "prefix. `openssl rand -hex 24` makes a good one"
                     yield Concern(("organizations", index, kind, position), message, Severity.REPAIRABLE)
+
+
+def _node(settings: Settings) -> Iterator[Concern]:
+    """Find what is wrong with this machine's internal address, and who could read what goes through it."""
+    server = settings.server
+    if server.node_url is None:
+        if server.node_secret is not None:
+            yield Concern(NODE_SECRET, "has no use without node_url", Severity.DOUBTFUL)
+        return
+    node = urlsplit(server.node_url)
+    host = node.hostname or ""
+    if node.scheme == "https" and server.tls_certificate is None:
+        yield Concern(NODE_URL, "begins with https://, and there is no tls_certificate for it")
+    if _port(node) == server.port and (host == server.host or server.host in _ALL_ADDRESSES):
+        yield Concern(NODE_URL, "is the port for carriers and clients itself: take another one")
+    if not settings.store.is_redis:
+        message = "has no use: a store in a file is shared by the workers of one machine, who need none"
+        yield Concern(NODE_URL, message, Severity.DOUBTFUL)
+    elif _is_loopback(host) and not _is_loopback(urlsplit(settings.store.url).hostname or ""):
+        message = "is this machine's loopback address, which the other machines cannot reach"
+        yield Concern(NODE_URL, message, Severity.DOUBTFUL)
+    if node.scheme == "http" and not _is_local(node) and _is_address(host):
+        message = "begins with http://, and is a public address: callers' sound passes there in clear text"
+        yield Concern(NODE_URL, message, Severity.DOUBTFUL)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _port(url: SplitResult) -> int:

@@ -196,6 +196,24 @@ class Leg(asyncio.Protocol):
         transport.pause_reading()
         return int(transport.get_extra_info("socket").fileno())
 
+    def hold(self) -> bool:
+        """Pause reading, for another to go on with the transport. `resume` undoes it.
+
+        Return False, with no effect, if the far end has left.
+        """
+        transport = self.transport
+        if self._on_disconnect is None or isinstance(transport, DirectTransport) or transport.is_closing():
+            return False
+        transport.pause_reading()
+        return True
+
+    def give_up(self) -> asyncio.Transport:
+        """Return the transport, after `hold`, and have nothing to do with it any more."""
+        assert not isinstance(self.transport, DirectTransport)
+        self._on_disconnect = None
+        self._buffered.clear()
+        return self.transport
+
     def buffered_data(self) -> bytes:
         """Return all buffered data frames as they came, then the part of a frame that has not come whole."""
         return b"".join(self._buffered) + self.scanner.pending

@@ -9,6 +9,7 @@ accepted on either side. Abstract names exist on Linux only; elsewhere no socket
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -57,6 +58,10 @@ class PassResult(Enum):
     """The receiver has it."""
     NOT_TAKEN = auto()
     """The sender still has it."""
+    NOBODY = auto()
+    """The sender still has it: no process of this user listens under the name on this machine, or the
+    message is too long.
+    """
     UNKNOWN = auto()
     """There was no answer. The receiver may have it, so the sender must not read or write it any more."""
 
@@ -163,15 +168,15 @@ async def send_socket(
     UNKNOWN.
     """
     if not POSSIBLE or len(message) > MAX_BYTES:
-        return PassResult.NOT_TAKEN
+        return PassResult.NOBODY
     with _socket() as receiver:
         try:
             receiver.connect(_address(name))  # never blocks: it succeeds or fails at once
             if not peer_of(receiver).is_same_user:
-                return PassResult.NOT_TAKEN
+                raise ConnectionRefusedError
             socket.send_fds(receiver, [message], [descriptor])
-        except OSError:
-            return PassResult.NOT_TAKEN
+        except OSError as error:
+            return PassResult.NOBODY if isinstance(error, ConnectionRefusedError) else PassResult.NOT_TAKEN
         try:
             async with asyncio.timeout(ANSWER_S):
                 await _readable(receiver)
@@ -183,6 +188,16 @@ async def send_socket(
     if on_returned is not None and len(answer) > 1:
         on_returned(answer[1:])
     return PassResult.TAKEN if answer == _YES else PassResult.NOT_TAKEN
+
+
+def name_of(worker: str, node_url: str | None) -> str:
+    """Return the name under which a worker listens. `node_url`: of its node, None if nodes have no addresses.
+
+    So two gateways on one machine that are two nodes, as in a test, are two here as well.
+    """
+    if node_url is None:
+        return worker
+    return f"{worker}@{hashlib.sha256(node_url.encode()).hexdigest()[:16]}"
 
 
 def _socket() -> socket.socket:

@@ -22,8 +22,9 @@ from gateway.agents.stored_agents import DOCUMENT_KIND
 from gateway.config.consistency import Location
 from gateway.config.loading import Loaded
 from gateway.config.settings import Settings
-from gateway.config.workability import Concern, Severity, find_concerns
+from gateway.config.workability import NODE_URL, Concern, Severity, find_concerns
 from gateway.model.addresses import host_in_region
+from gateway.nodes.node_listener import NodeAddressUnusable, bind_node
 from gateway.observability.log import logging_as
 from gateway.server.exit_status import STARTUP_FAILED
 from gateway.server.port import bind
@@ -52,6 +53,7 @@ def find_all_concerns(loaded: Loaded, config: Path | None) -> list[Concern]:
     return [
         *find_concerns(settings),
         *_host(settings),
+        *_node_address(settings),
         *_certificate(settings),
         *_store(settings),
         *_readable_secrets(loaded, config),
@@ -100,6 +102,15 @@ def _host(settings: Settings) -> Iterator[Concern]:
         yield Concern(("server", "host"), f"{host} cannot be listened on here: {error.strerror}")
 
 
+def _node_address(settings: Settings) -> Iterator[Concern]:
+    """Find that this machine cannot listen at its node's address; a gateway that it replaces may."""
+    if settings.server.node_url is not None:
+        try:
+            bind_node(settings.server.node_url).close()
+        except NodeAddressUnusable as error:
+            yield Concern(NODE_URL, str(error))
+
+
 # The certificate
 
 
@@ -129,6 +140,10 @@ def _certificate(settings: Settings) -> Iterator[Concern]:
         message = "holds one certificate, and none between it and the root: many clients cannot verify it"
         yield Concern(_CERTIFICATE, message, Severity.DOUBTFUL)
     yield from _names_of_certificate(settings, certificate)
+    node = urlsplit(server.node_url or "")
+    if node.scheme == "https" and not _is_for(certificate, node.hostname or ""):
+        message = f"is not for {node.hostname}, which node_url leads the other machines to"
+        yield Concern(_CERTIFICATE, message, Severity.DOUBTFUL)
 
 
 def _names_of_certificate(settings: Settings, certificate: x509.Certificate) -> Iterator[Concern]:

@@ -25,6 +25,7 @@ from gateway.api.framework.handler_services import Services
 from gateway.app import running
 from gateway.calls import reconfiguration
 from gateway.config import Settings
+from gateway.nodes.node_listener import NodeAddressUnusable
 from gateway.server.connection_limits import ConnectionLimits
 from gateway.server.exit_status import NOT_TAKEN_OVER, STARTUP_FAILED
 from gateway.server.fd_reserve import FdReserve, raise_fd_limit
@@ -61,14 +62,15 @@ def serve(
     """Run one worker on a bound socket until it has stopped, and return its exit status.
 
     `takeover`: this worker takes the port over from another gateway once it listens. `may_create_store`: if
-    not, the store must exist. The status is STARTUP_FAILED if the store or the certificate cannot be used,
-    NOT_TAKEN_OVER, or 0.
+    not, the store must exist. The status is STARTUP_FAILED if the store, the certificate or the node's
+    address cannot be used, NOT_TAKEN_OVER, or 0.
     """
     status = 0
 
     async def run() -> None:
         nonlocal status
-        async with running(settings, may_create_store=may_create_store) as (app, services):
+        tls = None if certificate is None else certificate.context
+        async with running(settings, may_create_store=may_create_store, tls=tls) as (app, services):
             worker = Worker(app, services, limits, fd_reserve, certificate)
             status = await worker.run(port, parent, takeover)
 
@@ -80,7 +82,7 @@ def serve(
         # On asyncio's own loop the relay costs 1.4 times as much.
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run())
-    except (StoreFailed, CertificateUnusable) as error:
+    except (StoreFailed, CertificateUnusable, NodeAddressUnusable) as error:
         log.error("cannot start", error=str(error))
         return STARTUP_FAILED
     return status

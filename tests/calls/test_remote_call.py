@@ -61,7 +61,7 @@ async def pass_on(call: Call, ours: socket.socket) -> tuple[PassResult, bytes]:
         nonlocal returned
         returned += data
 
-    services = SimpleNamespace(settings=SimpleNamespace(limits=Limits()))
+    services = SimpleNamespace(settings=SimpleNamespace(limits=Limits()), nodes=None)
     active = SimpleNamespace(get=lambda _: call)
     handovers = StreamHandovers(cast(Any, services), cast(Any, active), name)
     handovers.start()

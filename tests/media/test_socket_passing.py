@@ -85,14 +85,14 @@ async def test_a_socket_that_is_not_taken_stays(
 
 
 async def test_without_a_listener_the_socket_stays(caller: tuple[socket.socket, socket.socket]) -> None:
-    assert await send_socket(uuid.uuid4().hex, caller[1].fileno(), b"") is PassResult.NOT_TAKEN
+    assert await send_socket(uuid.uuid4().hex, caller[1].fileno(), b"") is PassResult.NOBODY
 
 
 async def test_a_listener_that_has_stopped_takes_nothing(
     worker: Worker, caller: tuple[socket.socket, socket.socket]
 ) -> None:
     await worker.listener.stop()
-    assert await send_socket(worker.name, caller[1].fileno(), b"") is PassResult.NOT_TAKEN
+    assert await send_socket(worker.name, caller[1].fileno(), b"") is PassResult.NOBODY
 
 
 async def test_a_message_is_sent_whole_or_not_at_all(
@@ -100,7 +100,7 @@ async def test_a_message_is_sent_whole_or_not_at_all(
 ) -> None:
     longest = os.urandom(MAX_BYTES)
     assert await send_socket(worker.name, caller[1].fileno(), longest) is PassResult.TAKEN
-    assert await send_socket(worker.name, caller[1].fileno(), longest + b"!") is PassResult.NOT_TAKEN
+    assert await send_socket(worker.name, caller[1].fileno(), longest + b"!") is PassResult.NOBODY
     assert worker.messages == [longest]
 
 
@@ -109,7 +109,7 @@ async def test_a_listener_of_another_user_is_sent_nothing(
 ) -> None:
     own_user = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: own_user + 1)
-    assert await send_socket(worker.name, caller[1].fileno(), b"") is PassResult.NOT_TAKEN
+    assert await send_socket(worker.name, caller[1].fileno(), b"") is PassResult.NOBODY
     assert worker.messages == []
 
 

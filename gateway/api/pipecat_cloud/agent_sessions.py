@@ -349,7 +349,7 @@ async def stop_session(context: Context) -> Answer:
     """`DELETE /v1/agents/{agent}/sessions/{session_id}`: end a session at once, on any worker."""
     record, _ = await _session(context)
     services = context.services
-    if not await services.calls.store.request_stop(record.session_id, services.calls.now()):
+    if not await services.calls.commands.stop(record.session_id):
         raise missing("The session is over already")
     return Answer(200, StopAnswer(session_id=record.session_id))
 

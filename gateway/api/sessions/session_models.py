@@ -103,6 +103,7 @@ FULL_EXAMPLE: Final[dict[str, JsonValue]] = {
     "call": None,
     "consultation": None,
     "heard_ms": None,
+    "node": None,
     "reported_seconds": 62.5,
     "transcript": REPORT_EXAMPLE["transcript"],
     "results": REPORT_EXAMPLE["results"],
@@ -467,6 +468,11 @@ class Session(SessionSummary):
     heard_ms: int | None = Field(
         description="Milliseconds of the agent's sound that the caller has heard so far; null if it is not "
         "counted, as for a client without a carrier, or the session has not run."
+    )
+
+    node: str | None = Field(
+        description="The internal address of the machine that has the session, if machines have addresses "
+        "(`node_url`), and the session is not over.",
     )
 
     reported_seconds: float | None = Field(description="The reported duration.")

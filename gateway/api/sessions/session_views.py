@@ -62,11 +62,15 @@ def _waits_for_instance(record: SessionRecord, health: InstanceHealth) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class CallReport:
-    """The call of a session. `state`: of a telephone call. `heard_ms`: None for what the record has."""
+    """The call of a session. `state`: of a telephone call. `heard_ms`: None for what the record has.
+
+    `node`: the address of its machine.
+    """
 
     state: CallState | None
     consultation: ConsultationRecord | None = None
     heard_ms: int | None = None
+    node: str | None = None
 
 
 def session_summary(record: SessionRecord, seen: Seen) -> JsonText:
@@ -92,6 +96,7 @@ def session_view(
         call=None if call is None or call.state is None else _call(record, call.state),
         consultation=None if call is None or call.consultation is None else _consultation(call.consultation),
         heard_ms=record.heard_ms if call is None or call.heard_ms is None else call.heard_ms,
+        node=None if call is None else call.node,
         reported_seconds=record.reported_seconds,
         transcript=None,
         results=None,

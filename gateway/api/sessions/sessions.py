@@ -170,7 +170,7 @@ async def stop(context: Context) -> Answer:
     """`POST /v1/sessions/{session_id}/stop`: stop a session; no error if it is over already."""
     record = await _session(context)
     if record.state not in TERMINAL:
-        await context.services.calls.store.request_stop(record.session_id, context.services.calls.now())
+        await context.services.calls.commands.stop(record.session_id)
     return await _answer(context, await _session(context))
 
 
@@ -233,7 +233,10 @@ async def _answer(context: Context, record: SessionRecord) -> Answer:
         consultations = ConsultationLog(calls.store, calls.call_log, calls.now)
         state = await calls.call_log.of(record.session_id)
         consultation = await consultations.of_session(record.session_id)
-    report = CallReport(state, consultation, await played_so_far(calls, record))
+    node = None
+    if calls.nodes is not None and record.active:
+        node = await calls.nodes.directory.url_of(record.owner)
+    report = CallReport(state, consultation, await played_so_far(calls, record), node)
     return Answer(200, session_view(record, _seen(context), call=report))
 
 

@@ -72,7 +72,7 @@ async def transferred(context: Context) -> Response:
     call_log = services.calls.call_log
     if await call_log.document_of(record.session_id) is not None:  # it was transferred
         await call_log.record_status(record.session_id, CallStatus.COMPLETED)
-        await services.calls.store.request_stop(record.session_id, services.calls.now())
+        await services.calls.commands.stop(record.session_id)
     return document_response(record.carrier, CARRIERS[record.carrier].documents.hangup())
 
 

@@ -122,7 +122,7 @@ async def _record_event(
         and await call_log.document_of(session_id) is not None
     ):
         # The transferred call is over: its agent (control.py) need not wait any longer.
-        await context.services.calls.store.request_stop(session_id, now)
+        await context.services.calls.commands.stop(session_id)
     line.info("call moved" if changed else "callback is late", status=str(event.status), words=event.detail)
     return changed and event.status.final and record.active
 

@@ -321,7 +321,7 @@ class OutboundCall:
                         await self._services.commands.send(self.session_id, CallCommand.MACHINE)
                         self._step(OutboundEvent.MACHINE_DETECTED)
                         await self._hang_up()
-                        await self._services.store.request_stop(self.session_id, self._services.now())
+                        await self._services.commands.stop(self.session_id)
                         return
                     if call.status in _FINAL_REASONS:
                         break

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What this worker does for other nodes: commands and questions to its calls, and their carriers' sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from gateway.calls.command_bus import CallCommand, CommandBus
+from gateway.calls.remote_call import StreamHandovers
+
+MAX_QUESTION_S: Final = 900.0
+"""The longest time that an answer may take: more than any playback."""
+
+
+class NodeRequests:
+    """The `NodeHandlers` of one worker."""
+
+    def __init__(
+        self, commands: CommandBus, handovers: StreamHandovers, stop_session: Callable[[str], bool]
+    ) -> None:
+        """`stop_session`: ends a session of this worker that is to stop; False if it has no such session."""
+        self._commands = commands
+        self._handovers = handovers
+        self._stop_session = stop_session
+
+    async def answer(self, kind: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        session_id = request["session"]
+        if not isinstance(session_id, str):
+            raise TypeError("a session's id is a text")
+        if kind == "stop":
+            return {"taken": self._stop_session(session_id)}
+        command = CallCommand(request["command"])  # of a newer release, perhaps: ValueError
+        if kind == "question":
+            seconds = min(max(float(request["seconds"]), 0.0), MAX_QUESTION_S)
+            is_here, answer = await self._commands.ask_here(session_id, command, seconds)
+            return {"taken": is_here, "answer": answer}
+        return {"taken": self._commands.take(session_id, command)}
+
+    async def take_stream(
+        self, transport: asyncio.Transport, message: bytes, accept: Callable[[], None]
+    ) -> None:
+        await self._handovers.take_stream(transport, message, accept)
