@@ -61,11 +61,11 @@ from gateway.media.relay_timers import scheduler_of
 from gateway.media.socket_passing import name_of
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import LiveTraffic
-from gateway.nodes.connection_handover import hand_on
 from gateway.nodes.node_directory import NodeDirectory
 from gateway.nodes.node_listener import NodeListener
 from gateway.nodes.node_signature import NodeVerifier
 from gateway.nodes.nodes import Nodes
+from gateway.nodes.remote_connection import hand_on
 from gateway.store.connect import open_store
 from gateway.store.interface import Store, StoreFailed
 from gateway.store.retention import remove_for_ever

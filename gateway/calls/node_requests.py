@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What this worker does for other nodes: commands and questions to its calls, and their carriers' sockets."""
+"""The requests of other nodes to this worker: commands and questions to its calls, and carriers' sockets."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from gateway.media.socket_passing import (
     name_of,
     send_socket,
 )
-from gateway.nodes import connection_handover
+from gateway.nodes import remote_connection
 from gateway.nodes.node_connection import StreamNotTaken
 from gateway.nodes.nodes import Nodes, Reply
 from gateway.nodes.tunnel import Tunnel, watch_far_end
@@ -193,11 +193,11 @@ class StreamHandovers:
 
     async def _receive(self, passed: socket.socket, message: bytes) -> bool:
         """Return True if the call has attached the stream; otherwise the sender keeps it."""
-        if message.startswith(connection_handover.MARK):
+        if message.startswith(remote_connection.MARK):
             if self._take_connection is None:
                 passed.close()
                 return False
-            await self._take_connection(passed, message.removeprefix(connection_handover.MARK))
+            await self._take_connection(passed, message.removeprefix(remote_connection.MARK))
             return True
         loop = asyncio.get_running_loop()
         transport, early = await loop.connect_accepted_socket(_EarlyData, passed)

@@ -31,7 +31,7 @@ IDLE_S: Final = 20.0
 """A connection that was idle for so long is used no more; less than the other end waits."""
 
 MAX_IDLE: Final = 4
-"""Connections that are kept to one worker, and no more."""
+"""Connections to one worker that stay open, and no more."""
 
 MAX_HEAD_BYTES: Final = 16_384
 MAX_ANSWER_BYTES: Final = 65_536
@@ -116,9 +116,9 @@ class NodeClient:
     ) -> tuple[NodeAnswer, _Connection]:
         try:
             async with asyncio.timeout(timeout_s):
-                while (kept := self._take(request.worker)) is not None:
+                while (idle := self._take(request.worker)) is not None:
                     try:
-                        return await self._exchange(kept, request, headers), kept
+                        return await self._exchange(idle, request, headers), idle
                     except _ClosedMeanwhileError:
                         continue  # the other end has closed it, as it may, before it had the request
                 for _ in range(TRIES):
@@ -152,10 +152,10 @@ class NodeClient:
 
     def _take(self, worker: str) -> _Connection | None:
         """Return a connection to a worker that was not idle for long, or None."""
-        kept = self._idle.get(worker, [])
-        while kept:
-            connection = kept.pop()
-            if not kept:
+        unused = self._idle.get(worker, [])
+        while unused:
+            connection = unused.pop()
+            if not unused:
                 del self._idle[worker]
             if connection.is_open and time.monotonic() - connection.idle_since < IDLE_S:
                 connection.begin()
@@ -165,20 +165,20 @@ class NodeClient:
 
     def _keep(self, worker: str, connection: _Connection) -> None:
         self._drop_old()
-        kept = self._idle.setdefault(worker, [])
-        if len(kept) >= MAX_IDLE:
+        unused = self._idle.setdefault(worker, [])
+        if len(unused) >= MAX_IDLE:
             connection.close()
             return
         connection.idle_since = time.monotonic()
-        kept.append(connection)
+        unused.append(connection)
 
     def _drop_old(self) -> None:
         """Close the connections to workers that nothing was sent to for long: they may be gone."""
         limit = time.monotonic() - IDLE_S
-        for worker, kept in list(self._idle.items()):
-            while kept and (kept[0].idle_since < limit or not kept[0].is_open):
-                kept.pop(0).close()
-            if not kept:
+        for worker, unused in list(self._idle.items()):
+            while unused and (unused[0].idle_since < limit or not unused[0].is_open):
+                unused.pop(0).close()
+            if not unused:
                 del self._idle[worker]
 
 
@@ -228,7 +228,7 @@ class _Connection(asyncio.Protocol):
         self.signature = ""
         """Of the answer, as it came."""
         self.early = b""
-        """What has come behind the answer to a request to upgrade."""
+        """The bytes behind the answer to a request to upgrade."""
         self.answered: asyncio.Future[NodeAnswer]
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._status = 0

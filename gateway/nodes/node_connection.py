@@ -48,7 +48,7 @@ class StreamNotTaken(Exception):  # noqa: N818 - the answer "no", not a fault
 
 
 class NodeHandlers(Protocol):
-    """What this worker does for other nodes. Members of a request: texts, unless said otherwise."""
+    """The part of a worker that does what other nodes request."""
 
     async def answer(self, kind: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Answer a request of this kind: "command", "question" or "stop".
@@ -73,7 +73,7 @@ PassOn = Callable[[asyncio.Transport, str, bytes], Awaitable[bool]]
 
 @dataclass(frozen=True, slots=True)
 class NodeServices:
-    """What every connection uses. `worker`: this worker's id. `on_begin`, `on_end`: for each one."""
+    """The services of every connection. `worker`: this worker's id. `on_begin`, `on_end`: for each one."""
 
     worker: str
     verifier: NodeVerifier

@@ -41,7 +41,7 @@ class SignatureRefused(Exception):  # noqa: N818 - the answer "no", not a fault
 
 @dataclass(frozen=True, slots=True)
 class RequestLine:
-    """What of a request the head says, and a signature is over."""
+    """The part of a request's head that a signature is over."""
 
     method: str
     path: str

@@ -27,7 +27,7 @@ MAX_STREAMS: Final = 500
 
 
 class Reply(Enum):
-    """What became of a request to another node."""
+    """The outcome of a request to another node."""
 
     TAKEN = auto()
     NOT_HERE = auto()

@@ -45,7 +45,7 @@ def test_check_prints_the_resolved_configuration_as_toml(runner: CliRunner, writ
 def test_check_hides_secrets(runner: CliRunner, write: Write, full: str) -> None:
     result = runner.invoke(app, ["check", "--config", str(write(full))])
 
-    assert "secret" not in result.output
+    assert "secret-0123456789" not in result.output
     assert 'private_keys = ["**********", "**********"]' in result.stdout
 
 

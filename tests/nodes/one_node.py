@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gateway.media.socket_passing import SocketListener, name_of
-from gateway.nodes.connection_handover import MARK, hand_on
 from gateway.nodes.node_connection import StreamNotTaken
 from gateway.nodes.node_directory import NodeDirectory
 from gateway.nodes.node_listener import NodeListener
 from gateway.nodes.node_signature import NodeVerifier
 from gateway.nodes.nodes import Nodes
+from gateway.nodes.remote_connection import MARK, hand_on
 from gateway.simulator.free_ports import free_port
 from gateway.store.interface import StoredValue
 
