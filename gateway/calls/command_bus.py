@@ -122,12 +122,12 @@ class CommandBus:
 
     async def _send_to_owner(self, nodes: Nodes, session_id: str, command: CallCommand) -> Reply:
         """Send a command to the node of a session's owner. UNREACHABLE if there is none that could tell."""
-        told = ""
+        previous = ""
         while (owner := await self._owner(session_id)) not in (None, nodes.worker):
-            if owner == told:
+            if owner == previous:
                 return Reply.NOT_HERE
-            told = owner or ""
-            reply = await nodes.command(told, session_id, command)
+            previous = owner or ""
+            reply = await nodes.command(previous, session_id, command)
             if reply is not Reply.NOT_HERE:
                 return reply
             # The session may be another worker's by now: that of its stream, or the heir of one that died.
