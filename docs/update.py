@@ -70,7 +70,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
 }
 """The generated parts, by the name in their markers."""
 
-MEASURED = frozenset({"figures"})
+MEASURED = frozenset({"figures", "heard"})
 """Parts that come from one run of the benchmark on one machine, not from the code."""
 
 

@@ -59,6 +59,11 @@ class Dialect(Protocol):
     agent_media_events: frozenset[str]
     """The `event` values of agent messages with audio: {"media"}, Plivo {"playAudio"}."""
 
+    returns_marks: bool = False
+    """Whether the carrier reports the marks that a clear has discarded as played (docs/reference/carriers.md
+    §2.3); others drop them, or do not say what they do.
+    """
+
     needs_audio: bool = False
     """Whether the carrier ends a call in which it receives no audio."""
 

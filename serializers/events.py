@@ -66,7 +66,8 @@ class Start:
 class Media:
     """A piece of audio in the call's AudioFormat.
 
-    `timestamp_ms`: since the stream's start; in Plivo's examples since 1970.
+    `timestamp_ms`: since the stream's start; in Plivo's examples since 1970. `sample_rate`: Hz, of an agent's
+    message that says it.
     """
 
     payload: bytes
@@ -74,6 +75,7 @@ class Media:
     chunk: int | None = None
     timestamp_ms: int | None = None
     sequence: int | None = None
+    sample_rate: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ class Telnyx(Dialect):
     sends_stop = True
     stream_id_field = "stream_id"
     agent_media_events = frozenset({"media"})
+    returns_marks = True
     needs_audio = True  # within 1.6 s, as observed (§3.3)
 
     def transforms(self) -> tuple[Transform, Transform]:

@@ -37,6 +37,7 @@ class Twilio(Dialect):
     sends_stop = True
     stream_id_field = "streamSid"
     agent_media_events = frozenset({"media"})
+    returns_marks = True
 
     def read_carrier(self, message: str | bytes) -> CarrierEvent:  # noqa: PLR0911 - one per event
         fields = json_fields.read_object(message)

@@ -18,6 +18,7 @@ from gateway.config.agent_paths import PLACEHOLDER
 from gateway.media.disconnect import Disconnect
 from gateway.media.leg import Leg
 from gateway.media.outgoing_leg import connect_leg_with
+from serializers.translation.translator import Translator
 
 SESSION_HEADER = "x-daily-session-id"
 RESUMED_HEADER = "x-patchbay-resumed"
@@ -101,11 +102,12 @@ async def connect_agent(
     *,
     resumed: int = 0,
     on_disconnect: Callable[[Disconnect], None],
+    translator: Translator | None = None,
 ) -> Leg:
     """Connect to the agent on `instance` once that is ready. Bound the wait with `asyncio.timeout`.
 
     Returns the agent's leg, which keeps what it receives until a relay takes it over. `resumed`: the number
-    of agents that the call has lost.
+    of agents that the call has lost. `translator`: see `connect_leg_with`.
 
     Raises CallEnded: agent_unreachable, overloaded.
     """
@@ -119,6 +121,7 @@ async def connect_agent(
         max_message_bytes=limits.max_message_bytes,
         max_buffered_bytes=limits.max_early_bytes,
         on_disconnect=on_disconnect,
+        translator=translator,
     )
     health.mark_connected(instance)
     return leg

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from gateway.agents.media_socket import connect_agent, media_target
+from gateway.calls.agent_translation import translator_for
 from gateway.calls.call_setup import BridgeSettings
 from gateway.calls.control import CallNotActive, TransferRequest, transfer
 from gateway.calls.hold_audio import HoldAudio
@@ -206,6 +207,12 @@ class AgentFailover:
                 target,
                 resumed=self.times + 1,
                 on_disconnect=note_or_report,
+                translator=translator_for(
+                    self.current_agent(services),
+                    settings.dialect,
+                    settings.start,
+                    own_document=settings.ownership is not None,
+                ),
             )
         except CallEnded as end:
             if end.reason is Reasons.agent_unreachable:

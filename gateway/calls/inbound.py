@@ -23,6 +23,7 @@ from gateway.agents.media_socket import connect_agent, media_target
 from gateway.calls.active import ActiveCall, ActiveCalls
 from gateway.calls.agent_failover import end_of_agent
 from gateway.calls.agent_routing import route_by_start, route_by_url
+from gateway.calls.agent_translation import translator_for
 from gateway.calls.authorization import NO_CREDENTIALS, authenticate_start, authenticate_upgrade
 from gateway.calls.bridge import Bridge
 from gateway.calls.call_setup import BridgeSettings, CallSetup
@@ -432,6 +433,9 @@ class InboundCall:
         health, limits, instance = self._services.health, self._services.settings.limits, settings.instance
         await self._note_account(setup, settings, carrier)
         timeout_s, session_id = limits.agent_connect_timeout, self._progress.session_id
+        translator = translator_for(
+            settings.agent, settings.dialect, settings.start, own_document=settings.ownership is not None
+        )
         try:
             async with asyncio.timeout(timeout_s):
                 setup.agent_leg = await connect_agent(
@@ -447,6 +451,7 @@ class InboundCall:
                         call_id=settings.start.call_id if settings.start else None,
                     ),
                     on_disconnect=self._progress.agent_gone,
+                    translator=translator,
                 )
         except TimeoutError:
             health.record_failure(instance)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -40,6 +40,12 @@ from gateway.config.values import (
 )
 from gateway.model.addresses import service_host
 from texml.document import AfterStream, Busy, HangUp, Reject, parse_after_stream, parse_busy
+
+AS_CARRIER: Final = "as-carrier"
+"""The `dialect` of an agent that reads the messages of each carrier as they come."""
+
+
+AgentDialectName = Literal["as-carrier", "twilio", "telnyx", "plivo", "exotel", "vonage", "pcm16", "pipecat"]
 
 
 class AgentSettings(Table):
@@ -99,6 +105,22 @@ class AgentSettings(Table):
         description="How frames are relayed. `bytes` passes everything on as it comes. `messages` parses "
         "every message: what is none never reaches the agent, nor does the outbound track, and audio for "
         "Exotel is cut to the sizes that it plays without gaps. It costs about twice as much.",
+    )
+    dialect: AgentDialectName = Field(
+        default=AS_CARRIER,
+        description="What the agent speaks on its media socket. `as-carrier`: what the call's carrier does, "
+        "byte for byte. A carrier's name: that carrier's messages, whatever carrier the call comes from. "
+        "`pcm16`: raw sound in binary messages, signed 16-bit little-endian. `pipecat`: Pipecat's protobuf "
+        "frames. Everything is translated, sound included (docs/translation.md).",
+    )
+    audio_rate: Literal[8000, 16000, 24000] = Field(
+        default=16000,
+        description="Hz of the sound of an agent whose dialect is `pcm16`, `pipecat` or `vonage`, both ways.",
+    )
+    start_message: bool = Field(
+        default=False,
+        description="Whether an agent whose dialect is `pcm16` gets text messages with JSON as well: the "
+        "call that begins, keys, marks that were played, and the end.",
     )
     websocket_auth: WebsocketAuth | None = Field(
         default=None,

@@ -261,6 +261,7 @@ def detach_sockets(
 def _can_detach(transport: asyncio.Transport) -> bool:
     return (
         pump.POSSIBLE
+        and transport.get_extra_info("socket") is not None  # what is translated has none
         and transport.get_extra_info("sslcontext") is None
         and not transport.is_closing()
         and transport.get_write_buffer_size() == 0

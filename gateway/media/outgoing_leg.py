@@ -13,10 +13,12 @@ from websockets.uri import WebSocketURI
 from gateway.dns.resolver import resolver_of
 from gateway.media.disconnect import Disconnect
 from gateway.media.leg import Leg
+from gateway.media.translated_transport import TranslatedTransport
 from gateway.model.connection_errors import cause_without_address
 from gateway.model.os_limits import is_out_of_resources
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.websocket.handshake import ClientHandshake, NotAWebSocketError
+from serializers.translation.translator import Translator
 
 MAX_HEAD_BYTES = 65536
 _END_OF_HEAD = b"\r\n\r\n"
@@ -39,6 +41,7 @@ async def connect_leg_with(
     max_message_bytes: int,
     max_buffered_bytes: int,
     on_disconnect: Callable[[Disconnect], None],
+    translator: Translator | None = None,
 ) -> tuple[Leg, str | None]:
     """Connect to `uri`. Return the agent's leg, which only buffers, and the subprotocol that the agent chose.
 
@@ -48,6 +51,7 @@ async def connect_leg_with(
 
     `uri`: its path and query go into the request line unchanged. `headers`: several of one name are allowed,
     those of the handshake itself are not. `subprotocols`: what is offered, the preferred one first.
+    `translator`: of an agent that does not speak the carrier's dialect; the leg does all the same.
     """
     try:
         transport, handshake = await _connect(uri, lambda: _Handshake(uri, headers, subprotocols))
@@ -63,6 +67,8 @@ async def connect_leg_with(
     except BaseException:
         transport.abort()
         raise
+    if translator is not None:
+        transport = TranslatedTransport(transport, translator, max_message_bytes=max_message_bytes)
     leg = Leg(
         transport,
         client=True,
@@ -73,7 +79,7 @@ async def connect_leg_with(
     leg.buffer_messages(max_message_bytes)
     transport.resume_reading()
     if early:
-        leg.data_received(early)
+        (transport if isinstance(transport, TranslatedTransport) else leg).data_received(early)
     return leg, handshake.subprotocol
 
 

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""One call between a carrier and an agent that is written for something else (docs/translation.md).
+
+Pure: messages go in with the time, and what is to be sent is in `to_agent` and `to_carrier` afterwards. What
+of the agent's sound must wait for its time comes out of `advance`, at `next_due`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+
+from serializers.agent_dialect import AgentDialect, Message, text
+from serializers.dialect import Dialect, DialectError
+from serializers.events import (
+    AgentEvent,
+    CarrierEvent,
+    Clear,
+    Cleared,
+    Connected,
+    Dtmf,
+    Mark,
+    Media,
+    Played,
+    Start,
+    Stop,
+)
+from serializers.json_fields import payload as read_payload
+from serializers.translation.frame_cutter import FrameCutter
+from serializers.translation.playback_queue import Item, PlaybackQueue
+from serializers.translation.sound import SoundConverter, bytes_per_s, silent_sample
+
+MAX_PENDING_MARKS: Final = 1000
+"""Marks that the carrier has not reported yet. An agent that sets more has the oldest forgotten."""
+
+
+class _Sound(msgspec.Struct, frozen=True):
+    payload: str
+    track: str | None = None
+
+
+class _Media(msgspec.Struct, frozen=True):
+    event: str
+    media: _Sound | None = None
+
+
+_read_media = msgspec.json.Decoder(_Media).decode
+
+
+class Translator:
+    """Both directions of one call, as long as it has this agent."""
+
+    def __init__(
+        self,
+        carrier: Dialect,
+        start: Start,
+        agent: AgentDialect,
+        *,
+        sample_rate: int,
+        own_document: bool = False,
+    ) -> None:
+        """`start`: the carrier's. `sample_rate`: Hz of the agent's sound, where the agent may choose.
+        `own_document`: as in `Dialect.agent_audio`.
+
+        Raises DialectError if the call's sound cannot be translated.
+        """
+        self._carrier = carrier
+        self._start = start
+        self._agent = agent
+        played = carrier.agent_audio(start, own_document=own_document)
+        if played is None:
+            raise DialectError(f"what {carrier.name} plays is not known for a call in {start.audio.encoding}")
+        self._played = played
+        self._format = agent.audio(sample_rate)
+        self._agent_start = agent.start_of(start, self._format)
+        self._to_agent = SoundConverter(start.audio, self._format)
+        self._to_carrier = SoundConverter(self._format, played)
+        self._agent_rate = self._format.sample_rate
+        self._order = carrier.transforms()[0]
+        rate = bytes_per_s(self._format)
+        size = None if agent.frame_ms is None else agent.frame_ms * rate // 1000
+        self._cutter = FrameCutter(size, silent_sample(self._format))
+        self._queue = PlaybackQueue(
+            bytes_per_s(played),
+            carrier.min_media_bytes,
+            carrier.media_step_bytes,
+            silent_sample(played),
+        )
+        self._sequence = 0
+        self._chunk = 0
+        self._sent_bytes = 0  # of sound to the agent
+        self._set_marks: list[str] = []  # the carrier has them, and has not reported them
+        self._discarded: Counter[str] = Counter()  # of those, what the agent is not to be told again
+        self.to_agent: list[Message] = []
+        """Messages for the agent, which the caller removes."""
+        self.to_carrier: list[Message] = []
+        """Messages for the carrier, which the caller removes."""
+
+    # From the carrier
+
+    def carrier_message(self, message: Message) -> None:
+        """Translate a message of the carrier. One that is none, or means nothing to the agent, is dropped."""
+        messages = self._order.feed(message.data)
+        for data in (message.data,) if messages is None else messages:
+            self._read_carrier(data)
+
+    def _read_carrier(self, data: bytes) -> None:
+        try:
+            parsed = _read_media(data)
+            if parsed.event == "media":
+                if parsed.media is not None and parsed.media.track in (None, "inbound"):
+                    self._pass_sound(read_payload({"payload": parsed.media.payload}))
+                return
+        except msgspec.MsgspecError:
+            pass  # another event may have anything under `media`
+        except DialectError:
+            return
+        try:
+            event = self._carrier.read_carrier(data)
+        except DialectError:
+            return
+        self._carrier_event(event)
+
+    def _carrier_event(self, event: CarrierEvent) -> None:
+        match event:
+            case Media():
+                self._pass_sound(event.payload)
+            case Start():
+                self._write_agent(Connected())
+                # Its ids count, which may be hidden from the agent; the numbers may come from elsewhere.
+                known = replace(
+                    event,
+                    from_number=event.from_number or self._start.from_number,
+                    to_number=event.to_number or self._start.to_number,
+                )
+                self._agent_start = self._agent.start_of(known, self._format)
+                self._write_agent(replace(self._agent_start, sequence=self._next_sequence()))
+            case Dtmf():
+                for digit in event.digits:
+                    self._write_agent(replace(event, digits=digit, sequence=self._next_sequence()))
+            case Played():
+                self._mark_played(event.name)
+            case Stop():
+                self._order_flushed()
+                for frame in self._cutter.flush():
+                    self._send_sound(frame)
+                self._write_agent(replace(event, sequence=self._next_sequence()))
+
+    def _pass_sound(self, sound: bytes) -> None:
+        for frame in self._cutter.feed(self._to_agent.feed(sound)):
+            self._send_sound(frame)
+
+    def _send_sound(self, frame: bytes) -> None:
+        self._chunk += 1
+        at_ms = self._sent_bytes * 1000 // bytes_per_s(self._format)
+        self._sent_bytes += len(frame)
+        self._write_agent(
+            Media(
+                frame,
+                track="inbound",
+                chunk=self._chunk,
+                timestamp_ms=at_ms,
+                sequence=self._next_sequence(),
+            )
+        )
+
+    def _mark_played(self, name: str) -> None:
+        if self._discarded[name]:
+            self._discarded[name] -= 1
+            return
+        if name in self._set_marks:
+            self._set_marks.remove(name)
+            self._write_agent(Played(name, self._next_sequence()))
+
+    def _write_agent(self, event: CarrierEvent) -> None:
+        message = self._agent.write_carrier(event, self._agent_start)
+        if message is not None:
+            self.to_agent.append(message)
+
+    def _next_sequence(self) -> int:
+        self._sequence += 1
+        return self._sequence
+
+    def _order_flushed(self) -> None:
+        for data in self._order.flush():
+            self._read_carrier(data)
+
+    # From the agent
+
+    def agent_message(self, message: Message, now: float) -> None:
+        """Translate a message of the agent. One that is none, or the carrier has none for, is dropped."""
+        try:
+            event = self._agent.read_agent(message)
+            self._agent_event(event, now)
+        except DialectError:
+            return
+        self.advance(now)
+
+    def _agent_event(self, event: AgentEvent, now: float) -> None:
+        match event:
+            case Media():
+                if event.sample_rate not in (None, self._agent_rate):
+                    spoken = replace(self._format, sample_rate=event.sample_rate)
+                    self._to_carrier = SoundConverter(spoken, self._played)
+                    self._agent_rate = spoken.sample_rate
+                self._queue.add_sound(self._to_carrier.feed(event.payload), now)
+            case Mark():
+                self._queue.add_mark(event.name)
+            case Clear():
+                self._clear()
+            case Dtmf():
+                self._write_carrier(event)
+
+    def _clear(self) -> None:
+        self._to_carrier.reset()
+        waiting = self._queue.clear()
+        self._write_carrier(Clear())
+        returned, self._set_marks = self._set_marks, []
+        if self._agent.clear_answer == "marks":
+            if self._carrier.returns_marks:
+                self._set_marks, returned = returned, []
+            for name in (*returned, *waiting):
+                self._write_agent(Played(name, self._next_sequence()))
+        elif self._agent.clear_answer == "cleared":
+            self._write_agent(Cleared(self._next_sequence()))
+        self._discarded.update(returned)
+        if self._discarded.total() > MAX_PENDING_MARKS:
+            self._discarded.clear()
+
+    def advance(self, now: float) -> None:
+        """Put what is due by `now` into `to_carrier`."""
+        self._send(self._queue.take_due(now))
+
+    def finish(self) -> None:
+        """Put all that the agent has said into `to_carrier`: it says no more."""
+        self._send(self._queue.take_all())
+
+    def next_due(self) -> float | None:
+        """Return when `advance` has something again; None for not before another message."""
+        return self._queue.next_due()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the agent is so far ahead that it should not be read."""
+        return self._queue.is_full
+
+    @property
+    def waits_for_order(self) -> bool:
+        """Whether messages of the carrier wait for one before them: `flush_order` when none comes."""
+        return self._order.has_buffered
+
+    def flush_order(self) -> None:
+        """Wait no more for messages of the carrier that are missing."""
+        self._order_flushed()
+
+    def _send(self, items: list[Item]) -> None:
+        for item in items:
+            if isinstance(item, bytes):
+                self._write_carrier(Media(item))
+            else:
+                self._set_marks.append(item)
+                if len(self._set_marks) > MAX_PENDING_MARKS:
+                    del self._set_marks[0]
+                self._write_carrier(Mark(item))
+
+    def _write_carrier(self, event: AgentEvent) -> None:
+        try:
+            message = self._carrier.write_agent(event, self._start)
+        except DialectError:  # the carrier has no message for it
+            return
+        self.to_carrier.append(text(message))
