@@ -230,6 +230,17 @@ class InstanceHealth:
             if await self.probe(instance) is ProbeResult.NOT_PROBED:
                 raise CallEnded(Reasons.overloaded, "there is nothing left to ask the agent with")
 
+    async def wake(self, instance: str) -> None:
+        """Ask the instance once, also one without health checks, for a call that will come. Raises nothing.
+
+        What starts instances by their first request has it to begin with. PROBE_TIMEOUT_S bounds it.
+        """
+        path = self._check(instance).path
+        if path and instance not in self._websocket_only:
+            await self._request(instance, path)
+        else:
+            await self._look(instance)
+
     def was_not_ready_within(self, instance: str, seconds: float) -> bool:
         """Return True if the instance has said within this time that it is not ready (503)."""
         at = self._not_ready_at.get(instance)

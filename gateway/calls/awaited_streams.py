@@ -143,7 +143,7 @@ class AwaitedStreams:
             return False
         future: asyncio.Future[CallEnded | None] = asyncio.get_running_loop().create_future()
         awaited = self._awaited[session_id] = _Awaited(details, instance, self._now(), future)
-        self._run(self._watch(awaited, probes=agent.health_interval > 0))
+        self._run(self._watch(awaited, is_probed=agent.health_interval > 0))
         return True
 
     async def attach(self, details: CallDetails) -> str:
@@ -215,13 +215,12 @@ class AwaitedStreams:
             return False
         return True
 
-    async def _watch(self, awaited: _Awaited, *, probes: bool) -> None:
+    async def _watch(self, awaited: _Awaited, *, is_probed: bool) -> None:
         """Make the instance ready, and end the session unless its stream is attached in time."""
-        ready = asyncio.create_task(self._make_ready(awaited.instance)) if probes else None
+        ready = asyncio.create_task(self._make_ready(awaited.instance, is_probed=is_probed))
         await asyncio.wait([awaited.over], timeout=self._stream_s)
-        if ready is not None:
-            ready.cancel()
-            await asyncio.wait([ready])
+        ready.cancel()
+        await asyncio.wait([ready])
         awaited.end(CallEnded(Reasons.call_canceled, f"no stream came within {self._stream_s:g} s"))
         end, details = awaited.over.result(), awaited.details
         try:
@@ -231,11 +230,12 @@ class AwaitedStreams:
             del self._awaited[details.session_id]
         self._forget(details.organization, details.session_id)
 
-    async def _make_ready(self, instance: str) -> None:
-        """Probe the instance until it answers: so it is known when the stream comes, and may wake up."""
-        with contextlib.suppress(CallEnded):  # overloaded: the call itself finds out
-            await self._health.probe(instance)
-            await self._health.wait_until_answering(instance)
+    async def _make_ready(self, instance: str, *, is_probed: bool) -> None:
+        """Ask the instance whether it is ready, so that it wakes up; until it is, if that is asked anyway."""
+        await self._health.wake(instance)
+        if is_probed:
+            with contextlib.suppress(CallEnded):  # overloaded: the call itself finds out
+                await self._health.wait_until_answering(instance)
 
     async def _give_back(self, awaited: _Awaited, end: CallEnded) -> None:
         details, now = awaited.details, self._now()

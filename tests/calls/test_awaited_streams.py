@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from gateway.agents.directory import AgentDirectory
+from gateway.agents.health_check import health_checks
 from gateway.agents.instance_health import Health, InstanceHealth
 from gateway.auth.media_tokens import MediaTokens
 from gateway.calls.awaited_streams import AwaitedCall, AwaitedStreams, SlotGivenBack, awaits_stream
@@ -96,7 +97,7 @@ async def start_worker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
         described |= {"instances": ["http://127.0.0.1:9"], "sessions_per_instance": slots, **agent}
         directory = AgentDirectory(Settings.model_validate({"agents": [described]}))
         (support,) = directory.agents
-        health = InstanceHealth(support.instances)
+        health = InstanceHealth(health_checks([support]))
         await health.start()
         capacity = Capacity(store, directory, health, CallQueues(store.notifications), lambda: NOW)
         tokens = MediaTokens(b"s" * 32, SimpleNamespace(key_values=None), lambda: NOW)  # type: ignore[arg-type]
@@ -301,6 +302,31 @@ async def test_the_instance_is_asked_at_once_whether_it_is_ready(
     worker.health.mark_unreachable(support.port.url)
     assert await worker.take()
     await eventually(lambda: worker.health.of(support.port.url) is Health.READY, "it was asked")
+
+
+async def test_an_instance_without_health_checks_is_asked_once_all_the_same(
+    start_worker: StartWorker,
+) -> None:
+    """What starts instances by their first request has one then."""
+    asked: asyncio.Queue[str] = asyncio.Queue()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.put_nowait((await reader.readline()).decode())
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        port = server.sockets[0].getsockname()[1]
+        worker = await start_worker(
+            instances=[f"http://127.0.0.1:{port}"], health_interval=0, health_path="/up"
+        )
+        assert await worker.take()
+        async with asyncio.timeout(WAIT_S):
+            assert (await asked.get()).startswith("GET /up HTTP/1.1")
+        await worker.awaited.end_all()
+        assert asked.empty()
+    finally:
+        server.close()
 
 
 async def test_a_stream_is_registered_for_another_session(start_worker: StartWorker) -> None:
