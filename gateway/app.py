@@ -66,6 +66,7 @@ from gateway.nodes.node_listener import NodeListener
 from gateway.nodes.node_signature import NodeVerifier
 from gateway.nodes.nodes import Nodes
 from gateway.nodes.remote_connection import hand_on
+from gateway.pool.pool_worker import PoolWorker
 from gateway.store.connect import open_store
 from gateway.store.interface import Store, StoreFailed
 from gateway.store.retention import remove_for_ever
@@ -108,7 +109,7 @@ async def running(
     async with AsyncExitStack() as stack:
         worker_id = WorkerId.of_this_process(uuid.uuid4().hex)
         store = await _open_store(settings, worker_id, stack, may_create=may_create_store)
-        agents = await _start_agents(settings, store, stack)
+        agents = await _start_agents(settings, store, worker_id, stack)
         node = await _open_node(settings, store, worker_id, tls, stack)
         services = await _start_calls(settings, store, agents, node, stack)
         watcher = _start_store_watcher(services, agents, stack)
@@ -147,25 +148,32 @@ class _Agents:
     directory: AgentDirectory
     health: InstanceHealth
     stored: StoredAgents
+    pool: PoolWorker
 
     async def refresh(self) -> None:
         """Read the agents of the store again."""
         await self.stored.refresh(self.health, time.time())
+        self.pool.agents_changed()
 
 
-async def _start_agents(settings: Settings, store: Store, stack: AsyncExitStack) -> _Agents:
+async def _start_agents(
+    settings: Settings, store: Store, worker_id: WorkerId, stack: AsyncExitStack
+) -> _Agents:
     directory = AgentDirectory(settings)
     health = InstanceHealth(
         health_checks(directory.agents),
         max_failures=settings.limits.instance_failures,
     )
-    agents = _Agents(directory, health, StoredAgents(directory, store))
-    await agents.refresh()
+    pool = PoolWorker(store, directory, health, worker_id.id, time.time)
+    agents = _Agents(directory, health, StoredAgents(directory, store), pool)
+    await agents.stored.refresh(health, time.time())
     if any(instance.startswith("https:") for agent in directory.agents for instance in agent.instances):
         tls_context()  # read before the first call, not while others wait for their sound
     await note_agents(store.key_values, settings.agents, time.time())
     await health.start()
     stack.push_async_callback(health.stop)
+    await pool.start()
+    stack.push_async_callback(pool.stop)
     return agents
 
 
@@ -225,6 +233,7 @@ async def _start_calls(
         agents.health,
         tokens,
         nodes=None if node is None else node.nodes,
+        pool=agents.pool,
     )
     stack.push_async_callback(calls.capacity.releases.close)
     stack.push_async_callback(calls.awaited.end_all)

@@ -204,6 +204,12 @@ class InstanceHealth:
             self._rescheduled.set()
         self._record_failure(instance)
 
+    def probe_soon(self, instance: str) -> None:
+        """Probe the instance at once: it is said to be ready."""
+        if instance in self._health:
+            self._urgent.add(instance)
+            self._rescheduled.set()
+
     def record_failure(self, instance: str) -> None:
         """Note that a session waited for the instance in vain, or lost its agent there. Probe it at once."""
         self._record_failure(instance)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from gateway.agents.media_socket import connect_agent, media_target
@@ -102,13 +103,17 @@ class AgentFailover:
         failures = Counter({self.instance: 1})
         detail = ""
         try:
-            async with asyncio.timeout(agent.resume_timeout):
+            async with asyncio.timeout(agent.resume_timeout), AsyncExitStack() as meanwhile:
+                if services.capacity.cold_starts.concern(agent):  # where none is free, another is started
+                    await meanwhile.enter_async_context(services.capacity.cold_starts.demand(agent))
                 await carrier.wait_message_end()
                 while True:
                     await self._wait_for_turn(agent)
                     instance = self.instance
                     try:
+                        agent = self.current_agent(services)
                         instance = await services.capacity.move(agent, session_id, self.instance, failures)
+                        await services.capacity.cold_starts.wait_if_starting(instance)
                         async with asyncio.timeout(agent.resume_timeout / ATTEMPTS_IN_TIME):
                             self.leg = await self._connect(services, instance, session_id, on_disconnect)
                     except StoreFailed as error:

@@ -406,7 +406,7 @@ class BotSessions:
         Raises CallEnded: at_capacity, store_failed, agent_start_timeout (as NotReady).
         """
         await self._services.capacity.check(agent)
-        if self._is_not_ready(agent):
+        if self._is_not_ready(agent) and not self._services.capacity.cold_starts.concern(agent):
             raise NotReady
 
     async def wait_until_ready(self, agent: AgentSettings) -> None:
@@ -416,6 +416,8 @@ class BotSessions:
         `check`, and agent_unreachable.
         """
         await self._services.capacity.check(agent)
+        if self._services.capacity.cold_starts.concern(agent):  # `start` starts one
+            return
         health = self._services.health
         try:
             async with asyncio.timeout(self._services.connect_timeout_s):
@@ -439,7 +441,7 @@ class BotSessions:
         """
         if self._closing is not None:
             raise CallEnded(self._closing.reason, self._closing.detail)
-        instance = await self._services.capacity.acquire(agent, details, options)
+        instance = await self._services.capacity.acquire_started(agent, details, options)
         bot = BotSession(self._services, details, instance, request)
         self._bots[details.session_id] = bot
         if self._closing is not None:

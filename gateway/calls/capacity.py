@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Final
 
 import structlog
@@ -21,6 +22,8 @@ import structlog
 from gateway.agents.directory import AgentDirectory
 from gateway.agents.instance_health import Health, InstanceHealth
 from gateway.calls.call_queue import CallQueues
+from gateway.calls.cold_start import NOT_STARTED, ColdStarts
+from gateway.calls.session_end import SessionEnd, save
 from gateway.calls.slot_release import SlotReleases
 from gateway.config import AgentSettings
 from gateway.model.reasons import CallEnded, Reasons
@@ -32,6 +35,7 @@ from gateway.model.session import (
     SessionOptions,
     SlotLimits,
 )
+from gateway.pool.instance_pool import InstancePool
 from gateway.store.interface import AtCapacity, NotPending, Queued, SessionFilter, Store, StoreFailed
 
 log = structlog.get_logger(__name__)
@@ -53,14 +57,18 @@ class Capacity:
         health: InstanceHealth,
         queues: CallQueues,
         now: Callable[[], float],
+        *,
+        pool: InstancePool | None = None,
     ) -> None:
-        """`agents`: as they are while a call waits. `now`: Unix seconds."""
+        """`agents`: as they are while a call waits. `now`: Unix seconds. `pool`: None if there is none."""
         self._store = store
         self._agents = agents
         self._health = health
         self._queues = queues
         self._now = now
         self._trial = asyncio.Lock()
+        self.cold_starts = ColdStarts(store, agents, pool)
+        """Slots on instances that are started for them."""
         self.releases = SlotReleases(store, health, now)
         """The slots of sessions that are over, and whose instances may still be busy."""
 
@@ -88,6 +96,8 @@ class Capacity:
             agent.sessions_per_instance,
             agent.max_agents,
         ).limit
+        if self.cold_starts.concern(agent):  # as many as there may be
+            limit = agent.max_agents * agent.sessions_per_instance
         if active + sessions > limit:
             raise _at_capacity(active, limit)
 
@@ -115,7 +125,7 @@ class Capacity:
         waits_until = self._now() + agent.queue_timeout + SLACK_S
         queue = QueueLimit(agent.queue_size, waits_until) if may_wait else None
 
-        async def ask(agent: AgentSettings) -> str:
+        async def ask(agent: AgentSettings, queue: QueueLimit | None = queue) -> str:
             reserved = agent.reserve_inbound if is_outbound else agent.reserve_outbound
             limits = self._limits(agent, reserved=reserved, queue=queue)
             start_type = options.start_type or self.start_type(agent)
@@ -128,6 +138,9 @@ class Capacity:
 
         try:
             try:
+                if self.cold_starts.concern(agent):
+                    with contextlib.suppress(AtCapacity):  # then it waits in the queue, if there is one
+                        return await self._take_cold(agent, partial(ask, queue=None))
                 return await self._take(agent, ask)
             except Queued as queued:
                 if on_queued is None:
@@ -135,11 +148,60 @@ class Capacity:
                 on_queued()
                 return await self._wait(agent, details.session_id, queued.number, ask)
         except AtCapacity as full:
+            if trouble := self.cold_starts.trouble(agent):
+                raise CallEnded(Reasons.at_capacity, trouble, public_detail=NOT_STARTED) from None
             raise _at_capacity(full.in_use, full.limit) from None
         except NotPending as error:
             raise _session_over(error) from None
         except StoreFailed as error:
             raise CallEnded(Reasons.store_failed, str(error)) from None
+
+    async def wait_started(
+        self, agent: AgentSettings, session_id: str, instance: str, *, has_failed: bool = False
+    ) -> str:
+        """Wait until the instance on which a session has its slot is ready, if the gateway starts it.
+
+        Return it, or another one that the session was moved to because this one failed. Its own limit bounds
+        the wait; for any other instance it returns at once. The session has a slot still if this raises or
+        is cancelled, and its caller must end it. `has_failed`: the session did not reach the instance, which
+        may have ended by itself a moment ago.
+
+        Raises CallEnded: agent_start_timeout, agent_unreachable, unknown_agent, unauthorized, store_failed.
+        """
+
+        async def move(current: AgentSettings, instance: str, failures: Mapping[str, int]) -> str:
+            return await self._move(current, session_id, instance, failures)
+
+        try:
+            return await self.cold_starts.wait_started(agent, instance, move, has_failed=has_failed)
+        except NotPending as error:
+            raise _session_over(error) from None
+        except StoreFailed as error:
+            raise CallEnded(Reasons.store_failed, str(error)) from None
+
+    async def acquire_started(
+        self, agent: AgentSettings, details: CallDetails, options: SessionOptions
+    ) -> str:
+        """Acquire a slot, and wait until its instance is ready.
+
+        Raises CallEnded as both. No slot is taken then, nor if this is cancelled.
+        """
+        instance = await self.acquire(agent, details, options)
+        end = CallEnded(Reasons.stopped, "whoever started it gave up")  # if this is cancelled
+        try:
+            instance = await self.wait_started(agent, details.session_id, instance)
+            is_ready = True
+        except CallEnded as failure:
+            is_ready, end = False, failure
+            raise
+        except asyncio.CancelledError:
+            is_ready = False
+            raise
+        finally:
+            if not is_ready:
+                ended = SessionEnd(details.session_id, end, self._now(), ran=False)
+                await asyncio.shield(save(self._store, ended))
+        return instance
 
     async def attach_stream(self, details: CallDetails) -> str:
         """Take over the slot of a session that was dialed, whose stream came here. Return its instance's URL.
@@ -167,6 +229,21 @@ class Capacity:
         session is over.
         """
 
+        try:
+            return await self._move(agent, session_id, instance, failures)
+        except AtCapacity as full:
+            raise _at_capacity(full.in_use, full.limit) from None
+        except NotPending:
+            raise
+        except StoreFailed:
+            self._health.trial_started(instance)
+            return instance
+
+    async def _move(
+        self, agent: AgentSettings, session_id: str, instance: str, failures: Mapping[str, int]
+    ) -> str:
+        """Do the same as `move`. Raises AtCapacity, NotPending, StoreFailed."""
+
         async def ask(agent: AgentSettings) -> str:
             ranks: dict[str, int] = dict(self._health.ranks(agent.instances))
             if instance in agent.instances:
@@ -178,15 +255,13 @@ class Capacity:
             )
             return await self._store.move(session_id, limits)
 
-        try:
+        return await self._take(agent, ask)
+
+    async def _take_cold(self, agent: AgentSettings, ask: Callable[[AgentSettings], Awaitable[str]]) -> str:
+        async def attempt(agent: AgentSettings) -> str:
             return await self._take(agent, ask)
-        except AtCapacity as full:
-            raise _at_capacity(full.in_use, full.limit) from None
-        except NotPending:
-            raise
-        except StoreFailed:
-            self._health.trial_started(instance)
-            return instance
+
+        return await self.cold_starts.take(agent, attempt)
 
     def _limits(self, agent: AgentSettings, *, reserved: int, queue: QueueLimit | None) -> SlotLimits:
         return SlotLimits(

@@ -19,16 +19,15 @@ from typing import Final
 
 import structlog
 
-from gateway.agents.media_socket import connect_agent, media_target
 from gateway.calls.active import ActiveCall, ActiveCalls
 from gateway.calls.agent_failover import end_of_agent
 from gateway.calls.agent_routing import route_by_start, route_by_url
-from gateway.calls.agent_translation import translator_for
 from gateway.calls.authorization import NO_CREDENTIALS, authenticate_start, authenticate_upgrade
 from gateway.calls.bridge import Bridge
 from gateway.calls.call_setup import BridgeSettings, CallSetup
 from gateway.calls.command_bus import CallCommand
 from gateway.calls.control import reason_after_command
+from gateway.calls.first_agent import connect_first_agent
 from gateway.calls.hold_audio import HeldStream, HoldAudio
 from gateway.calls.opening_reader import read_opening
 from gateway.calls.overflow import SlotRequest, acquire_or_overflow
@@ -161,7 +160,9 @@ class InboundCall:
                 max_duration_s=setup.max_duration_s,
                 idle_timeout_s=setup.idle_timeout_s,
             )
-            await self._connect_agent(setup, settings, target.carrier)
+            settings = await connect_first_agent(
+                self._services, self._progress, setup, settings, target.carrier
+            )
             if setup.carrier_leg is None:
                 await self._use_token(setup)
                 self._accept(setup)
@@ -414,6 +415,10 @@ class InboundCall:
         self._admitted = True
         setup.instance = instance
         self._progress.change(CallState.CONNECTING)
+        capacity = self._services.capacity
+        # With the hold sound, if it has to be started; until then `agent_connect_timeout` does not count.
+        instance = await capacity.wait_started(agent, self._progress.session_id, instance)
+        setup.instance = instance
         self._progress.log = self._progress.log.bind(agent=agent.service_host, instance=instance)
         return agent, instance
 
@@ -424,59 +429,6 @@ class InboundCall:
         self._rename(setup.ownership.stream.session_id)
         self._progress.log.info("the stream came late", words="the slot of its document was given back")
         return self._progress.session_id
-
-    async def _connect_agent(self, setup: CallSetup, settings: BridgeSettings, carrier: str) -> None:
-        """Connect the agent's media socket (docs/reference/agent-container.md), once its instance is ready.
-
-        A failure counts against the instance.
-        """
-        health, limits, instance = self._services.health, self._services.settings.limits, settings.instance
-        await self._note_account(setup, settings, carrier)
-        timeout_s, session_id = limits.agent_connect_timeout, self._progress.session_id
-        translator = translator_for(
-            settings.agent, settings.dialect, settings.start, own_document=settings.ownership is not None
-        )
-        try:
-            async with asyncio.timeout(timeout_s):
-                setup.agent_leg = await connect_agent(
-                    health,
-                    limits,
-                    instance,
-                    session_id,
-                    media_target(
-                        settings.agent,
-                        settings.query,
-                        session_id=session_id,
-                        carrier=carrier,
-                        call_id=settings.start.call_id if settings.start else None,
-                    ),
-                    on_disconnect=self._progress.agent_gone,
-                    translator=translator,
-                )
-        except TimeoutError:
-            health.record_failure(instance)
-            raise CallEnded(Reasons.agent_start_timeout, f"no answer within {timeout_s:g} s") from None
-        except CallEnded as end:
-            if end.reason is Reasons.agent_unreachable:
-                health.mark_unreachable(instance)
-            raise
-
-    async def _note_account(self, setup: CallSetup, settings: BridgeSettings, carrier: str) -> None:
-        """Store the carrier account, which has no column, and call id, if call control cannot know them."""
-        start = settings.start
-        if start is None:
-            return
-        accounts = self._services.accounts.of(settings.agent.organization, carrier)
-        if len(accounts) > 1 or setup.is_dialed:
-            try:
-                await self._services.call_log.record_details(
-                    self._progress.session_id,
-                    carrier=carrier,
-                    account=start.account_id,
-                    call_id=start.call_id,
-                )
-            except StoreFailed as error:
-                raise CallEnded(Reasons.store_failed, str(error)) from None
 
     # The end
 

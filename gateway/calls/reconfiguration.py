@@ -49,6 +49,8 @@ def apply(services: CallServices, new: Reconfiguration) -> None:
     settings = _with_unchanged_accounts(services.settings, new.settings)
     services.agents.configure(settings)
     StoredAgents(services.agents, services.store).fit_again(services.health)
+    if services.pool is not None:
+        services.pool.agents_changed()
     services.accounts.configure(settings)
     services.clients.forget_others(
         account for organization in settings.organizations for account in organization.carriers

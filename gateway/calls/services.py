@@ -25,6 +25,7 @@ from gateway.carriers.call_log import CallLog
 from gateway.carriers.clients import CarrierClients
 from gateway.config import Settings
 from gateway.nodes.nodes import Nodes
+from gateway.pool.pool_worker import PoolWorker
 from gateway.store.interface import Store
 from gateway.store.notifications import Topic
 
@@ -57,6 +58,8 @@ class CallServices:
     """The time, in Unix seconds."""
     new_id: Callable[[], str]
     """Make a session id."""
+    pool: PoolWorker | None = None
+    """The instances that the gateway starts; None where it starts none."""
 
     @property
     def settings(self) -> Settings:
@@ -79,10 +82,11 @@ def make_call_services(
     nodes: Nodes | None = None,
     now: Callable[[], float] = time.time,
     new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+    pool: PoolWorker | None = None,
 ) -> CallServices:
     """Make one worker's call services. Raises PromptError if an agent's recording cannot be played."""
     queues = CallQueues(store.notifications)
-    capacity = Capacity(store, agents, health, queues, now)
+    capacity = Capacity(store, agents, health, queues, now, pool=None if pool is None else pool.pool)
     api_keys = Keyring(
         settings.organizations,
         store.key_values,
@@ -110,4 +114,5 @@ def make_call_services(
         region_codes=frozenset(region.code for region in settings.regions),
         now=now,
         new_id=new_id,
+        pool=pool,
     )

@@ -3,10 +3,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from gateway.config.agent_command import (
+    DEFAULT_PORTS,
+    Command,
+    Directory,
+    Environment,
+    Ports,
+    SystemUser,
+)
 from gateway.config.agent_paths import (
     DEFAULT_HEALTH_INTERVAL_S,
     DEFAULT_HEALTH_PATH,
@@ -62,9 +71,68 @@ class AgentSettings(Table):
         default="",
         description="The agent's region; it is reached through no other. Left out: the server's.",
     )
+    command: Command = Field(
+        default_factory=list,
+        description="The program that runs one instance, and its arguments: the gateway then starts them "
+        "itself ([agents.md](agents.md)), and `instances` is left out. `{port}` is the port to listen "
+        "on, `{host}` for the address. Left out: the gateway starts none.",
+    )
+    cwd: Directory = Field(
+        default="",
+        description="The directory that the program runs in. Left out: the gateway's working directory.",
+    )
+    environment: Environment = Field(
+        default_factory=dict,
+        description="Variables for the program, besides those of the gateway whose names do not begin with "
+        "`PATCHBAY_`; `{port}` and `{host}` as in `command`.",
+    )
+    user: SystemUser = Field(
+        default="",
+        description="The user that the program runs as, with no variables of the gateway but `PATH`, `LANG` "
+        "and `TZ`; only where the gateway runs as root. Left out: the gateway's own.",
+    )
+    log_folder: Directory = Field(
+        default="",
+        description="The folder for what the instances print. Left out: the server's `pool_folder`.",
+    )
+    ports: Ports = Field(
+        default=DEFAULT_PORTS,
+        description="The ports for started instances. Agents may share them; a port in use is passed over.",
+    )
+    buffer: Whole | None = Field(
+        default=None,
+        ge=0,
+        le=10_000,
+        description="Instances that are started beyond those that have sessions, so that the next caller "
+        "finds one ready. Left out: as many as have sessions.",
+    )
+    cooldown: Annotated[Seconds, Field(ge=0, le=86_400)] = Field(
+        default=300.0,
+        description="Seconds without a session after which a started instance is stopped, if it is one too "
+        "many.",
+    )
+    start_limit: Wait = Field(
+        default=60.0,
+        description="Seconds within which a started instance must be ready (`health_path`), else it is "
+        "stopped. A caller waits for it as long.",
+    )
+    stop_grace: Annotated[Seconds, Field(ge=0, le=3600)] = Field(
+        default=10.0,
+        description="Seconds from SIGTERM to SIGKILL for an instance that is to stop. None has a session.",
+    )
+    recycle_after_sessions: Whole = Field(
+        default=0,
+        ge=0,
+        description="Sessions after which a started instance is replaced by another; 0 for never.",
+    )
+    recycle_above_mb: Whole = Field(
+        default=0,
+        ge=0,
+        description="Megabytes of memory, of all its processes, above which a started instance is replaced "
+        "once it has no session; 0 for never.",
+    )
     instances: list[InstanceUrl] = Field(
         default_factory=lambda: ["http://127.0.0.1:8080"],
-        min_length=1,
         description="http(s) URLs of the running copies, each a scheme, a host and a port.",
     )
     media_path: Annotated[str, AfterValidator(check_media_path)] = Field(
@@ -90,10 +158,14 @@ class AgentSettings(Table):
     min_agents: Whole = Field(
         default=0,
         ge=0,
-        description="Instances to keep ready; at most `max_agents`. The gateway starts none: it only reports "
-        "this number.",
+        description="Instances to keep ready; at most `max_agents`. Without `command` the gateway starts "
+        "none, and only reports this number.",
     )
-    max_agents: Whole = Field(default=50, ge=1, description="Instances that may be in use at the same time.")
+    max_agents: Whole = Field(
+        default=50,
+        ge=1,
+        description="Instances that may be in use, or run if the gateway starts them, at the same time.",
+    )
     max_session_duration: Whole = Field(
         default=7200,
         ge=1,
@@ -242,6 +314,25 @@ class AgentSettings(Table):
         "that hangs up through the carrier when its socket closes, as Pipecat's serializers do, then ends "
         "nothing. For agents whose calls are transferred.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_instances(cls, table: Any) -> Any:
+        if isinstance(table, Mapping) and table.get("command") and "instances" not in table:
+            return {**table, "instances": []}
+        return table
+
+    @field_validator("instances")
+    @classmethod
+    def _check_instances(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        if "command" not in info.data:  # it is wrong itself
+            return value
+        has_command = bool(info.data["command"])
+        if has_command and value:
+            raise ValueError("must be left out beside command, which starts them")
+        if not has_command and not value:
+            raise ValueError("must name at least one")
+        return value
 
     @property
     def service_host(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
+from gateway.config.agent_command import DEFAULT_PORTS, PORT_PLACEHOLDER, port_range
 from gateway.config.call_handling import looks_like_agent
 from gateway.model.addresses import service_host, split_service_host
 
@@ -132,6 +133,20 @@ def _bad_agents(tables: Mapping[str, Any]) -> Iterator[Finding]:
             if isinstance(url, str)
         ]
         yield from _duplicates(urls, "this instance")
+        yield from _bad_command(("agents", index), row)
+
+
+def _bad_command(agent: Location, row: Mapping[str, Any]) -> Iterator[Finding]:
+    """Find why the instances of an agent with a command could not listen, each on a port of its own."""
+    command, variables = row.get("command"), row.get("environment") or {}
+    if not isinstance(command, list) or not command or not isinstance(variables, Mapping):
+        return
+    if not any(PORT_PLACEHOLDER in str(text) for text in (*command, *variables.values())):
+        words = f"must say {PORT_PLACEHOLDER}, here or in environment: each instance listens on its own port"
+        yield (*agent, "command"), words
+    ports, max_agents = row.get("ports", DEFAULT_PORTS), row.get("max_agents")
+    if isinstance(ports, str) and isinstance(max_agents, int) and 0 < len(port_range(ports)) < max_agents:
+        yield (*agent, "ports"), f"must be at least as many as max_agents, which is {max_agents}"
 
 
 def _key_without_certificate(tables: Mapping[str, Any]) -> Iterator[Finding]:
@@ -148,7 +163,9 @@ def _too_many_reserved_slots(tables: Mapping[str, Any]) -> Iterator[Finding]:
             isinstance(instances, list) and isinstance(max_agents, int) and isinstance(per_instance, int)
         ):
             continue
-        slots = min(len(instances), max_agents) * per_instance
+        # Of a started agent there may be as many as its limit; what a source finds nobody knows yet.
+        known = max_agents if row.get("command") else min(len(instances), max_agents)
+        slots = known * per_instance
         for key in ("reserve_inbound", "reserve_outbound"):
             if isinstance(reserved := row.get(key), int) and reserved and reserved >= slots:
                 yield ("agents", index, key), f"must be less than the agent's places, which are {slots}"

@@ -88,7 +88,8 @@ class Overrides:
     def _set(self, location: Location, name: str, text: str) -> None:
         kind = model_fields.at(location)
         value: Any = text
-        if model_fields.fields(kind) is not None or model_fields.item(kind) is not None:
+        is_table = model_fields.fields(kind) is not None or model_fields.is_table_of_texts(kind)
+        if is_table or model_fields.item(kind) is not None:
             try:
                 value = json.loads(text)
             except (ValueError, RecursionError):

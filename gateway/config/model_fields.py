@@ -39,6 +39,11 @@ def item(annotation: Any) -> Any | None:
     return get_args(bare)[0] if get_origin(bare) is list else None
 
 
+def is_table_of_texts(annotation: Any) -> bool:
+    """Return True if the type is a table whose keys are the operator's own."""
+    return get_origin(plain(annotation)) is dict
+
+
 def at(location: Iterable[str | int]) -> Any | None:
     """Return the type of the value at a path of keys and indexes. None if the model has no such path."""
     here: Any | None = Settings

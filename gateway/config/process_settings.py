@@ -110,6 +110,11 @@ class Server(Table):
         "use only those that this file lists for the same organisation. If so, the holder of a private key "
         "chooses where the gateway connects, which may be inside your network.",
     )
+    pool_folder: FileName = Field(
+        default="patchbay-pool",
+        description="The folder of this node for the instances that the gateway starts: which run, and what "
+        "they print. Gateways of one machine that share a store share it; made when it is needed first.",
+    )
     drain_timeout: Seconds = Field(
         default=7200.0,
         ge=0,

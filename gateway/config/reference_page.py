@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from gateway.config.call_handling import CallHandling, text_of
 from gateway.config.environment import PREFIX, SEPARATOR
-from gateway.config.model_fields import fields, item, plain
+from gateway.config.model_fields import fields, is_table_of_texts, item, plain
 from gateway.config.settings import Settings
 from gateway.config.toml_text import literal
 
@@ -170,6 +170,8 @@ def _kind(annotation: Any) -> str:
         return "table"
     if (inner := item(bare)) is not None:
         return f"list of {_kind(inner)}s"
+    if is_table_of_texts(bare):
+        return "table of strings"
     names = {
         bool: "`true` or `false`",
         int: "integer",

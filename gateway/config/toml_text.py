@@ -13,6 +13,8 @@ from gateway.config.settings import Settings
 
 HIDDEN = "**********"
 
+VARIABLES = "agents.environment"
+
 
 def render(settings: Settings) -> str:
     """Return the settings, defaults included, as a TOML document with secrets replaced by asterisks."""
@@ -30,6 +32,8 @@ def _tables(tables: Mapping[str, Any]) -> Iterator[str]:
 
 def _table(name: str, row: Mapping[str, Any], header: str) -> Iterator[str]:
     """Yield a table, then the tables inside it: in TOML a key belongs to the header before it."""
+    if name == VARIABLES:  # a program's variables, many of which are secrets
+        row = dict.fromkeys(row, HIDDEN)
     nested = {key: value for key, value in row.items() if _has_header(value)}
     yield "\n".join([header, *(_entry(key, value) for key, value in row.items() if key not in nested)])
     for key, value in nested.items():
@@ -44,7 +48,7 @@ def _has_header(value: Any) -> bool:
     """Return True if a value is written under a header of its own: a table, or a list of tables."""
     if isinstance(value, list):
         return bool(value) and isinstance(value[0], Mapping)
-    return isinstance(value, Mapping)
+    return isinstance(value, Mapping) and bool(value)
 
 
 def _entry(key: str, value: Any) -> str:

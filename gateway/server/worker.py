@@ -176,9 +176,14 @@ class Worker:
         step = self._life.handle(event, time.monotonic())
         if step.state is WorkerState.DRAINING and before is not WorkerState.DRAINING and self._parent:
             self._parent.report_draining()
+        pool = self._services.calls.pool
+        if pool is not None and event in (WorkerEvent.PORT_HANDED_OVER, WorkerEvent.PARENT_DIED):
+            pool.leave()
         if self._life.refuses_calls and not self._services.active.draining:
             self._services.active.draining = True
             self._services.calls.awaited.drain()
+            if pool is not None:
+                pool.drain()
         if step.closes_port:
             self._server.close_port()
         if self._life.state is not WorkerState.SERVING:

@@ -291,6 +291,18 @@ class FailoverKeyValueStore:
         written.add_done_callback(lambda _: self._unwritten.pop((kind, key), None))
         return True
 
+    async def replace(
+        self,
+        kind: str,
+        key: str,
+        before: str,
+        value: str,
+        *,
+        now: float,
+        expires_at: float | None = None,
+    ) -> bool:
+        return await self._values.replace(kind, key, before, value, now=now, expires_at=expires_at)
+
     async def get(self, kind: str, key: str, now: float) -> StoredValue | None:
         get = partial(self._values.get, kind, key, now)
         if kind not in self._single_use_kinds:

@@ -95,6 +95,21 @@ class KeyValueStore(Protocol):
         Of several workers that write the same key at once, exactly one gets True.
         """
 
+    async def replace(
+        self,
+        kind: str,
+        key: str,
+        before: str,
+        value: str,
+        *,
+        now: float,
+        expires_at: float | None = None,
+    ) -> bool:
+        """Write a value in place of `before`, if that is there. Return True if `value` is there then.
+
+        Of several workers that replace the same value by different ones, exactly one gets True.
+        """
+
     async def get(self, kind: str, key: str, now: float) -> StoredValue | None:
         """Return the value of one key, None if there is none."""
 

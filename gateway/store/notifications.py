@@ -54,6 +54,9 @@ class Topic(Enum):
     """An agent was created, changed or deleted through the API. Key: "ORGANIZATION/NAME"."""
     KEY_REVOKED = "key_revoked"
     """An API key was revoked. Key: its id."""
+    POOL_CHANGED = "pool_changed"
+    """An instance that the gateway starts was listed, changed or removed, or one is needed. Key: its agent,
+    "AGENT.ORG"."""
     WEBHOOK_CALL_CHANGED = "webhook_call_changed"
     """The record of a call that webhooks report has changed. Key: the record's key."""
 

@@ -31,16 +31,16 @@ class WorkerId:
     def of_this_process(cls, worker_id: str) -> WorkerId:
         """Return the identity of the calling process, with `worker_id` as its id."""
         pid = os.getpid()
-        return cls(worker_id, _host(), pid, _start_ticks(pid) or 0)
+        return cls(worker_id, process_namespace(), pid, start_ticks(pid) or 0)
 
     def process_gone(self) -> bool:
         """Whether the process no longer runs. Only meaningful on its own `host`."""
         if not self.born:
             return not _exists(self.pid)
-        return _start_ticks(self.pid) != self.born
+        return start_ticks(self.pid) != self.born
 
 
-def _host() -> str:
+def process_namespace() -> str:
     """Return the machine, its boot, and the pid namespace: containers may share a name and a kernel."""
     parts = [socket.gethostname()]
     try:
@@ -51,7 +51,7 @@ def _host() -> str:
     return " ".join(parts)
 
 
-def _start_ticks(pid: int) -> int | None:
+def start_ticks(pid: int) -> int | None:
     """Return when a process started (WorkerId.born); None if it does not run, or the system does not tell."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()

@@ -55,7 +55,7 @@ def value_cases() -> list[tuple[str, str, int, str]]:
         (AGENT + "websocket_auth = 'key'\n", "agents[0].websocket_auth", 4, "'none', 'token' or 'required'"),
         (AGENT + "idle_timeout = 0\n", "agents[0].idle_timeout", 4, "greater than 0"),
         (AGENT + "region = 'mars'\n", "agents[0].region", 4, "there is ap-south, eu-central"),
-        (AGENT + "instances = []\n", "agents[0].instances", 4, "at least 1 item"),
+        (AGENT + "instances = []\n", "agents[0].instances", 4, "must name at least one"),
         (AGENT + "instances = 'http://a'\n", "agents[0].instances", 4, "must be a list"),
         (AGENT + "instances = ['http://a',\n 'http://a/']\n", "agents[0].instances[1]", 4, "is already at"),
         (AGENT + AGENT, "agents[1].name", 5, "agent 'support.acme' is already at agents[0].name"),

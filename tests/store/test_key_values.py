@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,35 @@ async def test_an_expired_value_is_absent(values: KeyValueStore) -> None:
     assert await values.list("answer", 1010.0) == ()
     assert await values.put_if_absent("answer", "k", "2", now=1010.0, expires_at=1020.0)
     assert await values.get("answer", "k", 1010.0) == StoredValue("answer", "k", "2", 1010.0, 1020.0)
+
+
+async def test_a_value_is_replaced_only_by_whoever_knows_what_it_is(values: KeyValueStore) -> None:
+    assert not await values.replace("place", "7", "a", "b", now=1000.0)
+    await values.put("place", "7", "a", now=1000.0, expires_at=1010.0)
+    assert not await values.replace("place", "7", "x", "b", now=1001.0, expires_at=1020.0)
+    assert await values.replace("place", "7", "a", "b", now=1001.0, expires_at=1020.0)
+    assert await values.get("place", "7", 1015.0) == StoredValue("place", "7", "b", 1001.0, 1020.0)
+    assert await values.replace("place", "7", "a", "b", now=1015.0, expires_at=1030.0), "its reply was lost"
+    assert not await values.replace("place", "7", "b", "c", now=1030.0, expires_at=1040.0), "it has expired"
+    assert await values.put_if_absent("place", "7", "d", now=1030.0)
+    assert await values.replace("place", "7", "d", "e", now=9e9)
+
+
+async def test_of_two_workers_that_replace_a_value_one_succeeds(open_worker: OpenWorker) -> None:
+    first, second = (await open_worker()).key_values, (await open_worker()).key_values
+    await first.put("place", "7", "a", now=1000.0)
+    done = await asyncio.gather(
+        first.replace("place", "7", "a", "b", now=1001.0), second.replace("place", "7", "a", "c", now=1001.0)
+    )
+    assert sorted(done) == [False, True]
+
+
+async def test_a_value_that_was_replaced_expires_by_its_new_time(store: Store) -> None:
+    await store.key_values.put("place", "7", "a", now=1000.0, expires_at=1010.0)
+    assert await store.key_values.replace("place", "7", "a", "b", now=1001.0, expires_at=1100.0)
+    await store.heartbeat(1050.0)
+    await store.reap(1050.0)
+    assert await store.key_values.get("place", "7", 1050.0) is not None
 
 
 async def test_a_value_without_expiry_never_expires(values: KeyValueStore) -> None:

@@ -121,7 +121,7 @@ class CallEventHandler:
         )
         options = SessionOptions(transport="whatsapp")
         began_at = services.calls.now()
-        instance = await services.calls.capacity.acquire(agent, details, options)
+        instance = await services.calls.capacity.acquire_started(agent, details, options)
         return WhatsAppSession(session_id, agent.service_host, agent.organization, instance, began_at)
 
     async def _start(self, session: WhatsAppSession) -> ForwardResult:

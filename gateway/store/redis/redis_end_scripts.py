@@ -302,6 +302,18 @@ else redis.call('ZADD', KEYS[3], ARGV[4], KEYS[1]) end
 return 1
 """
 
+# KEYS as PUT. ARGV as PUT, then the value that is replaced. The new value may be there: the reply was lost.
+REPLACE: Final = """#!lua
+local found = redis.call('HMGET', KEYS[1], 'expires_at', 'value')
+if not found[2] or (found[2] ~= ARGV[7] and found[2] ~= ARGV[2]) then return 0 end
+if found[1] ~= '' and tonumber(found[1]) <= tonumber(ARGV[3]) then return 0 end
+redis.call('HSET', KEYS[1], 'value', ARGV[2], 'created_at', ARGV[3], 'expires_at', ARGV[4],
+           'attempt', ARGV[5])
+if ARGV[4] == '' then redis.call('ZREM', KEYS[3], KEYS[1])
+else redis.call('ZADD', KEYS[3], ARGV[4], KEYS[1]) end
+return 1
+"""
+
 # KEYS as PUT. ARGV: key, now or "": only if it has expired by then.
 REMOVE: Final = (
     HEAD

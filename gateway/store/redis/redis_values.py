@@ -30,6 +30,7 @@ def clean(text: str | None) -> str | None:
 
 
 _PUT: Final = script(end_scripts.PUT)
+_REPLACE: Final = script(end_scripts.REPLACE)
 _REMOVE: Final = script(end_scripts.REMOVE)
 
 
@@ -58,6 +59,19 @@ class RedisKeyValueStore:
             return bool(await self._client.script_late(_PUT, _value_keys(kind, key), arguments))
 
         return self._client.write_later(write)
+
+    async def replace(
+        self,
+        kind: str,
+        key: str,
+        before: str,
+        value: str,
+        *,
+        now: float,
+        expires_at: float | None = None,
+    ) -> bool:
+        arguments = (*_put_arguments(key, value, now, expires_at, ""), clean(before) or "")
+        return bool(await self._client.script(_REPLACE, _value_keys(kind, key), arguments))
 
     async def get(self, kind: str, key: str, now: float) -> StoredValue | None:
         name = _checked(keys.value(kind, key))

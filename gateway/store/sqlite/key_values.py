@@ -19,6 +19,11 @@ _PUT: Final = """
 
 _PUT_IF_ABSENT: Final = f"{_PUT} WHERE document.expires_at <= ?4"
 
+_REPLACE: Final = """
+    UPDATE document SET value = ?4, created_at = ?5, expires_at = ?6
+    WHERE kind = ?1 AND key = ?2 AND value IN (?3, ?4) AND (expires_at IS NULL OR expires_at > ?5)
+"""
+
 _GET: Final = """
     SELECT kind, key, value, created_at, expires_at FROM document
     WHERE kind = ? AND key = ? AND (expires_at IS NULL OR expires_at > ?)
@@ -62,6 +67,18 @@ class SqliteKeyValueStore:
     ) -> asyncio.Future[bool]:
         values = (kind, key, text(value), now, expires_at)
         return self._writer.submit(Kind.DURABLE, partial(_changes, _PUT_IF_ABSENT, values))
+
+    async def replace(
+        self,
+        kind: str,
+        key: str,
+        before: str,
+        value: str,
+        *,
+        now: float,
+        expires_at: float | None = None,
+    ) -> bool:
+        return await self._write(_REPLACE, kind, key, text(before), text(value), now, expires_at)
 
     async def get(self, kind: str, key: str, now: float) -> StoredValue | None:
         values = await self._read(_GET, kind, key, now)

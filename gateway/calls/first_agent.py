@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The connection of a call to its first agent; how another takes over later is in agent_failover.py."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Final
+
+from gateway.agents.media_socket import connect_agent, media_target
+from gateway.calls.agent_translation import translator_for
+from gateway.calls.call_setup import BridgeSettings, CallSetup
+from gateway.calls.services import CallServices
+from gateway.calls.state import CallProgress
+from gateway.media.leg import Leg
+from gateway.model.reasons import CallEnded, Reasons
+from gateway.store.interface import StoreFailed
+
+STARTED_ATTEMPTS: Final = 3
+"""Instances that a call tries, of those that the gateway starts: any of them may end when it likes."""
+
+
+async def connect_first_agent(
+    services: CallServices,
+    progress: CallProgress,
+    setup: CallSetup,
+    settings: BridgeSettings,
+    carrier: str,
+) -> BridgeSettings:
+    """Connect the agent's media socket (docs/reference/agent-container.md), once its instance is ready.
+
+    A failure counts against the instance. Return the settings, with another instance if this one, which the
+    gateway started, has ended a moment ago. Raises CallEnded.
+    """
+    await _note_account(services, progress, setup, settings, carrier)
+    capacity, agent = services.capacity, settings.agent
+    attempts = STARTED_ATTEMPTS if capacity.cold_starts.concern(agent) else 1
+    while True:
+        attempts -= 1
+        try:
+            setup.agent_leg = await _connect(services, progress, settings, carrier)
+            return settings
+        except CallEnded as end:
+            if end.reason is not Reasons.agent_unreachable or not attempts:
+                raise
+        instance = await capacity.wait_started(agent, progress.session_id, settings.instance, has_failed=True)
+        setup.instance = instance
+        progress.log = progress.log.bind(instance=instance)
+        settings = replace(settings, instance=instance)
+
+
+async def _connect(
+    services: CallServices, progress: CallProgress, settings: BridgeSettings, carrier: str
+) -> Leg:
+    health, limits, instance = services.health, services.settings.limits, settings.instance
+    timeout_s, session_id = limits.agent_connect_timeout, progress.session_id
+    translator = translator_for(
+        settings.agent, settings.dialect, settings.start, own_document=settings.ownership is not None
+    )
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await connect_agent(
+                health,
+                limits,
+                instance,
+                session_id,
+                media_target(
+                    settings.agent,
+                    settings.query,
+                    session_id=session_id,
+                    carrier=carrier,
+                    call_id=settings.start.call_id if settings.start else None,
+                ),
+                on_disconnect=progress.agent_gone,
+                translator=translator,
+            )
+    except TimeoutError:
+        health.record_failure(instance)
+        raise CallEnded(Reasons.agent_start_timeout, f"no answer within {timeout_s:g} s") from None
+    except CallEnded as end:
+        if end.reason is Reasons.agent_unreachable:
+            health.mark_unreachable(instance)
+        raise
+
+
+async def _note_account(
+    services: CallServices,
+    progress: CallProgress,
+    setup: CallSetup,
+    settings: BridgeSettings,
+    carrier: str,
+) -> None:
+    """Store the carrier account, which has no column, and call id, if call control cannot know them."""
+    start = settings.start
+    if start is None:
+        return
+    accounts = services.accounts.of(settings.agent.organization, carrier)
+    if len(accounts) > 1 or setup.is_dialed:
+        try:
+            await services.call_log.record_details(
+                progress.session_id,
+                carrier=carrier,
+                account=start.account_id,
+                call_id=start.call_id,
+            )
+        except StoreFailed as error:
+            raise CallEnded(Reasons.store_failed, str(error)) from None

@@ -1,0 +1,527 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The pool's manager of one node: it looks at the pool's rows, and starts and stops this node's instances.
+
+It looks whenever the store has changed, and once in LOOK_S. What is to be done is decided by pool_plan.py;
+this module does it. One worker of the node has it (pool_worker.py); when that dies, another makes one, which
+finds what runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+
+from gateway.agents.instance_health import InstanceHealth, ProbeResult
+from gateway.config import AgentSettings
+from gateway.config.agent_command import port_range
+from gateway.pool.free_port import FreePorts
+from gateway.pool.instance_pool import MAX_SESSIONS, InstancePool
+from gateway.pool.instance_provider import (
+    InstanceEnd,
+    InstanceProvider,
+    StartedInstance,
+    StartFailed,
+    StartRequest,
+)
+from gateway.pool.pool_plan import (
+    STEADY_S,
+    InstanceState,
+    PoolInstance,
+    PoolLimits,
+    make_plan,
+    pause_s,
+)
+from gateway.pool.pool_records import (
+    NODE_LEASE_S,
+    InstanceRow,
+    NodeRow,
+    PoolTable,
+    Trouble,
+    change,
+    claim,
+    free_places,
+    put_node,
+    read_demand,
+    read_table,
+    remove,
+    spec_of,
+)
+from gateway.store.interface import SessionFilter, Store, StoreFailed
+from gateway.store.notifications import Topic
+
+log = structlog.get_logger(__name__)
+
+LOOK_S: Final = 2.0
+"""The longest time between two looks."""
+
+LEAST_LOOK_S: Final = 0.2
+"""The least: with SQLite every write of another worker causes one."""
+
+PROBE_S: Final = 0.1
+"""Seconds between two probes of an instance that is being started."""
+
+LEAVE_S: Final = 1.0
+"""Seconds from when an instance was taken off the list until it may be stopped: the workers learn of it."""
+
+USAGE_S: Final = 5.0
+"""Seconds between two looks at what an instance uses."""
+
+SURVIVORS_S: Final = 2.0
+"""Seconds for what an instance that has ended by itself has left running, until it is killed."""
+
+RENEW_S: Final = NODE_LEASE_S / 4
+
+
+@dataclass(slots=True)
+class OwnInstance:
+    """An instance of this node. Times are of the loop's clock.
+
+    `row`: as it is in the store, None if that has no place for it. `ready_at`: None while it is started.
+    `sessions`: the ids of those that it has, None if that was not looked at yet; `active`: how many.
+    """
+
+    started: StartedInstance
+    row: InstanceRow | None
+    ready_at: float | None = None
+    idle_since: float = 0.0
+    left_at: float | None = None
+    served: int = 0
+    sessions: frozenset[str] | None = None
+    active: int = 0
+    memory_bytes: int = 0
+    is_stopping: bool = False
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass(frozen=True, slots=True)
+class ManagedNode:
+    """The parts that a manager works with. `node`, `host`: see node_lock.py."""
+
+    node: str
+    host: str
+    store: Store
+    pool: InstancePool
+    health: InstanceHealth
+    provider: InstanceProvider
+    now: Callable[[], float]
+
+
+class PoolManager:
+    """The manager of one node's pool. It belongs to one event loop."""
+
+    def __init__(self, parts: ManagedNode, *, is_draining: bool = False) -> None:
+        """`is_draining`: the node takes no new calls, so its instances leave the list."""
+        self._parts = parts
+        self._values = parts.store.key_values
+        self.is_draining = is_draining
+        self._own: dict[str, OwnInstance] = {}  # by id
+        self._troubles: dict[str, tuple[Trouble, float]] = {}  # by agent; with the time of the last failure
+        self._node_row: NodeRow | None = None
+        self._renewed_at = 0.0
+        self._measured_at = 0.0
+        self._ports = FreePorts()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+
+    # Life
+
+    async def run(self) -> None:
+        """Manage for ever. What runs goes on when this is cancelled."""
+        await self.find_running()
+        in_trouble = False
+        with self._parts.store.notifications.subscribe(
+            Topic.POOL_CHANGED, Topic.AGENTS_CHANGED, Topic.SLOT_FREED, Topic.SESSION_CHANGED
+        ) as subscription:
+            while True:
+                await subscription.wait(LOOK_S, min_interval_s=LEAST_LOOK_S)
+                try:
+                    await self.look()
+                    in_trouble = False
+                except StoreFailed as error:  # what runs goes on; nothing is started or stopped meanwhile
+                    if not in_trouble:
+                        log.warning("store", error=str(error))
+                    in_trouble = True
+                except Exception:  # the edge of one look: the next one must come
+                    log.exception("internal error")
+
+    async def close(self) -> None:
+        """End what this object does; what runs goes on."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._parts.provider.close()
+
+    async def find_running(self) -> None:
+        """Go on with what an earlier process of this node started."""
+        found = await self._parts.provider.find()
+        loop_now = _loop_now()
+        for started in found:
+            own = OwnInstance(started, None, served=started.served, idle_since=loop_now)
+            self._own[started.id] = own
+            self._begin(self._watch(own))
+        if found:
+            log.info("instances run already", instances=len(found))
+
+    async def stop_all(self, longest_grace_s: float) -> None:
+        """Stop all instances of this node: the gateway ends for good. Their sessions are over by now."""
+        stopping = [self._stop(own, min(own.started.stop_grace_s, longest_grace_s)) for own in self._all()]
+        await asyncio.gather(*stopping)
+        with suppress(StoreFailed):
+            await self._values.delete("pool_node", self._parts.node)
+        self._parts.store.notifications.publish(Topic.POOL_CHANGED, "")
+
+    def _all(self) -> list[OwnInstance]:
+        return list(self._own.values())
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # A look
+
+    async def look(self) -> None:
+        """Look at the pool once, and begin what is to be done. Raises StoreFailed."""
+        now = self._parts.now()
+        await self._renew_node(now)
+        table = await read_table(self._values, now)
+        await self._reconcile(table, now)
+        demand = await read_demand(self._values, now)
+        agents = {agent.service_host: agent for agent in self._parts.pool.agents()}
+        await self._measure()
+        hosts = {row.agent for row in table.instances} | {own.started.agent for own in self._all()}
+        for host in sorted(hosts | agents.keys()):
+            await self._look_at(host, agents.get(host), table, demand.get(host, 0))
+
+    async def _renew_node(self, now: float) -> None:
+        loop_now = _loop_now()
+        for agent, (_, failed_at) in list(self._troubles.items()):
+            if any(self._is_steady(own, agent, failed_at, loop_now) for own in self._all()):
+                del self._troubles[agent]
+        row = NodeRow(
+            self._parts.node,
+            self.is_draining,
+            {agent: trouble for agent, (trouble, _) in self._troubles.items()},
+        )
+        if row != self._node_row or loop_now - self._renewed_at >= RENEW_S:
+            await put_node(self._values, row, now)
+            if row != self._node_row:
+                self._parts.store.notifications.publish(Topic.POOL_CHANGED, "")
+            self._node_row, self._renewed_at = row, loop_now
+
+    @staticmethod
+    def _is_steady(own: OwnInstance, agent: str, failed_at: float, loop_now: float) -> bool:
+        if own.started.agent != agent or own.ready_at is None or own.ready_at < failed_at:
+            return False
+        return loop_now - own.ready_at >= STEADY_S or own.served > 0
+
+    async def _reconcile(self, table: PoolTable, now: float) -> None:
+        """Bring the rows of this node and its instances together again, and remove those of nodes gone."""
+        for row in table.orphans:
+            if await remove(self._values, row, now):
+                self._publish(row.agent)
+        rows = {row.id: row for row in table.instances}
+        for row in rows.values():
+            # One of an earlier manager, which did not come to start it.
+            if row.node == self._parts.node and row.id not in self._own:
+                await remove(self._values, row, now)
+                self._publish(row.agent)
+        for own in self._all():
+            async with own.changing:
+                if own.is_stopping:
+                    continue
+                known = rows.get(own.started.id)
+                if known is not None and (own.row is None or known.state is not own.row.state):
+                    own.row = known
+                elif known is None:
+                    own.row = await self._claim_again(own, table, now)
+
+    async def _claim_again(self, own: OwnInstance, table: PoolTable, now: float) -> InstanceRow | None:
+        """Make a row for an instance that runs without one: the store lost it, or a node took its place."""
+        started = own.started
+        limits = {agent.service_host: agent.max_agents for agent in self._parts.pool.agents()}
+        state = InstanceState.STARTING if own.ready_at is None else InstanceState.READY
+        free = free_places(table.of(started.agent), limits.get(started.agent, 0))
+        for place in sorted(free, key=lambda place: place != started.place):
+            row = self._row(started, place, InstanceState.LEAVING if own.left_at is not None else state)
+            if await claim(self._values, row, now):
+                self._publish(started.agent)
+                return row
+        return None  # there are as many as there may be: it is not listed, and stops without a session
+
+    def _row(self, started: StartedInstance, place: int, state: InstanceState) -> InstanceRow:
+        return InstanceRow(
+            id=started.id,
+            agent=started.agent,
+            place=place,
+            node=self._parts.node,
+            url=started.url,
+            spec=started.spec,
+            state=state,
+            started_at=started.started_at,
+        )
+
+    async def _measure(self) -> None:
+        loop_now = _loop_now()
+        if loop_now - self._measured_at < USAGE_S:
+            return
+        self._measured_at = loop_now
+        limited = {agent.service_host for agent in self._parts.pool.agents() if agent.recycle_above_mb}
+        for own in self._all():
+            if own.started.agent in limited:
+                used = await self._parts.provider.usage(own.started)
+                own.memory_bytes = 0 if used is None else used.memory_bytes
+
+    async def _look_at(self, host: str, agent: AgentSettings | None, table: PoolTable, waiting: int) -> None:
+        """Look at one agent. `agent`: None if it has no command any more, or was removed."""
+        now, rows = self._parts.now(), table.of(host)
+        owned = [own for own in self._all() if own.started.agent == host]
+        if not (rows or owned or waiting) and (agent is None or not (agent.min_agents or agent.buffer)):
+            return
+        sessions = await self._sessions(host) if rows or owned else {}
+        for own in owned:
+            await self._note_sessions(own, sessions.get(own.started.url, frozenset()))
+        limits = PoolLimits.of(agent) if agent is not None else PoolLimits(max_instances=0, buffer=0)
+        current = "" if agent is None else spec_of(agent)
+        instances = [self._view(row, current, len(sessions.get(row.url, ()))) for row in rows]
+        plan = make_plan(limits, instances, waiting, table.able(host, now), self._parts.node)
+        by_place = {own.row.place: own for own in owned if own.row is not None}
+        retired = [by_place[place] for place in plan.retire if place in by_place]
+        if self.is_draining or agent is None:
+            retired = [own for own in owned if own.row is not None and own.row.state.is_listed]
+        for own in retired:
+            # One that is being started may have a session that waits for it: it leaves when it is ready.
+            if own.ready_at is not None:
+                await self._change(own, InstanceState.LEAVING)
+            elif not own.active and not own.is_stopping:
+                await self._close(own)
+        for own in owned:
+            if own.row is not None and own.row.state is InstanceState.STARTING and own.ready_at is not None:
+                await self._change(own, InstanceState.READY)
+            # One without a row has no place; one that was closing when it was found is closed.
+            is_leaving = own.row is None or own.row.state in (InstanceState.LEAVING, InstanceState.CLOSING)
+            if is_leaving and not own.active and not own.is_stopping and self._has_left(own):
+                await self._close(own)
+        if agent is not None and plan.start and not self.is_draining:
+            await self._start(agent, plan.start, free_places(rows, agent.max_agents))
+
+    def _has_left(self, own: OwnInstance) -> bool:
+        if own.left_at is None:
+            own.left_at = _loop_now()
+        return _loop_now() - own.left_at >= LEAVE_S
+
+    def _view(self, row: InstanceRow, current: str, sessions: int) -> PoolInstance:
+        own, loop_now = self._own.get(row.id), _loop_now()
+        state = row.state if own is None or own.row is None else own.row.state
+        known: dict[str, Any] = {}
+        if own is not None:
+            known = {
+                "idle_s": 0.0 if own.ready_at is None else loop_now - max(own.idle_since, own.ready_at),
+                "served": own.served,
+                "memory_bytes": own.memory_bytes,
+            }
+        is_current = row.spec == current
+        return PoolInstance(row.place, row.node, state, sessions, is_current, **known)
+
+    async def _sessions(self, host: str) -> Mapping[str, frozenset[str]]:
+        """Return the ids of the sessions that have a slot now, by the URL of their instance."""
+        active = SessionFilter(agent=host, active=True)
+        records, _ = await self._parts.store.sessions(active, limit=MAX_SESSIONS)
+        by_url: dict[str, set[str]] = {}
+        for record in records:
+            by_url.setdefault(record.instance, set()).add(record.session_id)
+        return {url: frozenset(ids) for url, ids in by_url.items()}
+
+    async def _note_sessions(self, own: OwnInstance, sessions: frozenset[str]) -> None:
+        # What runs when an instance is found again was counted before.
+        began = frozenset[str]() if own.sessions is None else sessions - own.sessions
+        if own.active and not sessions:
+            own.idle_since = _loop_now()
+        own.sessions, own.active = sessions, len(sessions)
+        if began:
+            own.served += len(began)
+            own.idle_since = _loop_now()
+            await self._parts.provider.note_served(own.started, own.served)
+
+    # Starting
+
+    async def _start(self, agent: AgentSettings, count: int, places: Iterable[int]) -> None:
+        """Start instances at free places. Each is listed from the beginning."""
+        left = count
+        for place in places:
+            if not left:
+                return
+            port = await self._free_port(agent)
+            if port is None:
+                self._fail(agent.service_host, None, f"no port of {agent.ports} is free")
+                return
+            request = StartRequest(
+                id=uuid.uuid4().hex,
+                agent=agent,
+                place=place,
+                host=self._parts.host,
+                port=port,
+                spec=spec_of(agent),
+            )
+            row = InstanceRow(
+                id=request.id,
+                agent=agent.service_host,
+                place=place,
+                node=self._parts.node,
+                url=request.url,
+                spec=request.spec,
+                state=InstanceState.STARTING,
+                started_at=self._parts.now(),
+            )
+            if not await claim(self._values, row, self._parts.now()):
+                continue  # another node was faster
+            left -= 1
+            self._publish(agent.service_host)
+            if not await self._start_at(request, row):
+                return
+
+    async def _start_at(self, request: StartRequest, row: InstanceRow) -> bool:
+        host = row.agent
+        try:
+            started = await self._parts.provider.start(request)
+        except StartFailed as failure:
+            await remove(self._values, row, self._parts.now())
+            self._publish(host)
+            self._fail(host, row.url, str(failure))
+            return False
+        own = OwnInstance(started, row, idle_since=_loop_now(), sessions=frozenset())
+        self._own[started.id] = own
+        log.info("instance is started", agent=host, instance=started.url)
+        self._begin(self._watch(own))
+        return True
+
+    async def _free_port(self, agent: AgentSettings) -> int | None:
+        """Return a port that no instance of this node has had lately. A session may still name its URL."""
+        taken = {int(own.started.url.rpartition(":")[2]) for own in self._all()}
+        return await asyncio.to_thread(self._ports.find, port_range(agent.ports), taken)
+
+    async def _watch(self, own: OwnInstance) -> None:
+        """Wait until the instance is ready, then until it ends; see to what its end leaves."""
+        ending = asyncio.create_task(self._parts.provider.wait_ended(own.started))
+        readiness = asyncio.create_task(self._wait_ready(own))
+        try:
+            await asyncio.wait((ending, readiness), return_when=asyncio.FIRST_COMPLETED)
+            if not ending.done() and not readiness.result():
+                self._fail(own.started.agent, own.started.url, "it was not ready in time")
+                await self._stop(own, own.started.stop_grace_s)
+                return
+            end = await ending
+        finally:
+            for task in (ending, readiness):
+                task.cancel()
+            await asyncio.gather(ending, readiness, return_exceptions=True)
+        if not own.is_stopping:
+            self._note_end(own, end)
+            await self._stop(own, SURVIVORS_S)
+
+    def _note_end(self, own: OwnInstance, end: InstanceEnd) -> None:
+        started = own.started
+        if end.is_clean and own.served:
+            log.info("instance ended", agent=started.agent, instance=started.url, sessions=own.served)
+        else:
+            words = end.words if own.ready_at is not None else f"{end.words}, before it was ready"
+            self._fail(started.agent, started.url, words)
+
+    async def _wait_ready(self, own: OwnInstance) -> bool:
+        """Return True once the instance is ready, False if it is not in time."""
+        agent = next((a for a in self._parts.pool.agents() if a.service_host == own.started.agent), None)
+        limit_s = 60.0 if agent is None else agent.start_limit
+        began = _loop_now()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while await self._parts.health.probe(own.started.url) is not ProbeResult.READY:  # noqa: ASYNC110
+                    await asyncio.sleep(PROBE_S)
+                own.ready_at = _loop_now()
+                seconds = round(own.ready_at - began, 3)
+                log.info(
+                    "instance is ready", agent=own.started.agent, instance=own.started.url, seconds=seconds
+                )
+                while own.row is not None and own.row.state is InstanceState.STARTING:
+                    try:
+                        await self._change(own, InstanceState.READY)
+                    except StoreFailed:
+                        await asyncio.sleep(PROBE_S)
+                return True
+        return own.ready_at is not None
+
+    # Ending
+
+    def _fail(self, agent: str, url: str | None, words: str) -> None:
+        """Note a failure, and start none of the agent's instances for a while."""
+        known = self._troubles.get(agent)
+        failures = known[0].failures + 1 if known is not None else 1
+        wait_s = pause_s(failures)
+        log.warning(
+            "instance failed", agent=agent, instance=url, error=words, failures=failures, seconds=wait_s
+        )
+        self._troubles[agent] = Trouble(failures, self._parts.now() + wait_s, words), _loop_now()
+
+    async def _change(self, own: OwnInstance, state: InstanceState) -> bool:
+        """Change the state of an instance in the store. Return False if its row is not its own any more."""
+        async with own.changing:
+            before = own.row
+            if before is None or own.is_stopping:
+                return False
+            if not await change(self._values, before, before.at(state), self._parts.now()):
+                own.row = None
+                return False
+            own.row = before.at(state)
+            if state is InstanceState.LEAVING and own.left_at is None:
+                own.left_at = _loop_now()
+                log.info("instance leaves", agent=own.started.agent, instance=own.started.url)
+        self._publish(own.started.agent)
+        return True
+
+    async def _close(self, own: OwnInstance) -> None:
+        """Stop an instance without sessions, unless one has got a slot on it just now."""
+        before = own.row.state if own.row is not None else InstanceState.LEAVING
+        if own.row is not None and not await self._change(own, InstanceState.CLOSING):
+            return
+        sessions = await self._sessions(own.started.agent)
+        if sessions.get(own.started.url):
+            is_starting = before is InstanceState.STARTING
+            await self._change(own, before if is_starting else InstanceState.LEAVING)
+            return
+        self._begin(self._stop(own, own.started.stop_grace_s))
+
+    async def _stop(self, own: OwnInstance, grace_s: float) -> None:
+        """Stop an instance. Its place is free when nothing of it runs."""
+        async with own.changing:
+            if own.is_stopping:
+                return
+            own.is_stopping = True
+            with suppress(StoreFailed):
+                if own.row is not None and own.row.state is not InstanceState.CLOSING:
+                    closing = own.row.at(InstanceState.CLOSING)
+                    changed = await change(self._values, own.row, closing, self._parts.now())
+                    own.row = closing if changed else None
+                    self._publish(own.started.agent)
+        await self._parts.provider.stop(own.started, grace_s)
+        while own.row is not None:
+            try:
+                await remove(self._values, own.row, self._parts.now())
+                own.row = None
+            except StoreFailed:
+                await asyncio.sleep(LOOK_S)
+        self._own.pop(own.started.id, None)
+        log.info("instance is stopped", agent=own.started.agent, instance=own.started.url)
+        self._publish(own.started.agent)
+
+    def _publish(self, agent: str) -> None:
+        self._parts.store.notifications.publish(Topic.POOL_CHANGED, agent)
+
+
+def _loop_now() -> float:
+    return asyncio.get_running_loop().time()
