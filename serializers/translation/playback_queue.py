@@ -16,8 +16,10 @@ AHEAD_S: Final = 1.0
 PIECE_S: Final = 0.2
 """The longest piece of sound that is sent at once, in seconds: longer ones are cut."""
 
-IDLE_S: Final = 0.1
-"""Seconds without sound after which what is too short for a message is filled up with silence."""
+IDLE_S: Final = 0.15
+"""Seconds without sound after which what is too short for a message may be filled up with silence: more than
+lie between two messages of an agent that gets its own sound every 100 ms.
+"""
 
 HELD_S: Final = 60.0
 """Seconds of sound that wait here at the most: then the agent is not read."""
@@ -93,7 +95,7 @@ class PlaybackQueue:
 
     def take_due(self, now: float) -> list[Item]:
         """Return and remove what is to be sent now, in order."""
-        if self._short and now >= self._short_since + IDLE_S:
+        if self._short and now >= self._short_due:
             self.fill_up()
         due: list[Item] = []
         while self._items:
@@ -118,7 +120,12 @@ class PlaybackQueue:
         """Return when `take_due` has something again, None for not before more is added."""
         if self._items:
             return self._plays_until - AHEAD_S
-        return self._short_since + IDLE_S if self._short else None
+        return self._short_due if self._short else None
+
+    @property
+    def _short_due(self) -> float:
+        """When what is too short is sent after all: nothing follows, and the carrier has no more to play."""
+        return max(self._short_since + IDLE_S, self._plays_until)
 
     def _add(self, sound: bytes) -> None:
         self._held_bytes += len(sound)
