@@ -32,6 +32,7 @@ from gateway.model.reasons import CallEnded
 from gateway.server.connection_limits import ConnectionLimits
 from gateway.server.exit_status import STARTUP_FAILED
 from gateway.server.fd_reserve import SHORTAGE_HEAD_TIMEOUT_S, FdReserve
+from gateway.server.joined_answer import JoinedAnswer
 from gateway.server.port import drain_backlog
 from gateway.server.request_head import head_fault, names_websocket
 from gateway.server.request_turns import RequestTurns
@@ -385,6 +386,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
+        cycle.transport = JoinedAnswer(self.transport, self.loop)  # type: ignore[assignment]
         serve = partial(self._answer_writer().serve, app)
         if not self._is_pipelined:
             super()._start_asgi_task(cycle, serve)
