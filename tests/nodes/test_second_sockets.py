@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import tomllib
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 
@@ -39,7 +42,7 @@ async def line(
 async def test_a_call_goes_on_whichever_machine_its_socket_comes_to(
     nodes: tuple[Gateway, Gateway], line: DocumentCalls, support: Agent
 ) -> None:
-    """The agent has one place, and is never asked again. Each socket takes the place of one that is open."""
+    """The agent is never asked again. Each socket takes the place of one that is open."""
     east, west = nodes
     call = await call_at(east, line, support)
     for gateway in (west, east, west, west):
@@ -185,3 +188,52 @@ async def test_a_killed_machine_s_call_ends_at_the_carrier_s_socket_elsewhere(
     lost = [lambda node=node: lines_of(node, "session_lost", session=call.session) for node in nodes]
     await eventually(lambda: any(told() for told in lost), "one of the others has ended the session")
     doomed.upgrades = doomed.continued  # no line tells of the call.s end
+
+
+@pytest.mark.parametrize("carrier", ["telnyx"], indirect=True)
+async def test_while_a_gateway_replaces_another_both_calls_are_reached_at_one_address(
+    start_node: Callable[..., Gateway],
+    gateways: list[Gateway],
+    nodes: tuple[Gateway, Gateway],
+    line: DocumentCalls,
+    support: Agent,
+    tmp_path: Path,
+) -> None:
+    _, west = nodes
+    old = start_node()
+    call = await call_at(old, line, support)
+    settings = tomllib.loads((old.directory / "patchbay.toml").read_text())
+    new = await asyncio.to_thread(Gateway, tmp_path, settings, replace=old)
+    gateways.append(new)
+    await new.ready()
+    await eventually(lambda: lines_of(new, "the port is taken over"), "the new one has the port")
+    await call.goes_on_at(west)
+    await call.both_hear()
+    await call.goes_on_at(new)  # which passes it within the machine
+    await call.both_hear()
+    status, shown = await ask(west, "GET", f"/v1/sessions/{call.session}")
+    assert (status, shown["node"]) == (200, settings["server"]["node_url"])
+    assert (await ask(west, "POST", f"/v1/sessions/{call.session}/stop"))[0] == 200
+    await call.is_over("stopped")
+    assert await old.ended() == 0
+    second = await call_at(new, line, support)
+    await second.goes_on_at(west)
+    await second.both_hear()
+    await second.hangs_up()
+
+
+@pytest.mark.parametrize("carrier", ["plivo"], indirect=True)
+async def test_a_call_is_hung_up_through_the_other_machine_and_a_refused_transfer_is_taken_back(
+    nodes: tuple[Gateway, Gateway], line: DocumentCalls, support: Agent
+) -> None:
+    """The machine that has the call knows before the carrier does: its end has the right reason."""
+    east, west = nodes
+    call = await call_at(east, line, support)
+    await call.goes_on_at(west)
+    path = f"/v1/sessions/{call.session}/call"
+    status, answer = await ask(west, "POST", f"{path}/transfer", {"to": "+14155550177"})
+    assert (status, answer["error"]["code"]) == (409, "call_not_active"), "the carrier knows no such call"
+    await call.both_hear()
+    assert (await ask(west, "POST", f"{path}/hangup", {}))[0] == 200
+    call.caller.send(call.caller.close_frame(1000))  # as the carrier does then
+    await call.is_over("hung_up")
