@@ -91,8 +91,9 @@ $(VENV)/.fuzz: $(READY) fuzz/requirements.lock
 soak: setup           ## 200 calls at a time for SOAK_SECONDS (600): nothing may grow
 	$(BIN)/python -m tests.soak
 
-bench: setup          ## relay, API and seams beside nginx and haproxy, three rounds, under 15 minutes
+bench: setup redis-server ## relay, API and seams beside nginx and haproxy, then a cluster on Redis; under 25 minutes
 	$(BIN)/python -m benchmarks full
+	$(BIN)/python -m benchmarks.cluster
 
 bench-quick: setup    ## the same in short, under two minutes
 	$(BIN)/python -m benchmarks quick

@@ -27,6 +27,8 @@
  *
  * --interval-ms N sends each call's messages further apart: the same message, only less often.
  *
+ * --also PORT[,PORT] lets further ports take calls in turns with the URL's: several gateways of one cluster.
+ *
  * --keep leaves the calls up, silent, for later runs with the same --set K (0 to 31) and URL, which open what
  * is missing of their --calls: several sets stand side by side, each measured when its turn comes.  --silent
  * sends nothing in a run's window.
@@ -190,6 +192,8 @@ struct options {
     char name[16];            /* of this agent, in every message it sends */
     pid_t kill;
     char victim[16];          /* the name of the agent that is killed */
+    in_port_t also[8];        /* further ports, in network order, that take calls in turns with the URL's */
+    unsigned also_count;
     pid_t watch[64];
     unsigned watched;
 };
@@ -757,7 +761,11 @@ static struct connection *call_open(const struct addrinfo *address, uint32_t num
         die("socket: %s", strerror(errno));
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     uint64_t began = now_ns();
-    if (connect(fd, address->ai_addr, address->ai_addrlen) && errno != EINPROGRESS)
+    struct sockaddr_in to = *(const struct sockaddr_in *)address->ai_addr;
+    unsigned turn = number % (options.also_count + 1);
+    if (turn)
+        to.sin_port = options.also[turn - 1];
+    if (connect(fd, (struct sockaddr *)&to, sizeof to) && errno != EINPROGRESS)
         die("connect: %s", strerror(errno));
     struct connection *c = connection_new(fd, CALLER, EPOLLOUT);
     c->number = number;
@@ -1005,7 +1013,8 @@ static void options_read(int argc, char **argv)
         {"set", required_argument, 0, 't'},       {"keep", no_argument, 0, 'f'},
         {"silent", no_argument, 0, 'q'},          {"listen", no_argument, 0, 'l'},
         {"name", required_argument, 0, 'x'},      {"kill", required_argument, 0, 'y'},
-        {"victim", required_argument, 0, 'z'},    {0}};
+        {"victim", required_argument, 0, 'z'},    {"also", required_argument, 0, 'v'},
+        {0}};
     options = (struct options){.calls = 1, .opening = 16, .warm_up = 2, .seconds = 5, .verify = true,
                                .interval_ns = 20000000};
     optind = 0;
@@ -1033,6 +1042,10 @@ static void options_read(int argc, char **argv)
         case 'y': options.kill = atoi(optarg); break;
         case 'z': snprintf(options.victim, sizeof options.victim, "%s", optarg); break;
         case 'h': append(options.headers, sizeof options.headers, "%s\r\n%s", optarg, ""); break;
+        case 'v':
+            for (char *port = strtok(optarg, ","); port && options.also_count < 8; port = strtok(NULL, ","))
+                options.also[options.also_count++] = htons((uint16_t)atoi(port));
+            break;
         case 'p':
             for (char *pid = strtok(optarg, ","); pid && options.watched < 64; pid = strtok(NULL, ","))
                 options.watch[options.watched++] = atoi(pid);

@@ -22,11 +22,18 @@ import hiredis
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 
 RECONNECT_PAUSE_S: Final = 0.25
-"""The least time between two attempts to connect."""
+"""The least time after an attempt to connect that failed."""
+
+TRIES: Final = 3
+"""How often a command is sent over a connection that is lost before the answer; others share that fate."""
 
 
 class NotSharedError(RedisError):
     """The command was not sent, or was refused, or its answer is lost: it may have been done."""
+
+
+class _LostError(Exception):
+    """The connection was closed before the answer came."""
 
 
 class SharedConnection:
@@ -67,18 +74,21 @@ class SharedConnection:
         Raises NotSharedError if there is no connection, or none any more, or if the server refuses; but
         NoScriptError and OutOfMemoryError, which another connection would get too.
         """
-        answers = self._answers
-        if answers is None or answers.is_lost:
-            self._answers = None
-            self.connect()
-            raise NotSharedError("not connected")
-        try:
-            return await answers.ask(words)
-        except (NoScriptError, OutOfMemoryError):
-            raise
-        except ResponseError as error:
-            self.drop()  # this server is perhaps not, or not any more, the one that does such things
-            raise NotSharedError(str(error)) from None
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for _ in range(TRIES):
+            answers = await self._connected()
+            try:
+                return await answers.ask(words)
+            except (NoScriptError, OutOfMemoryError):
+                raise
+            except ResponseError as error:
+                self.drop()  # this server is perhaps not, or not any more, the one that does such things
+                raise NotSharedError(str(error)) from None
+            except _LostError:
+                if loop.time() - began >= self._limit_s / 2:  # it was waited for long enough
+                    break
+        raise NotSharedError("the connection is lost")
 
     def send_only(self, *words: str | bytes | int | float) -> bool:
         """Send a command whose answer nobody wants. Return False, and send nothing, without a connection."""
@@ -94,6 +104,18 @@ class SharedConnection:
             self._answers.close()
             self._answers = None
 
+    async def _connected(self) -> _Answers:
+        """Return the connection, made anew if it is lost. Raises NotSharedError if that fails."""
+        if self._answers is not None and not self._answers.is_lost:
+            return self._answers
+        self._answers = None
+        self.connect()
+        if self._connecting is not None:
+            await asyncio.wait([self._connecting])  # it may be cancelled by `close`, and we by ours
+        if self._answers is None:
+            raise NotSharedError("not connected")
+        return self._answers
+
     async def _connect(self) -> None:
         connection = self._make()
         try:
@@ -102,6 +124,7 @@ class SharedConnection:
             answers = _Answers(connection, self._limit_s)
             connection._writer.transport.set_protocol(answers)
             self._answers = answers
+            self._tried_at = float("-inf")  # should it be lost, there is no need to wait
         except (RedisError, OSError, TimeoutError):
             # Whoever asks next goes through the pool, and has another attempt made.
             with contextlib.suppress(RedisError, OSError):
@@ -146,7 +169,7 @@ class _Answers(asyncio.Protocol):
         self._transport.abort()
         self._connection._close()
         while self._waiting:
-            self._answer(NotSharedError("the connection is lost"))
+            self._answer(_LostError())
 
     def data_received(self, data: bytes) -> None:
         try:
