@@ -59,15 +59,15 @@ class Turn:
 class Deployment:
     """One deployment of an agent.
 
-    `created_at`: Unix seconds. `changed`: the keys that differ from the one that was current before.
-    `settings`: a table like one of `[[agents]]`; of an agent of the configuration file, only what the API
-    has set.
+    `created_at`: Unix seconds, None if it is not known. `changed`: the keys that differ from the one that was
+    current before. `settings`: a table like one of `[[agents]]`; of an agent of the configuration file, only
+    what the API has changed.
     """
 
     id: str
     number: int
     program: int
-    created_at: float
+    created_at: float | None
     changed: tuple[str, ...]
     settings: Mapping[str, Any]
 
@@ -75,6 +75,12 @@ class Deployment:
     def first(cls, settings: Mapping[str, Any], now: float) -> Deployment:
         """Return the first deployment of a new agent."""
         return cls(str(uuid.uuid4()), 1, 1, now, (), settings)
+
+    @classmethod
+    def of_file(cls, storage_key: str) -> Deployment:
+        """Return the deployment that the configuration file is."""
+        current = configured_deployment(storage_key)
+        return cls(current.id, 0, 0, None, (), {})
 
     @property
     def as_current(self) -> CurrentDeployment:
@@ -137,7 +143,7 @@ class Deployments:
         """
         known = [each.number for each in await self.of(agent, now)]
         number = max(known, default=current.number) + 1
-        is_program = not changed or not PROGRAM_KEYS.isdisjoint(changed)
+        is_program = not changed or not PROGRAM_KEYS.isdisjoint(key.partition(".")[0] for key in changed)
         while True:
             program = number if is_program else current.program
             made = Deployment(str(uuid.uuid4()), number, program, now, tuple(changed), settings)

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from gateway.agents.deployments import CurrentDeployment, configured_deployment
 from gateway.agents.instance_sources import sources_of, with_found
 from gateway.config import AgentSettings, Settings
 from gateway.config.agent_paths import DEFAULT_MEDIA_PATH
@@ -29,6 +30,7 @@ class AgentDirectory:
         self._written: dict[str, AgentSettings] = {}  # with the sources of instances as they were written
         self._agents: dict[str, AgentSettings] = {}  # with what the sources have found
         self._found: dict[str, tuple[str, ...]] = {}  # URLs by source
+        self._deployments: Mapping[str, CurrentDeployment] = {}  # by service host, where it is not the file
         self._media_paths: dict[str, dict[str, None]] = {}  # by service host, the latest last
         self.refreshing = asyncio.Lock()
         """Held from the read of the stored agents until `refresh`, so that an older read cannot come last."""
@@ -54,11 +56,31 @@ class AgentDirectory:
         """All agents, each with its instances as they were written: URLs, and sources of them."""
         return self._written.values()
 
-    def refresh(self, stored: Iterable[AgentSettings]) -> None:
-        """Replace the stored agents. Of two agents with the same service host the configured one is kept."""
-        self._written = {**{agent.service_host: agent for agent in stored}, **self._configured}
+    def refresh(
+        self,
+        stored: Iterable[AgentSettings],
+        *,
+        changed: Iterable[AgentSettings] = (),
+        deployments: Mapping[str, CurrentDeployment] | None = None,
+    ) -> None:
+        """Replace the stored agents. Of two agents with the same service host the configured one is kept.
+
+        `changed`: configured agents with what the API has changed of them. `deployments`: of which deployment
+        the stored and the changed agents are, by service host.
+        """
+        self._written = {
+            **{agent.service_host: agent for agent in stored},
+            **self._configured,
+            **{agent.service_host: agent for agent in changed},
+        }
+        self._deployments = deployments or {}
         self._agents = {host: with_found(agent, self._found) for host, agent in self._written.items()}
         self._remember_media_paths()
+
+    def deployment_of(self, agent: AgentSettings) -> CurrentDeployment:
+        """Return the deployment that an agent's settings are of. Its instances are started of that one."""
+        found = self._deployments.get(agent.service_host)
+        return found or configured_deployment(f"{agent.organization}/{agent.name}")
 
     def replace_found(self, source: str, urls: Iterable[str]) -> bool:
         """Replace the instances that a source has found. Return False if they are as before.

@@ -7,6 +7,7 @@ from typing import Final
 
 from gateway.api.framework.operation import Operation
 from gateway.api.pipecat_cloud.agent_deployments import DEPLOYMENTS
+from gateway.api.pipecat_cloud.agent_logs import AGENT_LOGS
 from gateway.api.pipecat_cloud.agent_sessions import AGENT_SESSIONS
 from gateway.api.pipecat_cloud.agents import AGENTS
 from gateway.api.pipecat_cloud.keys import API_KEYS
@@ -38,6 +39,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *AGENTS,
     *DEPLOYMENTS,
     *AGENT_SESSIONS,
+    *AGENT_LOGS,
     *UNSUPPORTED,
     *DIALIN,
     *DIALOUT,

@@ -65,12 +65,20 @@ class ActiveCall(Protocol):
         """
 
 
+class DrainState(Protocol):
+    """Tells a step whether the worker is draining."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether the worker accepts no more calls and streams, because it is about to stop."""
+
+
 class ActiveCalls:
     """The registry of active calls. It belongs to one worker's event loop."""
 
     def __init__(self) -> None:
         self.draining = False
-        """Whether the worker is about to stop: it accepts no more calls, but the next streams of its own."""
+        """Whether the worker accepts no more calls and streams, because it is about to stop."""
         self._calls: dict[str, list[ActiveCall]] = {}
 
     def __len__(self) -> int:

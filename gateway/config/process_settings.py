@@ -110,6 +110,11 @@ class Server(Table):
         "use only those that this file lists for the same organisation. If so, the holder of a private key "
         "chooses where the gateway connects, which may be inside your network.",
     )
+    api_may_set_commands: bool = Field(
+        default=False,
+        description="Whether the API may say what the gateway runs: `command`, `cwd` and any `environment` "
+        "of agents. If so, the holder of a private key runs programs on this machine, as the gateway's user.",
+    )
     pool_folder: FileName = Field(
         default="patchbay-pool",
         description="The folder of this node for the instances that the gateway starts: which run, and what "

@@ -32,6 +32,7 @@ from gateway.pool.pool_records import (
     read_demand,
     read_instance,
     read_table,
+    spec_of,
 )
 from gateway.store.interface import SessionFilter, Store, StoreFailed
 from gateway.store.notifications import Topic
@@ -100,6 +101,10 @@ class InstancePool:
     def agents(self) -> list[AgentSettings]:
         """Return the agents whose instances are started, as their settings are now."""
         return [agent for agent in self._directory.written_agents if agent.command]
+
+    def spec_of(self, agent: AgentSettings) -> str:
+        """Return what tells apart the settings that an instance was started by from those of now."""
+        return spec_of(agent, self._directory.deployment_of(agent).program)
 
     # The rows
 

@@ -132,6 +132,15 @@ def read_output(path: Path, since: float, until: float | None = None) -> Iterato
         yield OutputLine(times.at[index], line)
 
 
+def since_last_bytes(path: Path, size: int) -> float:
+    """Return a time, Unix seconds, from which on an instance has printed at least so much; 0 for all."""
+    times = _Times.load(path)
+    if not times.at:
+        return 0.0
+    index = bisect_right(times.offsets, times.offsets[-1] - size) - 1
+    return times.at[index] if index >= 0 else 0.0
+
+
 class _Times:
     """Times and the sizes at them, over all that the instance has printed. `base`: where the file begins."""
 

@@ -50,8 +50,8 @@ from gateway.pool.pool_records import (
     read_demand,
     read_table,
     remove,
-    spec_of,
 )
+from gateway.pool.session_resources import SessionMeter
 from gateway.store.interface import SessionFilter, Store, StoreFailed
 from gateway.store.notifications import Topic
 
@@ -126,6 +126,7 @@ class PoolManager:
         self._renewed_at = 0.0
         self._measured_at = 0.0
         self._ports = FreePorts()
+        self._meter = SessionMeter(parts.store.key_values)
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
 
@@ -199,6 +200,8 @@ class PoolManager:
         hosts = {row.agent for row in table.instances} | {own.started.agent for own in self._all()}
         for host in sorted(hosts | agents.keys()):
             await self._look_at(host, agents.get(host), table, demand.get(host, 0))
+        running = {session_id for own in self._all() for session_id in own.sessions or ()}
+        await self._meter.settle(running, now)
 
     async def _renew_node(self, now: float) -> None:
         loop_now = _loop_now()
@@ -273,11 +276,19 @@ class PoolManager:
         if loop_now - self._measured_at < USAGE_S:
             return
         self._measured_at = loop_now
-        limited = {agent.service_host for agent in self._parts.pool.agents() if agent.recycle_above_mb}
+        agents = {agent.service_host: agent for agent in self._parts.pool.agents()}
         for own in self._all():
-            if own.started.agent in limited:
-                used = await self._parts.provider.usage(own.started)
-                own.memory_bytes = 0 if used is None else used.memory_bytes
+            agent = agents.get(own.started.agent)
+            if agent is None:
+                continue
+            # Of several sessions at a time nobody could tell which one uses what.
+            sessions = list(own.sessions or ()) if agent.sessions_per_instance == 1 else []
+            if not (len(sessions) == 1 or agent.recycle_above_mb):
+                continue
+            used = await self._parts.provider.usage(own.started)
+            own.memory_bytes = 0 if used is None else used.memory_bytes
+            if used is not None and len(sessions) == 1:
+                self._meter.add(sessions[0], self._parts.now(), used.cpu_s, used.memory_bytes)
 
     async def _look_at(self, host: str, agent: AgentSettings | None, table: PoolTable, waiting: int) -> None:
         """Look at one agent. `agent`: None if it has no command any more, or was removed."""
@@ -289,7 +300,7 @@ class PoolManager:
         for own in owned:
             await self._note_sessions(own, sessions.get(own.started.url, frozenset()))
         limits = PoolLimits.of(agent) if agent is not None else PoolLimits(max_instances=0, buffer=0)
-        current = "" if agent is None else spec_of(agent)
+        current = "" if agent is None else self._parts.pool.spec_of(agent)
         instances = [self._view(row, current, len(sessions.get(row.url, ()))) for row in rows]
         plan = make_plan(limits, instances, waiting, table.able(host, now), self._parts.node)
         by_place = {own.row.place: own for own in owned if own.row is not None}
@@ -368,7 +379,7 @@ class PoolManager:
                 place=place,
                 host=self._parts.host,
                 port=port,
-                spec=spec_of(agent),
+                spec=self._parts.pool.spec_of(agent),
             )
             row = InstanceRow(
                 id=request.id,

@@ -111,9 +111,12 @@ class PoolTable:
         return [node for node, row in self.nodes.items() if row.can_start(agent, now)]
 
 
-def spec_of(agent: AgentSettings) -> str:
-    """Return what tells apart the settings that an instance was started by from others; no secret."""
-    text = json.dumps([getattr(agent, name) for name in _SPEC], sort_keys=True)
+def spec_of(agent: AgentSettings, program: int = 0) -> str:
+    """Return what tells apart the settings that an instance was started by from others; no secret.
+
+    `program`: of the deployment that the settings are of (gateway/agents/deployments.py).
+    """
+    text = json.dumps([program, *(getattr(agent, name) for name in _SPEC)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from gateway.agents.agent_rules import fit
 from gateway.agents.directory import AgentDirectory
 from gateway.agents.health_check import health_checks
 from gateway.agents.instance_health import InstanceHealth
-from gateway.agents.stored_agents import StoredAgents, fit
+from gateway.agents.stored_agents import StoredAgents
 from gateway.audio.prompt import PromptError
 from gateway.calls import reconfiguration
 from gateway.calls.hold_audio import HeldStream

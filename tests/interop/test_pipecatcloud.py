@@ -12,6 +12,7 @@ import json
 import os
 import pty
 import re
+import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,13 @@ import aiohttp
 import pytest
 
 from gateway.model.session_ids import ulid_of
+from gateway.pool.pool_manager import USAGE_S
 from gateway.simulator.waiting import WAIT_S, eventually
 from tests.harness.agent import Agent, AgentPort
 from tests.harness.bot_requests import bot_of, holds
 from tests.harness.daily_server import API_KEY, DailyServer
 from tests.harness.gateway import Gateway
+from tests.pool.bots import BOT
 
 HERE = Path(__file__).parent
 PYTHON = HERE.parents[1] / ".venv-interop" / "bin" / "python"
@@ -116,19 +119,28 @@ def daily_port(agent_port: Callable[[], AgentPort]) -> AgentPort:
 
 
 @pytest.fixture(scope="module")
-def gateway(start_gateway: Callable[..., Gateway], bot_port: AgentPort, daily_port: AgentPort) -> Gateway:
-    """A gateway in which support.acme has one slot and night.acme is in another region."""
+def gateway(
+    start_gateway: Callable[..., Gateway],
+    bot_port: AgentPort,
+    daily_port: AgentPort,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Gateway:
+    """A gateway: support.acme has one slot, night.acme is in another region, it starts bot.acme itself."""
     if not PYTHON.exists():
         pytest.fail("there is no .venv-interop: `make interop` makes it and runs these tests")
     support = {"name": "support", "organization": "acme", "instances": [bot_port.url], "max_agents": 1}
     night = {"name": "night", "organization": "acme", "region": "eu-central", "instances": [bot_port.url]}
     night |= {"max_session_duration": 900}
+    # The gateway starts this one itself, as `python bot.py --port PORT` would be.
+    bot = {"name": "bot", "organization": "acme", "environment": {"LOG_LEVEL": "INFO"}, "buffer": 0}
+    bot |= {"command": [sys.executable, "-S", str(BOT), "{port}"], "max_agents": 3, "stop_timeout": 0}
     return start_gateway(
+        server={"pool_folder": str(tmp_path_factory.mktemp("pool"))},
         organizations=[
             {"name": "globex", "public_keys": ["pk_globex"], "private_keys": ["sk_globex"]},
             {"name": "acme", "public_keys": ["pk_acme"], "private_keys": ["sk_acme"]},
         ],
-        agents=[support, night],
+        agents=[support, night, bot],
         # A table inside a list item: TOML counts it to the last of the organisations.
         **{"organizations.daily": {"api_key": API_KEY, "api_url": f"{daily_port.url}/v1"}},
     )
@@ -253,7 +265,7 @@ async def test_cli_lists_regions(theirs: PipecatCloud) -> None:
 
 async def test_cli_lists_agents_and_those_of_a_region(theirs: PipecatCloud) -> None:
     run = await theirs.cli("agent", "list")
-    assert [each["name"] for each in run.json["agents"]] == ["support", "night"]
+    assert [each["name"] for each in run.json["agents"]] == ["support", "night", "bot"]
     run = await theirs.cli("agent", "list", "-r", "eu-central")
     assert [each["name"] for each in run.json["agents"]] == ["night"]
 
@@ -373,7 +385,7 @@ async def test_cli_shows_and_sets_the_default_region(theirs: PipecatCloud) -> No
 @pytest.mark.parametrize(
     ("command", "detail"),
     [
-        (("agent", "logs", "support"), "does not see the logs"),
+        (("agent", "logs", "support"), "does not see what instances print"),
         (("secrets", "list"), "keeps no secrets"),
         (("github", "status"), "not linked to GitHub"),
         (("github", "disconnect", "--yes"), "not linked to GitHub"),
@@ -403,3 +415,75 @@ async def test_cli_cannot_delete_an_agent_of_the_configuration(theirs: PipecatCl
     run = await theirs.cli("agent", "delete", "support", "-f")
     assert (run.status, "configuration file" in run.out) == (1, True)
     assert (await theirs.cli("agent", "status", "support")).status == 0
+
+
+# Agents that the gateway starts itself
+
+
+async def test_cli_scales_an_agent_and_lists_what_it_deployed(theirs: PipecatCloud) -> None:
+    deployed = await theirs.cli("deploy", "bot", "command", "--min-agents", "1", "--max-agents", "2", "--yes")
+    assert deployed.status == 0, deployed.out + deployed.err
+    result = deployed.json
+    assert (result["ready"], result["available"]) == (True, True)
+    listed = (await theirs.cli("agent", "deployments", "bot")).json["deployments"]
+    assert [(each["number"], each["status"]) for each in listed] == [(1, "current"), (0, "replaced")]
+    assert listed[0]["id"] == result["deploymentId"]
+    async with asyncio.timeout(RUN_S):
+        while (status := (await theirs.cli("agent", "status", "bot")).json)["scaling"]["ready"] != 1:
+            await asyncio.sleep(SEES_POLL_S)
+    assert status["autoScaling"] == {"minReplicas": 1, "maxReplicas": 2}
+    again = await theirs.cli("deploy", "bot", "command", "--min-agents", "1", "--max-agents", "2", "--yes")
+    assert "no new one" in " ".join((again.out + again.err).split())
+    assert again.json["deploymentId"] == result["deploymentId"]
+    for output in ("plain", "rich"):
+        shown = await theirs.cli("agent", "deployments", "bot", PIPECAT_OUTPUT=output, COLUMNS="250")
+        assert shown.status == 0, shown.out + shown.err
+        assert result["deploymentId"] in shown.out + shown.err
+        assert "command" in shown.out + shown.err
+    more = await theirs.cli("deploy", "bot", "command", "--max-agents", "9", "--yes")
+    assert (more.status, "at most 3" in " ".join((more.out + more.err).split())) == (1, True)
+
+
+async def test_cli_starts_a_session_on_a_started_instance_and_reads_what_it_prints(
+    theirs: PipecatCloud,
+) -> None:
+    started = await theirs.cli("agent", "start", "bot", "-f", "-k", "pk_acme", "-d", '{"name": "Ada"}')
+    assert started.status == 0, started.out + started.err
+    session = started.json["sessionId"]
+
+    async def logs(*more: str) -> Run:
+        return await theirs.cli("agent", "logs", "bot", *more)
+
+    async with asyncio.timeout(RUN_S):
+        while f"session {session} begins" not in (run := await logs("-s", session)).out:
+            await asyncio.sleep(SEES_POLL_S)
+    assert run.status == 0, run.err
+    assert {line["timestamp"][-1] for line in run.json["logs"]} == {"Z"}
+    deployment = (await theirs.cli("agent", "status", "bot")).json["activeDeploymentId"]
+    assert f"session {session} begins" in (await logs("-d", deployment, "-n", "50")).out
+    assert (await logs("-d", "another")).status == 1, "as it says that there are none"
+    for output in ("plain", "rich"):
+        shown = await theirs.cli("agent", "logs", "bot", PIPECAT_OUTPUT=output, COLUMNS="250")
+        assert f"session {session} begins" in shown.out + shown.err
+        shown = await theirs.cli("agent", "logs", "bot", "-l", "ERROR", PIPECAT_OUTPUT=output, COLUMNS="250")
+        assert session not in shown.out + shown.err
+    assert (await theirs.cli("agent", "stop", "bot", "-s", session, "-f")).status == 0
+
+
+async def test_cli_draws_what_a_session_used(theirs: PipecatCloud, gateway: Gateway) -> None:
+    started = await theirs.cli("agent", "start", "bot", "-f", "-k", "pk_acme", "-d", '{"name": "Ada"}')
+    session = started.json["sessionId"]
+    await asyncio.sleep(3 * USAGE_S)  # the pool's manager takes a sample every five seconds
+    assert (await theirs.cli("agent", "stop", "bot", "-s", session, "-f")).status == 0
+    async with asyncio.timeout(RUN_S):
+        while True:
+            shown = (await theirs.cli("agent", "sessions", "bot", "--id", session)).json
+            if (metrics := shown["resourceMetrics"]) is not None:
+                break
+            await asyncio.sleep(SEES_POLL_S)
+    assert metrics["sessionId"] == session
+    assert metrics["sampleCount"] == len(metrics["timeseries"]) >= 1
+    assert metrics["memoryBytesP50"] > 1_000_000
+    run = await theirs.cli("agent", "sessions", "bot", "--id", session, PIPECAT_OUTPUT="rich", COLUMNS="250")
+    assert run.status == 0, run.err
+    assert re.search(r"Memory: \S+ +p50: \d+MB +p99: \d+MB", run.out + run.err), run.out

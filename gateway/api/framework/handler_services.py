@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aiohttp
 
@@ -13,6 +13,7 @@ from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.outbound.outbound_calls import OutboundCalls
 from gateway.calls.services import CallServices
 from gateway.calls.session_start import SessionStartServices
+from gateway.pool.agent_output import AgentOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class Services:
     bots: BotSessions
     http: aiohttp.ClientSession
     """The client for the agents' HTTP and for Daily's REST API. It has no timeout of its own."""
+    output: AgentOutput = field(default_factory=AgentOutput)
+    """The output of instances that the gateway has started."""
 
     @property
     def session_start(self) -> SessionStartServices:

@@ -8,8 +8,9 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from gateway.agents.agent_rules import Forbidden, InvalidAgent, with_changes
 from gateway.agents.deployments import Deployment, Turn
-from gateway.agents.stored_agents import ForbiddenInstance, InvalidAgent, StoredAgent
+from gateway.agents.stored_agents import StoredAgent
 from gateway.api.framework.operation import Answer, Context, Operation
 from gateway.api.pipecat_cloud.agent_models import AgentView, current_deployment
 from gateway.api.pipecat_cloud.agents import changed_view, dates, known_agent, stored_agents
@@ -50,7 +51,7 @@ async def activate(context: Context) -> Answer:
         return Answer(200, await changed_view(context, record, "This deployment is the current one already"))
     try:
         changed = await stored.activate(record, deployment, now)
-    except (InvalidAgent, ForbiddenInstance) as error:
+    except (InvalidAgent, Forbidden) as error:
         raise refused(
             409, f"The configuration allows deployment {deployment.number} no more: {error}"
         ) from None
@@ -58,21 +59,22 @@ async def activate(context: Context) -> Answer:
 
 
 async def _views(context: Context) -> AsyncIterator[DeploymentView]:
+    services = context.services
     agent, record = await known_agent(context, context.path["agent"])
-    if record is None:
-        read = (await dates(context)).get(agent.name)
-        yield deployment_view(
-            agent, current_deployment(agent, read), turned_at=read.updated_at if read else None
-        )
-        return
-    now = context.services.calls.now()
-    for deployment in await stored_agents(context.services).deployments_of(record, now):
-        yield _view(deployment, record)
+    configured = services.calls.settings.find_agent(agent.service_host)
+    if record is not None:
+        for deployment in await stored_agents(services).deployments_of(record, services.calls.now()):
+            if deployment.number:
+                yield _view(deployment, record, configured or agent)
+    if configured is not None:
+        current = current_deployment(configured, (await dates(context)).get(agent.name))
+        is_current = record is None or record.deployment.number == 0
+        yield deployment_view(configured, current, turned_at=current.created_at, is_current=is_current)
 
 
-def _view(deployment: Deployment, record: StoredAgent) -> DeploymentView:
+def _view(deployment: Deployment, record: StoredAgent, base: AgentSettings) -> DeploymentView:
     return deployment_view(
-        _settings_of(deployment, record.settings),
+        _settings_of(deployment, base),
         deployment.as_current,
         changed=deployment.changed,
         turned_at=_turned_at(deployment, record.turns),
@@ -80,12 +82,15 @@ def _view(deployment: Deployment, record: StoredAgent) -> DeploymentView:
     )
 
 
-def _settings_of(deployment: Deployment, agent: AgentSettings) -> AgentSettings:
-    """Return the agent with the deployment's settings; as it is now if this version cannot read them."""
+def _settings_of(deployment: Deployment, base: AgentSettings) -> AgentSettings:
+    """Return the agent with the deployment's settings; without them if this version cannot read them.
+
+    `base`: as the configuration file has it, or as it is now.
+    """
     try:
-        return AgentSettings.model_validate({**agent.model_dump(), **deployment.settings})
+        return AgentSettings.model_validate(with_changes(base.model_dump(), deployment.settings))
     except ValidationError:
-        return agent
+        return base
 
 
 def _turned_at(deployment: Deployment, turns: tuple[Turn, ...]) -> float | None:

@@ -14,6 +14,7 @@ from gateway.agents.instance_health import Health, InstanceHealth
 from gateway.agents.stored_agents import StoredAgent, storage_key
 from gateway.api.framework.operation import LargeMember
 from gateway.api.framework.strict_json import rfc3339_or_none
+from gateway.api.pipecat_cloud.agent_scaling import AgentScaling
 from gateway.api.pipecat_cloud.conventions import MAX_LARGE_BODY_BYTES, RequestModel, ResponseModel
 from gateway.api.pipecat_cloud.deployment_models import (
     DeploymentView,
@@ -58,7 +59,10 @@ class AgentSummary(ResponseModel):
         description="For an agent of the configuration file, when its settings were first read as they are."
     )
     deleted_at: None = None
-    read_only: bool = Field(description="The agent is in the configuration file and changes only there.")
+    read_only: bool = Field(
+        description="The agent is in the configuration file and changes only there. Of one with a command, "
+        "numbers and variables can be changed."
+    )
 
 
 class AgentsAnswer(ResponseModel):
@@ -70,13 +74,16 @@ class AgentsAnswer(ResponseModel):
 class AgentView(AgentSummary):
     """An agent."""
 
-    ready: bool = Field(description="At least one instance is known to accept sessions.")
+    ready: bool = Field(
+        description="At least one instance accepts sessions as far as is known, or is started."
+    )
     available: bool
     active_deployment_ready: bool
     desired_deployment_id: str
     reconciled_deployment_id: str
     auto_scaling: Replicas
     active_session_count: int = Field(description="Sessions that hold a slot, on all workers together.")
+    scaling: AgentScaling
     instances: list[InstanceView]
     media_path: str
     health_path: str
@@ -86,6 +93,7 @@ class AgentView(AgentSummary):
     websocket_auth: Literal["none", "token"]
     media: Literal["bytes", "messages"]
     idle_timeout: float = Field(description="Seconds.")
+    environment: list[str] = Field(description="The names of its variables; their values are never shown.")
     errors: list[AgentFault] = Field(description="Reasons why no call reaches it; usually empty.")
     deployment: DeploymentView
     warning: str | None = Field(default=None, description="Why a change made no new deployment.")
@@ -107,12 +115,15 @@ class Scaling(RequestModel):
     """Limits of the number of instances."""
 
     min_agents: int | None = Field(
-        default=None, ge=0, description="Instances to keep ready; has no effect here."
+        default=None, ge=0, description="Instances to keep ready, of an agent with a command."
     )
     max_agents: int | None = Field(
         default=None, ge=1, description="Instances that may be in use at the same time; 50 by default."
     )
 
+
+COMMAND_IMAGE: Final = "command"
+"""The `image` of an agent whose instances the gateway starts by a command, for clients that must name one."""
 
 MAX_INSTANCES: Final = 1000
 INSTANCES: Final = (
@@ -164,6 +175,41 @@ class AgentChange(RequestModel):
         description="Whether a media socket needs a token of the gateway; by default as the operator's "
         "settings say. Shown as `token` also where a carrier's own authentication does instead.",
     )
+    command: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1000,
+        description="The program that runs one instance, and its arguments, with `{port}`, in place of "
+        "`instances`. Only where the operator lets the API say what is run. Never shown.",
+    )
+    cwd: str | None = Field(default=None, description="The directory that the program runs in. As `command`.")
+    environment: dict[str, str | None] | None = Field(
+        default=None,
+        description="Variables for the program, which are changed one by one: null removes one, or gives it "
+        "the value of the configuration file again. Unless the operator allows others, only those that the "
+        "file names for this agent. Values are never shown.",
+        examples=[{"LOG_LEVEL": "DEBUG"}],
+    )
+    buffer: int | None = Field(
+        default=None, ge=0, description="Instances beyond those that have sessions; of started ones."
+    )
+    cooldown: float | None = Field(
+        default=None, ge=0, description="Seconds until a started instance that is one too many is stopped."
+    )
+    start_limit: float | None = Field(
+        default=None, gt=0, description="Seconds within which a started instance must be ready."
+    )
+    stop_grace: float | None = Field(
+        default=None, ge=0, description="Seconds from SIGTERM to SIGKILL for a started instance."
+    )
+    recycle_after_sessions: int | None = Field(
+        default=None, ge=0, description="Sessions after which a started instance is replaced; 0 for never."
+    )
+    recycle_above_mb: int | None = Field(
+        default=None,
+        ge=0,
+        description="Megabytes above which a started instance is replaced once it has no session; 0: never.",
+    )
     media: Literal["bytes", "messages"] | None = Field(
         default=None, description="How the legs of a call are relayed; `bytes` by default."
     )
@@ -173,7 +219,11 @@ class AgentChange(RequestModel):
         le=14400,
         description="Seconds of silence from the carrier's socket that end a call; 30 by default.",
     )
-    image: JsonValue = Field(default=None, description="A gateway runs no containers: 501.")
+    image: JsonValue = Field(
+        default=None,
+        description="A gateway runs no containers: 501. For an agent with a command, `command` is accepted.",
+        examples=[COMMAND_IMAGE],
+    )
     build_id: JsonValue = Field(default=None, description="As `image`.")
     git: JsonValue = Field(default=None, description="As `image`.")
     secret_set: JsonValue = Field(default=None, description="As `image`.")
@@ -184,20 +234,28 @@ class AgentChange(RequestModel):
     node_type: JsonValue = Field(default=None, description="As `image`.")
     enable_krisp: JsonValue = Field(default=None, description="As `image`; false and null are accepted.")
     krisp_viva: JsonValue = Field(default=None, description="As `image`; empty values are accepted.")
-    force_redeploy: JsonValue = Field(default=None, description="As `image`; false and null are accepted.")
+    force_redeploy: JsonValue = Field(
+        default=None,
+        description="Of an agent with a command: whether there is a new deployment though nothing differs, "
+        "so that its instances are replaced. Else as `image`; false and null are accepted.",
+    )
 
     def table(self) -> dict[str, Any]:
         """Return the given values under the keys of `[[agents]]`."""
-        given = self.model_dump(include=set(_SETTINGS), exclude_none=True)
+        given = {name: value for name in _SETTINGS if (value := getattr(self, name)) is not None}
         scaling = self.auto_scaling.model_dump(exclude_none=True) if self.auto_scaling else {}
         return {**given, **scaling}
 
-    def container_fields(self) -> list[str]:
-        """Return the names of the given fields that only a host of containers can honour."""
+    def container_fields(self, *, has_command: bool) -> list[str]:
+        """Return the names of the given fields that only a host of containers can honour.
+
+        `has_command`: whether the gateway starts the agent's instances, so that some of them mean something.
+        """
+        honoured = {"force_redeploy", *(("image",) if self.image == COMMAND_IMAGE else ())}
         return [
             type(self).model_fields[name].alias or name
             for name in _OF_CONTAINERS
-            if not _is_blank(getattr(self, name))
+            if not _is_blank(getattr(self, name)) and not (has_command and name in honoured)
         ]
 
 
@@ -236,6 +294,15 @@ class NamedAgentChange(AgentChange):
 
 
 _SETTINGS: Final = (
+    "buffer",
+    "command",
+    "cooldown",
+    "cwd",
+    "environment",
+    "recycle_above_mb",
+    "recycle_after_sessions",
+    "start_limit",
+    "stop_grace",
     "instances",
     "media_path",
     "health_path",
@@ -272,6 +339,10 @@ API_NAMES: Final[Mapping[str, str]] = {
     "max_session_duration": "maxSessionDuration",
     "websocket_auth": "websocketAuth",
     "idle_timeout": "idleTimeout",
+    "start_limit": "startLimit",
+    "stop_grace": "stopGrace",
+    "recycle_after_sessions": "recycleAfterSessions",
+    "recycle_above_mb": "recycleAboveMb",
 }
 """Names in the API of those keys of `[[agents]]` that differ."""
 
@@ -301,7 +372,7 @@ def agent_summary(agent: AgentSettings, record: StoredAgent | AgentDates | None)
         active_deployment_id=current_deployment(agent, record).id,
         created_at=rfc3339_or_none(record.created_at) if record else None,
         updated_at=rfc3339_or_none(record.updated_at) if record else None,
-        read_only=not isinstance(record, StoredAgent),
+        read_only=not isinstance(record, StoredAgent) and not agent.command,
     )
 
 
@@ -310,12 +381,16 @@ def agent_view(
     record: StoredAgent | AgentDates | None,
     active_sessions: int,
     health: InstanceHealth,
+    scaling: AgentScaling,
 ) -> AgentView:
     """Return an agent with its instances as this worker sees them."""
     fault = record.fault if isinstance(record, StoredAgent) else ""
     current = current_deployment(agent, record)
     seen = [(instance, health.of(instance)) for instance in agent.instances]
-    usable = not fault and _any_usable(readiness for _, readiness in seen)
+    is_served = not fault or (isinstance(record, StoredAgent) and record.changes is not None)
+    # Of a command an instance is started for a call; until it is known to fail it counts.
+    can_start = bool(agent.command) and not scaling.crash_loop
+    usable = is_served and (can_start or _any_usable(readiness for _, readiness in seen))
     return AgentView(
         **agent_summary(agent, record).model_dump(),
         ready=usable,
@@ -323,6 +398,7 @@ def agent_view(
         active_deployment_ready=usable,
         auto_scaling=Replicas(min_replicas=agent.min_agents, max_replicas=agent.max_agents),
         active_session_count=active_sessions,
+        scaling=scaling,
         instances=[
             InstanceView.model_validate({"url": url, "readiness": readiness.name.lower()})
             for url, readiness in seen
@@ -335,7 +411,10 @@ def agent_view(
         websocket_auth="none" if agent.is_open else "token",
         media=agent.media,
         idle_timeout=agent.idle_timeout,
-        errors=[AgentFault(code="not_served", message=fault)] if fault else [],
+        environment=sorted(agent.environment),
+        errors=[AgentFault(code="not_served" if not is_served else "not_in_force", message=fault)]
+        if fault
+        else [],
         desired_deployment_id=current.id,
         reconciled_deployment_id=current.id,
         deployment=deployment_view(agent, current),

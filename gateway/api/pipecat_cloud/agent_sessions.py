@@ -17,12 +17,14 @@ from gateway.api.pipecat_cloud.agent_models import current_deployment
 from gateway.api.pipecat_cloud.agents import known_agent
 from gateway.api.pipecat_cloud.conventions import Documented, ResponseModel, both, missing, refused
 from gateway.api.pipecat_cloud.deployment_models import agent_id
+from gateway.api.pipecat_cloud.resource_models import ResourceMetrics, resource_metrics
 from gateway.calls.session_end import HTTP_COMPLETED, HTTP_ERROR, WS_CONNECTION_CLOSED
 from gateway.model.json_text import JsonText, dump_array
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import REASONS, Party, Reasons
 from gateway.model.session import MEDIA_SOCKETS, SessionRecord
 from gateway.model.session_ids import ulid_of
+from gateway.pool.session_resources import SessionResources, stored_resources
 from gateway.store.interface import SessionFilter, Store
 
 EndState = Literal[
@@ -77,7 +79,9 @@ class SessionEvent(ResponseModel):
 class AgentSessionDetail(AgentSession):
     """A session of an agent, with its steps."""
 
-    resource_metrics: None = Field(default=None, description="A gateway does not see the agent's machine.")
+    resource_metrics: ResourceMetrics | None = Field(
+        description="What the session's instance has used, if the gateway started it; null while it runs."
+    )
     meeting_ids: list[str] = Field(default_factory=list, description="Always empty.")
     events: list[SessionEvent]
 
@@ -174,7 +178,9 @@ def session_summary(record: SessionRecord, deployment_of: DeploymentOf) -> JsonT
     return with_texts(summary, {"metadata": stored_text(record.metadata)})
 
 
-def session_detail(record: SessionRecord, deployment_of: DeploymentOf) -> JsonText:
+def session_detail(
+    record: SessionRecord, deployment_of: DeploymentOf, resources: SessionResources | None
+) -> JsonText:
     """Return a session with its steps, an AgentSessionDetail."""
     steps = (
         ("SESSION_START_INITIATED", record.created_at),
@@ -182,7 +188,13 @@ def session_detail(record: SessionRecord, deployment_of: DeploymentOf) -> JsonTe
         ("SESSION_COMPLETED", record.ended_at),
     )
     events = [{"event_code": code, "event_ts": rfc3339_or_none(at)} for code, at in steps if at is not None]
-    detail = AgentSessionDetail.model_validate({**_fields(record, deployment_of), "events": events})
+    detail = AgentSessionDetail.model_validate(
+        {
+            **_fields(record, deployment_of),
+            "events": events,
+            "resource_metrics": resources and resource_metrics(record.session_id, resources),
+        }
+    )
     return with_texts(detail, {"metadata": stored_text(record.metadata)})
 
 
@@ -342,7 +354,10 @@ async def _session(context: Context) -> tuple[SessionRecord, DeploymentOf]:
 
 async def get_session(context: Context) -> Answer:
     """`GET /v1/agents/{agent}/sessions/{session_id}`: answer with a session and its steps."""
-    return Answer(200, session_detail(*await _session(context)))
+    record, deployment_of = await _session(context)
+    calls = context.services.calls
+    resources = await stored_resources(calls.store.key_values, record.session_id, calls.now())
+    return Answer(200, session_detail(record, deployment_of, resources))
 
 
 async def stop_session(context: Context) -> Answer:

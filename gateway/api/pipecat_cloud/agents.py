@@ -8,13 +8,15 @@ deployed. Agents of the configuration file are listed too; they change only in t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
 
 from pydantic import Field
 
 from gateway.agents.agent_dates import AgentDates, dates_of
-from gateway.agents.stored_agents import ForbiddenInstance, InvalidAgent, StoredAgent, StoredAgents, fit
+from gateway.agents.agent_rules import Forbidden, InvalidAgent, OnlyInFile, fit
+from gateway.agents.stored_agents import StoredAgent, StoredAgents, unchanged
 from gateway.api.framework.handler_services import Services
 from gateway.api.framework.operation import Answer, Context, Operation
 from gateway.api.pipecat_cloud.agent_models import (
@@ -30,6 +32,7 @@ from gateway.api.pipecat_cloud.agent_models import (
     agent_summary,
     agent_view,
 )
+from gateway.api.pipecat_cloud.agent_scaling import agent_scaling
 from gateway.api.pipecat_cloud.conventions import (
     ORGANIZATION,
     Documented,
@@ -65,7 +68,9 @@ def stored_agents(services: Services) -> StoredAgents:
 
 
 async def known_agent(context: Context, name: str) -> tuple[AgentSettings, StoredAgent | None]:
-    """Return the agent with this name in the key's organisation, and its stored record if it has one.
+    """Return the agent with this name in the key's organisation, and what is stored of it.
+
+    That is None for an agent of the configuration file that the API has not changed.
 
     Raises:
         ApiError: 404 if there is no such agent.
@@ -74,7 +79,9 @@ async def known_agent(context: Context, name: str) -> tuple[AgentSettings, Store
     services, organization = context.services, context.caller.organization
     for agent in services.calls.settings.agents:
         if (agent.organization, agent.name) == (organization, name):
-            return agent, None
+            stored = stored_agents(services)
+            changed = await stored.get_changed(agent, services.calls.now()) if agent.command else None
+            return (agent, None) if changed is None else (changed.settings, changed)
     record = await stored_agents(services).get(organization, name, services.calls.now())
     if record is None:
         raise missing("There is no such agent")
@@ -86,11 +93,12 @@ async def list_agents(context: Context) -> Answer:
     services, organization = context.services, context.caller.organization
     region = context.query_as(AgentsQuery).region
     noted = await dates(context)
-    agents = [
-        agent_summary(agent, noted.get(agent.name))
-        for agent in services.calls.settings.agents
-        if agent.organization == organization
-    ]
+    configured = [each for each in services.calls.settings.agents if each.organization == organization]
+    changed: dict[str, StoredAgent] = {}
+    if any(agent.command for agent in configured):
+        found = await stored_agents(services).all_changed(organization, services.calls.now())
+        changed = {record.settings.name: record for record in found}
+    agents = [agent_summary(agent, changed.get(agent.name) or noted.get(agent.name)) for agent in configured]
     agents += [
         agent_summary(record.settings, record)
         for record in await stored_agents(services).of(organization, services.calls.now())
@@ -106,7 +114,21 @@ async def _view(context: Context) -> AgentView:
         SessionFilter(agent=agent.service_host, active=True), limit=1
     )
     noted = (await dates(context)).get(agent.name) if record is None else record
-    return agent_view(agent, noted, active, services.calls.health)
+    return await _agent_view(services, agent, noted, active)
+
+
+async def _agent_view(
+    services: Services, agent: AgentSettings, record: StoredAgent | AgentDates | None, active: int
+) -> AgentView:
+    agent = _with_instances(agent, services)
+    scaling = await agent_scaling(services, agent, active)
+    return agent_view(agent, record, active, services.calls.health, scaling)
+
+
+def _with_instances(agent: AgentSettings, services: Services) -> AgentSettings:
+    """Return an agent with the instances that calls see, found and started ones among them."""
+    served = services.calls.agents.find(agent.service_host)
+    return agent if served is None else agent.model_copy(update={"instances": served.instances})
 
 
 async def dates(context: Context) -> Mapping[str, AgentDates]:
@@ -129,15 +151,16 @@ async def create_agent(context: Context) -> Answer:
     """`POST /v1/agents`: store a new agent."""
     request = context.body_as(NewAgent)
     services, organization, now = context.services, context.caller.organization, context.services.calls.now()
-    _refuse_container_fields(request)
-    if request.instances is None:
+    refuse_container_fields(request, has_command=bool(request.command))
+    if request.instances is None and not request.command:
         raise refused(400, "instances: is missing; a gateway needs the URLs of the agent's running copies")
     table = request.table() | {
         "name": request.service_name,
         "organization": organization,
         "region": request.region or await default_region(services, organization),
     }
-    agent = _checked(table, services)
+    with _settings_errors():
+        agent = fit(table, services.calls.settings)
     _check_not_configured(agent.service_host, services)
     stored = stored_agents(services)
     if len(await stored.of(organization, now)) >= MAX_STORED_AGENTS:
@@ -146,7 +169,7 @@ async def create_agent(context: Context) -> Answer:
     if record is None:
         raise refused(409, f"There is an agent {agent.name} already")
     await stored.refresh(services.calls.health, now)
-    return Answer(200, agent_view(agent, record, 0, services.calls.health))
+    return Answer(200, await _agent_view(services, agent, record, 0))
 
 
 async def update_agent(context: Context) -> Answer:
@@ -166,15 +189,18 @@ async def update_agent_for_cli(context: Context) -> Answer:
 
 async def _update(context: Context, name: str, change: AgentChange) -> Answer:
     services, now = context.services, context.services.calls.now()
-    _refuse_container_fields(change)
-    previous, previous_record = await known_agent(context, name)
-    if previous_record is None:
-        raise configured(previous.service_host)
-    agent = _checked(previous.model_dump() | change.table(), services)
-    record = await stored_agents(services).update(previous_record, agent, now)
-    return Answer(
-        200, await changed_view(context, record, "" if record is not previous_record else UNCHANGED)
-    )
+    previous, record = await known_agent(context, name)
+    refuse_container_fields(change, has_command=bool(previous.command or change.command))
+    if record is None:
+        if not previous.command:
+            raise configured(previous.service_host)
+        noted = (await dates(context)).get(previous.name)
+        record = unchanged(previous, noted.updated_at if noted else now)
+    with _settings_errors():
+        changed = await stored_agents(services).update(
+            record, change.table(), now, forced=bool(change.force_redeploy)
+        )
+    return Answer(200, await changed_view(context, changed, UNCHANGED if changed is record else ""))
 
 
 async def changed_view(context: Context, record: StoredAgent, warning: str = "") -> AgentView:
@@ -184,7 +210,7 @@ async def changed_view(context: Context, record: StoredAgent, warning: str = "")
     _, active = await services.calls.store.sessions(
         SessionFilter(agent=record.settings.service_host, active=True), limit=1
     )
-    view = agent_view(record.settings, record, active, services.calls.health)
+    view = await _agent_view(services, record.settings, record, active)
     return view.model_copy(update={"warning": warning or None})
 
 
@@ -199,9 +225,9 @@ async def delete_agent(context: Context) -> Answer:
     return Answer(200, DeletedAnswer())
 
 
-def _refuse_container_fields(change: AgentChange) -> None:
+def refuse_container_fields(change: AgentChange, *, has_command: bool) -> None:
     """Raise ApiError (501) if the request sets what only a host of containers has."""
-    fields = change.container_fields()
+    fields = change.container_fields(has_command=has_command)
     if fields:
         raise refused(
             501,
@@ -210,18 +236,21 @@ def _refuse_container_fields(change: AgentChange) -> None:
         )
 
 
-def _checked(table: Mapping[str, Any], services: Services) -> AgentSettings:
-    """Return the settings of an agent.
+@contextmanager
+def _settings_errors() -> Iterator[None]:
+    """Turn what is wrong with an agent's settings into an ApiError: 400 for invalid ones, 403 for forbidden.
 
-    Raises ApiError: 400 for invalid ones, 403 for a forbidden instance.
+    What stands in the configuration file alone is 409.
     """
     try:
-        return fit(table, services.calls.settings)
+        yield
     except InvalidAgent as error:
         problems = (f"{_FIRST_WORD.sub(_api_name, key, count=1)}: {what}" for key, what in error.problems)
         raise refused(400, "; ".join(problems)) from None
-    except ForbiddenInstance as error:
-        raise refused(403, str(error)) from None
+    except OnlyInFile as error:
+        raise refused(409, _FIRST_WORD.sub(_api_name, str(error), count=1)) from None
+    except Forbidden as error:
+        raise refused(403, _FIRST_WORD.sub(_api_name, str(error), count=1)) from None
 
 
 def _api_name(key: re.Match[str]) -> str:

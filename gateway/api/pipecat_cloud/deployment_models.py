@@ -25,13 +25,16 @@ def agent_id(service_host: str) -> str:
 class Replicas(ResponseModel):
     """Limits of the number of instances."""
 
-    min_replicas: int = Field(description="Instances to keep ready; has no effect here.")
-    max_replicas: int = Field(description="Instances in use at the same time.")
+    min_replicas: int = Field(description="Instances to keep ready, where the gateway starts them.")
+    max_replicas: int = Field(description="Instances in use, or started, at the same time.")
 
 
 class DeploymentSpec(ResponseModel):
     """The settings of a deployment that the CLI reads, or that Pipecat Cloud documents."""
 
+    image: Literal["command"] | None = Field(
+        description="`command` if the gateway starts the agent's instances itself; else null."
+    )
     auto_scaling: Replicas
     max_session_duration_seconds: int
 
@@ -77,6 +80,7 @@ def deployment_view(
 ) -> DeploymentView:
     """Return a deployment of an agent. `agent`: with the settings of that deployment."""
     spec = DeploymentSpec(
+        image="command" if agent.command else None,
         auto_scaling=Replicas(min_replicas=agent.min_agents, max_replicas=agent.max_agents),
         max_session_duration_seconds=agent.max_session_duration,
     )

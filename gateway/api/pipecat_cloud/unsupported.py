@@ -15,7 +15,6 @@ from gateway.api.framework.operation import Answer, Context, Handler, Operation
 from gateway.api.pipecat_cloud.conventions import ORGANIZATION, Documented, missing, operation, refused
 
 _SECRETS: Final = "A gateway keeps no secrets of agents: set them where you run the agent"
-_LOGS: Final = "A gateway does not see the logs of the agent's containers: read them where you run the agent"
 _BUILDS: Final = "A gateway builds no images"
 _REGISTRIES: Final = "A gateway pulls no images, and keeps no keys of registries"
 _GITHUB: Final = "A gateway is not linked to GitHub: it deploys nothing"
@@ -31,8 +30,6 @@ _REST: Final = "rest"
 # The form of the path: "rest" is under /v1, "cli" under the organisation, "both" under either.
 _WHOLE: Final[tuple[tuple[str, str, str], ...]] = (
     ("both", "/secrets", _SECRETS),
-    ("rest", "/agents/{agent}/logs", _LOGS),
-    ("cli", "/services/{agent}/logs", _LOGS),
     ("cli", "/services/{agent}/environments", _GITHUB),
     ("cli", "/services/{agent}/git", _GITHUB),
     ("cli", "/github", _GITHUB),

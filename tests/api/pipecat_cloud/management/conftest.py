@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import socket
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,14 +137,15 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def work(file: Path) -> AsyncIterator[Callable[..., Any]]:
-    """Puts a worker to work; `server` are settings of it. Every worker has the same store."""
+    """Puts a worker to work. `agents`: more of its file. `server`: settings. All have the same store."""
     async with AsyncExitStack() as ends:
         client = await ends.enter_async_context(
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_S))
         )
 
-        async def begin(**server: Any) -> Worker:
-            settings = Settings(**TABLES, server=server, limits={"requests_burst": 10_000})
+        async def begin(*, agents: Sequence[dict[str, Any]] = (), **server: Any) -> Worker:
+            tables = {**TABLES, "agents": [*TABLES["agents"], *agents]}
+            settings = Settings(**tables, server=server, limits={"requests_burst": 10_000})
             store = SqliteStore(file, WorkerId.of_this_process(uuid.uuid4().hex))
             await store.open()
             ends.push_async_callback(store.close)

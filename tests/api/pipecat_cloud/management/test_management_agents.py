@@ -103,7 +103,7 @@ async def test_an_agent_has_its_limits_its_instances_and_its_sessions(api: Any, 
     await api.begins()
     agent = details(await api("GET", f"{agents}/support"))
     assert agent["deployment"]["manifest"] == {
-        "spec": {"autoScaling": agent["autoScaling"], "maxSessionDurationSeconds": 900}
+        "spec": {"image": None, "autoScaling": agent["autoScaling"], "maxSessionDurationSeconds": 900}
     }
     assert agent["autoScaling"] == {"minReplicas": 1, "maxReplicas": 5}
     assert (agent["ready"], agent["available"], agent["activeSessionCount"]) == (True, True, 1)
