@@ -23,6 +23,7 @@ settings.load_profile("unhurried")
 
 
 LONGEST_FILES = (
+    "whole_way/test_three_nodes.py",
     "server/test_worker_processes.py",
     "server/test_takeover.py",
     "calls/test_store_failure.py",
