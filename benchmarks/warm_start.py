@@ -3,10 +3,12 @@
 
     python -m benchmarks.warm_start
 
-A real gateway, and instances that sleep until their first request, as those behind an activator do: it holds
-the request until the instance runs, `start_s` later. A carrier asks for a call's document, connects the call
-for a while, and opens the stream: that is the answer. The agent speaks as soon as it has the call's `start`.
-`calls` calls at once, each with an agent of its own, so that none waits for another.
+A real gateway, and two kinds of instances. Some sleep until their first request, as those behind an activator
+do: it holds the request until the instance runs, `start_s` later. Others are processes that the gateway
+starts itself, which take as long, and the start of Python besides. A carrier asks for a call's document,
+connects the call for a while, and opens the stream: that is the answer. The agent speaks as soon as it has
+the call's `start`. `calls` calls at once (`started` of those whose processes start), each with an agent of
+its own, so that none waits for another.
 """
 
 from __future__ import annotations
@@ -15,19 +17,21 @@ import asyncio
 import json
 import re
 import statistics
+import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 from aiohttp import WSMsgType, web
 
+from benchmarks.cold_bot import sound_of
 from gateway.simulator.call_signing import TwilioSigner
 from gateway.simulator.free_ports import LOOPBACK
 from gateway.simulator.gateway_process import GatewayProcess
@@ -39,8 +43,7 @@ HOST: Final = "voice.example.com"
 ACCOUNT: Final = "AC00000000000000000000000000000001"
 SIGNER: Final = TwilioSigner("an-auth-token")
 STREAM_URL: Final = re.compile(r'<Stream [^>]*url="([^"]+)"')
-SILENCE: Final = "f39/" * 53 + "fw=="
-"""20 ms of μ-law."""
+ROOT: Final = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Plan:
     """
 
     calls: int = 10
+    started: int = 4
     start_s: float = 1.5
     connected_s: tuple[float, ...] = (0.5, 1.0, 2.0)
 
@@ -87,9 +91,7 @@ class ColdInstance:
         await socket.prepare(request)
         async for message in socket:
             if message.type is WSMsgType.TEXT and '"start"' in message.data:
-                stream = json.loads(message.data)["streamSid"]
-                sound = {"event": "media", "streamSid": stream, "media": {"payload": SILENCE}}
-                await socket.send_str(json.dumps(sound))
+                await socket.send_str(sound_of(json.loads(message.data)["streamSid"]))
         return socket
 
 
@@ -170,6 +172,21 @@ def row(name: str, figures: Sequence[float]) -> str:
     return f"| {name} | {len(figures)} | {middle:,} ms | {low:,} to {high:,} ms |"
 
 
+def started_agent(name: str, at: str, plan: Plan) -> dict[str, Any]:
+    """Return the settings of an agent whose one process is started for each call."""
+    return {
+        "name": name,
+        "organization": "acme",
+        "command": [sys.executable, "-m", "benchmarks.cold_bot", "{port}", str(plan.start_s)],
+        "cwd": str(ROOT),
+        "max_agents": 1,
+        "buffer": 0,
+        "stop_timeout": 0,
+        "admit_at": at,
+        "hold": "none",
+    }
+
+
 async def measure(directory: Path, plan: Plan) -> list[str]:
     """Return the rows of the table."""
     rows = []
@@ -184,30 +201,39 @@ async def measure(directory: Path, plan: Plan) -> list[str]:
             | {"hold": "none", "health_interval": 0}
             for name, url in zip(sleepers, urls, strict=True)
         ]
+        agents += [
+            started_agent(f"{at}-process-{number}", at, plan)
+            for at in ADMITTED_AT
+            for number in range(plan.started)
+        ]
         accounts = [{"carrier": "twilio", "account": ACCOUNT, "auth_tokens": [SIGNER.key]}]
         settings = {
-            "server": {"public_url": f"https://{HOST}"},
+            "server": {"public_url": f"https://{HOST}", "pool_folder": str(directory / "pool")},
             "organizations": [{"name": "acme", "carriers": accounts}],
             "agents": agents,
         }
         with GatewayProcess(directory, settings) as gateway:
             carrier = Carrier(http, gateway.port)
 
-            async def turn(at: str, connected_s: float, *, cold: bool = True) -> list[float]:
-                names = [name for name in sleepers if name.startswith(at)]
-                if cold:
-                    for name in names:
+            async def turn(names: Iterable[str], connected_s: float, *, cold: bool = True) -> list[float]:
+                for name in names:
+                    if cold and name in sleepers:
                         sleepers[name].sleep()
                 figures = await asyncio.gather(*(carrier.call(name, connected_s) for name in names))
                 await eventually(lambda: not gateway.get("/status")[1]["sessions"]["active"], "all are over")
                 return list(figures)
 
-            for connected_s in plan.connected_s:
-                for at in ADMITTED_AT:
-                    figures = await turn(at, connected_s)
-                    rows.append(row(f"cold, stream after {connected_s:g} s, `admit_at = {at}`", figures))
+            sleeping = {at: [name for name in sleepers if name.startswith(at)] for at in ADMITTED_AT}
+            processes = {at: [f"{at}-process-{n}" for n in range(plan.started)] for at in ADMITTED_AT}
+            for kind, names in (("woken", sleeping), ("started", processes)):
+                for connected_s in plan.connected_s:
+                    for at in ADMITTED_AT:
+                        figures = await turn(names[at], connected_s)
+                        rows.append(
+                            row(f"{kind}, stream after {connected_s:g} s, `admit_at = {at}`", figures)
+                        )
             for at in ADMITTED_AT:
-                figures = await turn(at, plan.connected_s[0], cold=False)
+                figures = await turn(sleeping[at], plan.connected_s[0], cold=False)
                 rows.append(
                     row(f"runs already, stream after {plan.connected_s[0]:g} s, `admit_at = {at}`", figures)
                 )

@@ -41,6 +41,9 @@ log = structlog.get_logger(__name__)
 STREAM_S: Final = 15.0
 """Seconds from the request for the document until the stream must have come."""
 
+SLOT_S: Final = 1.0
+"""Seconds that a document waits for a slot, where an instance is to be started that has one."""
+
 DRAIN_S: Final = 3.0
 """Seconds that a stream still has when the worker begins to drain: another one may get it."""
 
@@ -120,31 +123,42 @@ class AwaitedStreams:
         """Take the slot of a call whose document is requested. Return True if it has it, also from before.
 
         False: the stream has to take its slot itself, because the organisation has as many such calls as it
-        may (`most`), the call has had its session, or the store does not answer. Raises
-        CallEnded(at_capacity).
+        may (`most`), the call has had its session, the store does not answer, or nobody starts an instance
+        in time. Raises CallEnded(at_capacity).
         """
         session_id = self.session_id(agent, call)
-        if session_id in self._awaited:
+        known = self._awaited.get(session_id)
+        if known is not None and not known.over.done():
             return True
         try:
-            if not await self._note(agent.organization, session_id, call, most):
-                return False
-            try:
-                instance = await self._capacity.acquire(agent, details := _details(agent, session_id, call))
-            except CallEnded as end:
-                record = await self._store.session(session_id)
-                if awaits_stream(record):  # a repeated request, or one at another worker at the same time
-                    return True
-                self._forget(agent.organization, session_id)
-                if end.reason is Reasons.at_capacity and record is None:
-                    raise
-                return False
+            return await self._take(agent, call, session_id, most)
         except StoreFailed:
             return False
-        future: asyncio.Future[CallEnded | None] = asyncio.get_running_loop().create_future()
-        awaited = self._awaited[session_id] = _Awaited(details, instance, self._now(), future)
-        self._run(self._watch(awaited, is_probed=agent.health_interval > 0))
-        return True
+
+    async def _take(self, agent: AgentSettings, call: AwaitedCall, session_id: str, most: int) -> bool:
+        """Do the same as `take`, for a call that awaits nothing in this worker. Raises StoreFailed too."""
+        if not await self._note(agent.organization, session_id, call, most):
+            return False
+        details, refused = _details(agent, session_id, call), None
+        try:
+            async with asyncio.timeout(SLOT_S):
+                instance = await self._capacity.acquire(agent, details)
+        except TimeoutError:
+            pass
+        except CallEnded as end:
+            refused = end
+        else:
+            future: asyncio.Future[CallEnded | None] = asyncio.get_running_loop().create_future()
+            awaited = self._awaited[session_id] = _Awaited(details, instance, self._now(), future)
+            self._run(self._watch(awaited, is_probed=agent.health_interval > 0))
+            return True
+        record = await self._store.session(session_id)
+        if awaits_stream(record):  # a repeated request, or one at another worker at the same time
+            return True
+        self._forget(agent.organization, session_id)
+        if refused is not None and refused.reason is Reasons.at_capacity and record is None:
+            raise refused
+        return False
 
     async def attach(self, details: CallDetails) -> str:
         """Take over the slot of a call whose stream came to this worker. Return its instance's URL.
@@ -231,7 +245,12 @@ class AwaitedStreams:
         self._forget(details.organization, details.session_id)
 
     async def _make_ready(self, instance: str, *, is_probed: bool) -> None:
-        """Ask the instance whether it is ready, so that it wakes up; until it is, if that is asked anyway."""
+        """Ask the instance whether it is ready, so that it wakes up; until it is, if that is asked anyway.
+
+        One that the gateway starts (gateway/pool) is asked by whoever starts it.
+        """
+        if self._capacity.cold_starts.is_starting(instance):
+            return
         await self._health.wake(instance)
         if is_probed:
             with contextlib.suppress(CallEnded):  # overloaded: the call itself finds out

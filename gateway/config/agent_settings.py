@@ -267,12 +267,13 @@ class AgentSettings(Table):
     reserve_outbound: Whole = Field(
         default=0, ge=0, description="Slots that all other sessions leave free for outbound calls."
     )
-    admit_at: Literal["stream", "document"] = Field(
-        default="stream",
+    admit_at: Literal["stream", "document"] | None = Field(
+        default=None,
         description="When an incoming call takes its slot: when its `stream` has come; or when its carrier "
         "requests the call's `document`, seconds before, so that an instance can get ready meanwhile. Only a "
         "request that an account of the organisation has authenticated takes one; it is given back if no "
-        "stream comes within 15 s.",
+        "stream comes within 15 s. Left out: `document` for an agent with `command`, whose instance may have "
+        "to be started, else `stream`.",
     )
     hangup_on_agent_end: bool | None = Field(
         default=None,
@@ -347,7 +348,7 @@ class AgentSettings(Table):
     @property
     def admits_at_document(self) -> bool:
         """Whether the request for a call's document takes its slot, and not its stream."""
-        return self.admit_at == "document"
+        return (self.admit_at or ("document" if self.command else "stream")) == "document"
 
     def with_defaults(self, region: str, websocket_auth: WebsocketAuth) -> AgentSettings:
         """Return the agent with these values in place of those that are not set."""
