@@ -65,20 +65,12 @@ class ActiveCall(Protocol):
         """
 
 
-class DrainState(Protocol):
-    """Tells a step whether the worker is draining."""
-
-    @property
-    def draining(self) -> bool:
-        """Whether the worker accepts no more calls and streams, because it is about to stop."""
-
-
 class ActiveCalls:
     """The registry of active calls. It belongs to one worker's event loop."""
 
     def __init__(self) -> None:
         self.draining = False
-        """Whether the worker accepts no more calls and streams, because it is about to stop."""
+        """Whether the worker is about to stop: it accepts no more calls, but the next streams of its own."""
         self._calls: dict[str, list[ActiveCall]] = {}
 
     def __len__(self) -> int:

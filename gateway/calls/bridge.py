@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.calls.active import DrainState
 from gateway.calls.agent_failover import AgentFailover, end_of_agent, fall_back, may_fail_over
 from gateway.calls.call_setup import BridgeSettings, CallSetup, agent_close_code
 from gateway.calls.carrier_reconnect import CarrierReconnect, wait_message_end
@@ -51,7 +50,6 @@ class Bridge:
     __slots__ = (
         "_agent",
         "_consultation_hold",
-        "_drain",
         "_failover",
         "_hold_audio",
         "_progress",
@@ -72,7 +70,6 @@ class Bridge:
     def __init__(
         self,
         services: CallServices,
-        drain: DrainState,
         progress: CallProgress,
         settings: BridgeSettings,
         setup: CallSetup,
@@ -81,7 +78,6 @@ class Bridge:
         assert setup.carrier_leg is not None
         assert setup.agent_leg is not None
         self._services = services
-        self._drain = drain
         self._progress = progress
         self._settings = settings
         self._agent = settings.agent
@@ -429,7 +425,7 @@ class Bridge:
     def _on_carrier_lost(self, agent: RelaySide) -> bool:
         """Buffer what the agent says for the carrier's next stream. Return False if none can come."""
         assert self._reconnect is not None
-        if self._reconnect.carrier_has_ended or self.command is not None or self._drain.draining:
+        if self._reconnect.carrier_has_ended or self.command is not None:
             return False
         self._progress.change(CallState.AWAITING_CARRIER)
         limits = self._services.settings.limits
@@ -456,7 +452,7 @@ class Bridge:
         self.stop_hold_audio()
         try:
             async with progress.termination.cancel_scope():
-                await reconnect.wait_for_stream(services, self._drain, progress.session_id, self._relay, lost)
+                await reconnect.wait_for_stream(services, progress.session_id, self._relay, lost)
                 await wait_message_end(agent_leg, services.settings.limits.stall_timeout)
         except CallEnded as ended:
             end = await end_of_agent(services, self.instance, ended)

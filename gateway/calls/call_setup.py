@@ -27,6 +27,7 @@ class CallSetup:
     `credentials`: what the upgrade proved. `continued`: the call that goes on with this one's socket, for a
     media token that was used before. `ownership`: of the carrier's stream, for a call with a call
     token. `instance`: the URL of the instance whose slot was acquired, "" before.
+    `only_continues`: the worker drains, and takes this socket for a call that it has, or not at all.
     `max_duration_s`, `idle_timeout_s`: as requested for the session when it was created, None for the
     agent's. `command`: what is about to be done with the carrier's call. `carrier_has_ended`: the carrier has
     reported the end of the call, so no other stream will come.
@@ -43,6 +44,7 @@ class CallSetup:
         "idle_timeout_s",
         "instance",
         "max_duration_s",
+        "only_continues",
         "ownership",
     )
 
@@ -60,6 +62,7 @@ class CallSetup:
         self.continued: ActiveCall | RemoteCall | None = None
         self.ownership: StreamOwnership | None = None
         self.max_duration_s: float | None = None
+        self.only_continues = False
         self.idle_timeout_s: float | None = None
         self.command: CallCommand | None = None
         self.carrier_has_ended = False

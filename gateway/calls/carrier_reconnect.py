@@ -13,7 +13,6 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
-from gateway.calls.active import DrainState
 from gateway.calls.services import CallServices
 from gateway.config import AgentSettings
 from gateway.media.leg import Leg
@@ -82,18 +81,18 @@ class CarrierReconnect:
         return leg
 
     async def wait_for_stream(
-        self, services: CallServices, drain: DrainState, session_id: str, relay: Relay, lost: CallEnded
+        self, services: CallServices, session_id: str, relay: Relay, lost: CallEnded
     ) -> None:
         """Wait until another stream is attached. `relay` is the one that ended, with `lost`.
 
-        Raises CallEnded: the reason of `lost` if no stream comes in time, draining, max_duration.
+        Raises CallEnded: the reason of `lost` if no stream comes in time, max_duration.
         """
         attached = self._attached = self._attached or asyncio.Event()
         try:
             if not attached.is_set():
                 timeout_s = services.settings.limits.reconnect_timeout
                 self._notice = asyncio.create_task(_announce(services, session_id, attached, timeout_s))
-                await _wait(attached, drain, relay, lost, timeout_s)
+                await _wait(attached, relay, lost, timeout_s)
             self.times += 1
         finally:
             attached.set()  # this ends the announcement, too
@@ -112,15 +111,11 @@ async def wait_message_end(agent: Leg, timeout_s: float) -> None:
         raise CallEnded(Reasons.agent_stalled, f"half a message for {timeout_s:g} s") from None
 
 
-async def _wait(
-    attached: asyncio.Event, drain: DrainState, relay: Relay, lost: CallEnded, timeout_s: float
-) -> None:
+async def _wait(attached: asyncio.Event, relay: Relay, lost: CallEnded, timeout_s: float) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     while not attached.is_set():
         now = loop.time()
-        if drain.draining:
-            raise CallEnded(Reasons.draining, f"{lost.detail}, and no other is taken any more")
         if now >= relay.end_by:
             raise CallEnded(Reasons.max_duration, f"{relay.limits.max_duration_s:g} s")
         if now >= deadline:

@@ -39,6 +39,7 @@ from gateway.calls.state import CallProgress, CallState
 from gateway.calls.stream_ownership import (
     StreamOpening,
     final_reason,
+    refuse_new_call,
     take_ownership,
     with_another_session,
 )
@@ -167,7 +168,7 @@ class InboundCall:
                 await self._use_token(setup)
                 self._accept(setup)
                 await asyncio.sleep(0)  # its 101 is on its way before anything else is
-        self._phase = bridge = Bridge(self._services, self._active, progress, settings, setup)
+        self._phase = bridge = Bridge(self._services, progress, settings, setup)
         return bridge
 
     # What others see of the call: gateway.calls.active.ActiveCall
@@ -219,8 +220,6 @@ class InboundCall:
         upgrade = self._upgrade
         if upgrade.fault:
             raise CallEnded(Reasons.bad_request, upgrade.fault)
-        if self._active.draining:
-            raise CallEnded(Reasons.draining)
         settings = self._services.settings
         target = read_target(
             upgrade.url,
@@ -231,20 +230,30 @@ class InboundCall:
             max_body_bytes=settings.limits.max_body_bytes,
         )
         self._progress.log = self._progress.log.bind(carrier=target.carrier, region=target.region)
+        if self._active.draining and not (target.token or upgrade.header("Authorization")):
+            raise CallEnded(Reasons.draining)  # no token, so it is no running call's next socket
         return target
 
     async def _authenticate_upgrade(
         self, setup: CallSetup, target: Target, agent: AgentSettings | None
     ) -> None:
-        """Check what the upgrade shows: a signature, a call token, or a session's token."""
+        """Check what the upgrade shows: a signature, a call token, or a session's token.
+
+        A worker that drains refuses it here, unless it may be the next socket of a call that runs.
+        """
+        setup.only_continues = self._active.draining
         setup.credentials = authenticate_upgrade(self._services, self._upgrade, target, agent)
         token = setup.credentials.session
         if token is not None:
             opened = await find_session(self._services, self._active, token, target.carrier)
             setup.continued = opened.call
             if opened.call is None:
+                if setup.only_continues:
+                    raise CallEnded(Reasons.draining)
                 self._rename(token.session_id)
                 self._take_limits(setup, opened.record)
+        elif setup.only_continues:
+            await refuse_new_call(self._services, setup.credentials.claims, agent, target.carrier)
 
     async def _use_token(self, setup: CallSetup) -> None:
         """Use up the media token, if the upgrade has one and it opens its session's first socket."""
@@ -288,7 +297,7 @@ class InboundCall:
         claims = setup.credentials.claims
         if claims is None:
             return
-        opening = StreamOpening(carrier, start, agent, claims)
+        opening = StreamOpening(carrier, start, agent, claims, setup.only_continues)
         ownership, call = await take_ownership(services, active, opening)
         setup.ownership = ownership
         if call is not None:
@@ -299,6 +308,8 @@ class InboundCall:
             ):
                 setup.carrier_leg = None
                 raise StreamAttached(attached if isinstance(attached, Tunnel) else None)
+            if setup.only_continues:
+                raise CallEnded(Reasons.draining)
             ownership, _ = await take_ownership(services, active, opening, failed=ownership)
             setup.ownership = ownership
         if ownership.is_admitted and not ownership.is_awaited:

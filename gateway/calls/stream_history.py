@@ -107,6 +107,17 @@ class StreamHistory:
         await self._documents.put(CALL_SOCKETS, key, _text(replaced), now=stream.at, expires_at=expires_at)
         return replaced
 
+    async def has_had_one(self, organization: str, carrier: str, claims: CallClaims) -> bool:
+        """Return True if the call that a token is for has had a stream. False if no call has shown it yet."""
+        digest = claims.call_digest
+        if digest is None:
+            bound = await self._documents.get(CALL_NONCES, claims.nonce, self._now())
+            if bound is None:
+                return False
+            digest = json.loads(bound.value)
+        prefix = f"{organization}/{carrier}/{digest}/"
+        return bool(await self._documents.list(CALL_SOCKETS, self._now(), prefix))
+
     async def all(self, call: CallKey) -> Sequence[CallStream]:
         """Return the streams that the call has had, oldest first."""
         prefix = _prefix(call)

@@ -28,6 +28,7 @@ from gateway.config import AgentSettings, Limits
 from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import SessionRecord
+from gateway.nodes.nodes import Nodes
 from gateway.store.interface import StoreFailed
 from gateway.store.notifications import Topic
 from serializers.events import Start
@@ -57,12 +58,16 @@ class StreamOwnership:
 
 @dataclass(frozen=True, slots=True)
 class StreamOpening:
-    """A carrier's stream that was opened with a call token, and the agent that it is for."""
+    """A carrier's stream that was opened with a call token, and the agent that it is for.
+
+    `only_continues`: it is refused unless a call that is active continues on it.
+    """
 
     carrier: str
     start: Start
     agent: AgentSettings
     claims: CallClaims
+    only_continues: bool = False
 
 
 def may_reconnect(limits: Limits, agent: AgentSettings, carrier: str) -> bool:
@@ -73,6 +78,26 @@ def may_reconnect(limits: Limits, agent: AgentSettings, carrier: str) -> bool:
     profile = CARRIERS[carrier].profile
     reopens = profile.reconnects or (profile.requests_next_document and isinstance(agent.after, Redirect))
     return reopens and limits.reconnect_timeout > 0
+
+
+async def refuse_new_call(
+    services: CallServices, claims: CallClaims | None, agent: AgentSettings | None, carrier: str
+) -> None:
+    """Refuse an upgrade at a worker that drains, unless it may be the next socket of a call.
+
+    `claims`: of its call token. `agent`: the one that the URL names. Raises CallEnded(draining).
+    """
+    if claims is None:
+        raise CallEnded(Reasons.draining)
+    try:
+        if (
+            not claims.takes_over
+            and agent is not None
+            and not await services.streams.has_had_one(agent.organization, carrier, claims)
+        ):
+            raise CallEnded(Reasons.draining)
+    except StoreFailed:
+        raise CallEnded(Reasons.draining) from None
 
 
 async def take_ownership(
@@ -87,7 +112,8 @@ async def take_ownership(
     If a call that is active can continue on the stream, that call is returned, too, and nothing is ended.
     `failed`: the ownership taken before for a call that could not continue after all.
 
-    Raises CallEnded: unauthorized, duplicate_call, too_many_returns, store_failed.
+    Raises CallEnded: unauthorized, duplicate_call, too_many_returns, store_failed, and draining for a stream
+    that may only continue a call.
     """
     agent, carrier, start, claims = opening.agent, opening.carrier, opening.start, opening.claims
     call = agent.organization, carrier, start.call_id
@@ -110,11 +136,15 @@ async def take_ownership(
             if not reconnects or not has_failed:
                 raise CallEnded(Reasons.unauthorized, "the token is refused: used already")
         continued = _active_call(services, active, record, agent, start) if failed is None else None
+        if continued is None and opening.only_continues:
+            raise CallEnded(Reasons.draining)
         return latest.session_id if continued is not None else None
 
     try:
         if not await services.streams.bind(claims, start.call_id):
             raise CallEnded(Reasons.unauthorized, "the token is refused: for another call")
+        if opening.only_continues and not await services.streams.all(call):
+            raise CallEnded(Reasons.draining)
         stream, earlier = await services.streams.register(call, claims, services.new_id, choose_session)
         if continued is not None:
             return StreamOwnership(call, stream, is_admitted=False, body=None), continued
@@ -190,7 +220,12 @@ def _active_call(
         return call if call.can_attach(agent.service_host, start) else None
     if record.state in TERMINAL or not may_reconnect(services.settings.limits, agent, record.carrier):
         return None
-    return RemoteCall(record.owner, record.session_id, services.nodes)
+    return RemoteCall(record.owner, record.session_id, nodes_for_streams(services, active))
+
+
+def nodes_for_streams(services: CallServices, active: ActiveCalls) -> Nodes | None:
+    """Return the other machines, unless this worker drains: it would have to wait for their calls."""
+    return None if active.draining else services.nodes
 
 
 async def _end(services: CallServices, active: ActiveCalls, earlier: CallStream) -> None:

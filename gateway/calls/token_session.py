@@ -23,6 +23,7 @@ from gateway.calls.command_bus import CallCommand
 from gateway.calls.remote_call import RemoteCall, attach_to_call
 from gateway.calls.services import CallServices
 from gateway.calls.state import CallState
+from gateway.calls.stream_ownership import nodes_for_streams
 from gateway.config import AgentSettings
 from gateway.media.leg import Leg
 from gateway.media.relay import CARRIER_CHECK_S
@@ -69,7 +70,8 @@ async def find_session(
     is_expired = services.now() >= token.claims.expires_at
     if record is not None and record.state in _LIVE:  # however old the token is
         if record.carrier == carrier and await _is_lost(services, active, record):
-            call = active.get(token.session_id) or RemoteCall(record.owner, record.session_id, services.nodes)
+            nodes = nodes_for_streams(services, active)
+            call = active.get(token.session_id) or RemoteCall(record.owner, record.session_id, nodes)
             return OpenedSession(record, call)
     elif not is_expired:
         if record is None or record.state is SessionState.CREATED:

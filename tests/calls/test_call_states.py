@@ -240,7 +240,7 @@ class Call:
             max_duration_s=None,
             idle_timeout_s=None,
         )
-        self.call._phase = bridge = Bridge(services, self.active, self.progress, settings, setup)
+        self.call._phase = bridge = Bridge(services, self.progress, settings, setup)
         self.relay = cast(FakeRelay, bridge._relay)
 
 
@@ -403,13 +403,13 @@ async def test_what_a_far_end_closed_with_is_kept_for_the_other(
     assert made.call.termination.received_close == (4000, "busy")
 
 
-async def test_a_draining_worker_waits_for_no_other_stream(
+async def test_a_draining_worker_waits_for_the_next_stream_of_its_call(
     services: CallServices, agent: AgentSettings
 ) -> None:
     made = Call(services, agent, CallState.BRIDGED)
     made.active.draining = True
-    assert not made.relay_.lose_carrier()
-    assert made.call.state is CallState.BRIDGED
+    assert made.relay_.lose_carrier()
+    assert made.call.state is CallState.AWAITING_CARRIER
 
 
 async def test_an_illegal_change_is_an_internal_error_that_ends_the_call(

@@ -9,18 +9,22 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import uvloop
 
-from gateway.calls.remote_call import StreamHandovers
+from gateway.calls.remote_call import RemoteCall, StreamHandovers
 from gateway.config import Limits
 from gateway.media.disconnect import Disconnect
 from gateway.media.leg import Leg
 from gateway.media.socket_passing import PassResult, send_socket
+from gateway.nodes.tunnel import Tunnel
+from gateway.server.tls import load_context
 from gateway.simulator.waiting import WAIT_S, eventually
+from tests.harness.certificates import issue_certificate, trust_anything
 from tests.harness.frames import BINARY, frame
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -139,3 +143,96 @@ def test_a_client_whose_end_was_not_read_yet_is_attached_and_missed(
             await gone.wait()
 
     asyncio.run(hand_over())
+
+
+# A socket whose TLS is ours, which cannot be passed
+
+
+class Answered(asyncio.Protocol):
+    """The gateway's end of a connection, until a leg is made of it."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Future[asyncio.Transport] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.transport.set_result(transport)
+
+
+@pytest.mark.parametrize("willing", [True, False])
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_socket_with_tls_of_ours_reaches_its_call_through_a_tunnel(
+    run: Run, willing: bool, tmp_path: Path
+) -> None:
+    certificate, key = issue_certificate(tmp_path, 1)
+
+    async def hand_over() -> None:
+        loop, worker = asyncio.get_running_loop(), uuid.uuid4().hex
+        call, gone = Call(willing=willing), asyncio.Event()
+        call.on_disconnect = lambda _: gone.set()
+        services = SimpleNamespace(settings=SimpleNamespace(limits=Limits()), nodes=None)
+        active = SimpleNamespace(get=lambda _: call)
+        handovers = StreamHandovers(cast(Any, services), cast(Any, active), worker)
+        handovers.start()
+        answered = Answered()
+        server = await loop.create_server(
+            lambda: answered, "127.0.0.1", 0, ssl=load_context(str(certificate), str(key))
+        )
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust_anything())
+        ours = Leg(
+            await answered.transport,
+            client=False,
+            max_opening_bytes=65536,
+            max_buffered_bytes=65536,
+            on_disconnect=lambda _: None,
+        )
+        ours.buffer_messages(65536)
+        sent = [frame(BINARY, text, key=os.urandom(4)) for text in (b"before", b"after")]
+        writer.write(sent[0])
+        await eventually(lambda: ours.buffered_data() == sent[0], "it is here")
+        agent = SimpleNamespace(service_host="support.acme")
+        attached = await RemoteCall(worker, "s").attach_stream(ours, "generic", cast(Any, agent))
+        writer.write(sent[1])
+        if willing:
+            assert isinstance(attached, Tunnel)
+            running = asyncio.create_task(attached.run())
+            leg = call.leg
+            assert leg is not None
+            await eventually(lambda: leg.buffered_data() == b"".join(sent), "both messages are there")
+            leg.transport.write(b"heard")
+            assert await reader.readexactly(5) == b"heard"
+            writer.close()
+            async with asyncio.timeout(WAIT_S):
+                await gone.wait()
+                leg.discard()
+                await running
+        else:
+            assert attached is False
+            await eventually(lambda: ours.buffered_data() == b"".join(sent), "it is read on here")
+            ours.discard()
+            writer.transport.abort()
+        server.close()
+        await handovers.stop()
+
+    run(hand_over())
+
+
+async def test_a_call_of_a_worker_that_is_nowhere_leaves_the_socket_where_it_is(
+    connection: tuple[socket.socket, socket.socket],
+) -> None:
+    theirs, ours = connection
+    ours.setblocking(False)
+    transport, _ = await asyncio.get_running_loop().connect_accepted_socket(asyncio.Protocol, ours)
+    leg = Leg(
+        transport,
+        client=False,
+        max_opening_bytes=65536,
+        max_buffered_bytes=65536,
+        on_disconnect=lambda _: None,
+    )
+    agent = SimpleNamespace(service_host="support.acme")
+    assert not await RemoteCall(uuid.uuid4().hex, "s").attach_stream(leg, "generic", cast(Any, agent))
+    sent = frame(BINARY, b"still here", key=os.urandom(4))
+    theirs.sendall(sent)
+    await eventually(lambda: leg.buffered_data() == sent, "it is read on here")
+    leg.discard()

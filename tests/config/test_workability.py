@@ -6,6 +6,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import socket
 import subprocess
 import tomllib
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from cryptography import x509
 from typer.testing import CliRunner, Result
 
 from gateway.cli import app
+from gateway.config import Settings
+from gateway.config.workability import NODE_SECRET, NODE_URL, find_concerns
 from gateway.simulator.server_process import PATCHBAY, environment_without_settings
 from gateway.simulator.waiting import WAIT_S
 from tests.harness.certificates import issue_certificate
@@ -333,3 +336,78 @@ def test_a_key_that_can_be_guessed_is_named(check: Check, server: str, kind: str
 
 def test_a_gateway_that_no_other_machine_reaches_may_have_short_keys(check: Check) -> None:
     assert doubts(check(f'{ACME}public_keys = ["pk_acme"]\nprivate_keys = ["sk_1"]\n{AGENT}')) == []
+
+
+# This machine's internal address
+
+REDIS = '[store]\nurl = "redis://10.0.0.9:6379/0"\n'
+
+
+def about_node(text: str) -> list[str]:
+    """Return what the settings alone tell about a machine's address, in words."""
+    settings = Settings.model_validate(tomllib.loads(text))
+    return [
+        concern.message for concern in find_concerns(settings) if concern.location in (NODE_URL, NODE_SECRET)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("server", "words"),
+    [
+        ('node_url = "http://10.0.0.5:7861"', []),
+        (
+            'node_url = "https://10.0.0.5:7861"',
+            ["begins with https://, and there is no tls_certificate for it"],
+        ),
+        (
+            'host = "0.0.0.0"\nport = 7861\nnode_url = "http://10.0.0.5:7861"',
+            ["is the port for carriers and clients itself: take another one"],
+        ),
+        (
+            'node_url = "http://127.0.0.2:7861"',
+            ["is this machine's loopback address, which the other machines cannot reach"],
+        ),
+        (
+            'node_url = "http://9.9.9.9:7861"',
+            ["begins with http://, and is a public address: callers' sound passes there in clear text"],
+        ),
+        (f'node_secret = "{"s" * 32}"', ["has no use without node_url"]),
+    ],
+)
+def test_an_internal_address_that_would_not_do_is_named(server: str, words: list[str]) -> None:
+    assert about_node(f"[server]\n{server}\n{REDIS}") == words
+
+
+def test_an_internal_address_beside_a_store_in_a_file_has_no_use() -> None:
+    (words,) = about_node('[server]\nnode_url = "http://10.0.0.5:7861"\n')
+    assert words.startswith("has no use: a store in a file")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://0.0.0.0:7861", "http://[::]:7861", "http://10.0.0.5/x", "10.0.0.5:7861"]
+)
+def test_what_is_no_internal_address_is_refused(url: str, check: Check) -> None:
+    assert (
+        refusal(check(f'[server]\nnode_url = "{url}"\n{ACME}{AGENT}')).strip().startswith("server.node_url ")
+    )
+
+
+def test_a_secret_that_can_be_guessed_is_refused(check: Check) -> None:
+    text = f'[server]\nnode_url = "http://127.0.0.1:7861"\nnode_secret = "swordfish"\n{ACME}{AGENT}'
+    problem = refusal(check(text))
+    assert "must have at least 32 characters" in problem
+    assert "swordfish" not in problem
+
+
+def test_an_address_that_is_not_this_machine_s_is_refused(check: Check) -> None:
+    problem = refusal(
+        check(f'[server]\nnode_url = "http://203.0.113.7:7861"\n{ACME}{AGENT}instances = ["http://h:1"]')
+    )
+    assert "203.0.113.7:7861 cannot be listened on here: cannot assign requested address" in problem
+
+
+def test_an_address_that_another_program_has_is_refused(check: Check) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        text = f'[server]\nnode_url = "http://127.0.0.1:{port}"\n{ACME}{AGENT}instances = ["http://h:1"]'
+        assert "cannot be listened on here: address already in use" in refusal(check(text))

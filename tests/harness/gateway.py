@@ -55,14 +55,14 @@ class Gateway(GatewayProcess):
     ) -> None:
         """Start it. `accelerator`: "off" relays frames in Python even if the C module was built.
 
-        `replace`: the gateway whose port and store this one takes over. `command`: instead of `patchbay`.
-        `start`: see ServerProcess.
+        `replace`: the gateway whose port, and store if no other is named, this one takes over.
+        `command`: instead of `patchbay`. `start`: see ServerProcess.
         """
         settings = _settings_for_tests(settings)
         arguments: list[str] = []
         if replace is not None:
             settings["server"]["port"] = replace.port
-            settings["store"] = {"url": f"sqlite:///{replace.store}"}
+            settings.setdefault("store", {"url": f"sqlite:///{replace.store}"})
             arguments = ["--replace", str(replace.process.pid)]
         super().__init__(
             directory,

@@ -15,6 +15,7 @@ from tests.harness.document_calls import Server, accounts
 from tests.harness.document_fixtures import carrier_servers  # noqa: F401 - a fixture
 from tests.harness.gateway import Gateway
 from tests.harness.redis_server import RedisServer
+from tests.harness.rest_accounts import CREDENTIALS
 
 NEVER_S = 30
 """Longer than any test waits: a call that ends in it was ended by something else."""
@@ -27,6 +28,35 @@ def redis() -> Iterator[RedisServer]:
     server.stop()
 
 
+def settings_of_node(
+    redis: RedisServer,
+    support_port: AgentPort,
+    carrier_servers: dict[str, Server],
+    server: dict[str, Any],
+) -> dict[str, Any]:
+    """The settings of one machine's gateway. `server`: what is its own."""
+    agent = {"name": "support", "organization": "acme", "instances": [support_port.url]}
+    return {
+        "server": server,
+        "store": {"url": redis.url()},
+        "organizations": [
+            {
+                "name": "acme",
+                "private_keys": [KEY],
+                "carriers": [
+                    CREDENTIALS[each["carrier"]]
+                    | each
+                    | {"api_url": carrier_servers[each["carrier"]].api_url}
+                    for each in accounts(carrier_servers)
+                ],
+                "dial_prefixes": ["+1415"],
+            }
+        ],
+        "agents": [agent | {"sessions_per_instance": 5, "max_resumes": 0}],
+        "limits": {"close_timeout": 0.5, "reconnect_timeout": NEVER_S, "instance_failures": 0},
+    }
+
+
 @pytest.fixture(scope="module")
 def start_node(
     redis: RedisServer,  # before the gateways, so that it ends after them
@@ -34,27 +64,13 @@ def start_node(
     support_port: AgentPort,
     carrier_servers: dict[str, Server],
 ) -> Callable[..., Gateway]:
-    """Start one more machine's gateway at an address of its own; its agent has one place."""
+    """Start one more machine's gateway at an address of its own."""
     addresses = iter(range(2, 250))
 
     def start(server: dict[str, Any] | None = None) -> Gateway:
         node_url = f"http://127.0.0.{next(addresses)}:{free_port()}"
-        return start_gateway(
-            server={"public_url": "https://voice.example.com", "drain_timeout": 60, "node_url": node_url}
-            | (server or {}),
-            store={"url": redis.url()},
-            organizations=[{"name": "acme", "private_keys": [KEY], "carriers": accounts(carrier_servers)}],
-            agents=[
-                {
-                    "name": "support",
-                    "organization": "acme",
-                    "instances": [support_port.url],
-                    "max_agents": 1,
-                    "max_resumes": 0,
-                }
-            ],
-            limits={"close_timeout": 0.5, "reconnect_timeout": NEVER_S, "instance_failures": 0},
-        )
+        own = {"public_url": "https://voice.example.com", "drain_timeout": 60, "node_url": node_url}
+        return start_gateway(**settings_of_node(redis, support_port, carrier_servers, own | (server or {})))
 
     return start
 

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import redis
 
 from gateway.simulator.waiting import eventually
+from gateway.store.redis import redis_keys as keys
 from tests.harness.agent import Agent, AgentCall
 from tests.harness.api_requests import KEY
 from tests.harness.caller import Caller
@@ -88,6 +91,13 @@ class TravellingCall:
 
     def continuations(self) -> int:
         return len(lines_of(self.at, "call continued", session=self.session))
+
+    async def is_lost(self) -> None:
+        """Wait until the call waits for its next socket."""
+        url = tomllib.loads((self.at.directory / "patchbay.toml").read_text())["store"]["url"]
+        with redis.Redis.from_url(url) as store:
+            key = keys.value("call_lost", self.session)
+            await eventually(lambda: store.exists(key), "the call waits for another socket")
 
     async def hangs_up(self) -> None:
         """Hang up as the caller does, and wait until the session is over."""

@@ -206,8 +206,10 @@ async def _admitted_session(
     if call.returns > agent.max_returns:
         raise CallEnded(Reasons.too_many_returns)
     previous = await _previous_stream(context, agent, request) if call.returns else None
-    if services.active.draining:
-        raise CallEnded(Reasons.draining)
+    if services.active.draining and not (
+        previous is not None and await services.calls.streams.is_lost(previous.session_id)
+    ):
+        raise CallEnded(Reasons.draining)  # the call has no session that waits for a stream
     try:
         # Only a carrier that has proven itself takes a slot, for a call that has had no stream.
         if agent.admits_at_document and account is not None and previous is None:

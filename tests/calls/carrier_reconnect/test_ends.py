@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent
 from tests.harness.api_requests import api_request, stop_session
 from tests.harness.call_assertions import assert_agent_heard, assert_ended, assert_refused
@@ -187,17 +188,36 @@ async def test_an_agent_with_half_a_message_cannot_continue(line: DocumentCalls,
 
 
 @only["plivo"]
-async def test_a_draining_gateway_awaits_no_stream(
+async def test_a_draining_gateway_takes_the_next_socket_of_its_call_and_no_new_call(
     start: Callable[..., Gateway], carrier_servers: dict[str, Server], agents: list[Agent], carrier: str
 ) -> None:
-    """It takes no second socket; the calls that run go on."""
+    gateway = start()
+    async with carrier_running(gateway, carrier_servers, carrier) as line:
+        stream = await first_stream(line, agents[0])
+        another = await line.place("/xml/plivo?agent=support&org=globex", proven=False)
+        await stream.is_lost()
+        gateway.terminate()
+        await eventually(lambda: gateway.get("/readyz")[0] == 503, "it drains")
+        assert (await line.dial(another.stream_url, proven=False)).refusal == (503, "draining")
+        await stream.goes_on()
+        await stream.both_hear()
+        await stream.goes_on()  # and one whose socket is not lost
+        await stream.both_hear()
+        await stream.hangs_up()
+        assert await gateway.ended() == 0
+
+
+@only["twilio"]
+async def test_a_draining_gateway_writes_the_next_document_of_its_call(
+    start: Callable[..., Gateway], carrier_servers: dict[str, Server], agents: list[Agent], carrier: str
+) -> None:
     gateway = start()
     async with carrier_running(gateway, carrier_servers, carrier) as line:
         stream = await first_stream(line, agents[0])
         await stream.is_lost()
         gateway.terminate()
-        assert (await stream.agent.closed())[0] == 1011
+        await eventually(lambda: gateway.get("/readyz")[0] == 503, "it drains")
+        await stream.goes_on()
+        await stream.both_hear()
+        await stream.hangs_up()
         assert await gateway.ended() == 0
-    (record,) = gateway.sessions(stream.session)
-    assert record["reason"] == "draining"
-    assert "no other is taken any more" in record["detail"]
