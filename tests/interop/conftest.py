@@ -19,6 +19,7 @@ from gateway.simulator.gateway_process import GatewayProcess
 from gateway.simulator.server_process import ServerProcess, answers
 from gateway.simulator.waiting import WAIT_S, wait_until
 from tests.harness.prepared_process import patchbay_starts_anew  # noqa: F401 - a fixture
+from tests.interop.containers import Engine
 
 ROOT = Path(__file__).parents[2]
 BOT_PYTHON = ROOT / ".venv-interop" / "bin" / "python"
@@ -114,3 +115,15 @@ def calls_of_bot(bot_url: str) -> Callable[[], list[dict[str, Any]]]:
 def session_of(gateway: GatewayProcess) -> Callable[[str], dict[str, Any]]:
     """Return the gateway's record of a call by the carrier's call id, once it is over."""
     return gateway.ended_session
+
+
+@pytest.fixture(scope="session")
+def engine() -> Engine:
+    """The engine that builds and runs containers."""
+    return Engine(ROOT / ".venv-interop" / "containers")
+
+
+@pytest.fixture(scope="session")
+def image(engine: Engine) -> str:
+    """The name of the image that the Dockerfile makes of this checkout."""
+    return engine.make_gateway_image()
