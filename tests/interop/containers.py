@@ -119,6 +119,7 @@ class Engine:
             folder,
             within=BUILD_S,
         )
+        self.run("image", "prune", "--force", check=False)  # those of an earlier run
 
     def make_python_image(self) -> None:
         """Make the image that the Dockerfile begins with, unless it is there."""
