@@ -43,7 +43,9 @@ SECRETS = {
 WHOLE = re.compile(r"^\[\[organizations\]\]", re.MULTILINE)
 REFERENCE = re.compile(r'"env:(\w+)"')
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-FILE = re.compile(r"`((?:gateway|serializers|texml|tests|fixtures|benchmarks|docs|examples)/[\w./-]*)`")
+FILE = re.compile(
+    r"`((?:gateway|serializers|texml|tests|fixtures|benchmarks|docs|examples|deploy)/[\w./-]*)`"
+)
 FIRST_CELL = re.compile(r"^\| (`[^|]+`) \|", re.MULTILINE)
 CODE = re.compile(r"`([^`]+)`")
 

@@ -95,7 +95,7 @@ class Server(Table):
     node_secret: NodeSecret | None = Field(
         default=None,
         description="What the machines authenticate each other with, the same on all, as in "
-        "`env:PATCHBAY_NODE_SECRET`. Left out: a secret that the first one makes, in the store.",
+        "`env:NODE_SECRET`. Left out: a secret that the first one makes, in the store.",
     )
     relay_batch_ms: float = Field(
         default=2.0,

@@ -33,7 +33,10 @@ NOT_RUN: Mapping[str, str] = {
     "make demo": "takes a while; tests/simulator/test_command_line.py tries its parts",
     "pip install": "needs a package index; `make interop` installs them",
     "patchbay daily setup": "asks Daily; tests/carriers/daily runs it against a fake Daily",
-    "docker": "needs a container engine; `make interop` runs the bot as the image does",
+    "docker": "needs a container engine; `make interop` runs both images, the bot's and the gateway's",
+    "helm": "needs a cluster; `make interop` renders the chart",
+    "kubectl": "needs a cluster",
+    "sudo": "changes the machine; `make interop` has a systemd that does it in a container",
     "patchbay call wss://": "needs a public name",
     ".venv/bin/python docs/update.py": "writes into the repository; tests/test_docs.py",
 }

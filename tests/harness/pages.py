@@ -41,6 +41,7 @@ LANGUAGES = frozenset(
         "nginx",
         "javascript",
         "docker",
+        "yaml",
     }
 )
 """What a block may say it is written in."""
