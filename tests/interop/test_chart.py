@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from gateway import __version__
+from gateway.api.pipecat_cloud.agent_models import AgentView
+from gateway.api.pipecat_cloud.agent_scaling import AgentScaling
 from gateway.config import load
 from gateway.config.settings import Settings
 from gateway.simulator.waiting import WAIT_S
@@ -195,6 +197,23 @@ def test_keda_knows_what_is_rendered_for_it() -> None:
         check=False,
     )
     assert (finished.returncode, finished.stdout) == (0, ""), finished.stderr
+
+
+def test_keda_asks_for_what_the_gateway_answers() -> None:
+    """At /status for gateways, and at the agent's own resource for its instances."""
+    found = resources("scaled by calls")
+    by_calls, by_need = (
+        one(found, "ScaledObject", name)["spec"]["triggers"][0]["metadata"]
+        for name in ("voice-patchbay", "voice-patchbay-support")
+    )
+    assert (by_calls["url"], by_calls["valueLocation"]) == (
+        "http://voice-patchbay.calls.svc:80/status",
+        "sessions.active",
+    )
+    assert by_need["url"] == "http://voice-patchbay.calls.svc:80/v1/agents/support"
+    member, number = by_need["valueLocation"].split(".")
+    assert AgentView.model_fields[member].annotation is AgentScaling
+    assert AgentScaling.model_fields[number].annotation is int
 
 
 @pytest.mark.parametrize("case", CASES)
