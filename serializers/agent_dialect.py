@@ -6,9 +6,10 @@ An agent that is written for one of them takes calls of any carrier through seri
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
-from serializers.events import AgentEvent, AudioFormat, CarrierEvent, Start
+from serializers.events import AgentEvent, AudioFormat, CarrierEvent, Media, Start
 
 ClearAnswer = Literal["marks", "cleared", "nothing"]
 """The answer to an agent's clear: each pending mark as played, that the sound is cleared, or nothing
@@ -26,6 +27,10 @@ class Message(NamedTuple):
 def text(message: str) -> Message:
     """Return a text message."""
     return Message(message.encode(), is_text=True)
+
+
+SoundWriter = Callable[[bytes, int, int, int], Message]
+"""Writes sound with its sequence, its chunk and its timestamp in milliseconds."""
 
 
 class AgentDialect(Protocol):
@@ -49,6 +54,17 @@ class AgentDialect(Protocol):
 
     def read_agent(self, message: Message) -> AgentEvent:
         """Read a message of the agent. Raises DialectError."""
+
+    def sound_writer(self, start: Start) -> SoundWriter:
+        """Return what writes the sound of one call: as `write_carrier` does, and faster."""
+
+        def write(sound: bytes, sequence: int, chunk: int, timestamp_ms: int) -> Message:
+            media = Media(sound, track="inbound", chunk=chunk, timestamp_ms=timestamp_ms, sequence=sequence)
+            message = self.write_carrier(media, start)
+            assert message is not None
+            return message
+
+        return write
 
     def write_carrier(self, event: CarrierEvent, start: Start) -> Message | None:
         """Write an event for the agent; None if the dialect has no message for it.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from serializers import json_fields
-from serializers.agent_dialect import AgentDialect, ClearAnswer, Message, text
+from serializers.agent_dialect import AgentDialect, ClearAnswer, Message, SoundWriter, text
 from serializers.events import (
     AgentEvent,
     AudioFormat,
@@ -42,6 +42,9 @@ class Pcm16(AgentDialect):
 
     def start_of(self, start: Start, audio: AudioFormat) -> Start:
         return replace(start, audio=audio)
+
+    def sound_writer(self, start: Start) -> SoundWriter:
+        return lambda sound, *_: Message(sound, is_text=False)
 
     def read_agent(self, message: Message) -> AgentEvent:
         if not message.is_text:

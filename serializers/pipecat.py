@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Final
 
 from serializers import json_fields
-from serializers.agent_dialect import AgentDialect, ClearAnswer, Message
+from serializers.agent_dialect import AgentDialect, ClearAnswer, Message, SoundWriter
 from serializers.dialect import DialectError
 from serializers.events import AgentEvent, AudioFormat, CarrierEvent, Clear, Dtmf, Media, Start, Unknown
 
@@ -46,6 +46,21 @@ class Pipecat(AgentDialect):
     def start_of(self, start: Start, audio: AudioFormat) -> Start:
         return replace(start, audio=audio)
 
+    def sound_writer(self, start: Start) -> SoundWriter:
+        tail = _format_of(start.audio)
+        heads: dict[int, bytes] = {}  # by the length of the sound: nearly always one
+
+        def write(sound: bytes, *_: int) -> Message:
+            head = heads.get(len(sound))
+            if head is None:
+                heads.clear()
+                inner = _tag(_SOUND, _BYTES) + _varint(len(sound))
+                length = len(inner) + len(sound) + len(tail)
+                head = heads[len(sound)] = _tag(_AUDIO, _BYTES) + _varint(length) + inner
+            return Message(b"%b%b%b" % (head, sound, tail), is_text=False)
+
+        return write
+
     def read_agent(self, message: Message) -> AgentEvent:
         if message.is_text:
             raise DialectError("a text message is no frame")
@@ -62,14 +77,7 @@ class Pipecat(AgentDialect):
     def write_carrier(self, event: CarrierEvent, start: Start) -> Message | None:
         match event:
             case Media():
-                audio = start.audio
-                body = (
-                    _field(_SOUND, event.payload)
-                    + _tag(_SAMPLE_RATE, _VARINT)
-                    + _varint(audio.sample_rate)
-                    + _tag(_CHANNELS, _VARINT)
-                    + _varint(audio.channels)
-                )
+                body = _field(_SOUND, event.payload) + _format_of(start.audio)
                 return Message(_field(_AUDIO, body), is_text=False)
             case Dtmf() if event.digits in KEYPAD:
                 # No frame has a key: a bot with Pipecat's RTVI processor understands this message.
@@ -98,6 +106,11 @@ def _audio_of(body: bytes) -> Media | Unknown:
     if channels != 1:
         raise DialectError(f"the frame has {channels} channels")
     return Media(sound, sample_rate=rate or None)
+
+
+def _format_of(audio: AudioFormat) -> bytes:
+    rate = _tag(_SAMPLE_RATE, _VARINT) + _varint(audio.sample_rate)
+    return rate + _tag(_CHANNELS, _VARINT) + _varint(audio.channels)
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from serializers import json_fields
-from serializers.agent_dialect import AgentDialect, ClearAnswer, Message, text
+from serializers.agent_dialect import AgentDialect, ClearAnswer, Message, SoundWriter, text
 from serializers.dialect import DialectError
 from serializers.events import (
     AgentEvent,
@@ -47,6 +47,9 @@ class Vonage(AgentDialect):
 
     def start_of(self, start: Start, audio: AudioFormat) -> Start:
         return replace(start, audio=audio)
+
+    def sound_writer(self, start: Start) -> SoundWriter:
+        return lambda sound, *_: Message(sound, is_text=False)
 
     def read_agent(self, message: Message) -> AgentEvent:
         if not message.is_text:

@@ -9,9 +9,10 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Final
 
-from serializers.agent_dialect import AgentDialect, ClearAnswer, Message, text
+from serializers.agent_dialect import AgentDialect, ClearAnswer, Message, SoundWriter, text
 from serializers.dialect import Dialect, DialectError
-from serializers.events import NO_PARAMETERS, AgentEvent, AudioFormat, CarrierEvent, Connected, Start
+from serializers.events import NO_PARAMETERS, AgentEvent, AudioFormat, CarrierEvent, Connected, Media, Start
+from serializers.translation.media_text import MediaText, read_sound
 
 UNKNOWN_NUMBER: Final = "anonymous"
 """The number that stands for one that is not known, where the dialect must have one (RFC 3323 §4.1)."""
@@ -79,9 +80,20 @@ class CarrierStyle(AgentDialect):
             tracks=("inbound",),
         )
 
+    def sound_writer(self, start: Start) -> SoundWriter:
+        media = MediaText(lambda event: self._dialect.write_carrier(event, start))
+
+        def write(sound: bytes, sequence: int, chunk: int, timestamp_ms: int) -> Message:
+            return Message(media.write(sound, sequence, chunk, timestamp_ms), is_text=True)
+
+        return write
+
     def read_agent(self, message: Message) -> AgentEvent:
         if not message.is_text:
             raise DialectError("a binary message is none of this dialect")
+        sound = read_sound(message.data, self._dialect.agent_media_events)
+        if sound is not None:
+            return Media(sound)
         return self._dialect.read_agent(message.data)
 
     def write_carrier(self, event: CarrierEvent, start: Start) -> Message | None:

@@ -11,8 +11,6 @@ from collections import Counter
 from dataclasses import replace
 from typing import Final
 
-import msgspec
-
 from serializers.agent_dialect import AgentDialect, Message, text
 from serializers.dialect import Dialect, DialectError
 from serializers.events import (
@@ -28,26 +26,17 @@ from serializers.events import (
     Start,
     Stop,
 )
-from serializers.json_fields import payload as read_payload
+from serializers.transforms import ToAgent
 from serializers.translation.frame_cutter import FrameCutter
+from serializers.translation.media_text import MediaText, read_sound
 from serializers.translation.playback_queue import Item, PlaybackQueue
 from serializers.translation.sound import SoundConverter, bytes_per_s, silent_sample
 
+_MEDIA: Final = frozenset({"media"})
+"""The event of every carrier's media messages (docs/reference/carriers.md §1)."""
+
 MAX_PENDING_MARKS: Final = 1000
 """Marks that the carrier has not reported yet. An agent that sets more has the oldest forgotten."""
-
-
-class _Sound(msgspec.Struct, frozen=True):
-    payload: str
-    track: str | None = None
-
-
-class _Media(msgspec.Struct, frozen=True):
-    event: str
-    media: _Sound | None = None
-
-
-_read_media = msgspec.json.Decoder(_Media).decode
 
 
 class Translator:
@@ -79,8 +68,9 @@ class Translator:
         self._to_agent = SoundConverter(start.audio, self._format)
         self._to_carrier = SoundConverter(self._format, played)
         self._agent_rate = self._format.sample_rate
-        self._order = carrier.transforms()[0]
-        rate = bytes_per_s(self._format)
+        order = carrier.transforms()[0]
+        self._order = None if type(order) is ToAgent else order  # which drops what is dropped here, too
+        rate = self._agent_bytes_per_s = bytes_per_s(self._format)
         size = None if agent.frame_ms is None else agent.frame_ms * rate // 1000
         self._cutter = FrameCutter(size, silent_sample(self._format))
         self._queue = PlaybackQueue(
@@ -89,6 +79,8 @@ class Translator:
             carrier.media_step_bytes,
             silent_sample(played),
         )
+        self._write_sound = agent.sound_writer(self._agent_start)
+        self._write_played = MediaText(lambda media: carrier.write_agent(media, start))
         self._sequence = 0
         self._chunk = 0
         self._sent_bytes = 0  # of sound to the agent
@@ -103,26 +95,23 @@ class Translator:
 
     def carrier_message(self, message: Message) -> None:
         """Translate a message of the carrier. One that is none, or means nothing to the agent, is dropped."""
+        if self._order is None:
+            self._read_carrier(message.data)
+            return
         messages = self._order.feed(message.data)
         for data in (message.data,) if messages is None else messages:
             self._read_carrier(data)
 
     def _read_carrier(self, data: bytes) -> None:
         try:
-            parsed = _read_media(data)
-            if parsed.event == "media":
-                if parsed.media is not None and parsed.media.track in (None, "inbound"):
-                    self._pass_sound(read_payload({"payload": parsed.media.payload}))
-                return
-        except msgspec.MsgspecError:
-            pass  # another event may have anything under `media`
+            sound = read_sound(data, _MEDIA)
+            event = self._carrier.read_carrier(data) if sound is None else None
         except DialectError:
             return
-        try:
-            event = self._carrier.read_carrier(data)
-        except DialectError:
-            return
-        self._carrier_event(event)
+        if sound:
+            self._pass_sound(sound)
+        elif event is not None:
+            self._carrier_event(event)
 
     def _carrier_event(self, event: CarrierEvent) -> None:
         match event:
@@ -137,6 +126,7 @@ class Translator:
                     to_number=event.to_number or self._start.to_number,
                 )
                 self._agent_start = self._agent.start_of(known, self._format)
+                self._write_sound = self._agent.sound_writer(self._agent_start)
                 self._write_agent(replace(self._agent_start, sequence=self._next_sequence()))
             case Dtmf():
                 for digit in event.digits:
@@ -155,17 +145,9 @@ class Translator:
 
     def _send_sound(self, frame: bytes) -> None:
         self._chunk += 1
-        at_ms = self._sent_bytes * 1000 // bytes_per_s(self._format)
+        at_ms = self._sent_bytes * 1000 // self._agent_bytes_per_s
         self._sent_bytes += len(frame)
-        self._write_agent(
-            Media(
-                frame,
-                track="inbound",
-                chunk=self._chunk,
-                timestamp_ms=at_ms,
-                sequence=self._next_sequence(),
-            )
-        )
+        self.to_agent.append(self._write_sound(frame, self._next_sequence(), self._chunk, at_ms))
 
     def _mark_played(self, name: str) -> None:
         if self._discarded[name]:
@@ -185,7 +167,7 @@ class Translator:
         return self._sequence
 
     def _order_flushed(self) -> None:
-        for data in self._order.flush():
+        for data in () if self._order is None else self._order.flush():
             self._read_carrier(data)
 
     # From the agent
@@ -250,7 +232,7 @@ class Translator:
     @property
     def waits_for_order(self) -> bool:
         """Whether messages of the carrier wait for one before them: `flush_order` when none comes."""
-        return self._order.has_buffered
+        return self._order is not None and self._order.has_buffered
 
     def flush_order(self) -> None:
         """Wait no more for messages of the carrier that are missing."""
@@ -259,7 +241,7 @@ class Translator:
     def _send(self, items: list[Item]) -> None:
         for item in items:
             if isinstance(item, bytes):
-                self._write_carrier(Media(item))
+                self.to_carrier.append(Message(self._write_played.write(item), is_text=True))
             else:
                 self._set_marks.append(item)
                 if len(self._set_marks) > MAX_PENDING_MARKS:

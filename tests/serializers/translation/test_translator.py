@@ -122,6 +122,19 @@ def test_a_frame_is_written_as_protobuf_has_it() -> None:
     assert message == Message(bytes.fromhex("120d1a060100ff7f008020807d2801"), is_text=False)
 
 
+@pytest.mark.parametrize("agent", AGENTS)
+def test_sound_is_written_as_any_event_is(agent: str) -> None:
+    dialect = AGENT_DIALECTS[agent]
+    start = dialect.start_of(start_of("twilio"), dialect.audio(16000))
+    sound = b"%d \x80" * 200
+    media = Media(sound, track="inbound", chunk=7, timestamp_ms=140, sequence=12)
+    write = dialect.sound_writer(start)
+    assert write(sound, 12, 7, 140) == dialect.write_carrier(media, start)
+    assert write(b"", 13, 8, 160) == dialect.write_carrier(
+        replace(media, payload=b"", chunk=8, timestamp_ms=160, sequence=13), start
+    )
+
+
 def test_sound_is_read_from_a_frame_with_id_and_name() -> None:
     frame = bytes.fromhex("122308071214496e707574417564696f5261774672616d6523301a02010020c03e28013001")
     event = AGENT_DIALECTS["pipecat"].read_agent(Message(frame, is_text=False))
