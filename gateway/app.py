@@ -28,9 +28,11 @@ from starlette.routing import Route
 
 from gateway.agents.agent_dates import note_agents
 from gateway.agents.directory import AgentDirectory
+from gateway.agents.found_instances import FoundInstances
 from gateway.agents.health_check import health_checks
 from gateway.agents.http_client import open_client
 from gateway.agents.instance_health import InstanceHealth
+from gateway.agents.source_watches import SourceWatches
 from gateway.agents.stored_agents import StoredAgents
 from gateway.api.framework.cross_origin import CrossOrigin
 from gateway.api.framework.dispatch import routes
@@ -161,7 +163,7 @@ async def _start_agents(
 ) -> _Agents:
     directory = AgentDirectory(settings)
     health = InstanceHealth(
-        health_checks(directory.agents),
+        health_checks(directory.agents_here),
         max_failures=settings.limits.instance_failures,
     )
     pool = PoolWorker(store, directory, health, worker_id.id, time.time)
@@ -174,6 +176,9 @@ async def _start_agents(
     stack.push_async_callback(health.stop)
     await pool.start()
     stack.push_async_callback(pool.stop)
+    sources = SourceWatches(directory, FoundInstances(directory, health), settings.server.nameservers)
+    stack.push_async_callback(sources.stop)
+    await sources.start()
     return agents
 
 

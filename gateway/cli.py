@@ -84,6 +84,7 @@ def check(config: ConfigFile = None) -> None:
     from gateway.config.toml_text import render  # noqa: PLC0415
     from gateway.config.workability import Severity  # noqa: PLC0415
     from gateway.server.preflight import find_all_concerns  # noqa: PLC0415
+    from gateway.server.source_check import find_instances  # noqa: PLC0415
 
     faults: list[Problem] = []
     doubts: list[Problem] = []
@@ -94,6 +95,13 @@ def check(config: ConfigFile = None) -> None:
         typer.echo(f"Doubtful: {problem}", err=True)
     if faults:
         _refuse(faults)
+    for finding in find_instances(loaded.settings):
+        if finding.fault:
+            typer.echo(f"Doubtful: {loaded.locate(finding.location, finding.fault)}", err=True)
+        if finding.urls:
+            typer.echo(
+                f"Found: {finding.source}: {len(finding.urls)}: {' '.join(finding.urls[:10])}", err=True
+            )
     typer.echo(render(loaded.settings), nl=False)
     for what, detail in unauthenticated_access(loaded.settings):
         typer.echo(f"Open without authentication: {what}: {detail}.", err=True)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from gateway.agents.deployments import CurrentDeployment, configured_deployment
@@ -32,6 +32,10 @@ class AgentDirectory:
         self._found: dict[str, tuple[str, ...]] = {}  # URLs by source
         self._deployments: Mapping[str, CurrentDeployment] = {}  # by service host, where it is not the file
         self._media_paths: dict[str, dict[str, None]] = {}  # by service host, the latest last
+        self.source_faults: dict[str, str] = {}
+        """Why what a source has found may be old, or nothing, as in "there is no such name"; by source."""
+        self.on_refresh: Callable[[], None] | None = None
+        """Called after each change of the agents, other than of what their sources have found."""
         self.refreshing = asyncio.Lock()
         """Held from the read of the stored agents until `refresh`, so that an older read cannot come last."""
         self.stored_values: Sequence[StoredValue] = ()
@@ -44,6 +48,8 @@ class AgentDirectory:
         """The settings of this worker. They change while it runs: do not keep them."""
         self._configured = {agent.service_host: agent for agent in settings.agents}
         self._numbers = {addresses.digits_of(route.number): route.agent for route in settings.numbers}
+        self._elsewhere = {region.code: region.url for region in settings.regions if region.url}
+        self._elsewhere.pop(settings.server.region, None)
         self.refresh(())
 
     @property
@@ -55,6 +61,20 @@ class AgentDirectory:
     def written_agents(self) -> Iterable[AgentSettings]:
         """All agents, each with its instances as they were written: URLs, and sources of them."""
         return self._written.values()
+
+    @property
+    def agents_here(self) -> Iterable[AgentSettings]:
+        """The agents whose instances this gateway uses: all but those that another region's gateway has."""
+        return [agent for agent in self._agents.values() if agent.region not in self._elsewhere]
+
+    @property
+    def written_here(self) -> Iterable[AgentSettings]:
+        """The same agents, with their instances as they were written."""
+        return [agent for agent in self._written.values() if agent.region not in self._elsewhere]
+
+    def gateway_of(self, agent: AgentSettings) -> str | None:
+        """Return the URL of the gateway that has the agent, None if it is this one."""
+        return self._elsewhere.get(agent.region)
 
     def refresh(
         self,
@@ -76,6 +96,8 @@ class AgentDirectory:
         self._deployments = deployments or {}
         self._agents = {host: with_found(agent, self._found) for host, agent in self._written.items()}
         self._remember_media_paths()
+        if self.on_refresh is not None:
+            self.on_refresh()
 
     def deployment_of(self, agent: AgentSettings) -> CurrentDeployment:
         """Return the deployment that an agent's settings are of. Its instances are started of that one."""

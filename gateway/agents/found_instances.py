@@ -24,5 +24,5 @@ class FoundInstances:
         """
         changed = self._directory.replace_found(source, urls)
         if changed:
-            self._health.watch(health_checks(self._directory.agents))
+            self._health.watch(health_checks(self._directory.agents_here))
         return changed

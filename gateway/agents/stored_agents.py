@@ -114,7 +114,7 @@ class StoredAgents:
             changed=(agent.settings for agent in stored if agent.changes is not None),
             deployments={agent.settings.service_host: agent.deployment for agent in stored},
         )
-        health.watch(health_checks(directory.agents))
+        health.watch(health_checks(directory.agents_here))
 
     async def all(self, now: float) -> list[StoredAgent]:
         """Return the agents of all organisations."""

@@ -330,6 +330,8 @@ def with_limits(
 
 
 def _at_capacity(active: int, limit: int) -> CallEnded:
+    if limit == 0:
+        return CallEnded(Reasons.at_capacity, "the agent has no instance now")
     return CallEnded(Reasons.at_capacity, f"{active} of {limit} places are taken")
 
 

@@ -35,9 +35,9 @@ from gateway.config.call_handling import (
     parse_hold,
     parse_overflow,
 )
+from gateway.config.source_urls import Instance
 from gateway.config.values import (
     AgentName,
-    InstanceUrl,
     Label,
     PhoneNumber,
     Seconds,
@@ -131,9 +131,11 @@ class AgentSettings(Table):
         description="Megabytes of memory, of all its processes, above which a started instance is replaced "
         "once it has no session; 0 for never.",
     )
-    instances: list[InstanceUrl] = Field(
+    instances: list[Instance] = Field(
         default_factory=lambda: ["http://127.0.0.1:8080"],
-        description="http(s) URLs of the running copies, each a scheme, a host and a port.",
+        description="http(s) URLs of the running copies, each a scheme, a host and a port; or where they are "
+        "found, as in `dns://support.default.svc:8080` or `kubernetes://default/support:8080` "
+        "([agents.md](agents.md)).",
     )
     media_path: Annotated[str, AfterValidator(check_media_path)] = Field(
         default=DEFAULT_MEDIA_PATH,

@@ -24,6 +24,8 @@ Finding = tuple[Location, str]
 
 LocatedText = tuple[Location, str]
 
+_PLAIN: Final = ("http://", "https://")
+
 CROSS_CHECK: Final = "cross_check"
 """The type of the pydantic errors that carry a finding."""
 
@@ -163,6 +165,8 @@ def _too_many_reserved_slots(tables: Mapping[str, Any]) -> Iterator[Finding]:
             isinstance(instances, list) and isinstance(max_agents, int) and isinstance(per_instance, int)
         ):
             continue
+        if not all(isinstance(entry, str) and entry.startswith(_PLAIN) for entry in instances):
+            continue  # how many there are is found while the gateway runs
         # Of a started agent there may be as many as its limit; what a source finds nobody knows yet.
         known = max_agents if row.get("command") else min(len(instances), max_agents)
         slots = known * per_instance

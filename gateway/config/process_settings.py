@@ -17,6 +17,7 @@ from gateway.config.values import (
     FileName,
     Label,
     ListenHost,
+    NameServer,
     Network,
     NodeSecret,
     NodeUrl,
@@ -119,6 +120,11 @@ class Server(Table):
         default="patchbay-pool",
         description="The folder of this node for the instances that the gateway starts: which run, and what "
         "they print. Gateways of one machine that share a store share it; made when it is needed first.",
+    )
+    nameservers: list[NameServer] = Field(
+        default_factory=list,
+        description="Addresses of the name servers that are asked for `dns://` in `instances`, as in "
+        "`127.0.0.1:8600`. Left out: the system's. Other names are always the system's.",
     )
     drain_timeout: Seconds = Field(
         default=7200.0,

@@ -18,7 +18,7 @@ from gateway.config.agent_settings import AgentSettings, NumberRoute
 from gateway.config.consistency import CROSS_CHECK, find_contradictions
 from gateway.config.organization_settings import Organization
 from gateway.config.process_settings import Limits, Server, StoreSettings
-from gateway.config.values import Label, Table, WebsocketAuth
+from gateway.config.values import BaseUrl, Label, Table, WebsocketAuth
 from gateway.model.addresses import is_loopback
 
 
@@ -27,6 +27,12 @@ class Region(Table):
 
     code: Label = Field(description="The region's label in host names, as in `eu-central.api.example.com`.")
     display_name: str = Field(min_length=1, description="The region's name for people.")
+    url: BaseUrl | None = Field(
+        default=None,
+        description="The http(s) URL of the gateway that has the region's agents, as this one reaches it: "
+        "API requests for them are passed on there ([cluster.md](cluster.md)). It has no effect for "
+        "the server's own region. Left out: this gateway has the region's agents, too.",
+    )
 
 
 def contract_regions() -> list[Region]:

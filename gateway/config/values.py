@@ -24,6 +24,7 @@ MAX_AGENT_NAME_CHARACTERS: Final = 54
 MAX_LABEL_CHARACTERS: Final = 63  # a region is a DNS label in front of the public host (RFC 1035 §2.3.4)
 ED25519_KEY_BYTES: Final = 32
 MIN_NODE_SECRET_CHARACTERS: Final = 32
+MAX_PORT: Final = 65535
 
 _PREFIX: Final = re.compile(r"\+([1-9][0-9]{0,14})?")
 _PRINTABLE: Final = re.compile(r"[!-~]+")
@@ -231,6 +232,21 @@ def check_node_secret(value: SecretStr) -> SecretStr:
     return value
 
 
+def check_name_server(value: str) -> str:
+    """Check the address of a name server, with a port if it is not 53."""
+    host, _, port = (
+        value.rpartition(":") if value.startswith("[") or value.count(":") == 1 else (value, "", "53")
+    )
+    try:
+        ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+        is_port = port.isascii() and port.isdecimal() and 1 <= int(port) <= MAX_PORT
+    except ValueError:
+        is_port = False
+    if not is_port or "%" in value:
+        raise ValueError("must be an address with or without a port, as in 127.0.0.1:8600 or [::1]:8600")
+    return value
+
+
 def check_origin(value: str) -> str:
     """Check an origin (RFC 6454 §6.2) or `*`, and return it as browsers write it in `Origin`.
 
@@ -322,9 +338,9 @@ Network = Annotated[str, AfterValidator(check_network)]
 ListenHost = Annotated[str, AfterValidator(check_listen_host)]
 FileName = Annotated[str, AfterValidator(check_file_name)]
 BaseUrl = Annotated[str, AfterValidator(check_base_url)]
-InstanceUrl = Annotated[str, AfterValidator(check_instance_url)]
 NodeUrl = Annotated[str, AfterValidator(check_node_url)]
 NodeSecret = Annotated[SecretStr, AfterValidator(check_node_secret)]
+NameServer = Annotated[str, AfterValidator(check_name_server)]
 Origin = Annotated[str, AfterValidator(check_origin)]
 StoreUrl = Annotated[str, AfterValidator(check_store_url)]
 WebsocketAuth = Literal["none", "token", "required"]

@@ -214,6 +214,8 @@ def _instances_that_are_the_gateway(settings: Settings) -> Iterator[Concern]:
     public = None if server.public_url is None else urlsplit(server.public_url)
     for index, agent in enumerate(settings.agents):
         for position, instance in enumerate(agent.instances):
+            if not instance.startswith(("http://", "https://")):
+                continue
             url = urlsplit(instance)
             host = url.hostname or ""
             is_own_port = server.port != 0 and _port(url) == server.port

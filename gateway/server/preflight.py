@@ -28,6 +28,7 @@ from gateway.nodes.node_listener import NodeAddressUnusable, bind_node
 from gateway.observability.log import logging_as
 from gateway.server.exit_status import STARTUP_FAILED
 from gateway.server.port import bind
+from gateway.server.source_check import missing_libraries
 from gateway.server.tls import RENEWAL, CertificateUnusable, load_context, read_chain
 from gateway.store.connect import inspect_redis
 from gateway.store.interface import StoreFailed
@@ -56,6 +57,7 @@ def find_all_concerns(loaded: Loaded, config: Path | None) -> list[Concern]:
         *_node_address(settings),
         *_certificate(settings),
         *_store(settings),
+        *missing_libraries(settings),
         *_readable_secrets(loaded, config),
     ]
 
@@ -63,7 +65,7 @@ def find_all_concerns(loaded: Loaded, config: Path | None) -> list[Concern]:
 def find_concerns_of_running(loaded: Loaded, config: Path | None) -> list[Concern]:
     """Return the same for settings that a gateway takes while it runs: port, certificate and store stay."""
     settings = loaded.settings
-    concerns = [*find_concerns(settings), *_readable_secrets(loaded, config)]
+    concerns = [*find_concerns(settings), *missing_libraries(settings), *_readable_secrets(loaded, config)]
     with contextlib.suppress(StoreFailed):  # it is reported by those who need it
         concerns += _agents(settings)
     return concerns

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from pydantic import ConfigDict, Field, JsonValue
@@ -34,6 +34,15 @@ class InstanceView(ResponseModel):
     url: str
     readiness: Literal["ready", "unknown", "starting", "unreachable"] = Field(
         description="The last health check of the worker that answers."
+    )
+
+
+class InstanceSourceView(ResponseModel):
+    """An entry of the agent's `instances` that says where instances are found."""
+
+    source: str
+    fault: str | None = Field(
+        description="Why what it has found may be old, or nothing, as the worker that answers knows it."
     )
 
 
@@ -84,7 +93,8 @@ class AgentView(AgentSummary):
     auto_scaling: Replicas
     active_session_count: int = Field(description="Sessions that hold a slot, on all workers together.")
     scaling: AgentScaling
-    instances: list[InstanceView]
+    instances: list[InstanceView] = Field(description="With those that its sources have found.")
+    instance_sources: list[InstanceSourceView] = Field(description="Usually empty.")
     media_path: str
     health_path: str
     health_interval: float = Field(description="Seconds.")
@@ -382,8 +392,10 @@ def agent_view(
     active_sessions: int,
     health: InstanceHealth,
     scaling: AgentScaling,
+    *,
+    sources: Sequence[InstanceSourceView] = (),
 ) -> AgentView:
-    """Return an agent with its instances as this worker sees them."""
+    """Return an agent with its instances as this worker sees them. `agent`: as calls see it."""
     fault = record.fault if isinstance(record, StoredAgent) else ""
     current = current_deployment(agent, record)
     seen = [(instance, health.of(instance)) for instance in agent.instances]
@@ -403,6 +415,7 @@ def agent_view(
             InstanceView.model_validate({"url": url, "readiness": readiness.name.lower()})
             for url, readiness in seen
         ],
+        instance_sources=list(sources),
         media_path=agent.media_path,
         health_path=agent.health_path,
         health_interval=agent.health_interval,

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from gateway.agents.agent_dates import AgentDates, dates_of
 from gateway.agents.agent_rules import Forbidden, InvalidAgent, OnlyInFile, fit
+from gateway.agents.instance_sources import sources_of
 from gateway.agents.stored_agents import StoredAgent, StoredAgents, unchanged
 from gateway.api.framework.handler_services import Services
 from gateway.api.framework.operation import Answer, Context, Operation
@@ -26,6 +27,7 @@ from gateway.api.pipecat_cloud.agent_models import (
     AgentsAnswer,
     AgentView,
     DeletedAnswer,
+    InstanceSourceView,
     NamedAgentChange,
     NewAgent,
     WrappedAgent,
@@ -44,6 +46,7 @@ from gateway.api.pipecat_cloud.conventions import (
 )
 from gateway.api.pipecat_cloud.properties import default_region
 from gateway.config import AgentSettings
+from gateway.config.source_urls import SCHEMES
 from gateway.model.addresses import service_host
 from gateway.store.interface import SessionFilter
 
@@ -120,9 +123,15 @@ async def _view(context: Context) -> AgentView:
 async def _agent_view(
     services: Services, agent: AgentSettings, record: StoredAgent | AgentDates | None, active: int
 ) -> AgentView:
+    faults = services.calls.agents.source_faults
+    sources = [
+        InstanceSourceView(source=source, fault=faults.get(source))
+        for source in sources_of((agent,))
+        if source.startswith(SCHEMES)
+    ]
     agent = _with_instances(agent, services)
     scaling = await agent_scaling(services, agent, active)
-    return agent_view(agent, record, active, services.calls.health, scaling)
+    return agent_view(agent, record, active, services.calls.health, scaling, sources=sources)
 
 
 def _with_instances(agent: AgentSettings, services: Services) -> AgentSettings:

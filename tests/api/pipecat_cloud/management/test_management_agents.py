@@ -326,3 +326,39 @@ async def test_what_only_a_host_of_containers_has_is_501_and_nothing_is_made(
     assert (reply.status, reply.json["code"]) == (501, "501")
     assert next(iter(asked)) in reply.json["error"]
     assert (await api("GET", f"{agents}/billing")).status == 404
+
+
+SOURCE = "dns://billing.default.svc:8080"
+
+
+async def test_an_agent_shows_what_its_sources_have_found(work: Callable[..., Any], agents: str) -> None:
+    api = await work(api_may_set_instances=True)
+    made = details(await api("POST", agents, value=NEW | {"instances": [SOURCE]}))
+    assert made["instances"] == []
+    assert made["ready"] is False
+    assert made["instanceSources"] == [{"source": SOURCE, "fault": None}]
+    api.directory.replace_found(SOURCE, [ELSEWHERE])
+    shown = details(await api("GET", f"{agents}/billing"))
+    assert shown["instances"] == [{"url": ELSEWHERE, "readiness": "unknown"}]
+    api.directory.source_faults[SOURCE] = "there is no such name"
+    shown = details(await api("GET", f"{agents}/billing"))
+    assert shown["instances"] == [{"url": ELSEWHERE, "readiness": "unknown"}]
+    assert shown["instanceSources"] == [{"source": SOURCE, "fault": "there is no such name"}]
+
+
+async def test_an_agent_without_sources_shows_none(api: Any, agents: str) -> None:
+    assert details(await api("GET", f"{agents}/support"))["instanceSources"] == []
+
+
+async def test_a_source_is_for_those_who_may_set_instances(api: Any, agents: str) -> None:
+    reply = await api("POST", agents, value=NEW | {"instances": [SOURCE]})
+    assert reply.status == 403
+    assert "api_may_set_instances" in reply.json["error"]
+
+
+@pytest.mark.parametrize("source", ["dns://billing", "kubernetes://billing:80", "dns://10.0.0.1:80"])
+async def test_a_source_that_is_none_is_refused(work: Callable[..., Any], agents: str, source: str) -> None:
+    api = await work(api_may_set_instances=True)
+    reply = await api("POST", agents, value=NEW | {"instances": [source]})
+    assert reply.status == 400
+    assert ": must name" in reply.json["error"]
