@@ -91,14 +91,15 @@ class _Datagrams(asyncio.DatagramProtocol):
 async def name_server(**options: object) -> AsyncIterator[NameServer]:
     """Run a name server. `options`: fields of NameServer."""
     server = NameServer(**options)  # type: ignore[arg-type]
+    serving: set[asyncio.Task[None] | None] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        serving.add(asyncio.current_task())
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError), contextlib.closing(writer):
             while True:
                 (length,) = struct.unpack("!H", await reader.readexactly(2))
                 if answer := server.answer(await reader.readexactly(length), over_udp=False):
                     writer.write(struct.pack("!H", len(answer)) + answer)
-        writer.close()
 
     loop = asyncio.get_running_loop()
     streams = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -109,4 +110,7 @@ async def name_server(**options: object) -> AsyncIterator[NameServer]:
     finally:
         transport.close()
         streams.close()
-        await streams.wait_closed()
+        for task in filter(None, serving):
+            task.cancel()
+        await asyncio.gather(*filter(None, serving), return_exceptions=True)
+        await asyncio.sleep(0)  # both transports close in the next turn of the loop
