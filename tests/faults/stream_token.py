@@ -17,7 +17,9 @@ from tests.harness.transcripts import IDS
 def url_with_token(gateway: Gateway) -> str:
     """Return the URL of Plivo's stream for the transcript's call, which Plivo dials again when it breaks."""
     connection = sqlite3.connect(f"file:{gateway.store}?mode=ro", uri=True)
-    (value,) = connection.execute("SELECT value FROM document WHERE kind = 'secret'").fetchone()
+    (value,) = connection.execute(
+        "SELECT value FROM document WHERE kind = 'secret' AND key = 'tokens'"
+    ).fetchone()
     connection.close()
     tokens = MediaTokens(bytes.fromhex(json.loads(value)), SimpleNamespace(key_values=None), time.time)
     token = tokens.mint_call(Audience("support.acme", "acme", "plivo"), CallGrant(call_id=IDS["plivo"][0]))
