@@ -118,10 +118,15 @@ async def test_the_machine_that_passes_a_socket_on_is_killed(
 
 
 async def test_the_machine_with_the_call_is_killed(
-    case: Callable[..., Case], machines: Machines, support: Agent
+    case: Callable[..., Case],
+    machines: Machines,
+    bases: dict[int, int],
+    support: Agent,
+    support_port: AgentPort,
 ) -> None:
     east, west = machines.east, machines.west
-    fault = case("a machine is killed whose call has its socket at another", of=west, before=1 << 40)
+    before = await warm_with(support, west, bases, support_port)
+    fault = case("a machine is killed whose call has its socket at another", of=west, before=before)
     async with fault:
         url = url_with_token(east)
         caller, recorder = await opens_socket(east, url, "stream-1")
