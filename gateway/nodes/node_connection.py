@@ -23,7 +23,7 @@ import structlog
 
 from gateway.nodes.node_client import UPGRADE
 from gateway.nodes.node_signature import SIGNATURE, NodeVerifier, RequestLine, SignatureRefused
-from gateway.nodes.tunnel import watch_far_end
+from gateway.nodes.tunnel import far_end_has_left, watch_far_end
 
 log = structlog.get_logger(__name__)
 
@@ -247,6 +247,10 @@ class NodeConnection(asyncio.Protocol):
         assert transport is not None
         if self._headers.get("upgrade", "").lower() != UPGRADE:
             self._refuse(426, "a stream needs an upgrade")
+            return
+        if far_end_has_left(transport):
+            transport.abort()
+            self._leave()
             return
 
         def accept() -> None:

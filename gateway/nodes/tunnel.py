@@ -9,6 +9,7 @@ ended its stream may go on to receive, and a side that was lost ends the other o
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -39,6 +40,22 @@ def watch_far_end(transport: asyncio.BaseTransport) -> None:
         for name, value in options.items():
             if hasattr(socket, name):
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def far_end_has_left(transport: asyncio.BaseTransport) -> bool:
+    """Return True if a connection that is not read, and on which nothing is expected, has ended.
+
+    As after a time in which this process stood still: whoever has opened it waits no longer.
+    """
+    connection = transport.get_extra_info("socket")
+    try:
+        with socket.socket(fileno=os.dup(connection.fileno())) as copy:
+            copy.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True  # its end, or of TLS the alert before it
 
 
 class Tunnel:

@@ -8,10 +8,11 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from gateway.media.socket_passing import SocketListener, name_of
-from gateway.nodes.node_connection import StreamNotTaken
+from gateway.nodes.node_connection import NodeConnection, StreamNotTaken
 from gateway.nodes.node_directory import NodeDirectory
 from gateway.nodes.node_listener import NodeListener
 from gateway.nodes.node_signature import NodeVerifier
@@ -80,6 +81,7 @@ class NodeWorker:
         self.asked: list[tuple[str, Mapping[str, Any]]] = []
         self.answer_to_questions: str | None = json.dumps({"heard_ms": 420})
         self.streams: list[tuple[bytes, Echo]] = []
+        self.begun = 0
         self.nodes = Nodes(self.id, NodeDirectory(values, self.id, url, clock), secret, clock)
         self.listener: NodeListener
         self._passing: SocketListener
@@ -95,6 +97,14 @@ class NodeWorker:
             return await hand_on(transport, name_of(worker, self.url), read)
 
         await self.listener.start(self.id, NodeVerifier(self.secret, self.clock), self, pass_on)
+        services = self.listener._services
+        assert services is not None
+
+        def begin(connection: NodeConnection) -> None:
+            self.begun += 1
+            services.on_begin(connection)
+
+        self.listener._services = replace(services, on_begin=begin)
         if not accepts:
             assert self.listener._server is not None
             self.listener._server.close()

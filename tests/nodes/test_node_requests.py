@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -349,6 +350,17 @@ async def test_a_stream_reaches_its_worker_whichever_has_the_connection(
     opened.transport.abort()
     await eventually(lambda: owner.streams[0][1].has_ended, "its end is seen")
     west.nodes.end_stream()
+
+
+async def test_a_stream_whose_sender_has_given_up_is_not_taken(start: Callable[..., NodeWorker]) -> None:
+    """As of a worker that stood still meanwhile: the call would lose the socket that it has."""
+    _, east = await pair(start)
+    parts = urlsplit(east.url)
+    upgrade = request(east.id, SESSION.encode(), "stream", Connection="Upgrade", Upgrade="patchbay-stream")
+    with socket.create_connection((parts.hostname, parts.port)) as sender:  # before the worker gets a turn
+        sender.sendall(upgrade)
+    await eventually(lambda: east.begun == 1 and east.connections == 0, "nothing is left of it")
+    assert east.streams == []
 
 
 async def test_streams_have_a_limit(
