@@ -15,7 +15,6 @@ A stream that belongs to a call which is active already is attached to that call
 from __future__ import annotations
 
 import asyncio
-from typing import Final
 
 import structlog
 
@@ -29,6 +28,7 @@ from gateway.calls.command_bus import CallCommand
 from gateway.calls.control import reason_after_command
 from gateway.calls.first_agent import connect_first_agent
 from gateway.calls.hold_audio import HeldStream, HoldAudio
+from gateway.calls.inbound_body import body_for_agent
 from gateway.calls.opening_reader import read_opening
 from gateway.calls.overflow import SlotRequest, acquire_or_overflow
 from gateway.calls.remote_call import RemoteCall, attach_to_call
@@ -46,8 +46,7 @@ from gateway.calls.stream_ownership import (
 from gateway.calls.target import Target, read_target
 from gateway.calls.termination import Termination
 from gateway.calls.token_session import continue_on, find_session, use_token
-from gateway.carriers.agent_body import agent_query, from_parameters, is_ours, with_custom
-from gateway.carriers.registry import CARRIERS
+from gateway.carriers.agent_body import agent_query
 from gateway.config import AgentSettings
 from gateway.media.accept import Upgrade
 from gateway.media.leg import Leg
@@ -61,9 +60,6 @@ from serializers.events import Start
 from serializers.registry import DIALECTS
 
 log = structlog.get_logger(__name__)
-
-_OUR_NUMBERS: Final = ("from_number", "to_number")
-"""Custom parameters that bots get under shorter names."""
 
 
 class StreamAttached(Exception):  # noqa: N818 - not an error
@@ -146,7 +142,7 @@ class InboundCall:
             self._upgrade.verified()
             if setup.continued is not None:
                 await self._attach(setup, setup.continued, agent, target.carrier, start)
-            query = agent_query(self._body(setup, target, start), target.custom)
+            query = agent_query(body_for_agent(self._services, setup, target, start), target.custom)
             self._start_hold_audio(setup, agent, dialect, start)
             agent_with_slot, instance = await self._acquire_slot(setup, agent, target, start)
             settings = BridgeSettings(
@@ -368,29 +364,6 @@ class InboundCall:
         self._progress.session_id = session_id
         self._active.add(self)
         self._progress.log = self._progress.log.bind(session=session_id)
-
-    def _body(self, setup: CallSetup, target: Target, start: Start | None) -> str | None:
-        """Return the body for the agent: the query's, that of an outbound call, or the parameters'.
-
-        Custom data is added where bots find it nowhere else, but not to a body that a token is bound to.
-        """
-        if start is None:
-            return target.body
-        max_bytes = self._services.settings.limits.max_body_bytes
-        body = target.body
-        if body is None:
-            owned = setup.ownership.body if setup.ownership is not None else None
-            body = owned if owned is not None else from_parameters(start.parameters, max_bytes)
-        profile = CARRIERS[target.carrier].profile
-        if profile.bots_read_parameters or setup.credentials.session is not None:
-            return body
-        custom: dict[str, str | None] = {**start.parameters, **dict(target.custom)}
-        if not profile.sends_numbers:
-            custom["from"] = start.from_number or custom.get("from")
-            custom["to"] = start.to_number or custom.get("to")
-            custom = {name: value for name, value in custom.items() if name not in _OUR_NUMBERS}
-        own = {name: value for name, value in custom.items() if value and not is_ours(name)}
-        return with_custom(body, own, max_bytes) if own else body
 
     def _start_hold_audio(
         self, setup: CallSetup, agent: AgentSettings, dialect: Dialect | None, start: Start | None

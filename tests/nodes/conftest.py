@@ -43,6 +43,7 @@ def settings_of_node(
             {
                 "name": "acme",
                 "private_keys": [KEY],
+                "public_keys": ["pk_acme"],
                 "carriers": [
                     CREDENTIALS[each["carrier"]]
                     | each

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.simulator.waiting import eventually
-from tests.harness.agent import Agent
+from tests.harness.agent import Agent, answers
 from tests.harness.carrier_reconnect import opening
 from tests.harness.document_calls import DocumentCalls, Server, carrier_running
 from tests.harness.gateway import Gateway
@@ -237,3 +237,19 @@ async def test_a_call_is_hung_up_through_the_other_machine_and_a_refused_transfe
     assert (await ask(west, "POST", f"{path}/hangup", {}))[0] == 200
     call.caller.send(call.caller.close_frame(1000))  # as the carrier does then
     await call.is_over("hung_up")
+
+
+@pytest.mark.parametrize("carrier", ["telnyx"], indirect=True)
+async def test_the_session_api_reaches_the_agent_from_any_machine(
+    nodes: tuple[Gateway, Gateway], line: DocumentCalls, support: Agent
+) -> None:
+    """Requests go to the instance itself, whichever machine has the session."""
+    east, west = nodes
+    call = await call_at(east, line, support)
+    support.answer = answers(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\ntrue"
+    )
+    path = f"/v1/public/support/sessions/{call.session}/notes"
+    assert await ask(west, "POST", path, {"text": "hello"}, key="pk_acme") == (200, True)
+    await call.hangs_up()
+    assert (await ask(west, "POST", path, {"text": "late"}, key="pk_acme"))[0] in (404, 410)

@@ -23,9 +23,9 @@ from tests.harness.rest_server import Placed
 from tests.harness.transcripts import replies, talk
 
 
-async def ask(gateway: Gateway, method: str, path: str, value: Any = None) -> tuple[int, Any]:
-    """One request with acme's private key on a connection of its own; the status and the body."""
-    headers = {"Authorization": f"Bearer {KEY}"}
+async def ask(gateway: Gateway, method: str, path: str, value: Any = None, key: str = KEY) -> tuple[int, Any]:
+    """One request with a key of acme's on a connection of its own; the status and the body."""
+    headers = {"Authorization": f"Bearer {key}"}
     async with (
         aiohttp.ClientSession(headers=headers) as client,
         client.request(method, gateway.url + path, json=value) as answer,
