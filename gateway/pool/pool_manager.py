@@ -302,7 +302,7 @@ class PoolManager:
         limits = PoolLimits.of(agent) if agent is not None else PoolLimits(max_instances=0, buffer=0)
         current = "" if agent is None else self._parts.pool.spec_of(agent)
         instances = [self._view(row, current, len(sessions.get(row.url, ()))) for row in rows]
-        plan = make_plan(limits, instances, waiting, table.able(host, now), self._parts.node)
+        plan = make_plan(limits, instances, waiting, self._able(host, table, now), self._parts.node)
         by_place = {own.row.place: own for own in owned if own.row is not None}
         retired = [by_place[place] for place in plan.retire if place in by_place]
         if self.is_draining or agent is None:
@@ -322,6 +322,13 @@ class PoolManager:
                 await self._close(own)
         if agent is not None and plan.start and not self.is_draining:
             await self._start(agent, plan.start, free_places(rows, agent.max_agents))
+
+    def _able(self, host: str, table: PoolTable, now: float) -> list[str]:
+        """Return the nodes that start the agent's instances; of itself this one knows more than the table."""
+        others = [node for node in table.able(host, now) if node != self._parts.node]
+        trouble = self._troubles.get(host)
+        is_able = not self.is_draining and (trouble is None or now >= trouble[0].until)
+        return [*others, self._parts.node] if is_able else others
 
     def _has_left(self, own: OwnInstance) -> bool:
         if own.left_at is None:

@@ -157,7 +157,7 @@ class PoolWorker:
         """Manage until this worker drains and another takes calls, or for ever."""
         manager = PoolManager(self._managed_node(), is_draining=self._is_draining)
         self._manager = manager
-        log.info("this worker manages the pool", node=node_name(self._directory.settings))
+        log.info("this worker manages the pool", node=node_name(self._directory.settings), pid=os.getpid())
         running = asyncio.create_task(manager.run())
         try:
             while not running.done() and self._may_manage(lock):
