@@ -26,6 +26,7 @@ from gateway.config.workability import NODE_URL, Concern, Severity, find_concern
 from gateway.model.addresses import host_in_region
 from gateway.nodes.node_listener import NodeAddressUnusable, bind_node
 from gateway.observability.log import logging_as
+from gateway.pool.command_check import find_command_concerns
 from gateway.server.exit_status import STARTUP_FAILED
 from gateway.server.port import bind
 from gateway.server.source_check import missing_libraries
@@ -58,6 +59,7 @@ def find_all_concerns(loaded: Loaded, config: Path | None) -> list[Concern]:
         *_certificate(settings),
         *_store(settings),
         *missing_libraries(settings),
+        *find_command_concerns(settings, os.environ),
         *_readable_secrets(loaded, config),
     ]
 
@@ -65,7 +67,12 @@ def find_all_concerns(loaded: Loaded, config: Path | None) -> list[Concern]:
 def find_concerns_of_running(loaded: Loaded, config: Path | None) -> list[Concern]:
     """Return the same for settings that a gateway takes while it runs: port, certificate and store stay."""
     settings = loaded.settings
-    concerns = [*find_concerns(settings), *missing_libraries(settings), *_readable_secrets(loaded, config)]
+    concerns = [
+        *find_concerns(settings),
+        *missing_libraries(settings),
+        *find_command_concerns(settings, os.environ),
+        *_readable_secrets(loaded, config),
+    ]
     with contextlib.suppress(StoreFailed):  # it is reported by those who need it
         concerns += _agents(settings)
     return concerns
