@@ -15,7 +15,9 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -68,6 +70,7 @@ from gateway.nodes.node_listener import NodeListener
 from gateway.nodes.node_signature import NodeVerifier
 from gateway.nodes.nodes import Nodes
 from gateway.nodes.remote_connection import hand_on
+from gateway.pool.agent_output import AgentOutput
 from gateway.pool.pool_worker import PoolWorker
 from gateway.store.connect import open_store
 from gateway.store.interface import Store, StoreFailed
@@ -117,7 +120,9 @@ async def running(
         watcher = _start_store_watcher(services, agents, stack)
         handovers = _start_handovers(services, worker_id, node, stack)
         if node is not None:
-            await node.start(NodeRequests(services.calls.commands, handovers, watcher.stop_session), stack)
+            search = partial(services.output.answer, Path(settings.server.pool_folder))
+            requests = NodeRequests(services.calls.commands, handovers, watcher.stop_session, search)
+            await node.start(requests, stack)
         _start_heartbeat(services, stack)
         _start_retention(store, settings.store, stack)
         batcher = _start_batcher(settings, stack)
@@ -258,7 +263,8 @@ async def _start_calls(
     outbound = OutboundCalls(calls, active)
     stack.push_async_callback(calls.clients.close)
     stack.push_async_callback(outbound.end_all, stopped)
-    return Services(calls, active, outbound, Dispatcher(calls, active, outbound), bots, http)
+    dispatcher = Dispatcher(calls, active, outbound)
+    return Services(calls, active, outbound, dispatcher, bots, http, AgentOutput(calls.nodes))
 
 
 def _start_store_watcher(services: Services, agents: _Agents, stack: AsyncExitStack) -> StoreWatcher:

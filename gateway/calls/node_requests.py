@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from gateway.calls.command_bus import CallCommand, CommandBus
@@ -18,14 +18,27 @@ class NodeRequests:
     """The `NodeHandlers` of one worker."""
 
     def __init__(
-        self, commands: CommandBus, handovers: StreamHandovers, stop_session: Callable[[str], bool]
+        self,
+        commands: CommandBus,
+        handovers: StreamHandovers,
+        stop_session: Callable[[str], bool],
+        search_output: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]] | None = None,
     ) -> None:
-        """`stop_session`: ends a session of this worker that is to stop; False if it has no such session."""
+        """`stop_session`: ends a session of this worker that is to stop; False if it has no such session.
+
+        `search_output`: searches what this node's instances have printed, for another node.
+        """
         self._commands = commands
+        self._search_output = search_output
         self._handovers = handovers
         self._stop_session = stop_session
 
     async def answer(self, kind: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        if kind == "output":
+            query = request["query"]
+            if self._search_output is None or not isinstance(query, dict):
+                raise TypeError("a query is an object")
+            return {"taken": True, **await self._search_output(query)}
         session_id = request["session"]
         if not isinstance(session_id, str):
             raise TypeError("a session's id is a text")

@@ -34,7 +34,7 @@ MAX_IDLE: Final = 4
 """Connections to one worker that stay open, and no more."""
 
 MAX_HEAD_BYTES: Final = 16_384
-MAX_ANSWER_BYTES: Final = 65_536
+MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 
 UPGRADE: Final = "patchbay-stream"
 """The protocol of a connection that has become a carrier's socket."""

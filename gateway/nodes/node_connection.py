@@ -38,7 +38,7 @@ REQUEST_S: Final = 10.0
 IDLE_S: Final = 60.0
 """How long a connection waits for its next request."""
 
-_PATH: Final = re.compile("/nodes/1/([0-9a-f]{32})/(command|question|stop|stream)")
+_PATH: Final = re.compile("/nodes/1/([0-9a-f]{32})/(command|question|stop|output|stream)")
 
 _STREAM: Final = "stream"
 
@@ -51,7 +51,7 @@ class NodeHandlers(Protocol):
     """The part of a worker that does what other nodes request."""
 
     async def answer(self, kind: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Answer a request of this kind: "command", "question" or "stop".
+        """Answer a request of this kind: "command", "question", "stop" or "output".
 
         Raises KeyError, TypeError or ValueError for one that cannot be understood.
         """

@@ -61,6 +61,15 @@ class NodeDirectory:
         self._known[worker] = url
         return url
 
+    async def all(self) -> dict[str, list[str]]:
+        """Return all workers that are announced, by the address of their node. Raises StoreFailed."""
+        workers: dict[str, list[str]] = {}
+        for found in await self._values.list(KIND, self._now()):
+            url = json.loads(found.value).get("url")
+            if isinstance(url, str):
+                workers.setdefault(url, []).append(found.key)
+        return workers
+
     def forget(self, worker: str) -> None:
         """Look the address of a worker up again when it is needed: it was not found there."""
         self._known.pop(worker, None)

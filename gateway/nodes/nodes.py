@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any, Final
@@ -21,6 +21,9 @@ log = structlog.get_logger(__name__)
 
 COMMAND_S: Final = 2.0
 """How long a node has to answer; a question has so much longer than its answer may take."""
+
+MAX_TRIED: Final = 2
+"""Workers of a node that are asked for its output: one may have ended a moment ago."""
 
 MAX_STREAMS: Final = 500
 """Sockets that one worker passes on to other nodes at the same time."""
@@ -67,6 +70,25 @@ class Nodes:
     async def stop(self, worker: str, session_id: str) -> Reply:
         """Have a worker end a session of its own, which the store says is to stop."""
         return (await self._ask(worker, "stop", {"session": session_id}, COMMAND_S))[0]
+
+    async def others(self) -> dict[str, list[str]]:
+        """Return the workers of the other nodes, by their node's URL; none if the store does not answer."""
+        try:
+            async with asyncio.timeout(COMMAND_S):
+                workers = await self.directory.all()
+        except (StoreFailed, TimeoutError):
+            return {}
+        return {url: ids for url, ids in workers.items() if url != self.url}
+
+    async def output(
+        self, workers: Sequence[str], query: Mapping[str, Any], timeout_s: float
+    ) -> Mapping[str, Any] | None:
+        """Search what the instances of another node have printed; None if none of these workers answers."""
+        for worker in workers[:MAX_TRIED]:
+            reply, answer = await self._ask(worker, "output", {"query": query}, timeout_s)
+            if reply is Reply.TAKEN:
+                return answer
+        return None
 
     async def open_stream(self, worker: str, message: bytes) -> OpenedStream | Reply:
         """Offer a worker a carrier's socket, and return the connection that stands for it.

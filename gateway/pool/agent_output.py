@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from gateway.nodes.nodes import Nodes
 from gateway.pool.instance_files import InstanceFile, InstanceFiles
 from gateway.pool.output_file import OutputLine, read_output, since_last_bytes
 
@@ -28,6 +30,15 @@ TAIL_BYTES: Final = 256 * 1024
 
 PAGE_BYTES: Final = 4 * 1024 * 1024
 """Bytes of text that one page has."""
+
+NODE_PAGE_BYTES: Final = 1024 * 1024
+"""Bytes of JSON that one node's page has for another node."""
+
+ROW_BYTES: Final = 60
+"""Bytes of JSON that a line takes besides its text."""
+
+OTHERS_S: Final = 10.0
+"""Seconds that another node has to answer."""
 
 MAX_WAITING: Final = 8
 """Searches that wait for the one that runs in a worker; more are refused."""
@@ -93,37 +104,50 @@ class TooManySearches(Exception):  # noqa: N818 - an answer, not a fault
 
 
 class AgentOutput:
-    """The output of agents on all nodes, for the requests of one worker: one search at a time.
+    """The output of agents on all nodes, for the requests of one worker: one search at a time."""
 
-    `elsewhere`: asks all other nodes; an answer is None for a node that gave none.
-    """
-
-    def __init__(
-        self, elsewhere: Callable[[OutputQuery], Awaitable[Sequence[Page | None]]] | None = None
-    ) -> None:
-        self._elsewhere = elsewhere
+    def __init__(self, nodes: Nodes | None = None) -> None:
+        """`nodes`: the other ones; None where this node has no address."""
+        self._nodes = nodes
         self._turn = asyncio.Semaphore(1)
         self._waiting = 0
 
     async def search(self, folder: Path, query: OutputQuery) -> Page:
         """Return the lines that the query asks for. `folder`: of this node. Raises TooManySearches."""
-        here, elsewhere = await asyncio.gather(self.search_here(folder, query), self._ask_others(query))
-        answered = [page for page in elsewhere if page is not None]
-        return merged([here, *answered], query, is_whole=len(answered) == len(elsewhere))
+        others = {} if self._nodes is None else await self._nodes.others()
+        # Nodes of one machine may share the folder: each tells of its own instances.
+        here = self._search_here(folder, query, lambda node: node not in others)
+        pages = await asyncio.gather(here, *(self._ask(workers, query) for workers in others.values()))
+        answered = [page for page in pages if page is not None]
+        return merged(answered, query, is_whole=len(answered) == len(pages))
 
-    async def search_here(self, folder: Path, query: OutputQuery) -> Page:
-        """Return the lines that this node has, uncut, for `merged`. Raises TooManySearches."""
+    async def answer(self, folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Search this node's own instances for another node: the answer to `Nodes.output`.
+
+        Raises KeyError, TypeError, ValueError if the request cannot be understood.
+        """
+        query = query_of(request)
+        own = "" if self._nodes is None else self._nodes.url
+        try:
+            page = await self._search_here(folder, query, lambda node: node == own)
+        except TooManySearches:
+            page = Page((), 0, False)
+        return answer_of(page)
+
+    async def _search_here(self, folder: Path, query: OutputQuery, is_meant: Callable[[str], bool]) -> Page:
         if self._waiting > MAX_WAITING:
             raise TooManySearches
         self._waiting += 1
         try:
             async with self._turn:
-                return await asyncio.to_thread(search_output, InstanceFiles(folder), query)
+                return await asyncio.to_thread(search_output, InstanceFiles(folder), query, is_meant)
         finally:
             self._waiting -= 1
 
-    async def _ask_others(self, query: OutputQuery) -> Sequence[Page | None]:
-        return () if self._elsewhere is None else await self._elsewhere(query)
+    async def _ask(self, workers: Sequence[str], query: OutputQuery) -> Page | None:
+        assert self._nodes is not None
+        answer = await self._nodes.output(workers, asdict(query), OTHERS_S)
+        return None if answer is None else page_of(answer)
 
 
 def level_of(text: str) -> str:
@@ -132,9 +156,14 @@ def level_of(text: str) -> str:
     return next((level for level in LEVELS if level in upper), DEFAULT_LEVEL)
 
 
-def search_output(files: InstanceFiles, query: OutputQuery) -> Page:
-    """Return the lines that one node has, at most `query.needed`; its pages are cut by `merged`."""
-    having = _instances(files, query)
+def search_output(
+    files: InstanceFiles, query: OutputQuery, is_meant: Callable[[str], bool] = lambda _: True
+) -> Page:
+    """Return the lines that one node has, at most `query.needed`; its pages are cut by `merged`.
+
+    `is_meant`: returns True for the nodes whose instances are searched.
+    """
+    having = [each for each in _instances(files, query) if is_meant(each.node)]
     if query.newest_first and not query.since:
         tails = _Search(query)
         for each in having:
@@ -215,12 +244,37 @@ def _may_have(instance: InstanceFile, query: OutputQuery) -> bool:
     return query.started is None or any(first <= started < last for first, last in query.started)
 
 
-def as_json(query: OutputQuery) -> dict[str, object]:
-    """Return a query for another node."""
-    return {name: getattr(query, name) for name in OutputQuery.__slots__}
+def query_of(request: Mapping[str, Any]) -> OutputQuery:
+    """Return the query of another node. Raises KeyError, TypeError, ValueError if it is none."""
+    started = request["started"]
+    until = request["until"]
+    return OutputQuery(
+        agent=str(request["agent"]),
+        instance=str(request["instance"]),
+        since=float(request["since"]),
+        until=None if until is None else float(until),
+        started=None if started is None else tuple((float(first), float(last)) for first, last in started),
+        text=str(request["text"]),
+        level=str(request["level"]),
+        newest_first=bool(request["newest_first"]),
+        limit=int(request["limit"]),
+        offset=int(request["offset"]),
+    )
 
 
-def lines_of(rows: Iterable[Sequence[float | str]]) -> Iterator[PrintedLine]:
-    """Yield the lines of another node's page."""
-    for at, text, started_at in rows:
-        yield PrintedLine(float(at), str(text), float(started_at))
+def answer_of(page: Page) -> dict[str, Any]:
+    """Return a node's page for another node, at most NODE_PAGE_BYTES of it."""
+    rows: list[tuple[float, str, float]] = []
+    room = NODE_PAGE_BYTES
+    for line in page.lines:
+        room -= len(json.dumps(line.text)) + ROW_BYTES
+        if room < 0:
+            break
+        rows.append((line.at, line.text, line.started_at))
+    return {"lines": rows, "total": page.total, "exact": page.is_exact and len(rows) == len(page.lines)}
+
+
+def page_of(answer: Mapping[str, Any]) -> Page:
+    """Return the page that another node has answered with."""
+    lines = tuple(PrintedLine(float(at), str(text), float(began)) for at, text, began in answer["lines"])
+    return Page(lines, int(answer["total"]), bool(answer["exact"]))

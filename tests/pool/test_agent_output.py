@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,8 +19,11 @@ from gateway.pool.agent_output import (
     Page,
     PrintedLine,
     TooManySearches,
+    answer_of,
     level_of,
     merged,
+    page_of,
+    query_of,
     search_output,
 )
 from gateway.pool.instance_files import InstanceFile, InstanceFiles
@@ -207,30 +212,78 @@ def test_the_level_of_a_line_is_what_the_cli_takes_it_for(text: str, level: str)
     assert level_of(text) == level
 
 
+class OtherNodes:
+    """One other node, whose answer is made by the test. `page`: None for one that gives no answer."""
+
+    url = "http://10.0.0.1:7861"
+
+    def __init__(self, page: Page | None) -> None:
+        self.page = page
+        self.queries: list[dict[str, Any]] = []
+
+    async def others(self) -> dict[str, list[str]]:
+        return {"http://10.0.0.2:7861": ["one", "two"]}
+
+    async def output(self, workers: Sequence[str], query: dict[str, Any], timeout_s: float) -> Any:
+        assert list(workers) == ["one", "two"]
+        self.queries.append(json.loads(json.dumps(query)))
+        return None if self.page is None else json.loads(json.dumps(answer_of(self.page)))
+
+
 async def test_lines_of_all_nodes_are_one_page(node: Node) -> None:
     node.instance("one")
     node.prints("one", DAY + 2, "here at 2")
     node.prints("one", DAY + 6, "here at 6")
-
-    async def elsewhere(query: OutputQuery) -> Sequence[Page | None]:
-        assert query.needed == 2
-        return [Page((PrintedLine(DAY + 4, "there at 4", DAY),), 7, True)]
-
-    output = AgentOutput(elsewhere)
-    page = await output.search(node.folder, replace(ALL, limit=2))
+    others: Any = OtherNodes(Page((PrintedLine(DAY + 4, "there at 4", DAY),), 7, True))
+    query = replace(ALL, limit=2, text="at", started=((DAY - 1, DAY + 1),))
+    page = await AgentOutput(others).search(node.folder, query)
     assert [line.text for line in page.lines] == ["here at 2", "there at 4"]
     assert (page.total, page.is_exact) == (9, True)
+    assert query_of(others.queries[0]) == query
 
 
 async def test_a_node_that_does_not_answer_makes_the_total_a_least_one(node: Node) -> None:
     node.instance("one")
     node.prints("one", DAY + 2, "here")
-
-    async def elsewhere(_: OutputQuery) -> Sequence[Page | None]:
-        return [None]
-
-    page = await AgentOutput(elsewhere).search(node.folder, ALL)
+    others: Any = OtherNodes(None)
+    page = await AgentOutput(others).search(node.folder, ALL)
     assert ([line.text for line in page.lines], page.is_exact) == (["here"], False)
+
+
+async def test_a_node_tells_others_of_its_own_instances_alone(node: Node) -> None:
+    """Two nodes of one machine share a folder, and no line comes twice."""
+    node.instance("one")
+    node.prints("one", DAY + 2, "of the one")
+    node.files.save(replace(node.instance("two", port=20_001), node=OtherNodes.url))
+    node.prints("two", DAY + 3, "of the other")
+    node.files.save(replace(node.instance("three", port=20_002), node="http://10.0.0.2:7861"))
+    node.prints("three", DAY + 4, "of the third")
+    others: Any = OtherNodes(Page((PrintedLine(DAY + 4, "of the third", DAY),), 1, True))
+    output = AgentOutput(others)
+    request = json.loads(json.dumps(asdict(ALL)))
+    answer = await output.answer(node.folder, request)
+    assert [text for _, text, _ in answer["lines"]] == ["of the other"]
+    assert (answer["total"], answer["exact"]) == (1, True)
+    page = await output.search(node.folder, ALL)
+    assert [line.text for line in page.lines] == ["of the one", "of the other", "of the third"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [{}, {"agent": "a"}, {**asdict(ALL), "since": "x"}, {**asdict(ALL), "started": [1]}],
+)
+async def test_a_query_that_cannot_be_understood_is_refused(node: Node, request_: dict[str, Any]) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        await AgentOutput().answer(node.folder, request_)
+
+
+def test_an_answer_to_another_node_has_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_output, "NODE_PAGE_BYTES", 1000)
+    lines = tuple(PrintedLine(DAY + number, "é" * 20, DAY) for number in range(10))
+    answer = answer_of(Page(lines, 10, True))
+    assert len(json.dumps(answer)) < 1100
+    assert (answer["total"], answer["exact"]) == (10, False)
+    assert page_of(answer).lines == lines[: len(answer["lines"])]
 
 
 async def test_more_searches_than_may_wait_are_refused(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
