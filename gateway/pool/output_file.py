@@ -31,6 +31,9 @@ MAX_SAMPLES: Final = 20_000
 MAX_LINE_BYTES: Final = 16_384
 """Of a line that is read; the rest is left out."""
 
+FILE_CLOCK_S: Final = 0.02
+"""Seconds by which the clock of files may be behind (a tick of the kernel's)."""
+
 _COPY_BYTES: Final = 1024 * 1024
 
 
@@ -128,8 +131,16 @@ def read_output(path: Path, since: float, until: float | None = None) -> Iterato
     if until is not None and (index := bisect_left(times.at, until)) < len(times.at):
         end = times.offsets[index]
     for offset, line in _lines(path, times.base, begin, end):
-        index = min(bisect_left(times.offsets, offset), len(times.at) - 1)
-        yield OutputLine(times.at[index], line)
+        index = bisect_left(times.offsets, offset)
+        yield OutputLine(times.at[index] if index < len(times.at) else _written_at(path, times), line)
+
+
+def _written_at(path: Path, times: _Times) -> float:
+    """Return by when what is not noted yet was there: after the last noted time, and the file's own."""
+    try:
+        return max(times.at[-1], path.stat().st_mtime + FILE_CLOCK_S)
+    except OSError:
+        return times.at[-1]
 
 
 def since_last_bytes(path: Path, size: int) -> float:

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from gateway.pool import output_file
-from gateway.pool.output_file import OutputFile, open_for_instance, output_bytes, read_output, remove_output
+from gateway.pool.output_file import (
+    FILE_CLOCK_S,
+    OutputFile,
+    open_for_instance,
+    output_bytes,
+    read_output,
+    remove_output,
+)
 
 
 class Printer:
@@ -131,3 +138,13 @@ def test_all_files_of_an_instance_are_removed(printer: Printer, monkeypatch: pyt
     assert len(list(printer.path.parent.iterdir())) == 3
     remove_output(printer.path)
     assert list(printer.path.parent.iterdir()) == []
+
+
+def test_a_line_that_came_a_moment_ago_has_the_time_of_its_file(printer: Printer) -> None:
+    """The size is noted once a second; a session that is over by then has its lines all the same."""
+    printer.print("one\n", 1001.0)
+    os.write(printer._descriptor, b"two\n")
+    os.utime(printer.path, (1001.5, 1001.5))
+    assert [line.at for line in read_output(printer.path, 1000.0)] == [1001.0, 1001.5 + FILE_CLOCK_S]
+    os.utime(printer.path, (900.0, 900.0))  # a clock that was set back
+    assert [line.at for line in read_output(printer.path, 1000.0)] == [1001.0, 1001.0]
