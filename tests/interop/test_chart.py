@@ -128,10 +128,15 @@ def render(case: str) -> str:
 
 def resources(case: str) -> list[dict[str, Any]]:
     """Return what a case is rendered to."""
+    return read_yaml(render(case))
+
+
+def read_yaml(text: str) -> list[dict[str, Any]]:
+    """Return the resources in a text."""
     program = "import json, sys, yaml; json.dump([r for r in yaml.safe_load_all(sys.stdin) if r], sys.stdout)"
     read = subprocess.run(
         [tool("python"), "-c", program],
-        input=render(case),
+        input=text,
         capture_output=True,
         text=True,
         timeout=WAIT_S,
@@ -187,7 +192,9 @@ def test_kubernetes_knows_everything_that_is_rendered(case: str, tmp_path: Path)
 
 def test_keda_knows_what_is_rendered_for_it() -> None:
     ours = [each for each in resources("scaled by calls") if each["apiVersion"].startswith("keda.sh/")]
-    assert [each["kind"] for each in ours].count("ScaledObject") == 2
+    page = (ROOT / "docs" / "agents.md").read_text(encoding="utf-8")
+    ours += read_yaml(page.partition("```yaml\n")[2].partition("```")[0])
+    assert [each["kind"] for each in ours].count("ScaledObject") == 3
     finished = subprocess.run(
         [tool("python"), "-W", "ignore", Path(__file__).parent / "keda_schema.py"],
         input=json.dumps(ours),

@@ -71,7 +71,7 @@ async def test_lines_are_the_same_whichever_machine_is_asked(
         assert f"session {session} begins" in str(await logs(gateway, f"sessionId={session}"))
 
 
-async def test_without_the_other_machine_the_total_is_a_least_one(machines: tuple[Gateway, Gateway]) -> None:
+async def test_a_machine_that_has_ended_is_not_waited_for(machines: tuple[Gateway, Gateway]) -> None:
     here, there = machines
     here.end()
     async with asyncio.timeout(WAIT_S):
