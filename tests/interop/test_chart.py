@@ -193,7 +193,8 @@ def test_kubernetes_knows_everything_that_is_rendered(case: str, tmp_path: Path)
 def test_keda_knows_what_is_rendered_for_it() -> None:
     ours = [each for each in resources("scaled by calls") if each["apiVersion"].startswith("keda.sh/")]
     page = (ROOT / "docs" / "agents.md").read_text(encoding="utf-8")
-    ours += read_yaml(page.partition("```yaml\n")[2].partition("```")[0])
+    blocks = (each.partition("```")[0] for each in page.split("```yaml\n")[1:])
+    ours += read_yaml(next(each for each in blocks if "keda.sh" in each))
     assert [each["kind"] for each in ours].count("ScaledObject") == 3
     finished = subprocess.run(
         [tool("python"), "-W", "ignore", Path(__file__).parent / "keda_schema.py"],

@@ -47,7 +47,7 @@ async def test_instances_that_take_several_calls_are_needed_for_as_many(work: Ca
 
 async def test_kedas_example_names_a_number_of_the_answer(api: Any) -> None:
     """`make interop` checks the rest of it with KEDA's own models."""
-    text = PAGE.read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
+    text = PAGE.read_text(encoding="utf-8").partition("kind: ScaledObject\n")[2].partition("```")[0]
     values = dict(re.findall(r"^ +(\w+): \"?([^\"\n]+)\"?$", text, re.MULTILINE))
     answer = (await api("GET", values["url"].partition(":7860")[2])).json
     number = reduce(lambda value, name: value[name], values["valueLocation"].split("."), answer)
