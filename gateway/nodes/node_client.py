@@ -34,7 +34,7 @@ MAX_IDLE: Final = 4
 """Connections to one worker that stay open, and no more."""
 
 MAX_HEAD_BYTES: Final = 16_384
-MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
+MAX_ANSWER_BYTES: Final = 65_536
 
 UPGRADE: Final = "patchbay-stream"
 """The protocol of a connection that has become a carrier's socket."""
@@ -68,12 +68,13 @@ class OpenedStream:
 
 @dataclass(frozen=True, slots=True)
 class NodeRequest:
-    """A request to one worker. `path`: names it. `url`: of its node."""
+    """A request to one worker. `path`: names it. `url`: of its node. `max_answer_bytes`: of the answer."""
 
     worker: str
     url: str
     path: str
     body: bytes
+    max_answer_bytes: int = MAX_ANSWER_BYTES
 
 
 class NodeClient:
@@ -232,6 +233,7 @@ class _Connection(asyncio.Protocol):
         self.answered: asyncio.Future[NodeAnswer]
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._status = 0
+        self._max_answer_bytes = MAX_ANSWER_BYTES
         self._body = b""
         self._has_answer = False  # a byte of it
         self.begin()
@@ -258,6 +260,7 @@ class _Connection(asyncio.Protocol):
 
     def send(self, request: NodeRequest, headers: Mapping[str, str]) -> None:
         """Send a request."""
+        self._max_answer_bytes = request.max_answer_bytes
         lines = [*headers.items(), ("Content-Length", str(len(request.body)))]
         head = h11.Request(method="POST", target=request.path, headers=lines)
         parts = (self._http.send(head), self._http.send(h11.Data(request.body)))
@@ -299,7 +302,7 @@ class _Connection(asyncio.Protocol):
                     return
             elif isinstance(event, h11.Data):
                 self._body += bytes(event.data)
-                if len(self._body) > MAX_ANSWER_BYTES:
+                if len(self._body) > self._max_answer_bytes:
                     self._fail(NodeUnreachable("its answer is too large", was_sent=True))
                     self.transport.abort()
             elif isinstance(event, h11.EndOfMessage):

@@ -12,7 +12,13 @@ from typing import Any, Final
 
 import structlog
 
-from gateway.nodes.node_client import NodeClient, NodeRequest, NodeUnreachable, OpenedStream
+from gateway.nodes.node_client import (
+    MAX_ANSWER_BYTES,
+    NodeClient,
+    NodeRequest,
+    NodeUnreachable,
+    OpenedStream,
+)
 from gateway.nodes.node_directory import NodeDirectory
 from gateway.nodes.node_signature import NodeSigner
 from gateway.store.interface import StoreFailed
@@ -21,6 +27,10 @@ log = structlog.get_logger(__name__)
 
 COMMAND_S: Final = 2.0
 """How long a node has to answer; a question has so much longer than its answer may take."""
+
+OUTPUT: Final = "output"
+MAX_OUTPUT_BYTES: Final = 4 * 1024 * 1024
+"""Bytes of another node's answer about its output; it sends less (gateway/pool/agent_output.py)."""
 
 MAX_TRIED: Final = 2
 """Workers of a node that are asked for its output: one may have ended a moment ago."""
@@ -85,7 +95,7 @@ class Nodes:
     ) -> Mapping[str, Any] | None:
         """Search what the instances of another node have printed; None if none of these workers answers."""
         for worker in workers[:MAX_TRIED]:
-            reply, answer = await self._ask(worker, "output", {"query": query}, timeout_s)
+            reply, answer = await self._ask(worker, OUTPUT, {"query": query}, timeout_s)
             if reply is Reply.TAKEN:
                 return answer
         return None
@@ -154,7 +164,10 @@ class Nodes:
                 url = await self.directory.url_of(worker)
         except (StoreFailed, TimeoutError):
             return None
-        return None if url is None else NodeRequest(worker, url, f"/nodes/1/{worker}/{kind}", body)
+        if url is None:
+            return None
+        most = MAX_OUTPUT_BYTES if kind == OUTPUT else MAX_ANSWER_BYTES
+        return NodeRequest(worker, url, f"/nodes/1/{worker}/{kind}", body, most)
 
     # The log: one line when a node falls silent, one when it answers again
 
