@@ -176,8 +176,8 @@ async def transfer(services: CallServices, record: SessionRecord, request: Trans
     if not request.is_configured:
         check_destination(request.to, organization)  # the organisation pays for the call
     call = await running_call(services, record, "transfer")
-    if record.state is not SessionState.RUNNING:
-        raise CallNotActive("the session's agent is being started")
+    if record.state is not SessionState.RUNNING and not request.is_configured:
+        raise CallNotActive("the session's agent is being started")  # and not: it could not be
     carrier, session_id = record.carrier, record.session_id
     agent = services.agents.find(record.agent)
     time_limit_s = None if agent is None else agent.max_session_duration  # as a call out has

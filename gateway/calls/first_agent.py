@@ -8,16 +8,34 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.agents.media_socket import connect_agent, media_target
+from gateway.calls.agent_failover import fall_back
 from gateway.calls.agent_translation import translator_for
 from gateway.calls.call_setup import BridgeSettings, CallSetup
 from gateway.calls.services import CallServices
 from gateway.calls.state import CallProgress
+from gateway.config import AgentSettings
 from gateway.media.leg import Leg
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import StoreFailed
 
+_NO_AGENT: Final = (Reasons.agent_start_timeout, Reasons.agent_unreachable)
+
 STARTED_ATTEMPTS: Final = 3
 """Instances that a call tries, of those that the gateway starts: any of them may end when it likes."""
+
+
+async def wait_for_first_agent(
+    services: CallServices, progress: CallProgress, setup: CallSetup, agent: AgentSettings, instance: str
+) -> str:
+    """Wait until the call's instance runs, if the gateway has to start it, with the hold sound.
+
+    Until then `agent_connect_timeout` does not count. Return the instance, or another that the call was moved
+    to. Raises CallEnded, after what the agent's `fallback` says was done for the caller.
+    """
+    try:
+        return await services.capacity.wait_started(agent, progress.session_id, instance)
+    except CallEnded as failure:
+        raise await _after_fallback(services, progress, setup, agent, failure) from None
 
 
 async def connect_first_agent(
@@ -42,11 +60,30 @@ async def connect_first_agent(
             return settings
         except CallEnded as end:
             if end.reason is not Reasons.agent_unreachable or not attempts:
-                raise
-        instance = await capacity.wait_started(agent, progress.session_id, settings.instance, has_failed=True)
+                raise await _after_fallback(services, progress, setup, agent, end) from None
+        try:
+            instance = await capacity.wait_started(
+                agent, progress.session_id, settings.instance, has_failed=True
+            )
+        except CallEnded as end:
+            raise await _after_fallback(services, progress, setup, agent, end) from None
         setup.instance = instance
         progress.log = progress.log.bind(instance=instance)
         settings = replace(settings, instance=instance)
+
+
+async def _after_fallback(
+    services: CallServices,
+    progress: CallProgress,
+    setup: CallSetup,
+    agent: AgentSettings,
+    failure: CallEnded,
+) -> CallEnded:
+    """Do what `fallback` says, if no instance of an agent could be started. Return the end of the call."""
+    is_started = services.capacity.cold_starts.concern(agent)
+    if not is_started or setup.hold_audio is None or failure.reason not in _NO_AGENT:
+        return failure
+    return await fall_back(services, progress, agent, failure, setup.hold_audio)
 
 
 async def _connect(

@@ -26,7 +26,7 @@ from gateway.calls.bridge import Bridge
 from gateway.calls.call_setup import BridgeSettings, CallSetup
 from gateway.calls.command_bus import CallCommand
 from gateway.calls.control import reason_after_command
-from gateway.calls.first_agent import connect_first_agent
+from gateway.calls.first_agent import connect_first_agent, wait_for_first_agent
 from gateway.calls.hold_audio import HeldStream, HoldAudio
 from gateway.calls.inbound_body import body_for_agent
 from gateway.calls.opening_reader import read_opening
@@ -399,9 +399,7 @@ class InboundCall:
         self._admitted = True
         setup.instance = instance
         self._progress.change(CallState.CONNECTING)
-        capacity = self._services.capacity
-        # With the hold sound, if it has to be started; until then `agent_connect_timeout` does not count.
-        instance = await capacity.wait_started(agent, self._progress.session_id, instance)
+        instance = await wait_for_first_agent(self._services, self._progress, setup, agent, instance)
         setup.instance = instance
         self._progress.log = self._progress.log.bind(agent=agent.service_host, instance=instance)
         return agent, instance

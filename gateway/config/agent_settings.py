@@ -301,7 +301,8 @@ class AgentSettings(Table):
     )
     fallback: Annotated[Fallback, ParsedText(parse_fallback)] = Field(
         default=HangUp(),
-        description="What becomes of a caller whose agent is lost and not replaced: `hangup`; a number that "
+        description="What becomes of a caller whose agent is lost and not replaced, or could not be started "
+        "(`command`): `hangup`; a number that "
         "the carrier transfers the call to, if the organisation has an account; or a WAV file, played once "
         "before the call ends.",
     )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import wave
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,22 @@ def ready_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def sorry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording of 60 ms."""
+    path = tmp_path_factory.mktemp("sounds") / "sorry.wav"
+    with wave.open(str(path), "wb") as recording:
+        recording.setparams((1, 2, 8000, 0, "NONE", ""))
+        recording.writeframes(b"\x00\x10" * 480)
+    return path
+
+
+@pytest.fixture(scope="module")
 def gateway(
     start_pool: Callable[..., Gateway],
     pool_agent: Callable[..., dict[str, Any]],
     carrier_port: AgentPort,
     ready_file: Path,
+    sorry: Path,
 ) -> Gateway:
     account = {"carrier": "twilio", "api_url": server_of("twilio", carrier_port, "").api_url}
     acme = {"name": "acme", "public_keys": ["pk_acme"], "private_keys": ["sk_acme"]}
@@ -46,8 +58,12 @@ def gateway(
         pool_agent("dialed", f"ready-after={ready_file}", max_agents=1),
         pool_agent("held"),
         pool_agent("queued", max_agents=1, queue_size=2, hold="ringback", organization="globex"),
+        pool_agent(
+            "sorry", "never-ready", start_limit=0.5, fallback=str(sorry), hold="none", organization="globex"
+        ),
+        pool_agent("elsewhere", "never-ready", start_limit=0.5, fallback="+14155550177", max_agents=1),
         organizations=[{**acme, "carriers": [account | CREDENTIALS["twilio"]]}, {"name": "globex"}],
-        server={"public_url": "https://voice.test"},
+        server={"public_url": "https://voice.example.com"},
     )
 
 
@@ -72,6 +88,10 @@ async def heard(caller: Caller, text: bytes) -> int:
     while text not in (await caller.hear()).payload:
         messages += 1
     return messages
+
+
+def ends_of(gateway: Gateway, agent: str) -> list[dict[str, Any]]:
+    return [end for end in gateway.ends() if end.get("agent") == agent]
 
 
 async def test_a_session_without_a_transport_starts_its_agent(
@@ -133,3 +153,35 @@ async def test_where_no_more_may_be_started_a_call_is_queued(gateway: Gateway) -
     assert len([line for line in gateway.log_lines() if line["event"] == "call waits for a place"]) == 1
     started = [line for line in gateway.log_lines() if line.get("agent") == "queued.globex"]
     assert len([line for line in started if line["event"] == "instance is started"]) == 1
+
+
+async def test_where_no_agent_can_be_started_the_caller_hears_what_is_to_be_said_then(
+    gateway: Gateway,
+) -> None:
+    caller = await gateway.dial("/ws/twilio/sorry.globex")
+    for message in opening("twilio"):
+        caller.say(message)
+    assert b'"media"' in (await caller.hear()).payload
+    assert (await caller.closed())[0] == 1011
+    (end,) = await eventually(lambda: ends_of(gateway, "sorry.globex"), "the call ends")
+    assert (end["event"], end["reason"]) == ("call not begun", "agent_start_timeout")
+    assert end["words"].endswith("; its caller was told")
+
+
+async def test_where_no_agent_can_be_started_the_caller_is_transferred(
+    gateway: Gateway, post: Callable[..., Any], carrier_port: AgentPort
+) -> None:
+    server = await server_of("twilio", carrier_port, f"http://127.0.0.1:{gateway.port}").start()
+    try:
+        call = {"carrier": "twilio", "to": "+14155550142", "from": "+14155550199"}
+        dialed = await post("elsewhere/dialout", call)
+        phone = await next_callee("twilio", server)
+        caller, _ = await phone.opens(gateway, await phone.answered())
+        assert (await caller.closed())[0] == 1011
+        (end,) = await eventually(lambda: ends_of(gateway, "elsewhere.acme"), "the call ends")
+        assert (end["event"], end["session"]) == ("call not begun", dialed["sessionId"])
+        assert end["words"].endswith("; its caller was transferred")
+        (transfer,) = server.requests_of("update")
+        assert "+14155550177" in str(transfer)
+    finally:
+        await server.stop()
