@@ -26,6 +26,7 @@ LONGEST_FILES = (
     "whole_way/test_three_nodes.py",
     "server/test_worker_processes.py",
     "server/test_takeover.py",
+    "nodes/test_second_sockets.py",
     "calls/test_store_failure.py",
     "server/test_draining.py",
     "calls/carrier_reconnect/test_another_worker.py",

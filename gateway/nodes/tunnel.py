@@ -20,10 +20,10 @@ from gateway.media.direct_transport import HIGH_WATER_BYTES
 LINGER_S: Final = 10.0
 """How long the one side may take to end after the other has."""
 
-KEEPALIVE_IDLE_S: Final = 5
-KEEPALIVE_INTERVAL_S: Final = 2
+KEEPALIVE_IDLE_S: Final = 2
+KEEPALIVE_INTERVAL_S: Final = 1
 KEEPALIVE_PROBES: Final = 3
-"""A machine at the other end of a tunnel that does not answer for eleven seconds is gone."""
+"""A machine at the other end of a tunnel that does not answer for five seconds is gone."""
 
 
 def watch_far_end(transport: asyncio.BaseTransport) -> None:

@@ -54,7 +54,13 @@ def settings_of_node(
             }
         ],
         "agents": [agent | {"sessions_per_instance": 5, "max_resumes": 0}],
-        "limits": {"close_timeout": 0.5, "reconnect_timeout": NEVER_S, "instance_failures": 0},
+        "limits": {
+            "close_timeout": 0.5,
+            "reconnect_timeout": NEVER_S,
+            "instance_failures": 0,
+            "requests_per_second": 10_000,
+            "requests_burst": 10_000,
+        },
     }
 
 
@@ -78,4 +84,5 @@ def start_node(
 
 @pytest.fixture(scope="module")
 def nodes(start_node: Callable[..., Gateway]) -> tuple[Gateway, Gateway]:
-    return start_node(), start_node()
+    """Two machines. The first has two workers, of which either may get what is for the other."""
+    return start_node({"workers": 2}), start_node()
