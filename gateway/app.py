@@ -137,6 +137,8 @@ async def _open_store(
     store = open_store(
         settings.store.url,
         worker_id,
+        passwords=settings.store.passwords,
+        max_history=settings.store.max_history,
         admits_on_failure=settings.store.on_failure == "admit",
         single_use_kinds=SINGLE_USE_KINDS,
         calls_per_organization=settings.limits.calls_per_organization,

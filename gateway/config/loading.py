@@ -17,6 +17,7 @@ from gateway.config.consistency import CROSS_CHECK, Location, find_contradiction
 from gateway.config.environment import Overrides, resolve_references
 from gateway.config.problems import ConfigError, Problem, message_of
 from gateway.config.settings import Settings
+from gateway.store.redis.redis_address import url_password
 
 _TOML_PLACE: Final = re.compile(r" \(at (?:(line \d+, column \d+)|end of document)\)$")
 
@@ -124,8 +125,8 @@ def _load(
     problems = overrides.problems + [places.problem(location, message) for location, message in unresolved]
     if problems:
         raise ConfigError(problems)
-    secrets = _secrets(settings.model_dump())
-    return Loaded(settings, places.problem, any(secret in text for secret in secrets)), tables
+    secrets = [*_secrets(settings.model_dump()), url_password(settings.store.url)]
+    return Loaded(settings, places.problem, any(secret in text for secret in secrets if secret)), tables
 
 
 def _secrets(value: Any) -> Iterator[str]:

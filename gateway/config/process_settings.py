@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, SecretStr, model_validator
 
 from gateway import DISTRIBUTION
 from gateway.config.values import (
-    REDIS,
     SQLITE,
     BaseUrl,
     FileName,
@@ -31,6 +30,7 @@ from gateway.config.values import (
     Whole,
 )
 from gateway.model.addresses import is_loopback
+from gateway.store.redis.redis_address import StorePasswords, is_redis, parse_redis_url
 
 
 class Server(Table):
@@ -166,7 +166,20 @@ class StoreSettings(Table):
         description="Where sessions are kept: `sqlite:///FILE`, relative to the working directory, or "
         "`sqlite:////ABSOLUTE/FILE`, which the workers of one machine share; or "
         "`redis://HOST:PORT/DATABASE`, with `rediss://` over TLS, which the gateways of many machines share "
-        f"(`pip install '{DISTRIBUTION}[redis]'`). A password belongs into the environment variable.",
+        f"(`pip install '{DISTRIBUTION}[redis]'`). Several hosts, with commas, are nodes of one cluster. "
+        "`redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE` names Sentinels, and the service that they "
+        "watch.",
+    )
+    password: SecretStr | None = Field(
+        default=None,
+        description="The password of the Redis server, of the user in the URL if one is there: as "
+        '`"env:REDIS_PASSWORD"` it is not in the file.',
+    )
+    sentinel_username: str | None = Field(
+        default=None, description="The user of the Sentinels, if not their default one."
+    )
+    sentinel_password: SecretStr | None = Field(
+        default=None, description="The password of the Sentinels, which have one of their own."
     )
     on_failure: Literal["refuse", "admit"] = Field(
         default="refuse",
@@ -189,10 +202,37 @@ class StoreSettings(Table):
         description="Days for which management calls are kept (`/v1/audit`). 0 keeps everything.",
     )
 
+    max_history: Whole = Field(
+        default=100_000,
+        ge=0,
+        le=100_000_000,
+        description="Sessions that are over, and management calls of one organisation, of which a store on "
+        "Redis keeps no more, the newest: all of it is in memory there, about 2 kB a session. 0 keeps all "
+        "for `retention_days` and `audit_days`.",
+    )
+
+    @model_validator(mode="after")
+    def _check_passwords(self) -> StoreSettings:
+        if (self.password or self.sentinel_password or self.sentinel_username) and not self.is_redis:
+            raise ValueError("password, sentinel_username and sentinel_password go with a URL of Redis")
+        has_sentinels = self.is_redis and parse_redis_url(self.url, self.passwords).service
+        if (self.sentinel_password or self.sentinel_username) and not has_sentinels:
+            raise ValueError("sentinel_username and sentinel_password go with redis+sentinel://")
+        return self
+
     @property
     def is_redis(self) -> bool:
         """Whether the store is on a Redis server."""
-        return self.url.startswith(REDIS)
+        return is_redis(self.url)
+
+    @property
+    def passwords(self) -> StorePasswords:
+        """What the Redis server and its Sentinels want to be told, beside the URL."""
+
+        def text(secret: SecretStr | None) -> str:
+            return secret.get_secret_value() if secret is not None else ""
+
+        return StorePasswords(text(self.password), self.sentinel_username or "", text(self.sentinel_password))
 
     @property
     def path(self) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from gateway.config.settings import Settings
+from gateway.store.redis.redis_address import url_password
 
 HIDDEN = "**********"
 
@@ -18,7 +19,11 @@ VARIABLES = "agents.environment"
 
 def render(settings: Settings) -> str:
     """Return the settings, defaults included, as a TOML document with secrets replaced by asterisks."""
-    return "\n\n".join(_tables(settings.model_dump())) + "\n"
+    tables = settings.model_dump()
+    url = settings.store.url
+    if password := url_password(url):
+        tables["store"]["url"] = url.replace(f":{password}@", f":{HIDDEN}@", 1)
+    return "\n\n".join(_tables(tables)) + "\n"
 
 
 def _tables(tables: Mapping[str, Any]) -> Iterator[str]:

@@ -17,9 +17,9 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from gateway.model.addresses import is_agent_name, is_label, is_phone_number
+from gateway.store.redis.redis_address import is_redis, parse_redis_url
 
 SQLITE: Final = "sqlite:///"
-REDIS: Final = ("redis://", "rediss://")
 MAX_AGENT_NAME_CHARACTERS: Final = 54
 MAX_LABEL_CHARACTERS: Final = 63  # a region is a DNS label in front of the public host (RFC 1035 §2.3.4)
 ED25519_KEY_BYTES: Final = 32
@@ -282,11 +282,12 @@ def _parse_http_url(value: str) -> SplitResult:
 
 
 def check_store_url(value: str) -> str:
-    """Check the URL of a store: sqlite:///FILE, redis://HOST or rediss://HOST."""
-    if value.startswith(REDIS):
-        return _check_redis_url(value)
+    """Check the URL of a store: sqlite:///FILE, or one of Redis (gateway/store/redis/redis_address.py)."""
+    if is_redis(value):
+        parse_redis_url(value)
+        return value
     if not value.startswith(SQLITE):
-        raise ValueError("must start with sqlite:///, redis:// or rediss://")
+        raise ValueError("must start with sqlite:///, redis:// or rediss://, or redis+sentinel://")
     file = value.removeprefix(SQLITE)
     if file == ":memory:":
         raise ValueError("must name a file: a database in memory cannot be shared by workers")
@@ -294,25 +295,6 @@ def check_store_url(value: str) -> str:
         raise ValueError("must name a file, as in sqlite:///patchbay.db")
     if "?" in file or "#" in file:
         raise ValueError("must be a file name alone, without ? or #")
-    return value
-
-
-def _check_redis_url(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-        parts = urlsplit("")
-    if not host or port == 0 or parts.netloc.endswith(":"):
-        raise ValueError(
-            "must name a host, as in redis://127.0.0.1:6379/0, and a port from 1 to 65535 if any"
-        )
-    database = parts.path.removeprefix("/")
-    if database and not database.isdecimal():
-        raise ValueError("must end with the number of a database, if any, as in redis://127.0.0.1:6379/0")
-    if parts.query or parts.fragment:
-        raise ValueError("must have no ? and no #")
     return value
 
 

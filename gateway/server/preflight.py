@@ -189,7 +189,7 @@ def _is_for(certificate: x509.Certificate, host: str) -> bool:
 def _store(settings: Settings) -> Iterator[Concern]:
     try:
         if settings.store.is_redis:
-            for doubt in inspect_redis(settings.store.url, DOCUMENT_KIND)[1]:
+            for doubt in inspect_redis(settings.store.url, settings.store.passwords, DOCUMENT_KIND)[1]:
                 yield Concern(_STORE, doubt, Severity.DOUBTFUL)
         else:
             inspect_file(settings.store.path.absolute())
@@ -214,7 +214,7 @@ def _agents(settings: Settings) -> Iterator[Concern]:
 
 def _stored_agents(settings: Settings) -> int:
     if settings.store.is_redis:
-        return inspect_redis(settings.store.url, DOCUMENT_KIND)[0]
+        return inspect_redis(settings.store.url, settings.store.passwords, DOCUMENT_KIND)[0]
     return count_values(settings.store.path.absolute(), DOCUMENT_KIND)
 
 

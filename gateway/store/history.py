@@ -84,5 +84,6 @@ class History(Protocol):
 
         Of sessions that ended before `sessions_before` first the numbers, the carrier's ids, metadata,
         transcript and results are blanked; once no such session has them, the sessions are removed. Calls
-        before `calls_before` are removed. 0 keeps everything.
+        before `calls_before` are removed. 0 keeps everything. A store with a bound on what it keeps at all
+        (`[store] max_history`) removes the oldest above it, too.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A Redis server of the tests, one for each process that runs tests, with a database for each test."""
+"""A Redis server of the tests, one for each process that runs tests."""
 
 from __future__ import annotations
 
@@ -10,44 +10,85 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from gateway.simulator.waiting import WAIT_S
 
-DATABASES = 2000
+
+def free_port(most: int = 65535) -> int:
+    """Return a port that nobody listens on."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port: int = probe.getsockname()[1]
+        if port <= most:
+            return port
 
 
 class RedisServer:
     """A `redis-server` process on 127.0.0.1 that writes no files."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, port: int = 0, password: str = "") -> None:
+        """`options`: of the command line. `password`: of its only user."""
         program = shutil.which("redis-server")
         assert program, "the tests need redis-server: apt-get install redis-server"
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = port or free_port()
         self._directory = tempfile.TemporaryDirectory(prefix="patchbay-redis-")
-        self._options = options
+        self.directory = Path(self._directory.name)
+        self.password = password
+        self._options = (
+            (*options, "--requirepass", password, "--masterauth", password) if password else options
+        )
         self._program = program
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
-    def start(self) -> None:
-        """Start it, empty, and wait until it answers."""
-        fixed = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._directory.name)
-        nothing_kept = ("--save", "", "--appendonly", "no", "--databases", str(DATABASES))
-        self.process = subprocess.Popen(
-            [self._program, *fixed, *nothing_kept, *self._options], stdout=subprocess.DEVNULL
-        )
+    def start(self, *more: str) -> None:
+        """Start it, empty, and wait until it answers. `more`: options."""
+        command = [self._program, *self.arguments(), *more]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + WAIT_S
         while True:
             try:
                 with socket.create_connection(("127.0.0.1", self.port), timeout=WAIT_S) as client:
                     client.sendall(b"PING\r\n")
-                    if client.recv(100).startswith(b"+PONG"):
+                    if client.recv(100).startswith((b"+PONG", b"-NOAUTH")):
                         return
             except OSError:
                 assert self.process.poll() is None, "redis-server does not start"
             assert time.monotonic() < deadline, "redis-server does not answer"
             time.sleep(0.01)
+
+    def arguments(self) -> list[str]:
+        """Return the command line behind the program."""
+        fixed = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory))
+        nothing_kept = ("--save", "", "--appendonly", "no")
+        return [*fixed, *nothing_kept, *self._options]
+
+    def run(self, *command: str | int | bytes) -> Any:
+        """Run one command; return what redis-py makes of the answer, as text."""
+        with self._client(decode_responses=True) as client:
+            return client.execute_command(*command)
+
+    def text(self, *command: str) -> str:
+        """Run one command; return the text that it answers with, as it is sent."""
+        with self._client() as client:
+            for name in ("INFO", "CLUSTER INFO", "CLUSTER NODES"):
+                client.set_response_callback(name, bytes.decode)
+            return str(client.execute_command(*command))
+
+    def _client(self, **options: Any) -> Any:
+        return redis.Redis(
+            host="127.0.0.1",
+            port=self.port,
+            password=self.password or None,
+            socket_timeout=WAIT_S,
+            retry=Retry(NoBackoff(), 0),
+            **options,
+        )
 
     def own_all_slots(self) -> None:
         """Make one server, started in cluster mode, a whole cluster."""
@@ -87,13 +128,20 @@ class RedisServer:
 
 
 _shared: list[RedisServer] = []
-_databases: dict[Path, int] = {}
+_locations: list[Path] = []
 
 
 def url_of(location: Path) -> str:
-    """Return the URL of a database of its own for each location, on the server of this process."""
+    """Return the URL of an empty store for a location, until another location is given.
+
+    It is a server of this process, in cluster mode: there a script that touches a key without saying so, or
+    keys of two slots, is refused.
+    """
     if not _shared:
-        _shared.append(server := RedisServer())
+        _shared.append(server := RedisServer("--cluster-enabled", "yes"))
         atexit.register(server.stop)
-    database = _databases.setdefault(location, len(_databases))
-    return _shared[0].url(database)
+        server.own_all_slots()
+    if location not in _locations:
+        _shared[0].run("FLUSHALL")
+        _locations[:] = [location]
+    return _shared[0].url()

@@ -15,6 +15,7 @@ from gateway.auth.media_tokens import NONCES
 from gateway.calls.stream_history import CALL_NONCES, CALL_SOCKETS
 from gateway.store.failover_store import FailoverStore
 from gateway.store.interface import Store
+from gateway.store.redis.redis_address import parse_redis_url
 from gateway.store.redis.redis_store import RedisStore
 from gateway.store.sqlite.sqlite_store import SqliteStore
 from gateway.store.worker_id import WorkerId
@@ -48,7 +49,7 @@ def failover_sqlite(location: Path, worker: WorkerId, *, calls_per_organization:
 def redis(location: Path, worker: WorkerId, *, calls_per_organization: int = 0) -> RedisStore:
     """Make a store on the tests' Redis server, by the times of the tests."""
     return RedisStore(
-        redis_server.url_of(location),
+        parse_redis_url(redis_server.url_of(location)),
         worker,
         calls_per_organization=calls_per_organization,
         server_clock=False,

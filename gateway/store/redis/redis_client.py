@@ -12,31 +12,46 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Final
-from urllib.parse import urlsplit
+from functools import partial, wraps
+from typing import Any, Final, TypeVar, cast
 
 import structlog
-from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MovedError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from gateway.store.interface import StoreFailed
+from gateway.store.redis.redis_address import RedisAddress
+from gateway.store.redis.redis_connection import connect
+from gateway.store.redis.redis_locator import RedisLocator
 from gateway.store.redis.redis_shared_connection import NotSharedError, SharedConnection
 
 log = structlog.get_logger(__name__)
 
-BUDGET_S: Final = 2.0
-"""Seconds within which a command is answered, all tries included; a caller waits for it."""
+BUDGET_S: Final = 1.8
+"""Seconds within which a step is done, all tries included: whoever waits for it may have two (Telnyx's
+webhooks, docs/reference/carriers.md).
+"""
 
 SOCKET_S: Final = 0.8
 """Seconds that one try waits for its connection, and for its answer."""
 
 RETRIES: Final = 1
 RETRY_PAUSE_S: Final = 0.02
+
+ELSEWHERE_PAUSE_S: Final = 0.05
+"""The pause before a command that another server has to do is sent to that one."""
 
 CONNECTIONS: Final = 32
 
@@ -46,7 +61,13 @@ FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 2.0
 """The pauses between two tries to write what is owed; they double."""
 
+NO_REPLICAS: Final = "NOREPLICAS"
+"""What a primary answers that no replica follows, where that forbids writes: another may be the primary now.
+"""
+
 Arguments = Sequence[str | bytes | int | float]
+
+Step = TypeVar("Step", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +81,24 @@ class Script:
 class RedisClient:
     """Runs commands and scripts of one worker. Belongs to one event loop."""
 
-    def __init__(self, url: str, close_s: float) -> None:
-        """`url`: with its password. `close_s`: how long `close` tries to write what is owed."""
-        self.name = name_of(url)
-        self.url = url
+    def __init__(self, address: RedisAddress, close_s: float) -> None:
+        """`close_s`: how long `close` tries to write what is owed."""
+        self.address = address
+        self.name = address.name
+        self.locator = RedisLocator(address, SOCKET_S)
         self._close_s = close_s
-        self._redis = _connect(url)
+        self._redis = connect(
+            address,
+            self.locator,
+            # A pool without a limit opens a connection for each caller of a bad minute; redis-py's default
+            # raises at its limit instead of waiting.
+            max_connections=CONNECTIONS,
+            timeout=BUDGET_S,
+            socket_timeout=SOCKET_S,
+            socket_connect_timeout=SOCKET_S,
+            retry=Retry(ConstantBackoff(RETRY_PAUSE_S), RETRIES),
+            client_name="patchbay",
+        )
         self._shared = SharedConnection(self._redis.connection_pool.make_connection, SOCKET_S)
         self._pending: deque[_PendingWrite] = deque()
         self._writing: asyncio.Task[None] | None = None
@@ -118,7 +151,7 @@ class RedisClient:
     async def run_all(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Return the answers of commands that may run twice, sent together; they are no transaction.
 
-        Raises as `run`.
+        Raises as `run`, for each COMMANDS_AT_ONCE of them.
         """
         self._check_open()
         answers: list[Any] = []
@@ -126,10 +159,21 @@ class RedisClient:
             answers += await self._bounded(partial(_pipeline, commands[at : at + COMMANDS_AT_ONCE]))
         return answers
 
-    async def script(self, script: Script, keys: Sequence[str], arguments: Arguments) -> Any:
-        """Return the answer of a script. Raises as `run`."""
+    async def script(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        arguments: Arguments,
+        *,
+        settle: bool = False,
+        until: float | None = None,
+    ) -> Any:
+        """Return the answer of a script. Raises as `run`.
+
+        `settle`: what is owed is written before. `until`: loop time of an earlier end, see `budget_end`.
+        """
         self._check_open()
-        return await self.script_late(script, keys, arguments)
+        return await self._bounded(partial(_evaluate, script, keys, arguments), settle=settle, until=until)
 
     async def run_late(self, name: str, *arguments: Any, **options: Any) -> Any:
         """Do the same as `run`, also while the client closes: for what is owed."""
@@ -149,6 +193,10 @@ class RedisClient:
         if self._pending or not self._shared.send_only(*words):
             self.write_later(lambda: self._bounded(partial(_say, self._shared, words)), is_durable=False)
 
+    async def relocate(self) -> None:
+        """Let each connection that is not in use ask where to before it is used again."""
+        await self._redis.connection_pool.disconnect(inuse_connections=False)
+
     def _check_open(self) -> None:
         if not self._is_open:
             raise StoreFailed(f"the session store {self.name} is closed")
@@ -162,12 +210,8 @@ class RedisClient:
             return
         if self.failing:
             raise StoreFailed(f"the session store {self.name} does not answer")
-        last = self._pending[-1].settled
-        try:
-            async with asyncio.timeout(BUDGET_S):
-                await asyncio.shield(last)
-        except TimeoutError:
-            raise StoreFailed(f"the session store {self.name} does not answer in time") from None
+        async with self.budget():
+            await asyncio.shield(self._pending[-1].settled)
 
     def write_later(
         self, write: Callable[[], Awaitable[Any]], *, is_durable: bool = True
@@ -186,19 +230,67 @@ class RedisClient:
         self._arrived.set()
         return pending.future
 
-    async def _bounded(self, command: Callable[[Any], Awaitable[Any]]) -> Any:
-        task = asyncio.current_task()
-        cancelling = task.cancelling() if task is not None else 0
+    @contextlib.asynccontextmanager
+    async def budget(self) -> AsyncIterator[None]:
+        """Raise StoreFailed if what is done in it takes longer than BUDGET_S."""
         try:
             async with asyncio.timeout(BUDGET_S):
-                answer = await command(self._redis)
+                yield
         except TimeoutError:
             raise StoreFailed(f"the session store {self.name} does not answer in time") from None
+
+    async def _bounded(
+        self,
+        command: Callable[[Any], Awaitable[Any]],
+        *,
+        settle: bool = False,
+        until: float | None = None,
+    ) -> Any:
+        task = asyncio.current_task()
+        cancelling = task.cancelling() if task is not None else 0
+        elsewhere: Exception | None = None
+        try:
+            async with asyncio.timeout_at(until or budget_end()):
+                if settle and self._pending:
+                    await self.settled()
+                while True:
+                    try:
+                        answer = await command(self._redis)
+                        break
+                    except ResponseError as error:
+                        elsewhere = error
+                        await self._look_elsewhere(error)
+        except TimeoutError:
+            words = f": {_words(elsewhere)}" if elsewhere is not None else " in time"
+            raise StoreFailed(f"the session store {self.name} does not answer{words}") from None
         except (RedisError, OSError) as error:
             raise StoreFailed(f"the session store {self.name} does not answer: {_words(error)}") from None
         if task is not None and task.cancelling() > cancelling:
             raise asyncio.CancelledError  # redis-py 8.1 loses one that comes before it has sent the command
         return answer
+
+    async def _look_elsewhere(self, error: ResponseError) -> None:
+        """Prepare to send a command to another server. Raises `error` if no other would answer better."""
+        match error:
+            case MovedError():
+                self.locator.moved(error)
+                await self.relocate()
+            case TryAgainError() | AskError():
+                # The slot is on its way from one node to another. A script has keys on both, or on none, so
+                # nobody can run it until all are there.
+                await asyncio.sleep(ELSEWHERE_PAUSE_S)
+            case ReadOnlyError() | ClusterDownError():
+                await self._leave_server()
+            case _ if str(error).startswith(NO_REPLICAS):
+                await self._leave_server()
+            case _:
+                raise error
+
+    async def _leave_server(self) -> None:
+        if self.locator.current is not None:
+            self.locator.failed(self.locator.current)
+        await self.relocate()
+        await asyncio.sleep(ELSEWHERE_PAUSE_S)
 
     async def _write(self) -> None:
         loop = asyncio.get_running_loop()
@@ -271,35 +363,31 @@ class _PendingWrite:
     is_durable: bool
 
 
-def name_of(url: str) -> str:
-    """Return a URL as it may stand in a log: without user and password."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+def budget_end() -> float:
+    """Return the loop time at which a step that begins now has to be done."""
+    return asyncio.get_running_loop().time() + BUDGET_S
 
 
-def _connect(url: str) -> Any:
-    # A pool without a limit opens a connection for each caller of a bad minute; redis-py's default raises at
-    # its limit instead of waiting.
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=CONNECTIONS,
-        timeout=BUDGET_S,
-        socket_timeout=SOCKET_S,
-        socket_connect_timeout=SOCKET_S,
-        retry=Retry(ConstantBackoff(RETRY_PAUSE_S), RETRIES),
-        decode_responses=True,
-        protocol=2,
-        client_name="patchbay",
-    )
-    return Redis.from_pool(pool)
+def within_budget(step: Step) -> Step:
+    """Make a method of several commands one step, whose budget they share. The object has a `_client`."""
+
+    @wraps(step)
+    async def bounded(self: Any, *arguments: Any, **options: Any) -> Any:
+        async with self._client.budget():
+            return await step(self, *arguments, **options)
+
+    return cast(Step, bounded)
 
 
 async def _pipeline(commands: Sequence[Sequence[Any]], redis: Any) -> list[Any]:
     async with redis.pipeline(transaction=False) as pipeline:
         for name, *arguments in commands:
             pipeline.execute_command(name, *arguments)
-        answers: list[Any] = await pipeline.execute()
-        return answers
+        answers: list[Any] = await pipeline.execute(raise_on_error=False)  # which would reword the errors
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers
 
 
 async def _evaluate(
@@ -324,4 +412,6 @@ async def _say(shared: SharedConnection, words: Sequence[str | bytes], redis: An
 
 
 def _words(error: Exception) -> str:
+    if isinstance(error, TryAgainError | AskError):
+        return "its slot is on the way to another node of the cluster"
     return str(error) or type(error).__name__

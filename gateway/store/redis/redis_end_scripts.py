@@ -158,20 +158,21 @@ return {'ok'}
 """
 )
 
-# ARGV: id, the dead worker's id, the heir's id, now, "socket" or "", then fields and values of the end.
-# KEYS[23] is the dead worker. `OWNED` is the heir's.
+# ARGV: id, the dead worker's id, the heir's id, now, attempt, then fields and values of the end. `OWNED` is
+# the heir's.
 LOSE: Final = (
     HEAD
     + SESSION
     + """
-local s = get('state', 'owner', 'transport', 'started_at')
+local s = get('state', 'owner', 'transport', '_lost')
+if s[4] == ARGV[5] then return {'lost'} end
 if not s[1] or is_over(s[1]) or s[2] ~= ARGV[2] then return {'unchanged'} end
 if s[1] == 'ending' then
     redis.call('HSET', SESSION, 'owner', ARGV[3])
     redis.call('SADD', OWNED, ID)
     return {'taken over'}
 end
-redis.call('HSET', SESSION, unpack(ARGV, 5))
+redis.call('HSET', SESSION, '_lost', ARGV[5], unpack(ARGV, 6))
 if s[3] == 'telephony' or s[3] == 'websocket' then
     finish(s[1], 'failed', ARGV[4])
     return {'lost'}
@@ -314,10 +315,11 @@ else redis.call('ZADD', KEYS[3], ARGV[4], KEYS[1]) end
 return 1
 """
 
-# KEYS as PUT. ARGV: key, now or "": only if it has expired by then.
+# KEYS as PUT, then the attempt's. ARGV: key, now or "": only if it has expired by then; then seconds.
 REMOVE: Final = (
     HEAD
     + """
+if redis.call('EXISTS', KEYS[4]) == 1 then return 1 end
 local expires_at = redis.call('HGET', KEYS[1], 'expires_at')
 if ARGV[2] ~= '' and (not expires_at or expires_at == '' or tonumber(expires_at) > tonumber(ARGV[2])) then
     if not expires_at then redis.call('ZREM', KEYS[3], KEYS[1]) end
@@ -325,6 +327,8 @@ if ARGV[2] ~= '' and (not expires_at or expires_at == '' or tonumber(expires_at)
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[3], KEYS[1])
-return redis.call('DEL', KEYS[1])
+local removed = redis.call('DEL', KEYS[1])
+if removed == 1 and ARGV[2] == '' then redis.call('SET', KEYS[4], '1', 'EX', ARGV[3]) end
+return removed
 """
 )

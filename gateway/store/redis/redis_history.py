@@ -24,8 +24,10 @@ _FORGET: Final = script(end_scripts.FORGET)
 class RedisHistory:
     """A `History`."""
 
-    def __init__(self, client: RedisClient) -> None:
+    def __init__(self, client: RedisClient, max_entries: int) -> None:
+        """`max_entries`: see `max_history` of RedisStore."""
         self._client = client
+        self._max_entries = max_entries
 
     def record_call(self, call: ManagementCall) -> asyncio.Future[None]:
         name = keys.management_calls(call.organization)
@@ -81,16 +83,33 @@ class RedisHistory:
         removed = 0
         if blanked < limit:
             removed = await self._each(keys.BLANKED, sessions_before, limit, _FORGET)
+        removed += await self._remove_excess(limit - removed)
         return Removed(blanked, removed, await self._prune_calls(calls_before, limit))
 
     async def _each(self, name: str, before: float, limit: int, text: Script) -> int:
         found = await self._client.run("zrangebyscore", name, "-inf", f"({before!r}", start=0, num=limit)
-        for session_id in found:
+        return await self._run_each(found, text)
+
+    async def _remove_excess(self, limit: int) -> int:
+        """Remove the oldest sessions above `max_entries`. Return how many."""
+        if not self._max_entries:
+            return 0
+        blanked, others = await self._client.run_all([("ZCARD", keys.BLANKED), ("ZCARD", keys.OVER)])
+        excess = min(blanked + others - self._max_entries, limit)
+        if excess <= 0:
+            return 0
+        found = await self._client.run("zrange", keys.BLANKED, 0, excess - 1)  # those have ended first
+        if len(found) < excess:
+            found += await self._client.run("zrange", keys.OVER, 0, excess - len(found) - 1)
+        return await self._run_each(found, _FORGET)
+
+    async def _run_each(self, session_ids: list[str], text: Script) -> int:
+        for session_id in session_ids:
             key = keys.session(session_id)
             agent, organization = await self._client.run("hmget", key, "agent", "organization")
             names = keys.session_keys(session_id, (agent or "", organization or "", ""), "")
             await self._client.script(text, names, (session_id,))
-        return len(found)
+        return len(session_ids)
 
     async def _prune_calls(self, before: float, limit: int) -> int:
         removed = 0
@@ -99,6 +118,13 @@ class RedisHistory:
             found = await self._client.run(
                 "zrangebyscore", name, "-inf", f"({before!r}", start=0, num=limit - removed
             )
+            room = limit - removed - len(found)
+            if self._max_entries and room > 0:
+                excess = await self._client.run("zcard", name) - len(found) - self._max_entries
+                if excess > 0:
+                    found += await self._client.run(
+                        "zrange", name, len(found), len(found) + min(excess, room) - 1
+                    )
             if found:
                 await self._client.run("zrem", name, *found)
             removed += len(found)

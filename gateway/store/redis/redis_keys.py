@@ -118,6 +118,11 @@ def value(kind: str, key: str) -> str:
     return f"{VALUE}{kind}\0{key}"
 
 
+def removal(attempt: str) -> str:
+    """A value, for seconds only: that an attempt to remove a value has removed it."""
+    return f"{TAG}removal:{attempt}"
+
+
 def session_keys(session_id: str, scope: tuple[str, str, str], worker_id: str) -> list[str]:
     """Return the keys of the scripts on sessions, in their order (redis_scripts.py).
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import structlog
-from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -21,6 +19,7 @@ from redis.exceptions import RedisError
 from gateway.store.notifications import Notifications, Topic
 from gateway.store.redis import redis_keys as keys
 from gateway.store.redis.redis_client import RedisClient
+from gateway.store.redis.redis_connection import connect
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +39,7 @@ class RedisPubSub:
         self._client = client
         self._worker_id = worker_id
         # Channels are the same in all databases of a server.
-        self._channel = f"{keys.EVENTS}:{urlsplit(client.url).path.strip('/') or 0}"
+        self._channel = f"{keys.EVENTS}:{client.address.database}"
         self._task: asyncio.Task[None] | None = None
 
     def listen(self, *, urgent: bool) -> None:
@@ -62,14 +61,22 @@ class RedisPubSub:
         while True:
             try:
                 async with contextlib.AsyncExitStack() as stack:
-                    redis = await stack.enter_async_context(_connect(self._client.url))
+                    redis = await stack.enter_async_context(self._connect())
                     pubsub = await stack.enter_async_context(redis.pubsub())
                     await pubsub.subscribe(self._channel)
+                    server = self._client.locator.current
+                    is_asked = False
                     while True:
                         message = await pubsub.get_message(timeout=CHECK_S)
                         if message is None:
+                            if is_asked:
+                                raise RedisError("nothing heard")
+                            if self._client.locator.current not in (server, None):
+                                break  # what is published is published elsewhere
                             await pubsub.ping()
+                            is_asked = True
                             continue
+                        is_asked = False
                         if message["type"] == "subscribe":
                             pause_s, in_trouble = FIRST_PAUSE_S, False
                         self._take(message)
@@ -79,6 +86,18 @@ class RedisPubSub:
                 in_trouble = True
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    def _connect(self) -> Any:
+        return connect(
+            self._client.address,
+            self._client.locator,
+            max_connections=2,
+            timeout=CONNECT_S,
+            socket_timeout=CHECK_S * 2,
+            socket_connect_timeout=CONNECT_S,
+            retry=Retry(NoBackoff(), 0),
+            client_name="patchbay-notifications",
+        )
 
     def _take(self, message: dict[str, Any]) -> None:
         if message["type"] == "subscribe":
@@ -92,15 +111,3 @@ class RedisPubSub:
                 self.notifications.receive(Topic(name), key)
             except ValueError:  # of another release
                 self.notifications.receive_any()
-
-
-def _connect(url: str) -> Any:
-    return Redis.from_url(
-        url,
-        socket_timeout=CHECK_S * 2,
-        socket_connect_timeout=CONNECT_S,
-        retry=Retry(NoBackoff(), 0),
-        decode_responses=True,
-        protocol=2,
-        client_name="patchbay-notifications",
-    )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Final
 
 from gateway.model.reasons import Reasons
@@ -73,7 +74,7 @@ class RedisReaper:
         for session_id in await self._client.run("smembers", keys.owned(worker_id)):
             names = await self._scopes.keys_of(session_id)
             end = reason_pairs(Reasons.gateway_lost, detail)
-            arguments = (session_id, worker_id, self._worker.id, repr(float(now)), *end)
+            arguments = (session_id, worker_id, self._worker.id, repr(float(now)), uuid.uuid4().hex, *end)
             answer = await self._client.script(_LOSE, names, arguments)
             if answer[0] == "lost":
                 lost.append(session_id)

@@ -26,8 +26,10 @@ class SessionScopes:
         return session_id in self._scopes
 
     def keys(self, session_id: str, scope: tuple[str, str, str]) -> list[str]:
-        """Return the keys of a session. `scope`: as of `redis_keys.session_keys`."""
+        """Return the keys of a session. `scope`: as of `redis_keys.session_keys`, "" for an unknown key."""
         agent, organization, key_id = (clean(each) or "" for each in scope)
+        if not key_id and session_id in self._scopes:
+            key_id = self._scopes[session_id][2]
         self._scopes[session_id] = agent, organization, key_id
         if len(self._scopes) > MAX_SESSIONS:
             del self._scopes[next(iter(self._scopes))]

@@ -17,7 +17,10 @@ from __future__ import annotations
 from typing import Final
 
 HEAD: Final = "#!lua flags=allow-oom\n"
-"""A full server must still let calls end; what needs memory fails by itself."""
+"""A full server must still let calls go on and end."""
+
+NEW_HEAD: Final = "#!lua\n"
+"""A full server refuses what begins something new, before it has begun."""
 
 SESSION: Final = """
 local SESSION, COUNTS, NUMBER, LOAD, QUEUE, UNTIL = KEYS[1], KEYS[2], KEYS[3], KEYS[14], KEYS[15], KEYS[16]
@@ -142,7 +145,7 @@ end
 
 # ARGV: id, now, expires_at, attempt, the API key's pending limit or 0, then fields and values.
 CREATE_PENDING: Final = (
-    HEAD
+    NEW_HEAD
     + SESSION
     + """
 local limit = tonumber(ARGV[5])
@@ -236,9 +239,10 @@ return {'ok', instance, ''}
 
 # ARGV: id, attempt, worker id, host, pid, born, now, organization's limit or 0, queue size or "", queued
 # until, number of arguments of the rule, the rule, number of fields that a pending session gets, those fields
-# and values, then fields and values that it keeps where it has them.
+# and values, then fields and values that it keeps where it has them. Answers 'of key', and has done nothing,
+# if KEYS[28] is not of the API key that the pending session was made with.
 ADMIT: Final = (
-    HEAD
+    NEW_HEAD
     + SESSION
     + _CHOOSE
     + """
@@ -258,7 +262,10 @@ for next = at + 1, #ARGV do kept[#kept + 1] = ARGV[next] end
 
 local s = get('state', '_attempt', 'instance', 'promised_until', 'agent', 'organization',
               'stop_requested_at', 'key_id', 'owner')
-if s[1] and s[2] == attempt and s[1] ~= 'created' then return {'ok', s[3], ''} end
+if s[1] and s[2] == attempt and s[1] ~= 'created' then return {'ok', s[3]} end
+if s[1] == 'created' and s[8] and KEYS[28] ~= '{patchbay}:pending:' .. s[6] .. ':' .. s[8] then
+    return {'of key', s[8]}
+end
 if redis.call('EXISTS', KEYS[23]) == 0 then
     redis.call('HSET', KEYS[23], 'host', ARGV[4], 'pid', ARGV[5], 'born', ARGV[6],
                'heard_since', now, 'beat_at', now)
@@ -300,6 +307,7 @@ if s[1] then
     redis.call('HSET', SESSION, 'instance', instance)
     become('created', 'starting')
     redis.call('ZREM', EXPIRY, ID)
+    redis.call('ZREM', KEYS[28], ID)
     redis.call('HDEL', SESSION, 'call_id', 'stream_id', 'from_number', 'to_number')
     for next = 1, #kept, 2 do redis.call('HSETNX', SESSION, kept[next], kept[next + 1]) end
 else
@@ -311,17 +319,17 @@ redis.call('HSET', SESSION, 'instance', instance, 'owner', worker, 'admitted_at'
            unpack(changed))
 redis.call('SADD', OWNED, ID)
 if mine or queued > 0 then leave_queue() end
-return {'ok', instance, s[8] or ''}
+return {'ok', instance}
 """
 )
 
 # ARGV: id, attempt, worker id, host, pid, born, now, state, instance, then fields and values. An admission
-# that was decided without the store, or that it has lost.
+# that was decided without the store, or that it has lost, or of which it has lost what came after.
 RECORD: Final = (
     HEAD
     + SESSION
     + """
-local s = get('state', 'owner', 'reason', '_attempt')
+local s = get('state', 'owner', 'reason', 'stream_id', 'instance')
 leave_queue()
 if redis.call('EXISTS', KEYS[23]) == 0 then
     redis.call('HSET', KEYS[23], 'host', ARGV[4], 'pid', ARGV[5], 'born', ARGV[6],
@@ -329,7 +337,11 @@ if redis.call('EXISTS', KEYS[23]) == 0 then
     redis.call('SADD', KEYS[24], ARGV[3])
 end
 local fields = {}
-for at = 10, #ARGV do fields[#fields + 1] = ARGV[at] end
+local has_stream = false
+for at = 10, #ARGV do
+    fields[#fields + 1] = ARGV[at]
+    if at % 2 == 0 and ARGV[at] == 'stream_id' then has_stream = true end
+end
 if s[1] == 'created' then
     redis.call('HSET', SESSION, 'instance', ARGV[9])
     become('created', ARGV[8])
@@ -347,9 +359,14 @@ elseif s[1] == 'failed' and s[2] == ARGV[3] and s[3] == 'gateway_lost' then
     redis.call('ZREM', OVER, ID)
     redis.call('HSET', SESSION, 'instance', ARGV[9])
     become('failed', ARGV[8])
+elseif (s[1] == 'starting' or s[1] == 'running') and (s[2] == ARGV[3] or (has_stream and not s[4])) then
+    if s[1] == 'starting' and ARGV[8] == 'running' then become('starting', 'running') end
+    if s[5] ~= ARGV[9] then
+        unload(s[5])
+        redis.call('HINCRBY', LOAD, ARGV[9], 1)
+    end
 elseif s[1] then
-    if s[2] == ARGV[3] then redis.call('SADD', OWNED, ID) end
-    return {'exists', s[1]}
+    return {'exists', s[1], s[2] or ''}
 else
     create(ARGV[8], ARGV[7], ARGV[9])
 end
@@ -366,7 +383,7 @@ WITHDRAW: Final = (
     HEAD
     + SESSION
     + """
-local s = get('state', '_attempt', 'promised_until', 'number')
+local s = get('state', '_attempt', 'promised_until', 'number', 'key_id')
 leave_queue()
 if not s[1] or s[2] ~= ARGV[2] or is_over(s[1]) or s[1] == 'created' then return {'unchanged'} end
 redis.call('SREM', OWNED, ID)
@@ -376,6 +393,7 @@ if s[3] then
     redis.call('HSET', SESSION, 'instance', '', 'owner', '')
     redis.call('HDEL', SESSION, 'admitted_at', '_attempt')
     redis.call('ZADD', EXPIRY, s[3], ID)
+    if s[5] then redis.call('ZADD', KEYS[28], s[3], ID) end
     return {'pending'}
 end
 leave_lists(s[1], s[4] .. ':' .. ID)

@@ -42,8 +42,9 @@ from gateway.store.redis import redis_end_scripts as end_scripts
 from gateway.store.redis import redis_keys as keys
 from gateway.store.redis import redis_lists
 from gateway.store.redis import redis_scripts as scripts
+from gateway.store.redis.redis_address import RedisAddress
 from gateway.store.redis.redis_admission import Admission
-from gateway.store.redis.redis_client import Arguments, RedisClient, Script
+from gateway.store.redis.redis_client import Arguments, RedisClient, Script, budget_end, within_budget
 from gateway.store.redis.redis_history import RedisHistory
 from gateway.store.redis.redis_own_sessions import OwnSession, OwnSessions, worker_arguments
 from gateway.store.redis.redis_pubsub import RedisPubSub
@@ -100,14 +101,18 @@ class RedisStore:
 
     def __init__(
         self,
-        url: str,
+        address: RedisAddress,
         worker: WorkerId,
         *,
         calls_per_organization: int = 0,
+        max_history: int = 0,
         close_s: float = CLOSE_S,
         server_clock: bool = True,
     ) -> None:
         """`calls_per_organization`: active sessions of an organization; 0 sets no limit.
+
+        `max_history`: sessions that are over, and management calls of an organization, of which no more are
+        kept; 0 keeps all.
 
         `server_clock`: whether silence is judged by the server's clock, which all machines share, and not by
         the times that `heartbeat` and `reap` are given.
@@ -115,9 +120,9 @@ class RedisStore:
         self._calls_per_organization = calls_per_organization
         self._worker = worker
         self._server_clock = server_clock
-        self._client = RedisClient(url, close_s)
+        self._client = RedisClient(address, close_s)
         self._key_values = RedisKeyValueStore(self._client)
-        self._history = RedisHistory(self._client)
+        self._history = RedisHistory(self._client, max_history)
         self._pubsub = RedisPubSub(self._client, worker.id)
         self._scopes = SessionScopes(self._client, worker.id)
         self._own = OwnSessions(self._client, worker, self._scopes)
@@ -163,7 +168,6 @@ class RedisStore:
         key_id = limit.key_id if limit is not None else ""
         if limit is not None:
             columns += pairs({"key_id": key_id})
-        await self._client.settled()
         answer = await self._client.script(
             _CREATE_PENDING,
             self._scopes.keys(details.session_id, (details.agent, details.organization, key_id)),
@@ -175,6 +179,7 @@ class RedisStore:
                 limit.max_sessions if limit is not None else 0,
                 *columns,
             ),
+            settle=True,
         )
         if answer[0] == "full":
             raise AtCapacity(answer[1], answer[2])
@@ -193,16 +198,24 @@ class RedisStore:
         admission = Admission(details, limits, options, now, attempt, self._worker, most)
         is_new = not self._scopes.is_known(details.session_id)
         names = self._scopes.keys(details.session_id, (details.agent, details.organization, ""))
+        until = budget_end()
         try:
-            await self._client.settled()
             answer: Any = ("other",)
             if is_new:
                 of_new = keys.admission_keys(names)
-                answer = await self._client.script(_ADMIT_NEW, of_new, admission.of_new_call())
+                answer = await self._client.script(
+                    _ADMIT_NEW, of_new, admission.of_new_call(), settle=True, until=until
+                )
             if answer[0] == "other":
-                answer = await self._client.script(_ADMIT, names, admission.of_any_call())
+                of_any = admission.of_any_call()
+                answer = await self._client.script(_ADMIT, names, of_any, settle=True, until=until)
+            if answer[0] == "of key":  # a pending session, made by a worker that had an API key for it
+                scope = details.agent, details.organization, answer[1]
+                names = self._scopes.keys(details.session_id, scope)
+                answer = await self._client.script(_ADMIT, names, of_any, until=until)
         except (StoreFailed, asyncio.CancelledError):
             # It may have been admitted; then nothing else would free its slot.
+            self._own.end(details.session_id, _WITHDRAW, attempt)
             withdrawal = self._script_later(_WITHDRAW, names, (_id(details), attempt))
             self._notify_after(withdrawal, details.session_id, Topic.SLOT_FREED)
             raise
@@ -214,8 +227,6 @@ class RedisStore:
             case "not pending":
                 raise NotPending("there is a session of this id, and it is not pending for this agent")
         instance = str(answer[1])
-        if answer[2]:
-            self._forget_pending(details, answer[2])
         self._own.add(OwnSession(details, options, instance, now, attempt))
         self.notifications.publish(Topic.SESSION_CHANGED, details.session_id)
         return instance
@@ -259,8 +270,7 @@ class RedisStore:
             ),
         )
         try:
-            await self._client.settled()
-            answer = await self._client.script(_ATTACH, names, arguments)
+            answer = await self._client.script(_ATTACH, names, arguments, settle=True)
         except (StoreFailed, asyncio.CancelledError):
             self._script_later(_DETACH, names, (_id(details), attempt))  # as in `admit`
             raise
@@ -271,6 +281,7 @@ class RedisStore:
         self.notifications.publish(Topic.SESSION_CHANGED, details.session_id)
         return instance
 
+    @within_budget
     async def move(self, session_id: str, limits: SlotLimits) -> str:
         await self._client.settled()
         names = await self._scopes.keys_of(session_id)
@@ -286,6 +297,8 @@ class RedisStore:
         return str(answer[1])
 
     def mark_resumed(self, session_id: str, times: int) -> asyncio.Future[None]:
+        if own := self._own.get(session_id):
+            own.resumed = times
         return self._session_later(_MARK_RESUMED, session_id, times)
 
     def correct_start_type(self, session_id: str, start_type: str) -> asyncio.Future[None]:
@@ -305,37 +318,42 @@ class RedisStore:
         return self._notify_after(marked, session_id, Topic.SESSION_CHANGED)
 
     def end(self, session_id: str, result: SessionResult) -> asyncio.Future[None]:
-        self._own.remove(session_id)
+        arguments = end_arguments(result, "")
+        self._own.end(session_id, _END, *arguments)
         ended = self._session_later(
             _END,
             session_id,
-            *end_arguments(result, ""),
+            *arguments,
             ignored=lambda state: log_unchanged("session_end_ignored", session_id, state),
         )
         return self._notify_after(ended, session_id, *_END_TOPICS)
 
     def begin_end(self, session_id: str, result: SessionResult) -> asyncio.Future[None]:
-        self._own.remove(session_id)  # a server that loses it shall not get it back as one that runs
-        arguments = (uuid.uuid4().hex, *terminal_states(result), repr(float(result.ended_at)))
+        arguments = (
+            uuid.uuid4().hex,
+            *terminal_states(result),
+            repr(float(result.ended_at)),
+            *result_pairs(result),
+        )
+        self._own.end(session_id, _BEGIN_END, *arguments)
         written = self._session_later(
             _BEGIN_END,
             session_id,
             *arguments,
-            *result_pairs(result),
             ignored=lambda state: log_unchanged("session_end_ignored", session_id, state),
         )
         return self._notify_after(written, session_id, Topic.SESSION_ENDED, Topic.SESSION_CHANGED)
 
     def release(self, session_id: str, at: float, by: ReleasedBy | None) -> asyncio.Future[None]:
-        self._own.remove(session_id)
-        released = self._session_later(
-            _RELEASE, session_id, repr(float(at)), by.value if by is not None else ""
-        )
+        arguments = repr(float(at)), by.value if by is not None else ""
+        self._own.end(session_id, _RELEASE, *arguments)
+        released = self._session_later(_RELEASE, session_id, *arguments)
         return self._notify_after(released, session_id, *_END_TOPICS)
 
     def correct_played(self, session_id: str, heard_ms: int) -> asyncio.Future[None]:
         return self._session_later(_CORRECT_PLAYED, session_id, heard_ms)
 
+    @within_budget
     async def ending(self) -> list[SessionRecord]:
         await self._client.settled()
         owned = await self._client.run("smembers", keys.owned(self._worker.id))
@@ -351,12 +369,16 @@ class RedisStore:
         async def write() -> bool:
             names = await self._scopes.keys_of(session_id, is_late=True)
             answer = await self._client.script_late(_END, names, (clean(session_id) or "", *arguments))
+            own = self._own.get(session_id)
             if answer[0] == "ok":
-                self._own.remove(session_id)
+                self._own.end(session_id, _END, *arguments)
+            elif own is not None and own.details.stream_id is None:
+                self._own.remove(session_id)  # its stream came to another worker, or it is over
             return bool(answer[0] == "ok")
 
         return self._notify_after(self._client.write_later(write), session_id, *_END_TOPICS)
 
+    @within_budget
     async def request_stop(self, session_id: str, at: float) -> bool:
         await self._client.settled()
         names = await self._scopes.keys_of(session_id)
@@ -368,12 +390,14 @@ class RedisStore:
         self._notify(session_id, Topic.STOP_REQUESTED, Topic.SESSION_CHANGED, Topic.SESSION_ENDED)
         return True
 
+    @within_budget
     async def stop_requests(self) -> list[str]:
         await self._client.settled()
         requested = await self._client.run("zrange", keys.STOPS, 0, -1)
         owners = await self._client.run_all([("HGET", keys.session(each), "owner") for each in requested])
         return [each for each, owner in zip(requested, owners, strict=True) if owner == self._worker.id]
 
+    @within_budget
     async def complete(
         self,
         session_id: str,
@@ -397,6 +421,7 @@ class RedisStore:
         )
         return bool(answer[0] == "ok")
 
+    @within_budget
     async def session(self, session_id: str) -> SessionRecord | None:
         await self._client.settled()
         return await self._read(session_id)
@@ -414,6 +439,7 @@ class RedisStore:
         await self._client.settled()
         return await redis_lists.sessions(self._client, matching, limit, offset, with_reports)
 
+    @within_budget
     async def counts(self) -> Counts:
         await self._client.settled()
         found = await self._client.run("hgetall", keys.COUNTS)
@@ -429,8 +455,7 @@ class RedisStore:
         )
         names = (keys.worker(self._worker.id), keys.WORKERS)
         (is_known, _) = await self._client.script(_HEARTBEAT, names, arguments)
-        if not is_known and len(self._own):
-            await self._own.write_all()
+        await self._own.look_again(is_known=bool(is_known))
         await self._client.settled()
         for at in range(0, len(passed), SESSIONS_AT_ONCE):
             page = passed[at : at + SESSIONS_AT_ONCE]
@@ -450,11 +475,6 @@ class RedisStore:
             log.warning("session_lost", session=each.session_id, worker=each.owner, detail=each.detail)
             self._notify(each.session_id, *_END_TOPICS)
         return lost
-
-    def _forget_pending(self, details: CallDetails, key_id: str) -> None:
-        name = keys.pending_of_key(details.organization, key_id)
-        session_id = _id(details)
-        self._client.write_later(lambda: self._client.run_late("zrem", name, session_id))
 
     # Calls of the client
 

@@ -13,6 +13,9 @@ from gateway.store.redis import redis_end_scripts as end_scripts
 from gateway.store.redis import redis_keys as keys
 from gateway.store.redis.redis_client import RedisClient, Script
 
+REPEATED_S: Final = 10
+"""Seconds for which the server remembers a removal, whose answer may be lost: longer than it is repeated."""
+
 PURGE_LIMIT: Final = 500
 """The most values removed at once."""
 
@@ -79,7 +82,8 @@ class RedisKeyValueStore:
         return _stored(kind, key, found, now)
 
     async def delete(self, kind: str, key: str) -> bool:
-        return bool(await self._client.script(_REMOVE, _value_keys(kind, key), (key, "")))
+        names = (*_value_keys(kind, key), keys.removal(uuid.uuid4().hex))
+        return bool(await self._client.script(_REMOVE, names, (key, "", REPEATED_S)))
 
     async def list(self, kind: str, now: float, prefix: str = "") -> tuple[StoredValue, ...]:
         first = f"[{prefix}" if prefix else "-"
@@ -97,7 +101,8 @@ class RedisKeyValueStore:
         )
         for name in names:
             kind, _, key = name.removeprefix(keys.VALUE).partition("\0")
-            await self._client.script(_REMOVE, _value_keys(kind, key), (key, repr(now)))
+            names = (*_value_keys(kind, key), keys.removal(""))
+            await self._client.script(_REMOVE, names, (key, repr(now), REPEATED_S))
 
     async def _put(self, kind: str, arguments: tuple[str, ...]) -> bool:
         key = arguments[0]

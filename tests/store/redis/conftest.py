@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from gateway.store.redis import redis_end_scripts, redis_scripts
+from gateway.simulator.waiting import WAIT_S
+from gateway.store.interface import StoreFailed
+from gateway.store.redis import redis_client, redis_end_scripts, redis_locator, redis_scripts
+from gateway.store.redis.redis_address import parse_redis_url
 from gateway.store.redis.redis_store import RedisStore
 from gateway.store.worker_id import WorkerId
 from tests.harness.redis_server import RedisServer
@@ -21,6 +24,24 @@ def server() -> Iterator[RedisServer]:
     running = RedisServer()
     yield running
     running.stop()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that hangs is given up soon."""
+    monkeypatch.setattr(redis_client, "BUDGET_S", 0.4)
+    monkeypatch.setattr(redis_client, "SOCKET_S", 0.2)
+    monkeypatch.setattr(redis_locator, "ASK_S", 0.1)
+
+
+async def settled(step: Callable[[], Any]) -> Any:
+    """Do a step again until the store answers."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            try:
+                return await step()
+            except StoreFailed:
+                await asyncio.sleep(0.05)
 
 
 class LosingProxy:
@@ -97,7 +118,9 @@ async def open_node(server: RedisServer) -> AsyncIterator[Callable[..., Any]]:
     async def open_one(url: str = "", **options: Any) -> RedisStore:
         name = f"node-{len(opened)}"
         worker = WorkerId(name, f"machine-{len(opened)}", 1, 1)
-        store = RedisStore(url or server.url(), worker, **{"close_s": 0.1, "server_clock": False, **options})
+        store = RedisStore(
+            parse_redis_url(url or server.url()), worker, **{"close_s": 0.1, "server_clock": False, **options}
+        )
         await store.open()
         opened.append(store)
         return store

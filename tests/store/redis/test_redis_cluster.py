@@ -18,10 +18,13 @@ from gateway.model.session import (
     SlotLimits,
 )
 from gateway.store.history import ManagementCall, Removed
-from gateway.store.interface import Queued, SessionFilter
+from gateway.store.interface import AtCapacity, Queued, SessionFilter, StoreFailed
+from gateway.store.redis.redis_address import parse_redis_url
 from gateway.store.redis.redis_store import RedisStore
 from gateway.store.worker_id import WorkerId
 from tests.harness.redis_server import RedisServer
+from tests.harness.redis_topologies import Cluster, until
+from tests.store.redis.conftest import settled
 
 NOW = 1000.0
 
@@ -37,7 +40,7 @@ def cluster() -> Iterator[RedisServer]:
 
 @pytest.fixture
 async def node(cluster: RedisServer) -> AsyncIterator[RedisStore]:
-    store = RedisStore(cluster.url(), WorkerId("node", "machine", 1, 1), server_clock=False)
+    store = RedisStore(parse_redis_url(cluster.url()), WorkerId("node", "machine", 1, 1), server_clock=False)
     await store.open()
     yield store
     await store.close()
@@ -74,7 +77,7 @@ async def test_a_life_of_sessions(
     _, total = await node.sessions(SessionFilter(organization="acme", active=False))
     assert total == 2
 
-    lost = RedisStore(cluster.url(), WorkerId("lost", "elsewhere", 1, 1), server_clock=False)
+    lost = RedisStore(parse_redis_url(cluster.url()), WorkerId("lost", "elsewhere", 1, 1), server_clock=False)
     await lost.open()
     await lost.admit(new_call(), one_slot, NOW)
     await lost.close()
@@ -91,3 +94,65 @@ async def test_a_life_of_sessions(
     assert await node.history.prune(NOW * 9, NOW * 9, 9) == Removed(3, 3, 1)
     (used,) = await node.history.usage("acme", 0, 0, NOW)
     assert used.sessions == 2
+
+
+# Several masters
+
+
+@pytest.fixture(scope="module")
+def masters() -> Iterator[Cluster]:
+    """Three masters, and a replica of the one that has the store's slot."""
+    running = Cluster(masters=3, replicas=1)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+async def far_node(masters: Cluster) -> AsyncIterator[RedisStore]:
+    """A store whose URL names two nodes that do not have it, one of which is gone for a while."""
+    _, *others, _ = masters.nodes
+    store = RedisStore(parse_redis_url(masters.url(*others)), WorkerId("node", "machine", 1, 1))
+    await store.open()
+    yield store
+    await store.close()
+
+
+async def test_calls_are_counted_while_their_slot_gets_another_master(
+    masters: Cluster,
+    far_node: RedisStore,
+    new_call: Callable[..., CallDetails],
+    one_slot: SlotLimits,
+    hung_up: SessionResult,
+) -> None:
+    first, second, _, replica = masters.nodes
+    await far_node.heartbeat(NOW)
+    calls = [new_call(agent) for agent in ("support.acme", "sales.acme")]
+    for call in calls:
+        await far_node.admit(call, one_slot, NOW)
+    assert far_node._client.locator.current == ("127.0.0.1", first.port)
+
+    # Its master dies, and the replica is elected.
+    until("it has caught up", lambda: first.run("WAIT", 1, 1000))
+    first.kill()
+    await settled(lambda: far_node.heartbeat(NOW))
+    assert far_node._client.locator.current == ("127.0.0.1", replica.port)
+    with pytest.raises(AtCapacity):
+        await far_node.admit(new_call(), one_slot, NOW)
+
+    # The slot moves, key by key, to another master.
+    masters.start_to_move(replica, second)
+    masters.move_keys(replica, second, most=3)
+    with pytest.raises(StoreFailed, match="its slot is on the way"):
+        await far_node.admit(new_call("other.acme"), one_slot, NOW)
+    ended = far_node.end(calls[0].session_id, hung_up)
+    masters.move_keys(replica, second)
+    masters.end_move(replica, second)
+    await ended
+    await far_node.heartbeat(NOW)
+    assert far_node._client.locator.current == ("127.0.0.1", second.port)
+    with pytest.raises(AtCapacity):
+        await far_node.admit(new_call("sales.acme"), one_slot, NOW)
+    await far_node.admit(new_call(), one_slot, NOW)
+    assert (await far_node.counts()).total_active == 2
+    _, total = await far_node.sessions(SessionFilter(organization="acme", active=False))
+    assert total == 1

@@ -17,7 +17,7 @@ from gateway.model.session import CallDetails, QueueLimit, SessionOptions, Sessi
 from gateway.simulator.waiting import WAIT_S, eventually
 from gateway.store.interface import AtCapacity, Queued, StoreFailed
 from gateway.store.notifications import Topic
-from gateway.store.redis import redis_client
+from gateway.store.redis.redis_address import parse_redis_url
 from gateway.store.redis.redis_store import RedisStore
 from gateway.store.worker_id import STALE_S, WorkerId
 from tests.harness.redis_server import RedisServer
@@ -26,13 +26,6 @@ from tests.store.redis.conftest import LosingProxy
 NewCall = Callable[..., CallDetails]
 OpenNode = Callable[..., Any]
 NOW = 1000.0
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that hangs is given up soon."""
-    monkeypatch.setattr(redis_client, "BUDGET_S", 0.2)
-    monkeypatch.setattr(redis_client, "SOCKET_S", 0.1)
 
 
 async def slots_in_use(store: RedisStore) -> int:
@@ -287,7 +280,7 @@ async def test_a_full_server_refuses_calls_and_lets_calls_end(
 async def test_a_password_is_in_no_error(server: RedisServer) -> None:
     server.kill()
     url = f"redis://patchbay:correct-horse@127.0.0.1:{server.port}/0"
-    store = RedisStore(url, WorkerId("node", "machine", 1, 1))
+    store = RedisStore(parse_redis_url(url), WorkerId("node", "machine", 1, 1))
     with pytest.raises(StoreFailed) as failure:
         await store.open()
     assert "correct-horse" not in str(failure.value)

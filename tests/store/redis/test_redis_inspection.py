@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from gateway.cli import app
 from gateway.store.interface import StoreFailed
+from gateway.store.redis.redis_address import parse_redis_url
 from gateway.store.redis.redis_inspection import inspect_server
 from tests.harness.redis_server import RedisServer
 
@@ -55,7 +56,7 @@ def test_a_server_that_does_not_answer_is_refused(server: RedisServer, tmp_path:
 def test_a_server_that_may_evict_places_is_doubtful(server: RedisServer) -> None:
     server.ask("CONFIG SET maxmemory 100mb")
     server.ask("CONFIG SET maxmemory-policy allkeys-lru")
-    _, doubts = inspect_server(server.url(), "agent")
+    _, doubts = inspect_server(parse_redis_url(server.url()), "agent")
     assert any("maxmemory-policy allkeys-lru" in doubt for doubt in doubts)
 
 
@@ -64,6 +65,6 @@ def test_a_replica_is_refused(server: RedisServer) -> None:
     try:
         server.ask(f"REPLICAOF 127.0.0.1 {primary.port}")
         with pytest.raises(StoreFailed, match="is a replica"):
-            inspect_server(server.url(), "agent")
+            inspect_server(parse_redis_url(server.url()), "agent")
     finally:
         primary.stop()
