@@ -146,7 +146,7 @@ async def _open_store(
     )
     await store.open()
     stack.push_async_callback(store.close)
-    await _beat(store)
+    await _beat(store, may_warn=True)
     return store
 
 
@@ -297,10 +297,13 @@ def _start_heartbeat(services: Services, stack: AsyncExitStack) -> None:
     calls = services.calls
 
     async def beat() -> None:
+        answers = True
         while True:
-            await take_over_or_warn(calls.capacity.releases, calls.agents)
+            if answers:
+                answers = await take_over_or_warn(calls.capacity.releases, calls.agents)
             await asyncio.sleep(HEARTBEAT_S)
-            await _beat(calls.store, await live_traffic(services.active), calls.nodes)
+            passed = await live_traffic(services.active)
+            answers = await _beat(calls.store, passed, calls.nodes, may_warn=answers)
 
     _run_until_exit(beat(), stack)
 
@@ -324,14 +327,20 @@ def _run_until_exit(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> N
     stack.push_async_callback(cancel)
 
 
-async def _beat(store: Store, passed: Sequence[LiveTraffic] = (), nodes: Nodes | None = None) -> None:
+async def _beat(
+    store: Store, passed: Sequence[LiveTraffic] = (), nodes: Nodes | None = None, *, may_warn: bool
+) -> bool:
+    """Return whether the store answers. `may_warn`: it did so far, so one line tells that it does not."""
     try:
         await store.heartbeat(time.time(), passed)
         if nodes is not None:
             await nodes.directory.announce()
         await store.reap(time.time())
     except StoreFailed as error:
-        log.warning("store", error=str(error))
+        if may_warn and not error.is_reported:
+            log.warning("store", error=str(error))
+        return False
+    return True
 
 
 def _start_batcher(settings: Settings, stack: AsyncExitStack) -> LoopBatcher:

@@ -70,14 +70,18 @@ class KeyEvents:
     async def _follow(self) -> None:
         with self._notifications.subscribe(Topic.KEY_REVOKED) as subscription:
             self._subscription = subscription
+            in_trouble = False
             try:
                 while True:
                     await subscription.wait(min_interval_s=LOOK_S)
                     try:
                         for principal in await self._api_keys.revoked(list(self._waiting)):
                             self._report(principal)
+                        in_trouble = False
                     except StoreFailed as error:
-                        log.warning("store", error=str(error))
+                        if not in_trouble and not error.is_reported:
+                            log.warning("store", error=str(error))
+                        in_trouble = True
                         subscription.retry()
             finally:
                 self._subscription = None

@@ -88,6 +88,7 @@ class SessionEvents:
 
     async def _follow(self) -> None:
         over = None  # so that the first look reads every session: one may have ended before it was counted
+        in_trouble = False
         with self._store.notifications.subscribe(Topic.SESSION_ENDED) as subscription:
             while True:
                 await subscription.wait(min_interval_s=LOOK_S)
@@ -97,8 +98,11 @@ class SessionEvents:
                     if over_now != over:
                         await self._read_each()
                         over = over_now
+                    in_trouble = False
                 except StoreFailed as error:
-                    log.warning("store", error=str(error))
+                    if not in_trouble and not error.is_reported:
+                        log.warning("store", error=str(error))
+                    in_trouble = True
                     subscription.retry()
 
     async def _read_each(self) -> None:

@@ -159,9 +159,12 @@ def _held(record: SessionRecord, agents: AgentDirectory) -> HeldSlot:
     )
 
 
-async def take_over_or_warn(releases: SlotReleases, agents: AgentDirectory) -> None:
-    """Do what `take_over` does; a store that fails is asked again at the next heartbeat."""
+async def take_over_or_warn(releases: SlotReleases, agents: AgentDirectory) -> bool:
+    """Do what `take_over` does. Return False if the store fails; it is asked again when it answers."""
     try:
         await releases.take_over(agents)
     except StoreFailed as error:
-        log.warning("store", error=str(error))
+        if not error.is_reported:
+            log.warning("store", error=str(error))
+        return False
+    return True

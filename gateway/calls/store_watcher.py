@@ -76,7 +76,7 @@ class StoreWatcher:
                     done = await react()
                     in_trouble = False
                 except StoreFailed as error:
-                    if not in_trouble:
+                    if not in_trouble and not error.is_reported:
                         log.warning("store", error=str(error))
                     in_trouble = True
                 except Exception:  # the edge of one reaction: the next notification must still be handled

@@ -113,14 +113,18 @@ class WhatsAppCall:
     async def _ended_elsewhere(self) -> None:
         """Return when a worker has saved the session's end."""
         store = self._services.store
+        in_trouble = False
         while True:
             with session_events(store).waiting(self.session_id) as over:
                 try:
                     record = await store.session(self.session_id)
                 except StoreFailed as error:
-                    log.warning("store", error=str(error))
+                    if not in_trouble and not error.is_reported:
+                        log.warning("store", error=str(error))
+                    in_trouble = True
                     await asyncio.sleep(STORE_PAUSE_S)
                     continue
+                in_trouble = False
                 if record is None or record.state in TERMINAL:
                     return
                 await over

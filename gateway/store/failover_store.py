@@ -88,6 +88,10 @@ class FailoverStore:
     def notifications(self) -> Notifications:
         return self._store.notifications
 
+    @property
+    def admits(self) -> bool:
+        return True
+
     async def open(self) -> None:
         await self._store.open()
 

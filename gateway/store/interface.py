@@ -48,7 +48,13 @@ UNUSED_S: Final = 86_400.0
 
 
 class StoreFailed(Exception):  # noqa: N818 - named after the reason `store_failed`
-    """The store does not answer, cannot be opened, or is closed. `str()` is a sentence for the operator."""
+    """The store does not answer, cannot be opened, or is closed. `str()` is a sentence for the operator.
+
+    `is_reported`: a line of the log says already that it does not answer, and another will say that it does
+    again; whoever asks in vain for as long need not say it, too.
+    """
+
+    is_reported = False
 
 
 class NotPending(StoreFailed):
@@ -188,6 +194,10 @@ class Store(Protocol):
     @property
     def notifications(self) -> Notifications:
         """The notifications between all workers of this store."""
+
+    @property
+    def admits(self) -> bool:
+        """Whether new calls are admitted as far as the store is concerned, as the last heartbeat found it."""
 
     async def open(self) -> None:
         """Make the store ready. Raises StoreFailed; then it need not be closed."""

@@ -35,12 +35,16 @@ async def remove_for_ever(
 
     `now`: Unix seconds.
     """
+    in_trouble = False
     while True:
         await asyncio.sleep(ROUND_PAUSE_S)
         try:
             await remove_once(history, retention_days, audit_days, now)
+            in_trouble = False
         except StoreFailed as error:
-            log.warning("store", error=str(error))
+            if not in_trouble and not error.is_reported:
+                log.warning("store", error=str(error))
+            in_trouble = True
 
 
 async def remove_once(

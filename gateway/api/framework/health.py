@@ -25,9 +25,14 @@ def health_routes(services: CallServices, active: ActiveCalls) -> list[Route]:
         return JSONResponse({"status": "alive"})
 
     async def readyz(_: Request) -> JSONResponse:
-        """Answer 503 while the gateway drains, so that a load balancer sends no more calls."""
+        """Answer 503 while new calls are refused, so that a load balancer sends them elsewhere.
+
+        The store is not asked: a heartbeat does that every few seconds.
+        """
         if active.draining:
             return JSONResponse({"status": "draining", "calls": len(active)}, status_code=503)
+        if not services.store.admits:
+            return JSONResponse({"status": Reasons.store_failed.code, "calls": len(active)}, status_code=503)
         return JSONResponse({"status": "ready"})
 
     async def status(_: Request) -> JSONResponse:

@@ -108,6 +108,7 @@ class RedisClient:
         self._is_open = False
         self._deadline: float | None = None
         self.failing = False
+        self._silent_since: float | None = None  # loop time
 
     @property
     def pending_writes(self) -> int:
@@ -133,7 +134,9 @@ class RedisClient:
         if not self._is_open:
             return
         self._is_open = False
-        self._deadline = asyncio.get_running_loop().time() + self._close_s
+        # A server that has been away for so long already is not waited for once more.
+        away_s = 0.0 if self._silent_since is None else _loop_time() - self._silent_since
+        self._deadline = _loop_time() + max(0.0, self._close_s - away_s)
         self._arrived.set()
         if self._writing is not None:
             await self._writing
@@ -173,7 +176,8 @@ class RedisClient:
         `settle`: what is owed is written before. `until`: loop time of an earlier end, see `budget_end`.
         """
         self._check_open()
-        return await self._bounded(partial(_evaluate, script, keys, arguments), settle=settle, until=until)
+        command = partial(_evaluate, self._shared, script, keys, arguments)
+        return await self._bounded(command, settle=settle, until=until)
 
     async def run_late(self, name: str, *arguments: Any, **options: Any) -> Any:
         """Do the same as `run`, also while the client closes: for what is owed."""
@@ -195,6 +199,7 @@ class RedisClient:
 
     async def relocate(self) -> None:
         """Let each connection that is not in use ask where to before it is used again."""
+        self._shared.drop()
         await self._redis.connection_pool.disconnect(inuse_connections=False)
 
     def _check_open(self) -> None:
@@ -209,7 +214,7 @@ class RedisClient:
         if not self._pending:
             return
         if self.failing:
-            raise StoreFailed(f"the session store {self.name} does not answer")
+            raise self._failed("")
         async with self.budget():
             await asyncio.shield(self._pending[-1].settled)
 
@@ -237,7 +242,21 @@ class RedisClient:
             async with asyncio.timeout(BUDGET_S):
                 yield
         except TimeoutError:
-            raise StoreFailed(f"the session store {self.name} does not answer in time") from None
+            raise self._failed(" in time") from None
+
+    def _failed(self, words: str) -> StoreFailed:
+        """Return the failure of a command, and say once that there are some."""
+        failure = StoreFailed(f"the session store {self.name} does not answer{words}")
+        failure.is_reported = True
+        if self._silent_since is None:
+            self._silent_since = _loop_time()
+            log.error("session_store_failed", error=str(failure), owed=self.pending_writes)
+        return failure
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the last command failed; a line of the log says so."""
+        return self._silent_since is not None
 
     async def _bounded(
         self,
@@ -262,9 +281,12 @@ class RedisClient:
                         await self._look_elsewhere(error)
         except TimeoutError:
             words = f": {_words(elsewhere)}" if elsewhere is not None else " in time"
-            raise StoreFailed(f"the session store {self.name} does not answer{words}") from None
+            raise self._failed(words) from None
         except (RedisError, OSError) as error:
-            raise StoreFailed(f"the session store {self.name} does not answer: {_words(error)}") from None
+            raise self._failed(f": {_words(error)}") from None
+        if self._silent_since is not None:
+            self._silent_since = None
+            log.info("session_store_recovered", written=self.pending_writes)
         if task is not None and task.cancelling() > cancelling:
             raise asyncio.CancelledError  # redis-py 8.1 loses one that comes before it has sent the command
         return answer
@@ -312,8 +334,6 @@ class RedisClient:
                 if not pending.is_durable:
                     self._done(None, failure)
                     continue
-                if not self.failing:
-                    log.error("session_store_failed", error=str(failure), owed=self.pending_writes)
                 self.failing = True
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S) if pause_s else FIRST_PAUSE_S
                 with contextlib.suppress(TimeoutError):
@@ -323,8 +343,6 @@ class RedisClient:
                 log.error("session_store_write_refused", error=str(fault))
                 self._done(None, fault)
             else:
-                if self.failing:
-                    log.info("session_store_recovered", written=self.pending_writes)
                 self.failing, pause_s = False, 0.0
                 self._done(answer, None)
 
@@ -365,7 +383,11 @@ class _PendingWrite:
 
 def budget_end() -> float:
     """Return the loop time at which a step that begins now has to be done."""
-    return asyncio.get_running_loop().time() + BUDGET_S
+    return _loop_time() + BUDGET_S
+
+
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def within_budget(step: Step) -> Step:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.store.redis.redis_scripts import HEAD, SESSION
+from gateway.store.redis.redis_scripts import HEAD, NEW_HEAD, SESSION
 
 # ARGV: id, started_at.
 MARK_RUNNING: Final = (
@@ -243,6 +243,9 @@ redis.call('SADD', KEYS[2], ARGV[1])
 return {w[3] and 1 or 0, tostring(now)}
 """
 )
+
+# KEYS: the worker. What a full server refuses, as it refuses an admission.
+PROBE: Final = NEW_HEAD + "redis.call('HSET', KEYS[1], 'probed', 1)\nreturn 1\n"
 
 # KEYS: sessions. ARGV: the worker's id, then for each session its number of values, and fields and values.
 PASSED: Final = (

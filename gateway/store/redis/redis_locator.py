@@ -238,7 +238,6 @@ async def _answers(questions: Sequence[Awaitable[T]], enough: int) -> list[T]:
 
 
 async def _cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    left = [task for task in tasks if not task.done()]
-    for task in left:
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)

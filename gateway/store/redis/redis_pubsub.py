@@ -58,7 +58,7 @@ class RedisPubSub:
     async def _listen(self) -> None:
         pause_s = FIRST_PAUSE_S
         in_trouble = False
-        while True:
+        while self._task is asyncio.current_task():
             try:
                 async with contextlib.AsyncExitStack() as stack:
                     redis = await stack.enter_async_context(self._connect())
@@ -66,7 +66,8 @@ class RedisPubSub:
                     await pubsub.subscribe(self._channel)
                     server = self._client.locator.current
                     is_asked = False
-                    while True:
+                    # redis-py 8.1 sends within asyncio.wait_for, which before Python 3.12 may lose a cancel.
+                    while self._task is asyncio.current_task():
                         message = await pubsub.get_message(timeout=CHECK_S)
                         if message is None:
                             if is_asked:
@@ -81,7 +82,7 @@ class RedisPubSub:
                             pause_s, in_trouble = FIRST_PAUSE_S, False
                         self._take(message)
             except (RedisError, OSError) as error:
-                if not in_trouble:
+                if not in_trouble and not self._client.is_silent:
                     log.warning("store", error=f"notifications of {self._client.name}: {error}")
                 in_trouble = True
             await asyncio.sleep(pause_s)

@@ -176,7 +176,7 @@ return {'ok'}
 # What nearly every call needs, and nothing else: ADMIT costs three times as much. The session must not be
 # there yet, nobody waits, and the worker is known. Else the answer is "other", and ADMIT decides.
 ADMIT_NEW: Final = (
-    HEAD
+    NEW_HEAD
     + """
 local ARGV, call = ARGV, redis.call
 local ID, attempt, worker, now = ARGV[1], ARGV[2], ARGV[3], ARGV[4]

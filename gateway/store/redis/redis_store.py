@@ -92,6 +92,7 @@ _COMPLETE: Final = script(end_scripts.COMPLETE)
 _REQUEST_STOP: Final = script(end_scripts.REQUEST_STOP)
 _HEARTBEAT: Final = script(end_scripts.HEARTBEAT)
 _PASSED: Final = script(end_scripts.PASSED)
+_PROBE: Final = script(end_scripts.PROBE)
 
 _END_TOPICS: Final = (Topic.SESSION_ENDED, Topic.SESSION_CHANGED, Topic.SLOT_FREED)
 
@@ -120,6 +121,8 @@ class RedisStore:
         self._calls_per_organization = calls_per_organization
         self._worker = worker
         self._server_clock = server_clock
+        self._admits = True
+        self._is_full = False
         self._client = RedisClient(address, close_s)
         self._key_values = RedisKeyValueStore(self._client)
         self._history = RedisHistory(self._client, max_history)
@@ -139,6 +142,10 @@ class RedisStore:
     @property
     def notifications(self) -> Notifications:
         return self._pubsub.notifications
+
+    @property
+    def admits(self) -> bool:
+        return self._admits
 
     @property
     def failing(self) -> bool:
@@ -448,14 +455,11 @@ class RedisStore:
         return Counts(by_state, over)
 
     async def heartbeat(self, now: float, passed: Sequence[LiveTraffic] = ()) -> None:
-        arguments = (
-            *worker_arguments(self._worker),
-            "" if self._server_clock else repr(float(now)),
-            STALE_S,
-        )
-        names = (keys.worker(self._worker.id), keys.WORKERS)
-        (is_known, _) = await self._client.script(_HEARTBEAT, names, arguments)
-        await self._own.look_again(is_known=bool(is_known))
+        try:
+            self._admits = await self._beat(now)
+        except StoreFailed:
+            self._admits = False
+            raise
         await self._client.settled()
         for at in range(0, len(passed), SESSIONS_AT_ONCE):
             page = passed[at : at + SESSIONS_AT_ONCE]
@@ -465,6 +469,28 @@ class RedisStore:
                 columns += (len(each), *each)
             sessions = [keys.session(clean(live.session_id) or "") for live in page]
             await self._client.script(_PASSED, sessions, (self._worker.id, *columns))
+
+    async def _beat(self, now: float) -> bool:
+        """Say that this worker lives. Return whether the server would admit a call. Raises StoreFailed."""
+        arguments = (
+            *worker_arguments(self._worker),
+            "" if self._server_clock else repr(float(now)),
+            STALE_S,
+        )
+        names = (keys.worker(self._worker.id), keys.WORKERS)
+        (is_known, _) = await self._client.script(_HEARTBEAT, names, arguments)
+        await self._own.look_again(is_known=bool(is_known))
+        try:
+            await self._client.script(_PROBE, names[:1], ())
+        except StoreFailed as failure:  # a full server, which takes heartbeats
+            if not self._is_full:
+                log.error("session_store_failed", error=str(failure), owed=self.pending_writes)
+            self._is_full = True
+            return False
+        if self._is_full:
+            log.info("session_store_recovered", written=0)
+        self._is_full = False
+        return True
 
     async def reap(self, now: float) -> list[SessionRecord]:
         await self._client.settled()

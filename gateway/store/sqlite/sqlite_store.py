@@ -23,7 +23,7 @@ from gateway.model.session import (
     SessionResult,
     SlotLimits,
 )
-from gateway.store.interface import ALL_SESSIONS, Counts, SessionFilter
+from gateway.store.interface import ALL_SESSIONS, Counts, SessionFilter, StoreFailed
 from gateway.store.notifications import Notifications, Topic
 from gateway.store.sqlite import session_ends, session_reads, session_writes, worker_rows
 from gateway.store.sqlite.change_poll import ChangePoll, data_version
@@ -66,6 +66,7 @@ class SqliteStore:
         """
         self._calls_per_organization = calls_per_organization
         self._worker = worker
+        self._admits = True
         guard = FileGuard(path)
 
         def open_file() -> sqlite3.Connection:
@@ -89,6 +90,10 @@ class SqliteStore:
     @property
     def notifications(self) -> Notifications:
         return self._change_poll.notifications
+
+    @property
+    def admits(self) -> bool:
+        return self._admits
 
     @property
     def failing(self) -> bool:
@@ -244,7 +249,12 @@ class SqliteStore:
             if passed:
                 worker_rows.write_passed(self._worker, passed, connection)
 
-        await self._writer.submit(Kind.REQUEST, beat)
+        try:
+            await self._writer.submit(Kind.REQUEST, beat)
+        except StoreFailed:
+            self._admits = False
+            raise
+        self._admits = True
 
     async def reap(self, now: float) -> list[SessionRecord]:
         lost = await self._writer.submit(Kind.REQUEST, partial(worker_rows.reap, self._worker, now))

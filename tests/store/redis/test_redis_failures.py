@@ -273,6 +273,15 @@ async def test_a_full_server_refuses_calls_and_lets_calls_end(
     await store._client.run("config_set", "maxmemory", "1")
     with pytest.raises(StoreFailed, match="memory"):
         await store.key_values.put("kind", "key", "value", now=NOW)
+    for step in (
+        store.admit(new_call(), one_slot, NOW),
+        store.create_pending(new_call(), SessionOptions("websocket"), NOW, NOW + 300),
+    ):
+        with pytest.raises(StoreFailed, match="memory"):
+            await step
+    await store.heartbeat(NOW)
+    await store.mark_running(call.session_id, NOW)
+    await store.move(call.session_id, one_slot)
     await store.end(call.session_id, hung_up)
     assert await slots_in_use(store) == 0
 
