@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import shutil
 import socket
 import subprocess
@@ -18,24 +19,30 @@ from redis.retry import Retry
 
 from gateway.simulator.waiting import WAIT_S
 
+BUS_OFFSET = 10_000
+"""Nodes of a cluster talk to each other on a port that is so much higher."""
 
-def free_port(most: int = 65535) -> int:
-    """Return a port that nobody listens on."""
+
+def free_port(*, of_cluster: bool) -> int:
+    """Return a port that nobody listens on. `of_cluster`: nor on that of its bus."""
     while True:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port: int = probe.getsockname()[1]
-        if port <= most:
-            return port
+            if not of_cluster:
+                return port
+            with contextlib.suppress(OSError, OverflowError):
+                socket.create_server(("127.0.0.1", port + BUS_OFFSET)).close()
+                return port
 
 
 class RedisServer:
     """A `redis-server` process on 127.0.0.1 that writes no files."""
 
-    def __init__(self, *options: str, port: int = 0, password: str = "") -> None:
+    def __init__(self, *options: str, password: str = "") -> None:
         """`options`: of the command line. `password`: of its only user."""
         program = shutil.which("redis-server")
         assert program, "the tests need redis-server: apt-get install redis-server"
-        self.port = port or free_port()
+        self.port = free_port(of_cluster="--cluster-enabled" in options)
         self._directory = tempfile.TemporaryDirectory(prefix="patchbay-redis-")
         self.directory = Path(self._directory.name)
         self.password = password

@@ -15,12 +15,11 @@ from redis.crc import key_slot
 
 from gateway.simulator.waiting import WAIT_S
 from gateway.store.redis import redis_keys
-from tests.harness.redis_server import RedisServer, free_port
+from tests.harness.redis_server import RedisServer
 
 SERVICE = "calls"
 SLOT = key_slot(redis_keys.TAG.encode())
 SLOTS = 16384
-BUS_OFFSET = 10000
 
 
 def until(what: str, is_so: Callable[[], Any]) -> None:
@@ -136,11 +135,7 @@ class Cluster:
         """`replicas`: of the first master."""
         options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
         fast = ("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0")
-        # Its nodes talk to each other on a port that is 10000 higher.
-        self.nodes = [
-            RedisServer(*options, *fast, port=free_port(65535 - BUS_OFFSET))
-            for _ in range(masters + replicas)
-        ]
+        self.nodes = [RedisServer(*options, *fast) for _ in range(masters + replicas)]
         self.masters = self.nodes[:masters]
         first = self.nodes[0]
         for epoch, node in enumerate(self.nodes, 1):

@@ -385,7 +385,9 @@ WITHDRAW: Final = (
     + """
 local s = get('state', '_attempt', 'promised_until', 'number', 'key_id')
 leave_queue()
-if not s[1] or s[2] ~= ARGV[2] or is_over(s[1]) or s[1] == 'created' then return {'unchanged'} end
+if not s[1] or s[2] ~= ARGV[2] or is_over(s[1]) or s[1] == 'created' then
+    return {'unchanged', s[1] or 'unknown'}
+end
 redis.call('SREM', OWNED, ID)
 redis.call('ZREM', STOPS, ID)
 if s[3] then
@@ -441,7 +443,7 @@ DETACH: Final = (
     + SESSION
     + """
 local s = get('state', '_attached', '_owner', '_region', '_call_id')
-if s[1] ~= 'starting' or s[2] ~= ARGV[2] then return {'unchanged'} end
+if s[1] ~= 'starting' or s[2] ~= ARGV[2] then return {'unchanged', s[1] or 'unknown'} end
 redis.call('HSET', SESSION, 'owner', s[3], 'region', s[4])
 redis.call('HDEL', SESSION, '_attached', 'stream_id')
 if s[5] == '' then redis.call('HDEL', SESSION, 'call_id')

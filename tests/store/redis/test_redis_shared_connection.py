@@ -15,6 +15,7 @@ import pytest
 from gateway.model.session import CallDetails, SlotLimits
 from gateway.simulator.waiting import eventually
 from gateway.store.redis import redis_client
+from gateway.store.redis.redis_address import parse_redis_url
 from gateway.store.redis.redis_client import RedisClient
 from gateway.store.redis.redis_values import script
 from tests.harness.certificates import issue_certificate
@@ -32,7 +33,7 @@ KEYS = ("{patchbay}:test",)
 @pytest.fixture
 async def client(server: RedisServer) -> AsyncIterator[RedisClient]:
     """A client whose scripts share a connection already."""
-    running = RedisClient(server.url(), close_s=0.1)
+    running = RedisClient(parse_redis_url(server.url()), close_s=0.1)
     await running.open()
     await eventually(lambda: running._shared._answers is not None, "the shared connection")
     yield running
@@ -99,7 +100,7 @@ async def test_a_server_that_hangs_is_given_up_by_all_who_wait(
 ) -> None:
     monkeypatch.setattr(redis_client, "SOCKET_S", 0.1)
     monkeypatch.setattr(redis_client, "BUDGET_S", 0.3)
-    client = RedisClient(server.url(), close_s=0.1)
+    client = RedisClient(parse_redis_url(server.url()), close_s=0.1)
     await client.open()
     await eventually(lambda: client._shared._answers is not None, "the shared connection")
     assert server.process is not None
@@ -114,7 +115,7 @@ async def test_a_server_that_hangs_is_given_up_by_all_who_wait(
     await client.close()
 
 
-async def test_scripts_share_a_connection_over_tls(tmp_path: Path) -> None:
+async def test_scripts_share_a_connection_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     certificate, key = issue_certificate(tmp_path, 1)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         tls_port = probe.getsockname()[1]
@@ -123,8 +124,9 @@ async def test_scripts_share_a_connection_over_tls(tmp_path: Path) -> None:
         *("--tls-ca-cert-file", str(certificate), "--tls-auth-clients", "no"),
     )
     try:
-        url = f"rediss://localhost:{tls_port}/0?ssl_ca_certs={certificate}"
-        client = RedisClient(url, close_s=0.1)
+        url = f"rediss://localhost:{tls_port}/0"
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        client = RedisClient(parse_redis_url(url), close_s=0.1)
         await client.open()
         await eventually(lambda: client._shared._answers is not None, "the shared connection")
         long = "x" * 200_000
