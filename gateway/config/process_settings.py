@@ -227,7 +227,7 @@ class StoreSettings(Table):
 
     @property
     def passwords(self) -> StorePasswords:
-        """What the Redis server and its Sentinels want to be told, beside the URL."""
+        """The passwords of the Redis server and its Sentinels, but for one in the URL."""
 
         def text(secret: SecretStr | None) -> str:
             return secret.get_secret_value() if secret is not None else ""

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from gateway.cli import app
 from gateway.config import Settings
+from gateway.config.toml_text import render
 from gateway.config.workability import NODE_SECRET, NODE_URL, find_concerns
 from gateway.simulator.server_process import PATCHBAY, environment_without_settings
 from gateway.simulator.waiting import WAIT_S
@@ -287,6 +288,17 @@ def test_a_readable_file_with_secrets_in_it_is_doubtful(check: Check, write: Wri
     assert doubt.endswith("patchbay.toml: is readable by every user of this machine, and holds secrets")
     write(text).chmod(0o600)
     assert doubts(check(text.replace("env:TOKEN", "in-the-file"))) == []
+
+
+def test_a_password_in_the_stores_url_is_a_secret(check: Check, write: Write) -> None:
+    url = "redis+sentinel://patchbay:correct-horse@127.0.0.1:1/calls/0"
+    text = f'[store]\nurl = "{url}"\n[server]\n{PUBLIC}{AGENT}'
+    write(text).chmod(0o644)
+    words = check(text).output
+    assert "readable by every user of this machine, and holds secrets" in words
+    assert "correct-horse" not in words
+    settings = Settings.model_validate({"store": {"url": url}})
+    assert 'url = "redis+sentinel://patchbay:**********@127.0.0.1:1/calls/0"' in render(settings)
 
 
 # `patchbay serve`

@@ -24,7 +24,7 @@ Address = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class StorePasswords:
-    """What a Redis server and its Sentinels want to be told, beside the URL; "" for nothing.
+    """The passwords of a Redis server and its Sentinels, beside the URL; "" for none.
 
     `server` replaces the password of the URL.
     """

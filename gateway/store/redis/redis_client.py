@@ -62,7 +62,7 @@ LONGEST_PAUSE_S: Final = 2.0
 """The pauses between two tries to write what is owed; they double."""
 
 NO_REPLICAS: Final = "NOREPLICAS"
-"""What a primary answers that no replica follows, where that forbids writes: another may be the primary now.
+"""The answer of a primary that no replica follows, where that forbids writes: another may be the primary now.
 """
 
 Arguments = Sequence[str | bytes | int | float]
@@ -108,6 +108,7 @@ class RedisClient:
         self._is_open = False
         self._deadline: float | None = None
         self.failing = False
+        self._told_failing = False
         self._silent_since: float | None = None  # loop time
 
     @property
@@ -159,7 +160,8 @@ class RedisClient:
         self._check_open()
         answers: list[Any] = []
         for at in range(0, len(commands), COMMANDS_AT_ONCE):
-            answers += await self._bounded(partial(_pipeline, commands[at : at + COMMANDS_AT_ONCE]))
+            page = commands[at : at + COMMANDS_AT_ONCE]
+            answers += await self._bounded(partial(_pipeline, page), proves=False)
         return answers
 
     async def script(
@@ -185,7 +187,7 @@ class RedisClient:
         async def command(redis: Any) -> Any:
             return await getattr(redis, name)(*arguments, **options)
 
-        return await self._bounded(command)
+        return await self._bounded(command, proves=False)
 
     async def script_late(self, script: Script, keys: Sequence[str], arguments: Arguments) -> Any:
         """Do the same as `script`, also while the client closes: for what is owed."""
@@ -264,7 +266,9 @@ class RedisClient:
         *,
         settle: bool = False,
         until: float | None = None,
+        proves: bool = True,
     ) -> Any:
+        """Return the answer of a command. `proves`: it writes, and so proves that the server takes writes."""
         task = asyncio.current_task()
         cancelling = task.cancelling() if task is not None else 0
         elsewhere: Exception | None = None
@@ -282,9 +286,11 @@ class RedisClient:
         except TimeoutError:
             words = f": {_words(elsewhere)}" if elsewhere is not None else " in time"
             raise self._failed(words) from None
+        except ResponseError as error:  # it answers, but not so: one that is full, or forbids something
+            raise StoreFailed(f"the session store {self.name} does not answer: {_words(error)}") from None
         except (RedisError, OSError) as error:
             raise self._failed(f": {_words(error)}") from None
-        if self._silent_since is not None:
+        if self._silent_since is not None and proves:
             self._silent_since = None
             log.info("session_store_recovered", written=self.pending_writes)
         if task is not None and task.cancelling() > cancelling:
@@ -334,6 +340,9 @@ class RedisClient:
                 if not pending.is_durable:
                     self._done(None, failure)
                     continue
+                if not self.failing and not failure.is_reported:
+                    log.error("session_store_failed", error=str(failure), owed=self.pending_writes)
+                    self._told_failing = True
                 self.failing = True
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S) if pause_s else FIRST_PAUSE_S
                 with contextlib.suppress(TimeoutError):
@@ -343,7 +352,9 @@ class RedisClient:
                 log.error("session_store_write_refused", error=str(fault))
                 self._done(None, fault)
             else:
-                self.failing, pause_s = False, 0.0
+                if self._told_failing:
+                    log.info("session_store_recovered", written=self.pending_writes)
+                self.failing, self._told_failing, pause_s = False, False, 0.0
                 self._done(answer, None)
 
     async def _closing(self) -> None:

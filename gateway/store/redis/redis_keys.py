@@ -119,7 +119,7 @@ def value(kind: str, key: str) -> str:
 
 
 def removal(attempt: str) -> str:
-    """A value, for seconds only: that an attempt to remove a value has removed it."""
+    """String, for seconds: an attempt to remove a value has removed one."""
     return f"{TAG}removal:{attempt}"
 
 

@@ -36,8 +36,8 @@ ASK_S: Final = 0.4
 
 SLOT: Final = key_slot(keys.TAG.encode())
 
-REFUSALS: Final = (AuthenticationError, AuthorizationError, NoPermissionError)
-"""What a server answers to a wrong password, or to one that is good for less."""
+DENIALS: Final = (AuthenticationError, AuthorizationError, NoPermissionError)
+"""The answers to a wrong password, or to one that is good for less."""
 
 T = TypeVar("T")
 
@@ -79,9 +79,9 @@ class RedisLocator:
             self.current = None
 
     def moved(self, answer: MovedError) -> None:
-        """Note that the slot is elsewhere. An answer without a host means the host that was asked."""
-        asked = self.current or self._candidates()[0]
-        self.current = answer.host.strip("[]") or asked[0], int(answer.port)
+        """Note that the slot is elsewhere. An answer without a host means the one that gave it."""
+        server = self.current or self._candidates()[0]
+        self.current = answer.host.strip("[]") or server[0], int(answer.port)
         self._nodes = tuple(dict.fromkeys((self.current, *self._nodes)))
 
     async def confirm(self, connection: Any) -> None:
@@ -106,10 +106,10 @@ class RedisLocator:
         """Ask; all who want to know meanwhile get the same answer."""
         if self._asking is None:
             self._asking = asyncio.ensure_future(ask())
-            self._asking.add_done_callback(self._asked)
+            self._asking.add_done_callback(self._forget_question)
         return await asyncio.shield(self._asking)
 
-    def _asked(self, asking: asyncio.Future[Address]) -> None:
+    def _forget_question(self, asking: asyncio.Future[Address]) -> None:
         self._asking = None
         if not asking.cancelled():
             asking.exception()  # whoever waited has it
@@ -132,7 +132,7 @@ class RedisLocator:
         async with self._connection(host, passwords.sentinel_user, passwords.sentinel) as sentinel:
             try:
                 found = await _run(sentinel, "SENTINEL", "MASTER", self._address.service)
-            except REFUSALS:
+            except DENIALS:
                 raise
             except ResponseError:  # "No such master with that name"
                 return None
@@ -158,12 +158,12 @@ class RedisLocator:
                 return await self._owner(node, host)
             return host if role == "master" else None
 
-    async def _owner(self, connection: Any, asked: Address) -> Address | None:
+    async def _owner(self, connection: Any, node: Address) -> Address | None:
         """Return the primary of the store's slot as a node knows it, None if it knows none."""
         owner = None
         nodes: list[Address] = []
         for first, last, *servers in await _run(connection, "CLUSTER", "SLOTS"):
-            found = [(server[0] or asked[0], int(server[1])) for server in servers]
+            found = [(server[0] or node[0], int(server[1])) for server in servers]
             nodes += [each for each in found if each[0] != "?"]
             if first <= SLOT <= last and found[0] in nodes:
                 owner = found[0]
@@ -213,27 +213,27 @@ async def _role(connection: Any) -> tuple[str, str]:
 async def _answers(questions: Sequence[Awaitable[T]], enough: int) -> list[T]:
     """Return what is answered within ASK_S; only until there are enough answers.
 
-    Raises one of REFUSALS if nobody answers and somebody refuses the password.
+    Raises one of DENIALS if nobody answers and somebody refuses the password.
     """
     tasks = [asyncio.ensure_future(question) for question in questions]
     answers: list[T] = []
-    refusal: RedisError | None = None
+    denial: RedisError | None = None
     try:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ASK_S):
                 for done in asyncio.as_completed(tasks):
                     try:
                         answers.append(await done)
-                    except REFUSALS as error:
-                        refusal = error
+                    except DENIALS as error:
+                        denial = error
                     except (RedisError, OSError):
                         continue
                     if len(answers) >= enough:
                         break
     finally:
         await _cancel(tasks)
-    if not answers and refusal is not None:
-        raise refusal
+    if not answers and denial is not None:
+        raise denial
     return answers
 
 

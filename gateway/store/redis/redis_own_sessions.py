@@ -62,7 +62,7 @@ class OwnSession:
 
 @dataclass(slots=True)
 class _Over:
-    """What ended a session: scripts with what they are given behind its id, in order.
+    """The end of a session: the scripts that wrote it, in order, with their arguments behind its id.
 
     `own`: None if it was not this worker's any more, or never had a slot. `at`: monotonic seconds.
     """
@@ -199,8 +199,8 @@ class OwnSessions:
 
         One that is being admitted looks like that for a moment, so it must look so twice.
         """
-        mine = {clean(each) for each in (*self._sessions, *self._over)}
-        found = await self._read(sorted(known - mine), "state", "owner")
+        own = {clean(each) for each in (*self._sessions, *self._over)}
+        found = await self._read(sorted(known - own), "state", "owner")
         strays = {
             session_id
             for session_id, (state, owner) in found.items()

@@ -65,19 +65,19 @@ class RedisPubSub:
                     pubsub = await stack.enter_async_context(redis.pubsub())
                     await pubsub.subscribe(self._channel)
                     server = self._client.locator.current
-                    is_asked = False
+                    is_pinged = False
                     # redis-py 8.1 sends within asyncio.wait_for, which before Python 3.12 may lose a cancel.
                     while self._task is asyncio.current_task():
                         message = await pubsub.get_message(timeout=CHECK_S)
                         if message is None:
-                            if is_asked:
+                            if is_pinged:
                                 raise RedisError("nothing heard")
                             if self._client.locator.current not in (server, None):
                                 break  # what is published is published elsewhere
                             await pubsub.ping()
-                            is_asked = True
+                            is_pinged = True
                             continue
-                        is_asked = False
+                        is_pinged = False
                         if message["type"] == "subscribe":
                             pause_s, in_trouble = FIRST_PAUSE_S, False
                         self._take(message)
