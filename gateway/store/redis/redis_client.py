@@ -161,7 +161,7 @@ class RedisClient:
         answers: list[Any] = []
         for at in range(0, len(commands), COMMANDS_AT_ONCE):
             page = commands[at : at + COMMANDS_AT_ONCE]
-            answers += await self._bounded(partial(_pipeline, page), proves=False)
+            answers += await self._bounded(partial(_pipeline, page), is_write=False)
         return answers
 
     async def script(
@@ -187,7 +187,7 @@ class RedisClient:
         async def command(redis: Any) -> Any:
             return await getattr(redis, name)(*arguments, **options)
 
-        return await self._bounded(command, proves=False)
+        return await self._bounded(command, is_write=False)
 
     async def script_late(self, script: Script, keys: Sequence[str], arguments: Arguments) -> Any:
         """Do the same as `script`, also while the client closes: for what is owed."""
@@ -266,9 +266,9 @@ class RedisClient:
         *,
         settle: bool = False,
         until: float | None = None,
-        proves: bool = True,
+        is_write: bool = True,
     ) -> Any:
-        """Return the answer of a command. `proves`: it writes, and so proves that the server takes writes."""
+        """Return the answer of a command. `is_write`: it shows that the server takes writes."""
         task = asyncio.current_task()
         cancelling = task.cancelling() if task is not None else 0
         elsewhere: Exception | None = None
@@ -290,7 +290,7 @@ class RedisClient:
             raise StoreFailed(f"the session store {self.name} does not answer: {_words(error)}") from None
         except (RedisError, OSError) as error:
             raise self._failed(f": {_words(error)}") from None
-        if self._silent_since is not None and proves:
+        if self._silent_since is not None and is_write:
             self._silent_since = None
             log.info("session_store_recovered", written=self.pending_writes)
         if task is not None and task.cancelling() > cancelling:
