@@ -108,7 +108,7 @@ class RedisClient:
         self._is_open = False
         self._deadline: float | None = None
         self.failing = False
-        self._told_failing = False
+        self._reported_failing = False
         self._silent_since: float | None = None  # loop time
 
     @property
@@ -342,7 +342,7 @@ class RedisClient:
                     continue
                 if not self.failing and not failure.is_reported:
                     log.error("session_store_failed", error=str(failure), owed=self.pending_writes)
-                    self._told_failing = True
+                    self._reported_failing = True
                 self.failing = True
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S) if pause_s else FIRST_PAUSE_S
                 with contextlib.suppress(TimeoutError):
@@ -352,9 +352,9 @@ class RedisClient:
                 log.error("session_store_write_refused", error=str(fault))
                 self._done(None, fault)
             else:
-                if self._told_failing:
+                if self._reported_failing:
                     log.info("session_store_recovered", written=self.pending_writes)
-                self.failing, self._told_failing, pause_s = False, False, 0.0
+                self.failing, self._reported_failing, pause_s = False, False, 0.0
                 self._done(answer, None)
 
     async def _closing(self) -> None:
