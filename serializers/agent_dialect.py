@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
-from serializers.events import AgentEvent, AudioFormat, CarrierEvent, Media, Start
+from serializers.events import AgentEvent, AudioFormat, CarrierEvent, Connected, Media, Start
 
 ClearAnswer = Literal["marks", "cleared", "nothing"]
 """The answer to an agent's clear: each pending mark as played, that the sound is cleared, or nothing
@@ -22,6 +22,28 @@ class Message(NamedTuple):
 
     data: bytes
     is_text: bool
+
+
+class Reply(NamedTuple):
+    """An agent's message that is answered at once, and means nothing to the carrier."""
+
+    message: Message
+
+
+class Formats(NamedTuple):
+    """An agent says what its sound is, and is ready for the caller's."""
+
+    to_agent: AudioFormat
+    from_agent: AudioFormat
+
+
+class Problem(NamedTuple):
+    """An agent reports an error. `words`: a sentence of its own, for the operator."""
+
+    words: str
+
+
+AgentMessage = AgentEvent | Reply | Formats | Problem
 
 
 def text(message: str) -> Message:
@@ -52,8 +74,24 @@ class AgentDialect(Protocol):
         same call, and its own format.
         """
 
-    def read_agent(self, message: Message) -> AgentEvent:
+    waits_for_formats: bool = False
+    """Whether the caller's sound must wait until the agent has sent `Formats`."""
+
+    def read_agent(self, message: Message) -> AgentMessage:
         """Read a message of the agent. Raises DialectError."""
+
+    def opening(self, start: Start) -> list[Message]:
+        """Return the messages that begin a call. `start`: as `start_of` returned it, with its sequence."""
+        messages = self.write_carrier(Connected(), start), self.write_carrier(start, start)
+        return [message for message in messages if message is not None]
+
+    def after(self, event: CarrierEvent) -> list[Message]:
+        """Return what is sent behind the message for an event; nothing for most agents."""
+        return []
+
+    def cleared(self, unplayed_ms: int) -> list[Message]:
+        """Return what is sent after a clear. `unplayed_ms`: of the agent's sound that nobody heard."""
+        return []
 
     def sound_writer(self, start: Start) -> SoundWriter:
         """Return what writes the sound of one call: as `write_carrier` does, and faster."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote
@@ -33,12 +33,13 @@ class MediaTarget:
     """The request for a call's media socket.
 
     `path`: with its escapes. `query`: without the question mark; "" for none. `is_shared`: other calls of the
-    agent have the same path.
+    agent have the same path. `headers`: instead of those of an agent of one's own.
     """
 
     path: str
     query: str
     is_shared: bool = True
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def uri(self, instance: str) -> WebSocketURI:
         """Return the URL for a call on the instance."""
@@ -117,7 +118,7 @@ async def connect_agent(
         headers[RESUMED_HEADER] = str(resumed)
     leg, _ = await connect_leg_with(
         target.uri(instance),
-        headers.items(),
+        target.headers or headers.items(),
         max_message_bytes=limits.max_message_bytes,
         max_buffered_bytes=limits.max_early_bytes,
         on_disconnect=on_disconnect,

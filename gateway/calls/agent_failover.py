@@ -15,8 +15,8 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
-from gateway.agents.media_socket import connect_agent, media_target
-from gateway.calls.agent_translation import translator_for
+from gateway.agents.media_socket import connect_agent
+from gateway.calls.agent_translation import agent_endpoint
 from gateway.calls.call_setup import BridgeSettings
 from gateway.calls.control import CallNotActive, TransferRequest, transfer
 from gateway.calls.hold_audio import HoldAudio
@@ -187,13 +187,7 @@ class AgentFailover:
         health, settings = services.health, self._settings
         assert settings.dialect is not None
         assert settings.start is not None
-        target = media_target(
-            self.current_agent(services),
-            settings.query,
-            session_id=session_id,
-            carrier=settings.dialect.name,
-            call_id=settings.start.call_id,
-        )
+        endpoint = agent_endpoint(self.current_agent(services), settings, session_id, settings.dialect.name)
         left: list[Disconnect] = []
 
         def note_or_report(gone: Disconnect) -> None:
@@ -209,15 +203,10 @@ class AgentFailover:
                 services.settings.limits,
                 instance,
                 session_id,
-                target,
+                endpoint.target,
                 resumed=self.times + 1,
                 on_disconnect=note_or_report,
-                translator=translator_for(
-                    self.current_agent(services),
-                    settings.dialect,
-                    settings.start,
-                    own_document=settings.ownership is not None,
-                ),
+                translator=endpoint.translator,
             )
         except CallEnded as end:
             if end.reason is Reasons.agent_unreachable:

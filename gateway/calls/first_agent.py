@@ -7,9 +7,9 @@ import asyncio
 from dataclasses import replace
 from typing import Final
 
-from gateway.agents.media_socket import connect_agent, media_target
+from gateway.agents.media_socket import connect_agent
 from gateway.calls.agent_failover import fall_back
-from gateway.calls.agent_translation import translator_for
+from gateway.calls.agent_translation import agent_endpoint
 from gateway.calls.call_setup import BridgeSettings, CallSetup
 from gateway.calls.services import CallServices
 from gateway.calls.state import CallProgress
@@ -91,9 +91,7 @@ async def _connect(
 ) -> Leg:
     health, limits, instance = services.health, services.settings.limits, settings.instance
     timeout_s, session_id = limits.agent_connect_timeout, progress.session_id
-    translator = translator_for(
-        settings.agent, settings.dialect, settings.start, own_document=settings.ownership is not None
-    )
+    endpoint = agent_endpoint(settings.agent, settings, session_id, carrier)
     try:
         async with asyncio.timeout(timeout_s):
             return await connect_agent(
@@ -101,15 +99,9 @@ async def _connect(
                 limits,
                 instance,
                 session_id,
-                media_target(
-                    settings.agent,
-                    settings.query,
-                    session_id=session_id,
-                    carrier=carrier,
-                    call_id=settings.start.call_id if settings.start else None,
-                ),
+                endpoint.target,
                 on_disconnect=progress.agent_gone,
-                translator=translator,
+                translator=endpoint.translator,
             )
     except TimeoutError:
         health.record_failure(instance)

@@ -154,6 +154,8 @@ async def start_session(
     """
     if services.active.draining:
         raise CallEnded(Reasons.draining)
+    if request.agent.provider is not None:
+        raise CallEnded(Reasons.bad_request, "the agent is a provider's, and takes calls of carriers only")
     body = dump({} if request.body is None else request.body)
     max_bytes = MAX_BODY_BYTES
     if request.transport == "websocket":

@@ -35,6 +35,7 @@ from gateway.config.call_handling import (
     parse_hold,
     parse_overflow,
 )
+from gateway.config.provider_settings import Provider, with_provider_defaults
 from gateway.config.source_urls import Instance
 from gateway.config.values import (
     AgentName,
@@ -54,7 +55,19 @@ AS_CARRIER: Final = "as-carrier"
 """The `dialect` of an agent that reads the messages of each carrier as they come."""
 
 
-AgentDialectName = Literal["as-carrier", "twilio", "telnyx", "plivo", "exotel", "vonage", "pcm16", "pipecat"]
+AgentDialectName = Literal[
+    "as-carrier",
+    "twilio",
+    "telnyx",
+    "plivo",
+    "exotel",
+    "vonage",
+    "pcm16",
+    "pipecat",
+    "openai-realtime",
+    "elevenlabs",
+    "deepgram",
+]
 
 
 class AgentSettings(Table):
@@ -185,7 +198,11 @@ class AgentSettings(Table):
         description="What the agent speaks on its media socket. `as-carrier`: what the call's carrier does, "
         "byte for byte. A carrier's name: that carrier's messages, whatever carrier the call comes from. "
         "`pcm16`: raw sound in binary messages, signed 16-bit little-endian. `pipecat`: Pipecat's protobuf "
-        "frames. Everything is translated, sound included (docs/translation.md).",
+        "frames. `openai-realtime`, `elevenlabs`, `deepgram`: a provider's API (`[agents.provider]`). "
+        "Everything is translated, sound included ([translation.md](translation.md)).",
+    )
+    provider: Provider | None = Field(
+        default=None, description="What a provider's API is told; for an agent whose dialect is a provider's."
     )
     audio_rate: Literal[8000, 16000, 24000] = Field(
         default=16000,
@@ -324,7 +341,7 @@ class AgentSettings(Table):
     def _leave_out_instances(cls, table: Any) -> Any:
         if isinstance(table, Mapping) and table.get("command") and "instances" not in table:
             return {**table, "instances": []}
-        return table
+        return with_provider_defaults(table) if isinstance(table, Mapping) else table
 
     @field_validator("instances")
     @classmethod

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from gateway.config.agent_command import DEFAULT_PORTS, PORT_PLACEHOLDER, port_range
 from gateway.config.call_handling import looks_like_agent
+from gateway.config.provider_settings import PROVIDER_URLS
 from gateway.model.addresses import service_host, split_service_host
 
 Location = tuple[str | int, ...]
@@ -136,6 +137,18 @@ def _bad_agents(tables: Mapping[str, Any]) -> Iterator[Finding]:
         ]
         yield from _duplicates(urls, "this instance")
         yield from _bad_command(("agents", index), row)
+        yield from _bad_provider(("agents", index), row)
+
+
+def _bad_provider(agent: Location, row: Mapping[str, Any]) -> Iterator[Finding]:
+    """Find why an agent cannot be a provider's API."""
+    dialect, provider = row.get("dialect"), row.get("provider")
+    if provider and dialect not in PROVIDER_URLS:
+        yield (*agent, "provider"), f"goes with a dialect of a provider: {', '.join(PROVIDER_URLS)}"
+    if dialect in PROVIDER_URLS and not provider:
+        yield (*agent, "dialect"), "needs [agents.provider], with the provider's key"
+    if dialect == "elevenlabs" and isinstance(provider, Mapping) and not provider.get("agent"):
+        yield (*agent, "provider"), "must name the agent that is configured at ElevenLabs"
 
 
 def _bad_command(agent: Location, row: Mapping[str, Any]) -> Iterator[Finding]:

@@ -57,6 +57,10 @@ class PlaybackQueue:
         """Seconds of sound that wait."""
         return (self._held_bytes + len(self._short)) / self._bytes_per_s
 
+    def unplayed_s(self, now: float) -> float:
+        """Return the seconds of sound that the caller has not heard: what waits, and what is being played."""
+        return self.held_s + max(0.0, self._plays_until - now)
+
     def add_sound(self, sound: bytes, now: float) -> None:
         """Add sound behind everything else."""
         if not sound:

@@ -7,18 +7,18 @@ of the agent's sound must wait for its time comes out of `advance`, at `next_due
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from serializers.agent_dialect import AgentDialect, Message, text
+from serializers.agent_dialect import AgentDialect, AgentMessage, Formats, Message, Problem, Reply, text
 from serializers.dialect import Dialect, DialectError
 from serializers.events import (
     AgentEvent,
     CarrierEvent,
     Clear,
     Cleared,
-    Connected,
     Dtmf,
     Mark,
     Media,
@@ -35,6 +35,9 @@ from serializers.translation.sound import SoundConverter, bytes_per_s, silent_sa
 _MEDIA: Final = frozenset({"media"})
 """The event of every carrier's media messages (docs/reference/carriers.md §1)."""
 
+MAX_EARLY_S: Final = 5.0
+"""Seconds of the caller's sound that wait for an agent that is not ready for it; the latest ones."""
+
 MAX_PENDING_MARKS: Final = 1000
 """Marks that the carrier has not reported yet. An agent that sets more has the oldest forgotten."""
 
@@ -50,9 +53,11 @@ class Translator:
         *,
         sample_rate: int,
         own_document: bool = False,
+        on_problem: Callable[[str], None] = lambda words: None,
     ) -> None:
         """`start`: the carrier's. `sample_rate`: Hz of the agent's sound, where the agent may choose.
-        `own_document`: as in `Dialect.agent_audio`.
+        `own_document`: as in `Dialect.agent_audio`. `on_problem`: is called with each error that the agent
+        reports, a sentence of its own.
 
         Raises DialectError if the call's sound cannot be translated.
         """
@@ -70,9 +75,8 @@ class Translator:
         self._agent_rate = self._format.sample_rate
         order = carrier.transforms()[0]
         self._order = None if type(order) is ToAgent else order  # which drops what is dropped here, too
-        rate = self._agent_bytes_per_s = bytes_per_s(self._format)
-        size = None if agent.frame_ms is None else agent.frame_ms * rate // 1000
-        self._cutter = FrameCutter(size, silent_sample(self._format))
+        self._agent_bytes_per_s = bytes_per_s(self._format)
+        self._cutter = self._make_cutter()
         self._queue = PlaybackQueue(
             bytes_per_s(played),
             carrier.min_media_bytes,
@@ -86,6 +90,9 @@ class Translator:
         self._sent_bytes = 0  # of sound to the agent
         self._set_marks: list[str] = []  # the carrier has them, and has not reported them
         self._discarded: Counter[str] = Counter()  # of those, what the agent is not to be told again
+        self._early: deque[bytes] | None = deque() if agent.waits_for_formats else None
+        self._early_bytes = 0
+        self._on_problem = on_problem
         self.to_agent: list[Message] = []
         """Messages for the agent, which the caller removes."""
         self.to_carrier: list[Message] = []
@@ -118,7 +125,6 @@ class Translator:
             case Media():
                 self._pass_sound(event.payload)
             case Start():
-                self._write_agent(Connected())
                 # Its ids count, which may be hidden from the agent; the numbers may come from elsewhere.
                 known = replace(
                     event,
@@ -127,10 +133,13 @@ class Translator:
                 )
                 self._agent_start = self._agent.start_of(known, self._format)
                 self._write_sound = self._agent.sound_writer(self._agent_start)
-                self._write_agent(replace(self._agent_start, sequence=self._next_sequence()))
+                opening = self._agent.opening(replace(self._agent_start, sequence=self._next_sequence()))
+                self.to_agent += opening
             case Dtmf():
                 for digit in event.digits:
-                    self._write_agent(replace(event, digits=digit, sequence=self._next_sequence()))
+                    pressed = replace(event, digits=digit, sequence=self._next_sequence())
+                    self._write_agent(pressed)
+                    self.to_agent += self._agent.after(pressed)
             case Played():
                 self._mark_played(event.name)
             case Stop():
@@ -140,6 +149,12 @@ class Translator:
                 self._write_agent(replace(event, sequence=self._next_sequence()))
 
     def _pass_sound(self, sound: bytes) -> None:
+        if self._early is not None:
+            self._early.append(sound)
+            self._early_bytes += len(sound)
+            while self._early_bytes > MAX_EARLY_S * bytes_per_s(self._start.audio):
+                self._early_bytes -= len(self._early.popleft())
+            return
         for frame in self._cutter.feed(self._to_agent.feed(sound)):
             self._send_sound(frame)
 
@@ -181,7 +196,7 @@ class Translator:
             return
         self.advance(now)
 
-    def _agent_event(self, event: AgentEvent, now: float) -> None:
+    def _agent_event(self, event: AgentMessage, now: float) -> None:
         match event:
             case Media():
                 if event.sample_rate not in (None, self._agent_rate):
@@ -192,12 +207,37 @@ class Translator:
             case Mark():
                 self._queue.add_mark(event.name)
             case Clear():
-                self._clear()
+                self._clear(now)
             case Dtmf():
                 self._write_carrier(event)
+            case Reply():
+                self.to_agent.append(event.message)
+            case Problem():
+                self._on_problem(event.words)
+            case Formats():
+                self._use(event)
 
-    def _clear(self) -> None:
+    def _use(self, formats: Formats) -> None:
+        """Take the agent's formats from now on, and let it have what the caller has said meanwhile."""
+        if formats.to_agent != self._format:
+            self._format = formats.to_agent
+            self._agent_bytes_per_s = bytes_per_s(self._format)
+            self._to_agent = SoundConverter(self._start.audio, self._format)
+            self._cutter = self._make_cutter()
+        self._to_carrier = SoundConverter(formats.from_agent, self._played)
+        self._agent_rate = formats.from_agent.sample_rate
+        early, self._early = self._early, None
+        for sound in early or ():
+            self._pass_sound(sound)
+
+    def _make_cutter(self) -> FrameCutter:
+        frame_ms = self._agent.frame_ms
+        size = None if frame_ms is None else frame_ms * self._agent_bytes_per_s // 1000
+        return FrameCutter(size, silent_sample(self._format))
+
+    def _clear(self, now: float) -> None:
         self._to_carrier.reset()
+        unplayed_ms = round(self._queue.unplayed_s(now) * 1000)
         waiting = self._queue.clear()
         self._write_carrier(Clear())
         returned, self._set_marks = self._set_marks, []
@@ -208,6 +248,7 @@ class Translator:
                 self._write_agent(Played(name, self._next_sequence()))
         elif self._agent.clear_answer == "cleared":
             self._write_agent(Cleared(self._next_sequence()))
+        self.to_agent += self._agent.cleared(unplayed_ms)
         self._discarded.update(returned)
         if self._discarded.total() > MAX_PENDING_MARKS:
             self._discarded.clear()
