@@ -9,12 +9,12 @@ from typing import Final
 
 from gateway.store.interface import StoreFailed
 
-WHOLE_BYTES: Final = 64 << 20
-"""The largest file that is read as a whole, in a fraction of a second. Of a larger one the history is left
-out: what each call needs is small.
+WHOLE_BYTES: Final = 8 << 20
+"""The largest file that is read as a whole, in some 40 ms. Of a larger one the history is left out: what each
+call needs is small, and a start shall not take longer for what was once.
 """
 
-_TABLES: Final = ("owner", "tally", "document", "waiting")
+_TABLES: Final = ("owner", "tally", "document", "waiting", "finished", "day_usage")
 _ACTIVE: Final = "SELECT count(*) FROM session INDEXED BY session_active WHERE ended_at IS NULL"
 _NEWEST: Final = "SELECT * FROM session ORDER BY number DESC LIMIT 1"
 

@@ -214,7 +214,7 @@ async def damaged(
 
 
 @pytest.mark.parametrize("whole_bytes", [page_check.WHOLE_BYTES, 0], ids=["small", "large"])
-@pytest.mark.parametrize("name", ["session", "session_active", "owner", "document", "tally"])
+@pytest.mark.parametrize("name", ["session", "session_active", "owner", "document", "tally", "finished"])
 async def test_a_store_with_a_damaged_page_is_refused_at_the_start_and_unchanged(
     damaged: Callable[[str], bytes], file: Path, monkeypatch: pytest.MonkeyPatch, name: str, whole_bytes: int
 ) -> None:
