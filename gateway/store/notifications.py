@@ -69,7 +69,7 @@ class Transport(Protocol):
     """
 
     def listen(self, *, urgent: bool) -> None:
-        """Start to report what other workers do. Called again when `urgent` changes.
+        """Start to report what other workers do. Called again when `urgent` changes, or a topic is new.
 
         `urgent`: a caller waits for the answer, so a transport that polls shall poll faster.
         """
@@ -158,13 +158,19 @@ class Notifications:
         `urgent`: for a short wait that delays a caller; a transport that polls then polls faster.
         """
         subscription = Subscription(self, topics, key, urgent=urgent)
+        is_new = not self.topics >= set(topics)
         for address in subscription.addresses:
             self._subscriptions[address].add(subscription)
         self._subscribed += 1
         self._urgent += urgent
-        if self._subscribed == 1 or (urgent and self._urgent == 1):
+        if self._subscribed == 1 or is_new or (urgent and self._urgent == 1):
             self._transport.listen(urgent=self._urgent > 0)
         return subscription
+
+    @property
+    def topics(self) -> set[Topic]:
+        """The topics that somebody in this worker is subscribed to."""
+        return {topic for topic, _ in self._subscriptions}
 
     def publish(self, topic: Topic, key: str) -> None:
         """Notify the subscribers of all workers; call it after the store was written. Raises nothing."""
@@ -176,6 +182,13 @@ class Notifications:
         for address in ((topic, None), (topic, key)):
             for subscription in self._subscriptions.get(address, ()):
                 subscription.wake()
+
+    def receive_any_of(self, topic: Topic) -> None:
+        """Notify all subscribers of a topic: anything of it may have happened. For the transport."""
+        for (subscribed, _), subscriptions in self._subscriptions.items():
+            if subscribed is topic:
+                for subscription in subscriptions:
+                    subscription.wake()
 
     def receive_any(self) -> None:
         """Notify all subscribers of this worker: anything may have happened. For the transport."""

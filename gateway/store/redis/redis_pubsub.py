@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Notifications between workers by Redis' PUBLISH: a hint that is lost while a connection is (at most once).
 
-So every confirmation of the subscription, the first and those after a new connection, wakes all subscribers:
-they read the store again.
+So every confirmation of a subscription, the first and those after a new connection, wakes the subscribers:
+they read the store again. Each topic has a channel, and a worker hears only those that somebody in it waits
+for: most of what each call publishes is heard by nobody.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ LONGEST_PAUSE_S: Final = 2.0
 
 
 class RedisPubSub:
-    """A notifications `Transport` on a channel that all workers share."""
+    """A notifications `Transport` on channels that all workers share."""
 
     def __init__(self, client: RedisClient, worker_id: str) -> None:
         self.notifications = Notifications(self)
@@ -41,19 +42,43 @@ class RedisPubSub:
         # Channels are the same in all databases of a server.
         self._channel = f"{keys.EVENTS}:{client.address.database}"
         self._task: asyncio.Task[None] | None = None
+        self._pubsub: Any = None
+        self._heard: set[Topic] = set()
+        self._adjusting = asyncio.Lock()
+        self._adjustment: asyncio.Task[None] | None = None
 
     def listen(self, *, urgent: bool) -> None:
         if self._task is None:
             self._task = asyncio.create_task(self._listen())
+        elif not self._heard >= self.notifications.topics:
+            self._adjustment = asyncio.create_task(self._adjust())
 
     def pause(self) -> None:
         if self._task is not None:
             self._task.cancel()
-            self._task = None
+            self._task = self._pubsub = None
 
     def send(self, topic: Topic, key: str) -> None:
         # In order with the writes: who is told reads what was written before.
-        self._client.publish(self._channel, f"{self._worker_id} {topic.value} {key}")
+        self._client.publish(self._channel_of(topic), f"{self._worker_id} {topic.value} {key}")
+
+    def _channel_of(self, topic: Topic) -> str:
+        return f"{self._channel}:{topic.value}"
+
+    async def _adjust(self) -> None:
+        """Hear the topics that have subscribers, and no others."""
+        async with self._adjusting:
+            pubsub, topics = self._pubsub, self.notifications.topics
+            if pubsub is None:
+                return
+            begun, over = topics - self._heard, self._heard - topics
+            self._heard = topics
+            # A connection that is lost is made again by the reader, with what is heard then.
+            with contextlib.suppress(RedisError, OSError):
+                if begun:
+                    await pubsub.subscribe(*map(self._channel_of, begun))
+                if over:
+                    await pubsub.unsubscribe(*map(self._channel_of, over))
 
     async def _listen(self) -> None:
         pause_s = FIRST_PAUSE_S
@@ -66,6 +91,8 @@ class RedisPubSub:
                     await pubsub.subscribe(self._channel)
                     server = self._client.locator.current
                     is_pinged = False
+                    self._pubsub, self._heard = pubsub, set()
+                    await self._adjust()
                     # redis-py 8.1 sends within asyncio.wait_for, which before Python 3.12 may lose a cancel.
                     while self._task is asyncio.current_task():
                         message = await pubsub.get_message(timeout=CHECK_S)
@@ -81,10 +108,14 @@ class RedisPubSub:
                         if message["type"] == "subscribe":
                             pause_s, in_trouble = FIRST_PAUSE_S, False
                         self._take(message)
+                        if not self._heard <= self.notifications.topics:
+                            await self._adjust()
             except (RedisError, OSError) as error:
                 if not in_trouble and not self._client.is_silent:
                     log.warning("store", error=f"notifications of {self._client.name}: {error}")
                 in_trouble = True
+            if self._task is asyncio.current_task():
+                self._pubsub = None
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
@@ -102,7 +133,9 @@ class RedisPubSub:
 
     def _take(self, message: dict[str, Any]) -> None:
         if message["type"] == "subscribe":
-            self.notifications.receive_any()  # what came before was not heard
+            for topic in Topic:
+                if message["channel"] == self._channel_of(topic):
+                    self.notifications.receive_any_of(topic)  # what came before was not heard
         elif message["type"] == "message":
             sender, _, rest = message["data"].partition(" ")
             name, _, key = rest.partition(" ")
