@@ -71,12 +71,12 @@ class RedisPubSub:
             pubsub, topics = self._pubsub, self.notifications.topics
             if pubsub is None:
                 return
-            begun, over = topics - self._heard, self._heard - topics
+            new, over = topics - self._heard, self._heard - topics
             self._heard = topics
             # A connection that is lost is made again by the reader, with what is heard then.
             with contextlib.suppress(RedisError, OSError):
-                if begun:
-                    await pubsub.subscribe(*map(self._channel_of, begun))
+                if new:
+                    await pubsub.subscribe(*map(self._channel_of, new))
                 if over:
                     await pubsub.unsubscribe(*map(self._channel_of, over))
 
