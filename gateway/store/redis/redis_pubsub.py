@@ -43,14 +43,14 @@ class RedisPubSub:
         self._channel = f"{keys.EVENTS}:{client.address.database}"
         self._task: asyncio.Task[None] | None = None
         self._pubsub: Any = None
-        self._heard: set[Topic] = set()
+        self._received: set[Topic] = set()
         self._adjusting = asyncio.Lock()
         self._adjustment: asyncio.Task[None] | None = None
 
     def listen(self, *, urgent: bool) -> None:
         if self._task is None:
             self._task = asyncio.create_task(self._listen())
-        elif not self._heard >= self.notifications.topics:
+        elif not self._received >= self.notifications.topics:
             self._adjustment = asyncio.create_task(self._adjust())
 
     def pause(self) -> None:
@@ -71,8 +71,8 @@ class RedisPubSub:
             pubsub, topics = self._pubsub, self.notifications.topics
             if pubsub is None:
                 return
-            new, over = topics - self._heard, self._heard - topics
-            self._heard = topics
+            new, over = topics - self._received, self._received - topics
+            self._received = topics
             # A connection that is lost is made again by the reader, with what is heard then.
             with contextlib.suppress(RedisError, OSError):
                 if new:
@@ -91,7 +91,7 @@ class RedisPubSub:
                     await pubsub.subscribe(self._channel)
                     server = self._client.locator.current
                     is_pinged = False
-                    self._pubsub, self._heard = pubsub, set()
+                    self._pubsub, self._received = pubsub, set()
                     await self._adjust()
                     # redis-py 8.1 sends within asyncio.wait_for, which before Python 3.12 may lose a cancel.
                     while self._task is asyncio.current_task():
@@ -108,7 +108,7 @@ class RedisPubSub:
                         if message["type"] == "subscribe":
                             pause_s, in_trouble = FIRST_PAUSE_S, False
                         self._take(message)
-                        if not self._heard <= self.notifications.topics:
+                        if not self._received <= self.notifications.topics:
                             await self._adjust()
             except (RedisError, OSError) as error:
                 if not in_trouble and not self._client.is_silent:
