@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))  # this folder is no installed package
 
-from docs import public_routes
+from docs import public_routes, scale_plan
 from gateway.calls import state
 from gateway.calls.consultation import consultation_state
 from gateway.calls.outbound import outbound_state
@@ -61,6 +61,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "outbound": diagram(outbound_state.mermaid),
     "consultation": diagram(consultation_state.mermaid),
     "routes": public_routes.table,
+    "scale": scale_plan.table,
+    "codecs": scale_plan.codecs,
     "nginx": example("docs/proxies/nginx.conf", "nginx"),
     "caddy": example("docs/proxies/Caddyfile", "text"),
     "haproxy": example("docs/proxies/haproxy.cfg", "text"),
