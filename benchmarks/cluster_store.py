@@ -10,7 +10,7 @@ import statistics
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -148,16 +148,21 @@ async def admissions(server: RedisServer, rounds: int) -> Admissions:
             for round_ in range(rounds + 1):
                 await asyncio.sleep(0.05)  # what follows behind an admission is done
                 server.client.config_resetstat()
+                for first in range(0, BATCH, IN_FLIGHT):
+                    await asyncio.gather(*map(admit, range(first, first + IN_FLIGHT)))
+                microseconds, scripts = server.microseconds("evalsha")
                 began, cpu = time.perf_counter(), time.process_time()
                 await at_once(BATCH, admit)
                 seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-                microseconds, scripts = server.microseconds("evalsha")
                 if round_:  # the first warms up
                     times.append(microseconds / scripts)
                     found.per_second.append(BATCH / seconds)
                     found.cpu_us.append(cpu / BATCH * 1e6)
-                await end(running[-BATCH:])
-                del running[-BATCH:]
+                await end(running[-2 * BATCH :])
+                del running[-2 * BATCH :]
+                # As many sessions are forgotten as come, so that memory is used again.
+                while any(asdict(await store.history.prune(2 * time.time(), 0.0, BATCH)).values()):
+                    pass
         steps: dict[str, Callable[[str], Awaitable[None]]] = {
             "mark running": lambda each: store.mark_running(each, time.time()),
             "end": lambda each: store.end(each, hung_up(time.time())),
