@@ -6,7 +6,7 @@ ARG PYTHON_VERSION=3.13
 
 # This one has a compiler. `required`: the build fails if the part in C cannot be built.
 FROM python:${PYTHON_VERSION} AS build
-ARG EXTRAS=redis
+ARG EXTRAS=redis,dns,kubernetes
 # An index of your own: --build-arg PIP_INDEX_URL=…
 ARG PIP_INDEX_URL
 ENV PATCHBAY_ACCELERATOR=required \

@@ -281,7 +281,7 @@ def test_a_pod_may_do_no_more_than_it_needs(case: str) -> None:
     assert pod["enableServiceLinks"] is False
 
 
-def test_a_draining_pod_has_a_name_and_only_gateways_reach_its_internal_port() -> None:
+def test_a_draining_pod_has_a_name_and_only_gateways_reach_more_than_its_public_port() -> None:
     found = resources("redis with three replicas")
     internal = one(found, "Service", "voice-patchbay-internal")["spec"]
     assert internal["clusterIP"] == "None"
@@ -290,10 +290,9 @@ def test_a_draining_pod_has_a_name_and_only_gateways_reach_its_internal_port() -
     assert "publishNotReadyAddresses" not in public
     own = one(found, "Deployment")["spec"]["selector"]["matchLabels"]
     assert internal["selector"] == public["selector"] == own
-    rules = {
-        rule["ports"][0]["port"]: rule.get("from") for rule in one(found, "NetworkPolicy")["spec"]["ingress"]
-    }
-    assert rules == {"public": None, "internal": [{"podSelector": {"matchLabels": own}}]}
+    everybody, gateways = one(found, "NetworkPolicy")["spec"]["ingress"]
+    assert everybody == {"ports": [{"protocol": "TCP", "port": "public"}]}
+    assert gateways == {"from": [{"podSelector": {"matchLabels": own}}]}
 
 
 def test_roles_are_in_the_namespaces_of_the_agents() -> None:

@@ -53,6 +53,11 @@ def test_every_extra_that_a_text_names_exists() -> None:
     assert {"redis"} <= named <= extras
 
 
+def test_the_image_has_every_extra_but_the_pictures_of_the_demonstration() -> None:
+    (extras,) = re.findall(r"^ARG EXTRAS=([\w,]+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert set(extras.split(",")) == set(PROJECT["project"]["optional-dependencies"]) - {"demo"}
+
+
 def test_the_version_stands_in_one_place() -> None:
     assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "gateway.__version__"}
     assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
