@@ -14,9 +14,11 @@ ENV PATCHBAY_ACCELERATOR=required \
     PIP_NO_CACHE_DIR=1
 WORKDIR /src
 COPY . .
+# Compiled without the files' times, which layers of an image round: else Python would compile at every start.
 RUN python3 -m venv /opt/patchbay \
-    && /opt/patchbay/bin/python -m pip install --constraint requirements.lock ".[${EXTRAS}]" \
+    && /opt/patchbay/bin/python -m pip install --no-compile --constraint requirements.lock ".[${EXTRAS}]" \
     && /opt/patchbay/bin/python -m pip uninstall --yes pip setuptools \
+    && /opt/patchbay/bin/python -m compileall -q -f --invalidation-mode unchecked-hash /opt/patchbay/lib \
     && install -d -o 10001 -g 10001 /out/var/lib/patchbay
 
 FROM python:${PYTHON_VERSION}-slim

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,16 @@ def test_the_image_has_no_installer_and_nothing_that_its_user_may_change(engine:
     own = engine.once(image, "find", *folders, "-xdev", "-writable", "-not", "-type", "l").splitlines()
     changeable = {name for name in own if name.startswith("/")}
     assert changeable == {"/var/lib/patchbay", "/var/tmp"}
+
+
+def test_python_compiles_nothing_when_the_gateway_starts(engine: Engine, image: str) -> None:
+    """It cannot write what it has compiled, and would do it again at every start."""
+    loads = "import gateway.server.worker, gateway.store.redis.redis_store"
+    loaded = engine.once(image, "python", "-v", "-c", loads).splitlines()
+    assert [line for line in loaded if re.match(r"# code object from '?/opt/patchbay/.*\.py'?$", line)] == []
+    assert [
+        line for line in loaded if re.match(r"# code object from '?/opt/patchbay/.*/gateway/.*\.pyc'?$", line)
+    ]
 
 
 def test_a_call_is_relayed_and_a_stop_lets_it_finish(engine: Engine, gateway: str, image: str) -> None:
