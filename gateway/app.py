@@ -42,6 +42,7 @@ from gateway.api.framework.docs_page import reading_operations
 from gateway.api.framework.handler_services import Services
 from gateway.api.framework.health import health_routes
 from gateway.api.framework.middleware import ApiMiddleware, http_exception
+from gateway.api.pipecat_cloud.region_forwarding import RegionForwarding
 from gateway.api.routes import OPERATIONS
 from gateway.api.webhooks.deduplication import SIGNED_WEBHOOKS
 from gateway.auth.media_tokens import NONCES, MediaTokens, load_secret
@@ -374,7 +375,7 @@ def _application(services: Services, batcher: LoopBatcher) -> Starlette:
         routes=[
             *health_routes(services.calls, services.active),
             Route("/ws/{target:path}", _refuse_plain_request),
-            *routes(operations, services),
+            *routes(operations, services, elsewhere=RegionForwarding(services)),
         ],
         middleware=[
             Middleware(

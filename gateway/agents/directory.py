@@ -72,9 +72,14 @@ class AgentDirectory:
         """The same agents, with their instances as they were written."""
         return [agent for agent in self._written.values() if agent.region not in self._elsewhere]
 
-    def gateway_of(self, agent: AgentSettings) -> str | None:
-        """Return the URL of the gateway that has the agent, None if it is this one."""
-        return self._elsewhere.get(agent.region)
+    @property
+    def has_gateways_elsewhere(self) -> bool:
+        """Whether the agents of any region are another gateway's."""
+        return bool(self._elsewhere)
+
+    def gateway_in(self, region: str) -> str | None:
+        """Return the URL of the gateway that serves a region, None if it is this one."""
+        return self._elsewhere.get(region)
 
     def refresh(
         self,
@@ -148,10 +153,14 @@ class AgentDirectory:
         return self._agents.get(service_host)
 
     def of_organization(self, organization: str, name: str) -> AgentSettings:
-        """Return the organisation's agent of this name, in any region. Raises CallEnded(unknown_agent)."""
+        """Return the organisation's agent of this name, in any region that this gateway serves.
+
+        Raises CallEnded: unknown_agent, wrong_region.
+        """
         agent = self._agents.get(addresses.service_host(name, organization))
         if agent is None:
             raise CallEnded(Reasons.unknown_agent, "there is no agent of this name")
+        self._check_is_here(agent)
         return agent
 
     def agent(self, service_host: str, region: str | None) -> AgentSettings:
@@ -164,7 +173,13 @@ class AgentDirectory:
             raise CallEnded(Reasons.unknown_agent, f"no agent {service_host} is configured")
         if region is not None and agent.region != region:
             raise CallEnded(Reasons.wrong_region, f"{service_host} is not in {region}")
+        self._check_is_here(agent)
         return agent
+
+    def _check_is_here(self, agent: AgentSettings) -> None:
+        if agent.region in self._elsewhere:
+            detail = f"{agent.service_host} is in {agent.region}, which another gateway serves"
+            raise CallEnded(Reasons.wrong_region, detail)
 
     def named(self, service_hosts: Iterable[str], region: str | None) -> AgentSettings | None:
         """Return the agent that a request names, maybe in several places; None if it names none.

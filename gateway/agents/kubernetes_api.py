@@ -161,7 +161,8 @@ class KubernetesApi:
 async def open_api(source: KubernetesSource) -> AsyncIterator[KubernetesApi]:
     """Find the server and how to authenticate, and yield the API of one source.
 
-    Inside a pod the service account counts, elsewhere the kubeconfig file. Raises ApiFailed.
+    Inside a pod the service account counts, elsewhere the kubeconfig file. Raises ApiFailed;
+    ModuleNotFoundError without the library.
     """
     client, config = await _load_library()
     configuration = client.Configuration()
@@ -197,12 +198,7 @@ async def _load_library() -> tuple[Any, Any]:
         client, config = map(importlib.import_module, names)
         return client, config
 
-    try:
-        return await asyncio.to_thread(load)  # it takes a fifth of a second
-    except ModuleNotFoundError:
-        raise ApiFailed(
-            "kubernetes:// needs kubernetes-asyncio: pip install 'patchbay-edge[kubernetes]'"
-        ) from None
+    return await asyncio.to_thread(load)  # it takes a fifth of a second
 
 
 def _tls_of(configuration: Any) -> ssl.SSLContext:

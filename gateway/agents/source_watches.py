@@ -124,4 +124,4 @@ async def watch_source(report: SourceReport, nameservers: Sequence[str]) -> None
 def missing_library(error: ModuleNotFoundError) -> str:
     """Return what to do about a library that a source needs and that is not installed."""
     extra = "kubernetes" if (error.name or "").startswith("kubernetes") else "dns"
-    return f"{error.name} is not installed: pip install 'patchbay-edge[{extra}]'"
+    return f"{error.name} is not installed: the extra {extra} of the package has it"

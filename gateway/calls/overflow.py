@@ -113,7 +113,7 @@ async def acquire_or_overflow(
             other = None
             if isinstance(overflow, OtherAgent) and not request.agent_is_fixed:
                 other = services.agents.find(overflow.service_host)
-            if other is None or other.service_host in tried:
+            if other is None or services.agents.gateway_in(other.region) or other.service_host in tried:
                 raise
             log.info(
                 "call flows over",

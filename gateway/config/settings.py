@@ -30,7 +30,7 @@ class Region(Table):
     url: BaseUrl | None = Field(
         default=None,
         description="The http(s) URL of the gateway that has the region's agents, as this one reaches it: "
-        "API requests for them are passed on there ([cluster.md](cluster.md)). It has no effect for "
+        "API requests for them are passed on there ([cluster.md](cluster.md#regions)). It has no effect for "
         "the server's own region. Left out: this gateway has the region's agents, too.",
     )
 

@@ -14,6 +14,7 @@ from enum import Enum, auto
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
+from gateway.config.call_handling import OtherAgent
 from gateway.config.consistency import Location
 from gateway.config.exposure import is_exposed
 from gateway.config.organization_settings import CarrierAccount, Organization
@@ -71,6 +72,7 @@ def find_concerns(settings: Settings) -> Iterator[Concern]:
     yield from _closed_to_carriers(settings)
     yield from _closed_to_whatsapp(settings)
     yield from _instances_that_are_the_gateway(settings)
+    yield from _other_regions(settings)
     yield from _short_keys(settings)
     yield from _node(settings)
 
@@ -224,6 +226,22 @@ def _instances_that_are_the_gateway(settings: Settings) -> Iterator[Concern]:
             if (is_own_port and is_here) or is_public:
                 message = "is this gateway itself, which is no agent"
                 yield Concern(("agents", index, "instances", position), message)
+
+
+def _other_regions(settings: Settings) -> Iterator[Concern]:
+    """Find regions whose gateway would be this one, and overflow to agents that another one has."""
+    home, public = settings.server.region, settings.server.public_url
+    elsewhere = {region.code for region in settings.regions if region.url and region.code != home}
+    for index, region in enumerate(settings.regions):
+        if region.code in elsewhere and public is not None and region.url == public:
+            message = "is this gateway itself: requests would come back to it"
+            yield Concern(("regions", index, "url"), message)
+    regions = {agent.service_host: agent.region for agent in settings.agents}
+    for index, agent in enumerate(settings.agents):
+        overflow = agent.overflow
+        if isinstance(overflow, OtherAgent) and regions.get(overflow.service_host) in elsewhere:
+            message = "is an agent of another region, which another gateway has: calls cannot go there"
+            yield Concern(("agents", index, "overflow"), message)
 
 
 def _short_keys(settings: Settings) -> Iterator[Concern]:

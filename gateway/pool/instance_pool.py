@@ -100,7 +100,7 @@ class InstancePool:
 
     def agents(self) -> list[AgentSettings]:
         """Return the agents whose instances are started, as their settings are now."""
-        return [agent for agent in self._directory.written_agents if agent.command]
+        return [agent for agent in self._directory.written_here if agent.command]
 
     def spec_of(self, agent: AgentSettings) -> str:
         """Return what tells apart the settings that an instance was started by from those of now."""

@@ -53,7 +53,7 @@ def _sources(settings: Settings) -> Iterator[tuple[Location, str]]:
     directory = AgentDirectory(settings)
     for index, agent in enumerate(settings.agents):
         for position, entry in enumerate(agent.instances):
-            if entry.startswith(SCHEMES) and directory.gateway_of(agent) is None:
+            if entry.startswith(SCHEMES) and directory.gateway_in(agent.region) is None:
                 yield ("agents", index, "instances", position), entry
 
 

@@ -227,3 +227,29 @@ def test_a_first_answer_of_one_family_alone_counts() -> None:
     DnsName(source).read([Records(("10.0.0.1",), 5), LookUpFailed("it failed")], report)
     assert taken == [FIRST]
     assert faults == {SOURCE: "it failed"}
+
+
+@pytest.mark.parametrize("module", ["aiodns", "kubernetes_asyncio"])
+async def test_a_library_that_is_missing_is_told(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def missing(*_: object) -> None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr("gateway.agents.source_watches.watch_source", missing)
+    async with name_server() as server, watching(settings(server, support())) as directory:
+        assert directory.source_faults[SOURCE].startswith(f"{module} is not installed")
+
+
+async def test_a_watch_that_fails_by_itself_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    began = asyncio.Event()
+
+    async def fails(report: SourceReport, _: object) -> None:
+        if not began.is_set():
+            began.set()
+            raise ZeroDivisionError
+        report.found([FIRST])
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("gateway.agents.source_watches.watch_source", fails)
+    async with name_server() as server, watching(settings(server, support())) as directory:
+        await until(lambda: instances(directory) == [FIRST])
+        assert not directory.source_faults

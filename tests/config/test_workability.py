@@ -423,3 +423,25 @@ def test_an_address_that_another_program_has_is_refused(check: Check) -> None:
         port = other.getsockname()[1]
         text = f'[server]\nnode_url = "http://127.0.0.1:{port}"\n{ACME}{AGENT}instances = ["http://h:1"]'
         assert "cannot be listened on here: address already in use" in refusal(check(text))
+
+
+REGIONS = (
+    '[[regions]]\ncode = "us-west"\ndisplay_name = "West"\n'
+    '[[regions]]\ncode = "eu"\ndisplay_name = "Europe"\nurl = "{url}"\n'
+)
+
+
+def test_a_regions_gateway_is_another_one(check: Check) -> None:
+    server = f"[server]\n{PUBLIC}"
+    result = check(server + REGIONS.format(url="https://voice.example.com") + AGENT)
+    assert result.exit_code == 1
+    assert "regions[1].url" in result.stderr
+    assert "is this gateway itself" in result.stderr
+    assert check(server + REGIONS.format(url="https://eu.voice.example.com") + AGENT).exit_code == 0
+
+
+def test_no_call_flows_over_to_an_agent_that_another_gateway_has(check: Check) -> None:
+    there = AGENT.replace("support", "night") + 'region = "eu"\n'
+    result = check(REGIONS.format(url="https://eu.test") + AGENT + 'overflow = "night.acme"\n' + there)
+    assert result.exit_code == 1
+    assert "which another gateway has" in result.stderr

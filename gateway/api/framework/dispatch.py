@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 from pydantic import BaseModel
@@ -72,15 +72,32 @@ class _Shared:
     bodies: BodyReader
     body_timeout_s: float
     cross_origin: CrossOrigin
+    elsewhere: Elsewhere | None
+
+
+class Elsewhere(Protocol):
+    """The gateways of other regions, which serve requests for their agents."""
+
+    def region_elsewhere(
+        self, path: Mapping[str, str], principal: Principal | None, body: BaseModel | None = None
+    ) -> str | None:
+        """Return the region that a request is for if another gateway serves it."""
+
+    async def forward(self, request: Request, region: str, read: bytes | None = None) -> Response:
+        """Pass the request on, and return the answer. `read`: its body, if it was read."""
 
 
 def routes(
-    operations: Iterable[Operation], services: Services, *, body_timeout_s: float = BODY_TIMEOUT_S
+    operations: Iterable[Operation],
+    services: Services,
+    *,
+    body_timeout_s: float = BODY_TIMEOUT_S,
+    elsewhere: Elsewhere | None = None,
 ) -> list[Route]:
     """Return Starlette's routes for the operations, and for everything below /v1 that is not served.
 
     The application needs `ApiMiddleware` (middleware.py). `body_timeout_s`: seconds within which a body must
-    arrive.
+    arrive. `elsewhere`: where requests for agents of other regions go.
     """
     calls = services.calls
     shared = _Shared(
@@ -88,6 +105,7 @@ def routes(
         BodyReader(calls.settings.limits.json_share, calls.now),
         body_timeout_s,
         CrossOrigin(calls.settings.server),
+        elsewhere,
     )
     by_path: dict[str, dict[str, Operation]] = {}
     for operation in operations:
@@ -175,20 +193,30 @@ class _Resource:
                 charge(principal, keys, style)
                 check_kind(principal, operation)
             with structlog.contextvars.bound_contextvars(**log_fields):
-                return await self._handle(request, operation, principal)
+                return await self._handle(request, operation, principal, log_fields)
         except ClientDisconnect:
             return Response(status_code=400)  # the client has gone and reads nothing
         except Exception as error:  # noqa: BLE001 - the edge of the request's task: it ends this answer and no other
             with structlog.contextvars.bound_contextvars(**log_fields):
                 return _error_response(_api_error(error, style), style, request)
 
-    async def _handle(self, request: Request, operation: Operation, principal: Principal | None) -> Response:
+    async def _handle(
+        self,
+        request: Request,
+        operation: Operation,
+        principal: Principal | None,
+        log_fields: dict[str, str],
+    ) -> Response:
+        elsewhere, path = self._shared.elsewhere, _path_of(request)
+        if elsewhere and (region := elsewhere.region_elsewhere(path, principal)) is not None:
+            log_fields["passed_on_to"] = region
+            return await elsewhere.forward(request, region)
         style, timeout_s = operation.style, self._shared.body_timeout_s
         context = Context(
             request=request,
             services=self._shared.services,
             principal=principal,
-            path=_path_of(request),
+            path=path,
             body=None,
             raw_body=b"",
             query=query_model(request, operation.query, style) if operation.query else None,
@@ -205,6 +233,9 @@ class _Resource:
             elif len(raw) > QUICK_BYTES:
                 await next_turn()  # the handler may parse it
             context = replace(context, body=body, raw_body=raw)
+            if elsewhere and (region := elsewhere.region_elsewhere(path, principal, body)) is not None:
+                log_fields["passed_on_to"] = region
+                return await elsewhere.forward(request, region, raw)
         answer = await operation.handler(context)
         if isinstance(answer, Response):
             return answer

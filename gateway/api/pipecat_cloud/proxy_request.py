@@ -49,7 +49,6 @@ WATCH_AFTER_S: Final = 0.25
 """How old an exchange is before it is ended with its session or key."""
 
 _WITHOUT_BODY: Final = (204, 304)
-_NO_LIMIT: Final = aiohttp.ClientTimeout(total=None)
 _ADDED_BY_AIOHTTP: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 
@@ -92,8 +91,18 @@ class ProxyRequest:
                 raise too_slow(self._stall_s, Style.PCC) from None
             raise
 
-    async def send(self, client: aiohttp.ClientSession, url: URL, headers: list[tuple[str, str]]) -> Response:
-        """Send the request, once, and return the answer when its head has arrived. Raises CallEnded."""
+    async def send(
+        self,
+        client: aiohttp.ClientSession,
+        url: URL,
+        headers: list[tuple[str, str]],
+        *,
+        connect_s: float | None = None,
+    ) -> Response:
+        """Send the request, once, and return the answer when its head has arrived. Raises CallEnded.
+
+        `connect_s`: seconds that the connection may take; None for as many as the exchange may stall.
+        """
         self._note_progress()
         try:
             answer = self._answer = await client.request(
@@ -107,7 +116,7 @@ class ProxyRequest:
                 read_bufsize=READ_BUFFER_BYTES,
                 max_line_size=MAX_HEADER_BYTES,
                 max_field_size=MAX_HEADER_BYTES,
-                timeout=_NO_LIMIT,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s),
                 middlewares=_MIDDLEWARES,
             )
         except aiohttp.ClientConnectorError as error:
@@ -115,6 +124,8 @@ class ProxyRequest:
             if is_out_of_resources(error.os_error):
                 raise CallEnded(Reasons.overloaded, f"the agent {detail}") from None
             raise _unreachable(url, detail) from None
+        except aiohttp.ConnectionTimeoutError:
+            raise _unreachable(url, "cannot be connected: no answer in time") from None
         except aiohttp.ClientResponseError as error:
             raise _unreachable(url, f"did not answer as an HTTP server: {error.message}") from None
         except (aiohttp.ClientError, ConnectionError):
