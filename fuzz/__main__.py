@@ -34,7 +34,7 @@ START_TIMEOUT_S = 60
 def targets() -> list[str]:
     """Return the targets that can be fuzzed here: the accelerator only if it was built."""
     frames = [name for name in FRAMES if name != "accelerator" or accelerator.ACTIVE]
-    return ["upgrade", "handshake", *frames, *CARRIERS]
+    return ["upgrade", "handshake", *frames, *CARRIERS, "translation"]
 
 
 def fuzz(target: str, seconds: float) -> bool:

@@ -20,6 +20,8 @@ def target_function(name: str) -> Callable[[bytes], None]:
         target = importlib.import_module("fuzz.upgrade").send_request
     elif name == "handshake":
         target = importlib.import_module("fuzz.handshake").read
+    elif name == "translation":
+        target = importlib.import_module("fuzz.translation").translate
     elif name in FRAMES:
         module = importlib.import_module("fuzz.frame_scanner")
         target = module.scan if name == "scanner" else module.accelerate

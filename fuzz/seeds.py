@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from fuzz import translation
 from tests.harness.frames import BINARY, CONTINUATION, PING, PONG, TEXT, close_frame, frame
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -115,7 +116,13 @@ def corpus() -> dict[str, dict[str, bytes]]:
         carrier: {f"{number:02}": message.encode() for number, message in enumerate(messages(carrier))}
         for carrier in CARRIERS
     }
-    return {"upgrade": requests(), "handshake": requests() | answers(), "frames": streams(), **made}
+    return {
+        "upgrade": requests(),
+        "handshake": requests() | answers(),
+        "frames": streams(),
+        "translation": translation.seeds(),
+        **made,
+    }
 
 
 def main() -> None:

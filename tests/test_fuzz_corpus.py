@@ -12,7 +12,17 @@ from gateway.fastpath import accelerator
 
 CORPUS = Path(__file__).parents[1] / "fuzz" / "corpus"
 DIRECTORIES = {"scanner": "frames", "accelerator": "frames"}
-TARGETS = ["accelerator", "exotel", "handshake", "plivo", "telnyx", "twilio", "upgrade", "scanner"]
+TARGETS = [
+    "accelerator",
+    "exotel",
+    "handshake",
+    "plivo",
+    "telnyx",
+    "twilio",
+    "upgrade",
+    "scanner",
+    "translation",
+]
 
 
 @pytest.mark.parametrize("name", TARGETS)

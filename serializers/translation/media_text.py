@@ -16,6 +16,7 @@ import msgspec
 
 from serializers.dialect import DialectError
 from serializers.events import Media
+from serializers.transforms import UNREADABLE
 
 _SEQUENCE: Final = 8_100_000_001
 _CHUNK: Final = 8_200_000_002
@@ -52,7 +53,7 @@ def read_sound(message: bytes, events: frozenset[str]) -> bytes | None:
     """
     try:
         parsed = _read(message)
-    except (msgspec.MsgspecError, RecursionError):
+    except UNREADABLE:
         return None  # another event may have anything under `media`
     if parsed.event not in events or parsed.media is None:
         return None

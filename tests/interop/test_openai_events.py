@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What is sent to OpenAI's Realtime API is what the `openai` package's types take, and what they write is read."""
+"""Events for OpenAI's Realtime API are what the `openai` package's types take, and theirs are read."""
 
 from __future__ import annotations
 
