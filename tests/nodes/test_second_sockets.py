@@ -14,8 +14,10 @@ from gateway.simulator.waiting import eventually
 from tests.harness.agent import Agent, answers
 from tests.harness.carrier_reconnect import opening
 from tests.harness.document_calls import DocumentCalls, Server, carrier_running
+from tests.harness.frames import BINARY
 from tests.harness.gateway import Gateway
-from tests.nodes.two_nodes import ask, call_at, lines_of
+from tests.harness.rest_server import Placed
+from tests.nodes.two_nodes import TravellingCall, ask, call_at, lines_of
 
 CARRIERS = ("telnyx", "plivo")
 """Those that dial again by themselves."""
@@ -253,3 +255,33 @@ async def test_the_session_api_reaches_the_agent_from_any_machine(
     assert await ask(west, "POST", path, {"text": "hello"}, key="pk_acme") == (200, True)
     await call.hangs_up()
     assert (await ask(west, "POST", path, {"text": "late"}, key="pk_acme"))[0] in (404, 410)
+
+
+@pytest.mark.parametrize("carrier", ["telnyx"], indirect=True)
+@pytest.mark.parametrize("loss", ["noticed", "unnoticed"])
+async def test_a_client_with_a_token_goes_on_at_another_machine(
+    nodes: tuple[Gateway, Gateway], line: DocumentCalls, support: Agent, loss: str
+) -> None:
+    """Also where its old socket seems open still: the machine with the call pings it, and nothing comes."""
+    east, west = nodes
+    status, started = await ask(
+        east, "POST", "/v1/public/support/start", {"transport": "websocket"}, key="pk_acme"
+    )
+    assert status == 200
+    target = f"/ws/generic/support.acme?token={started['token']}"
+    caller = await east.dial(target)
+    call = TravellingCall("generic", line, east, Placed("", None, None, {}), caller, await support.call())
+    if loss == "noticed":
+        caller.reset()
+        await call.is_lost()
+    again = await west.dial(target)
+    assert again.status == 101, again.body
+    west.upgrades -= 1  # no line there tells of the call's end
+    east.upgrades += 1
+    again.send(again.frame(BINARY, b"from the client"))
+    assert (await call.agent.hear()).payload == b"from the client"
+    call.agent.say("from the agent")
+    assert (await again.hear()).payload == b"from the agent"
+    again.send(again.close_frame(1000))
+    assert (await call.agent.closed())[0] == 1000
+    await call.is_over("caller_hangup")
