@@ -31,7 +31,7 @@ TAIL_BYTES: Final = 256 * 1024
 PAGE_BYTES: Final = 4 * 1024 * 1024
 """Bytes of text that one page has."""
 
-NODE_PAGE_BYTES: Final = 1024 * 1024
+NODE_PAGE_BYTES: Final = 3 * 1024 * 1024
 """Bytes of JSON that one node's page has for another node."""
 
 ROW_BYTES: Final = 60

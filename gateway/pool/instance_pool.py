@@ -106,6 +106,11 @@ class InstancePool:
         """Return what tells apart the settings that an instance was started by from those of now."""
         return spec_of(agent, self._directory.deployment_of(agent).program)
 
+    def counts(self) -> dict[str, int]:
+        """Return how many instances of all agents there are by state, as this worker last read them."""
+        states = [row.state for row in self.table.instances]
+        return {state.value: states.count(state) for state in InstanceState}
+
     # The rows
 
     async def refresh(self) -> None:

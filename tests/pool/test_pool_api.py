@@ -140,6 +140,15 @@ async def test_the_numbers_of_instances_are_told_and_changed(gateway: Gateway, c
     await caller.hang_up()
 
 
+async def test_the_status_counts_instances_and_names_none(gateway: Gateway, ask: Ask) -> None:
+    await ask("scales", "POST", {"autoScaling": {"minAgents": 3}})
+    await until(lambda: _scaling(ask, "scales", ready=3), "three instances are ready")
+    status = gateway.status()
+    assert set(status["instances"]) == {"starting", "ready", "leaving", "closing"}
+    assert status["instances"]["ready"] >= 3
+    assert "scales" not in str(status)
+
+
 async def test_an_agent_that_ends_as_it_starts_is_not_ready(gateway: Gateway, ask: Ask) -> None:
     await ask("broken", "POST", {"autoScaling": {"minAgents": 1}})
     await logged(gateway, "instance failed", "broken", 2)

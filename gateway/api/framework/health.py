@@ -48,6 +48,8 @@ def health_routes(services: CallServices, active: ActiveCalls) -> list[Route]:
             "draining": active.draining,
             "calls": len(active),
         }
+        if services.pool is not None and services.pool.pool.agents():
+            answer["instances"] = services.pool.pool.counts()
         try:
             counts = await services.store.counts()
         except StoreFailed as error:
