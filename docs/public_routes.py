@@ -44,7 +44,7 @@ NEEDS: Final = {Access.PUBLIC: "nothing; it needs a key", Access.PRIVATE: "nothi
 NOTES: Final = {
     "/livez": "that the process lives",
     "/readyz": "whether it takes calls, and how many it still has while it drains",
-    "/status": "counts of agents, calls and sessions, version and regions; no names, no addresses",
+    "/status": "counts of agents, instances, calls and sessions, version and regions; no names, no addresses",
     "/openapi.json": "the documentation of the API, the same for every gateway",
     "/docs": "the same as a page",
     "/docs/{file}": "the page's script and style sheet",
