@@ -97,7 +97,7 @@ def of_stops(found: RoundTrips) -> list[Row]:
 
     return [
         row("a call of another node is stopped, until the caller's socket is closed", found.ended, 3),
-        row("the same, until the request is answered", found.answered, None),
+        row("the same, until the request is answered", found.answered, 3),
     ]
 
 

@@ -118,6 +118,8 @@ class CommandBus:
             reply = await self._send_to_owner(self._nodes, session_id, command)
             if reply is not Reply.UNREACHABLE:
                 return reply is Reply.TAKEN
+        if await self._is_over(session_id):
+            return False
         return await self._send_by_store(session_id, command)
 
     async def _send_to_owner(self, nodes: Nodes, session_id: str, command: CallCommand) -> Reply:
@@ -137,6 +139,11 @@ class CommandBus:
         """Return the worker that has a session which is not over, or None. Raises StoreFailed."""
         record = await self._store.session(session_id)
         return None if record is None or record.state in TERMINAL else record.owner
+
+    async def _is_over(self, session_id: str) -> bool:
+        """Return True if the session has ended, so that no worker has it any more. Raises StoreFailed."""
+        record = await self._store.session(session_id)
+        return record is not None and record.state in TERMINAL
 
     async def _send_by_store(self, session_id: str, command: CallCommand) -> bool:
         command_id = f"{session_id}/{uuid.uuid4().hex}"
@@ -169,6 +176,8 @@ class CommandBus:
             reply, answer = await self._nodes.question(owner, session_id, command, timeout_s)
             if reply is not Reply.UNREACHABLE:
                 return answer
+        if await self._is_over(session_id):  # perhaps since the caller has read it: nobody would answer
+            return None
         key = _answer_key(session_id, command)
         with self._notifications.subscribe(Topic.COMMAND_ACKNOWLEDGED, key=key, urgent=True) as subscription:
             await self._values.delete(_ANSWER, key)  # of an earlier question

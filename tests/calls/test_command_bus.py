@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from gateway.calls.command_bus import CallCommand, CommandBus
+from gateway.model.lifecycle import SessionState
+from gateway.model.reasons import Party
+from gateway.model.session import CallDetails, SessionResult, SlotLimits, Traffic
 from gateway.simulator.waiting import WAIT_S
 from gateway.store.notifications import Topic
 from gateway.store.sqlite.sqlite_store import SqliteStore
@@ -23,6 +26,7 @@ class Worker:
     """A worker that owns some sessions, and the commands that were delivered for them."""
 
     def __init__(self, store: SqliteStore) -> None:
+        self.store = store
         self.owned: set[str] = set()
         self.delivered: list[tuple[str, CallCommand]] = []
         self.commands = CommandBus(store, time.time)
@@ -99,6 +103,29 @@ async def test_a_command_reaches_a_worker_that_gets_the_session_meanwhile(worker
     two.owned.add(SESSION)
     await two.commands.poll()
     assert await sending
+
+
+@pytest.mark.parametrize("command", [CallCommand.HANG_UP, CallCommand.REPORT])
+async def test_a_call_that_is_over_gets_no_command_and_nobody_waits_for_it(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch, command: CallCommand
+) -> None:
+    """It may end between the look at its record and the command."""
+
+    async def wait_for_ever(*_: object) -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    store = workers[0].store
+    call = CallDetails(SESSION, "support.acme", "acme", "us-west", "twilio", "CA1", "MZ1", None, None)
+    await store.admit(call, SlotLimits((("http://127.0.0.1:8080", 0),), 1, 1), 1000.0)
+    hung_up = SessionResult(
+        SessionState.ENDED, 1060.0, "caller_hangup", Party.CALLER, "", 1000, Traffic(), None
+    )
+    await store.end(SESSION, hung_up)
+    monkeypatch.setattr(workers[1].commands, "_send_by_store", wait_for_ever)
+    async with asyncio.timeout(WAIT_S):
+        assert not await workers[1].commands.send(SESSION, command)
+        assert await workers[1].commands.ask(SESSION, command, WAIT_S) is None
 
 
 async def test_a_command_that_no_worker_can_take_is_withdrawn(
