@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Final
@@ -42,6 +43,10 @@ log = structlog.get_logger(__name__)
 
 SLACK_S: Final = 5.0
 """Seconds beyond `queue_timeout` after which the store drops a queued call: its worker must have failed."""
+
+MANY_INSTANCES: Final = 64
+FEW_INSTANCES: Final = 16
+"""Of an agent with more than so many instances, a session is first offered so many of them, by chance."""
 
 _AFTER_ALL: Final = len(Health)
 """Added to an instance's rank for each failure of the session that moves: it is tried after all others."""
@@ -127,8 +132,16 @@ class Capacity:
 
         async def ask(agent: AgentSettings, queue: QueueLimit | None = queue) -> str:
             reserved = agent.reserve_inbound if is_outbound else agent.reserve_outbound
+            if not reserved and (few := self._few(agent)):
+                is_ready = any(self._health.of(each) is Health.READY for each, _ in few)
+                start_type = options.start_type or ("warm" if is_ready else "cold")
+                limits = SlotLimits(few, agent.sessions_per_instance, agent.max_agents)
+                with contextlib.suppress(AtCapacity):  # then one of the others may have room
+                    return await admit(agent, limits, start_type)
             limits = self._limits(agent, reserved=reserved, queue=queue)
-            start_type = options.start_type or self.start_type(agent)
+            return await admit(agent, limits, options.start_type or self.start_type(agent))
+
+        async def admit(agent: AgentSettings, limits: SlotLimits, start_type: str) -> str:
             own = with_limits(options, agent, start_type=start_type)
             instance = await self._store.admit(details, limits, self._now(), own)
             actual = "warm" if self._health.of(instance) is Health.READY else "cold"
@@ -262,6 +275,18 @@ class Capacity:
             return await self._take(agent, ask)
 
         return await self.cold_starts.take(agent, attempt)
+
+    def _few(self, agent: AgentSettings) -> tuple[tuple[str, int], ...]:
+        """Return some instances of an agent with many, any of which may have the next session; else none.
+
+        A call's set-up would otherwise cost more the more instances there are: each is ranked, and the store
+        looks at each. An agent with a queue is offered whole, because its order is over all slots.
+        """
+        if len(agent.instances) <= MANY_INSTANCES or agent.queue_size:
+            return ()
+        worst = Health.READY if agent.health_interval else Health.UNKNOWN
+        some = random.sample(agent.instances, FEW_INSTANCES)
+        return tuple(each for each in self._health.ranks(some) if each[1] <= worst)
 
     def _limits(self, agent: AgentSettings, *, reserved: int, queue: QueueLimit | None) -> SlotLimits:
         return SlotLimits(
