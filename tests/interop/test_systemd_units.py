@@ -15,7 +15,7 @@ from gateway.simulator.waiting import WAIT_S, wait_until
 from tests.interop.containers import ROOT, RUN_S, Engine
 
 UNITS = ROOT / "deploy" / "systemd"
-MOST_EXPOSED = 2.0
+MOST_EXPOSED = 2.1
 """What `systemd-analyze security` may say at most: 0 is locked up, 10 has no limits."""
 
 MACHINE = """\
@@ -45,7 +45,9 @@ name = "acme"
 [[agents]]
 name = "support"
 organization = "acme"
-instances = ["http://127.0.0.1:8080"]
+command = ["/opt/patchbay/bin/patchbay", "agent", "--host={host}", "--port={port}", "--no-greeting"]
+min_agents = 1
+max_agents = 1
 """
 
 CALL = ("call", "ws://127.0.0.1:7860", "--carrier=twilio", "--agent=support.acme", "--expect-audio", "--json")
@@ -96,7 +98,7 @@ def test_both_units_give_calls_the_same(runnable: list[Path]) -> None:
 
 @pytest.fixture(scope="module")
 def machine(engine: Engine, image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The name of a container whose first process is systemd, with an agent on port 8080."""
+    """The name of a container whose first process is systemd, whose gateways start their agent."""
     context = tmp_path_factory.mktemp("machine")
     for file in UNITS.iterdir():
         (context / file.name).write_bytes(file.read_bytes())
@@ -111,17 +113,6 @@ def machine(engine: Engine, image: str, tmp_path_factory: pytest.TempPathFactory
         engine.container(name, "localhost/patchbay-machine", *options, command=["/lib/systemd/systemd"])
         state = ("exec", name, "systemctl", "is-system-running")
         wait_until(lambda: engine.run(*state, check=False).strip() in {"running", "degraded"}, "systemd runs")
-        agent = (
-            "systemd-run",
-            "--quiet",
-            "--unit=agent",
-            "patchbay",
-            "agent",
-            "--no-greeting",
-            "--delay=0.2",
-        )
-        engine.run("exec", name, *agent)
-        wait_until(lambda: health(engine, name, "8080/readyz"), "the agent is ready")
         yield name
     finally:
         engine.remove(name)
@@ -140,13 +131,24 @@ def show(engine: Engine, machine: str, unit: str, key: str) -> str:
     return engine.run("exec", machine, "systemctl", "show", f"--property={key}", "--value", unit).strip()
 
 
+def agent_of(engine: Engine, machine: str) -> str:
+    """Return the process id of the one agent that runs, "" for none."""
+    return engine.run("exec", machine, "pgrep", "-f", "patchbay agent --host", check=False).strip()
+
+
 def test_a_gateway_is_started_reloaded_replaced_and_started_again(engine: Engine, machine: str) -> None:
-    """The whole life of two units: a call that blue took is finished by blue, while green has the port."""
+    """The whole life of two units: a call that blue took is finished by blue, while green has the port.
+
+    Their agent is the same from blue's start to green's stop, and can write to its /tmp all the while.
+    """
     assert engine.run("exec", machine, "patchbay-replace", "blue") == "patchbay@blue.service has the port\n"
     engine.run("exec", machine, "systemctl", "reload", BLUE)
     journal = ("exec", machine, "journalctl", "--no-pager", "--output=cat", f"--unit={BLUE}")
     wait_until(lambda: "configuration read again" in engine.run(*journal), "blue reads it again")
 
+    wait_until(lambda: agent_of(engine, machine).isdigit(), "blue has started an agent")
+    agent = agent_of(engine, machine)
+    writes = ("exec", machine, "nsenter", f"--target={agent}", "--mount", "mktemp")
     call = engine.start("exec", machine, "patchbay", *CALL)
     try:
         status = ("exec", machine, "patchbay", "health", "http://127.0.0.1:7860/status")
@@ -163,6 +165,8 @@ def test_a_gateway_is_started_reloaded_replaced_and_started_again(engine: Engine
     assert json.loads(output[output.index("{") :])["ok"]
     wait_until(lambda: states(engine, machine) == ["inactive", "active"], "blue has ended")
     assert show(engine, machine, BLUE, "Result") == "success"
+    assert agent_of(engine, machine) == agent
+    engine.run(*writes)
     enabled = engine.run("exec", machine, "systemctl", "is-enabled", BLUE, GREEN, check=False).split()
     assert enabled == ["disabled", "enabled"]
     assert "runs already" in engine.run("exec", machine, "patchbay-replace", "green", check=False)
@@ -171,6 +175,8 @@ def test_a_gateway_is_started_reloaded_replaced_and_started_again(engine: Engine
     engine.run("exec", machine, "kill", "-KILL", killed)
     wait_until(lambda: show(engine, machine, GREEN, "NRestarts") == "1", "systemd starts it again")
     wait_until(lambda: states(engine, machine)[1] == "active", "green takes calls again")
+    assert agent_of(engine, machine) == agent
+    engine.run(*writes)
 
     broken = "echo '[sever]' >>/etc/patchbay/patchbay.toml"
     engine.run("exec", machine, "sh", "-c", broken)
@@ -181,6 +187,7 @@ def test_a_gateway_is_started_reloaded_replaced_and_started_again(engine: Engine
     assert not engine.succeeds("exec", machine, "ls", "/run/patchbay-replace-blue")
 
     engine.run("exec", machine, "systemctl", "stop", GREEN)
+    wait_until(lambda: agent_of(engine, machine) == "", "the agent is stopped")
     assert (show(engine, machine, GREEN, "Result"), show(engine, machine, GREEN, "ExecMainStatus")) == (
         "success",
         "0",
