@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
-GROUPS = ("Agent", "Carrier", "Gateway")
+GROUPS = ("Agent", "Carrier", "Gateway", "Redis")
 
 INTRODUCTION = """\
 # What happens when things break
