@@ -69,7 +69,7 @@ async def test_each_call_gets_its_own_answer_whatever_the_others_do(client: Redi
 
 async def test_what_the_server_refuses_is_asked_once_more_and_told(client: RedisClient) -> None:
     wrong = script("#!lua\nreturn redis.call('NOTHING', KEYS[1])")
-    with pytest.raises(redis_client.StoreFailed, match="Unknown (Redis )?command"):
+    with pytest.raises(redis_client.StoreFailed, match=r"Unknown (Redis )?command"):
         await client.script(wrong, KEYS, ())
     assert await client.script(COUNT, KEYS, ()) == 1  # over the pool
     await eventually(lambda: _connects_again(client), "the shared connection")
