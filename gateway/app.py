@@ -202,8 +202,11 @@ class _Node:
         """Listen at the node's address, and tell the others of it. Raises StoreFailed."""
         stack.push_async_callback(self.listener.stop)
 
-        def pass_on(transport: asyncio.Transport, worker: str, read: bytes) -> Awaitable[bool]:
-            return hand_on(transport, name_of(worker, self.nodes.url), read)
+        def pass_on(
+            transport: asyncio.Transport, worker: str, read: bytes, is_stream: bool
+        ) -> Awaitable[bool]:
+            note = self.nodes.note_passing if is_stream else lambda _: None
+            return hand_on(transport, name_of(worker, self.nodes.url), read, note)
 
         await self.listener.start(self.nodes.worker, self.verifier, requests, pass_on)
         await self.nodes.directory.announce()

@@ -66,8 +66,9 @@ class NodeHandlers(Protocol):
         """
 
 
-PassOn = Callable[[asyncio.Transport, str, bytes], Awaitable[bool]]
-"""Gives a connection to the worker with this id, with all that was read of it. Returns False if it cannot.
+PassOn = Callable[[asyncio.Transport, str, bytes, bool], Awaitable[bool]]
+"""Gives a connection to the worker with this id, with all that was read of it, and whether it is
+to be a stream. Returns False if it cannot.
 """
 
 
@@ -232,7 +233,7 @@ class NodeConnection(asyncio.Protocol):
         assert transport is not None
         self._stop_timer()
         try:
-            is_taken = await self._services.pass_on(transport, worker, raw)
+            is_taken = await self._services.pass_on(transport, worker, raw, self._kind == _STREAM)
         except Exception:  # the edge of one connection
             log.exception("internal error")
             transport.abort()

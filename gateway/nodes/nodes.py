@@ -62,6 +62,8 @@ class Nodes:
         self._client = NodeClient(NodeSigner(secret, now))
         self._silent: set[str] = set()  # nodes that have not answered the last time, by URL
         self._streams = 0
+        self.passing = 0
+        """Streams between other nodes and other workers of this one that go through this worker."""
 
     async def command(self, worker: str, session_id: str, command: str) -> Reply:
         """Give a command to a worker, for a session of its own."""
@@ -123,6 +125,10 @@ class Nodes:
             return opened
         self._note_status(worker, target.url, opened.status)
         return Reply.NOT_HERE
+
+    def note_passing(self, change: int) -> None:
+        """Note that so many more streams for other workers go through this one."""
+        self.passing += change
 
     def end_stream(self) -> None:
         """Note that a stream has ended."""

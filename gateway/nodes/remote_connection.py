@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Final
 
 from gateway.media.socket_passing import PassResult, send_socket
@@ -20,10 +21,13 @@ MARK: Final = b"node\n"
 _tunnels: set[asyncio.Task[None]] = set()
 
 
-async def hand_on(transport: asyncio.Transport, name: str, read: bytes) -> bool:
+async def hand_on(
+    transport: asyncio.Transport, name: str, read: bytes, note_tunnels: Callable[[int], None]
+) -> bool:
     """Give a connection, which is not read now, to another worker of this node. False if it is not here.
 
     `name`: under which it listens. `read`: all that was read of the connection.
+    `note_tunnels`: is called with 1 if it goes through this process from now on, and with -1 at its end.
     """
     if transport.get_extra_info("sslcontext") is None:
         descriptor = transport.get_extra_info("socket").fileno()
@@ -44,7 +48,9 @@ async def hand_on(transport: asyncio.Transport, name: str, read: bytes) -> bool:
     except BaseException:
         ours.close()
         raise
-    task = asyncio.create_task(Tunnel(transport, inner).run())
+    note_tunnels(1)
+    tunnel = Tunnel(transport, inner, on_end=lambda: note_tunnels(-1))
+    task = asyncio.create_task(tunnel.run())
     _tunnels.add(task)
     task.add_done_callback(_tunnels.discard)
     return True

@@ -215,8 +215,8 @@ class Worker:
 
     @property
     def _running_calls(self) -> int:
-        services = self._services
-        awaited = services.calls.awaited.running
+        services, nodes = self._services, self._services.calls.nodes
+        awaited = services.calls.awaited.running + (0 if nodes is None else nodes.passing)
         return len(services.active) + awaited + services.bots.running + services.outbound.running
 
     # SIGHUP

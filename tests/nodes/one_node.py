@@ -93,8 +93,9 @@ class NodeWorker:
         self._passing = SocketListener(name, self._take)
         self._passing.start()
 
-        async def pass_on(transport: asyncio.Transport, worker: str, read: bytes) -> bool:
-            return await hand_on(transport, name_of(worker, self.url), read)
+        async def pass_on(transport: asyncio.Transport, worker: str, read: bytes, is_stream: bool) -> bool:
+            note = self.nodes.note_passing if is_stream else lambda _: None
+            return await hand_on(transport, name_of(worker, self.url), read, note)
 
         await self.listener.start(self.id, NodeVerifier(self.secret, self.clock), self, pass_on)
         services = self.listener._services

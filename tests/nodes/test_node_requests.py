@@ -332,7 +332,7 @@ async def test_a_stream_reaches_its_worker_whichever_has_the_connection(
     start: Callable[..., NodeWorker], place: tuple[str, ssl.SSLContext | None]
 ) -> None:
     url, tls = place
-    _, owner = await start(url).start(tls), await start(url).start(tls, accepts=False)
+    door, owner = await start(url).start(tls), await start(url).start(tls, accepts=False)
     west = await start().start()
     owner.sessions.add(SESSION)
     assert await west.nodes.open_stream(owner.id, OTHER.encode()) is Reply.NOT_HERE
@@ -347,8 +347,11 @@ async def test_a_stream_reaches_its_worker_whichever_has_the_connection(
     )
     await eventually(lambda: ours.heard == b"a caller's words", "the answer is heard")
     assert owner.streams[0][0] == SESSION.encode()
+    if tls is not None:  # it cannot be passed, so the worker in between waits for it when it drains
+        assert door.nodes.passing >= 1
     opened.transport.abort()
     await eventually(lambda: owner.streams[0][1].has_ended, "its end is seen")
+    await eventually(lambda: door.nodes.passing == 0, "nothing is waited for")
     west.nodes.end_stream()
 
 
