@@ -268,6 +268,8 @@ class AwaitedStreams:
                 instance=awaited.instance,
             )
             log_end(line, "slot given back", end, seconds=now - awaited.began_at, ran=False)
+        else:
+            self._store.forget_attached(details.session_id)
 
     async def _was_given_back(self, session_id: str) -> bool:
         try:

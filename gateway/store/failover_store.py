@@ -72,6 +72,7 @@ class FailoverStore:
         self._key_values = FailoverKeyValueStore(store, self._outage, single_use_kinds)
         self._calls_per_organization = calls_per_organization
         self._own_sessions: dict[str, tuple[str, str, str]] = {}  # agent, organization, instance
+        self._without_stream: set[str] = set()  # of those, the ones that were admitted without one
         self._loads: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by agent, of its instances
         self._organizations: Counter[str] = Counter()
         self._admitted_alone = 0
@@ -164,6 +165,11 @@ class FailoverStore:
         ended.add_done_callback(done)
         return ended
 
+    def forget_attached(self, session_id: str) -> None:
+        self._store.forget_attached(session_id)
+        if session_id in self._without_stream:
+            self._discount(session_id)
+
     async def move(self, session_id: str, limits: SlotLimits) -> str:
         instance = await self._outage.call(partial(self._store.move, session_id, limits))
         counted = self._own_sessions.get(session_id)
@@ -246,11 +252,14 @@ class FailoverStore:
     def _count(self, details: CallDetails, instance: str) -> None:
         self._discount(details.session_id)
         self._own_sessions[details.session_id] = details.agent, details.organization, instance
+        if details.stream_id is None:
+            self._without_stream.add(details.session_id)
         self._loads[details.agent][instance] += 1
         self._organizations[details.organization] += 1
 
     def _discount(self, session_id: str) -> None:
         counted = self._own_sessions.pop(session_id, None)
+        self._without_stream.discard(session_id)
         if counted is None:
             return
         agent, organization, instance = counted

@@ -290,6 +290,13 @@ class Store(Protocol):
         For the worker that dialled: once a stream is attached, the worker that attached it ends the session.
         """
 
+    def forget_attached(self, session_id: str) -> None:
+        """Forget a session that this worker admitted without a stream, and that another one has attached.
+
+        A store that remembers the sessions of its worker would write it again after a loss of data, or count
+        it for ever. No effect on a session whose stream this worker has attached itself.
+        """
+
     async def move(self, session_id: str, limits: SlotLimits) -> str:
         """Give a session a slot on another instance and return its URL, in one atomic step over all workers.
 

@@ -248,6 +248,20 @@ async def test_before_it_is_found_dead_the_stream_is_attached_all_the_same(start
     assert (await heir.record()).active
 
 
+async def test_the_worker_of_the_document_forgets_a_call_whose_stream_came_to_another(
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would write it again, as its own, when the store has lost it."""
+    east, west = await start_worker(), await start_worker()
+    forgotten: list[str] = []
+    monkeypatch.setattr(east.store, "forget_attached", forgotten.append)
+    assert await east.take()
+    await west.awaited.attach(west.details())
+    await east.awaited.end_all()
+    assert forgotten == [east.id_of()]
+    assert (await west.record()).active
+
+
 async def test_an_organisation_has_no_more_such_calls_than_it_may(start_worker: StartWorker) -> None:
     """Over both workers, and at once; a call beyond that takes its slot with its stream."""
     east, west = await start_worker(slots=20), await start_worker(slots=20)

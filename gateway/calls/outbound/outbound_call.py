@@ -303,6 +303,7 @@ class OutboundCall:
     # ATTACHED
 
     def _attached(self) -> None:
+        self._services.store.forget_attached(self.session_id)
         self._step(OutboundEvent.STREAM_ATTACHED)
         self._accept(None)
         self._log.info("call out connected", seconds=round(self._services.now() - self._began_at, 3))

@@ -288,6 +288,11 @@ class RedisStore:
         self.notifications.publish(Topic.SESSION_CHANGED, details.session_id)
         return instance
 
+    def forget_attached(self, session_id: str) -> None:
+        own = self._own.get(session_id)
+        if own is not None and own.details.stream_id is None:
+            self._own.remove(session_id)
+
     @within_budget
     async def move(self, session_id: str, limits: SlotLimits) -> str:
         await self._client.settled()

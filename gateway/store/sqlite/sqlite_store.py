@@ -163,6 +163,9 @@ class SqliteStore:
         self.notifications.publish(Topic.SESSION_CHANGED, details.session_id)
         return instance
 
+    def forget_attached(self, session_id: str) -> None:
+        pass  # the file alone knows whose sessions they are
+
     async def move(self, session_id: str, limits: SlotLimits) -> str:
         move = partial(session_writes.move, self._worker, session_id, limits)
         instance = await self._writer.submit(Kind.REQUEST, move)

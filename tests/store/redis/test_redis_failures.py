@@ -15,7 +15,7 @@ import pytest
 from gateway.model.lifecycle import SessionState
 from gateway.model.session import CallDetails, QueueLimit, SessionOptions, SessionResult, SlotLimits
 from gateway.simulator.waiting import WAIT_S, eventually
-from gateway.store.interface import AtCapacity, Queued, StoreFailed
+from gateway.store.interface import AtCapacity, Queued, SessionFilter, StoreFailed
 from gateway.store.notifications import Topic
 from gateway.store.redis.redis_address import parse_redis_url
 from gateway.store.redis.redis_store import RedisStore
@@ -181,6 +181,27 @@ async def test_calls_are_counted_again_after_a_restart_without_data(
     assert (await east.counts()).active[SessionState.RUNNING] == 3
     await west.end(calls[1].session_id, hung_up)
     await east.admit(new_call(), limits, NOW + 8)
+
+
+async def test_a_call_that_another_worker_has_attached_is_not_written_again_by_the_one_that_dialled(
+    server: RedisServer, open_node: OpenNode, new_call: NewCall, one_slot: SlotLimits, hung_up: SessionResult
+) -> None:
+    east, west = await open_node(), await open_node()
+    dialled, own = new_call(stream_id=None), new_call("sales.acme", stream_id=None)
+    for call in (dialled, own):
+        await east.admit(call, one_slot, NOW)
+    await west.attach_stream(replace(dialled, stream_id="MZ1"), NOW)
+    await east.attach_stream(replace(own, stream_id="MZ2"), NOW)
+    for call in (dialled, own):
+        east.forget_attached(call.session_id)
+    await west.end(dialled.session_id, hung_up)
+    server.kill()
+    server.start()
+    for node in (east, west):
+        await node.heartbeat(NOW + 5)
+        await node.heartbeat(NOW + 6)
+    active, _ = await east.sessions(SessionFilter(active=True))
+    assert [(one.session_id, one.owner) for one in active] == [(own.session_id, "node-0")]
 
 
 async def test_calls_are_counted_again_though_a_new_call_comes_first(

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,20 @@ async def test_slots_are_counted_by_the_worker_meanwhile(
         store.end(before.session_id, hung_up)
         assert await store.admit(second, two, 1001.0) == "http://127.0.0.1:1"
     assert len(store._own_sessions) == 3
+
+
+async def test_a_call_that_another_worker_has_attached_is_counted_no_more(
+    store: FailoverStore, new_call: NewCall
+) -> None:
+    two = SlotLimits((("http://127.0.0.1:1", 0),), per_instance=2, max_instances=1)
+    dialled, own = new_call(stream_id=None), new_call(stream_id=None)
+    for call in (dialled, own):
+        await store.admit(call, two, 1000.0)
+    await store.attach_stream(replace(own, stream_id="MZ1"), 1000.0)
+    for call in (dialled, own):
+        store.forget_attached(call.session_id)
+    assert set(store._own_sessions) == {own.session_id}
+    assert store._loads["support.acme"] == {"http://127.0.0.1:1": 1}
 
 
 async def test_the_limit_of_an_organisation_holds_with_and_without_the_file(
