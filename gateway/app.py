@@ -47,7 +47,8 @@ from gateway.api.routes import OPERATIONS
 from gateway.api.webhooks.deduplication import SIGNED_WEBHOOKS
 from gateway.auth.media_tokens import NONCES, MediaTokens, load_secret
 from gateway.calls.active import ActiveCalls
-from gateway.calls.bot_session import BotServices, BotSessions, bot_http_client
+from gateway.calls.bot_client import bot_http_client
+from gateway.calls.bot_session import BotServices, BotSessions
 from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.live_traffic import live_traffic
 from gateway.calls.node_requests import NodeRequests

@@ -17,21 +17,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 import structlog
 
 from gateway.agents.instance_health import STARTING_PROBE_INTERVAL_S, Health, InstanceHealth
+from gateway.calls.bot_client import opened_sockets
 from gateway.calls.capacity import Capacity
 from gateway.calls.session_end import HTTP_COMPLETED, HTTP_ERROR, SessionEnd, log_end, save
 from gateway.calls.slot_release import HeldSlot
 from gateway.calls.termination import Termination
 from gateway.config import AgentSettings
-from gateway.dns.http_connector import open_connector
 from gateway.model.connection_errors import cause_without_address
 from gateway.model.futures import ignore_exception
 from gateway.model.os_limits import is_out_of_resources
@@ -41,13 +40,6 @@ from gateway.store.interface import Store
 
 log = structlog.get_logger(__name__)
 
-KEEPALIVE_IDLE_S: Final = 30
-KEEPALIVE_INTERVAL_S: Final = 10
-KEEPALIVE_PROBES: Final = 3
-"""TCP keep-alive: an agent's machine that vanishes is noticed within a minute, though a bot is silent for
-hours.
-"""
-
 REJECT_S: Final = 0.05
 """Seconds that an instance has to refuse a request that it was sent completely, as one without `/bot` does at
 once: then the start fails, instead of a session that ends as soon as it was reported as started.
@@ -55,39 +47,6 @@ once: then the start fails, instead of a session that ends as soon as it was rep
 
 START_WRITE_S: Final = 1.0
 """Seconds that a start waits until its session is stored as running. After that the store keeps trying."""
-
-
-def bot_http_client() -> aiohttp.ClientSession:
-    """Open a client as `BotSessions` needs it. Call it inside the event loop; the caller closes it.
-
-    Requests are open for hours, so connections are not limited. None is used twice, because an idle
-    connection may be closed by the agent just when it is used again. No cookie passes between sessions.
-    """
-    connector = open_connector(limit=0, force_close=True, socket_factory=_keepalive_socket)
-    return aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-        auto_decompress=False,
-    )
-
-
-_opened: ContextVar[list[socket.socket]] = ContextVar("_opened")
-"""The sockets that are made for the present session's request."""
-
-
-def _keepalive_socket(address: tuple[Any, ...]) -> socket.socket:
-    made = socket.socket(*address[:3])
-    if (opened := _opened.get(None)) is not None:
-        opened.append(made)
-    made.setblocking(False)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_KEEPIDLE"):  # Linux; elsewhere the system's own times hold
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
-    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +80,18 @@ class BotRequest:
     stop_timeout_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class OtherInstances:
+    """The way to another instance, for a session whose agent's instances the gateway starts; any other waits.
+
+    `move`: moves the session off an instance that it did not reach, and returns another that is ready; raises
+    CallEnded. `has_ended`: returns True if the instance has ended, so that nothing runs there.
+    """
+
+    move: Callable[[str], Awaitable[str]]
+    has_ended: Callable[[str], Awaitable[bool]]
+
+
 class NotReady(CallEnded):
     """The agent has free slots, but its instances report that they are not ready for a session."""
 
@@ -140,12 +111,20 @@ class BotSession:
     """One session: its request, and the task that holds it open."""
 
     def __init__(
-        self, services: BotServices, details: CallDetails, instance: str, request: BotRequest
+        self,
+        services: BotServices,
+        details: CallDetails,
+        instance: str,
+        request: BotRequest,
+        others: OtherInstances | None = None,
     ) -> None:
         """Start the session, whose slot on `instance` was taken. Must be called inside the event loop."""
         self._services = services
         self._session_id = details.session_id
-        self._instance = instance
+        self.instance = instance
+        """The URL of the instance that runs it."""
+        self._others = others
+        self._refused: CallEnded | None = None  # the last time that the instance was not reached
         self._request = request
         self._log = log.bind(
             session=details.session_id,
@@ -193,25 +172,16 @@ class BotSession:
 
     async def _hold_request(self) -> None:
         """Send the request and wait until its response has ended. Raises CallEnded unless that is a 200."""
-        services = self._services
-        refused: CallEnded | None = None  # the last time that the instance was not reached
         try:
             # It changes with the phase: until the agent has accepted, none, from a stop until the answer.
-            async with asyncio.timeout(services.connect_timeout_s) as self._limit:
+            async with asyncio.timeout(self._services.connect_timeout_s) as self._limit:
                 self.termination.hand_over(self._stop)
-                await services.health.wait_until_started(self._instance)
-                while True:
-                    try:
-                        await self._post()
-                    except aiohttp.ClientConnectorError as error:
-                        refused = self._unreachable(error)
-                    else:
-                        return
-                    await services.health.wait_until_answering(self._instance)
+                await self._services.health.wait_until_started(self.instance)
+                await self._post_until_taken()
         except TimeoutError:
             if not self._limit.expired():  # the socket's own
                 raise CallEnded(Reasons.agent_lost, _broken_off("the connection timed out")) from None
-            raise self._timed_out(refused) from None
+            raise self._timed_out() from None
         except aiohttp.ClientResponseError as error:
             raise AnsweredBadly(Reasons.agent_lost, _broken_off(error)) from None
         except (aiohttp.ClientError, OSError) as error:
@@ -221,33 +191,65 @@ class BotSession:
             if self._duration is not None:
                 self._duration.cancel()
 
+    async def _post_until_taken(self) -> None:
+        """Send the request, again where it reached nobody, until its response has ended."""
+        while True:
+            try:
+                await self._post()
+            except aiohttp.ClientConnectorError as error:
+                if self._others is None:
+                    self._refused = self._unreachable(error)
+            except (aiohttp.ClientError, OSError):
+                if not await self._was_in_vain():
+                    raise
+            else:
+                return
+            if self._others is None:
+                await self._services.health.wait_until_answering(self.instance)
+            else:  # it was started by the gateway, and has ended by itself a moment ago
+                await self._go_to_another(self._others)
+
+    async def _was_in_vain(self) -> bool:
+        """Return True if a request that broke off came to an instance that ended then, by itself."""
+        if self._others is None or self.accepted.done():
+            return False
+        return await self._others.has_ended(self.instance)
+
+    async def _go_to_another(self, others: OtherInstances) -> None:
+        """Move to another instance, which may have to be started: that wait has a limit of its own."""
+        self._limit.reschedule(None)
+        self._requested_at = None
+        self.instance = await others.move(self.instance)
+        self._log = self._log.bind(instance=self.instance)
+        self._limit.reschedule(asyncio.get_running_loop().time() + self._services.connect_timeout_s)
+
     def _unreachable(self, error: aiohttp.ClientConnectorError) -> CallEnded:
         """Note that the instance was not reached; a cold one may be soon. Raises CallEnded if it cannot."""
         detail = f"connecting to the agent failed: {_cause(error)}"
         if is_out_of_resources(error.os_error):
             raise CallEnded(Reasons.overloaded, detail) from None
-        self._services.health.mark_unreachable(self._instance)
+        self._services.health.mark_unreachable(self.instance)
         end = CallEnded(Reasons.agent_unreachable, detail)
         # An instance that is not the agent's any more is not probed, so nothing tells when it answers.
-        if isinstance(error, aiohttp.ClientSSLError) or not self._services.health.is_watched(self._instance):
+        if isinstance(error, aiohttp.ClientSSLError) or not self._services.health.is_watched(self.instance):
             raise end from None
         return end
 
-    def _timed_out(self, refused: CallEnded | None) -> CallEnded:
+    def _timed_out(self) -> CallEnded:
         """Return the end of the session whose time is over, in whichever phase it is."""
         if self.termination.end is not None:
             return self.termination.end
         services = self._services
         if self._requested_at is None:
-            if services.health.of(self._instance) is Health.STARTING:
+            if services.health.of(self.instance) is Health.STARTING:
                 return NotReady()
-            if refused is not None:
-                return refused
+            if self._refused is not None:
+                return self._refused
         detail = f"it did not take the request within {services.connect_timeout_s:g} s"
         return CallEnded(Reasons.agent_start_timeout, detail)
 
     async def _post(self) -> None:
-        _opened.set(self._sockets)
+        opened_sockets.set(self._sockets)
         headers = {
             **self._request.headers,
             "x-daily-session-id": self._session_id,
@@ -256,7 +258,7 @@ class BotSession:
             "Accept-Encoding": "identity",
         }
         async with self._services.http.post(
-            f"{self._instance}/bot", data=self._body_once(), headers=headers, allow_redirects=False
+            f"{self.instance}/bot", data=self._body_once(), headers=headers, allow_redirects=False
         ) as answer:
             if answer.status != 200:
                 raise AnsweredBadly(Reasons.agent_failed, f"/bot answered {answer.status}")
@@ -271,16 +273,21 @@ class BotSession:
         """
         self._requested_at = self._services.now()
         body = self._request.body
-        self._request = replace(self._request, body=b"")  # a session lasts hours, and needs it no more
+        if self._others is None:
+            self._forget_body()
         yield body
         del body
         asyncio.get_running_loop().call_later(REJECT_S, self._accept)
 
+    def _forget_body(self) -> None:
+        self._request = replace(self._request, body=b"")  # a session lasts hours, and needs it no more
+
     def _accept(self) -> None:
         if self.accepted.done() or self._is_over or self._limit.expired() or self.termination.end is not None:
             return
+        self._forget_body()
         self._limit.reschedule(None)
-        self._services.health.mark_connected(self._instance)
+        self._services.health.mark_connected(self.instance)
         longest_s = self._request.max_duration_s
         self._duration = asyncio.get_running_loop().call_later(
             longest_s,
@@ -350,7 +357,7 @@ class BotSession:
 
     def _held(self, ending_at: float, timeout_s: float) -> HeldSlot:
         requested_at = self._began_at if self._requested_at is None else self._requested_at
-        return HeldSlot(self._session_id, self._instance, requested_at, ending_at, timeout_s)
+        return HeldSlot(self._session_id, self.instance, requested_at, ending_at, timeout_s)
 
 
 class AnsweredBadly(CallEnded):
@@ -389,7 +396,7 @@ class BotSessions:
         connector = services.http.connector
         if connector is None or connector.limit or not connector.force_close:
             raise ValueError(
-                "sessions need a client of their own: gateway.calls.bot_session.bot_http_client()"
+                "sessions need a client of their own: gateway.calls.bot_client.bot_http_client()"
             )
         self._services = services
         self._bots: dict[str, BotSession] = {}
@@ -442,7 +449,15 @@ class BotSessions:
         if self._closing is not None:
             raise CallEnded(self._closing.reason, self._closing.detail)
         instance = await self._services.capacity.acquire_started(agent, details, options)
-        bot = BotSession(self._services, details, instance, request)
+        capacity = self._services.capacity
+
+        async def move(failed: str) -> str:
+            return await capacity.wait_started(agent, details.session_id, failed, has_failed=True)
+
+        others = None
+        if capacity.cold_starts.concern(agent):
+            others = OtherInstances(move, capacity.cold_starts.has_ended)
+        bot = BotSession(self._services, details, instance, request, others)
         self._bots[details.session_id] = bot
         if self._closing is not None:
             bot.termination.set(self._closing)
@@ -454,7 +469,7 @@ class BotSessions:
         except asyncio.CancelledError:
             bot.termination.set(CallEnded(Reasons.stopped, "whoever started it gave up"))
             raise
-        return StartedBot(details.session_id, instance)
+        return StartedBot(details.session_id, bot.instance)
 
     def stop(self, session_id: str, end: CallEnded) -> bool:
         """End a session at once, by aborting its request. False if this worker does not run it."""

@@ -36,6 +36,9 @@ RECHECK_S: Final = 1.0
 PAUSE_S: Final = 0.1
 """Seconds until a session tries an instance again that it did not reach."""
 
+END_LOOKS: Final = 10
+"""How often it is looked, PAUSE_S apart, whether an instance has ended."""
+
 NOT_STARTED: Final = "no instance of the agent could be started"
 
 Attempt = Callable[[AgentSettings], Awaitable[str]]
@@ -139,6 +142,15 @@ class ColdStarts:
             words = f"its instance was not ready within {agent.start_limit:g} s"
             raise CallEnded(Reasons.agent_start_timeout, words) from None
         return instance
+
+    async def has_ended(self, instance: str) -> bool:
+        """Return True if an instance that did not answer has ended, which is noticed in a moment."""
+        assert self._pool is not None
+        for _ in range(END_LOOKS):
+            if not await self._pool.may_be_used(instance):
+                return True
+            await asyncio.sleep(PAUSE_S)
+        return False
 
     async def _is_ready(self, instance: str) -> bool:
         assert self._pool is not None

@@ -99,7 +99,7 @@ class InstancePool:
         """The rows as they were read last."""
 
     def agents(self) -> list[AgentSettings]:
-        """Return the agents whose instances are started, as their settings are now."""
+        """Return the agents whose instances are started here, as their settings are now."""
         return [agent for agent in self._directory.written_here if agent.command]
 
     def spec_of(self, agent: AgentSettings) -> str:

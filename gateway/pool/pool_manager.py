@@ -10,39 +10,36 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import structlog
 
-from gateway.agents.instance_health import InstanceHealth, ProbeResult
+from gateway.agents.instance_health import ProbeResult
 from gateway.config import AgentSettings
 from gateway.config.agent_command import port_range
 from gateway.pool.free_port import FreePorts
-from gateway.pool.instance_pool import MAX_SESSIONS, InstancePool
+from gateway.pool.instance_pool import MAX_SESSIONS
 from gateway.pool.instance_provider import (
     InstanceEnd,
-    InstanceProvider,
     StartedInstance,
     StartFailed,
     StartRequest,
 )
+from gateway.pool.managed_node import ManagedNode
+from gateway.pool.own_instance import OwnInstance, Troubles
 from gateway.pool.pool_plan import (
-    STEADY_S,
     InstanceState,
     PoolInstance,
     PoolLimits,
     make_plan,
-    pause_s,
 )
 from gateway.pool.pool_records import (
     NODE_LEASE_S,
     InstanceRow,
     NodeRow,
     PoolTable,
-    Trouble,
     change,
     claim,
     free_places,
@@ -52,7 +49,7 @@ from gateway.pool.pool_records import (
     remove,
 )
 from gateway.pool.session_resources import SessionMeter
-from gateway.store.interface import SessionFilter, Store, StoreFailed
+from gateway.store.interface import SessionFilter, StoreFailed
 from gateway.store.notifications import Topic
 
 log = structlog.get_logger(__name__)
@@ -75,41 +72,10 @@ USAGE_S: Final = 5.0
 SURVIVORS_S: Final = 2.0
 """Seconds for what an instance that has ended by itself has left running, until it is killed."""
 
+KILL_S: Final = 10.0
+"""Seconds for what is killed to end, when the gateway ends."""
+
 RENEW_S: Final = NODE_LEASE_S / 4
-
-
-@dataclass(slots=True)
-class OwnInstance:
-    """An instance of this node. Times are of the loop's clock.
-
-    `row`: as it is in the store, None if that has no place for it. `ready_at`: None while it is started.
-    `sessions`: the ids of those that it has, None if that was not looked at yet; `active`: how many.
-    """
-
-    started: StartedInstance
-    row: InstanceRow | None
-    ready_at: float | None = None
-    idle_since: float = 0.0
-    left_at: float | None = None
-    served: int = 0
-    sessions: frozenset[str] | None = None
-    active: int = 0
-    memory_bytes: int = 0
-    is_stopping: bool = False
-    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
-@dataclass(frozen=True, slots=True)
-class ManagedNode:
-    """The parts that a manager works with. `node`, `host`: see node_lock.py."""
-
-    node: str
-    host: str
-    store: Store
-    pool: InstancePool
-    health: InstanceHealth
-    provider: InstanceProvider
-    now: Callable[[], float]
 
 
 class PoolManager:
@@ -121,7 +87,7 @@ class PoolManager:
         self._values = parts.store.key_values
         self.is_draining = is_draining
         self._own: dict[str, OwnInstance] = {}  # by id
-        self._troubles: dict[str, tuple[Trouble, float]] = {}  # by agent; with the time of the last failure
+        self._troubles = Troubles(parts.now)
         self._node_row: NodeRow | None = None
         self._renewed_at = 0.0
         self._measured_at = 0.0
@@ -171,9 +137,14 @@ class PoolManager:
             log.info("instances run already", instances=len(found))
 
     async def stop_all(self, longest_grace_s: float) -> None:
-        """Stop all instances of this node: the gateway ends for good. Their sessions are over by now."""
+        """Stop all instances of this node: the gateway ends for good. Their sessions are over by now.
+
+        What the kernel cannot end, because a disk hangs, is left after a while.
+        """
         stopping = [self._stop(own, min(own.started.stop_grace_s, longest_grace_s)) for own in self._all()]
-        await asyncio.gather(*stopping)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(longest_grace_s + KILL_S):
+                await asyncio.gather(*stopping)
         with suppress(StoreFailed):
             await self._values.delete("pool_node", self._parts.node)
         self._parts.store.notifications.publish(Topic.POOL_CHANGED, "")
@@ -205,25 +176,17 @@ class PoolManager:
 
     async def _renew_node(self, now: float) -> None:
         loop_now = _loop_now()
-        for agent, (_, failed_at) in list(self._troubles.items()):
-            if any(self._is_steady(own, agent, failed_at, loop_now) for own in self._all()):
-                del self._troubles[agent]
+        self._troubles.forget_overcome(self._all())
         row = NodeRow(
             self._parts.node,
             self.is_draining,
-            {agent: trouble for agent, (trouble, _) in self._troubles.items()},
+            self._troubles.all(),
         )
         if row != self._node_row or loop_now - self._renewed_at >= RENEW_S:
             await put_node(self._values, row, now)
             if row != self._node_row:
                 self._parts.store.notifications.publish(Topic.POOL_CHANGED, "")
             self._node_row, self._renewed_at = row, loop_now
-
-    @staticmethod
-    def _is_steady(own: OwnInstance, agent: str, failed_at: float, loop_now: float) -> bool:
-        if own.started.agent != agent or own.ready_at is None or own.ready_at < failed_at:
-            return False
-        return loop_now - own.ready_at >= STEADY_S or own.served > 0
 
     async def _reconcile(self, table: PoolTable, now: float) -> None:
         """Bring the rows of this node and its instances together again, and remove those of nodes gone."""
@@ -326,8 +289,7 @@ class PoolManager:
     def _able(self, host: str, table: PoolTable, now: float) -> list[str]:
         """Return the nodes that start the agent's instances; of itself this one knows more than the table."""
         others = [node for node in table.able(host, now) if node != self._parts.node]
-        trouble = self._troubles.get(host)
-        is_able = not self.is_draining and (trouble is None or now >= trouble[0].until)
+        is_able = not self.is_draining and self._troubles.may_start(host, now)
         return [*others, self._parts.node] if is_able else others
 
     def _has_left(self, own: OwnInstance) -> bool:
@@ -378,7 +340,7 @@ class PoolManager:
                 return
             port = await self._free_port(agent)
             if port is None:
-                self._fail(agent.service_host, None, f"no port of {agent.ports} is free")
+                self._troubles.add(agent.service_host, None, f"no port of {agent.ports} is free")
                 return
             request = StartRequest(
                 id=uuid.uuid4().hex,
@@ -412,7 +374,7 @@ class PoolManager:
         except StartFailed as failure:
             await remove(self._values, row, self._parts.now())
             self._publish(host)
-            self._fail(host, row.url, str(failure))
+            self._troubles.add(host, row.url, str(failure))
             return False
         own = OwnInstance(started, row, idle_since=_loop_now(), sessions=frozenset())
         self._own[started.id] = own
@@ -432,7 +394,7 @@ class PoolManager:
         try:
             await asyncio.wait((ending, readiness), return_when=asyncio.FIRST_COMPLETED)
             if not ending.done() and not readiness.result():
-                self._fail(own.started.agent, own.started.url, "it was not ready in time")
+                self._troubles.add(own.started.agent, own.started.url, "it was not ready in time")
                 await self._stop(own, own.started.stop_grace_s)
                 return
             end = await ending
@@ -450,7 +412,7 @@ class PoolManager:
             log.info("instance ended", agent=started.agent, instance=started.url, sessions=own.served)
         else:
             words = end.words if own.ready_at is not None else f"{end.words}, before it was ready"
-            self._fail(started.agent, started.url, words)
+            self._troubles.add(started.agent, started.url, words)
 
     async def _wait_ready(self, own: OwnInstance) -> bool:
         """Return True once the instance is ready, False if it is not in time."""
@@ -475,16 +437,6 @@ class PoolManager:
         return own.ready_at is not None
 
     # Ending
-
-    def _fail(self, agent: str, url: str | None, words: str) -> None:
-        """Note a failure, and start none of the agent's instances for a while."""
-        known = self._troubles.get(agent)
-        failures = known[0].failures + 1 if known is not None else 1
-        wait_s = pause_s(failures)
-        log.warning(
-            "instance failed", agent=agent, instance=url, error=words, failures=failures, seconds=wait_s
-        )
-        self._troubles[agent] = Trouble(failures, self._parts.now() + wait_s, words), _loop_now()
 
     async def _change(self, own: OwnInstance, state: InstanceState) -> bool:
         """Change the state of an instance in the store. Return False if its row is not its own any more."""

@@ -18,8 +18,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Final
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Final
 
 from gateway.config import AgentSettings
 from gateway.pool.pool_plan import InstanceState
@@ -187,9 +187,14 @@ def free_places(rows: Iterable[InstanceRow], max_instances: int) -> list[int]:
     return [place for place in range(max_instances) if place not in taken]
 
 
+def _known(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that this version knows: a later one beside it may have more."""
+    return {each.name: values[each.name] for each in fields(kind) if each.name in values}
+
+
 def _instance(stored: StoredValue) -> InstanceRow | None:
     try:
-        values = json.loads(stored.value)
+        values = _known(InstanceRow, json.loads(stored.value))
         return InstanceRow(**{**values, "state": InstanceState(values["state"])})
     except (ValueError, TypeError, KeyError):  # another version of the gateway wrote it
         return None
@@ -197,8 +202,8 @@ def _instance(stored: StoredValue) -> InstanceRow | None:
 
 def _node(stored: StoredValue) -> NodeRow | None:
     try:
-        values = json.loads(stored.value)
-        troubles = {agent: Trouble(**each) for agent, each in values["troubles"].items()}
+        values = _known(NodeRow, json.loads(stored.value))
+        troubles = {agent: Trouble(**_known(Trouble, each)) for agent, each in values["troubles"].items()}
         return NodeRow(**{**values, "troubles": troubles})
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

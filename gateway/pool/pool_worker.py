@@ -26,8 +26,9 @@ from gateway.agents.instance_health import InstanceHealth
 from gateway.pool.instance_files import InstanceFiles
 from gateway.pool.instance_pool import InstancePool
 from gateway.pool.instance_provider import InstanceProvider
+from gateway.pool.managed_node import ManagedNode
 from gateway.pool.node_lock import NodeLock, node_host, node_name
-from gateway.pool.pool_manager import ManagedNode, PoolManager
+from gateway.pool.pool_manager import PoolManager
 from gateway.pool.process_provider import ProcessProvider
 from gateway.store.interface import Store, StoreFailed
 from gateway.store.notifications import Topic

@@ -43,6 +43,9 @@ FAST_SAMPLE_S: Final = 0.05
 MEMBERS_S: Final = 0.1
 """Seconds between two looks whether an instance that is to end has left processes."""
 
+LEFT_GRACE_S: Final = 2.0
+"""Seconds from SIGTERM to SIGKILL for what an instance has left that ended while no gateway ran."""
+
 STUBBORN_S: Final = 10.0
 """Seconds after SIGKILL after which a process that has not ended is worth a line."""
 
@@ -106,10 +109,11 @@ class ProcessProvider:
         for file in running:
             if file.id not in self._watched:
                 self._watch(file, None)
+        left = [file for file in left if file.id not in self._watched]
         for file in left:
-            if file.id not in self._watched:
-                self._watch(file, None)
-                await self.stop(_started(file), file.stop_grace_s)
+            self._watch(file, None)
+        grace_s = LEFT_GRACE_S
+        await asyncio.gather(*(self.stop(_started(file), min(file.stop_grace_s, grace_s)) for file in left))
         return [_started(watched.file) for watched in self._watched.values()]
 
     async def wait_ended(self, instance: StartedInstance) -> InstanceEnd:
@@ -213,7 +217,13 @@ class ProcessProvider:
         """Return the instances that run, and those whose process has ended, and others of theirs have not."""
         running, left = [], []
         for file in self._files.all():
-            if file.ended_at is not None or (file.node, file.namespace) != (self._node, self._namespace):
+            if file.ended_at is not None or file.node != self._node:
+                continue
+            if file.namespace != self._namespace:
+                if (
+                    file.namespace.split(" ")[0] == self._namespace.split(" ")[0]
+                ):  # before this machine's start
+                    self._end_file(file)
                 continue
             leader = ProcessIdentity(file.pid, file.born)
             if leader.runs:
@@ -221,7 +231,7 @@ class ProcessProvider:
             elif members(leader, file.id):
                 left.append(file)
             else:
-                self._files.end(file, self._now())
+                self._end_file(file)
         return running, left
 
     # Watching

@@ -28,7 +28,8 @@ from gateway.api.framework.handler_services import Services
 from gateway.api.framework.middleware import ApiMiddleware
 from gateway.api.pipecat_cloud.start import START
 from gateway.auth.media_tokens import MediaTokens, load_secret
-from gateway.calls.bot_session import BotRequest, BotServices, BotSessions, StartedBot, bot_http_client
+from gateway.calls.bot_client import bot_http_client
+from gateway.calls.bot_session import BotRequest, BotServices, BotSessions, StartedBot
 from gateway.config import AgentSettings, Settings
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import CallDetails, SessionOptions, SessionRecord

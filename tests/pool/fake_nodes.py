@@ -16,7 +16,8 @@ from gateway.model.reasons import Party
 from gateway.model.session import CallDetails, SessionResult, SlotLimits, Traffic
 from gateway.pool.instance_pool import InstancePool
 from gateway.pool.instance_provider import InstanceEnd, StartedInstance, StartFailed, StartRequest
-from gateway.pool.pool_manager import ManagedNode, PoolManager
+from gateway.pool.managed_node import ManagedNode
+from gateway.pool.pool_manager import PoolManager
 from gateway.pool.pool_records import InstanceRow, read_table
 from gateway.pool.process_table import Usage
 from gateway.simulator.waiting import WAIT_S

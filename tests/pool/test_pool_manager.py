@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 
 from gateway.agents.instance_health import ProbeResult
+from gateway.config import Settings
 from gateway.pool import pool_manager
-from gateway.pool.pool_records import INSTANCE_KIND, NODE_LEASE_S
+from gateway.pool.pool_records import INSTANCE_KIND, NODE_KIND, NODE_LEASE_S
 from gateway.simulator.waiting import eventually
 from tests.pool.fake_nodes import Clock, Node, admit, agent, hang_up, open_node
 from tests.store.conformance import FACTORIES
@@ -382,3 +384,43 @@ async def test_the_status_of_an_agents_pool(new_node: NewNode) -> None:
     status = await node.pool.status(node.pool.agents()[0])
     assert (status.needed, status.ready, status.starting, status.leaving) == (3, 2, 0, 0)
     assert status.troubles == {}
+
+
+async def test_a_gateway_that_ends_does_not_wait_for_ever_for_what_cannot_be_ended(
+    new_node: NewNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_manager, "KILL_S", 0.05)
+    node = await new_node(min_agents=1)
+    await node.until("ready")
+    node.provider.may_stop.clear()
+    await node.manager.stop_all(0.0)
+    assert len(node.provider.running) == 1
+
+
+async def test_agents_of_another_regions_gateway_are_not_started_here(new_node: NewNode) -> None:
+    node = await new_node()
+    table = agent(min_agents=1, region="eu-central")
+    regions = [
+        {"code": "us-west", "display_name": "West"},
+        {"code": "eu-central", "display_name": "Europe", "url": "https://eu.example.com"},
+    ]
+    node.directory.configure(Settings.model_validate({"agents": [table], "regions": regions}))
+    await node.look(2)
+    assert node.provider.started == []
+    regions[1].pop("url")
+    node.directory.configure(Settings.model_validate({"agents": [table], "regions": regions}))
+    await node.until("ready")
+
+
+async def test_rows_of_a_later_version_of_the_gateway_are_understood(new_node: NewNode) -> None:
+    node = await new_node(min_agents=1)
+    await node.until("ready")
+    (row,) = await node.rows()
+    values = node.store.key_values
+    for kind, key in ((INSTANCE_KIND, row.key), (NODE_KIND, "a")):
+        stored = await values.get(kind, key, node.clock())
+        assert stored is not None
+        later = json.dumps({**json.loads(stored.value), "colour": "green"})
+        await values.put(kind, key, later, now=node.clock())
+    await node.pool.refresh()
+    assert node.listed == [row.url]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -177,6 +178,21 @@ async def test_no_signal_reaches_a_process_that_started_at_another_time(
     assert runs(_pid(instance))
     os.kill(_pid(instance), signal.SIGKILL)
     await asyncio.to_thread(os.waitpid, _pid(instance), 0)
+
+
+async def test_what_ran_before_the_machine_was_started_again_runs_no_more(
+    new_provider: Callable[..., ProcessProvider], tmp_path: Path
+) -> None:
+    first = new_provider()
+    instance = await first.start(request(bot_agent()))
+    await first.stop(instance, WAIT_S)
+    file = tmp_path / f"{instance.id}.json"
+    stored = json.loads(file.read_text())
+    host, _, place = stored["namespace"].split(" ")
+    stored |= {"ended_at": None, "namespace": f"{host} another-boot {place}"}
+    file.write_text(json.dumps(stored))
+    assert await new_provider().find() == []
+    assert json.loads(file.read_text())["ended_at"] is not None
 
 
 async def test_a_program_gets_its_variables_and_none_of_the_gateways_own(

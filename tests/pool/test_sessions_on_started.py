@@ -40,6 +40,7 @@ def gateway(
 ) -> Gateway:
     return start_pool(
         pool_agent("bot"),
+        pool_agent("one-shot", "one-shot"),
         pool_agent("crashing", resume_timeout=60),
         pool_agent("printing", min_agents=1),
         pool_agent("slow", f"ready-after={ready}", max_agents=1),
@@ -58,6 +59,22 @@ async def test_a_session_at_bot_starts_its_agent(gateway: Gateway) -> None:
     assert record["state"] == "running"
     stop = f"/v1/agents/bot/sessions/{record['id']}"
     assert await asyncio.to_thread(api_request, gateway, "DELETE", stop) == 200
+
+
+async def test_a_session_does_not_wait_for_an_agent_that_has_just_ended(gateway: Gateway) -> None:
+    """An agent may end after each session; the next one begins before anybody has noticed that."""
+    start = "/v1/public/one-shot/start"
+    for count in (1, 2, 3):
+        status = await asyncio.to_thread(api_request, gateway, "POST", start, {"body": "{}"})
+        assert status == 200, gateway.log_text()[-3000:]
+        records = [each for each in gateway.sessions() if each["agent"] == "one-shot.acme"]
+        assert len(records) == count
+        session = records[-1]["id"]
+        stop = f"/v1/agents/one-shot/sessions/{session}"
+        assert await asyncio.to_thread(api_request, gateway, "DELETE", stop) == 200
+        await eventually(lambda session=session: gateway.sessions(session)[0]["ended_at"], "it is over")
+    assert len({each["instance"] for each in gateway.sessions() if each["agent"] == "one-shot.acme"}) == 3
+    assert lines(gateway, "instance failed", "one-shot") == []
 
 
 async def test_a_caller_whose_agent_is_lost_gets_another_that_is_started_for_the_call(

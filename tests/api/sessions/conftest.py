@@ -28,7 +28,8 @@ from gateway.api.framework.handler_services import Services
 from gateway.api.framework.middleware import ApiMiddleware
 from gateway.api.sessions.sessions import SESSIONS
 from gateway.auth.media_tokens import MediaTokens, load_secret
-from gateway.calls.bot_session import BotServices, BotSessions, bot_http_client
+from gateway.calls.bot_client import bot_http_client
+from gateway.calls.bot_session import BotServices, BotSessions
 from gateway.calls.store_watcher import StoreWatcher
 from gateway.config import Settings
 from gateway.model.lifecycle import SessionState

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The state that a node's manager has of its own instances, and of agents whose instances fail there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+
+from gateway.pool.instance_provider import StartedInstance
+from gateway.pool.pool_plan import STEADY_S, pause_s
+from gateway.pool.pool_records import InstanceRow, Trouble
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class OwnInstance:
+    """An instance of this node. Times are of the loop's clock.
+
+    `row`: as it is in the store, None if that has no place for it. `ready_at`: None while it is started.
+    `sessions`: the ids of those that it has, None if that was not looked at yet; `active`: how many.
+    `left_at`: when it was taken off the list. `changing`: held while its row is changed.
+    """
+
+    started: StartedInstance
+    row: InstanceRow | None
+    ready_at: float | None = None
+    idle_since: float = 0.0
+    left_at: float | None = None
+    served: int = 0
+    sessions: frozenset[str] | None = None
+    active: int = 0
+    memory_bytes: int = 0
+    is_stopping: bool = False
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def is_steady(self, since: float, now: float) -> bool:
+        """Return True if it has become ready after `since`, and has proved itself."""
+        if self.ready_at is None or self.ready_at < since:
+            return False
+        return now - self.ready_at >= STEADY_S or self.served > 0
+
+
+class Troubles:
+    """Agents of which instances failed, each with the pause until this node starts another."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        """`now`: Unix seconds."""
+        self._now = now
+        self._known: dict[str, tuple[Trouble, float]] = {}  # by agent; with the loop's time of the failure
+
+    def add(self, agent: str, instance: str | None, words: str) -> None:
+        """Note a failure, and log it. `words`: for the operator. `instance`: None if there was none yet."""
+        known = self._known.get(agent)
+        failures = known[0].failures + 1 if known is not None else 1
+        wait_s = pause_s(failures)
+        log.warning(
+            "instance failed", agent=agent, instance=instance, error=words, failures=failures, seconds=wait_s
+        )
+        until = self._now() + wait_s
+        self._known[agent] = Trouble(failures, until, words), asyncio.get_running_loop().time()
+
+    def may_start(self, agent: str, now: float) -> bool:
+        """Return True if there is no pause now. `now`: Unix seconds."""
+        known = self._known.get(agent)
+        return known is None or now >= known[0].until
+
+    def forget_overcome(self, instances: Iterable[OwnInstance]) -> None:
+        """Forget the failures of agents that have had an instance since then which is steady."""
+        now, running = asyncio.get_running_loop().time(), list(instances)
+        for agent, (_, failed_at) in list(self._known.items()):
+            if any(own.started.agent == agent and own.is_steady(failed_at, now) for own in running):
+                del self._known[agent]
+
+    def all(self) -> Mapping[str, Trouble]:
+        """Return them by agent."""
+        return {agent: trouble for agent, (trouble, _) in self._known.items()}
