@@ -121,7 +121,8 @@ async def test_whoever_waits_for_an_instance_that_fails_learns_it(new_node: NewN
 async def test_an_instance_that_is_never_ready_is_stopped(new_node: NewNode) -> None:
     node = await new_node(min_agents=1, start_limit=0.05)
     node.health.answer = ProbeResult.NOT_READY
-    await node.until("starting")
+    await node.look()
+    assert len(node.provider.started) == 1
     await node.until()
     assert node.provider.running == {}
     await node.look()
