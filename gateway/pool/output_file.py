@@ -3,8 +3,9 @@
 
 An instance writes straight into the file, so nothing that this gateway does or fails to do holds it up, and
 what it prints while no gateway runs is there too. Nobody reads each line as it comes. Instead the file's size
-is looked at once a second, and noted with the time if it has changed (`NAME.times`). So each line has a time,
-to a second, and the lines of a session are those between its beginning and its end (`read_output`).
+is looked at four times a second, and noted with the time if it has changed (`NAME.times`). So each line has a
+time, to a quarter of a second, and the lines of a session are those between its beginning and its end
+(`read_output`).
 
 A file that has grown over MAX_BYTES is copied to `NAME.1`, over the one before, and emptied. An instance that
 prints fast is looked at more often. Lines that are written between copy and emptying, which takes
@@ -39,7 +40,7 @@ _COPY_BYTES: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class OutputLine:
-    """A line that an instance has printed. `at`: Unix seconds by which it was there, to about a second."""
+    """A line that an instance has printed. `at`: Unix seconds by which it was there."""
 
     at: float
     text: str

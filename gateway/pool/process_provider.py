@@ -34,10 +34,10 @@ from gateway.store.worker_id import process_namespace
 
 log = structlog.get_logger(__name__)
 
-SAMPLE_S: Final = 1.0
+SAMPLE_S: Final = 0.25
 """Seconds between two looks at how much was printed."""
 
-FAST_SAMPLE_S: Final = 0.05
+FAST_SAMPLE_S: Final = 0.02
 """The same while an instance prints so much that its file would be too long long before."""
 
 MEMBERS_S: Final = 0.1

@@ -73,6 +73,7 @@ async def test_a_session_does_not_wait_for_an_agent_that_has_just_ended(gateway:
         stop = f"/v1/agents/one-shot/sessions/{session}"
         assert await asyncio.to_thread(api_request, gateway, "DELETE", stop) == 200
         await eventually(lambda session=session: gateway.sessions(session)[0]["ended_at"], "it is over")
+        await logged(gateway, "instance ended", "one-shot", count)
     assert len({each["instance"] for each in gateway.sessions() if each["agent"] == "one-shot.acme"}) == 3
     assert lines(gateway, "instance failed", "one-shot") == []
 
