@@ -116,7 +116,6 @@ class Cluster:
 
     def admissions(self) -> None:
         """Measure admissions by one client."""
-        ahead_of_all([self.server.process.pid])  # what else runs on its core is not its time
         with on_cores({PROXY_CORE}):
             found = uvloop.run(cluster_store.admissions(self.server, 2 + self.plan.turns))
         self.raw["admissions"] = asdict(found)
@@ -202,6 +201,7 @@ def measure(plan: Plan, selected: str) -> tuple[list[Row], dict[str, Any], str]:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="patchbay-bench-")))
         server = stack.enter_context(closing(RedisServer(FIRST_PORT + 100)))
+        ahead_of_all([server.process.pid])  # what else runs on its core is not its time
         wsload = build(directory)
         ports = free_ports(FIRST_PORT, 2 * NODES + 2)
         load = stack.enter_context(closing(Load(wsload, ports[0], LOAD_CORE)))

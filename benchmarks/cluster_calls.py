@@ -58,6 +58,8 @@ def set_up_costs(load: Load, sqlite: Site, redis: Site, turns: int, *, hold_s: f
     with ExitStack() as stack:
         pair = [gateway(name, site) for name, site in (("SQLite", sqlite), ("Redis", redis))]
         pids = [stack.enter_context(each.running()) for each in pair]
+        for each in pids:
+            ahead_of_all(each)
 
         def cost(at: int) -> float:
             options = ["--rate", str(SET_UP_RATE), "--settle", str(SETTLE_S)]
@@ -95,8 +97,10 @@ def set_up_p99s(load: Load, sqlite: Site, cluster: Sequence[Site], turns: int) -
     """Compare the p99 of set-ups, in milliseconds, at one node on SQLite and at three on Redis, in turns."""
     with ExitStack() as stack:
         one = gateway("SQLite", sqlite)
-        stack.enter_context(one.running())
+        ahead_of_all(stack.enter_context(one.running()))
         three = stack.enter_context(nodes(cluster))
+        for _, pids in three:
+            ahead_of_all(pids)
         also = ",".join(str(contender.port) for contender, _ in three[1:])
 
         def p99(at: int) -> float:
