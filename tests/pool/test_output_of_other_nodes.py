@@ -46,6 +46,7 @@ def machines(
             store={"url": redis.url()},
             server={"node_url": f"http://127.0.0.1:{free_port()}", "pool_folder": str(folder / name)},
             organizations=[{"name": "acme", "private_keys": ["sk_acme"]}],
+            limits={"requests_per_second": 10_000, "requests_burst": 10_000},
         )
 
     return start("here"), start("there")

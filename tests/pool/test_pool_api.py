@@ -12,7 +12,7 @@ import pytest
 
 from gateway.simulator.waiting import POLL_S, WAIT_S
 from tests.harness.gateway import Gateway
-from tests.pool.conftest import logged
+from tests.pool.conftest import lines, logged
 
 KEY = {"Authorization": "Bearer sk_acme"}
 
@@ -24,8 +24,10 @@ def gateway(start_pool: Callable[..., Gateway], pool_agent: Callable[..., dict[s
         pool_agent("talks"),
         pool_agent("changes", environment={"GREETING": "hello"}, min_agents=1),
         pool_agent("scales", max_agents=3),
+        pool_agent("again", min_agents=1),
         pool_agent("broken", "exit=7"),
         organizations=[{"name": "acme", "private_keys": ["sk_acme"], "public_keys": ["pk_acme"]}],
+        limits={"requests_per_second": 10_000, "requests_burst": 10_000},
     )
 
 
@@ -109,6 +111,22 @@ async def test_a_changed_variable_starts_other_instances_and_running_sessions_st
         (await ask("changes/deployments/0"))["id"],
     ]
     await other.hang_up()
+
+
+async def test_a_deployment_that_is_forced_starts_other_instances_and_one_of_numbers_none(
+    gateway: Gateway, ask: Ask
+) -> None:
+    (ready,) = await logged(gateway, "instance is ready", "again")
+    await ask("again", "POST", {"cooldown": 200, "autoScaling": {"maxAgents": 3}})
+    await ask("again", "POST", {"autoScaling": {"minAgents": 2}})
+    await logged(gateway, "instance is ready", "again", 2)
+    assert lines(gateway, "instance leaves", "again") == []
+    forced = await ask("again", "POST", {"forceRedeploy": True})
+    assert forced["deployment"]["number"] == 3
+    left = await logged(gateway, "instance leaves", "again", 2)
+    assert ready["instance"] in {line["instance"] for line in left}
+    await logged(gateway, "instance is ready", "again", 4)
+    await until(lambda: _scaling(ask, "again", ready=2, draining=0), "the new ones are there alone")
 
 
 async def _scaling(ask: Ask, name: str, **values: Any) -> Any:
