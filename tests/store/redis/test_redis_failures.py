@@ -195,11 +195,11 @@ async def test_a_call_that_another_worker_has_attached_is_not_written_again_by_t
     for call in (dialled, own):
         east.forget_attached(call.session_id)
     await west.end(dialled.session_id, hung_up)
+    await west.close()
     server.kill()
     server.start()
-    for node in (east, west):
-        await node.heartbeat(NOW + 5)
-        await node.heartbeat(NOW + 6)
+    await east.heartbeat(NOW + 5)
+    await east.heartbeat(NOW + 6)
     active, _ = await east.sessions(SessionFilter(active=True))
     assert [(one.session_id, one.owner) for one in active] == [(own.session_id, "node-0")]
 
