@@ -97,7 +97,7 @@ class OwnSessions:
         return self._sessions.get(session_id)
 
     def remove(self, session_id: str) -> None:
-        """Forget a session, if there is one: another worker has it."""
+        """Forget a session, if there is one: another worker has it, or has ended it."""
         self._sessions.pop(session_id, None)
 
     def end(self, session_id: str, text: Script, *arguments: Any) -> None:
@@ -167,8 +167,10 @@ class OwnSessions:
                 continue
             answer = await self._client.write_later(partial(self.write, own))
             written += answer[0] == "ok"
-            if answer[0] == "exists" and answer[2] != self._worker.id and own.details.stream_id is None:
-                self.remove(session_id)  # its stream came to that worker
+            if answer[0] != "exists":
+                continue
+            if answer[1] in _OVER_STATES or (answer[2] != self._worker.id and not own.details.stream_id):
+                self.remove(session_id)  # another worker has ended it, or its stream came to that one
         return written
 
     async def _write_over(self) -> int:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import structlog
 
-from gateway.model.lifecycle import SessionState
+from gateway.model.lifecycle import TERMINAL, SessionState
 from gateway.model.reasons import Reasons
 from gateway.model.session import (
     TELEPHONY_OPTIONS,
@@ -436,7 +436,10 @@ class RedisStore:
     @within_budget
     async def session(self, session_id: str) -> SessionRecord | None:
         await self._client.settled()
-        return await self._read(session_id)
+        record = await self._read(session_id)
+        if record is not None and record.state in TERMINAL and record.reason != Reasons.gateway_lost.code:
+            self._own.remove(session_id)  # whoever ended it: it is not to be written again
+        return record
 
     async def sessions(
         self,

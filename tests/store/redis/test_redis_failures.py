@@ -239,6 +239,26 @@ async def test_a_session_that_is_ending_leaves_no_slot_taken_after_a_restart_wit
     await store.admit(new_call(), one_slot, NOW + 71)
 
 
+@pytest.mark.parametrize("is_read", [True, False], ids=["read", "compared"])
+async def test_a_session_that_another_worker_ended_does_not_come_back(
+    server: RedisServer, open_node: OpenNode, new_call: NewCall, hung_up: SessionResult, is_read: bool
+) -> None:
+    east, west = await open_node(), await open_node()
+    call = new_call()
+    await east.admit(call, SlotLimits((("http://127.0.0.1:8080", 0),), 3, 1), NOW)
+    await east.heartbeat(NOW)
+    await west.end(call.session_id, hung_up)
+    if is_read:  # as whoever waits for the end does
+        await east.session(call.session_id)
+    else:
+        east._client.locator.connected += 1
+        await east.heartbeat(NOW + 3)
+    server.kill()
+    server.start()
+    await east.heartbeat(NOW + 6)
+    assert await slots_in_use(east) == 0
+
+
 async def test_a_call_whose_worker_was_taken_for_dead_goes_on(
     open_node: OpenNode, new_call: NewCall, one_slot: SlotLimits, hung_up: SessionResult
 ) -> None:
