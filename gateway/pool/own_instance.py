@@ -6,14 +6,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
 
+from gateway.agents.instance_health import Health
 from gateway.pool.instance_provider import StartedInstance
-from gateway.pool.pool_plan import STEADY_S, pause_s
+from gateway.pool.pool_plan import STEADY_S, InstanceState, pause_s
 from gateway.pool.pool_records import InstanceRow, Trouble
 
 log = structlog.get_logger(__name__)
+
+SILENT_S: Final = 30.0
+"""Seconds after which an instance without a session is stopped that answers no health check."""
 
 
 @dataclass(slots=True)
@@ -22,7 +27,8 @@ class OwnInstance:
 
     `row`: as it is in the store, None if that has no place for it. `ready_at`: None while it is started.
     `sessions`: the ids of those that it has, None if that was not looked at yet; `active`: how many.
-    `left_at`: when it was taken off the list. `changing`: held while its row is changed.
+    `left_at`: when it was taken off the list. `silent_since`: from when on it has answered no health check.
+    `changing`: held while its row is changed.
     """
 
     started: StartedInstance
@@ -34,14 +40,41 @@ class OwnInstance:
     sessions: frozenset[str] | None = None
     active: int = 0
     memory_bytes: int = 0
+    silent_since: float | None = None
     is_stopping: bool = False
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def note_health(self, health: Health, now: float) -> bool:
+        """Return True once it has answered no health check for SILENT_S, though it has no session."""
+        is_well = health in (Health.READY, Health.STARTING)
+        if is_well or self.active or self.ready_at is None or self.is_stopping:
+            self.silent_since = None
+        elif self.silent_since is None:
+            self.silent_since = now
+        elif now - self.silent_since >= SILENT_S:
+            self.silent_since = now
+            return True
+        return False
 
     def is_steady(self, since: float, now: float) -> bool:
         """Return True if it has become ready after `since`, and has proved itself."""
         if self.ready_at is None or self.ready_at < since:
             return False
         return now - self.ready_at >= STEADY_S or self.served > 0
+
+
+def row_of(started: StartedInstance, node: str, place: int, state: InstanceState) -> InstanceRow:
+    """Return the row of an instance that runs, at this place."""
+    return InstanceRow(
+        id=started.id,
+        agent=started.agent,
+        place=place,
+        node=node,
+        url=started.url,
+        spec=started.spec,
+        state=state,
+        started_at=started.started_at,
+    )
 
 
 class Troubles:

@@ -23,12 +23,11 @@ from gateway.pool.free_port import FreePorts
 from gateway.pool.instance_pool import MAX_SESSIONS
 from gateway.pool.instance_provider import (
     InstanceEnd,
-    StartedInstance,
     StartFailed,
     StartRequest,
 )
 from gateway.pool.managed_node import ManagedNode
-from gateway.pool.own_instance import OwnInstance, Troubles
+from gateway.pool.own_instance import SILENT_S, OwnInstance, Troubles, row_of
 from gateway.pool.pool_plan import (
     InstanceState,
     PoolInstance,
@@ -216,23 +215,11 @@ class PoolManager:
         state = InstanceState.STARTING if own.ready_at is None else InstanceState.READY
         free = free_places(table.of(started.agent), limits.get(started.agent, 0))
         for place in sorted(free, key=lambda place: place != started.place):
-            row = self._row(started, place, InstanceState.LEAVING if own.left_at is not None else state)
+            row = row_of(started, self._parts.node, place, InstanceState.LEAVING if own.left_at else state)
             if await claim(self._values, row, now):
                 self._publish(started.agent)
                 return row
         return None  # there are as many as there may be: it is not listed, and stops without a session
-
-    def _row(self, started: StartedInstance, place: int, state: InstanceState) -> InstanceRow:
-        return InstanceRow(
-            id=started.id,
-            agent=started.agent,
-            place=place,
-            node=self._parts.node,
-            url=started.url,
-            spec=started.spec,
-            state=state,
-            started_at=started.started_at,
-        )
 
     async def _measure(self) -> None:
         loop_now = _loop_now()
@@ -277,6 +264,8 @@ class PoolManager:
             elif not own.active and not own.is_stopping:
                 await self._close(own)
         for own in owned:
+            if agent is not None and agent.health_interval:
+                await self._close_if_silent(own)
             if own.row is not None and own.row.state is InstanceState.STARTING and own.ready_at is not None:
                 await self._change(own, InstanceState.READY)
             # One without a row has no place; one that was closing when it was found is closed.
@@ -465,6 +454,12 @@ class PoolManager:
             await self._change(own, before if is_starting else InstanceState.LEAVING)
             return
         self._begin(self._stop(own, own.started.stop_grace_s))
+
+    async def _close_if_silent(self, own: OwnInstance) -> None:
+        if own.note_health(self._parts.health.of(own.started.url), _loop_now()):
+            words = f"it runs, and did not answer for {SILENT_S:g} s"
+            self._troubles.add(own.started.agent, own.started.url, words)
+            await self._close(own)
 
     async def _stop(self, own: OwnInstance, grace_s: float) -> None:
         """Stop an instance. Its place is free when nothing of it runs."""

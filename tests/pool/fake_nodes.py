@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.agents.directory import AgentDirectory
-from gateway.agents.instance_health import InstanceHealth, ProbeResult
+from gateway.agents.instance_health import Health, InstanceHealth, ProbeResult
 from gateway.config import Settings
 from gateway.model.lifecycle import SessionState
 from gateway.model.reasons import Party
@@ -92,6 +92,10 @@ class ImaginedHealth(InstanceHealth):
     def __init__(self) -> None:
         super().__init__(())
         self.answer = ProbeResult.READY
+        self.seen = Health.READY
+
+    def of(self, instance: str) -> Health:
+        return self.seen
 
     async def probe(self, instance: str) -> ProbeResult:
         return self.answer

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from gateway.agents.instance_health import ProbeResult
+from gateway.agents.instance_health import Health, ProbeResult
 from gateway.config import Settings
-from gateway.pool import pool_manager
+from gateway.pool import own_instance, pool_manager
 from gateway.pool.pool_records import INSTANCE_KIND, NODE_KIND, NODE_LEASE_S
 from gateway.simulator.waiting import eventually
 from tests.pool.fake_nodes import Clock, Node, admit, agent, hang_up, open_node
@@ -127,6 +127,28 @@ async def test_an_instance_that_is_never_ready_is_stopped(new_node: NewNode) -> 
     assert node.provider.running == {}
     await node.look()
     assert node.pool.trouble("support.acme") == "it was not ready in time"
+
+
+@pytest.mark.parametrize("seen", [Health.UNREACHABLE, Health.UNKNOWN])
+async def test_an_instance_that_runs_and_does_not_answer_is_replaced_but_not_during_a_session(
+    new_node: NewNode, monkeypatch: pytest.MonkeyPatch, seen: Health, clock: Clock
+) -> None:
+    monkeypatch.setattr(own_instance, "SILENT_S", 0.0)
+    node = await new_node(min_agents=1)
+    await node.until("ready")
+    (before,) = await node.rows()
+    session = await admit(node, before.url)
+    await node.look()
+    node.health.seen = seen
+    await node.look(3)
+    assert await node.rows() == [before]
+    await hang_up(node, session)
+    await node.until()
+    node.health.seen = Health.READY
+    clock.now += 2
+    await node.until("ready")
+    (after,) = await node.rows()
+    assert after.id != before.id
 
 
 async def test_after_a_failure_nothing_is_started_until_the_pause_is_over(
