@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Measure several gateways that share a store on Redis: `python -m benchmarks.cluster`, under ten minutes.
 
-Prints a table, writes it into RESULTS.md (`--out`), and the raw figures into results-cluster.json beside it.
+Prints a table, writes it into RESULTS.md (`--out`), and the raw figures into results-cluster.jsonl beside it.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ def main() -> int:
     text = cluster_report.written(head, rows)
     print(text)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "results-cluster.json").write_text(json.dumps(raw, indent=1))
+    (arguments.out / "results-cluster.jsonl").write_text(json.dumps(raw) + "\n")
     file = arguments.out / "RESULTS.md"
     before = file.read_text() if file.exists() else f"{sections.FOLLOWING}\n"
     file.write_text(sections.placed(before, "cluster", text))
