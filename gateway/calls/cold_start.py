@@ -79,7 +79,7 @@ class ColdStarts:
         try:
             return await attempt(agent)
         except AtCapacity as full:
-            if not self._pool.has_room(agent):
+            if not self._pool.has_room(agent, full.in_use):
                 raise
             latest = full
         async with self.demand(agent) as wait:
@@ -92,7 +92,7 @@ class ColdStarts:
                             return await attempt(agent)
                         except AtCapacity as full:
                             latest = full
-                        if not self._pool.has_room(agent):
+                        if not self._pool.has_room(agent, latest.in_use):
                             break
         raise latest
 

@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from math import ceil
 from typing import Final
 
 import structlog
@@ -156,13 +157,19 @@ class InstancePool:
 
     # Calls
 
-    def has_room(self, agent: AgentSettings) -> bool:
-        """Return True if another instance of the agent may be started soon, as far as is known here."""
+    def has_room(self, agent: AgentSettings, in_use: int) -> bool:
+        """Return True if another instance of the agent may be started soon, as far as is known here.
+
+        `in_use`: the agent's sessions. An instance that leaves and has none makes room in a moment.
+        """
         if not self.table.nodes:  # the node has begun a moment ago, and has no manager yet
             return True
         rows = self.table.of(agent.service_host)
         able = self.table.able(agent.service_host, self._now() + SOON_S)
-        return len(rows) < agent.max_agents and bool(able)
+        listed = sum(1 for row in rows if row.state.is_listed)
+        leaving = sum(1 for row in rows if row.state is InstanceState.LEAVING)
+        busy = min(leaving, ceil(in_use / agent.sessions_per_instance))
+        return listed + busy < agent.max_agents and bool(able)
 
     def trouble(self, service_host: str) -> str:
         """Return why no node starts an instance of the agent now; "" if one does."""

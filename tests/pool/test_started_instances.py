@@ -25,6 +25,7 @@ def gateway(start_pool: Callable[..., Gateway], pool_agent: Callable[..., dict[s
         pool_agent("one-shot", "one-shot"),
         pool_agent("broken", "exit=7", min_agents=1),
         pool_agent("lazy", "never-ready", start_limit=0.5),
+        pool_agent("single", "deaf", recycle_after_sessions=1, max_agents=1, stop_grace=0.5),
         pool_agent("worn", recycle_after_sessions=1, min_agents=1, max_agents=3),
     )
 
@@ -94,3 +95,10 @@ async def test_an_instance_is_replaced_after_its_sessions(gateway: Gateway, call
     await caller.hang_up()
     (stopped, *_) = await logged(gateway, "instance is stopped", "worn")
     assert stopped["instance"].endswith(port)
+
+
+async def test_a_caller_waits_while_the_only_instance_is_replaced(gateway: Gateway, call: Call) -> None:
+    for _ in range(3):  # each finds the one before in use, on its way out, or gone
+        caller, _ = await call(gateway, "single")
+        await caller.hang_up()
+    assert not [line for line in gateway.ends() if line["reason"] == "at_capacity" and "single" in str(line)]
