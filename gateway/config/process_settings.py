@@ -119,7 +119,8 @@ class Server(Table):
     pool_folder: FileName = Field(
         default="patchbay-pool",
         description="The folder of this node for the instances that the gateway starts: which run, and what "
-        "they print. Gateways of one machine that share a store share it; made when it is needed first.",
+        "they print; relative to the working directory. Gateways of one machine that share a store must have "
+        "the same: with another one the instances that run are not found. Made when it is needed first.",
     )
     nameservers: list[NameServer] = Field(
         default_factory=list,
