@@ -13,6 +13,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any, Final
 
 from gateway.agents.media_socket import connect_agent
@@ -35,6 +36,7 @@ from gateway.media.disconnect import (
 from gateway.media.leg import Leg
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.store.interface import StoreFailed
+from serializers.events import Start
 from texml.document import HangUp
 
 PAUSE_S: Final = 0.25
@@ -79,6 +81,13 @@ class AgentFailover:
         self.leg: Leg | None = None
         self.opening = b""
         self.times = 0
+
+    def begin_stream(self, opening: bytes, start: Start) -> None:
+        """Note the opening of the carrier's next stream: another agent gets it, and is heard on that one."""
+        self.opening = opening
+        if self._settings.start is not None:
+            known = replace(self._settings.start, stream_id=start.stream_id)
+            self._settings = replace(self._settings, start=known)
 
     def current_agent(self, services: CallServices) -> AgentSettings:
         """Return the agent's settings as they are now: its instances may have changed meanwhile."""

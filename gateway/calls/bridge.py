@@ -31,6 +31,7 @@ from gateway.media.playback_wait import PlaybackMarks
 from gateway.media.relay import Relay
 from gateway.media.relay_options import RelayLimits, RelayOptions
 from gateway.media.relay_side import RelaySide
+from gateway.media.translated_transport import TranslatedTransport
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.model.session import Traffic
 from gateway.websocket import frames
@@ -465,6 +466,8 @@ class Bridge:
         self._start = start = reconnect.start
         if start is not None:
             self._prepare_stream(carrier_leg, start, was_audible=was_audible)
+        if isinstance(agent_leg.transport, TranslatedTransport):
+            agent_leg.transport.begin_stream()
         self._relay = self._make_relay(carrier_leg, agent_leg, self._relay)
         self._start_relay()
         seconds = round(services.now() - began_at, 3)
@@ -478,7 +481,7 @@ class Bridge:
             hide_call_id(leg, dialect, start.call_id, progress.session_id)
         opening = leg.take_opening()  # the agent has read one already; another agent would need it
         if self._failover is not None:
-            self._failover.opening = opening
+            self._failover.begin_stream(opening, start)
         stream = HeldStream(dialect, start, self.ownership is not None)
         self._hold_audio = HoldAudio(self._services.hold_audio, leg, stream)
         self._hold_audio.resume(self._agent, audible=was_audible, answered=self._is_outbound)

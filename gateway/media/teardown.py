@@ -27,6 +27,7 @@ from gateway.media.relay_options import NEVER, RelayOptions
 from gateway.media.relay_side import RelaySide, feed_scanner
 from gateway.media.relay_states import OPEN, TRANSITIONS, RelayEvent, RelayState
 from gateway.media.relay_timers import RelayTimers
+from gateway.media.translated_transport import TranslatedTransport
 from gateway.model.reasons import CallEnded, Reasons
 from gateway.websocket import frames
 from gateway.websocket.frames import FrameError
@@ -202,6 +203,8 @@ class Teardown:
     def agent_checked(self, answers: bool) -> None:
         """Note whether the instance answers whose agent had ended its connection; for CHECKING_AGENT."""
         if answers:
+            if isinstance(self.agent.transport, TranslatedTransport):
+                self.agent.data_received(self.agent.transport.take_rest())
             self._report(RelayEvent.AGENT_ENDED, agent_left())
         else:
             self._report(RelayEvent.AGENT_LOST, agent_died())

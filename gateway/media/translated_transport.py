@@ -43,7 +43,9 @@ class TranslatedTransport(asyncio.Transport, asyncio.Protocol):
         self._written = _Messages(FrameScanner(masked=True, **limits))
         self._received = _Messages(FrameScanner(masked=False, **limits))
         self._is_reading = False  # as the leg or the relay wants it
-        self._is_lost = False
+        self._is_closed = False  # nobody here wants to hear more of the agent
+        self._has_closed = False  # the agent has been sent a close frame: nothing may follow it
+        self._rest = b""
         self._release: asyncio.TimerHandle | None = None
         self._reorder: asyncio.TimerHandle | None = None
         socket.set_protocol(self)
@@ -55,7 +57,7 @@ class TranslatedTransport(asyncio.Transport, asyncio.Protocol):
         if self._socket.is_closing():
             return
         try:
-            self._written.feed(bytes(data), self._agent_receives, self._socket.write)
+            self._written.feed(bytes(data), self._agent_receives, self._write_control)
         except FrameError:  # the relay has reported it, and ends the call
             return
         self._write_messages()
@@ -67,19 +69,34 @@ class TranslatedTransport(asyncio.Transport, asyncio.Protocol):
         if self._translator.to_agent:
             self._write_messages()
 
+    def _write_control(self, frame: bytes) -> None:
+        if frame[0] & 0x0F == frames.CLOSE:
+            self._flush_order()
+            self._has_closed = True
+        self._socket.write(frame)
+
     def _write_messages(self) -> None:
         messages, self._translator.to_agent = self._translator.to_agent, []
-        if messages and not self._socket.is_closing():
+        if messages and not (self._has_closed or self._socket.is_closing()):
             self._socket.write(_framed(messages, masked=True))
 
     def _flush_order(self) -> None:
-        self._reorder = None
+        if self._reorder is not None:
+            self._reorder.cancel()
+            self._reorder = None
         self._translator.flush_order()
         self._write_messages()
+
+    def begin_stream(self) -> None:
+        """Note that what is written next comes of another stream of the carrier's, with its own numbers."""
+        self._flush_order()
+        self._translator.begin_stream()
 
     # What the agent sends
 
     def data_received(self, data: bytes) -> None:
+        if self._is_closed:
+            return
         try:
             self._received.feed(data, self._carrier_receives, self._pass_control)
         except FrameError as error:
@@ -107,10 +124,14 @@ class TranslatedTransport(asyncio.Transport, asyncio.Protocol):
         self._schedule()
 
     def _schedule(self) -> None:
-        if self._release is None and self._is_reading and not self._is_lost:
-            due = self._translator.next_due()
-            if due is not None:
-                self._release = self._loop.call_at(due, self._release_due)
+        if not self._is_reading or self._is_closed:
+            return
+        due, timer = self._translator.next_due(), self._release
+        if due is None or (timer is not None and timer.when() <= due):
+            return
+        if timer is not None:  # it was set for the end of all sound, and more has come
+            timer.cancel()
+        self._release = self._loop.call_at(due, self._release_due)
 
     def _release_due(self) -> None:
         self._release = None
@@ -138,14 +159,26 @@ class TranslatedTransport(asyncio.Transport, asyncio.Protocol):
     # What the agent's socket says of itself
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._is_lost = True
-        for timer in (self._release, self._reorder):
-            if timer is not None:
-                timer.cancel()
-        self._finish()
+        if not self._is_closed:
+            self._translator.finish()
+            self._rest = _framed(self._translator.to_carrier, masked=False)
+        self._stop()
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
             protocol.connection_lost(exc)
+
+    def take_rest(self) -> bytes:
+        """Return and remove what the agent had said, and was not passed on when it ended the connection."""
+        rest, self._rest = self._rest, b""
+        return rest
+
+    def _stop(self) -> None:
+        """Pass nothing on any more, either way."""
+        self._is_closed = True
+        for timer in (self._release, self._reorder):
+            if timer is not None:
+                timer.cancel()
+        self._release = self._reorder = None
 
     def pause_writing(self) -> None:
         if self._protocol is not None:
@@ -172,9 +205,11 @@ class TranslatedTransport(asyncio.Transport, asyncio.Protocol):
         return self._socket.is_closing()
 
     def close(self) -> None:
+        self._stop()
         self._socket.close()
 
     def abort(self) -> None:
+        self._stop()
         self._socket.abort()
 
     def is_reading(self) -> bool:

@@ -24,6 +24,9 @@ lie between two messages of an agent that gets its own sound every 100 ms.
 HELD_S: Final = 60.0
 """Seconds of sound that wait here at the most: then the agent is not read."""
 
+MAX_ITEMS: Final = 10_000
+"""Pieces of sound and marks that wait here at the most, however short they are."""
+
 Item = bytes | str
 """A piece of sound, or the name of a mark."""
 
@@ -50,7 +53,7 @@ class PlaybackQueue:
     @property
     def is_full(self) -> bool:
         """Whether no more should be added: the agent is far ahead."""
-        return self._held_bytes >= HELD_S * self._bytes_per_s
+        return self._held_bytes >= HELD_S * self._bytes_per_s or len(self._items) >= MAX_ITEMS
 
     @property
     def held_s(self) -> float:

@@ -26,7 +26,7 @@ from serializers.events import (
     Start,
     Stop,
 )
-from serializers.transforms import ToAgent
+from serializers.transforms import ToAgent, Transform
 from serializers.translation.frame_cutter import FrameCutter
 from serializers.translation.media_text import MediaText, read_sound
 from serializers.translation.playback_queue import Item, PlaybackQueue
@@ -73,8 +73,7 @@ class Translator:
         self._to_agent = SoundConverter(start.audio, self._format)
         self._to_carrier = SoundConverter(self._format, played)
         self._agent_rate = self._format.sample_rate
-        order = carrier.transforms()[0]
-        self._order = None if type(order) is ToAgent else order  # which drops what is dropped here, too
+        self._order = _order_of(carrier)
         self._agent_bytes_per_s = bytes_per_s(self._format)
         self._cutter = self._make_cutter()
         self._queue = PlaybackQueue(
@@ -166,7 +165,7 @@ class Translator:
 
     def _mark_played(self, name: str) -> None:
         if self._discarded[name]:
-            self._discarded[name] -= 1
+            self._discarded -= Counter((name,))  # which leaves no names without a number
             return
         if name in self._set_marks:
             self._set_marks.remove(name)
@@ -249,7 +248,8 @@ class Translator:
         elif self._agent.clear_answer == "cleared":
             self._write_agent(Cleared(self._next_sequence()))
         self.to_agent += self._agent.cleared(unplayed_ms)
-        self._discarded.update(returned)
+        if self._carrier.returns_marks:  # a carrier that drops them reports later ones of the same name only
+            self._discarded.update(returned)
         if self._discarded.total() > MAX_PENDING_MARKS:
             self._discarded.clear()
 
@@ -269,6 +269,11 @@ class Translator:
     def is_full(self) -> bool:
         """Whether the agent is so far ahead that it should not be read."""
         return self._queue.is_full
+
+    def begin_stream(self) -> None:
+        """Begin anew with another stream of the carrier's, whose numbers and marks are its own."""
+        self._order = _order_of(self._carrier)
+        self._discarded.clear()
 
     @property
     def waits_for_order(self) -> bool:
@@ -295,3 +300,9 @@ class Translator:
         except DialectError:  # the carrier has no message for it
             return
         self.to_carrier.append(text(message))
+
+
+def _order_of(carrier: Dialect) -> Transform | None:
+    """Return what puts the carrier's messages in order; None for a carrier that sends them so."""
+    order = carrier.transforms()[0]
+    return None if type(order) is ToAgent else order  # which drops what is dropped here, too

@@ -58,6 +58,7 @@ def gateway(
         "brief": {"max_session_duration": 5},
         "alone": {"instances": [ports[0].url]},
         "unread": {"instances": [ports[0].url], "resume_after_reset": False, "resume_timeout": 2},
+        "raw": {"dialect": "pcm16", "audio_rate": 8000, "start_message": False},
         "ringing": {"hold": "ringback"},
         "sorry": {"max_resumes": 0, "fallback": recording(directory / "sorry.wav", 0.3)},
         "verbose": {"max_resumes": 0, "fallback": recording(directory / "verbose.wav", 60)},

@@ -7,7 +7,9 @@ Servers made with Starlette end so when a handler returns, or raises, without cl
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
+import json
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -26,9 +28,12 @@ from tests.harness.agent_failover import (
     logged_health,
     lose_agent,
     next_agent_takes_over,
+    next_call_of_any,
     resumes,
 )
 from tests.harness.call_assertions import assert_caller_heard, assert_ended
+from tests.harness.caller import Caller
+from tests.harness.frames import BINARY, TEXT
 from tests.harness.gateway import Gateway
 from tests.harness.transcripts import CARRIERS, opening, replies
 
@@ -48,6 +53,55 @@ async def test_an_agent_that_ends_its_connection_has_ended_the_call(
     record = await assert_ended(gateway, call.session, "agent_ended", "agent")
     assert (record["state"], record["resumed"]) == ("ended", 0)
     assert own.upgrades + other.upgrades == upgrades, "no agent is run for it again"
+
+
+async def raw_call(gateway: Gateway, agents: list[Agent]) -> tuple[Caller, Agent, AgentCall]:
+    """Begin a call with an agent of raw sound, which says 20 s at once."""
+    caller = await gateway.dial("/ws/twilio/raw.acme")
+    for message in opening("twilio"):
+        caller.say(message)
+    own, call = await next_call_of_any(agents)
+    call.send(call.frame(BINARY, bytes(20 * 16000)))
+    return caller, own, call
+
+
+async def seconds_heard(caller: Caller, until: str) -> float:
+    """Read until a message of the gateway's has this name or mark; return the seconds of sound."""
+    heard = 0
+    while True:
+        frame = await caller.hear()
+        message = json.loads(frame.payload)
+        if message["event"] == until:
+            return heard / 8000
+        heard += len(base64.b64decode(message["media"]["payload"]))
+
+
+async def test_an_agent_of_raw_sound_that_leaves_is_heard_to_its_last_word(
+    gateway: Gateway, agents: list[Agent]
+) -> None:
+    caller, _, call = await raw_call(gateway, agents)
+    call.half_close()
+    assert await seconds_heard(caller, "mark") == 20
+    caller.say(json.dumps({"event": "mark", "sequenceNumber": "9", "mark": {"name": "patchbay:end"}}))
+    assert (await caller.closed())[0] == 1000
+    await assert_ended(gateway, call.session, "agent_ended", "agent")
+
+
+async def test_what_a_dead_agent_of_raw_sound_had_left_to_say_is_not_heard(
+    gateway: Gateway, agents: list[Agent]
+) -> None:
+    """The next one begins anew, and the caller does not wait for it."""
+    caller, own, call = await raw_call(gateway, agents)
+    assert json.loads((await caller.hear()).payload)["event"] == "media"
+    await lose_agent(call, own)
+    (other,) = (each for each in agents if each is not own)
+    second = await other.call()
+    assert second.session == call.session
+    await eventually(lambda: resumes(gateway, call.session), "another agent has the call")
+    second.send(second.frame(BINARY, bytes(1600)))
+    second.send(second.frame(TEXT, b'{"event":"mark","name":"greeted"}'))
+    assert await seconds_heard(caller, "mark") < 5
+    await caller.hang_up()
 
 
 async def test_a_client_of_ones_own_whose_agent_ends_its_connection(

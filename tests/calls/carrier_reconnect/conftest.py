@@ -47,6 +47,14 @@ def start(
             "hidden": {"hide_call_id": True, "after": "redirect"},
             "brief": {"max_session_duration": 5, "after": "redirect"},
             "resumed": {"max_resumes": 2, "after": "redirect", "instances": [port.url for port in ports]},
+            "translated": {
+                "max_resumes": 2,
+                "after": "redirect",
+                "instances": [port.url for port in ports],
+                "dialect": "pcm16",
+                "audio_rate": 8000,
+                "start_message": False,
+            },
             "ringing": {"hold": "ringback", "after": "redirect"},
         }
         return start_gateway(

@@ -7,6 +7,7 @@ docs/reference/carriers.md §1, "Carrier reconnects by itself", §3.1, §4.1.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 
 import pytest
@@ -25,7 +26,7 @@ from tests.harness.carrier_reconnect import (
     requests_next_document,
 )
 from tests.harness.document_calls import DocumentCalls, opening_of_call
-from tests.harness.frames import CONTINUATION, TEXT
+from tests.harness.frames import BINARY, CONTINUATION, TEXT
 from tests.harness.transcripts import replies, talk
 
 
@@ -204,6 +205,38 @@ async def test_a_call_whose_agent_is_lost_later(line: DocumentCalls, agents: lis
         await stream.both_hear()
     record = await stream.hangs_up()
     assert record["resumed"] == 2
+
+
+@pytest.mark.parametrize("carrier", ["twilio", "telnyx"], indirect=True)
+async def test_a_translated_call_whose_agent_is_lost_later(line: DocumentCalls, agents: list[Agent]) -> None:
+    """Each agent speaks on the stream that the carrier has, and hears the caller from its first message."""
+    stream = await first_stream(line, await ready_one(line, agents), "translated", opened=False)
+    carrier = line.carrier
+    said = [message for message in talk(carrier) if '"media"' in message]
+
+    async def both_hear() -> None:
+        for message in said:
+            stream.caller.say(on_stream(carrier, message, stream.latest))
+        for message in said:
+            sound = base64.b64decode(json.loads(message)["media"]["payload"])
+            assert len((await stream.agent.hear()).payload) == 2 * len(sound)
+        stream.agent.send(stream.agent.frame(BINARY, bytes(320)))
+        heard = json.loads((await stream.caller.hear()).payload)
+        assert (heard["event"], heard.get("streamSid", stream.latest)) == ("media", stream.latest)
+
+    await both_hear()
+    await stream.is_lost()
+    await stream.goes_on()
+    await both_hear()
+    stream.agent.reset()
+    stream.agent = await agents[1].call()
+    await eventually(
+        lambda: [each for each in line.gateway.log_lines() if each["event"] == "call resumed"],
+        "another agent has the call",
+    )
+    await both_hear()
+    record = await stream.hangs_up()
+    assert record["resumed"] == 1
 
 
 async def ready_one(line: DocumentCalls, agents: list[Agent]) -> Agent:

@@ -19,7 +19,7 @@ from serializers.events import AudioFormat, Clear, Dtmf, Mark, Media, Start, Sto
 from serializers.pcm16 import WITH_EVENTS
 from serializers.registry import DIALECTS
 from serializers.translation.agents import AGENT_DIALECTS
-from serializers.translation.playback_queue import AHEAD_S, HELD_S, IDLE_S
+from serializers.translation.playback_queue import AHEAD_S, HELD_S, IDLE_S, MAX_ITEMS
 from serializers.translation.translator import Translator
 
 MULAW_20_MS = bytes(range(100, 180)) * 2
@@ -344,6 +344,42 @@ def test_an_agent_that_leaves_is_heard_to_its_last_word() -> None:
     call.translator.finish()
     rest = call.for_carrier()
     assert sum(len(base64.b64decode(m["media"]["payload"])) for m in rest) > 8000 * 8
+
+
+def test_a_mark_of_the_same_name_is_told_although_an_earlier_one_was_discarded() -> None:
+    """Plivo drops what it clears: only the later one comes back."""
+    call = Talk("plivo", "twilio")
+    mark = {"event": "mark", "streamSid": "MZ", "mark": {"name": "end"}}
+    call.agent_says(mark)
+    call.agent_says({"event": "clear", "streamSid": "MZ"})
+    assert [m["mark"]["name"] for m in told(call.for_agent())] == ["end"]
+    call.agent_says(mark)
+    (played,) = told(call.carrier_sends(b'{"event":"playedStream","streamId":"s","name":"end"}'))
+    assert played["mark"] == {"name": "end"}
+
+
+def test_marks_of_a_long_call_leave_nothing_behind() -> None:
+    call = Talk("twilio", "plivo")
+    for number in range(5):
+        call.agent_says({"event": "checkpoint", "streamId": "s", "name": f"c{number}"})
+        call.agent_says({"event": "clearAudio", "streamId": "s"})
+        mark = {"event": "mark", "sequenceNumber": "9", "streamSid": "s", "mark": {"name": f"c{number}"}}
+        call.for_agent()
+        assert call.carrier_sends(json.dumps(mark).encode()) == []
+    assert not call.translator._discarded
+    assert len(call.translator._discarded) == 0
+
+
+def test_an_agent_that_pours_marks_is_read_no_more() -> None:
+    call = Talk("twilio", "pcm16 with events", rate=8000)
+    call.agent_says(bytes(16000 * 3))
+    for number in range(MAX_ITEMS):
+        assert not call.translator.is_full or number > MAX_ITEMS - 100
+        call.agent_says({"event": "mark", "name": f"m{number}"})
+    assert call.translator.is_full
+    while call.translator.next_due() is not None:
+        call.later(0.2)
+    assert not call.translator.is_full
 
 
 def test_an_agent_far_ahead_is_read_no_more() -> None:
