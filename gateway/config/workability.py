@@ -27,6 +27,20 @@ MIN_KEY_CHARACTERS: Final = 16
 
 PUBLIC_URL: Final = ("server", "public_url")
 NODE_URL: Final = ("server", "node_url")
+_OF_COMMAND: Final = (
+    "cwd",
+    "environment",
+    "user",
+    "log_folder",
+    "ports",
+    "buffer",
+    "cooldown",
+    "start_limit",
+    "stop_grace",
+    "recycle_after_sessions",
+    "recycle_above_mb",
+)
+_RATED: Final = ("pcm16", "pipecat", "vonage", "openai-realtime")
 NODE_SECRET: Final = ("server", "node_secret")
 TRUSTED_PROXIES: Final = ("server", "trusted_proxies")
 
@@ -75,6 +89,7 @@ def find_concerns(settings: Settings) -> Iterator[Concern]:
     yield from _other_regions(settings)
     yield from _short_keys(settings)
     yield from _node(settings)
+    yield from _without_effect(settings)
 
 
 def _accounts(settings: Settings) -> Iterator[tuple[Location, Organization, CarrierAccount]]:
@@ -259,6 +274,19 @@ def _short_keys(settings: Settings) -> Iterator[Concern]:
                     message = f"can be guessed: it has less than {MIN_KEY_CHARACTERS} characters behind its "
                     message += "prefix. `openssl rand -hex 24` makes a good one"
                     yield Concern(("organizations", index, kind, position), message, Severity.REPAIRABLE)
+
+
+def _without_effect(settings: Settings) -> Iterator[Concern]:
+    """Find settings of agents that were written, and do nothing beside the others."""
+    for index, agent in enumerate(settings.agents):
+        for names, is_used, words in (
+            (_OF_COMMAND, bool(agent.command), "has no effect without command"),
+            (("audio_rate",), agent.dialect in _RATED, f"has no effect with the dialect {agent.dialect}"),
+            (("start_message",), agent.dialect == "pcm16", "has an effect with the dialect pcm16 alone"),
+        ):
+            for name in names:
+                if name in agent.model_fields_set and not is_used:
+                    yield Concern(("agents", index, name), words, Severity.DOUBTFUL)
 
 
 def _node(settings: Settings) -> Iterator[Concern]:

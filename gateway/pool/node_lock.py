@@ -3,7 +3,8 @@
 
 The kernel frees a lock when its process ends, however it ends. Every worker of the node, of all its gateways,
 holds a shared lock on a second file, so that the last one to go can tell; and one on a third while it takes
-calls, so that one that drains knows when it is to hand the pool on.
+calls, so that one that drains knows when it is to hand the pool on. Whoever manages has an abstract socket
+address as well, which does not depend on the folder: two folders for one node make no two pools of it.
 """
 
 from __future__ import annotations
@@ -56,9 +57,25 @@ class NodeLock:
         fcntl.flock(self._serving, fcntl.LOCK_SH)
         self._is_serving = True
         self._is_held = False
+        self._address = f"\0patchbay-pool-{name}"
+        self._only: socket.socket | None = None
+        self.is_doubled = False
+        """Whether a gateway of the node's name, with another folder, managed the pool at the last try."""
 
     def take(self) -> bool:
         """Return True if this worker manages the pool now."""
+        if not self.take_folder():
+            self.is_doubled = False
+            return False
+        if self._only is None:
+            self._only = _bound(self._address)
+        self.is_doubled = self._only is None
+        if self.is_doubled:
+            self.release()
+        return not self.is_doubled
+
+    def take_folder(self) -> bool:
+        """Return True if no other worker manages the instances of this folder now."""
         if not self._is_held:
             try:
                 fcntl.flock(self._manager, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -70,6 +87,7 @@ class NodeLock:
     def release(self) -> None:
         """Let another worker manage it."""
         if self._is_held:
+            self._release_name()
             fcntl.flock(self._manager, fcntl.LOCK_UN)
             self._is_held = False
 
@@ -97,11 +115,28 @@ class NodeLock:
             return False
         return True
 
+    def _release_name(self) -> None:
+        if self._only is not None:
+            self._only.close()
+            self._only = None
+
     def close(self) -> None:
         """Leave the node."""
+        self._release_name()
         os.close(self._manager)
         os.close(self._members)
         os.close(self._serving)
+
+
+def _bound(address: str) -> socket.socket | None:
+    """Return a socket that has an abstract address (unix(7)), None if another has it."""
+    only = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        only.bind(address)
+    except OSError:
+        only.close()
+        return None
+    return only
 
 
 def _open(path: Path) -> int:

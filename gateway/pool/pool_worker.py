@@ -69,6 +69,8 @@ class PoolWorker:
         self._managing: asyncio.Task[None] | None = None
         self._is_draining = False
         self._has_left = False
+        self._has_successor = False
+        self._is_doubled = False
 
     @property
     def is_managing(self) -> bool:
@@ -98,10 +100,15 @@ class PoolWorker:
             if self._manager is not None:
                 self._restart_managing()
 
-    def leave(self) -> None:
-        """Leave the pool to another gateway, or the next one. Nothing is stopped when this worker ends."""
+    def leave(self, *, successor: bool) -> None:
+        """Leave the pool to another gateway, or the next one. Nothing is stopped when this worker ends.
+
+        `successor`: another gateway runs. If it is none of this node's, by its settings, it does not go on
+        with the instances, and the last worker of this one stops them.
+        """
         if not self._has_left:
             self._has_left = True
+            self._has_successor = successor
             self._restart_managing()
 
     async def stop(self) -> None:
@@ -116,7 +123,8 @@ class PoolWorker:
         if self._lock is None:
             return
         try:
-            if self._is_draining and not self._has_left and await self._take_as_last(self._lock):
+            is_meant = self._has_successor if self._has_left else self._is_draining
+            if is_meant and await self._take_as_last(self._lock):
                 manager = await self._make_manager()
                 await manager.stop_all(END_GRACE_S)
                 await manager.close()
@@ -148,7 +156,9 @@ class PoolWorker:
             try:
                 lock = await self._locked()
                 if self._may_manage(lock) and lock.take():
+                    self._is_doubled = False
                     await self._run_manager(lock)
+                self._note_double(lock)
             except OSError as error:
                 log.error("the pool cannot be managed", error=str(error))
                 await asyncio.sleep(10 * TAKE_S)
@@ -172,6 +182,15 @@ class PoolWorker:
             self._manager = None
             lock.release()
 
+    def _note_double(self, lock: NodeLock) -> None:
+        """Say once that a gateway of the same name, with another folder, manages the pool."""
+        if lock.is_doubled and not self._is_doubled:
+            words = (
+                "another gateway has this node's name and store, and another pool_folder: it manages the pool"
+            )
+            log.error("the pool cannot be managed", error=words)
+        self._is_doubled = lock.is_doubled
+
     def _may_manage(self, lock: NodeLock) -> bool:
         return not self._is_draining or not lock.is_anyone_serving()
 
@@ -190,7 +209,7 @@ class PoolWorker:
         """Return True if this worker manages the pool now, and no other is there."""
         loop = asyncio.get_running_loop()
         until = loop.time() + LAST_S
-        while not lock.take():
+        while not lock.take_folder():
             if loop.time() > until:
                 return False
             await asyncio.sleep(TAKE_S / 10)

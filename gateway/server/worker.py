@@ -178,7 +178,7 @@ class Worker:
             self._parent.report_draining()
         pool = self._services.calls.pool
         if pool is not None and event in (WorkerEvent.PORT_HANDED_OVER, WorkerEvent.PARENT_DIED):
-            pool.leave()
+            pool.leave(successor=event is WorkerEvent.PORT_HANDED_OVER)
         if self._life.refuses_calls and not self._services.active.draining:
             self._services.active.draining = True
             self._services.calls.awaited.drain()

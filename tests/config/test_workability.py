@@ -11,6 +11,7 @@ import subprocess
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -19,7 +20,7 @@ from typer.testing import CliRunner, Result
 from gateway.cli import app
 from gateway.config import Settings
 from gateway.config.toml_text import render
-from gateway.config.workability import NODE_SECRET, NODE_URL, find_concerns
+from gateway.config.workability import NODE_SECRET, NODE_URL, Severity, find_concerns
 from gateway.simulator.server_process import PATCHBAY, environment_without_settings
 from gateway.simulator.waiting import WAIT_S
 from tests.harness.certificates import issue_certificate
@@ -445,3 +446,18 @@ def test_no_call_flows_over_to_an_agent_that_another_gateway_has(check: Check) -
     result = check(REGIONS.format(url="https://eu.test") + AGENT + 'overflow = "night.acme"\n' + there)
     assert result.exit_code == 1
     assert "which another gateway has" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("buffer", 2, "has no effect without command"),
+        ("audio_rate", 24000, "has no effect with the dialect twilio"),
+        ("start_message", True, "has an effect with the dialect pcm16 alone"),
+    ],
+)
+def test_a_setting_of_an_agent_that_does_nothing_is_doubtful(name: str, value: Any, words: str) -> None:
+    agent = {"name": "support", "organization": "acme", "dialect": "twilio", name: value}
+    settings = Settings.model_validate({"agents": [agent]})
+    found = [each for each in find_concerns(settings) if each.location[-1] == name]
+    assert [(each.message, each.severity) for each in found] == [(words, Severity.DOUBTFUL)]

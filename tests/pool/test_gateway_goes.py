@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from gateway.config import Settings as GatewaySettings
+from gateway.pool.node_lock import NodeLock
 from gateway.simulator.waiting import eventually
 from tests.harness.gateway import Gateway
 from tests.pool.bots import runs
@@ -103,6 +105,47 @@ async def test_agents_go_over_to_the_gateway_that_replaces_another(
     assert bots(tmp_path / "pool") == pids
     _, port = await call(new, "support")
     assert port in pids
+
+
+async def test_agents_do_not_outlive_a_gateway_whose_successor_does_not_know_them(
+    start_gateway: Callable[..., Gateway],
+    gateways: list[Gateway],
+    tables: dict[str, Any],
+    tmp_path: Path,
+    call: Call,
+) -> None:
+    """The one that takes over has another folder, and starts agents of its own."""
+    old = await asyncio.to_thread(lambda: start_gateway(**tables))
+    await logged(old, "instance is ready", "support", 2)
+    pids = bots(tmp_path / "pool")
+    (tmp_path / "new").mkdir()
+    server = {**tables["server"], "pool_folder": str(tmp_path / "other")}
+    new = await asyncio.to_thread(Gateway, tmp_path / "new", {**tables, "server": server}, replace=old)
+    gateways.append(new)
+    assert await old.ended() == 0
+    assert not any(map(runs, pids.values()))
+    new.port = old.port
+    await logged(new, "instance is ready", "support", 2)
+    caller, _ = await call(new, "support")
+    await caller.hang_up()
+
+
+def test_two_folders_make_no_two_pools_of_one_node(tmp_path: Path) -> None:
+    settings = GatewaySettings.model_validate(
+        {"store": {"url": "redis://127.0.0.1:6379/0"}, "server": {"node_url": "http://127.0.0.9:7861"}}
+    )
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    first, second = (NodeLock(tmp_path / name, settings) for name in ("first", "second"))
+    assert first.take()
+    assert not second.take()
+    assert second.is_doubled
+    first.release()
+    assert second.take()
+    assert not second.is_doubled
+    assert not first.take()
+    first.close()
+    second.close()
 
 
 async def test_another_worker_goes_on_with_the_agents_of_one_that_died(
