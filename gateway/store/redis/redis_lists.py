@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Lists of sessions on Redis: pages of sorted sets by time, merged.
+"""Sessions as they are read from Redis: one, some, their numbers, and pages of sorted sets by time, merged.
 
 A page costs what it shows, whatever the history has, unless it is filtered by what no set is for: the start
 type, or one state of those that occupy a slot.
@@ -13,10 +13,11 @@ from typing import Final
 
 from gateway.model.lifecycle import SessionState
 from gateway.model.session import SessionRecord
-from gateway.store.interface import SessionFilter
+from gateway.store.interface import Counts, SessionFilter
 from gateway.store.redis import redis_keys as keys
 from gateway.store.redis.redis_client import RedisClient
 from gateway.store.redis.redis_records import BRIEF_COLUMNS, COLUMNS, record
+from gateway.store.redis.redis_values import clean
 
 _ALL_OF_SET: Final = {
     "pending": {SessionState.CREATED},
@@ -65,6 +66,28 @@ async def read_records(
     places = await client.run_all([("ZSCORE", keys.queue(each.agent), each.session_id) for each in pending])
     queued = {each.session_id for each, place in zip(pending, places, strict=True) if place is not None}
     return [replace(each, queued=True) if each.session_id in queued else each for each in records]
+
+
+async def read(client: RedisClient, session_id: str) -> SessionRecord | None:
+    """Return a session, None if there is none of the id. Raises StoreFailed."""
+    found = await client.run("hmget", keys.session(clean(session_id) or ""), *COLUMNS)
+    records = await read_records(client, [found])
+    return records[0] if records else None
+
+
+async def read_all(client: RedisClient, session_ids: Iterable[str]) -> list[SessionRecord]:
+    """Return the sessions that there are, oldest first. Raises StoreFailed."""
+    commands = [("HMGET", keys.session(each), "number", *COLUMNS) for each in session_ids]
+    found = sorted(await client.run_all(commands), key=lambda each: each[0] or "")
+    return await read_records(client, [columns for _, *columns in found])
+
+
+async def counts(client: RedisClient) -> Counts:
+    """Return the numbers of sessions by state. Raises StoreFailed."""
+    found = await client.run("hgetall", keys.COUNTS)
+    by_state = {state: int(found.get(state.value, 0)) for state in SessionState}
+    over = {state: by_state.pop(state) for state in list(by_state) if keys.set_of(state) == state.value}
+    return Counts(by_state, over)
 
 
 async def _sets(client: RedisClient, matching: SessionFilter, name: str) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -44,16 +44,15 @@ from gateway.store.redis import redis_lists
 from gateway.store.redis import redis_scripts as scripts
 from gateway.store.redis.redis_address import RedisAddress
 from gateway.store.redis.redis_admission import Admission
-from gateway.store.redis.redis_client import Arguments, RedisClient, Script, budget_end, within_budget
+from gateway.store.redis.redis_client import Arguments, RedisClient, budget_end, within_budget
+from gateway.store.redis.redis_heartbeat import Heartbeat
 from gateway.store.redis.redis_history import RedisHistory
 from gateway.store.redis.redis_own_sessions import OwnSession, OwnSessions, worker_arguments
 from gateway.store.redis.redis_pubsub import RedisPubSub
 from gateway.store.redis.redis_reaper import RedisReaper
 from gateway.store.redis.redis_records import (
-    COLUMNS,
     details_pairs,
     end_arguments,
-    live_pairs,
     option_pairs,
     pairs,
     reason_pairs,
@@ -62,16 +61,14 @@ from gateway.store.redis.redis_records import (
     terminal_states,
 )
 from gateway.store.redis.redis_scopes import SessionScopes
+from gateway.store.redis.redis_session_writes import SessionWrites, log_unchanged
 from gateway.store.redis.redis_values import RedisKeyValueStore, clean, script
-from gateway.store.worker_id import STALE_S, WorkerId
+from gateway.store.worker_id import WorkerId
 
 log = structlog.get_logger(__name__)
 
 CLOSE_S: Final = 5.0
 """How long a close tries to write what is owed."""
-
-SESSIONS_AT_ONCE: Final = 200
-"""Running sessions of which one script writes what they have passed."""
 
 _CREATE_PENDING: Final = script(scripts.CREATE_PENDING)
 _ADMIT_NEW: Final = script(scripts.ADMIT_NEW)
@@ -90,9 +87,6 @@ _CORRECT_PLAYED: Final = script(end_scripts.CORRECT_PLAYED)
 _RELEASE: Final = script(end_scripts.RELEASE)
 _COMPLETE: Final = script(end_scripts.COMPLETE)
 _REQUEST_STOP: Final = script(end_scripts.REQUEST_STOP)
-_HEARTBEAT: Final = script(end_scripts.HEARTBEAT)
-_PASSED: Final = script(end_scripts.PASSED)
-_PROBE: Final = script(end_scripts.PROBE)
 
 _END_TOPICS: Final = (Topic.SESSION_ENDED, Topic.SESSION_CHANGED, Topic.SLOT_FREED)
 
@@ -120,15 +114,14 @@ class RedisStore:
         """
         self._calls_per_organization = calls_per_organization
         self._worker = worker
-        self._server_clock = server_clock
-        self._admits = True
-        self._is_full = False
         self._client = RedisClient(address, close_s)
         self._key_values = RedisKeyValueStore(self._client)
         self._history = RedisHistory(self._client, max_history)
         self._pubsub = RedisPubSub(self._client, worker.id)
         self._scopes = SessionScopes(self._client, worker.id)
+        self._writes = SessionWrites(self._client, self._scopes, self.notifications)
         self._own = OwnSessions(self._client, worker, self._scopes)
+        self._heartbeat = Heartbeat(self._client, worker, self._own, server_clock=server_clock)
         self._reaper = RedisReaper(self._client, worker, self._scopes, server_clock=server_clock)
 
     @property
@@ -145,7 +138,7 @@ class RedisStore:
 
     @property
     def admits(self) -> bool:
-        return self._admits
+        return self._heartbeat.admits
 
     @property
     def failing(self) -> bool:
@@ -223,8 +216,8 @@ class RedisStore:
         except (StoreFailed, asyncio.CancelledError):
             # It may have been admitted; then nothing else would free its slot.
             self._own.end(details.session_id, _WITHDRAW, attempt)
-            withdrawal = self._script_later(_WITHDRAW, names, (_id(details), attempt))
-            self._notify_after(withdrawal, details.session_id, Topic.SLOT_FREED)
+            withdrawal = self._writes.script_later(_WITHDRAW, names, (_id(details), attempt))
+            self._writes.notify_after(withdrawal, details.session_id, Topic.SLOT_FREED)
             raise
         match answer[0]:
             case "full":
@@ -249,11 +242,13 @@ class RedisStore:
             if answer[0] != "ok":
                 log_unchanged("session_late_ignored", details.session_id, answer[1])
 
-        return self._notify_after(self._client.write_later(write), details.session_id, Topic.SESSION_CHANGED)
+        return self._writes.notify_after(
+            self._client.write_later(write), details.session_id, Topic.SESSION_CHANGED
+        )
 
     def leave_queue(self, session_id: str) -> asyncio.Future[None]:
-        left = self._session_later(_LEAVE_QUEUE, session_id)
-        return self._notify_after(left, session_id, Topic.SLOT_FREED)
+        left = self._writes.session_later(_LEAVE_QUEUE, session_id)
+        return self._writes.notify_after(left, session_id, Topic.SLOT_FREED)
 
     async def attach_stream(self, details: CallDetails, now: float) -> str:
         attempt = uuid.uuid4().hex
@@ -279,7 +274,7 @@ class RedisStore:
         try:
             answer = await self._client.script(_ATTACH, names, arguments, settle=True)
         except (StoreFailed, asyncio.CancelledError):
-            self._script_later(_DETACH, names, (_id(details), attempt))  # as in `admit`
+            self._writes.script_later(_DETACH, names, (_id(details), attempt))  # as in `admit`
             raise
         if answer[0] != "ok":
             raise NotPending("no session of this id waits for a stream")
@@ -311,34 +306,34 @@ class RedisStore:
     def mark_resumed(self, session_id: str, times: int) -> asyncio.Future[None]:
         if own := self._own.get(session_id):
             own.resumed = times
-        return self._session_later(_MARK_RESUMED, session_id, times)
+        return self._writes.session_later(_MARK_RESUMED, session_id, times)
 
     def correct_start_type(self, session_id: str, start_type: str) -> asyncio.Future[None]:
         if own := self._own.get(session_id):
             own.options = replace(own.options, start_type=start_type)
-        return self._session_later(_CORRECT_START_TYPE, session_id, start_type)
+        return self._writes.session_later(_CORRECT_START_TYPE, session_id, start_type)
 
     def mark_running(self, session_id: str, at: float) -> asyncio.Future[None]:
         if own := self._own.get(session_id):
             own.started_at = at
-        marked = self._session_later(
+        marked = self._writes.session_later(
             _MARK_RUNNING,
             session_id,
             repr(float(at)),
             ignored=lambda state: log_unchanged("session_start_ignored", session_id, state),
         )
-        return self._notify_after(marked, session_id, Topic.SESSION_CHANGED)
+        return self._writes.notify_after(marked, session_id, Topic.SESSION_CHANGED)
 
     def end(self, session_id: str, result: SessionResult) -> asyncio.Future[None]:
         arguments = end_arguments(result, "")
         self._own.end(session_id, _END, *arguments)
-        ended = self._session_later(
+        ended = self._writes.session_later(
             _END,
             session_id,
             *arguments,
             ignored=lambda state: log_unchanged("session_end_ignored", session_id, state),
         )
-        return self._notify_after(ended, session_id, *_END_TOPICS)
+        return self._writes.notify_after(ended, session_id, *_END_TOPICS)
 
     def begin_end(self, session_id: str, result: SessionResult) -> asyncio.Future[None]:
         arguments = (
@@ -348,22 +343,22 @@ class RedisStore:
             *result_pairs(result),
         )
         self._own.end(session_id, _BEGIN_END, *arguments)
-        written = self._session_later(
+        written = self._writes.session_later(
             _BEGIN_END,
             session_id,
             *arguments,
             ignored=lambda state: log_unchanged("session_end_ignored", session_id, state),
         )
-        return self._notify_after(written, session_id, Topic.SESSION_ENDED, Topic.SESSION_CHANGED)
+        return self._writes.notify_after(written, session_id, Topic.SESSION_ENDED, Topic.SESSION_CHANGED)
 
     def release(self, session_id: str, at: float, by: ReleasedBy | None) -> asyncio.Future[None]:
         arguments = repr(float(at)), by.value if by is not None else ""
         self._own.end(session_id, _RELEASE, *arguments)
-        released = self._session_later(_RELEASE, session_id, *arguments)
-        return self._notify_after(released, session_id, *_END_TOPICS)
+        released = self._writes.session_later(_RELEASE, session_id, *arguments)
+        return self._writes.notify_after(released, session_id, *_END_TOPICS)
 
     def correct_played(self, session_id: str, heard_ms: int) -> asyncio.Future[None]:
-        return self._session_later(_CORRECT_PLAYED, session_id, heard_ms)
+        return self._writes.session_later(_CORRECT_PLAYED, session_id, heard_ms)
 
     @within_budget
     async def ending(self) -> list[SessionRecord]:
@@ -371,7 +366,7 @@ class RedisStore:
         owned = await self._client.run("smembers", keys.owned(self._worker.id))
         return [
             each
-            for each in await self._read_all(owned)
+            for each in await redis_lists.read_all(self._client, owned)
             if each.state is SessionState.ENDING and each.owner == self._worker.id
         ]
 
@@ -388,7 +383,7 @@ class RedisStore:
                 self._own.remove(session_id)  # its stream came to another worker, or it is over
             return bool(answer[0] == "ok")
 
-        return self._notify_after(self._client.write_later(write), session_id, *_END_TOPICS)
+        return self._writes.notify_after(self._client.write_later(write), session_id, *_END_TOPICS)
 
     @within_budget
     async def request_stop(self, session_id: str, at: float) -> bool:
@@ -399,7 +394,7 @@ class RedisStore:
         if answer[0] != "ok":
             return False
         # A pending session has ended with that.
-        self._notify(session_id, Topic.STOP_REQUESTED, Topic.SESSION_CHANGED, Topic.SESSION_ENDED)
+        self._writes.notify(session_id, Topic.STOP_REQUESTED, Topic.SESSION_CHANGED, Topic.SESSION_ENDED)
         return True
 
     @within_budget
@@ -436,7 +431,7 @@ class RedisStore:
     @within_budget
     async def session(self, session_id: str) -> SessionRecord | None:
         await self._client.settled()
-        record = await self._read(session_id)
+        record = await redis_lists.read(self._client, session_id)
         if record is not None and record.state in TERMINAL and record.reason != Reasons.gateway_lost.code:
             self._own.remove(session_id)  # whoever ended it: it is not to be written again
         return record
@@ -457,116 +452,22 @@ class RedisStore:
     @within_budget
     async def counts(self) -> Counts:
         await self._client.settled()
-        found = await self._client.run("hgetall", keys.COUNTS)
-        by_state = {state: int(found.get(state.value, 0)) for state in SessionState}
-        over = {state: by_state.pop(state) for state in list(by_state) if keys.set_of(state) == state.value}
-        return Counts(by_state, over)
+        return await redis_lists.counts(self._client)
 
     async def heartbeat(self, now: float, passed: Sequence[LiveTraffic] = ()) -> None:
-        try:
-            self._admits = await self._beat(now)
-        except StoreFailed:
-            self._admits = False
-            raise
+        await self._heartbeat.beat(now)
         await self._client.settled()
-        for at in range(0, len(passed), SESSIONS_AT_ONCE):
-            page = passed[at : at + SESSIONS_AT_ONCE]
-            values = [live_pairs(live) for live in page]
-            columns: list[str | int] = []
-            for each in values:
-                columns += (len(each), *each)
-            sessions = [keys.session(clean(live.session_id) or "") for live in page]
-            await self._client.script(_PASSED, sessions, (self._worker.id, *columns))
-
-    async def _beat(self, now: float) -> bool:
-        """Say that this worker lives. Return whether the server would admit a call. Raises StoreFailed."""
-        arguments = (
-            *worker_arguments(self._worker),
-            "" if self._server_clock else repr(float(now)),
-            STALE_S,
-        )
-        names = (keys.worker(self._worker.id), keys.WORKERS)
-        (is_known, _) = await self._client.script(_HEARTBEAT, names, arguments)
-        await self._own.look_again(is_known=bool(is_known))
-        try:
-            await self._client.script(_PROBE, names[:1], ())
-        except StoreFailed as failure:  # a full server, which takes heartbeats
-            if not self._is_full:
-                log.error("session_store_failed", error=str(failure), owed=self.pending_writes)
-            self._is_full = True
-            return False
-        if self._is_full:
-            log.info("session_store_recovered", written=0)
-        self._is_full = False
-        return True
+        await self._heartbeat.write_passed(passed)
 
     async def reap(self, now: float) -> list[SessionRecord]:
         await self._client.settled()
         await self._reaper.remove_expired(now)
         await self._key_values.purge(now)
-        lost = await self._read_all(await self._reaper.bury_dead(now))
+        lost = await redis_lists.read_all(self._client, await self._reaper.bury_dead(now))
         for each in lost:
             log.warning("session_lost", session=each.session_id, worker=each.owner, detail=each.detail)
-            self._notify(each.session_id, *_END_TOPICS)
+            self._writes.notify(each.session_id, *_END_TOPICS)
         return lost
-
-    # Calls of the client
-
-    async def _read(self, session_id: str) -> SessionRecord | None:
-        name = keys.session(clean(session_id) or "")
-        found = await self._client.run("hmget", name, *COLUMNS)
-        records = await redis_lists.read_records(self._client, [found])
-        return records[0] if records else None
-
-    async def _read_all(self, session_ids: Iterable[str]) -> list[SessionRecord]:
-        """Return the sessions that there are, oldest first."""
-        commands = [("HMGET", keys.session(each), "number", *COLUMNS) for each in session_ids]
-        found = sorted(await self._client.run_all(commands), key=lambda each: each[0] or "")
-        return await redis_lists.read_records(self._client, [columns for _, *columns in found])
-
-    def _script_later(
-        self, text: Script, names: Sequence[str], arguments: Sequence[Any]
-    ) -> asyncio.Future[Any]:
-        return self._client.write_later(lambda: self._client.script_late(text, names, arguments))
-
-    def _session_later(
-        self,
-        text: Script,
-        session_id: str,
-        *arguments: Any,
-        ignored: Callable[[str], None] = lambda _: None,
-    ) -> asyncio.Future[None]:
-        """Run a script on a session, in order and until it succeeds.
-
-        `ignored`: is called with the session's state if it had no effect.
-        """
-
-        async def write() -> None:
-            names = await self._scopes.keys_of(session_id, is_late=True)
-            answer = await self._client.script_late(text, names, (clean(session_id) or "", *arguments))
-            if answer[0] == "unchanged":
-                ignored(answer[1])
-
-        return self._client.write_later(write)
-
-    def _notify(self, session_id: str, *topics: Topic) -> None:
-        for topic in topics:
-            self.notifications.publish(topic, session_id)
-
-    def _notify_after(
-        self, written: asyncio.Future[Any], session_id: str, *topics: Topic
-    ) -> asyncio.Future[Any]:
-        def notify(written: asyncio.Future[Any]) -> None:
-            if not written.cancelled() and written.exception() is None:
-                self._notify(session_id, *topics)
-
-        written.add_done_callback(notify)
-        return written
-
-
-def log_unchanged(event: str, session_id: str, state: str) -> None:
-    """Log that an operation had no effect, with the state that the session is in."""
-    log.info(event, session=session_id, state=state)
 
 
 def _id(details: CallDetails) -> str:

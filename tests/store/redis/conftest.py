@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Redis servers that tests stop, start and freeze, and a proxy that loses replies."""
+"""Redis servers that tests stop, start and freeze, behind a proxy where replies are to be lost."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from gateway.store.redis import redis_client, redis_end_scripts, redis_locator, 
 from gateway.store.redis.redis_address import parse_redis_url
 from gateway.store.redis.redis_store import RedisStore
 from gateway.store.worker_id import WorkerId
+from tests.harness.redis_proxy import RedisProxy
 from tests.harness.redis_server import RedisServer
 
 
@@ -44,70 +45,15 @@ async def settled(step: Callable[[], Any]) -> Any:
                 await asyncio.sleep(0.05)
 
 
-class LosingProxy:
-    """Passes bytes on to a server. Once told, it lets a command through and cuts off what is answered."""
-
-    def __init__(self, port: int) -> None:
-        self._target = port
-        self._server: asyncio.Server | None = None
-        self.lose: bytes | None = None
-        """The next command that contains these bytes is executed, and its reply lost."""
-        self.lost = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-
-    @property
-    def url(self) -> str:
-        assert self._server is not None
-        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
-
-    async def stop(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        from_server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
-        answers = asyncio.create_task(_copy(from_server, writer))
-        try:
-            while data := await reader.read(65536):
-                if self.lose is not None and self.lose in data:
-                    self.lose = None
-                    self.lost += 1
-                    answers.cancel()
-                    to_server.write(data)
-                    await from_server.read(65536)  # it is done
-                    break
-                to_server.write(data)
-        finally:
-            answers.cancel()
-            writer.close()
-            to_server.close()
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-
-
 @pytest.fixture
-async def proxy(server: RedisServer) -> AsyncIterator[LosingProxy]:
+def proxy(server: RedisServer) -> Iterator[RedisProxy]:
     """A proxy before the test's server, which knows the scripts already: each reply is of their work."""
     for text in (*vars(redis_scripts).values(), *vars(redis_end_scripts).values()):
         if isinstance(text, str) and text.startswith("#!lua") and "return" in text:
             server.load(text)
-    running = LosingProxy(server.port)
-    await running.start()
+    running = RedisProxy(server.port)
     yield running
-    await running.stop()
+    running.stop()
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from gateway.store.notifications import Topic
 from gateway.store.redis.redis_address import parse_redis_url
 from gateway.store.redis.redis_store import RedisStore
 from gateway.store.worker_id import STALE_S, WorkerId
+from tests.harness.redis_proxy import RedisProxy
 from tests.harness.redis_server import RedisServer
-from tests.store.redis.conftest import LosingProxy
 
 NewCall = Callable[..., CallDetails]
 OpenNode = Callable[..., Any]
@@ -36,7 +36,7 @@ async def slots_in_use(store: RedisStore) -> int:
 
 
 async def test_a_call_whose_admission_was_answered_to_nobody_has_one_slot(
-    proxy: LosingProxy, open_node: OpenNode, new_call: NewCall, one_slot: SlotLimits
+    proxy: RedisProxy, open_node: OpenNode, new_call: NewCall, one_slot: SlotLimits
 ) -> None:
     store = await open_node(proxy.url)
     call = new_call()
@@ -49,7 +49,7 @@ async def test_a_call_whose_admission_was_answered_to_nobody_has_one_slot(
 
 
 async def test_a_call_keeps_its_number_in_the_queue(
-    proxy: LosingProxy, open_node: OpenNode, new_call: NewCall, one_slot: SlotLimits
+    proxy: RedisProxy, open_node: OpenNode, new_call: NewCall, one_slot: SlotLimits
 ) -> None:
     store = await open_node(proxy.url)
     limits = replace(one_slot, queue=QueueLimit(1, NOW + 40))
@@ -64,7 +64,7 @@ async def test_a_call_keeps_its_number_in_the_queue(
 
 
 async def test_a_token_whose_use_was_answered_to_nobody_was_used_by_its_caller(
-    proxy: LosingProxy, open_node: OpenNode
+    proxy: RedisProxy, open_node: OpenNode
 ) -> None:
     store = await open_node(proxy.url)
     proxy.lose = b"nonce-4711"
@@ -74,7 +74,7 @@ async def test_a_token_whose_use_was_answered_to_nobody_was_used_by_its_caller(
 
 
 async def test_every_step_may_be_repeated(
-    proxy: LosingProxy,
+    proxy: RedisProxy,
     open_node: OpenNode,
     new_call: NewCall,
     one_slot: SlotLimits,
@@ -111,7 +111,7 @@ async def test_every_step_may_be_repeated(
 
 
 async def test_arrivals_with_lost_replies_fill_exactly_the_slots(
-    proxy: LosingProxy, open_node: OpenNode, new_call: NewCall
+    proxy: RedisProxy, open_node: OpenNode, new_call: NewCall
 ) -> None:
     nodes = [await open_node(proxy.url) for _ in range(3)]
     limits = SlotLimits(tuple((f"http://127.0.0.1:{9000 + n}", 0) for n in range(60)), 1, 50)

@@ -31,7 +31,7 @@ from gateway.store.interface import AtCapacity, Queued
 from gateway.store.redis import redis_keys as keys
 from gateway.store.redis import redis_store
 from gateway.store.redis.redis_store import RedisStore
-from tests.store.redis.conftest import LosingProxy
+from tests.harness.redis_proxy import RedisProxy
 
 NOW = 1000.0
 
@@ -41,7 +41,7 @@ class Line:
     """One node, one call, and all that a step may need."""
 
     store: RedisStore
-    proxy: LosingProxy
+    proxy: RedisProxy
     call: CallDetails
     other: CallDetails
     limits: SlotLimits
@@ -76,7 +76,7 @@ class Line:
 
 @pytest.fixture
 async def line(
-    proxy: LosingProxy,
+    proxy: RedisProxy,
     open_node: Callable[..., Any],
     new_call: Callable[..., CallDetails],
     hung_up: SessionResult,
@@ -135,7 +135,9 @@ async def test_a_withdrawal(line: Line) -> None:
     await line.store.create_pending(line.call, line.options, NOW, NOW + 300, limit)
     await line.admitted()
     attempt = line.store._own.get(line.call.session_id).attempt  # type: ignore[union-attr]
-    await line.repeated(line.store._session_later(redis_store._WITHDRAW, line.call.session_id, attempt))
+    await line.repeated(
+        line.store._writes.session_later(redis_store._WITHDRAW, line.call.session_id, attempt)
+    )
     assert (await line.in_use(), await line.state()) == (0, SessionState.CREATED)
     with pytest.raises(AtCapacity):
         await line.store.create_pending(line.other, line.options, NOW, NOW + 300, limit)
@@ -148,7 +150,7 @@ async def test_a_stream_that_is_attached_and_detached(line: Line) -> None:
     stream = replace(line.call, stream_id="MZ9")
     assert await line.repeated(line.store.attach_stream(stream, NOW)) == "http://127.0.0.1:8080"
     attempt = line.store._own.get(line.call.session_id).attempt  # type: ignore[union-attr]
-    await line.repeated(line.store._session_later(redis_store._DETACH, line.call.session_id, attempt))
+    await line.repeated(line.store._writes.session_later(redis_store._DETACH, line.call.session_id, attempt))
     record = await line.store.session(line.call.session_id)
     assert record is not None
     assert (record.stream_id, await line.in_use()) == (None, 1)

@@ -19,8 +19,8 @@ from gateway.store.redis.redis_address import parse_redis_url
 from gateway.store.redis.redis_client import RedisClient
 from gateway.store.redis.redis_values import script
 from tests.harness.certificates import issue_certificate
+from tests.harness.redis_proxy import RedisProxy
 from tests.harness.redis_server import RedisServer
-from tests.store.redis.conftest import LosingProxy
 
 NewCall = Callable[..., CallDetails]
 OpenNode = Callable[..., Any]
@@ -84,7 +84,7 @@ async def test_a_connection_that_is_lost_is_made_again(server: RedisServer, clie
 
 
 async def test_a_call_that_no_answer_comes_to_asks_again(
-    proxy: LosingProxy, open_node: OpenNode, new_call: NewCall, one_slot: SlotLimits
+    proxy: RedisProxy, open_node: OpenNode, new_call: NewCall, one_slot: SlotLimits
 ) -> None:
     store = await open_node(proxy.url)
     await eventually(lambda: store._client._shared._answers is not None, "the shared connection")
