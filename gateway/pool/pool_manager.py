@@ -27,7 +27,8 @@ from gateway.pool.instance_provider import (
     StartRequest,
 )
 from gateway.pool.managed_node import ManagedNode
-from gateway.pool.own_instance import SILENT_S, OwnInstance, Troubles, row_of
+from gateway.pool.node_rows import NodeRows
+from gateway.pool.own_instance import SILENT_S, OwnInstance, Troubles
 from gateway.pool.pool_plan import (
     InstanceState,
     PoolInstance,
@@ -35,14 +36,11 @@ from gateway.pool.pool_plan import (
     make_plan,
 )
 from gateway.pool.pool_records import (
-    NODE_LEASE_S,
     InstanceRow,
-    NodeRow,
     PoolTable,
     change,
     claim,
     free_places,
-    put_node,
     read_demand,
     read_table,
     remove,
@@ -74,8 +72,6 @@ SURVIVORS_S: Final = 2.0
 KILL_S: Final = 10.0
 """Seconds for what is killed to end, when the gateway ends."""
 
-RENEW_S: Final = NODE_LEASE_S / 4
-
 
 class PoolManager:
     """The manager of one node's pool. It belongs to one event loop."""
@@ -87,8 +83,7 @@ class PoolManager:
         self.is_draining = is_draining
         self._own: dict[str, OwnInstance] = {}  # by id
         self._troubles = Troubles(parts.now)
-        self._node_row: NodeRow | None = None
-        self._renewed_at = 0.0
+        self._rows = NodeRows(parts, self._own, self._troubles)
         self._measured_at = 0.0
         self._ports = FreePorts()
         self._meter = SessionMeter(parts.store.key_values)
@@ -161,9 +156,9 @@ class PoolManager:
     async def look(self) -> None:
         """Look at the pool once, and begin what is to be done. Raises StoreFailed."""
         now = self._parts.now()
-        await self._renew_node(now)
+        await self._rows.renew_node(now, is_draining=self.is_draining)
         table = await read_table(self._values, now)
-        await self._reconcile(table, now)
+        await self._rows.reconcile(table, now)
         demand = await read_demand(self._values, now)
         agents = {agent.service_host: agent for agent in self._parts.pool.agents()}
         await self._measure()
@@ -172,54 +167,6 @@ class PoolManager:
             await self._look_at(host, agents.get(host), table, demand.get(host, 0))
         running = {session_id for own in self._all() for session_id in own.sessions or ()}
         await self._meter.settle(running, now)
-
-    async def _renew_node(self, now: float) -> None:
-        loop_now = _loop_now()
-        self._troubles.forget_overcome(self._all())
-        row = NodeRow(
-            self._parts.node,
-            self.is_draining,
-            self._troubles.all(),
-        )
-        if row != self._node_row or loop_now - self._renewed_at >= RENEW_S:
-            await put_node(self._values, row, now)
-            if row != self._node_row:
-                self._parts.store.notifications.publish(Topic.POOL_CHANGED, "")
-            self._node_row, self._renewed_at = row, loop_now
-
-    async def _reconcile(self, table: PoolTable, now: float) -> None:
-        """Bring the rows of this node and its instances together again, and remove those of nodes gone."""
-        for row in table.orphans:
-            if await remove(self._values, row, now):
-                self._publish(row.agent)
-        rows = {row.id: row for row in table.instances}
-        for row in rows.values():
-            # One of an earlier manager, which did not come to start it.
-            if row.node == self._parts.node and row.id not in self._own:
-                await remove(self._values, row, now)
-                self._publish(row.agent)
-        for own in self._all():
-            async with own.changing:
-                if own.is_stopping:
-                    continue
-                known = rows.get(own.started.id)
-                if known is not None and (own.row is None or known.state is not own.row.state):
-                    own.row = known
-                elif known is None:
-                    own.row = await self._claim_again(own, table, now)
-
-    async def _claim_again(self, own: OwnInstance, table: PoolTable, now: float) -> InstanceRow | None:
-        """Make a row for an instance that runs without one: the store lost it, or a node took its place."""
-        started = own.started
-        limits = {agent.service_host: agent.max_agents for agent in self._parts.pool.agents()}
-        state = InstanceState.STARTING if own.ready_at is None else InstanceState.READY
-        free = free_places(table.of(started.agent), limits.get(started.agent, 0))
-        for place in sorted(free, key=lambda place: place != started.place):
-            row = row_of(started, self._parts.node, place, InstanceState.LEAVING if own.left_at else state)
-            if await claim(self._values, row, now):
-                self._publish(started.agent)
-                return row
-        return None  # there are as many as there may be: it is not listed, and stops without a session
 
     async def _measure(self) -> None:
         loop_now = _loop_now()
@@ -260,14 +207,14 @@ class PoolManager:
         for own in retired:
             # One that is being started may have a session that waits for it: it leaves when it is ready.
             if own.ready_at is not None:
-                await self._change(own, InstanceState.LEAVING)
+                await self._rows.change(own, InstanceState.LEAVING)
             elif not own.active and not own.is_stopping:
                 await self._close(own)
         for own in owned:
             if agent is not None and agent.health_interval:
                 await self._close_if_silent(own)
             if own.row is not None and own.row.state is InstanceState.STARTING and own.ready_at is not None:
-                await self._change(own, InstanceState.READY)
+                await self._rows.change(own, InstanceState.READY)
             # One without a row has no place; one that was closing when it was found is closed.
             is_leaving = own.row is None or own.row.state in (InstanceState.LEAVING, InstanceState.CLOSING)
             if is_leaving and not own.active and not own.is_stopping and self._has_left(own):
@@ -352,7 +299,7 @@ class PoolManager:
             if not await claim(self._values, row, self._parts.now()):
                 continue  # another node was faster
             left -= 1
-            self._publish(agent.service_host)
+            self._rows.publish(agent.service_host)
             if not await self._start_at(request, row):
                 return
 
@@ -362,7 +309,7 @@ class PoolManager:
             started = await self._parts.provider.start(request)
         except StartFailed as failure:
             await remove(self._values, row, self._parts.now())
-            self._publish(host)
+            self._rows.publish(host)
             self._troubles.add(host, row.url, str(failure))
             return False
         own = OwnInstance(started, row, idle_since=_loop_now(), sessions=frozenset())
@@ -419,7 +366,7 @@ class PoolManager:
                 )
                 while own.row is not None and own.row.state is InstanceState.STARTING:
                     try:
-                        await self._change(own, InstanceState.READY)
+                        await self._rows.change(own, InstanceState.READY)
                     except StoreFailed:
                         await asyncio.sleep(PROBE_S)
                 return True
@@ -427,31 +374,15 @@ class PoolManager:
 
     # Ending
 
-    async def _change(self, own: OwnInstance, state: InstanceState) -> bool:
-        """Change the state of an instance in the store. Return False if its row is not its own any more."""
-        async with own.changing:
-            before = own.row
-            if before is None or own.is_stopping:
-                return False
-            if not await change(self._values, before, before.at(state), self._parts.now()):
-                own.row = None
-                return False
-            own.row = before.at(state)
-            if state is InstanceState.LEAVING and own.left_at is None:
-                own.left_at = _loop_now()
-                log.info("instance leaves", agent=own.started.agent, instance=own.started.url)
-        self._publish(own.started.agent)
-        return True
-
     async def _close(self, own: OwnInstance) -> None:
         """Stop an instance without sessions, unless one has got a slot on it just now."""
         before = own.row.state if own.row is not None else InstanceState.LEAVING
-        if own.row is not None and not await self._change(own, InstanceState.CLOSING):
+        if own.row is not None and not await self._rows.change(own, InstanceState.CLOSING):
             return
         sessions = await self._sessions(own.started.agent)
         if sessions.get(own.started.url):
             is_starting = before is InstanceState.STARTING
-            await self._change(own, before if is_starting else InstanceState.LEAVING)
+            await self._rows.change(own, before if is_starting else InstanceState.LEAVING)
             return
         self._begin(self._stop(own, own.started.stop_grace_s))
 
@@ -472,7 +403,7 @@ class PoolManager:
                     closing = own.row.at(InstanceState.CLOSING)
                     changed = await change(self._values, own.row, closing, self._parts.now())
                     own.row = closing if changed else None
-                    self._publish(own.started.agent)
+                    self._rows.publish(own.started.agent)
         await self._parts.provider.stop(own.started, grace_s)
         while own.row is not None:
             try:
@@ -482,10 +413,7 @@ class PoolManager:
                 await asyncio.sleep(LOOK_S)
         self._own.pop(own.started.id, None)
         log.info("instance is stopped", agent=own.started.agent, instance=own.started.url)
-        self._publish(own.started.agent)
-
-    def _publish(self, agent: str) -> None:
-        self._parts.store.notifications.publish(Topic.POOL_CHANGED, agent)
+        self._rows.publish(own.started.agent)
 
 
 def _loop_now() -> float:

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.agents.instance_health import Health, ProbeResult
 from gateway.config import Settings
-from gateway.pool import own_instance, pool_manager
+from gateway.pool import node_rows, own_instance, pool_manager
 from gateway.pool.pool_records import INSTANCE_KIND, NODE_KIND, NODE_LEASE_S
 from gateway.simulator.waiting import eventually
 from tests.pool.fake_nodes import Clock, Node, admit, agent, hang_up, open_node
@@ -28,7 +28,7 @@ KINDS = ["sqlite", "redis"]
 def nobody_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_manager, "LEAVE_S", 0.0)
     monkeypatch.setattr(pool_manager, "USAGE_S", 0.0)
-    monkeypatch.setattr(pool_manager, "RENEW_S", 0.0)
+    monkeypatch.setattr(node_rows, "RENEW_S", 0.0)
     monkeypatch.setattr(pool_manager, "PROBE_S", 0.005)
 
 
@@ -69,7 +69,7 @@ async def test_there_are_never_more_instances_than_the_agent_may_have(new_node: 
 async def test_nodes_share_what_is_to_be_started(new_node: NewNode) -> None:
     nodes = [await new_node(min_agents=6, max_agents=6) for _ in range(3)]
     for node in nodes:
-        await node.manager._renew_node(node.clock())
+        await node.manager._rows.renew_node(node.clock(), is_draining=False)
     await asyncio.gather(*(node.look() for node in nodes))
     for node in nodes:
         await node.look()
