@@ -29,7 +29,7 @@ from gateway.media.leg import Leg
 from gateway.media.playback_clock import sound_bytes_per_s
 from gateway.media.playback_wait import PlaybackMarks
 from gateway.media.relay import Relay
-from gateway.media.relay_options import RelayLimits, RelayOptions
+from gateway.media.relay_options import RelayOptions
 from gateway.media.relay_side import RelaySide
 from gateway.media.translated_transport import TranslatedTransport
 from gateway.model.reasons import CallEnded, Reasons
@@ -294,7 +294,7 @@ class Bridge:
     def _make_relay(self, carrier: Leg, agent: Leg, previous: Relay | None) -> Relay:
         options = RelayOptions(
             dialect=self._settings.dialect,
-            limits=self._relay_limits(),
+            limits=self._settings.relay_limits(self._agent, self._services.settings.limits),
             on_first_sound=self._on_first_sound,
             transforms=self._transforms(),
             sound_bytes_per_s=self._sound_bytes_per_s(),
@@ -314,19 +314,6 @@ class Bridge:
             self._hold_audio.move_to(self._relay)
         self._relay.start()
         self._progress.termination.hand_over(self._relay.end)
-
-    def _relay_limits(self) -> RelayLimits:
-        settings, agent, limits = self._settings, self._agent, self._services.settings.limits
-        longest_s = agent.max_session_duration
-        return RelayLimits(
-            max_duration_s=min(settings.max_duration_s or longest_s, longest_s),
-            idle_s=settings.idle_timeout_s or agent.idle_timeout,
-            stall_s=limits.stall_timeout,
-            close_s=limits.close_timeout,
-            max_message_bytes=limits.max_message_bytes,
-            ping_s=limits.ping_interval,
-            agent_silence_s=limits.agent_silence,
-        )
 
     def _transforms(self) -> tuple[Transform, Transform] | None:
         """Return the transforms of messages, carrier to agent and back; None if bytes pass unchanged."""

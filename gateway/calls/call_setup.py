@@ -12,8 +12,9 @@ from gateway.calls.command_bus import QUESTIONS, CallCommand
 from gateway.calls.hold_audio import HoldAudio
 from gateway.calls.remote_call import RemoteCall
 from gateway.calls.stream_ownership import StreamOwnership
-from gateway.config import AgentSettings
+from gateway.config import AgentSettings, Limits
 from gateway.media.leg import Leg
+from gateway.media.relay_options import RelayLimits
 from gateway.model.reasons import CallEnded
 from gateway.model.session import Traffic
 from gateway.websocket import frames
@@ -143,3 +144,16 @@ class BridgeSettings:
     has_media_token: bool
     max_duration_s: float | None
     idle_timeout_s: float | None
+
+    def relay_limits(self, agent: AgentSettings, limits: Limits) -> RelayLimits:
+        """Return the limits of a relay to this agent, which is another one after a fail-over."""
+        longest_s = agent.max_session_duration
+        return RelayLimits(
+            max_duration_s=min(self.max_duration_s or longest_s, longest_s),
+            idle_s=self.idle_timeout_s or agent.idle_timeout,
+            stall_s=limits.stall_timeout,
+            close_s=limits.close_timeout,
+            max_message_bytes=limits.max_message_bytes,
+            ping_s=limits.ping_interval,
+            agent_silence_s=limits.agent_silence,
+        )

@@ -13,6 +13,18 @@ _HOST: Final = re.compile(rb"[!$&'()*+,;=%0-9A-Za-z._~:\[\]-]*")
 """Characters of a host with a port (RFC 3986 §3.2.2, §3.2.3)."""
 
 
+class HeadTooLarge(Exception):  # noqa: N818 - never leaves the parser
+    """Raised in a callback of the parser to make it fail."""
+
+
+class FaultyHead(Exception):  # noqa: N818 - never leaves the parser
+    """Raised in a callback of the parser to make it fail; `HttpProtocol._fault` says why."""
+
+
+class TooManyRequests(Exception):  # noqa: N818 - never leaves the parser
+    """Raised in a callback of the parser to make it fail."""
+
+
 def head_fault(version: str, headers: Sequence[tuple[bytes, bytes]], *, is_upgrade: bool) -> str:
     """Return what is wrong with a head, in words for its sender; "" if it is good.
 

@@ -34,7 +34,7 @@ from gateway.server.exit_status import STARTUP_FAILED
 from gateway.server.fd_reserve import SHORTAGE_HEAD_TIMEOUT_S, FdReserve
 from gateway.server.joined_answer import JoinedAnswer
 from gateway.server.port import drain_backlog
-from gateway.server.request_head import head_fault, names_websocket
+from gateway.server.request_head import FaultyHead, HeadTooLarge, TooManyRequests, head_fault, names_websocket
 from gateway.server.request_turns import RequestTurns
 from gateway.server.tls import Certificate
 from gateway.server.tls_handshakes import TlsHandshakes
@@ -201,18 +201,6 @@ class UvicornServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-class _HeadTooLarge(Exception):  # noqa: N818 - never leaves the parser
-    """Raised in a callback of the parser to make it fail."""
-
-
-class _FaultyHead(Exception):  # noqa: N818 - never leaves the parser
-    """Raised in a callback of the parser to make it fail; `HttpProtocol._fault` says why."""
-
-
-class _TooManyRequests(Exception):  # noqa: N818 - never leaves the parser
-    """Raised in a callback of the parser to make it fail."""
-
-
 class HttpProtocol(HttpToolsProtocol):
     """One HTTP connection, until it is handed over as a media socket or closed."""
 
@@ -341,11 +329,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._fault = head_fault(self.parser.get_http_version(), self.headers, is_upgrade=self._is_upgrade)
         if self._fault:
             self._is_upgrade = False
-            raise _FaultyHead
+            raise FaultyHead
         if self._is_proxy and self.client is not None:
             self.scope["client"] = self._client_address(), self.client[1]
         if len(self.pipeline) >= MAX_PIPELINED:
-            raise _TooManyRequests
+            raise TooManyRequests
         self._reads_body = True
         super().on_headers_complete()
 
@@ -465,7 +453,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _count_head_bytes(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES or self._header_lines > MAX_HEADERS:
-            raise _HeadTooLarge
+            raise HeadTooLarge
 
     def _reject_large_head(self) -> None:
         self._limits.count_rejected("the head of a request is too large")
