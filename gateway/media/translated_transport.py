@@ -22,6 +22,9 @@ from serializers.translation.translator import Translator
 ORDER_S: Final = 0.1
 """Seconds that a carrier's message waits for one before it."""
 
+LATE_S: Final = 0.01
+"""Seconds by which sound may be sent later than it is due."""
+
 _BROKEN: Final = bytes((frames.FIN | 0x70 | frames.TEXT, 0))
 """A frame with reserved bits: what stands for one of the agent's that breaks the protocol (RFC 6455 §5.2)."""
 
@@ -127,7 +130,7 @@ class TranslatedTransport(asyncio.Transport, asyncio.Protocol):
         if not self._is_reading or self._is_closed:
             return
         due, timer = self._translator.next_due(), self._release
-        if due is None or (timer is not None and timer.when() <= due):
+        if due is None or (timer is not None and timer.when() - due < LATE_S):
             return
         if timer is not None:  # it was set for the end of all sound, and more has come
             timer.cancel()
@@ -217,7 +220,8 @@ class TranslatedTransport(asyncio.Transport, asyncio.Protocol):
 
     def pause_reading(self) -> None:
         self._is_reading = False
-        self._socket.pause_reading()
+        if not self._socket.is_closing():  # uvloop raises RuntimeError then
+            self._socket.pause_reading()
 
     def resume_reading(self) -> None:
         self._is_reading = True

@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import quote
 
 from serializers import json_fields
-from serializers.agent_dialect import AgentMessage, Formats, Message, Reply, SoundWriter, text
+from serializers.agent_dialect import AgentMessage, Formats, Message, Problem, Reply, SoundWriter, text
 from serializers.dialect import DialectError
 from serializers.events import AudioFormat, CarrierEvent, Clear, Dtmf, Encoding, Media, Start, Unknown
 from serializers.providers.provider import (
@@ -22,6 +22,7 @@ from serializers.providers.provider import (
     filled,
 )
 
+_RATE_DIGITS: Final = 6
 _ENCODINGS: Final[dict[str, Encoding]] = {"pcm": "linear16", "ulaw": "mulaw"}
 
 
@@ -99,19 +100,26 @@ class ElevenLabs(ProviderDialect):
                 )
             case "conversation_initiation_metadata":
                 metadata = json_fields.child(fields, "conversation_initiation_metadata_event")
-                return Formats(
-                    to_agent=_format(metadata, "user_input_audio_format"),
-                    from_agent=_format(metadata, "agent_output_audio_format"),
-                )
+                return _formats(metadata)
             case _:
                 return Unknown(kind)
+
+
+def _formats(metadata: json_fields.Json) -> Formats | Problem:
+    try:
+        return Formats(
+            to_agent=_format(metadata, "user_input_audio_format"),
+            from_agent=_format(metadata, "agent_output_audio_format"),
+        )
+    except DialectError as error:
+        return Problem(str(error))
 
 
 def _format(fields: json_fields.Json, key: str) -> AudioFormat:
     """Return a format as ElevenLabs names it: `pcm_16000`, `ulaw_8000`."""
     name = json_fields.optional_text(fields, key) or "pcm_16000"
     encoding, _, rate = name.partition("_")
-    if encoding not in _ENCODINGS or not rate.isdecimal():
+    if encoding not in _ENCODINGS or not rate.isdecimal() or len(rate) > _RATE_DIGITS:
         raise DialectError(f"sound in {name} is not translated")
     return AudioFormat(_ENCODINGS[encoding], int(rate))
 

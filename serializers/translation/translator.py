@@ -214,16 +214,23 @@ class Translator:
             case Problem():
                 self._on_problem(event.words)
             case Formats():
-                self._use(event)
+                try:
+                    self._use(event)
+                except DialectError as error:  # nobody hears anything: the operator has to know why
+                    self._on_problem(str(error))
 
     def _use(self, formats: Formats) -> None:
-        """Take the agent's formats from now on, and let it have what the caller has said meanwhile."""
+        """Take the agent's formats from now on, and let it have what the caller has said meanwhile.
+
+        Raises DialectError, with no effect on the caller's sound, if one of them cannot be translated.
+        """
+        to_agent = SoundConverter(self._start.audio, formats.to_agent)
+        self._to_carrier = SoundConverter(formats.from_agent, self._played)
         if formats.to_agent != self._format:
             self._format = formats.to_agent
             self._agent_bytes_per_s = bytes_per_s(self._format)
-            self._to_agent = SoundConverter(self._start.audio, self._format)
+            self._to_agent = to_agent
             self._cutter = self._make_cutter()
-        self._to_carrier = SoundConverter(formats.from_agent, self._played)
         self._agent_rate = formats.from_agent.sample_rate
         early, self._early = self._early, None
         for sound in early or ():

@@ -13,7 +13,6 @@ import pytest
 
 from serializers.agent_dialect import Message
 from serializers.events import AudioFormat, Dtmf, Media, Start
-from serializers.providers.elevenlabs import ElevenLabs
 from serializers.providers.provider import ProviderSettings
 from serializers.providers.registry import PROVIDERS
 from serializers.registry import DIALECTS
@@ -245,11 +244,17 @@ def test_elevenlabs_pings_are_answered() -> None:
     assert call.for_provider() == [{"type": "pong", "event_id": 3}]
 
 
-def test_a_format_that_cannot_be_translated_leaves_the_call_as_it_is() -> None:
+@pytest.mark.parametrize("formats", [("opus_48000", "pcm_16000"), ("pcm_16000", "pcm_44100"), ("pcm_x", "")])
+def test_a_format_that_cannot_be_translated_is_reported(formats: tuple[str, str]) -> None:
+    """Nobody hears anything, and it is configured at the provider: the operator has to know why."""
     call = Talk("elevenlabs")
     call.caller(START)
-    assert call.provider(metadata("opus_48000", "pcm_16000")) == []
-    assert isinstance(call.agent, ElevenLabs)
+    assert call.provider(metadata(*formats)) == []
+    (words,) = call.problems
+    assert "is not translated" in words
+    assert call.caller(Media(SOUND)) == []
+    call.provider(metadata("ulaw_8000", "ulaw_8000"))
+    assert json.loads(json.dumps(call.for_provider())) == [{"user_audio_chunk": b64(SOUND)}]
 
 
 # Deepgram
