@@ -11,7 +11,6 @@ from typing import Final
 
 from gateway.agents.directory import AgentDirectory
 from gateway.agents.source_report import SourceReport
-from gateway.agents.source_watches import watch_source
 from gateway.config.consistency import Location
 from gateway.config.settings import Settings
 from gateway.config.source_urls import SCHEMES, DnsSource, parse_source
@@ -62,6 +61,9 @@ async def _ask_all(sources: Sequence[tuple[Location, str]], nameservers: Sequenc
 
 
 async def _ask(location: Location, source: str, nameservers: Sequence[str]) -> Finding:
+    # Not at the top: the parent of several workers looks at libraries alone, and serves nothing.
+    from gateway.agents.source_watches import watch_source  # noqa: PLC0415
+
     faults: dict[str, str] = {}
     report = SourceReport(source, lambda urls: None, faults, is_logged=False)
     watch = asyncio.create_task(watch_source(report, nameservers))

@@ -66,6 +66,7 @@ async def test_a_full_store_is_not_ready(gateway: Gateway, redis: RedisServer) -
     await eventually(lambda: gateway.get("/readyz")[0] == 503, "readyz says no")
     redis.run("CONFIG", "SET", "maxmemory", "0")
     await eventually(lambda: gateway.get("/readyz")[0] == 200, "it is ready again")
+    await eventually(lambda: told(gateway, "session_store_recovered"), "it says so")
     assert (told(gateway, "session_store_failed"), told(gateway, "session_store_recovered")) == (1, 1)
 
 
