@@ -95,6 +95,7 @@ class NodeConnection(asyncio.Protocol):
         self._raw: bytearray | None = bytearray()  # all that has come, until a request is for us
         self._transport: asyncio.Transport | None = None
         self._headers: dict[str, str] = {}
+        self._method = ""
         self._kind = ""
         self._body = bytearray()
         self._timer: asyncio.TimerHandle | None = None
@@ -155,7 +156,8 @@ class NodeConnection(asyncio.Protocol):
         self._body.clear()
         self._wait(REQUEST_S)
         self._headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
-        line = RequestLine(request.method.decode("latin-1"), request.target.decode("latin-1"))
+        self._method = request.method.decode("latin-1")
+        line = RequestLine(self._method, request.target.decode("latin-1"))
         try:
             self._services.verifier.check_head(line, self._headers)
         except SignatureRefused as refused:
@@ -289,11 +291,10 @@ class NodeConnection(asyncio.Protocol):
             lines.append((SIGNATURE, self._services.verifier.sign_answer(self._headers, status, body)))
         if close:
             lines.append(("Connection", "close"))
-        sent = [
-            self._http.send(h11.Response(status_code=status, headers=lines)),
-            self._http.send(h11.Data(body)),
-            self._http.send(h11.EndOfMessage()),
-        ]
+        events: list[h11.Event] = [h11.Response(status_code=status, headers=lines)]
+        if self._method != "HEAD":  # whose answers have none (RFC 9110 §9.3.2)
+            events.append(h11.Data(body))
+        sent = [self._http.send(event) for event in (*events, h11.EndOfMessage())]
         self._transport.write(b"".join(part or b"" for part in sent))
 
     def _refuse(self, status: int, words: str) -> None:

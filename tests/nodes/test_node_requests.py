@@ -153,6 +153,12 @@ async def test_a_recorded_request_is_refused_when_it_comes_again(start: Callable
     ("raw", "status"),
     [
         (lambda node: b"GET / HTTP/1.1\r\nHost: node\r\n\r\n", b"401"),
+        (lambda node: b"HEAD / HTTP/1.1\r\nHost: node\r\n\r\n", b"401"),
+        (lambda node: b"CONNECT node:80 HTTP/1.1\r\nHost: node\r\n\r\n", b"401"),
+        (lambda node: b"GET / HTTP/1.1\r\nHost: n\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", b"401"),
+        (lambda node: b"GET / HTTP/1.1\r\n\r\n", b"400"),
+        (lambda node: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"401"),
+        (lambda node: b"GET / HTTP/1.1\r\nHost: n\r\nTransfer-Encoding: gzip\r\n\r\n", b"501"),
         (lambda node: b"\x16\x03\x01\x02\x00 no HTTP at all\r\n\r\n", b"400"),
         (lambda node: b"GET / HTTP/1.1\r\nHost: " + b"x" * 70_000, b"431"),
         (lambda node: request("f" * 32, BODY), b"404"),
