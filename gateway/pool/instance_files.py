@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from gateway.pool.output_file import OutputLine, output_bytes, read_output, remove_output
 
 ENDED_PER_AGENT: Final = 200
@@ -78,8 +80,8 @@ class InstanceFiles:
         """Yield what is stored, the files that cannot be read left out."""
         for file in sorted(self.folder.glob("*.json")):
             try:
-                yield InstanceFile(**json.loads(file.read_text(encoding="utf-8")))
-            except (OSError, ValueError, TypeError):  # of another version, or half written
+                yield msgspec.json.decode(file.read_bytes(), type=InstanceFile)
+            except (OSError, ValueError, RecursionError):  # of another version, or somebody has edited it
                 continue
 
     def lines(self, url: str, since: float, until: float | None) -> Iterator[OutputLine]:

@@ -162,6 +162,9 @@ class PoolWorker:
             except OSError as error:
                 log.error("the pool cannot be managed", error=str(error))
                 await asyncio.sleep(10 * TAKE_S)
+            except Exception:  # the edge of one try: the next one must come, here or in another worker
+                log.exception("internal error")
+                await asyncio.sleep(10 * TAKE_S)
             await asyncio.sleep(TAKE_S)
 
     async def _run_manager(self, lock: NodeLock) -> None:

@@ -161,6 +161,23 @@ async def test_an_instance_that_ended_while_no_gateway_ran_is_not_found_and_its_
     assert not runs(child)
 
 
+@pytest.mark.parametrize(
+    "change", [{"pid": "7"}, {"born": None}, {"started_at": "now"}, {"namespace": 7}, {"output": []}]
+)
+async def test_a_file_that_somebody_has_edited_hinders_nobody(
+    new_provider: Callable[..., ProcessProvider], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    first = new_provider()
+    started = await first.start(request(bot_agent()))
+    file = tmp_path / f"{started.id}.json"
+    (tmp_path / "edited.json").write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    (tmp_path / "list.json").write_text("[1]")
+    await first.close()
+    second = new_provider()
+    assert [each.id for each in await second.find()] == [started.id]
+    await second.stop(started, 0.0)
+
+
 async def test_no_signal_reaches_a_process_that_started_at_another_time(
     new_provider: Callable[..., ProcessProvider], tmp_path: Path
 ) -> None:
