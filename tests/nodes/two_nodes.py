@@ -68,7 +68,8 @@ class TravellingCall:
         for message in replies(self.carrier):
             self.agent.say(on_stream(self.carrier, message, "stream-1"))
             heard = await self.caller.hear()
-            assert json.loads(heard.payload) == json.loads(on_stream(self.carrier, message, self.latest))
+            expected = json.loads(on_stream(self.carrier, message, self.latest))
+            assert json.loads(heard.payload) == expected, (heard.payload[:200], self.latest)
 
     async def comes_to(self, gateway: Gateway) -> Caller:
         """Open the call's next socket at a gateway, and send its opening."""
