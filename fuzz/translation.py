@@ -20,7 +20,7 @@ from serializers.providers.provider import ProviderSettings
 from serializers.providers.registry import PROVIDERS
 from serializers.registry import DIALECTS
 from serializers.translation.agents import AGENT_DIALECTS
-from serializers.translation.playback_queue import AHEAD_S, HELD_S, PIECE_S
+from serializers.translation.playback_queue import AHEAD_S, PIECE_S
 from serializers.translation.translator import MAX_PENDING_MARKS, Translator
 
 CARRIERS = tuple(DIALECTS)
@@ -52,7 +52,7 @@ def translate(data: bytes) -> None:
         # A message may be longer than what is sent ahead: it is cut, and each piece sent in its time.
         assert sent_s <= AHEAD_S + PIECE_S + carrier.min_media_bytes / per_s + (flags >> 2) / 10 + 0.01
         _check_agent(agent, translator)
-    assert translator._queue.held_s <= HELD_S + 6 * longest * len(data) / per_s
+    assert translator._queue.held_s <= agent.held_s + 6 * longest * len(data) / per_s
     assert len(translator._set_marks) <= MAX_PENDING_MARKS
     translator.finish()
     _check_carrier(carrier, translator)

@@ -7,7 +7,7 @@ An agent that is written for one of them takes calls of any carrier through seri
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from serializers.events import AgentEvent, AudioFormat, CarrierEvent, Connected, Media, Start
 
@@ -55,6 +55,10 @@ SoundWriter = Callable[[bytes, int, int, int], Message]
 """Writes sound with its sequence, its chunk and its timestamp in milliseconds."""
 
 
+HELD_S: Final = 60.0
+"""Seconds of sound that an agent may be ahead of what is played, if it speaks about as fast as people do."""
+
+
 class AgentDialect(Protocol):
     """The messages of one kind of agent. Pure; one object for all calls."""
 
@@ -65,6 +69,9 @@ class AgentDialect(Protocol):
     """Milliseconds of sound in each message to the agent; None for as much as comes."""
 
     clear_answer: ClearAnswer
+
+    held_s: float = HELD_S
+    """Seconds of the agent's sound that wait for their time at the most: then it is not read."""
 
     def audio(self, sample_rate: int) -> AudioFormat:
         """Return the format of the agent's sound, both ways. `sample_rate`: Hz, if the agent may choose."""

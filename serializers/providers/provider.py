@@ -43,6 +43,7 @@ class ProviderDialect(AgentDialect):
 
     frame_ms: int | None = 20
     clear_answer: ClearAnswer = "nothing"
+    held_s = 600.0  # it sends a whole answer at once, and that the caller speaks comes behind it
 
     def request(self) -> ProviderRequest:
         """Return the request for the socket."""

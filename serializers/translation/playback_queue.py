@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
+from serializers.agent_dialect import HELD_S
+
 AHEAD_S: Final = 1.0
 """Seconds of sound that the carrier has and has not played, at the most."""
 
@@ -21,9 +23,6 @@ IDLE_S: Final = 0.15
 lie between two messages of an agent that gets its own sound every 100 ms.
 """
 
-HELD_S: Final = 60.0
-"""Seconds of sound that wait here at the most: then the agent is not read."""
-
 MAX_ITEMS: Final = 10_000
 """Pieces of sound and marks that wait here at the most, however short they are."""
 
@@ -34,11 +33,19 @@ Item = bytes | str
 class PlaybackQueue:
     """The sound and the marks of one call, in the carrier's format. Times are of one clock, in seconds."""
 
-    def __init__(self, bytes_per_s: int, min_bytes: int, step_bytes: int, silence: bytes) -> None:
+    def __init__(
+        self,
+        bytes_per_s: int,
+        min_bytes: int,
+        step_bytes: int,
+        silence: bytes,
+        longest_s: float = HELD_S,
+    ) -> None:
         """`min_bytes`, `step_bytes`: what a message with sound must have at least, and be a multiple of.
-        `silence`: one sample.
+        `silence`: one sample. `longest_s`: the seconds of sound that wait here at the most.
         """
         self._bytes_per_s = bytes_per_s
+        self._longest_s = longest_s
         self._min_bytes = max(min_bytes, step_bytes)
         self._step_bytes = step_bytes
         longest = max(self._min_bytes, int(PIECE_S * bytes_per_s))
@@ -53,7 +60,7 @@ class PlaybackQueue:
     @property
     def is_full(self) -> bool:
         """Whether no more should be added: the agent is far ahead."""
-        return self._held_bytes >= HELD_S * self._bytes_per_s or len(self._items) >= MAX_ITEMS
+        return self._held_bytes >= self._longest_s * self._bytes_per_s or len(self._items) >= MAX_ITEMS
 
     @property
     def held_s(self) -> float:

@@ -81,6 +81,7 @@ class Translator:
             carrier.min_media_bytes,
             carrier.media_step_bytes,
             silent_sample(played),
+            agent.held_s,
         )
         self._write_sound = agent.sound_writer(self._agent_start)
         self._write_played = MediaText(lambda media: carrier.write_agent(media, start))

@@ -150,6 +150,16 @@ def test_an_interrupted_openai_learns_how_much_was_heard() -> None:
     assert call.for_provider() == []  # nothing was playing
 
 
+def test_a_provider_is_heard_to_be_interrupted_behind_minutes_of_an_answer() -> None:
+    call = Talk("openai-realtime")
+    call.caller(START)
+    for number in range(5 * 60):
+        call.provider(delta(f"item_{number}", bytes(8000)))
+        assert not call.translator.is_full
+    assert call.provider({"type": "input_audio_buffer.speech_started"})[0]["event"] == "clear"
+    assert call.translator.next_due() is None
+
+
 def test_what_nobody_heard_of_several_items_is_truncated_in_each() -> None:
     call = Talk("openai-realtime")
     call.caller(START)

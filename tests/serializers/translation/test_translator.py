@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serializers.agent_dialect import Message
+from serializers.agent_dialect import HELD_S, Message
 from serializers.dialect import DialectError
 from serializers.events import AudioFormat, Clear, Dtmf, Mark, Media, Start, Stop
 from serializers.pcm16 import WITH_EVENTS
 from serializers.registry import DIALECTS
 from serializers.translation.agents import AGENT_DIALECTS
-from serializers.translation.playback_queue import AHEAD_S, HELD_S, IDLE_S, MAX_ITEMS
+from serializers.translation.playback_queue import AHEAD_S, IDLE_S, MAX_ITEMS
 from serializers.translation.translator import Translator
 
 MULAW_20_MS = bytes(range(100, 180)) * 2
