@@ -95,7 +95,7 @@ def description() -> dict[str, str]:
         "Processor": f"{_field('/proc/cpuinfo', 'model name')}, {len(CORES)} cores, {memory_gib:.0f} GiB"
         + (f", a virtual machine ({hypervisor})" if hypervisor else ""),
         "Kernel": f"{platform.system()} {platform.release()}",
-        "Patchbay": f"{metadata.version('patchbay')}"
+        "Patchbay": f"{metadata.version('patchbay-edge')}"
         + (f", commit {commit}{' with changes' if changed else ''}" if commit else ""),
         "Python": f"{sys.version.split()[0]}, {_build()}; {', '.join(libraries)}",
         "nginx": _said("nginx", "-v").removeprefix("nginx version: "),
