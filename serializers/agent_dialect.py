@@ -7,6 +7,7 @@ An agent that is written for one of them takes calls of any carrier through seri
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Literal, NamedTuple, Protocol
 
 from serializers.events import AgentEvent, AudioFormat, CarrierEvent, Connected, Media, Start
@@ -116,3 +117,16 @@ class AgentDialect(Protocol):
 
         `start`: as `start_of` returned it. A `Media` has its sequence, chunk and timestamp.
         """
+
+
+class LinearSound(AgentDialect):
+    """Agents whose sound is linear16 at a rate of their choice, and that read no ids of a carrier."""
+
+    def audio(self, sample_rate: int) -> AudioFormat:
+        return AudioFormat("linear16", sample_rate)
+
+    def start_of(self, start: Start, audio: AudioFormat) -> Start:
+        return replace(start, audio=audio)
+
+    def sound_writer(self, start: Start) -> SoundWriter:
+        return lambda sound, *_: Message(sound, is_text=False)

@@ -8,13 +8,10 @@ are read in any case.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from serializers import json_fields
-from serializers.agent_dialect import AgentDialect, ClearAnswer, Message, SoundWriter, text
+from serializers.agent_dialect import ClearAnswer, LinearSound, Message, text
 from serializers.events import (
     AgentEvent,
-    AudioFormat,
     CarrierEvent,
     Clear,
     Dtmf,
@@ -27,7 +24,7 @@ from serializers.events import (
 )
 
 
-class Pcm16(AgentDialect):
+class Pcm16(LinearSound):
     """Raw sound. `tells_events`: whether the agent gets JSON beside it."""
 
     name = "pcm16"
@@ -36,15 +33,6 @@ class Pcm16(AgentDialect):
     def __init__(self, *, tells_events: bool) -> None:
         self._tells_events = tells_events
         self.clear_answer: ClearAnswer = "marks" if tells_events else "nothing"
-
-    def audio(self, sample_rate: int) -> AudioFormat:
-        return AudioFormat("linear16", sample_rate)
-
-    def start_of(self, start: Start, audio: AudioFormat) -> Start:
-        return replace(start, audio=audio)
-
-    def sound_writer(self, start: Start) -> SoundWriter:
-        return lambda sound, *_: Message(sound, is_text=False)
 
     def read_agent(self, message: Message) -> AgentEvent:
         if not message.is_text:

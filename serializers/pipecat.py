@@ -12,11 +12,10 @@ tags of a field number and a type, numbers of seven bits a byte.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Final
 
 from serializers import json_fields
-from serializers.agent_dialect import AgentDialect, ClearAnswer, Message, SoundWriter
+from serializers.agent_dialect import ClearAnswer, LinearSound, Message, SoundWriter
 from serializers.dialect import DialectError
 from serializers.events import AgentEvent, AudioFormat, CarrierEvent, Clear, Dtmf, Media, Start, Unknown
 
@@ -33,18 +32,12 @@ KEYPAD: Final = frozenset("0123456789*#")
 """The keys that a bot knows (Pipecat's KeypadEntry)."""
 
 
-class Pipecat(AgentDialect):
+class Pipecat(LinearSound):
     """Pipecat's frames."""
 
     name = "pipecat"
     frame_ms = None
     clear_answer: ClearAnswer = "nothing"
-
-    def audio(self, sample_rate: int) -> AudioFormat:
-        return AudioFormat("linear16", sample_rate)
-
-    def start_of(self, start: Start, audio: AudioFormat) -> Start:
-        return replace(start, audio=audio)
 
     def sound_writer(self, start: Start) -> SoundWriter:
         tail = _format_of(start.audio)

@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from serializers import json_fields
-from serializers.agent_dialect import AgentDialect, ClearAnswer, Message, SoundWriter, text
+from serializers.agent_dialect import ClearAnswer, LinearSound, Message, text
 from serializers.dialect import DialectError
 from serializers.events import (
     AgentEvent,
-    AudioFormat,
     CarrierEvent,
     Clear,
     Cleared,
@@ -35,21 +33,12 @@ _RESERVED: Final = frozenset({"event", "content-type"})
 """Keys of the first message that a custom parameter must not replace: all of them are at its top."""
 
 
-class Vonage(AgentDialect):
+class Vonage(LinearSound):
     """Vonage's messages as an agent sees them."""
 
     name = "vonage"
     frame_ms = FRAME_MS
     clear_answer: ClearAnswer = "cleared"
-
-    def audio(self, sample_rate: int) -> AudioFormat:
-        return AudioFormat("linear16", sample_rate)
-
-    def start_of(self, start: Start, audio: AudioFormat) -> Start:
-        return replace(start, audio=audio)
-
-    def sound_writer(self, start: Start) -> SoundWriter:
-        return lambda sound, *_: Message(sound, is_text=False)
 
     def read_agent(self, message: Message) -> AgentEvent:
         if not message.is_text:

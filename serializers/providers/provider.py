@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -45,9 +46,9 @@ class ProviderDialect(AgentDialect):
     clear_answer: ClearAnswer = "nothing"
     held_s = 600.0  # it sends a whole answer at once, and that the caller speaks comes behind it
 
+    @abstractmethod
     def request(self) -> ProviderRequest:
         """Return the request for the socket."""
-        raise NotImplementedError
 
     def start_of(self, start: Start, audio: AudioFormat) -> Start:
         return start

@@ -23,7 +23,7 @@ class LocatedConnection(Connection):
         self.host, self.port = server = await self._locator.locate()
         try:
             await super()._connect()  # type: ignore[no-untyped-call]
-        except Exception:
+        except Exception:  # whatever it was: the next connection asks again where to
             self._locator.failed(server)
             raise
 
@@ -31,7 +31,7 @@ class LocatedConnection(Connection):
         try:
             await super().on_connect_check_health(check_health)
             await self._locator.confirm(self)
-        except Exception:
+        except Exception:  # whatever it was: the next connection asks again where to
             self._locator.failed((self.host, self.port))
             raise
 
